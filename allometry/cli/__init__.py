@@ -1,0 +1,88 @@
+"""The command line: parse, call, print. Each command lives in a file of this package and is imported when it is used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("study", "Run a study: plan it, train what is missing, fit, report."),
+    "report": ("study", "Write the report of a study from the runs in the store."),
+    "studies": ("study", "List the studies and the questions they ask."),
+    "data": ("data", "List, prepare and show corpora and tokenizers."),
+    "runs": ("runs", "List, show, compare, export and remove runs."),
+    "fit": ("laws", "Fit a law to a table of runs."),
+    "compare": ("laws", "Compare laws by how well they predict the dear runs from the cheap ones."),
+    "isoflop": ("laws", "Fit isoFLOP parabolas and the compute-optimal frontier to a table of runs."),
+    "plan": ("laws", "Plan a training run for a budget, a time or a target loss."),
+    "laws": ("laws", "List the laws, or show one."),
+    "webtext": ("webtext", "Build a WebText-like corpus from links."),
+    "doctor": ("doctor", "Show what this machine and installation can do."),
+}
+"""Command name -> (module of this package that defines it, one-line help)."""
+
+
+class _LazyGroup(click.Group):
+    """A click group whose commands are imported only when they are used, so that --help stays quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"allometry.cli.{COMMANDS[name][0]}")
+        command: click.Command = module.command(name)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        from allometry.errors import unknown
+
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            raise unknown("command", args[0], COMMANDS)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="allometry", message="%(version)s")
+def app(debug: bool) -> None:
+    """Allometry: measure, fit and use the scaling laws of language models."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point. Errors that the user can mend are printed with their hint; exit status 1 (2 for usage, 130 for ctrl-C)."""
+    args = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in args
+    try:
+        code = app.main(args, prog_name="allometry", standalone_mode=False)
+    except click.exceptions.Abort:
+        _fail("interrupted", hint="the same command continues where it stopped", code=130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted", hint="the same command continues where it stopped", code=130)
+    except Exception as error:
+        from allometry.errors import AllometryError
+
+        if debug or not isinstance(error, AllometryError):
+            if debug:
+                raise
+            _fail(f"{type(error).__name__}: {error}", hint="this is a defect: run again with --debug and report it", code=70)
+        _fail(error.message, hint=error.hint, code=1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, *, hint: str | None, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f" hint: {hint}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""Figures: functions from runs and fits to charts, one file a kind."""

@@ -1,0 +1,1 @@
+"""Laws: formulas, fits and what may be concluded from them. It never imports torch."""

@@ -1,0 +1,1 @@
+"""Architectures: one readable file a family, each with its own counts."""

@@ -1,0 +1,1 @@
+"""Reports: one offline HTML file, written from the store alone."""

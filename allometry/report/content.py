@@ -1,0 +1,73 @@
+"""What a report says, before it is laid out: the studies write this, `report.build` renders it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import altair as alt
+    import pandas as pd
+
+Verdict = Literal["agrees", "differs", "cannot tell"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A chart with the numbers under it. `name` is a slug (file name on export), `caption` says what to see."""
+
+    name: str
+    title: str
+    caption: str
+    chart: alt.TopLevelMixin
+    table: pd.DataFrame
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table with a caption; cells are formatted by the report (numbers to three or four digits)."""
+
+    name: str
+    title: str
+    caption: str
+    frame: pd.DataFrame
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A question within the study: paragraphs of plain text (`code`, *emphasis* and **strong** only), then evidence."""
+
+    title: str
+    text: str
+    evidence: tuple[Figure | Table, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """One row of the table "paper beside ours": a quantity, its published value(s), ours with an interval, a verdict."""
+
+    name: str
+    symbol: str
+    published: dict[str, float]
+    ours: float
+    low: float
+    high: float
+    level: float
+    verdict: Verdict
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """The answer of a study. Everything in it that came from outside is escaped when it is rendered."""
+
+    study: str
+    question: str
+    answer: str
+    command: str
+    sections: tuple[Section, ...]
+    constants: tuple[Constant, ...] = ()
+    warnings: tuple[str, ...] = ()
+    excluded: pd.DataFrame | None = None
+    runs: pd.DataFrame | None = None
+    environment: dict[str, Any] = field(default_factory=dict)

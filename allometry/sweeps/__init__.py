@@ -1,0 +1,1 @@
+"""Sweeps: many runs, planned, packed onto the machine and continued by the same command."""

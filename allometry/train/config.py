@@ -1,0 +1,112 @@
+"""Everything that decides a run's numbers, resolved: the identity of a run is the hash of this, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
+
+from allometry.models.base import Frozen, ModelConfig, family
+
+FORMAT = 1
+"""Version of the run format on disk; a store written by a newer one is refused, not guessed at."""
+
+Schedule = Literal["wsd", "cosine", "linear", "constant"]
+EngineName = Literal["auto", "reference", "fast", "native"]
+
+
+class DataConfig(Frozen):
+    """What is trained on and what is evaluated on.
+
+    `corpus` and `tokenizer` are registry names ("sotu", "files:PATH", "synthetic:..."; "bytes", "bpe:1024", "gpt2").
+    `limit` keeps only the first tokens of the training split, so that smaller sets are contained in larger ones.
+    `eval_on` names further corpora whose test split is evaluated beside the corpus's own ("test").
+    """
+
+    corpus: str = "sotu"
+    tokenizer: str = "bytes"
+    limit: Annotated[int, Field(ge=1)] | None = None
+    eval_on: tuple[str, ...] = ()
+    eval_tokens: Annotated[int, Field(ge=1)] = 131_072
+
+
+class TrainConfig(Frozen):
+    """How a run is trained. Batch and horizon are in tokens, the warm-up in steps, the rates relative to Adam.
+
+    `schedule`: warm-up, then "wsd" (constant, with a last part `decay` of the horizon falling to `final_lr` x lr),
+    "cosine" and "linear" (falling over the whole horizon to `final_lr` x lr) or "constant".
+    `early_stop`: give up after that many evaluations without a better test loss, and report the best one.
+    """
+
+    tokens: Annotated[int, Field(ge=1)]
+    batch_tokens: Annotated[int, Field(ge=1)] = 1024
+    lr: Annotated[float, Field(gt=0)]
+    schedule: Schedule = "wsd"
+    warmup: Annotated[int, Field(ge=0)] = 100
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.2
+    final_lr: Annotated[float, Field(ge=0, le=1)] = 0.0
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    clip: Annotated[float, Field(gt=0)] | None = 1.0
+    evals_per_octave: Annotated[int, Field(ge=1)] = 2
+    early_stop: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def steps(self) -> int:
+        """Number of updates S = D / B, rounded."""
+        return max(1, round(self.tokens / self.batch_tokens))
+
+    @property
+    def decay_start(self) -> int:
+        """The step after which a "wsd" run leaves the constant rate: runs that differ only in `tokens` agree until it."""
+        return self.steps - max(1, round(self.decay * self.steps)) if self.schedule == "wsd" else self.steps
+
+
+class RunConfig(Frozen):
+    """A run, fully resolved. `id` is its name everywhere: a slug that a person can read and a hash that is exact."""
+
+    model: SerializeAsAny[ModelConfig]
+    data: DataConfig = DataConfig()
+    train: TrainConfig
+    engine: EngineName = "auto"
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model_of_family(cls, value: Any) -> Any:
+        return family(value["family"]).model_validate(value) if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _batch_holds_whole_sequences(self) -> RunConfig:
+        if self.train.batch_tokens % self.model.n_ctx:
+            raise ValueError(
+                f"batch_tokens {self.train.batch_tokens} is not a multiple of the context n_ctx {self.model.n_ctx}"
+            )
+        return self
+
+    def canonical(self) -> str:
+        """Canonical JSON: sorted keys, no spaces, with the format's version."""
+        return json.dumps({"format": FORMAT, **self.model_dump(mode="json")}, sort_keys=True, separators=(",", ":"))
+
+    @cached_property
+    def id(self) -> str:
+        """Slug and hash, such as "transformer-4x64-sotu-8.39M-s0-1f3a9c2e"."""
+        from allometry.units import format_count
+
+        corpus = "".join(c if c.isalnum() else "_" for c in self.data.corpus)[:24]
+        digest = hashlib.sha256(self.canonical().encode()).hexdigest()[:8]
+        name = getattr(self.model, "family", "model")
+        return f"{name}-{self.model.shape}-{corpus}-{format_count(self.train.tokens)}-s{self.train.seed}-{digest}"
+
+    @cached_property
+    def trunk(self) -> str | None:
+        """What runs that share a constant-rate trunk have in common: the hash without the horizon; None if no trunk."""
+        if self.train.schedule != "wsd" or self.train.early_stop is not None:
+            return None
+        rest = self.model_dump(mode="json")
+        del rest["train"]["tokens"]
+        return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,49 @@
+"""Install Allometry into an environment: `python tools/install.py PYTHON TARGET`, TARGET being "." or ".[dev]".
+
+Only the standard library is used, because nothing is installed yet. The one thing that plain pip gets wrong is PyTorch:
+its default build on Linux carries CUDA. A machine without an NVIDIA driver gets the CPU build first; the rest then
+finds torch already there.
+"""
+
+import shutil
+import subprocess
+import sys
+
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+QUIET = ["--quiet", "--disable-pip-version-check"]
+
+
+def pip(python: str, *args: str, **options: object) -> bool:
+    """Run pip in the environment of `python`; whether it succeeded."""
+    return subprocess.run([python, "-m", "pip", *args], check=False, **options).returncode == 0  # type: ignore[call-overload]
+
+
+def has_torch(python: str) -> bool:
+    """Whether the environment has a torch already (whatever its build)."""
+    return pip(python, "show", "--quiet", "torch", stderr=subprocess.DEVNULL)
+
+
+def install_torch(python: str) -> None:
+    """The pinned torch: the CPU build where there is no NVIDIA driver and one can be had, else the default build."""
+    pinned = ["install", *QUIET, "-r", "constraints.txt"]
+    if shutil.which("nvidia-smi") is None and sys.platform == "linux":
+        print("installing PyTorch (CPU build) ...", flush=True)
+        cpu_index = ["--index-url", CPU_INDEX, "--retries", "0", "--timeout", "15"]
+        if pip(python, *pinned, *cpu_index, stderr=subprocess.DEVNULL):
+            return
+    print("installing PyTorch ...", flush=True)
+    if not pip(python, *pinned):
+        sys.exit("pip could not install PyTorch: see its message above")
+
+
+def main(python: str, target: str) -> None:
+    """Install torch first if it is missing, then the package (editable) with its extras."""
+    if not has_torch(python):
+        install_torch(python)
+    print(f"installing allometry {target} ...", flush=True)
+    if not pip(python, "install", *QUIET, "-c", "constraints.txt", "-e", target):
+        sys.exit("pip could not install allometry: see its message above")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from allometry.errors import unknown
+from allometry.errors import AllometryError, unknown
 from allometry.models.counts import Counts
 
 if TYPE_CHECKING:
@@ -17,13 +15,43 @@ if TYPE_CHECKING:
 
 
 class Frozen(BaseModel):
-    """A record that is checked when made, never changed, and rejects keys it does not know."""
+    """A record that is checked when made, never changed, and rejects keys it does not know.
+
+    A wrong value raises AllometryError, which names the record and the field and, for a misspelt field, the nearest
+    known names.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    if not TYPE_CHECKING:  # type checkers see the fields that pydantic declares, not this signature
+
+        def __init__(self, /, **fields: Any) -> None:
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                raise readable(error, type(self)) from None
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, checked again."""
         return type(self).model_validate({**self.model_dump(), **changes})
+
+
+def readable(error: ValidationError, record: type[BaseModel]) -> AllometryError:
+    """A pydantic error in the user's words: which field of which record is wrong, and what was given."""
+    wrong: list[str] = []
+    hint = None
+    for item in error.errors(include_url=False):
+        field = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            guess = unknown("field", field, record.model_fields)
+            wrong, hint = [*wrong, guess.message], guess.hint
+        elif item["type"] == "missing":
+            wrong.append(f"{field} is missing")
+        elif item["type"] == "value_error":  # raised by a validator of ours: its words are meant to be read
+            wrong.append(str(item["ctx"]["error"]))
+        else:
+            wrong.append(f"{field}: {item['msg']} (got {item['input']!r})")
+    return AllometryError(f"{record.__name__}: {'; '.join(wrong)}", hint=hint)
 
 
 class ModelConfig(Frozen, ABC):
@@ -72,9 +100,7 @@ def register(config: ConfigType) -> ConfigType:
 
 def families() -> dict[str, type[ModelConfig]]:
     """Every family by name; a file put into this package is found without being listed anywhere."""
-    package = importlib.import_module("allometry.models")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"allometry.models.{module.name}")
+    import_modules("allometry.models")
     return dict(sorted(_FAMILIES.items()))
 
 

@@ -1,0 +1,91 @@
+"""What a study is: a question, the runs that would answer it within a budget, and the reading of those runs.
+
+A study is one file of this package with one registered subclass of `Study`. The conductor (`studies.conduct`) does the rest: it
+scales the study to the time that the user has, trains what is missing, registers the prediction, and writes the report.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from allometry.discovery import import_modules
+from allometry.errors import unknown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+    from allometry.report.content import Analysis
+    from allometry.sweeps.sweep import Sweep
+    from allometry.train.config import DataConfig, RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What a study reads: finished runs and curves from the store, never anything else.
+
+    `runs` and `curves` have the columns of `Store.frame()` and `Store.curves()`; `prediction` is what was registered before
+    the held-back runs were trained (see `studies.registration`), or None; `planned` names every run that the study asked for.
+    """
+
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    planned: tuple[str, ...]
+    prediction: dict[str, Any] | None = None
+    command: str = ""
+    environment: dict[str, Any] = field(default_factory=dict)
+    ledger: pd.DataFrame | None = None
+    store: Path | None = None
+
+
+class Study(ABC):
+    """A question with a docstring that says why it is asked and how it is answered."""
+
+    name: ClassVar[str]
+    question: ClassVar[str]
+
+    @abstractmethod
+    def sweep(self, compute: float, data: DataConfig) -> Sweep:
+        """The runs that spend about `compute` training FLOPs (everything counted: blocks, attention and head) on `data`.
+
+        Larger compute must never ask for less. Raises AllometryError if `compute` is too little to ask the question.
+        """
+
+    def held_back(self, run: RunConfig, sweep: Sweep) -> bool:
+        """Whether this run's loss is to be predicted, in writing, before it is trained. Default: none is."""
+        return False
+
+    @abstractmethod
+    def predict(self, runs: pd.DataFrame, held_back: pd.DataFrame) -> pd.DataFrame:
+        """Losses of the held-back runs, predicted from the finished ones: `held_back` with columns loss, low, high, level, method."""
+
+    @abstractmethod
+    def analyse(self, evidence: Evidence) -> Analysis:
+        """The answer: fits, intervals, figures, verdicts. Reads only `evidence`; never imports torch."""
+
+
+_STUDIES: dict[str, type[Study]] = {}
+StudyType = TypeVar("StudyType", bound=type[Study])
+
+
+def register(study: StudyType) -> StudyType:
+    """Class decorator: makes a study known by its name."""
+    _STUDIES[study.name] = study
+    return study
+
+
+def studies() -> dict[str, type[Study]]:
+    """Every study by name; a file put into this package is found without being listed anywhere."""
+    import_modules("allometry.studies")
+    return dict(sorted(_STUDIES.items()))
+
+
+def study(name: str) -> Study:
+    """A study by name; AllometryError with the nearest names for an unknown one."""
+    known = studies()
+    if name not in known:
+        raise unknown("study", name, known)
+    return known[name]()

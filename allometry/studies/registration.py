@@ -1,0 +1,91 @@
+"""Predictions registered before the fact: written once, never rewritten, scored when the runs are done.
+
+A prediction that could have been adjusted after the measurement proves nothing. So the file is created exclusively, it
+names the runs that it was made from with a digest of their losses, and runs whose loss was already known are marked and not scored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from allometry.errors import AllometryError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+FILE = "prediction.json"
+
+
+def digest(runs: pd.DataFrame) -> str:
+    """SHA-256 over the ids and losses that a prediction was made from, in the order of the ids."""
+    rows = sorted((str(r), float(l).hex()) for r, l in zip(runs["run"], runs["loss"], strict=True))
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def registered(folder: Path) -> dict[str, Any] | None:
+    """The prediction registered in a study's folder, or None."""
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise AllometryError(
+            f"{path} cannot be read ({error}); a prediction is never rewritten",
+            hint="restore the file from a copy, or start the study afresh in another --store",
+        ) from error
+
+
+def register_prediction(folder: Path, runs: pd.DataFrame, predicted: pd.DataFrame, known: set[str]) -> dict[str, Any]:
+    """Write down the predicted losses of runs that are not trained yet; what is already registered is returned unchanged.
+
+    `runs` are those that the prediction was made from; `predicted` has columns run, N, D, loss, low, high, level, method;
+    `known` are ids of predicted runs whose loss was in the store before (they are marked, and never scored).
+    """
+    existing = registered(folder)
+    if existing is not None:
+        return existing
+    columns = ["run", "N", "D", "seed", "loss", "low", "high", "level", "method"]
+    rows = json.loads(predicted[columns].to_json(orient="records", double_precision=15))
+    content = {
+        "registered": datetime.now(UTC).isoformat(timespec="seconds"),
+        "made_from": sorted(runs["run"]),
+        "digest": digest(runs),
+        "predictions": [{**row, "already_known": row["run"] in known} for row in rows],
+    }
+    with (folder / FILE).open("x") as file:
+        json.dump(content, file, indent=1)
+    return content
+
+
+def score(prediction: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
+    """One row a predicted run that has been trained: predicted, low, high, measured, error (relative), inside, scored."""
+    import pandas as pd
+
+    table = pd.DataFrame(prediction["predictions"]).rename(columns={"loss": "predicted"})
+    done = runs.loc[runs["status"] == "done", ["run", "loss"]].rename(columns={"loss": "measured"})
+    table = table.merge(done, on="run", how="inner")
+    table["error"] = table["measured"] / table["predicted"] - 1
+    table["inside"] = table["measured"].between(table["low"], table["high"])
+    table["scored"] = ~table["already_known"].astype(bool)
+    return table
+
+
+def ledger(studies_folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
+    """Every registered prediction of a store with its score: hits and misses alike, oldest first."""
+    import pandas as pd
+
+    tables = []
+    for path in sorted(studies_folder.glob(f"*/{FILE}")):
+        prediction = registered(path.parent)
+        assert prediction is not None
+        table = score(prediction, runs)
+        table.insert(0, "study", path.parent.name)
+        table.insert(1, "registered", prediction["registered"])
+        tables.append(table)
+    return pd.concat(tables).sort_values("registered", ignore_index=True) if tables else pd.DataFrame()

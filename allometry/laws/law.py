@@ -1,0 +1,194 @@
+"""A law is its formula: gradient, LaTeX and NumPy code are derived from one line of SymPy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from allometry.errors import AllometryError, unknown
+
+if TYPE_CHECKING:
+    import sympy as sp
+    from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One parameter of a law.
+
+    A `positive` parameter is fitted as its logarithm. `anchor` says what the parameter is in terms of an anchored
+    value (written with the parameter's own name) at the centre of the data: "A*N**alpha" means that the fit works
+    with A/N0^alpha, the term's value at the geometric mean N0 of N, which is of the order of the loss and nearly
+    uncorrelated with alpha. `start` is the range from which starts are drawn: of the anchored value, in units of
+    the output's typical value, where `relative`; else of the parameter itself.
+    """
+
+    name: str
+    meaning: str
+    positive: bool = True
+    low: float = 0.0
+    high: float = math.inf
+    start: tuple[float, float] = (0.02, 1.0)
+    relative: bool = False
+    anchor: str | None = None
+
+    def __post_init__(self) -> None:
+        assert self.low < self.high, f"{self.name}: empty bounds"
+        assert not self.positive or self.low >= 0, f"{self.name}: a positive parameter with a negative bound"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """Constants that a paper printed for a law, with the units they are printed in and where."""
+
+    name: str
+    values: Mapping[str, float]
+    source: str
+    units: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+    def __getitem__(self, parameter: str) -> float:
+        return self.values[parameter]
+
+    def keys(self) -> Any:
+        """Names of the parameters, so that `dict(published)` and `**published` work."""
+        return self.values.keys()
+
+    def __iter__(self) -> Any:
+        return iter(self.values)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Law:
+    """A scaling law: `output = expression(inputs; parameters)`.
+
+    `expression` is SymPy text with the paper's symbols; `where` defines abbreviations used in it, in order (each may
+    use the ones before it). `inputs` maps each input's symbol to its meaning and unit; those in `linear` may be zero
+    or negative, all others must be positive. `source` names paper and equation.
+    """
+
+    name: str
+    title: str
+    expression: str
+    inputs: Mapping[str, str]
+    parameters: tuple[Parameter, ...]
+    source: str
+    output: str = "L"
+    output_meaning: str = "loss, nats per token"
+    where: Mapping[str, str] = field(default_factory=dict)
+    linear: frozenset[str] = frozenset()
+    published: Mapping[str, Published] = field(default_factory=lambda: MappingProxyType({}))
+    note: str = ""
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Names of the parameters, in the order of `gradient`'s last axis."""
+        return tuple(p.name for p in self.parameters)
+
+    def parameter(self, name: str) -> Parameter:
+        """The parameter of that name; AllometryError with the nearest names if there is none."""
+        for p in self.parameters:
+            if p.name == name:
+                return p
+        raise unknown(f"parameter of the law {self.name!r}", name, self.parameter_names)
+
+    @cached_property
+    def symbols(self) -> dict[str, sp.Symbol]:
+        """SymPy symbols of inputs, parameters and output (positive where the law says so)."""
+        import sympy as sp
+
+        marks = {name: name not in self.linear for name in self.inputs}
+        marks |= {p.name: p.positive for p in self.parameters}
+        marks[self.output] = True
+        return {
+            n: sp.Symbol(n, positive=True) if pos else sp.Symbol(n, real=True) for n, pos in marks.items()
+        }
+
+    @cached_property
+    def formula(self) -> sp.Expr:
+        """The right-hand side as a SymPy expression in `symbols`."""
+        names: dict[str, Any] = dict(self.symbols)
+        for name, text in self.where.items():
+            names[name] = _parse(text, names)
+        return _parse(self.expression, names)
+
+    @cached_property
+    def latex(self) -> str:
+        """The whole equation in LaTeX, with the abbreviations of `where` kept and explained."""
+        import sympy as sp
+
+        names: dict[str, Any] = {**self.symbols, **{n: sp.Symbol(n, positive=True) for n in self.where}}
+        lines = [f"{sp.latex(names[self.output])} = {sp.latex(_parse(self.expression, names))}"]
+        lines += [f"{sp.latex(names[n])} = {sp.latex(_parse(text, names))}" for n, text in self.where.items()]
+        return r",\quad ".join(lines)
+
+    def predict(self, params: Mapping[str, ArrayLike], /, **inputs: ArrayLike) -> NDArray[np.float64]:
+        """The law's output at `inputs`, which broadcast against each other and against the parameters.
+
+        `params` maps every parameter's name to a number, or to an array (samples as a column (K, 1) against
+        inputs of shape (n,) give (K, n)). Raises AllometryError for missing or unknown names.
+        """
+        from allometry.laws.compile import compiled
+
+        arguments = self._arguments(params, inputs)
+        with np.errstate(all="ignore"):
+            value = compiled(self).value(*arguments)
+        return np.asarray(
+            np.broadcast_to(value, np.broadcast_shapes(*(a.shape for a in arguments))), dtype=float
+        )
+
+    def gradient(self, params: Mapping[str, ArrayLike], /, **inputs: ArrayLike) -> NDArray[np.float64]:
+        """Exact derivatives of `predict` by each parameter, on a new last axis in the order of `parameters`."""
+        from allometry.laws.compile import compiled
+
+        arguments = self._arguments(params, inputs)
+        shape = np.broadcast_shapes(*(a.shape for a in arguments))
+        with np.errstate(all="ignore"):
+            columns = compiled(self).gradient(*arguments)
+        return np.stack([np.broadcast_to(np.asarray(c, dtype=float), shape) for c in columns], axis=-1)
+
+    def _arguments(
+        self, params: Mapping[str, ArrayLike], inputs: Mapping[str, ArrayLike]
+    ) -> list[NDArray[np.float64]]:
+        for kind, given, known in (
+            ("input", inputs, tuple(self.inputs)),
+            ("parameter", params, self.parameter_names),
+        ):
+            for name in given.keys():  # noqa: SIM118 - Published has keys() but is not a dict
+                if name not in known:
+                    raise unknown(f"{kind} of the law {self.name!r}", name, known)
+            missing = [n for n in known if n not in set(given.keys())]
+            if missing:
+                raise AllometryError(
+                    f"the law {self.name!r} needs the {kind}{'s' if len(missing) > 1 else ''} {', '.join(missing)}",
+                    hint=f"its {kind}s are {', '.join(known)}",
+                )
+        values = [inputs[n] for n in self.inputs] + [params[n] for n in self.parameter_names]
+        return [np.asarray(v, dtype=float) for v in values]
+
+    def __repr__(self) -> str:
+        return f"<Law {self.name}: {self.output} = {self.expression}>"
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.expression))
+
+
+def _parse(text: str, names: Mapping[str, Any]) -> sp.Expr:
+    """SymPy text of our own registry (never a user's) to an expression; E, N, S, … are symbols, not SymPy's."""
+    import sympy as sp
+
+    expression = sp.sympify(text, locals=dict(names))
+    strangers = {s.name for s in expression.free_symbols} - {getattr(v, "name", k) for k, v in names.items()}
+    known = set().union(*(getattr(v, "free_symbols", set()) for v in names.values())) if names else set()
+    strangers -= {s.name for s in known}
+    assert not strangers, f"undefined symbols {sorted(strangers)} in {text!r}"
+    return expression

@@ -1,4 +1,4 @@
-"""The machine and the software that made a run: versions, cores, memory, threads, seeds, and where caches live."""
+"""What machine and software made a run: versions, cores, memory, threads; seeds, and where caches live."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 
 
 def snapshot() -> dict[str, Any]:
-    """What a run's `env.json` holds: versions, CPU, cores, memory (bytes), threads, platform and the source's commit.
+    """What a run's `env.json` holds: versions, CPU, cores, memory (bytes), threads, platform, commit.
 
     Nothing is imported for it: versions come from package metadata, so the reading half may call it too.
     """
@@ -76,7 +76,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def cores() -> int:
-    """How many cores this process may keep busy: its affinity, and the quota of its control group (containers)."""
+    """How many cores this process may keep busy: its affinity, and the quota of its container."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_quota()
     return max(1, min(affinity, math.ceil(quota)) if quota else affinity)
@@ -98,7 +98,7 @@ def _cgroup_quota() -> float | None:
 
 
 def memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or its control group's limit if that is lower."""
+    """Bytes of memory that this process may use: the machine's, or its container's if that is lower."""
     import psutil
 
     total = int(psutil.virtual_memory().total)
@@ -111,7 +111,7 @@ def memory() -> int:
 
 
 def threads() -> int:
-    """Threads that numerical libraries use: torch's setting if it is loaded, else OMP_NUM_THREADS, else the cores."""
+    """Threads that numerical libraries use: torch's setting if loaded, else OMP_NUM_THREADS or the cores."""
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "get_num_threads"):
         return int(torch.get_num_threads())
@@ -120,7 +120,7 @@ def threads() -> int:
 
 
 def thread_variables(count: int) -> dict[str, str]:
-    """Environment variables that limit numerical libraries to `count` threads; for a process yet to be started.
+    """Environment variables that limit numerical libraries to `count` threads, for a new process.
 
     Waiting threads sleep instead of spinning: with one other busy process on the machine, spinning makes a
     two-thread step 10 to 30 times slower.
@@ -141,7 +141,7 @@ def set_threads(count: int) -> None:
 
 
 def generator(seed: int, *stream: int) -> np.random.Generator:
-    """Random numbers for one purpose: the same (seed, stream) gives the same numbers, others are independent."""
+    """Random numbers for one purpose: a function of (seed, stream), independent of other streams."""
     import numpy as np
 
     return np.random.default_rng(np.random.SeedSequence([seed, *stream]))
@@ -150,7 +150,7 @@ def generator(seed: int, *stream: int) -> np.random.Generator:
 def cache_dir(*parts: str) -> Path:
     """A folder for what can be made again (corpora, compiled code, timings); created if need be.
 
-    `ALLOMETRY_CACHE` names the root; without it, ~/.cache/allometry. Raises AllometryError if it cannot be made.
+    `ALLOMETRY_CACHE` names the root (default ~/.cache/allometry). AllometryError if it cannot be made.
     """
     root = os.environ.get("ALLOMETRY_CACHE")
     path = (Path(root).expanduser() if root else Path.home() / ".cache" / "allometry").joinpath(*parts)

@@ -1,0 +1,49 @@
+"""How small models are trained in every study: one recipe, measured, so that sizes differ by size and by nothing else.
+
+At this scale ordinary defaults give no law at all: one learning rate for all sizes turns their order around, a batch of
+hundreds of thousands of tokens leaves too few updates, and a large vocabulary makes the width of the head the bottleneck.
+`docs/log.md` has what was measured, with the failures.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from allometry.train.config import DataConfig, RunConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from allometry.models.base import ModelConfig
+
+CONTEXT = 128
+"""Tokens of context. Long enough that longer ones change little for N < 1e6 on bytes, short enough to be cheap."""
+
+BATCH_TOKENS = 1024
+"""Tokens a batch: small, because a run of fewer than about 2,000 updates measures its plateau, not its size."""
+
+RATE_TIMES_WIDTH = 0.256
+"""Peak learning rate x d_model: the best rate goes as 1 / width, hardly with depth."""
+
+HIGHEST_RATE = 0.012
+"""The rule's 1 / width is capped for the narrowest models."""
+
+
+def learning_rate(d_model: int) -> float:
+    """Peak learning rate of a width."""
+    return min(HIGHEST_RATE, RATE_TIMES_WIDTH / d_model)
+
+
+def small_run(model: ModelConfig, *, tokens: int, data: DataConfig, seed: int = 0, **changes: Any) -> RunConfig:
+    """A run of the recipe: constant rate with a final decay, so that runs of one size share their trunk.
+
+    `changes` are fields of `TrainConfig` that a study varies on purpose.
+    """
+    width: int = model.d_model  # type: ignore[attr-defined]
+    train = {
+        "tokens": tokens,
+        "batch_tokens": BATCH_TOKENS,
+        "lr": learning_rate(width),
+        "schedule": "wsd",
+        "seed": seed,
+        **changes,
+    }
+    return RunConfig(model=model, data=data, train=TrainConfig.model_validate(train))

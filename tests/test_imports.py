@@ -1,0 +1,73 @@
+"""Imports go one way, and the reading half never loads torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "allometry"
+
+BELOW = {
+    "errors": set(),
+    "version": set(),
+    "discovery": set(),
+    "units": set(),
+    "env": set(),
+    "runs": set(),
+    "data": {"runs"},
+    "models": {"runs", "data"},
+    "train": {"runs", "data", "models"},
+    "sweeps": {"runs", "data", "models", "train"},
+    "laws": {"runs"},
+    "planner": {"runs", "laws"},
+    "figures": {"runs", "laws", "planner", "report.content"},
+    "report": {"runs", "laws", "planner", "figures"},
+    "studies": {"runs", "data", "models", "train", "sweeps", "laws", "planner", "figures", "report"},
+}
+EVERYWHERE = {"errors", "version", "discovery", "units", "env"}
+READING = ["runs.store", "laws", "laws.fit", "laws.backtest", "laws.isoflop", "planner", "figures", "report.build"]
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of the package that a file imports, at any depth of its code, as "data.tokens"."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("allometry."):
+            found.add(node.module.removeprefix("allometry."))
+        elif isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("allometry.") for a in node.names if a.name.startswith("allometry.")}
+    return found
+
+
+def part(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path) -> None:
+    here = part(path)
+    if here in ("cli", "__init__", "__main__"):
+        return
+    allowed = BELOW[here] | EVERYWHERE | {here}
+    wrong = {m for m in imported(path) if m.split(".")[0] not in allowed and m not in allowed}
+    assert not wrong, f"{here} may not import {wrong}"
+
+
+def loads_torch(code: str) -> bool:
+    script = f"import sys\n{code}\nprint('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return out.stdout.strip().endswith("True")
+
+
+def test_reading_runs_never_loads_torch() -> None:
+    lines = "\n".join(f"import allometry.{module}" for module in READING)
+    assert not loads_torch(f"import allometry\n{lines}\nallometry.fit")
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = "from allometry.cli import app\napp.main(['--help'], standalone_mode=False)"
+    script = f"import sys\n{code}\nassert not {{'torch', 'pandas', 'numpy', 'sympy'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""What every architecture is to the rest of Allometry: a frozen configuration that can count, build and resize itself."""
+"""What every architecture is to the rest: a frozen configuration that can count, build and resize itself."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from allometry.discovery import import_modules
 from allometry.errors import AllometryError, unknown
 from allometry.models.counts import Counts
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 class Frozen(BaseModel):
     """A record that is checked when made, never changed, and rejects keys it does not know.
 
-    A wrong value raises AllometryError, which names the record and the field and, for a misspelt field, the nearest
-    known names.
+    A wrong value raises AllometryError, which names the record and the field and, for a misspelt field, the
+    nearest known names.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,8 +58,8 @@ def readable(error: ValidationError, record: type[BaseModel]) -> AllometryError:
 class ModelConfig(Frozen, ABC):
     """The shape of a model. One subclass per family, each in its own file of this package, at most 12 fields.
 
-    A subclass sets a `family` field with a literal default and implements the four methods; registering it is one
-    decorator. The contract tests in `tests/contracts/test_models.py` then hold for it.
+    A subclass sets a `family` field with a literal default and implements the four methods; registering it is
+    one decorator. The contract tests in `tests/contracts/test_models.py` then hold for it.
     """
 
     n_ctx: int
@@ -80,7 +81,7 @@ class ModelConfig(Frozen, ABC):
     @classmethod
     @abstractmethod
     def of_size(cls, n: int, **fixed: Any) -> Self:
-        """The dial: the shape of this family whose Kaplan-N is nearest to `n`, all else derived unless fixed."""
+        """The dial: the shape of this family with Kaplan's N near `n`, all else derived unless fixed."""
 
     @property
     @abstractmethod
@@ -94,7 +95,8 @@ ConfigType = TypeVar("ConfigType", bound=type[ModelConfig])
 
 def register(config: ConfigType) -> ConfigType:
     """Class decorator: makes a family known by the default of its `family` field."""
-    _FAMILIES[config.model_fields["family"].default] = config
+    name: str = config.__pydantic_fields__["family"].default
+    _FAMILIES[name] = config
     return config
 
 

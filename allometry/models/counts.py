@@ -1,8 +1,8 @@
 """Parameters and FLOPs, component by component; conventions are chosen when reading, never when recording.
 
-What "N" and "C" mean moves the exponents of a scaling law more than most experiments do: counting the head's FLOPs
-alone takes the exponent of N_opt(C) from 0.84 to 0.71 (Porian et al. 2024). So a run records every component and
-`Counts` offers each paper's sum under its own name.
+What "N" and "C" mean moves the exponents of a scaling law more than most experiments do: counting the head's
+FLOPs alone takes the exponent of N_opt(C) from 0.84 to 0.71 (Porian et al. 2024). So a run records every
+component and `Counts` offers each paper's sum under its own name.
 """
 
 from dataclasses import asdict, dataclass
@@ -16,10 +16,11 @@ ComputeConvention = Literal["6ND", "head", "attention"]
 class Counts:
     """Parameters of a model and the forward FLOPs it spends on one token, by component.
 
-    Parameters: `embedding` (token table), `position`, `blocks` (weight matrices of the blocks, distinct ones only),
-    `other` (biases and normalisation gains), `head` (an untied output matrix; 0 when tied to the embedding).
-    FLOPs of one token's forward pass: `flops_blocks` (2 per weight *use*), `flops_attention` (causal average over the
-    context, 2 n_layer n_ctx d_attn), `flops_head` (2 d_model n_vocab). Kaplan et al. 2020, Table 1.
+    Parameters: `embedding` (token table), `position`, `blocks` (weight matrices of the blocks, distinct ones
+    only), `other` (biases and normalisation gains), `head` (an untied output matrix; 0 when tied to the
+    embedding). FLOPs of one token's forward pass: `flops_blocks` (2 per weight *use*), `flops_attention`
+    (causal average over the context, 2 n_layer n_ctx d_attn), `flops_head` (2 d_model n_vocab). Kaplan et al.
+    2020, Table 1.
     """
 
     embedding: int
@@ -51,10 +52,10 @@ class Counts:
         return {"kaplan": self.N, "head": self.N_head, "total": self.N_total}[convention]
 
     def flops_per_token(self, convention: ComputeConvention = "6ND") -> int:
-        """Training FLOPs for one token: three times the forward pass (the backward pass costs twice the forward).
+        """Training FLOPs for one token: three forward passes' worth, as the backward pass costs two.
 
-        "6ND" is Kaplan's C / D (blocks only), "head" adds the output matrix, "attention" adds both the output matrix
-        and the context term, which is everything that counts.
+        "6ND" is Kaplan's C / D (blocks only), "head" adds the output matrix, "attention" adds both the output
+        matrix and the context term, which is everything that counts.
         """
         forward = self.flops_blocks
         if convention in ("head", "attention"):

@@ -1,4 +1,4 @@
-"""Everything that decides a run's numbers, resolved: the identity of a run is the hash of this, and nothing else."""
+"""Everything that decides a run's numbers, resolved: the identity of a run is the hash of this alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from allometry.models.base import Frozen, ModelConfig, family
+from allometry.models.base import Frozen, ModelConfig, families, family
 
 FORMAT = 1
 """Version of the run format on disk; a store written by a newer one is refused, not guessed at."""
@@ -21,9 +21,10 @@ EngineName = Literal["auto", "reference", "fast", "native"]
 class DataConfig(Frozen):
     """What is trained on and what is evaluated on.
 
-    `corpus` and `tokenizer` are registry names ("sotu", "files:PATH", "synthetic:..."; "bytes", "bpe:1024", "gpt2").
-    `limit` keeps only the first tokens of the training split, so that smaller sets are contained in larger ones.
-    `eval_on` names further corpora whose test split is evaluated beside the corpus's own ("test").
+    `corpus` and `tokenizer` are registry names ("sotu", "files:PATH", "synthetic:..."; "bytes", "bpe:1024",
+    "gpt2"). `limit` keeps only the first tokens of the training split, so that smaller sets are contained in
+    larger ones. `eval_on` names further corpora whose test split is evaluated beside the corpus's own
+    ("test").
     """
 
     corpus: str = "sotu"
@@ -34,10 +35,10 @@ class DataConfig(Frozen):
 
 
 class TrainConfig(Frozen):
-    """How a run is trained. Batch and horizon are in tokens, the warm-up in steps, the rates relative to Adam.
+    """How a run is trained. Batch and horizon are in tokens, the warm-up in steps, rates as Adam takes them.
 
-    `schedule`: warm-up, then "wsd" (constant, with a last part `decay` of the horizon falling to `final_lr` x lr),
-    "cosine" and "linear" (falling over the whole horizon to `final_lr` x lr) or "constant".
+    `schedule`: warm-up, then "wsd" (constant, with a last part `decay` of the horizon falling to `final_lr` x
+    lr), "cosine" and "linear" (falling over the whole horizon to `final_lr` x lr) or "constant".
     `early_stop`: give up after that many evaluations without a better test loss, and report the best one.
     """
 
@@ -63,12 +64,15 @@ class TrainConfig(Frozen):
 
     @property
     def decay_start(self) -> int:
-        """The step after which a "wsd" run leaves the constant rate: runs that differ only in `tokens` agree until it."""
+        """The step after which a "wsd" run leaves the constant rate.
+
+        Runs that differ only in `tokens` agree until the smaller of their two.
+        """
         return self.steps - max(1, round(self.decay * self.steps)) if self.schedule == "wsd" else self.steps
 
 
 class RunConfig(Frozen):
-    """A run, fully resolved. `id` is its name everywhere: a slug that a person can read and a hash that is exact."""
+    """A run, fully resolved. `id` is its name everywhere: a slug to read and a hash that is exact."""
 
     model: SerializeAsAny[ModelConfig]
     data: DataConfig = DataConfig()
@@ -78,19 +82,24 @@ class RunConfig(Frozen):
     @field_validator("model", mode="before")
     @classmethod
     def _model_of_family(cls, value: Any) -> Any:
-        return family(value["family"]).model_validate(value) if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            return value
+        if "family" not in value:
+            raise ValueError("model.family is missing; known: " + ", ".join(families()))
+        return family(value["family"]).model_validate(value)
 
     @model_validator(mode="after")
     def _batch_holds_whole_sequences(self) -> RunConfig:
         if self.train.batch_tokens % self.model.n_ctx:
-            raise ValueError(
-                f"batch_tokens {self.train.batch_tokens} is not a multiple of the context n_ctx {self.model.n_ctx}"
-            )
+            batch, context = self.train.batch_tokens, self.model.n_ctx
+            raise ValueError(f"batch_tokens {batch} is not a multiple of the context n_ctx {context}")
         return self
 
     def canonical(self) -> str:
         """Canonical JSON: sorted keys, no spaces, with the format's version."""
-        return json.dumps({"format": FORMAT, **self.model_dump(mode="json")}, sort_keys=True, separators=(",", ":"))
+        return json.dumps(
+            {"format": FORMAT, **self.model_dump(mode="json")}, sort_keys=True, separators=(",", ":")
+        )
 
     @cached_property
     def id(self) -> str:
@@ -99,12 +108,14 @@ class RunConfig(Frozen):
 
         corpus = "".join(c if c.isalnum() else "_" for c in self.data.corpus)[:24]
         digest = hashlib.sha256(self.canonical().encode()).hexdigest()[:8]
-        name = getattr(self.model, "family", "model")
-        return f"{name}-{self.model.shape}-{corpus}-{format_count(self.train.tokens)}-s{self.train.seed}-{digest}"
+        name, tokens = getattr(self.model, "family", "model"), format_count(self.train.tokens)
+        return f"{name}-{self.model.shape}-{corpus}-{tokens}-s{self.train.seed}-{digest}"
 
     @cached_property
     def trunk(self) -> str | None:
-        """What runs that share a constant-rate trunk have in common: the hash without the horizon; None if no trunk."""
+        """What runs that share a constant-rate trunk have in common: the hash without the horizon; None if no
+        trunk.
+        """
         if self.train.schedule != "wsd" or self.train.early_stop is not None:
             return None
         rest = self.model_dump(mode="json")

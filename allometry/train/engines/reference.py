@@ -1,0 +1,110 @@
+"""The referee: plain fp32 autograd and AdamW as the paper writes it. Every family, every option, every
+device.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from allometry.train.engines.base import ADAM_EPS, CLIP_EPS, Engine, State, StepResult, Tokens, decays
+
+if TYPE_CHECKING:
+    from allometry.train.config import RunConfig
+
+EVALUATION_TOKENS = 8192
+"""Tokens evaluated at once, so that the logits of a large vocabulary need not fit in memory together."""
+
+
+class ReferenceEngine(Engine):
+    """One tensor after another, nothing fused, no reduced precision: slow is fine, wrong is not."""
+
+    name = "reference"
+
+    @classmethod
+    def lacks(cls, config: RunConfig) -> str | None:
+        """Nothing: this engine runs every configuration."""
+        return None
+
+    def __init__(self, config: RunConfig, *, threads: int = 1, device: str = "cpu") -> None:
+        torch.set_num_threads(threads)
+        self.config, self.device = config.train, torch.device(device)
+        self.model = config.model.build(config.train.seed).to(self.device)
+        self.parameters: dict[str, Tensor] = dict(self.model.named_parameters())
+        self.m = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        self.v = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+
+    def step(self, batch: Tokens, *, lr: float, step: int) -> StepResult:
+        """One update: see `Engine.step` for the equations."""
+        loss = self.gradients(batch, step)
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])))
+        if self.config.clip is not None and norm > self.config.clip:
+            for g in gradients:
+                g.mul_(self.config.clip / (norm + CLIP_EPS))
+        for name in self.parameters:
+            self._adamw(name, lr, step)
+        return StepResult(float(loss), norm)
+
+    def gradients(self, batch: Tokens, step: int) -> Tensor:
+        """The mean loss on a batch, whose gradients are left in the parameters' `.grad`."""
+        tokens = self._tensor(batch)
+        self.model.train()
+        self.model.zero_grad(set_to_none=True)
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # dropout masks: a function of (seed, step), wherever a run resumed
+            torch.manual_seed(self.config.seed * 1_000_003 + step)
+            logits = self.model(tokens[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+        loss.backward()
+        return loss.detach()
+
+    @torch.no_grad()
+    def _adamw(self, name: str, lr: float, step: int) -> None:
+        p, m, v = self.parameters[name], self.m[name], self.v[name]
+        g = p.grad
+        if g is None:  # a parameter that this configuration does not use
+            return
+        beta1, beta2 = self.config.beta1, self.config.beta2
+        m.mul_(beta1).add_(g, alpha=1 - beta1)
+        v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        if decays(name, p.shape):
+            p.mul_(1 - lr * self.config.weight_decay)
+        p.addcdiv_(m / (1 - beta1**step), (v / (1 - beta2**step)).sqrt_().add_(ADAM_EPS), value=-lr)
+
+    @torch.no_grad()
+    def losses(self, windows: Tokens) -> NDArray[np.float32]:
+        """Loss in nats of every predicted token, (sequences, n_ctx)."""
+        self.model.eval()
+        rows = max(1, EVALUATION_TOKENS // (windows.shape[1] - 1))
+        parts = []
+        for first in range(0, len(windows), rows):
+            tokens = self._tensor(windows[first : first + rows])
+            logits = self.model(tokens[:, :-1]).float()
+            parts.append(F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none").cpu())
+        return torch.cat(parts).numpy()
+
+    def state(self) -> State:
+        """Copies of parameters and moments, under the names of the module's state_dict."""
+        kinds = {"params": self.parameters, "adam_m": self.m, "adam_v": self.v}
+        return {
+            f"{kind}/{name}": tensor.detach().cpu().numpy().copy()
+            for kind, tensors in kinds.items()
+            for name, tensor in tensors.items()
+        }
+
+    @torch.no_grad()
+    def load_state(self, state: State) -> None:
+        """Continue from the state of any engine."""
+        for kind, tensors in (("params", self.parameters), ("adam_m", self.m), ("adam_v", self.v)):
+            for name, tensor in tensors.items():
+                tensor.copy_(torch.from_numpy(state[f"{kind}/{name}"]))
+
+    def _tensor(self, tokens: Tokens) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64)).to(self.device)

@@ -1,0 +1,55 @@
+"""Learning rates: of a step within a run, and of a run within a family of sizes."""
+
+from __future__ import annotations
+
+import math
+
+from allometry.errors import AllometryError
+from allometry.train.config import TrainConfig
+
+
+def learning_rate(train: TrainConfig, step: int) -> float:
+    """The rate of update `step` (from 1 to `train.steps`): linear warm-up, then the schedule's shape.
+
+    "wsd" (warm-up, stable, decay) stays at `lr` until `train.decay_start` and then falls as 1 - sqrt(x), the
+    form that Hägele et al. 2024 (arXiv 2405.18392) found best; until there it does not depend on the horizon,
+    bit for bit.
+    """
+    warm = min(1.0, step / train.warmup) if train.warmup else 1.0
+    return train.lr * warm * _shape(train, step)
+
+
+def _shape(train: TrainConfig, step: int) -> float:
+    """The schedule without its warm-up, from 1 down to `final_lr`."""
+    if train.schedule == "constant":
+        return 1.0
+    start = train.decay_start if train.schedule == "wsd" else min(train.warmup, train.steps - 1)
+    if step <= start:
+        return 1.0
+    x = (step - start) / (train.steps - start)
+    falls = {"wsd": 1 - math.sqrt(x), "cosine": 0.5 * (1 + math.cos(math.pi * x)), "linear": 1 - x}
+    return train.final_lr + (1 - train.final_lr) * falls[train.schedule]
+
+
+def kaplan_learning_rate(n: float) -> float:
+    """Kaplan et al. 2020, eq. D.1: LR(N) = 0.003239 - 0.0001395 ln N, for transformers below about 1e10
+    parameters.
+
+    Measured at 2^19 tokens a batch and GPT-2's widths; narrow models at small batches want `lr_for_width`.
+    """
+    rate = 0.003239 - 0.0001395 * math.log(n)
+    if rate <= 0:
+        raise AllometryError(
+            f"Kaplan's learning rate rule is negative at N = {n:.2g}",
+            hint="it holds below 1e10; give lr yourself",
+        )
+    return rate
+
+
+def lr_for_width(d_model: int, constant: float = 0.256) -> float:
+    """constant / d_model: Adam's best rate goes as 1 / width when weights start by fan-in.
+
+    The exponent is that of Yang et al. 2022 (arXiv 2203.03466); the constant was measured on byte-level
+    models of width 32 to 128 with 1024 tokens a batch.
+    """
+    return constant / d_model

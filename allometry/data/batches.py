@@ -1,0 +1,87 @@
+"""Which tokens a step sees: a pure function of (seed, step), so that a run can stop and resume anywhere."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from allometry.errors import AllometryError
+
+Tokens = npt.NDArray[np.unsignedinteger]
+
+
+class BatchOrder:
+    """The order of training batches over `tokens` (1-D array of ids).
+
+    The data are read as windows of n_ctx + 1 tokens (n_ctx inputs, the same shifted by one as targets) that do not
+    overlap in their targets. Each epoch starts at a fresh random offset and visits the windows in a fresh random
+    order, so that no token is a target twice within an epoch and window borders move from epoch to epoch. A batch
+    may span two epochs. Nothing depends on which batches were asked for before.
+
+    Raises AllometryError if `tokens` are shorter than one window.
+    """
+
+    def __init__(self, tokens: Tokens, *, n_ctx: int, batch_tokens: int, seed: int) -> None:
+        if batch_tokens < n_ctx or batch_tokens % n_ctx:
+            raise AllometryError(
+                f"batch_tokens {batch_tokens} is not a multiple of the context n_ctx {n_ctx}",
+                hint=f"use {max(1, round(batch_tokens / n_ctx)) * n_ctx}",
+            )
+        _require_window(tokens, n_ctx)
+        self.tokens = tokens
+        self.n_ctx = n_ctx
+        self.rows = batch_tokens // n_ctx
+        self.seed = seed
+        # As many windows in every epoch, whatever its offset; at least one.
+        self.n_windows = max(1, (len(tokens) - n_ctx) // n_ctx)
+        self._offsets = min(n_ctx, len(tokens) - self.n_windows * n_ctx)
+        self._span = np.arange(n_ctx + 1)
+        self._epoch_starts = lru_cache(maxsize=4)(self._starts)
+
+    def batch(self, step: int) -> npt.NDArray[np.int64]:
+        """The windows of one step (counted from 1): ids of shape (batch_tokens // n_ctx, n_ctx + 1)."""
+        assert step >= 1, "steps count from 1"
+        first = (step - 1) * self.rows
+        starts = self._window_starts(first, first + self.rows)
+        return self.tokens[starts[:, None] + self._span].astype(np.int64)
+
+    def _window_starts(self, first: int, last: int) -> npt.NDArray[np.int64]:
+        epochs = range(first // self.n_windows, (last - 1) // self.n_windows + 1)
+        parts = []
+        for epoch in epochs:
+            base = epoch * self.n_windows
+            parts.append(self._epoch_starts(epoch)[max(0, first - base) : last - base])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _starts(self, epoch: int) -> npt.NDArray[np.int64]:
+        """First token of every window of an epoch, in the order in which they are visited."""
+        generator = np.random.default_rng([self.seed, epoch])
+        offset = generator.integers(self._offsets)
+        order: npt.NDArray[np.int64] = generator.permutation(self.n_windows) * self.n_ctx + offset
+        return order
+
+
+def windows(tokens: Tokens, *, n_ctx: int, n_tokens: int) -> npt.NDArray[np.int64]:
+    """Fixed windows for evaluation, evenly spread over `tokens`, whose targets do not overlap.
+
+    Shape (n, n_ctx + 1) with n = n_tokens // n_ctx, or as many as the tokens hold.
+    Raises AllometryError if not even one window fits.
+    """
+    _require_window(tokens, n_ctx)
+    if n_tokens < n_ctx:
+        raise AllometryError(
+            f"{n_tokens} evaluation tokens are less than one window of {n_ctx}", hint=f"use at least {n_ctx}"
+        )
+    count = min(n_tokens // n_ctx, (len(tokens) - 1) // n_ctx)
+    starts = np.arange(count) * (len(tokens) - 1 - n_ctx) // max(1, count - 1)
+    return tokens[starts[:, None] + np.arange(n_ctx + 1)].astype(np.int64)
+
+
+def _require_window(tokens: Tokens, n_ctx: int) -> None:
+    if len(tokens) < n_ctx + 1:
+        raise AllometryError(
+            f"the data hold {len(tokens)} tokens, fewer than one window of {n_ctx} + 1",
+            hint="use more text, a smaller tokenizer, a larger limit, or a shorter context",
+        )

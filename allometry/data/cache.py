@@ -1,0 +1,101 @@
+"""Where prepared data live, and how they get there: built aside, then renamed into place."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from allometry.errors import AllometryError
+
+_STALE_SECONDS = 86400.0
+
+
+def cache_dir(cache: Path | None = None) -> Path:
+    """The cache: `cache` if given, else the environment's ALLOMETRY_CACHE, else ~/.cache/allometry."""
+    return Path(cache or os.environ.get("ALLOMETRY_CACHE") or "~/.cache/allometry").expanduser()
+
+
+def slug(*parts: str, identity: Any) -> str:
+    """A directory name that a person can read and that is exact: "sotu-bytes-1f3a9c2e5b7d"."""
+    readable = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", part)[:40].strip("_") for part in parts)
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return f"{readable}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
+
+
+def build_once(target: Path, build: Callable[[Path], None], *, complete: Callable[[Path], bool]) -> Path:
+    """Makes the directory `target` with `build(temporary directory)` unless it is there and complete.
+
+    Two processes may do so at once: each builds aside and the first to rename wins; both results are the same.
+    Raises AllometryError if the disk is full or the cache cannot be written.
+    """
+    if complete(target):
+        return target
+    with _disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target.parent)
+        aside = Path(tempfile.mkdtemp(prefix=".building-", dir=target.parent))
+        try:
+            build(aside)
+            _put(aside, target, complete)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return target
+
+
+def _put(aside: Path, target: Path, complete: Callable[[Path], bool]) -> None:
+    aside.chmod(0o755)
+    for _ in range(3):
+        try:
+            aside.rename(target)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        if complete(target):
+            return
+        # What is there is damaged (a half-deleted cache, say): move it out of the way, and let nobody read it again.
+        broken = Path(tempfile.mkdtemp(prefix=".broken-", dir=target.parent))
+        target.rename(broken / target.name)
+        shutil.rmtree(broken, ignore_errors=True)
+    raise AllometryError(
+        f"cannot put {target} into place", hint="remove that directory and run the command again"
+    )
+
+
+def _sweep(parent: Path) -> None:
+    """Removes what killed processes left behind, once it is a day old."""
+    for left in (*parent.glob(".building-*"), *parent.glob(".broken-*")):
+        try:
+            stale = time.time() - left.stat().st_mtime > _STALE_SECONDS
+        except FileNotFoundError:
+            continue
+        if stale:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def _disk_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise AllometryError(
+                f"the disk is full: cannot write {target}",
+                hint="free some space, or set ALLOMETRY_CACHE to a directory on another disk",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+            raise AllometryError(
+                f"cannot write to the cache: {error.strerror}: {error.filename or target}",
+                hint="set ALLOMETRY_CACHE to a directory that you can write to",
+            ) from error
+        raise

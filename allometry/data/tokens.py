@@ -1,0 +1,222 @@
+"""A corpus as token ids on disk: memory-mapped splits and a manifest that says what they are.
+
+from allometry.data.tokens import BatchOrder, prepare
+data = prepare("sotu", "bytes")
+batch = BatchOrder(data.train, n_ctx=128, batch_tokens=1024, seed=0).batch(1)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from allometry.data import corpora, tokenizers
+from allometry.data.batches import BatchOrder, windows
+from allometry.data.cache import build_once, cache_dir, slug
+from allometry.data.split import SplitPlan, plan_split, split_documents
+from allometry.errors import AllometryError
+
+__all__ = ["BatchOrder", "Manifest", "TokenSet", "prepare", "windows"]
+
+FORMAT = 1
+"""Version of the layout on disk and of the rules that made it; part of the cache's keys."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a token set is. Bytes are UTF-8 bytes of text, with one more for the separator that ends each document.
+
+    `entropy` is the entropy rate in nats per token where the language is known, else None. `hash` is the SHA-256 of
+    the ids. `duplicates` counts dropped copies of documents, `nul_bytes` the bytes 0 taken out of the text.
+    """
+
+    corpus: str
+    tokenizer: str
+    n_vocab: int
+    dtype: str
+    hash: str
+    train_documents: int
+    test_documents: int
+    train_tokens: int
+    test_tokens: int
+    train_bytes: int
+    test_bytes: int
+    bytes_per_token: float
+    duplicates: int
+    nul_bytes: int
+    split: str
+    source: str
+    licence: str
+    attribution: str
+    provenance: Any
+    entropy: float | None = None
+    format: int = FORMAT
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest as JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSet:
+    """A prepared corpus: `train` and `test` are 1-D memory-mapped arrays of token ids (uint16, or uint32)."""
+
+    train: npt.NDArray[Any]
+    test: npt.NDArray[Any]
+    manifest: Manifest
+    path: Path
+
+
+def prepare(
+    corpus: str, tokenizer: str, *, cache: Path | None = None, progress: Progress | None = None
+) -> TokenSet:
+    """The token ids of a corpus: tokenized at the first call, found in the cache at every other.
+
+    `corpus` is a name of the registry ("sotu", "files:PATH", …), `tokenizer` is "bytes", "gpt2", "bpe:V" (trained on
+    the corpus's training split) or "bpe:V@CORPUS" (trained on another corpus's). `cache` defaults to the environment's
+    ALLOMETRY_CACHE, else ~/.cache/allometry. `progress` is told in words what is being done.
+
+    Raises AllometryError, with the remedy, for what cannot be read, is too small, or does not fit the tokenizer.
+    """
+    spec = corpora.resolve(corpus)
+    full_name, _ = tokenizers.canonical(tokenizer, corpus)
+    identity = {"format": FORMAT, "corpus": spec.identity(), "tokenizer": full_name}
+    target = cache_dir(cache) / "tokens" / slug(corpus, tokenizer, identity=identity)
+
+    def build(directory: Path) -> None:
+        _build(spec, tokenizer, full_name, directory, cache, progress or (lambda text: None))
+
+    build_once(target, build, complete=_is_complete)
+    return load(target)
+
+
+def load(path: Path) -> TokenSet:
+    """The token set in a directory that `prepare` made."""
+    manifest = _manifest(path)
+    return TokenSet(
+        train=_map(path, "train", manifest), test=_map(path, "test", manifest), manifest=manifest, path=path
+    )
+
+
+def _manifest(path: Path) -> Manifest:
+    return Manifest(**json.loads((path / "manifest.json").read_text(encoding="utf-8")))
+
+
+def _map(path: Path, split: str, manifest: Manifest) -> npt.NDArray[Any]:
+    return np.memmap(path / f"{split}.bin", dtype=manifest.dtype, mode="r")
+
+
+def _is_complete(path: Path) -> bool:
+    """Whether a directory holds all that its manifest promises."""
+    try:
+        manifest = _manifest(path)
+        width = np.dtype(manifest.dtype).itemsize
+        return all(
+            (path / f"{split}.bin").stat().st_size == count * width
+            for split, count in (("train", manifest.train_tokens), ("test", manifest.test_tokens))
+        )
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+@dataclass
+class _Written:
+    """What has been written to one split so far."""
+
+    documents: int = 0
+    tokens: int = 0
+    bytes: int = 0
+
+
+def _build(
+    spec: corpora.CorpusSpec,
+    tokenizer: str,
+    full_name: str,
+    directory: Path,
+    cache: Path | None,
+    progress: Progress,
+) -> None:
+    progress(f"reading {spec.name}")
+    plan = plan_split(lambda: spec.documents(cache), name=spec.name)
+    coder = tokenizers.build(tokenizer, spec.name)
+    progress(f"tokenizing {spec.name} with {full_name}")
+    dtype = "uint16" if coder.n_vocab <= 65536 else "uint32"
+    train, test = _write(spec, plan, coder, directory, dtype, cache)
+    _require_enough(spec.name, full_name, coder.n_vocab, train.tokens)
+    bytes_per_token = (train.bytes + test.bytes) / (train.tokens + test.tokens)
+    manifest = Manifest(
+        corpus=spec.name,
+        tokenizer=full_name,
+        n_vocab=coder.n_vocab,
+        dtype=dtype,
+        hash=_hash(directory),
+        train_documents=train.documents,
+        test_documents=test.documents,
+        train_tokens=train.tokens,
+        test_tokens=test.tokens,
+        train_bytes=train.bytes,
+        test_bytes=test.bytes,
+        bytes_per_token=bytes_per_token,
+        duplicates=plan.duplicates,
+        nul_bytes=plan.nul_bytes,
+        split=plan.rule,
+        source=spec.source,
+        licence=spec.licence,
+        attribution=spec.attribution,
+        provenance=spec.identity(),
+        entropy=None if spec.entropy is None else spec.entropy * bytes_per_token,
+    )
+    (directory / "manifest.json").write_text(json.dumps(manifest.to_dict(), indent=1), encoding="utf-8")
+
+
+def _write(
+    spec: corpora.CorpusSpec,
+    plan: SplitPlan,
+    coder: tokenizers.Tokenizer,
+    directory: Path,
+    dtype: str,
+    cache: Path | None,
+) -> tuple[_Written, _Written]:
+    written = {"train": _Written(), "test": _Written()}
+    separator = np.array([coder.separator], dtype=dtype).tobytes()
+    with (directory / "train.bin").open("wb") as train, (directory / "test.bin").open("wb") as test:
+        files = {"train": train, "test": test}
+        for split, text in split_documents(spec.documents(cache), plan):
+            ids = coder.encode(text).astype(dtype)
+            files[split].write(ids.tobytes())
+            files[split].write(separator)
+            written[split].documents += 1
+            written[split].tokens += len(ids) + 1
+            written[split].bytes += len(text.encode()) + 1
+    return written["train"], written["test"]
+
+
+def _require_enough(corpus: str, tokenizer: str, n_vocab: int, train_tokens: int) -> None:
+    if train_tokens < n_vocab:
+        raise AllometryError(
+            f"tokenizer {tokenizer!r} has {n_vocab} ids, but {corpus!r} has only {train_tokens} training tokens",
+            hint="use the tokenizer bytes, a smaller bpe:V, or more text",
+        )
+
+
+def _hash(directory: Path) -> str:
+    total = hashlib.sha256()
+    for split in ("train", "test"):
+        for block in _blocks(directory / f"{split}.bin"):
+            total.update(block)
+    return total.hexdigest()
+
+
+def _blocks(path: Path, size: int = 1 << 20) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(size):
+            yield block

@@ -1,0 +1,76 @@
+"""A number with what is known about it: its value, and draws that say how far it may be wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allometry.errors import AllometryError
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Estimate:
+    """A value and draws (bootstrap resamples) of it; an interval is a percentile interval of the finite
+    draws.
+
+    `samples` may be empty: the value is then a constant (a published number), and its intervals are NaN.
+    """
+
+    value: float
+    samples: Array
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Central interval that holds `level` (a fraction, such as 0.8) of the draws.
+
+        Raises AllometryError for a level outside (0, 1).
+        """
+        return percentile_interval(self.samples, level)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the draws."""
+        finite = self.samples[np.isfinite(self.samples)]
+        return float(np.std(finite, ddof=1)) if finite.size > 1 else float("nan")
+
+    def text(self, level: float = 0.95) -> str:
+        """Such as "0.513 [0.47, 0.55]"."""
+        low, high = self.interval(level)
+        return f"{self.value:.4g} [{low:.4g}, {high:.4g}]" if np.isfinite(low) else f"{self.value:.4g}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The value with its 80 % and 95 % intervals; a bound that is not known is None."""
+        bounds = {
+            f"{side}{round(100 * level)}": bound if np.isfinite(bound) else None
+            for level in (0.8, 0.95)
+            for side, bound in zip(("low", "high"), self.interval(level), strict=True)
+        }
+        return {"value": self.value if np.isfinite(self.value) else None, **bounds}
+
+
+def percentile_interval(samples: Array, level: float) -> tuple[float, float]:
+    """Central percentile interval of the finite draws; (nan, nan) where fewer than two are finite."""
+    if not 0 < level < 1:
+        raise AllometryError(
+            f"the level of an interval is a fraction between 0 and 1, not {level}", hint="write 0.95"
+        )
+    finite = samples[np.isfinite(samples)]
+    if finite.size < 2:
+        return float("nan"), float("nan")
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caution:
+    """A named reason to distrust a result: what was seen and what follows from it."""
+
+    name: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.text}"

@@ -6,7 +6,7 @@ A run directory holds (losses in nats per token):
     env.json      what `allometry.env.snapshot` says
     curve.jsonl   one object a line: step, tokens, lr, train_loss, grad_norm, loss (test), loss_<corpus>, …
     result.json   written last: {"format": 1, "status": "done" | "diverged", "step", "tokens", "loss",
-                  "train_loss", "bits_per_byte", "unique", "seconds", "engine", "loss_<corpus>", …, "notes": [...]}
+                  "train_loss", "bits_per_byte", "unique", "seconds", "engine", "loss_<corpus>", …}
     error.txt     why it failed; the next attempt removes it
 """
 

@@ -1,0 +1,100 @@
+"""The filter language of runs: `family=transformer N>1e5 status=done lr<=0.01 study=quickstart`.
+
+Conditions are separated by spaces and must all hold. A column is compared with `=`, `!=`, `<`, `<=`, `>` or
+`>=`. Text may list alternatives (`corpus=sotu,stdlib`) and use `*` (`run=*-s0-*`); numbers may carry units
+(`N>10M`, `seconds<2m`). A missing value satisfies only `!=`.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pandas as pd
+
+from allometry.errors import AllometryError, unknown
+from allometry.units import parse_duration, parse_number
+
+_CONDITION = re.compile(r"""([A-Za-z_][\w:./-]*)\s*(!=|<=|>=|==|=|<|>)\s*("[^"]*"|'[^']*'|\S+)""")
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_TEXT = ("run", "status", "family", "shape", "schedule", "corpus", "tokenizer", "engine", "study")
+_LISTS = ("study",)
+_EXAMPLE = "write conditions like: family=transformer N>1e5 status=done lr<=0.01 study=quickstart"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One comparison of a column with a value."""
+
+    column: str
+    relation: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.column}{self.relation}{self.value}"
+
+
+def parse(text: str) -> tuple[Condition, ...]:
+    """The conditions in a filter; AllometryError, naming the part, for anything that is not one."""
+    rest = _CONDITION.sub("", text).split()
+    if rest:
+        raise AllometryError(f"cannot read {rest[0]!r} in the filter {text!r}", hint=_EXAMPLE)
+    return tuple(
+        Condition(name, "=" if relation == "==" else relation, value.strip("\"'"))
+        for name, relation, value in _CONDITION.findall(text)
+    )
+
+
+def select(frame: pd.DataFrame, text: str) -> pd.DataFrame:
+    """The rows of a run table that satisfy a filter, in their order; the whole table for an empty filter."""
+    keep = pd.Series(True, index=frame.index)
+    for condition in parse(text):
+        keep &= _mask(frame, condition)
+    return frame[keep].reset_index(drop=True)
+
+
+def _mask(frame: pd.DataFrame, condition: Condition) -> pd.Series:
+    column = _column(frame, condition.column)
+    if column in _TEXT or not (pd.api.types.is_numeric_dtype(frame[column]) or frame[column].isna().all()):
+        return _text_mask(frame[column], condition, listed=column in _LISTS)
+    read = parse_duration if column == "seconds" else parse_number
+    value = read(condition.value, f"filter {condition}")
+    values = pd.to_numeric(frame[column])
+    return pd.Series(_COMPARE[condition.relation](values, value), index=frame.index)
+
+
+def _column(frame: pd.DataFrame, name: str) -> str:
+    """The column of that name; a different case is forgiven where it is clear what is meant."""
+    if name in frame.columns:
+        return name
+    folded = [column for column in frame.columns if column.lower() == name.lower()]
+    if len(folded) == 1:
+        return str(folded[0])
+    raise unknown("column", name, map(str, frame.columns))
+
+
+def _text_mask(values: pd.Series, condition: Condition, *, listed: bool) -> pd.Series:
+    if condition.relation not in ("=", "!="):
+        raise AllometryError(
+            f"the column {condition.column!r} holds text: {condition} makes no sense",
+            hint=f"compare it with = or !=, such as {condition.column}={condition.value}",
+        )
+    wanted = condition.value.split(",")
+
+    def matches(value: object) -> bool:
+        present = str(value).split(", ") if listed else [str(value)]
+        return any(fnmatchcase(item, pattern) for item in present for pattern in wanted)
+
+    hit = values.map(matches).astype(bool) & values.notna()
+    return hit if condition.relation == "=" else ~hit

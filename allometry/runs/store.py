@@ -1,0 +1,233 @@
+"""The run store: a directory of run directories, with what is asked of it and nothing that training needs to
+know.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from allometry.errors import AllometryError, unknown
+from allometry.runs.files import read_json, write_json, writing
+from allometry.runs.index import read_index, run_directories
+from allometry.runs.lock import exclusive
+from allometry.runs.query import select
+from allometry.runs.record import (
+    COLUMNS,
+    CURVE_COLUMNS,
+    FORMAT,
+    RunRecord,
+    Status,
+    check_format,
+    read_run,
+)
+
+_MARKER = "store.json"
+_STUDIES = "studies"
+_REMOVED = ".removed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Membership:
+    """Which runs a study uses, what it asks and how it was started. Runs may be shared between studies."""
+
+    study: str
+    runs: tuple[str, ...]
+    question: str = ""
+    command: str = ""
+
+
+class Store:
+    """Runs on disk. Opening one reads nothing but its marker; every question reads the files as they are
+    now.
+    """
+
+    def __init__(self, path: Path | str = "runs", *, create: bool = False) -> None:
+        """Open the store at `path`; with `create`, make it if there is none.
+
+        Raises AllometryError for a directory that holds something else, one that cannot be written (with
+        `create`), or a store of a newer release.
+        """
+        self.path = Path(path)
+        self.notes: tuple[str, ...] = ()
+        if create:
+            _create(self.path)
+        else:
+            _check(self.path)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r})"
+
+    def directory(self, run: str) -> Path:
+        """Where the run of that id lives, whether it exists or not."""
+        return self.path / run
+
+    def status(self, run: str) -> Status | None:
+        """How the run of that id stands; None if it was never started."""
+        directory = self.directory(run)
+        return read_run(directory).status if (directory / "config.json").exists() else None
+
+    def frame(self, where: str = "") -> pd.DataFrame:
+        """The run table: one row a run with the columns COLUMNS, `loss_<corpus>` and `study`, filtered by
+        `where`.
+
+        What could not be read is left out, and `notes` says so.
+        """
+        index = read_index(self.path)
+        self.notes = tuple(index.notes)
+        table = pd.DataFrame(list(index.rows.values()))
+        columns = [*COLUMNS, *sorted(set(table.columns) - set(COLUMNS))]
+        table = table.reindex(columns=columns)
+        used = _used_by(self.studies().values())
+        table["study"] = [", ".join(used.get(run, ())) for run in table["run"]]
+        return select(table, where)
+
+    def records(self, where: str = "") -> list[RunRecord]:
+        """The runs that satisfy `where`, with their configurations and curves."""
+        if where:
+            return [read_run(self.directory(run)) for run in self.frame(where)["run"]]
+        return [read_run(directory) for directory in run_directories(self.path)]
+
+    def curves(self, runs: Iterable[str] | None = None) -> pd.DataFrame:
+        """The curves of the named runs (default: all) under each other, with the columns CURVE_COLUMNS and
+        further losses.
+        """
+        records = self.records() if runs is None else [self.get(run) for run in runs]
+        curves = [record.curve for record in records]
+        self.notes = tuple(f"{curve.run}: {note}" for curve in curves for note in curve.notes)
+        frames = [curve.frame for curve in curves if len(curve)]
+        if not frames:
+            return pd.DataFrame(columns=list(CURVE_COLUMNS))
+        return pd.concat([frame.dropna(axis=1, how="all") for frame in frames], ignore_index=True).reindex(
+            columns=list(
+                dict.fromkeys([*CURVE_COLUMNS, *(name for frame in frames for name in frame.columns)])
+            )
+        )
+
+    def get(self, name: str) -> RunRecord:
+        """The run of that id, or the only run whose id starts or ends with `name`; AllometryError
+        otherwise.
+        """
+        if (self.directory(name) / "config.json").exists() and "/" not in name:
+            return read_run(self.directory(name))
+        ids = [directory.name for directory in run_directories(self.path)]
+        found = [run for run in ids if name and (run.startswith(name) or run.endswith(name))]
+        if len(found) == 1:
+            return read_run(self.directory(found[0]))
+        if found:
+            shown = ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
+            raise AllometryError(f"{name!r} fits {len(found)} runs: {shown}", hint="give more of the id")
+        if len(ids) <= 20:
+            raise unknown("run", name, ids)
+        raise AllometryError(f"no run is called {name!r}", hint=f"allometry runs list --store {self.path}")
+
+    def studies(self) -> dict[str, Membership]:
+        """What each study uses, by its name."""
+        found = {}
+        for path in sorted((self.path / _STUDIES).glob("*.json")):
+            stored = read_json(path) or {}
+            check_format(stored, path)
+            found[path.stem] = Membership(
+                study=path.stem,
+                runs=tuple(stored.get("runs", ())),
+                question=stored.get("question", ""),
+                command=stored.get("command", ""),
+            )
+        return found
+
+    def enroll(self, study: str, runs: Iterable[str], *, question: str = "", command: str = "") -> Membership:
+        """Write down which runs a study uses, in place of what was there. Runs need not exist yet."""
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", study):
+            raise AllometryError(f"{study!r} cannot name a study", hint="use letters, digits, - _ and .")
+        member = Membership(study=study, runs=tuple(dict.fromkeys(runs)), question=question, command=command)
+        folder = self.path / _STUDIES
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+        fields = {"runs": list(member.runs), "question": question, "command": command}
+        write_json(folder / f"{study}.json", {"format": FORMAT, "study": study, **fields})
+        return member
+
+    def remove(self, runs: Iterable[str]) -> list[str]:
+        """Move runs out of the store into its undo folder; returns their ids."""
+        ids = [self.get(run).id for run in runs]
+        if not ids:
+            return []
+        batch = self.path / _REMOVED / str(time.time_ns())
+        with exclusive(self.path), writing(batch):
+            batch.mkdir(parents=True)
+            for run in ids:
+                self.directory(run).rename(batch / run)
+        return ids
+
+    def undo(self) -> list[str]:
+        """Bring back what the last `remove` took away; returns the ids. AllometryError if there is
+        nothing.
+        """
+        batches = sorted((self.path / _REMOVED).glob("*"))
+        if not batches:
+            raise AllometryError(f"nothing was removed from {self.path}", hint="allometry runs list")
+        with exclusive(self.path), writing(self.path):
+            ids = sorted(directory.name for directory in batches[-1].iterdir())
+            taken = [run for run in ids if self.directory(run).exists()]
+            if taken:
+                raise AllometryError(
+                    f"{taken[0]} exists again: it would be overwritten", hint=f"allometry runs rm {taken[0]}"
+                )
+            for run in ids:
+                (batches[-1] / run).rename(self.directory(run))
+            shutil.rmtree(batches[-1])
+        return ids
+
+
+def _used_by(studies: Iterable[Membership]) -> Mapping[str, list[str]]:
+    used: dict[str, list[str]] = {}
+    for member in studies:
+        for run in member.runs:
+            used.setdefault(run, []).append(member.study)
+    return used
+
+
+def _create(path: Path) -> None:
+    if path.exists():
+        _check(path, empty_is_fine=True)
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    if not (path / _MARKER).exists():
+        write_json(path / _MARKER, {"format": FORMAT, "kind": "allometry run store"})
+
+
+def _check(path: Path, *, empty_is_fine: bool = False) -> None:
+    """Refuse what is not a store of this release, or of an older one."""
+    if not path.exists():
+        raise AllometryError(
+            f"there is no run store at {path}",
+            hint="allometry run quickstart makes one; or name yours with --store PATH",
+        )
+    if not path.is_dir():
+        raise AllometryError(f"{path} is a file, not a run store", hint="name a folder with --store PATH")
+    marker = read_json(path / _MARKER)
+    if marker is not None:
+        check_format(marker, path / _MARKER)
+    elif not (empty_is_fine and _is_empty(path)) and not _holds_runs(path):
+        raise AllometryError(
+            f"{path} is not a run store: it has no {_MARKER}",
+            hint="name a new or empty folder with --store PATH, so that nothing of yours is touched",
+        )
+
+
+def _is_empty(path: Path) -> bool:
+    return next(path.iterdir(), None) is None
+
+
+def _holds_runs(path: Path) -> bool:
+    """Whether runs were trained into a directory without a store around them: such a directory serves as
+    one.
+    """
+    stored = next((read_json(run / "config.json") for run in run_directories(path)), None)
+    return stored is not None and "format" in stored

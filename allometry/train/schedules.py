@@ -1,11 +1,11 @@
-"""Learning rates: of a step within a run, and of a run within a family of sizes."""
+"""When things happen in a run: the learning rate of each step, rates for each size, and evaluation points."""
 
 from __future__ import annotations
 
 import math
 
 from allometry.errors import AllometryError
-from allometry.train.config import TrainConfig
+from allometry.train.config import RunConfig, TrainConfig
 
 
 def learning_rate(train: TrainConfig, step: int) -> float:
@@ -26,9 +26,23 @@ def _shape(train: TrainConfig, step: int) -> float:
     start = train.decay_start if train.schedule == "wsd" else min(train.warmup, train.steps - 1)
     if step <= start:
         return 1.0
-    x = (step - start) / (train.steps - start)
+    x = (step - start) / (train.steps - start + 1)  # the update after the last would have the final rate
     falls = {"wsd": 1 - math.sqrt(x), "cosine": 0.5 * (1 + math.cos(math.pi * x)), "linear": 1 - x}
     return train.final_lr + (1 - train.final_lr) * falls[train.schedule]
+
+
+def evaluation_steps(config: RunConfig) -> list[int]:
+    """Steps at which a run is evaluated: `evals_per_octave` for each doubling of the step, and the last step.
+
+    The steps lie on one grid whatever the horizon, so that runs of different length have comparable curves.
+    It begins where a run has trained on as many tokens as an evaluation reads, so that evaluation costs a
+    small share of any run.
+    """
+    train = config.train
+    first = max(1, math.ceil(config.data.eval_tokens / train.batch_tokens))
+    octaves = math.ceil(math.log2(train.steps) * train.evals_per_octave) + 1
+    grid = {round(2 ** (k / train.evals_per_octave)) for k in range(octaves + 1)}
+    return sorted({step for step in grid if first <= step < train.steps} | {train.steps})
 
 
 def kaplan_learning_rate(n: float) -> float:

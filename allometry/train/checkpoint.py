@@ -1,0 +1,209 @@
+"""Everything that a run needs to continue, in one file: parameters, moments, and where the run is.
+
+A checkpoint is a safetensors file with "params/…", "adam_m/…" and "adam_v/…" and, in its header, JSON: who
+made it, a checksum, the step, the curve so far and the sums that the next row of the curve averages. It is
+written aside and renamed, so it is there whole or not at all; the newest two are kept, so that one that a
+full disk or a dying machine damaged costs an interval, not the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from allometry.errors import AllometryError
+from allometry.runs.files import writing
+from allometry.train.engines.base import State
+
+if TYPE_CHECKING:
+    from allometry.train.config import RunConfig
+
+FORMAT = 1
+KEPT = 2
+"""Checkpoints kept while a run goes on."""
+
+_STEP = re.compile(r"step-(\d+)\.safetensors")
+
+
+@dataclass
+class Position:
+    """Where a run is: all that the loop remembers from one step to the next, besides the engine's state.
+
+    `loss_sum`, `norm_sum` and `steps_since_row` average the training loss and the gradient norm since the
+    last row of the `curve`; `best_loss`, `best_step` and `stale` are early stopping's; `seconds` and
+    `training_seconds` count from the run's beginning through all its resumptions.
+    """
+
+    step: int = 0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    loss_sum: float = 0.0
+    norm_sum: float = 0.0
+    steps_since_row: int = 0
+    first_loss: float | None = None
+    best_loss: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+    engine: str | None = None
+
+
+def folder(directory: Path) -> Path:
+    """Where the checkpoints of a run directory live."""
+    return directory / "checkpoints"
+
+
+def branch_path(directory: Path, step: int) -> Path:
+    """The file that a trunk leaves at a step from which other runs continue."""
+    return folder(directory) / f"branch-{step}.safetensors"
+
+
+def write_checkpoint(directory: Path, config: RunConfig, state: State, position: Position) -> None:
+    """Save the run's newest checkpoint and drop those that are no longer needed."""
+    _write(_step_path(directory, position.step), config, state, position)
+    for old in _newest_first(directory)[KEPT:]:
+        old.unlink(missing_ok=True)
+
+
+def write_branch(directory: Path, config: RunConfig, state: State, position: Position) -> None:
+    """Save a point of a trunk from which `branch` starts other runs; never dropped by `write_checkpoint`."""
+    _write(branch_path(directory, position.step), config, state, position)
+
+
+def write_final(directory: Path, config: RunConfig, state: State, position: Position) -> None:
+    """Save the trained parameters alone, as final.safetensors, and drop what only served to continue."""
+    parameters = {name: tensor for name, tensor in state.items() if name.startswith("params/")}
+    _write(folder(directory) / "final.safetensors", config, parameters, position)
+    for old in _newest_first(directory):
+        old.unlink(missing_ok=True)
+
+
+def final_parameters(directory: Path) -> dict[str, NDArray[np.float32]]:
+    """The trained parameters of a finished run, by their names in the module's state_dict.
+
+    Raises AllometryError if the run is not finished or the file is damaged.
+    """
+    path = folder(directory) / "final.safetensors"
+    if not path.exists():
+        raise AllometryError(f"{directory} has no trained parameters", hint="finish the run first")
+    state, _ = _read(path)
+    return {name.removeprefix("params/"): tensor for name, tensor in state.items()}
+
+
+def read_newest(
+    directory: Path, config: RunConfig, log: Callable[[str], None]
+) -> tuple[State, Position] | None:
+    """The state and position of the newest checkpoint that is whole and belongs to `config`; None without
+    one.
+
+    Whatever is passed over, and why, is told to `log`.
+    """
+    for path in _newest_first(directory):
+        try:
+            state, header = _read(path)
+            _require_same_run(path, header, config)
+        except AllometryError as error:
+            log(f"{error.message}; going back to the checkpoint before it, or to the start")
+            path.unlink(missing_ok=True)
+            continue
+        return state, Position(**header["position"])
+    return None
+
+
+def branch(source: Path, step: int, target: Path) -> None:
+    """Let the run in directory `target` continue from the trunk in `source` as it was after `step`.
+
+    Training `target` then ends bit for bit as if it had been trained alone; `train` checks that the two
+    configurations differ in their horizon only. Raises AllometryError if the trunk left no (whole) branch
+    point there.
+    """
+    path = branch_path(source, step)
+    if not path.exists():
+        raise AllometryError(f"{source} left no branch point at step {step}", hint="train the run without it")
+    _read(path)
+    copy = _step_path(target, step)
+    with writing(copy):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        aside = copy.with_suffix(f".{os.getpid()}.tmp")
+        shutil.copyfile(path, aside)
+        aside.replace(copy)
+
+
+def _require_same_run(path: Path, header: dict[str, Any], config: RunConfig) -> None:
+    """A checkpoint continues the run that wrote it, or one that shares its trunk up to there."""
+    if header["run"] == config.id:
+        return
+    shared = config.trunk is not None and header["trunk"] == config.trunk
+    if not shared or header["position"]["step"] > min(config.train.decay_start, header["decay_start"]):
+        raise AllometryError(f"{path.name} belongs to another run ({header['run']})")
+
+
+def _step_path(directory: Path, step: int) -> Path:
+    return folder(directory) / f"step-{step:09d}.safetensors"
+
+
+def _newest_first(directory: Path) -> list[Path]:
+    def steps() -> Iterator[tuple[int, Path]]:
+        for path in folder(directory).glob("step-*.safetensors"):
+            if match := _STEP.fullmatch(path.name):
+                yield int(match[1]), path
+
+    return [path for _, path in sorted(steps(), reverse=True)]
+
+
+def _write(path: Path, config: RunConfig, state: State, position: Position) -> None:
+    header = {
+        "format": FORMAT,
+        "run": config.id,
+        "trunk": config.trunk,
+        "decay_start": config.train.decay_start,
+        "checksum": _checksum(state),
+        "position": asdict(position),
+    }
+    aside = path.with_suffix(f".{os.getpid()}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("wb") as file:
+                file.write(save(state, metadata={"allometry": json.dumps(header)}))
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+
+
+def _read(path: Path) -> tuple[State, dict[str, Any]]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header: dict[str, Any] = json.loads(file.metadata()["allometry"])
+            state: State = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise AllometryError(f"checkpoint {path.name} is damaged ({error})") from None
+    if header["format"] > FORMAT:
+        raise AllometryError(
+            f"checkpoint {path.name} was written by a newer version", hint="upgrade allometry"
+        )
+    if header["checksum"] != _checksum(state):
+        raise AllometryError(f"checkpoint {path.name} is damaged (its checksum differs)")
+    return state, header
+
+
+def _checksum(state: State) -> int:
+    total = 0
+    for name in sorted(state):
+        total = zlib.crc32(np.ascontiguousarray(state[name]).data.cast("B"), zlib.crc32(name.encode(), total))
+    return total

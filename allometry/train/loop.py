@@ -1,0 +1,287 @@
+"""The training loop: from a configuration to a run directory, through any number of kills.
+
+Data, model, step, evaluation, checkpoint, result, in that order; what happens inside a step is the engine's
+business. Same configuration, machine, engine and thread count: the same curve and parameters, bit for bit,
+however often the run was killed and started again. Losses are nats per token.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from allometry import env
+from allometry.errors import AllometryError
+from allometry.runs.files import read_json, write_json, write_text, writing
+from allometry.train import checkpoint
+from allometry.train.checkpoint import Position
+from allometry.train.config import FORMAT, RunConfig
+from allometry.train.engines.select import engine
+from allometry.train.inputs import load_inputs
+from allometry.train.schedules import evaluation_steps, learning_rate
+
+if TYPE_CHECKING:
+    from allometry.train.engines.base import Engine
+
+DIVERGED_NATS = 1.0
+"""A run whose mean training loss lies this far above its first step's has diverged: it is worse than
+knowing nothing."""
+
+PROGRESS_SECONDS = 0.2
+"""Least time between two reports of progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What `on_progress` is told: how far the run is, its newest losses, its pace in tokens per second."""
+
+    step: int
+    steps: int
+    tokens: int
+    train_loss: float
+    loss: float | None
+    tokens_per_second: float
+    seconds: float
+
+
+def train(
+    config: RunConfig,
+    directory: Path,
+    *,
+    threads: int = 1,
+    device: str = "cpu",
+    branch_at: Sequence[int] = (),
+    on_progress: Callable[[Progress], None] | None = None,
+    checkpoint_every: float = 15.0,
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    """Train a run in its directory, or finish it if it was begun there, and return what result.json holds.
+
+    `branch_at` names steps at which to leave a point from which runs with another horizon continue
+    (`checkpoint.branch`). `checkpoint_every` is in seconds; a kill costs at most that. A run whose loss
+    explodes is a result with status "diverged". Raises AllometryError for what the user can mend, after
+    writing error.txt.
+    """
+    result = read_json(directory / "result.json")
+    if result is not None:
+        return result
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "error.txt").unlink(missing_ok=True)
+    try:
+        _identify(config, directory)
+        run = _Run(config, directory, threads=threads, device=device, cache=cache)
+        return run.finish(run.steps(sorted(set(branch_at)), on_progress, checkpoint_every))
+    except Exception as error:
+        _record_failure(directory, error)
+        raise
+
+
+class _Run:
+    """A run under way: what `train` works on."""
+
+    def __init__(
+        self, config: RunConfig, directory: Path, *, threads: int, device: str, cache: Path | None
+    ) -> None:
+        self.config, self.directory, self.threads, self.device = config, directory, threads, device
+        self.inputs = load_inputs(config, cache)
+        self.started = time.perf_counter()
+        self.position = Position()
+        found = checkpoint.read_newest(directory, config, self.log)
+        if found:
+            self.position = found[1]
+        self.engine = self._engine()
+        if found:
+            self.engine.load_state(found[0])
+            self.log(f"continues after step {self.position.step}")
+        self.position.engine = self.engine.name
+        self.resumed_seconds = self.position.seconds
+        lines = "".join(_line(row) for row in self.position.curve)
+        write_text(directory / "curve.jsonl", lines)  # rows after the checkpoint are made again
+
+    def _engine(self) -> Engine:
+        """The engine that the run began with; else the one that its configuration asks for."""
+        before = self.position.engine if self.config.engine == "auto" else None
+        if before is None:
+            return engine(self.config.engine, self.config, threads=self.threads, device=self.device)
+        try:
+            return engine(before, self.config, threads=self.threads, device=self.device)
+        except AllometryError as error:
+            self.log(f"goes on with another engine, so its last digits may differ ({error.message})")
+            return engine("auto", self.config, threads=self.threads, device=self.device)
+
+    def steps(
+        self,
+        branch_at: Sequence[int],
+        on_progress: Callable[[Progress], None] | None,
+        checkpoint_every: float,
+    ) -> tuple[str, str | None]:
+        """Train from the position to the end; status and reason."""
+        train, at = self.config.train, self.position
+        evaluations = set(evaluation_steps(self.config))
+        saved = told = time.perf_counter()
+        while at.step < train.steps:
+            step = at.step + 1
+            lr = learning_rate(train, step)
+            began = time.perf_counter()
+            loss, norm = self.engine.step(self.inputs.order.batch(step), lr=lr, step=step)
+            now = time.perf_counter()
+            at.step, at.training_seconds = step, at.training_seconds + now - began
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                return "diverged", f"the training loss or its gradient is no longer finite at step {step}"
+            at.first_loss = loss if at.first_loss is None else at.first_loss
+            at.loss_sum, at.norm_sum, at.steps_since_row = (
+                at.loss_sum + loss,
+                at.norm_sum + norm,
+                at.steps_since_row + 1,
+            )
+            if step in evaluations:
+                stop = self._evaluate(lr)
+                if stop:
+                    return stop
+            if step in branch_at:
+                checkpoint.write_branch(self.directory, self.config, self.engine.state(), self._now())
+            if now - saved >= checkpoint_every and step < train.steps:
+                checkpoint.write_checkpoint(self.directory, self.config, self.engine.state(), self._now())
+                saved = time.perf_counter()
+            if on_progress and (now - told >= PROGRESS_SECONDS or step == train.steps):
+                on_progress(self._progress(loss))
+                told = now
+        return "done", None
+
+    def _now(self) -> Position:
+        """The position with the clock brought up to date."""
+        self.position.seconds = self.resumed_seconds + time.perf_counter() - self.started
+        return self.position
+
+    def _evaluate(self, lr: float) -> tuple[str, str | None] | None:
+        """Append a row to the curve; a status and its reason if the run should end here."""
+        at = self.position
+        row: dict[str, Any] = {
+            "step": at.step,
+            "tokens": at.step * self.config.train.batch_tokens,
+            "lr": lr,
+            "train_loss": at.loss_sum / at.steps_since_row,
+            "grad_norm": at.norm_sum / at.steps_since_row,
+        }
+        for name, test in self.inputs.tests.items():
+            row[name] = float(self.engine.losses(test).mean(dtype=np.float64))
+        at.loss_sum, at.norm_sum, at.steps_since_row = 0.0, 0.0, 0
+        if not all(math.isfinite(row[name]) for name in self.inputs.tests):
+            return "diverged", f"the test loss is no longer finite at step {at.step}"
+        at.curve.append(row)
+        with writing(self.directory / "curve.jsonl"), (self.directory / "curve.jsonl").open("a") as file:
+            file.write(_line(row))
+        assert at.first_loss is not None
+        if row["train_loss"] > at.first_loss + DIVERGED_NATS:
+            losses = f"{row['train_loss']:.3g} at step {at.step} is far above its start, {at.first_loss:.3g}"
+            return "diverged", f"the training loss {losses}"
+        return self._stop_early(row)
+
+    def _stop_early(self, row: dict[str, Any]) -> tuple[str, str | None] | None:
+        at, patience = self.position, self.config.train.early_stop
+        if at.best_loss is None or row["loss"] < at.best_loss:
+            at.best_loss, at.best_step, at.stale = row["loss"], at.step, 0
+            return None
+        at.stale += 1
+        if patience is None or at.stale < patience:
+            return None
+        return "done", f"stopped at step {at.step}: no better test loss than at step {at.best_step}"
+
+    def _progress(self, loss: float) -> Progress:
+        at = self._now()
+        tokens = at.step * self.config.train.batch_tokens
+        return Progress(
+            step=at.step,
+            steps=self.config.train.steps,
+            tokens=tokens,
+            train_loss=loss,
+            loss=at.curve[-1]["loss"] if at.curve else None,
+            tokens_per_second=tokens / max(at.training_seconds, 1e-9),
+            seconds=at.seconds,
+        )
+
+    def finish(self, ending: tuple[str, str | None]) -> dict[str, Any]:
+        """Write the parameters and, last of all, the result."""
+        status, reason = ending
+        at, train = self._now(), self.config.train
+        checkpoint.write_final(self.directory, self.config, self.engine.state(), at)
+        result: dict[str, Any] = {
+            "format": FORMAT,
+            "run": self.config.id,
+            "status": status,
+            "shape": self.config.model.shape,
+            "counts": self.config.model.counts().to_dict(),
+            "step": at.step,
+            "tokens": at.step * train.batch_tokens,
+            "unique": self.inputs.unique,
+            "bytes_per_token": self.inputs.bytes_per_token,
+            "engine": self.engine.name,
+            "threads": self.threads,
+            "device": self.device,
+            "seconds": at.seconds,
+            "tokens_per_second": at.step * train.batch_tokens / max(at.training_seconds, 1e-9),
+            "notes": [reason] if reason else [],
+        }
+        if status == "done":
+            result |= self._final_losses()
+        write_json(self.directory / "result.json", result)
+        self.log(f"{status} after step {at.step}" + (f": {reason}" if reason else ""))
+        return result
+
+    def _final_losses(self) -> dict[str, Any]:
+        """The last row's losses; with early stopping those of the best row."""
+        rows = {row["step"]: row for row in self.position.curve}
+        last = self.position.best_step if self.config.train.early_stop else self.position.step
+        losses = {
+            name: value for name, value in rows[last].items() if name.startswith(("loss", "train_loss"))
+        }
+        return {
+            **losses,
+            "best_step": self.position.best_step,
+            "bits_per_byte": rows[last]["loss"] / math.log(2) / self.inputs.bytes_per_token,
+        }
+
+    def log(self, text: str) -> None:
+        """A line in log.txt, with the time."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime())
+        with writing(self.directory / "log.txt"), (self.directory / "log.txt").open("a") as file:
+            file.write(f"{stamp} {text}\n")
+
+
+def _identify(config: RunConfig, directory: Path) -> None:
+    """Write config.json and env.json, or check that the directory is this run's."""
+    stored = read_json(directory / "config.json")
+    if stored is not None and stored.get("id") != config.id:
+        raise AllometryError(
+            f"{directory} holds another run ({stored.get('id')})", hint="give each run a directory of its own"
+        )
+    counts = config.model.counts().to_dict()
+    description = {
+        "format": FORMAT,
+        "id": config.id,
+        "config": config.model_dump(mode="json"),
+        "counts": counts,
+    }
+    write_json(directory / "config.json", description)
+    write_json(directory / "env.json", env.snapshot())
+
+
+def _record_failure(directory: Path, error: Exception) -> None:
+    text = "".join(traceback.format_exception(error))
+    try:
+        write_text(directory / "error.txt", f"{error}\n\n{text}")
+    except AllometryError:  # the disk is full or read-only: the error itself still reaches the user
+        return
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row) + "\n"

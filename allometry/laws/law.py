@@ -116,10 +116,14 @@ class Law:
     @cached_property
     def formula(self) -> sp.Expr:
         """The right-hand side as a SymPy expression in `symbols`."""
+        return self.parse(self.expression)
+
+    def parse(self, text: str) -> sp.Expr:
+        """SymPy text in the law's own symbols (from the registry, never from a user) as an expression."""
         names: dict[str, Any] = dict(self.symbols)
-        for name, text in self.where.items():
-            names[name] = _parse(text, names)
-        return _parse(self.expression, names)
+        for name, definition in self.where.items():
+            names[name] = _parse(definition, names)
+        return _parse(text, names)
 
     @cached_property
     def latex(self) -> str:

@@ -1,0 +1,150 @@
+"""Fit a law to a table of runs: many starts at once, bootstrap over runs, and what the data do not say."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allometry.errors import AllometryError
+from allometry.laws import uncertainty
+from allometry.laws.law import Law
+from allometry.laws.objectives import Objective, get_objective
+from allometry.laws.observations import Observations, observe
+from allometry.laws.problem import Problem
+from allometry.laws.result import FitResult, FitWarning
+from allometry.laws.solver import minimise
+from allometry.laws.zoo import get
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = NDArray[np.float64]
+
+_WAVE, _WAVES, _ENOUGH = 16, 8, 5
+
+
+def fit(
+    frame: pd.DataFrame,
+    *,
+    law: str | Law,
+    columns: Mapping[str, str] | None = None,
+    objective: str | Objective = "huber-log",
+    weights: str | None = None,
+    group: str | None = None,
+    fixed: Mapping[str, float] | None = None,
+    tied: Mapping[str, str] | None = None,
+    exclude: Mapping[Any, str] | Sequence[Any] | None = None,
+    bootstrap: int = 400,
+    seed: int = 0,
+) -> FitResult:
+    """Fit a law to a table with one row a run.
+
+    `columns` maps the law's symbols to columns or to arithmetic of columns ({"D": "C/(6*N)"}); a symbol that is not
+    mapped is looked for under its own name. `objective` is a name of `objectives.OBJECTIVES`. `weights` is a column
+    of relative weights, `group` the column whose values are resampled together (default "run" where there is one),
+    `fixed` holds parameters at values, `tied` makes a parameter equal to another. `exclude` names rows to leave out,
+    by index label, with reasons if it is a mapping. `bootstrap` resamples are drawn with `seed`.
+
+    Raises AllometryError for tables that cannot be read or cannot determine the law at all.
+    """
+    began = time.perf_counter()
+    chosen = get(law) if isinstance(law, str) else law
+    goal = get_objective(objective) if isinstance(objective, str) else objective
+    points = observe(frame, chosen, columns=columns, weights=weights, group=group, exclude=exclude)
+    problem = Problem(
+        law=chosen,
+        objective=goal,
+        inputs=points.inputs,
+        output=points.output,
+        weights=points.weights,
+        fixed=dict(fixed or {}),
+        tied=dict(tied or {}),
+    )
+    _refuse_too_few(points, problem)
+    best = solve(problem)
+    samples = uncertainty.bootstrap(problem, best.z, points.group, bootstrap, seed)
+    return _record(points, problem, best, samples, seed, began)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The lowest minimum found: coordinates, objective, and how many of the starts ended there."""
+
+    z: Array
+    objective: float
+    starts: int
+    agreeing: int
+
+
+def solve(problem: Problem) -> Best:
+    """Minimise from waves of starts until several agree on the lowest objective, or the waves are used up."""
+    z, values = np.empty((0, len(problem.free))), np.empty(0)
+    best, agreeing = 0, 0
+    for wave in range(_WAVES):
+        found = minimise(
+            problem.residuals,
+            problem.starts(_WAVE, skip=_WAVE * wave),
+            problem.weights,
+            problem.objective,
+            problem.box,
+        )
+        z, values = np.concatenate([z, found.z]), np.concatenate([values, found.objective])
+        best = int(np.argmin(values))
+        agreeing = int(np.sum(values <= values[best] + 1e-6 * abs(values[best]) + 1e-15))
+        if agreeing >= _ENOUGH or not len(problem.free):
+            break
+    return Best(z=z[best], objective=float(values[best]), starts=len(values), agreeing=agreeing)
+
+
+def _refuse_too_few(points: Observations, problem: Problem) -> None:
+    if len(points) < len(problem.free):
+        raise AllometryError(
+            f"{len(points)} usable rows cannot determine the {len(problem.free)} parameters of the law "
+            f"{problem.law.name!r} ({', '.join(problem.free)})",
+            hint="add runs, choose a law with fewer parameters, or fix some: fixed={'alpha': 0.34}",
+        )
+
+
+def _record(
+    points: Observations, problem: Problem, best: Best, samples: Array, seed: int, began: float
+) -> FitResult:
+    import pandas as pd
+
+    residuals, _ = problem.residuals(best.z[None])
+    finite = bool(np.isfinite(best.objective))
+    reasons = []
+    if not finite:
+        reasons.append("the law is not finite at any start: check the units of the columns")
+    elif best.agreeing < 2:
+        reasons.append(f"only one of {best.starts} starts reached the lowest objective")
+    return FitResult(
+        law=problem.law,
+        objective=problem.objective,
+        parameters={n: float(v) for n, v in problem.natural(best.z).items()},
+        samples=pd.DataFrame(problem.natural(samples)),
+        objective_value=best.objective,
+        status="failed" if not finite else "doubtful" if reasons else "converged",
+        reasons=tuple(reasons),
+        warnings=tuple(FitWarning(name="data", meaning=f"{c}: {w}; {r}") for c, w, r in points.problems),
+        data=points.frame,
+        excluded=points.excluded,
+        columns=points.columns,
+        notes=points.notes,
+        group=points.group,
+        group_name=points.group_name,
+        weights=points.weights,
+        fixed=dict(problem.fixed),
+        tied=dict(problem.tied),
+        starts=best.starts,
+        agreeing=best.agreeing,
+        residuals=residuals[0],
+        noise=None,
+        seed=seed,
+        coordinates=best.z,
+        seconds=time.perf_counter() - began,
+    )

@@ -1,0 +1,63 @@
+"""A table of runs as (run, N, D, C, loss): what isoFLOP slices, the envelope and the planner read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from allometry.laws.law import Law
+from allometry.laws.observations import ALIASES, observe
+
+_SHAPE = Law(
+    name="runs by size and compute",
+    title="a table of runs",
+    expression="C/(N*D)",
+    inputs={"N": "parameters", "D": "training tokens", "C": "training compute, FLOPs"},
+    parameters=(),
+    source="C = 6ND (Kaplan et al. 2020, section 2.1)",
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Runs:
+    """`table`: columns run, N, D, C, loss (index of the original); `excluded`: rows left out with a
+    `reason`."""
+
+    table: pd.DataFrame
+    excluded: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def read_runs(frame: pd.DataFrame, columns: Mapping[str, str] | None = None) -> Runs:
+    """Read N, D, C and the loss; of D and C one may be missing and follows from C = 6ND.
+
+    `columns` maps N, D, C and loss (or L) to columns of `frame` or to arithmetic of columns. Raises
+    AllometryError for missing columns; rows that cannot be used are listed in `excluded`, not dropped
+    silently.
+    """
+    mapping = {("L" if name == "loss" else name): text for name, text in (columns or {}).items()}
+    notes = []
+    has = {s: s in mapping or any(a in frame.columns for a in ALIASES[s]) for s in ("D", "C")}
+    if not has["D"] and has["C"]:
+        mapping["D"] = "C/(6*N)" if "C" in mapping else f"`{_alias(frame, 'C')}`/(6*{_name(frame, mapping)})"
+        notes.append("D was computed as C/(6N)")
+    elif not has["C"]:
+        size = _name(frame, mapping)
+        tokens = "D" if "D" in mapping else f"`{_alias(frame, 'D')}`"
+        mapping["C"] = f"6*{size}*{tokens}"
+        notes.append("C was computed as 6ND")
+    seen = observe(frame, _SHAPE, columns=mapping)
+    table = seen.frame.rename(columns={"L": "loss"})
+    run = frame.loc[table.index, "run"] if "run" in frame.columns else np.arange(len(table)).astype(str)
+    return Runs(table=table.assign(run=run), excluded=seen.excluded, notes=(*seen.notes, *notes))
+
+
+def _alias(frame: pd.DataFrame, symbol: str) -> str:
+    return next((name for name in ALIASES[symbol] if name in frame.columns), symbol)
+
+
+def _name(frame: pd.DataFrame, mapping: Mapping[str, str]) -> str:
+    return "N" if "N" in mapping else f"`{_alias(frame, 'N')}`"

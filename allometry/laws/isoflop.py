@@ -1,0 +1,218 @@
+"""The compute-optimal size by measurement: the best N at each budget, and the power law N_opt ∝ C^a through
+them.
+
+Three methods: "akima" (Porian et al. 2024, arXiv 2406.19146: interpolation in log-log, seed-noise
+bootstrap, edge budgets discarded, weighted line), "parabola" (Hoffmann et al. 2022, approach 2) and
+"envelope" (approach 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from allometry.errors import AllometryError, unknown
+from allometry.laws.envelope import fit_envelope
+from allometry.laws.estimate import Caution, Estimate, percentile_interval
+from allometry.laws.frontier import PowerLine, power_line
+from allometry.laws.grid import Runs, read_runs
+from allometry.laws.minimum import METHODS, Minimum, minimum, shape_cautions
+from allometry.laws.noise import seed_noise
+from allometry.laws.slices import make_slices, points
+
+Method = Literal["akima", "parabola", "envelope"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IsoflopResult:
+    """The optimum of every budget and the frontier through them.
+
+    `table`: one row a budget with C, N_opt, D_opt, loss and their 95 % bounds (columns ending _low and
+    _high), `sizes` (number of sizes), `used` and `reason` (why a budget was discarded). `slices`: the
+    points behind it.
+    """
+
+    method: str
+    table: pd.DataFrame
+    slices: pd.DataFrame
+    N: PowerLine
+    D: PowerLine
+    loss: PowerLine
+    noise: float
+    noise_source: str
+    made: str
+    excluded: pd.DataFrame
+    notes: tuple[str, ...]
+    warnings: tuple[Caution, ...]
+
+    @property
+    def a(self) -> Estimate:
+        """Exponent of N_opt ∝ C^a."""
+        return self.N.exponent
+
+    @property
+    def b(self) -> Estimate:
+        """Exponent of D_opt ∝ C^b."""
+        return self.D.exponent
+
+    @property
+    def discarded(self) -> pd.DataFrame:
+        """Budgets that take no part in the line, with the reason."""
+        return self.table.loc[~self.table["used"], ["C", "sizes", "reason"]].reset_index(drop=True)
+
+    def report(self) -> str:
+        """The result as a careful reader wants it, as text."""
+        used = int(self.table["used"].sum())
+        head = f"isoFLOP, method {self.method}: {self.made}, {used} used"
+        noise = f"noise of one run: {self.noise:.2g} of the loss ({self.noise_source})"
+        rows = [_row(r) for _, r in self.table.iterrows()]
+        laws = [
+            f"{self.N.formula}    a = {self.a.text()}",
+            f"{self.D.formula}    b = {self.b.text()}",
+            f"{self.loss.formula}    (loss along the frontier; no offset)",
+            f"intervals 95 %; points scatter {self.N.scatter:.2g} x their own noise about the line in N",
+        ]
+        out = [f"excluded: {len(self.excluded)} rows ({_why(self.excluded)})"] if len(self.excluded) else []
+        tail = [*out, *(f"note: {n}" for n in self.notes), *(f"warning: {w}" for w in self.warnings)]
+        return "\n".join([head, noise, *rows, *laws, *tail])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON."""
+        table = self.table.astype(object).where(self.table.notna(), None)
+        return {
+            "method": self.method,
+            "made": self.made,
+            "noise": self.noise if np.isfinite(self.noise) else None,
+            "noise_source": self.noise_source,
+            "budgets": table.to_dict("records"),
+            "N": self.N.to_dict(),
+            "D": self.D.to_dict(),
+            "loss": self.loss.to_dict(),
+            "excluded": self.excluded["reason"].value_counts().to_dict() if len(self.excluded) else {},
+            "notes": list(self.notes),
+            "warnings": [str(w) for w in self.warnings],
+        }
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<pre>{escape(self.report())}</pre>"
+
+
+def isoflop(
+    frame: pd.DataFrame,
+    *,
+    columns: Mapping[str, str] | None = None,
+    method: Method = "akima",
+    budgets: list[float] | None = None,
+    noise: float | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> IsoflopResult:
+    """The compute-optimal frontier of a table of runs, with columns N, loss, and D or C (FLOPs).
+
+    `columns` maps those names to columns of `frame` or to expressions of them. `noise` is the relative
+    standard deviation of a run's loss between seeds; without it it is estimated from repeats, else from the
+    smoothness of the slices. `budgets` are only needed to choose where an N x D grid is sliced.
+
+    Raises AllometryError for unusable columns, or where fewer than two budgets have an optimum inside their
+    sizes.
+    """
+    if method not in ("envelope", *METHODS):
+        raise unknown("isoFLOP method", method, ("envelope", *METHODS))
+    runs = read_runs(frame, columns)
+    table = runs.table
+    if method == "envelope":
+        return _by_envelope(runs, bootstrap, seed)
+    made, how = make_slices(table, budgets)
+    log_loss = np.log(table["loss"].to_numpy(float))
+    sigma, source = (noise, "given") if noise is not None else seed_noise(table, made)
+    draws = log_loss + sigma * np.random.default_rng(seed).standard_normal((bootstrap, len(log_loss)))
+    optima = [minimum(s, log_loss, draws, method) for s in made]
+    rows = pd.DataFrame([_summary(o) for o in optima])
+    used = [o for o in optima if not o.reason]
+    if len(used) < 2:
+        reasons = "; ".join(f"C = {o.slice.C:.2g}: {o.reason}" for o in optima if o.reason)
+        raise AllometryError(
+            f"only {len(used)} of {len(optima)} budgets have an optimum inside their sizes ({reasons})",
+            hint="add smaller and larger sizes at those budgets",
+        )
+    lines = {name: _through(used, name) for name in ("N", "D", "loss")}
+    return IsoflopResult(
+        method=method, table=rows, slices=points(made, log_loss), N=lines["N"], D=lines["D"], loss=lines["loss"],
+        noise=float(sigma), noise_source=source, made=how, warnings=_cautions(optima, lines["N"], method),
+        excluded=runs.excluded, notes=runs.notes,
+    )  # fmt: skip
+
+
+def _through(optima: list[Minimum], name: str) -> PowerLine:
+    """The weighted line through one quantity of the optima: values are the medians of the draws."""
+    C = np.array([o.slice.C for o in optima])
+    draws = np.column_stack([getattr(o, name) for o in optima])
+    return power_line("C", "L" if name == "loss" else f"{name}_opt", (C, np.nanmedian(draws, axis=0)), draws)
+
+
+def _summary(optimum: Minimum) -> dict[str, Any]:
+    row: dict[str, Any] = {"C": optimum.slice.C, "sizes": len(optimum.slice.N)}
+    for name, draws in (("N_opt", optimum.N), ("D_opt", optimum.D), ("loss", optimum.loss)):
+        low, high = percentile_interval(draws, 0.95)
+        finite = draws[np.isfinite(draws)]
+        value = float(np.median(finite)) if finite.size else float("nan")
+        row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    return row | {"used": not optimum.reason, "reason": optimum.reason}
+
+
+def _why(excluded: pd.DataFrame) -> str:
+    return "; ".join(f"{reason}: {count}" for reason, count in excluded["reason"].value_counts().items())
+
+
+def _row(row: pd.Series) -> str:
+    if not row["used"]:
+        return f"  C {row['C']:.2e}  {row['sizes']} sizes  discarded: {row['reason']}"
+    span = f"[{row['N_opt_low']:.3g}, {row['N_opt_high']:.3g}]"
+    ratio = row["D_opt"] / row["N_opt"]
+    best = f"N_opt {row['N_opt']:.3g} {span}  D/N {ratio:.3g}  L {row['loss']:.4f}"
+    return f"  C {row['C']:.2e}  {row['sizes']} sizes  {best}"
+
+
+def _cautions(optima: list[Minimum], fitted: PowerLine, method: str) -> tuple[Caution, ...]:
+    found = list(shape_cautions(optima, method))
+    out = [o for o in optima if o.reason]
+    used = [o.slice.C for o in optima if not o.reason]
+    if out:
+        text = f"{len(out)} of {len(optima)} budgets take no part in the line: " + "; ".join(
+            f"C = {o.slice.C:.2g}, {o.reason}" for o in out
+        )
+        found.append(Caution(name="budgets discarded", text=text))
+    if len(used) < 4 or max(used) / min(used) < 10:
+        text = (
+            f"{len(used)} budgets over a factor of {max(used) / min(used):.2g} in compute carry the exponent"
+        )
+        found.append(Caution(name="few budgets", text=text))
+    if np.isfinite(fitted.scatter) and fitted.scatter > 2:
+        text = (
+            f"the optima scatter {fitted.scatter:.1f} times more than the noise explains, so N_opt(C) is not a pure"
+            " power law here or the noise is larger; the intervals were widened by that factor"
+        )
+        found.append(Caution(name="scatter about the line", text=text))
+    if any(o.slice.interpolated for o in optima):
+        text = "budgets share runs through interpolation and are not independent; the draws account for it"
+        found.append(Caution(name="interpolated slices", text=text))
+    return tuple(found)
+
+
+def _by_envelope(runs: Runs, bootstrap: int, seed: int) -> IsoflopResult:
+    """Approach 1 in the same form: the 'budgets' are the frontier's points."""
+    fitted = fit_envelope(runs.table, bootstrap=min(bootstrap, 400), seed=seed)
+    points = fitted.points.rename(columns={"N": "N_opt", "D": "D_opt"})
+    sizes = runs.table["N"].nunique()
+    return IsoflopResult(
+        method="envelope", table=points.assign(sizes=sizes, used=True, reason=""), slices=fitted.points,
+        N=fitted.N, D=fitted.D, loss=fitted.loss, noise=float("nan"), noise_source="bootstrap over runs",
+        made=f"envelope of {fitted.runs} curves", warnings=fitted.warnings,
+        excluded=runs.excluded, notes=runs.notes,
+    )  # fmt: skip

@@ -1,0 +1,50 @@
+"""How much a run's loss varies when only its seed changes, estimated from what a table holds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from allometry.errors import AllometryError
+from allometry.laws.estimate import Array
+from allometry.laws.slices import Slice
+
+
+def seed_noise(table: pd.DataFrame, made: list[Slice]) -> tuple[float, str]:
+    """Relative standard deviation of a run's loss and where it comes from.
+
+    Repeats of one (N, D) give it directly (at least three spare runs are asked for). Else the slices' third
+    differences do: a slice that a cubic in log N describes has no noise. That is an upper estimate where
+    the optimum is sharper than a cubic. Raises AllometryError where neither is possible.
+    """
+    log_loss = np.log(table["loss"].to_numpy(float))
+    direct = repeat_noise(table, log_loss)
+    if direct is not None:
+        return direct
+    total, freedom = 0.0, 0
+    for s in made:
+        y = s.losses(log_loss)
+        degree = min(3, len(y) - 2)
+        if degree < 2:
+            continue
+        x = np.log(s.N) - np.log(s.N).mean()
+        design = np.vander(x / np.abs(x).max(), degree + 1)
+        residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+        total, freedom = total + float(residual @ residual), freedom + len(y) - degree - 1
+    if freedom < 1:
+        raise AllometryError(
+            "the seed noise can be estimated neither from repeats nor from the smoothness of the slices",
+            hint="give it: noise=0.003 (--noise 0.003) for 0.3 % of the loss, or repeat some runs with other seeds",
+        )
+    return float(np.sqrt(total / freedom)), f"from the roughness of the slices, {freedom} degrees of freedom"
+
+
+def repeat_noise(table: pd.DataFrame, log_loss: Array, least: int = 3) -> tuple[float, str] | None:
+    """Pooled standard deviation of log loss within runs of equal N and D; None with fewer than `least`
+    spare runs."""
+    groups = pd.Series(log_loss).groupby([table["N"].to_numpy(), table["D"].to_numpy()])
+    spare = len(log_loss) - groups.ngroups
+    if spare < least:
+        return None
+    within = float((groups.var(ddof=0) * groups.size()).sum())
+    return float(np.sqrt(within / spare)), f"from repeats, {spare} degrees of freedom"

@@ -1,0 +1,85 @@
+"""What a fit minimises: a sum over the points of a loss of the residual, as data rather than as code.
+
+Every objective here is a Huber loss H_t(r) = r^2/2 for |r| < t, t(|r| - t/2) beyond, of the residual
+r = g(prediction) - g(measured), with g the logarithm or the identity: t infinite gives least squares, t near
+zero least absolute deviation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allometry.errors import unknown
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """One objective. `above` weighs points whose measured value lies above the law (1 = symmetric).
+
+    `free_scale` means that the threshold is `threshold` times a scale that is estimated along with the parameters
+    by maximum likelihood (a Huber density), so that nearly all residuals count by their absolute value.
+    """
+
+    name: str
+    meaning: str
+    log: bool = True
+    threshold: float = math.inf
+    free_scale: bool = False
+    above: float = 1.0
+
+    def loss(self, residual: Array, threshold: float | Array) -> Array:
+        """The loss of each residual (prediction minus measured), same shape."""
+        size = np.abs(residual)
+        with np.errstate(invalid="ignore", over="ignore"):
+            value = np.where(size < threshold, 0.5 * residual**2, threshold * (size - 0.5 * threshold))
+        return value if self.above == 1.0 else value * self.side(residual)
+
+    def side(self, residual: Array) -> Array:
+        """The weight of each point by the side of the law it lies on."""
+        return np.where(residual < 0, self.above, 1.0)
+
+    def transform(self, value: Array) -> Array:
+        """g: the scale that residuals are taken on."""
+        return np.log(value) if self.log else value
+
+
+OBJECTIVES: dict[str, Objective] = {
+    o.name: o
+    for o in (
+        Objective(
+            name="huber-log",
+            meaning="sum of Huber losses (delta = 1e-3) of the log residuals: Hoffmann et al. 2022",
+            threshold=1e-3,
+        ),
+        Objective(
+            name="huber-log-scale",
+            meaning="Huber likelihood of the log residuals with a free scale (delta = 1e-3 of it): Besiroglu et al. 2024",
+            threshold=1e-3,
+            free_scale=True,
+        ),
+        Objective(name="lad-log", meaning="sum of the absolute log residuals", threshold=1e-9),
+        Objective(name="lsq-log", meaning="half the sum of the squared log residuals"),
+        Objective(name="lsq", meaning="half the sum of the squared residuals", log=False),
+        Objective(
+            name="lower-envelope",
+            meaning="asymmetric Huber (delta = 1e-3) of the log residuals: points above the law weigh 1/9 of those "
+            "below, so that about 10 % of the points lie below it",
+            threshold=1e-3,
+            above=1 / 9,
+        ),
+    )
+}
+"""Name -> objective."""
+
+
+def get_objective(name: str) -> Objective:
+    """The objective of that name; AllometryError with the nearest names if there is none."""
+    if name not in OBJECTIVES:
+        raise unknown("objective", name, OBJECTIVES)
+    return OBJECTIVES[name]

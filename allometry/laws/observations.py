@@ -1,0 +1,316 @@
+"""From a table of runs to the points of a fit: columns named or computed, what is left out and why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allometry.errors import AllometryError, unknown
+from allometry.laws.expressions import evaluate, names_in
+from allometry.laws.law import Law
+from allometry.units import parse_number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = NDArray[np.float64]
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "L": ("L", "loss", "test_loss", "val_loss"),
+    "N": ("N", "params", "parameters", "n_params"),
+    "D": ("D", "tokens", "n_tokens"),
+    "C": ("C", "flops", "FLOPs", "compute"),
+    "S": ("S", "steps", "step"),
+    "U": ("U", "unique", "unique_tokens"),
+    "B": ("B", "batch", "batch_tokens"),
+}
+"""Columns that a symbol is looked for in when nobody says which, in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observations:
+    """The points of a fit.
+
+    `inputs` and `output` are arrays of shape (n,), `weights` too (mean 1), `group` numbers the clusters that are
+    resampled together (0 … g-1). `frame` holds the used values under the law's symbols with the table's index;
+    `excluded` the rows left out, with the column `reason`. `columns` says where each symbol came from, `notes` what
+    was read otherwise than literally, `problems` what was found wrong with the values: (column, what, remedy).
+    """
+
+    law: Law
+    inputs: dict[str, Array]
+    output: Array
+    weights: Array
+    group: NDArray[np.int_]
+    group_name: str | None
+    frame: pd.DataFrame
+    excluded: pd.DataFrame
+    columns: dict[str, str]
+    notes: tuple[str, ...]
+    problems: tuple[tuple[str, str, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.output)
+
+
+def observe(
+    frame: pd.DataFrame,
+    law: Law,
+    *,
+    columns: Mapping[str, str] | None = None,
+    weights: str | None = None,
+    group: str | None = None,
+    exclude: Mapping[Any, str] | Sequence[Any] | None = None,
+) -> Observations:
+    """Read a law's inputs and output from a table of runs.
+
+    `columns` maps symbols to column names or to arithmetic of columns and of other mapped symbols. Rows are left out
+    (and listed, with the reason) when they are named in `exclude` (index labels, or labels mapped to reasons), when
+    their `status` is not "done", and when a value is missing, unreadable, infinite or not positive. Raises
+    AllometryError when a column is missing, when more than half of a column cannot be used, or when nothing is left.
+    """
+    import pandas as pd
+
+    if not isinstance(frame, pd.DataFrame):
+        frame = pd.DataFrame(frame)
+    reader = _Reader(frame, dict(columns or {}))
+    wanted = {**{name: name not in law.linear for name in law.inputs}, law.output: True}
+    values = {symbol: reader.read(symbol) for symbol in wanted}
+    if weights is not None:
+        values["weight"] = reader.read(weights)
+        wanted["weight"] = True
+    reasons = pd.Series("", index=range(len(frame)), dtype=object)
+    _exclude_named(frame, exclude, reasons)
+    problems = list(reader.problems)
+    for symbol, positive in wanted.items():
+        problems += _exclude_unusable(symbol, reader.source(symbol), values[symbol], positive, reasons, frame)
+    if frame.columns.is_unique and len(frame.columns) > 1:
+        problems += _exclude_duplicates(frame, reasons)
+    keep = (reasons == "").to_numpy()
+    if not keep.any():
+        raise AllometryError(
+            f"no row of the table can be used for the law {law.name!r}: {_tally(reasons[reasons != ''])}",
+            hint="check the columns that the law is given: "
+            + ", ".join(f"{s}={reader.source(s)}" for s in wanted),
+        )
+    group_name = group or ("run" if "run" in frame.columns else None)
+    used = pd.DataFrame({s: values[s][keep] for s in wanted}, index=frame.index[keep])
+    left_out = frame[~keep].assign(reason=reasons[~keep].to_numpy())
+    weight = values["weight"][keep] if weights is not None else np.ones(int(keep.sum()))
+    return Observations(
+        law=law,
+        inputs={s: values[s][keep] for s in law.inputs},
+        output=values[law.output][keep],
+        weights=weight / weight.mean(),
+        group=_clusters(frame, group_name, keep),
+        group_name=group_name,
+        frame=used,
+        excluded=left_out,
+        columns={**reader.mapping, **{s: reader.source(s) for s in wanted}},
+        notes=tuple(reader.notes),
+        problems=tuple(problems),
+    )
+
+
+def read_inputs(frame: pd.DataFrame, law: Law, columns: Mapping[str, str]) -> dict[str, Array]:
+    """A law's inputs from a table (shape (n,) each), read as a fit's were or from columns of the symbols' names.
+
+    Raises AllometryError when a column is missing.
+    """
+    reader = _Reader(frame, dict(columns))
+    plain = _Reader(frame, {})
+    values = {}
+    for symbol in law.inputs:
+        try:
+            values[symbol] = reader.read(symbol)
+        except AllometryError:
+            if symbol not in frame.columns:
+                raise
+            values[symbol] = plain.read(symbol)
+    return values
+
+
+class _Reader:
+    """Reads symbols from a table: from the mapping first, then from columns of that name or its aliases."""
+
+    def __init__(self, frame: pd.DataFrame, mapping: dict[str, str]) -> None:
+        self.frame = frame
+        self.mapping = mapping
+        self.notes: list[str] = []
+        self.problems: list[tuple[str, str, str]] = []
+        self._done: dict[str, Array] = {}
+        self._sources: dict[str, str] = {}
+
+    def source(self, symbol: str) -> str:
+        """The column, or the expression, that a symbol was read from."""
+        return self._sources.get(symbol, symbol)
+
+    def read(self, symbol: str, pending: tuple[str, ...] = ()) -> Array:
+        """The values of a symbol, nan where they are missing or unreadable."""
+        if symbol not in self._done:
+            text = self.mapping.get(symbol, symbol)
+            if symbol not in self.mapping:
+                text = next((c for c in ALIASES.get(symbol, (symbol,)) if c in self.frame.columns), symbol)
+            self._sources[symbol] = text
+            self._done[symbol] = (
+                self._column(text) if text in self.frame.columns else self._compute(symbol, text, pending)
+            )
+        return self._done[symbol]
+
+    def _compute(self, symbol: str, text: str, pending: tuple[str, ...]) -> Array:
+        names = [text] if re.fullmatch(r"[^\W\d]\w*", text) else names_in(text)
+        if symbol in pending:
+            raise AllometryError(
+                f"the columns {', '.join(pending)} are defined by each other", hint="name a column"
+            )
+        values: dict[str, Array] = {}
+        for name in names:
+            if name in self.mapping and name != symbol:
+                values[name] = self.read(name, (*pending, symbol))
+            elif name in self.frame.columns:
+                values[name] = self._column(name)
+            else:
+                raise _missing(symbol, name, self.frame)
+        size = len(self.frame)
+        return np.broadcast_to(np.asarray(evaluate(text, values), dtype=float), (size,)).copy()
+
+    def _column(self, name: str) -> Array:
+        """A column as numbers: counts such as "1.2B" are read, with a note; unreadable text becomes nan."""
+        import pandas as pd
+
+        column = self.frame[name]
+        if isinstance(column, pd.DataFrame):
+            raise AllometryError(
+                f"the table has {column.shape[1]} columns called {name!r}", hint="rename one of them"
+            )
+        if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+            return column.to_numpy(dtype=float, na_value=np.nan)
+        values, units, bad = np.full(len(column), np.nan), [], []
+        for i, cell in enumerate(column):
+            if (
+                cell is None
+                or (isinstance(cell, float) and np.isnan(cell))
+                or str(cell).strip().lower() in _BLANK
+            ):
+                continue
+            try:
+                values[i] = float(cell)
+            except (TypeError, ValueError):
+                try:
+                    values[i] = parse_number(str(cell), name)
+                    units.append(str(cell))
+                except AllometryError:
+                    bad.append(i)
+        if units:
+            self.notes.append(
+                f"column {name!r}: {len(units)} values with units, such as {units[0]!r}, read as numbers"
+            )
+        if bad:
+            rows = _rows(self.frame, bad)
+            example = str(column.iloc[bad[0]])
+            if 2 * len(bad) > len(column):
+                raise AllometryError(
+                    f"column {name!r} is not a column of numbers: {rows} hold text such as {example!r}",
+                    hint="map the symbol to a numeric column, or write counts like 1e9 or 1.2B",
+                )
+            self.problems.append(
+                (name, f"{rows} hold text such as {example!r}", "write numbers there, or drop these rows")
+            )
+        return values
+
+
+_BLANK = {"", "nan", "na", "n/a", "none", "null", "-", "—"}
+
+
+def _missing(symbol: str, name: str, frame: pd.DataFrame) -> AllometryError:
+    error = unknown("column", name, [str(c) for c in frame.columns])
+    what = "" if symbol == name else f", needed for {symbol}"
+    return AllometryError(
+        f"the table has no column {name!r}{what}",
+        hint=f"{error.hint}. Map the symbol: columns={{{symbol!r}: 'name or arithmetic of columns'}}",
+    )
+
+
+def _exclude_named(
+    frame: pd.DataFrame, exclude: Mapping[Any, str] | Sequence[Any] | None, reasons: pd.Series
+) -> None:
+    if exclude is not None:
+        named = exclude if isinstance(exclude, Mapping) else dict.fromkeys(exclude, "excluded by hand")
+        absent = [label for label in named if label not in frame.index]
+        if absent:
+            raise AllometryError(
+                f"exclude names rows that the table does not have: {', '.join(map(str, absent[:5]))}",
+                hint="name rows by the table's index",
+            )
+        for i, label in enumerate(frame.index):
+            if label in named:
+                reasons[i] = named[label]
+    if "status" in frame.columns:
+        for i, status in enumerate(frame["status"]):
+            if isinstance(status, str) and status != "done" and not reasons[i]:
+                reasons[i] = f"status is {status}"
+
+
+def _exclude_unusable(
+    symbol: str, source: str, values: Array, positive: bool, reasons: pd.Series, frame: pd.DataFrame
+) -> list[tuple[str, str, str]]:
+    """Mark rows whose value cannot be used; say so once a column, unless it is only missing."""
+    kinds = [("is missing or not a number", np.isnan(values)), ("is infinite", np.isinf(values))]
+    if positive:
+        kinds.append(("is not positive", np.isfinite(values) & (values <= 0)))
+    label = symbol if symbol == source else f"{symbol} ({source})"
+    problems = []
+    for what, mask in kinds:
+        fresh = [int(i) for i in np.flatnonzero(mask) if not reasons[int(i)]]
+        for i in fresh:
+            reasons[i] = f"{label} {what}"
+        if not fresh:
+            continue
+        if 2 * len(fresh) > len(values):
+            raise AllometryError(
+                f"{label} {what} in {len(fresh)} of {len(values)} rows: {_rows(frame, fresh)}",
+                hint=f"map {symbol} to another column: columns={{{symbol!r}: 'name or arithmetic of columns'}}",
+            )
+        problems.append(
+            (source, f"{symbol} {what} in {_rows(frame, fresh)}", "mend the values, or accept the exclusion")
+        )
+    return problems
+
+
+def _exclude_duplicates(frame: pd.DataFrame, reasons: pd.Series) -> list[tuple[str, str, str]]:
+    """A row equal to an earlier one in every column is the same measurement twice."""
+    hashable = frame.map(lambda v: str(v) if isinstance(v, list | dict | np.ndarray) else v)
+    repeated = [int(i) for i in np.flatnonzero(hashable.duplicated().to_numpy()) if not reasons[int(i)]]
+    for i in repeated:
+        reasons[i] = "equal to an earlier row in every column"
+    if not repeated:
+        return []
+    what = f"{_rows(frame, repeated)} repeat an earlier row in every column"
+    return [("(all)", what, "drop duplicates, or add a column (seed, run) that tells them apart")]
+
+
+def _clusters(frame: pd.DataFrame, name: str | None, keep: NDArray[np.bool_]) -> NDArray[np.int_]:
+    import pandas as pd
+
+    if name is None:
+        return np.arange(int(keep.sum()))
+    if name not in frame.columns:
+        raise _missing("group", name, frame)
+    return np.asarray(pd.factorize(frame[name][keep], use_na_sentinel=False)[0], dtype=int)
+
+
+def _rows(frame: pd.DataFrame, positions: Sequence[int]) -> str:
+    """The labels of some rows: "rows 3, 7, 9 and 4 more"."""
+    labels = [str(frame.index[i]) for i in positions]
+    more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
+    return f"row{'s' if len(labels) > 1 else ''} {', '.join(labels[:5])}{more}"
+
+
+def _tally(reasons: pd.Series) -> str:
+    counts = reasons.value_counts()
+    return "; ".join(f"{reason} ({count})" for reason, count in counts.items())

@@ -1,0 +1,224 @@
+"""Batched minimisation: all starts, or all bootstrap resamples, advance together.
+
+Each member of the batch makes Gauss-Newton steps of its own for the Huber loss, damped as Levenberg and Marquardt
+do; the damping matrix is that of iteratively reweighted least squares, so that a heavily damped step is the safe
+majorise-minimise step and a lightly damped one is Newton's on the points within the threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allometry.laws.objectives import Objective
+
+Array = NDArray[np.float64]
+
+Residuals = Callable[[Array], tuple[Array, Array]]
+"""Coordinates (K, p) -> residuals (K, n) and their derivatives (K, p, n)."""
+
+_CHUNK = 64
+"""Members that advance together: their arrays should stay in the second-level cache."""
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Where each member of a batch ended: coordinates (K, p), objective (K,), whether it converged, iterations."""
+
+    z: Array
+    objective: Array
+    converged: NDArray[np.bool_]
+    iterations: NDArray[np.int_]
+
+
+@dataclass(frozen=True)
+class Box:
+    """Bounds of the coordinates, each of shape (p,)."""
+
+    low: Array
+    high: Array
+
+
+def minimise(
+    residuals: Residuals,
+    start: Array,
+    weights: Array,
+    objective: Objective,
+    box: Box,
+    *,
+    max_iterations: int = 200,
+    tolerance: float = 1e-12,
+) -> Minimum:
+    """Minimise the weighted objective from each row of `start` (K, p), with `weights` of shape (n,) or (K, n).
+
+    `tolerance` is the relative decrease that the next step promises when a member counts as converged. A start at
+    which the law is not finite ends at once, not converged, with an infinite objective.
+    """
+    parts = [
+        _minimise_chunk(
+            residuals,
+            start[i : i + _CHUNK],
+            weights if weights.ndim == 1 else weights[i : i + _CHUNK],
+            objective,
+            box,
+            max_iterations,
+            tolerance,
+        )
+        for i in range(0, len(start), _CHUNK)
+    ]
+    return Minimum(
+        z=np.concatenate([m.z for m in parts]),
+        objective=np.concatenate([m.objective for m in parts]),
+        converged=np.concatenate([m.converged for m in parts]),
+        iterations=np.concatenate([m.iterations for m in parts]),
+    )
+
+
+def _minimise_chunk(
+    residuals: Residuals,
+    start: Array,
+    weights: Array,
+    objective: Objective,
+    box: Box,
+    max_iterations: int,
+    tolerance: float,
+) -> Minimum:
+    if np.isinf(objective.threshold):
+        return _descend(residuals, start, weights, objective, box, np.inf, max_iterations, tolerance)
+    target = objective.threshold
+    result: Minimum | None = None
+    z = start
+    for threshold in _continuation(target):
+        result = _descend(residuals, z, weights, objective, box, threshold, max_iterations, tolerance)
+        z = result.z
+    if not objective.free_scale:
+        assert result is not None
+        return result
+    return _free_scale(residuals, z, weights, objective, box, max_iterations, tolerance)
+
+
+def _continuation(target: float) -> list[float]:
+    """Thresholds to pass through: absolute deviation is reached through ever sharper Huber losses."""
+    steps = [t for t in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8) if t > target * 1.5]
+    return [*steps, target]
+
+
+def _free_scale(
+    residuals: Residuals,
+    z: Array,
+    weights: Array,
+    objective: Objective,
+    box: Box,
+    max_iterations: int,
+    tolerance: float,
+) -> Minimum:
+    """Alternate between the parameters at a given scale and the scale's own maximum-likelihood value."""
+    r, _ = residuals(z)
+    w = np.broadcast_to(weights, r.shape)
+    scale = huber_scale(r, w, objective.threshold)
+    for _ in range(3):
+        threshold = objective.threshold * scale[:, None]
+        result = _descend(residuals, z, weights, objective, box, threshold, max_iterations, tolerance)
+        z = result.z
+        r, _ = residuals(z)
+        scale = huber_scale(r, w, objective.threshold)
+    size = r / scale[:, None]
+    likelihood = (w * (objective.loss(size, objective.threshold) + np.log(scale)[:, None])).sum(axis=1)
+    return Minimum(z=z, objective=likelihood, converged=result.converged, iterations=result.iterations)
+
+
+def huber_scale(residual: Array, weights: Array, delta: float) -> Array:
+    """The scale s (K,) that maximises prod_i (1/s) exp(-H_delta(r_i/s)): the root of sum w psi(r/s) r/s = sum w."""
+    total = weights.sum(axis=1)
+    scale = np.sqrt((weights * residual**2).sum(axis=1) / total)
+    for _ in range(200):
+        u = residual / np.maximum(scale, 1e-300)[:, None]
+        ratio = (weights * np.clip(u, -delta, delta) * u).sum(axis=1) / total
+        scale = scale * ratio
+        if np.all(np.abs(ratio - 1) < 1e-12):
+            break
+    return np.maximum(scale, 1e-300)
+
+
+def _descend(
+    residuals: Residuals,
+    start: Array,
+    weights: Array,
+    objective: Objective,
+    box: Box,
+    threshold: float | Array,
+    max_iterations: int,
+    tolerance: float,
+) -> Minimum:
+    z = np.clip(start, box.low, box.high)
+    members = len(z)
+    w = np.broadcast_to(weights, (members, weights.shape[-1]))
+    t = np.broadcast_to(np.asarray(threshold, dtype=float), (members, 1))
+    r, jacobian = residuals(z)
+    value = _value(objective, r, w, t)
+    damping = np.ones(members)
+    converged = np.zeros(members, dtype=bool)
+    iterations = np.zeros(members, dtype=int)
+    active = np.flatnonzero(np.isfinite(value))
+    for _ in range(max_iterations):
+        if not len(active):
+            break
+        step, promise = _step(
+            objective, z[active], r[active], jacobian[active], w[active], t[active], damping[active], box
+        )
+        done = promise <= tolerance * np.maximum(value[active], 1e-300)
+        trial = np.clip(z[active] + step, box.low, box.high)
+        r_new, jacobian_new = residuals(trial)
+        value_new = _value(objective, r_new, w[active], t[active])
+        better = value_new < value[active]
+        moved = active[better]
+        z[moved], r[moved], jacobian[moved], value[moved] = (
+            trial[better],
+            r_new[better],
+            jacobian_new[better],
+            value_new[better],
+        )
+        damping[active] = np.clip(np.where(better, damping[active] / 5, damping[active] * 5), 1e-10, 1e12)
+        iterations[active] += 1
+        done |= damping[active] >= 1e12
+        converged[active[done]] = True
+        active = active[~done]
+    return Minimum(z=z, objective=value, converged=converged, iterations=iterations)
+
+
+def _value(objective: Objective, r: Array, w: Array, t: Array) -> Array:
+    total = np.einsum("kn,kn->k", w, objective.loss(r, t))
+    return np.where(np.isfinite(total), total, np.inf)
+
+
+def _step(
+    objective: Objective, z: Array, r: Array, jacobian: Array, w: Array, t: Array, damping: Array, box: Box
+) -> tuple[Array, Array]:
+    """The damped step (K, p) of each member, and half the decrease that the quadratic model promises for it."""
+    side = w if objective.above == 1.0 else w * objective.side(r)
+    size = np.abs(r)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        reweighted = side * np.where(size <= t, 1.0, t / size)
+    inside = np.where(size <= t, side, 0.0)
+    gradient = np.matmul(jacobian, (reweighted * r)[:, :, None])[:, :, 0]
+    safe = np.matmul(jacobian * reweighted[:, None], jacobian.transpose(0, 2, 1))
+    newton = (
+        safe if np.all(np.isinf(t)) else np.matmul(jacobian * inside[:, None], jacobian.transpose(0, 2, 1))
+    )
+    matrix = newton + damping[:, None, None] * safe
+    scale = 1 / np.sqrt(np.maximum(np.einsum("kpp->kp", safe), 1e-30))
+    stuck = ((z <= box.low) & (gradient > 0)) | ((z >= box.high) & (gradient < 0))
+    free = np.where(stuck, 0.0, scale)
+    matrix = matrix * free[:, :, None] * free[:, None]
+    diagonal = np.einsum("kpp->kp", matrix)
+    diagonal += 1e-10 * damping[:, None] + np.where(stuck, 1.0, 0.0)
+    values, vectors = np.linalg.eigh(matrix)
+    values = np.maximum(values, 1e-12 * values[:, -1:])
+    along = np.einsum("kpq,kp->kq", vectors, gradient * free)
+    step = -np.einsum("kpq,kq->kp", vectors, along / values) * free
+    longest = np.abs(step).max(axis=1, keepdims=True)
+    step *= np.minimum(1.0, 2.0 / np.maximum(longest, 1e-30))
+    return step, 0.5 * (along**2 / values).sum(axis=1)

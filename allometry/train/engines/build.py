@@ -1,0 +1,114 @@
+"""Compiling the native engine: the system's compiler, once per source, compiler and processor, kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from allometry import env
+from allometry.errors import AllometryError
+
+SOURCES = Path(__file__).parent / "csrc"
+COMPILERS = ("c++", "g++", "clang++")
+FLAGS = (
+    "-O3",
+    "-march=native",
+    "-std=c++17",
+    "-ffp-contract=fast",  # multiply-add in one instruction; NaN and infinity keep their meaning (no -ffast-math)
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-shared",
+    "-fPIC",
+    "-pthread",
+)
+INSTRUCTIONS = ("avx2", "fma")
+"""What an x86 processor must have; 64-bit ARM always has NEON."""
+
+
+def missing_instructions() -> str | None:
+    """Why this processor cannot run the native step, or None."""
+    machine = platform.machine().lower()
+    if machine in ("arm64", "aarch64"):
+        return None
+    lacking = [name for name in INSTRUCTIONS if name not in env.cpu_flags()]
+    if machine not in ("x86_64", "amd64") or lacking:
+        return f"this processor ({machine}) has no AVX2 with FMA and no NEON: use engine fast or reference"
+    return None
+
+
+def compiler() -> str:
+    """The path of the C++ compiler: the one that CXX names, else the first of c++, g++ and clang++.
+
+    AllometryError with the remedy if there is none.
+    """
+    named = os.environ.get("CXX")
+    for name in (named,) if named else COMPILERS:
+        if path := shutil.which(name):
+            return path
+    raise AllometryError(
+        f"no C++ compiler ({named or ', '.join(COMPILERS)}) on the PATH",
+        hint="install one (apt install g++, or xcode-select --install), or use engine fast",
+    )
+
+
+def library(extra_flags: tuple[str, ...] = ()) -> Path:
+    """The compiled step for this machine, built if the cache does not have it (a few seconds).
+
+    Workers that build at the same time do not disturb each other: each writes a file of its own and renames it.
+    AllometryError without compiler or writable cache, or if the compiler fails.
+    """
+    path = compiler()
+    target = env.cache_dir("native") / f"step-{_fingerprint(path, extra_flags)}.so"
+    if not target.exists():
+        _compile(path, extra_flags, target)
+    return target
+
+
+def _fingerprint(compiler_path: str, extra_flags: tuple[str, ...]) -> str:
+    """Hash of all that the machine code depends on: sources, compiler, flags, processor."""
+    digest = hashlib.sha256()
+    for source in sorted(SOURCES.iterdir()):
+        if source.suffix in (".h", ".cpp"):
+            digest.update(source.read_bytes())
+    for part in (_version(compiler_path), *FLAGS, *extra_flags, env.cpu_model(), *sorted(env.cpu_flags())):
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _version(compiler_path: str) -> str:
+    done = subprocess.run([compiler_path, "--version"], capture_output=True, text=True, check=False)
+    return done.stdout
+
+
+def _compile(compiler_path: str, extra_flags: tuple[str, ...], target: Path) -> None:
+    try:
+        handle, name = tempfile.mkstemp(suffix=".so", dir=target.parent)
+    except OSError as error:
+        raise AllometryError(
+            f"cannot write compiled code to {target.parent}: {error.strerror}",
+            hint="set ALLOMETRY_CACHE to a folder that you can write to, or use engine fast",
+        ) from error
+    os.close(handle)
+    command = [compiler_path, *FLAGS, *extra_flags, str(SOURCES / "step.cpp"), "-o", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise AllometryError(
+                f"{compiler_path} cannot compile the native engine: {_first_error(done.stderr)}",
+                hint="install GCC 12 or Clang 15 or newer and name it in CXX, or use engine fast",
+            )
+        os.replace(name, target)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _first_error(output: str) -> str:
+    lines = [line for line in output.splitlines() if "error" in line] or output.splitlines() or ["no message"]
+    return lines[0][:300]

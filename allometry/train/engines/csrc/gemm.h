@@ -1,0 +1,170 @@
+// The matrix product in fp32: C = A B (+ something), tile by tile in registers.
+//
+// A tile is TILE_ROWS x PANEL numbers of C. For each step along the depth it multiplies one column of A (one number per
+// row, broadcast) with one row of B (TILE_VECS vectors). B is either packed, as panels of PANEL columns that lie one
+// after the other, or read in place from a row-major matrix. A is read in place, as it is or transposed: this
+// gives all three products of training, Y = X W^T, dX = dY W and dW += dY^T X, with one driver.
+#pragma once
+#include <algorithm>
+
+#include "vector.h"
+
+namespace allometry {
+
+struct Left {  // A(i, k): at[i * stride + k], or at[k * stride + i] if transposed
+  const float* at;
+  ptrdiff_t stride;
+  bool transposed;
+};
+
+struct Right {  // B(k, n + j): at[(n / PANEL) * panel + k * stride + j], with n a multiple of PANEL
+  const float* at;
+  ptrdiff_t stride, panel;
+};
+
+struct Out {  // C(i, j): at[i * stride + j]. `plus` is added in if not null: C itself, a residual, or (stride 0) a bias.
+  float* at;
+  ptrdiff_t stride;
+  const float* plus = nullptr;
+  ptrdiff_t plus_stride = 0;
+};
+
+inline Left rows_of(const float* at, ptrdiff_t stride) { return {at, stride, false}; }
+inline Left columns_of(const float* at, ptrdiff_t stride) { return {at, stride, true}; }
+inline Right in_place(const float* at, ptrdiff_t stride) { return {at, stride, PANEL}; }
+inline Right packed(const float* at, ptrdiff_t depth) { return {at, PANEL, depth * PANEL}; }
+inline Out into(float* at, ptrdiff_t stride) { return {at, stride}; }
+inline Out add_to(float* at, ptrdiff_t stride) { return {at, stride, at, stride}; }
+
+// Which part of the depth (0 <= k < depth) matters in row i: causal attention has triangular factors.
+enum class Causal {
+  none,        // all of it
+  up_to_row,   // k <= i: A is lower triangular
+  from_row,    // k >= i: A is upper triangular
+  from_column  // rows above the column's panel are not computed: C is lower triangular
+};
+
+constexpr int round_up(int n, int step) { return (n + step - 1) / step * step; }
+
+// Row length of a buffer for n columns. A tile may read one panel too far. An odd number of cache lines keeps the rows of
+// a power-of-two width from falling on the same few sets of the first-level cache.
+constexpr int row_stride(int n) { return round_up(n, 32) + 16 + (PANEL > 16 ? 32 : 0); }
+
+template <int ROWS, int VECS, bool TRANSPOSED>
+void tile(int depth, const float* a, ptrdiff_t a_stride, const float* b, ptrdiff_t b_stride, const Out& c, int width) {
+  Vec acc[ROWS][VECS] = {};
+  for (int k = 0; k < depth; k++) {
+    Vec right[VECS];
+#pragma GCC unroll 4
+    for (int v = 0; v < VECS; v++) right[v] = load(b + k * b_stride + v * LANES);
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; r++) {
+      Vec left = broadcast(TRANSPOSED ? a[k * a_stride + r] : a[r * a_stride + k]);
+#pragma GCC unroll 4
+      for (int v = 0; v < VECS; v++) acc[r][v] += left * right[v];
+    }
+  }
+  const bool whole = width == VECS * LANES;
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; r++) {
+#pragma GCC unroll 4
+    for (int v = 0; v < VECS; v++) {
+      const int count = whole ? LANES : std::min(LANES, width - v * LANES);
+      const float* plus = c.plus + r * c.plus_stride + v * LANES;
+      if (whole) {
+        store(c.at + r * c.stride + v * LANES, c.plus ? acc[r][v] + load(plus) : acc[r][v]);
+      } else {
+        store(c.at + r * c.stride + v * LANES, c.plus ? acc[r][v] + load(plus, count) : acc[r][v], count);
+      }
+    }
+  }
+}
+
+using Tile = void (*)(int, const float*, ptrdiff_t, const float*, ptrdiff_t, const Out&, int);
+
+template <int ROWS, int VECS>
+inline Tile find_tile(int rows, int vecs, bool transposed) {
+  if constexpr (ROWS > 1) {
+    if (rows < ROWS) return find_tile<ROWS - 1, VECS>(rows, vecs, transposed);
+  }
+  if constexpr (VECS > 1) {
+    if (vecs < VECS) return find_tile<ROWS, VECS - 1>(rows, vecs, transposed);
+  }
+  return transposed ? tile<ROWS, VECS, true> : tile<ROWS, VECS, false>;
+}
+
+// How many rows the next tile takes when `left` remain: a remainder is split evenly over the last two tiles, since
+// a tile of one or two rows cannot keep the multipliers busy.
+inline int next_rows(int left) {
+  if (left <= TILE_ROWS) return left;
+  return left >= 2 * TILE_ROWS ? TILE_ROWS : (left + 1) / 2;
+}
+
+// C = A B (+ plus), C of shape (rows, columns). The depth is cut so that a panel of B stays in the first-level cache
+// while all rows of A pass by it.
+inline void product(int rows, int columns, int depth, Left a, Right b, Out c, Causal causal = Causal::none) {
+  constexpr int CUT = 4096 / PANEL * 1;
+  for (int k0 = 0; k0 < depth; k0 += CUT) {
+    const int k1 = std::min(depth, k0 + CUT);
+    if (k0 > 0) c = add_to(c.at, c.stride);
+    for (int n = 0; n < columns; n += PANEL) {
+      const int width = std::min(PANEL, columns - n), vecs = (width + LANES - 1) / LANES;
+      const float* panel = b.at + n / PANEL * b.panel;
+      for (int m = causal == Causal::from_column ? n : 0; m < rows;) {
+        const int count = next_rows(rows - m);
+        const int first = causal == Causal::from_row ? std::max(k0, m) : k0;
+        const int last = causal == Causal::up_to_row ? std::min(k1, m + count) : k1;
+        if (first < last || k0 == 0) {
+          const float* left = a.at + (a.transposed ? first * a.stride + m : m * a.stride + first);
+          const Out out{c.at + m * c.stride + n, c.stride, c.plus ? c.plus + m * c.plus_stride + n : nullptr,
+                        c.plus_stride};
+          find_tile<TILE_ROWS, TILE_VECS>(count, vecs, a.transposed)(
+              std::max(0, last - first), left, a.stride, panel + first * b.stride, b.stride, out, width);
+        }
+        m += count;
+      }
+    }
+  }
+}
+
+// Floats that a packed matrix of this shape takes.
+inline size_t packed_size(int depth, int columns) { return static_cast<size_t>(round_up(columns, PANEL)) * depth; }
+
+// Packs B from a row-major (depth, columns) matrix. Missing columns of the last panel are left as they are (zero).
+inline void pack(const float* matrix, ptrdiff_t stride, int depth, int columns, float* to) {
+  for (int n = 0; n < columns; n += PANEL) {
+    const int width = std::min(PANEL, columns - n);
+    float* panel = to + static_cast<size_t>(n) * depth;
+    for (int k = 0; k < depth; k++) std::memcpy(panel + k * PANEL, matrix + k * stride + n, width * sizeof(float));
+  }
+}
+
+typedef float Quad __attribute__((vector_size(16)));
+typedef Quad AnyQuad __attribute__((aligned(4), may_alias));
+
+inline void transpose_4x4(const float* from, ptrdiff_t stride, float* to, ptrdiff_t to_stride) {
+  Quad r[4];
+  for (int i = 0; i < 4; i++) r[i] = *reinterpret_cast<const AnyQuad*>(from + i * stride);
+  const Quad a = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5), b = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5);
+  const Quad c = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7), d = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
+  *reinterpret_cast<AnyQuad*>(to) = __builtin_shufflevector(a, b, 0, 1, 4, 5);
+  *reinterpret_cast<AnyQuad*>(to + to_stride) = __builtin_shufflevector(a, b, 2, 3, 6, 7);
+  *reinterpret_cast<AnyQuad*>(to + 2 * to_stride) = __builtin_shufflevector(c, d, 0, 1, 4, 5);
+  *reinterpret_cast<AnyQuad*>(to + 3 * to_stride) = __builtin_shufflevector(c, d, 2, 3, 6, 7);
+}
+
+// Packs B = M^T from a row-major matrix M of shape (columns, depth).
+inline void pack_transposed(const float* matrix, ptrdiff_t stride, int depth, int columns, float* to) {
+  for (int n = 0; n < columns; n += PANEL) {
+    const int width = std::min(PANEL, columns - n);
+    float* panel = to + static_cast<size_t>(n) * depth;
+    const int quads = width / 4 * 4, deep = depth / 4 * 4;
+    for (int j = 0; j < quads; j += 4)
+      for (int k = 0; k < deep; k += 4)
+        transpose_4x4(matrix + (n + j) * stride + k, stride, panel + k * PANEL + j, PANEL);
+    for (int j = 0; j < width; j++)
+      for (int k = j < quads ? deep : 0; k < depth; k++) panel[k * PANEL + j] = matrix[(n + j) * stride + k];
+  }
+}
+
+}  // namespace allometry

@@ -1,0 +1,249 @@
+"""The native engine: a whole training step of the transformer in one call of compiled C++ (folder `csrc`).
+
+Plain C through ctypes, no PyTorch headers: it compiles in seconds. fp32 throughout. Python owns the flat buffers of
+parameters, moments and gradients; the compiled side owns packed weights and activations.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import weakref
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allometry.errors import AllometryError
+from allometry.train.engines import build
+from allometry.train.engines.base import ADAM_EPS, CLIP_EPS, Engine, State, StepResult, Tokens, decays
+
+if TYPE_CHECKING:
+    from allometry.train.config import RunConfig
+
+Floats = NDArray[np.float32]
+
+FAMILIES = ("transformer",)
+LONGEST = 1024
+"""The longest context: probabilities of every layer are kept for the backward pass."""
+
+_TOP = ("embed.weight", "position.weight", "norm.weight", "norm.bias")
+_LAYER = (
+    "norm_1.weight",
+    "norm_1.bias",
+    "attention.qkv.weight",
+    "attention.qkv.bias",
+    "attention.project.weight",
+    "attention.project.bias",
+    "norm_2.weight",
+    "norm_2.bias",
+    "mlp.expand.weight",
+    "mlp.expand.bias",
+    "mlp.contract.weight",
+    "mlp.contract.bias",
+)
+
+
+class _Shape(ctypes.Structure):
+    """`Shape` of csrc/model.h."""
+
+    _fields_: ClassVar = [
+        *(
+            (name, ctypes.c_int32)
+            for name in ("layers", "width", "heads", "hidden", "vocab", "context", "threads")
+        ),
+        ("dropout", ctypes.c_float),
+        ("seed", ctypes.c_uint64),
+    ]
+
+
+class _Adam(ctypes.Structure):
+    """`Adam` of csrc/optimiser.h."""
+
+    _fields_: ClassVar = [
+        *(
+            (name, ctypes.c_float)
+            for name in ("lr", "beta1", "beta2", "epsilon", "decay", "clip", "clip_epsilon")
+        ),
+        ("step", ctypes.c_int64),
+    ]
+
+
+class _Batch(ctypes.Structure):
+    """`Batch` of csrc/step.cpp."""
+
+    _fields_: ClassVar = [
+        ("windows", ctypes.c_void_p),
+        ("sequences", ctypes.c_int64),
+        ("length", ctypes.c_int32),
+        ("weights", ctypes.c_void_p),
+        ("losses", ctypes.c_void_p),
+    ]
+
+
+@cache
+def _library(extra_flags: tuple[str, ...] = ()) -> ctypes.CDLL:
+    """The compiled step, with the signatures of its functions."""
+    lib = ctypes.CDLL(str(build.library(extra_flags)))
+    pointer, batch = ctypes.c_void_p, ctypes.POINTER(_Batch)
+    lib.allometry_new.restype = pointer
+    lib.allometry_new.argtypes = [
+        ctypes.POINTER(_Shape),
+        pointer,
+        pointer,
+        pointer,
+        ctypes.c_int32,
+        *[pointer] * 4,
+    ]
+    lib.allometry_free.argtypes = [pointer]
+    lib.allometry_changed.argtypes = [pointer]
+    lib.allometry_gradients.restype = ctypes.c_double
+    lib.allometry_gradients.argtypes = [pointer, batch, ctypes.c_int64]
+    lib.allometry_step.restype = ctypes.c_double
+    lib.allometry_step.argtypes = [pointer, batch, ctypes.POINTER(_Adam), ctypes.POINTER(ctypes.c_double)]
+    lib.allometry_losses.argtypes = [pointer, batch]
+    return lib
+
+
+class NativeEngine(Engine):
+    """fp32 on the CPU, every option of the transformer: biases, dropout, any width, vocabulary and context to 1024."""
+
+    name = "native"
+
+    @classmethod
+    def lacks(cls, config: RunConfig) -> str | None:
+        """One sentence with the remedy, or None; compiles the step if that has not been done on this machine."""
+        model = config.model
+        kind = getattr(model, "family", "?")
+        if kind not in FAMILIES:
+            return f"the native engine trains {' and '.join(FAMILIES)} models, not {kind}: use engine fast or reference"
+        if model.n_ctx > LONGEST:
+            return f"the native engine holds contexts to {LONGEST}, not {model.n_ctx}: use engine fast or reference"
+        if reason := build.missing_instructions():
+            return reason
+        try:
+            _library()
+        except AllometryError as error:
+            return f"{error.message}: {error.hint}"
+        except OSError as error:
+            return f"the compiled native step cannot be loaded ({error}): empty the cache folder, or use engine fast"
+        return None
+
+    def __init__(self, config: RunConfig, *, threads: int = 1, device: str = "cpu") -> None:
+        if device != "cpu":
+            raise AllometryError(
+                f"the native engine computes on the CPU, not on {device!r}", hint="use engine fast for a GPU"
+            )
+        if reason := self.lacks(config):
+            raise AllometryError(reason)
+        self._config = config
+        weights = {k: v.numpy() for k, v in config.model.build(config.train.seed).state_dict().items()}
+        self._shapes = {name: w.shape for name, w in weights.items()}
+        self._bounds = np.cumsum([0, *(w.size for w in weights.values())], dtype=np.int64)
+        size = int(self._bounds[-1])
+        self._params, self._first, self._second, self._gradients = (
+            np.zeros(size, np.float32) for _ in range(4)
+        )
+        self._lib = _library()
+        self._model = self._allocate(threads)
+        self._finalizer = weakref.finalize(self, self._lib.allometry_free, self._model)
+        for name, view in self._views(self._params).items():
+            view[...] = weights[name]
+        self._lib.allometry_changed(self._model)
+
+    def _allocate(self, threads: int) -> int:
+        model, train = self._config.model, self._config.train
+        shape = _Shape(
+            layers=model.n_layer,
+            width=model.d_model,
+            heads=model.n_head,
+            hidden=model.d_ff,
+            vocab=model.n_vocab,
+            context=model.n_ctx,
+            threads=threads,
+            dropout=model.dropout,
+            seed=train.seed,
+        )
+        starts = dict(zip(self._shapes, self._bounds.tolist(), strict=False))
+        names = [*_TOP, *(f"blocks.{i}.{name}" for i in range(model.n_layer) for name in _LAYER)]
+        offsets = np.array([starts.get(name, -1) for name in names], np.int64)
+        shrinks = np.array([decays(name, s) for name, s in self._shapes.items()], np.uint8)
+        buffers = (self._params, self._first, self._second, self._gradients)
+        handle = self._lib.allometry_new(
+            ctypes.byref(shape),
+            offsets.ctypes.data,
+            self._bounds.ctypes.data,
+            shrinks.ctypes.data,
+            len(shrinks),
+            *(b.ctypes.data for b in buffers),
+        )
+        if not handle:
+            raise AllometryError(
+                "not enough memory for the activations", hint="use a smaller model or context"
+            )
+        return int(handle)
+
+    def _views(self, flat: Floats) -> dict[str, Floats]:
+        starts = self._bounds.tolist()
+        return {
+            name: flat[a:b].reshape(shape)
+            for (name, shape), a, b in zip(self._shapes.items(), starts, starts[1:], strict=False)
+        }
+
+    def _batch(self, windows: Tokens, losses: Floats | None = None) -> tuple[_Batch, NDArray[np.int32]]:
+        """The C structure, and the array that must live as long as it."""
+        model = self._config.model
+        tokens = np.ascontiguousarray(windows, dtype=np.int32)
+        if tokens.ndim != 2 or not 2 <= tokens.shape[1] <= model.n_ctx + 1:
+            raise AllometryError(
+                f"token windows of shape {tokens.shape} do not fit a context of {model.n_ctx}",
+                hint=f"pass shape (sequences, {model.n_ctx + 1})",
+            )
+        if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < model.n_vocab:
+            raise AllometryError(
+                f"token ids from {tokens.min()} to {tokens.max()} are outside the vocabulary of {model.n_vocab}",
+                hint="encode the text with the tokenizer that the model was made for",
+            )
+        batch = _Batch(tokens.ctypes.data, len(tokens), tokens.shape[1] - 1, None, None)
+        if losses is not None:
+            batch.losses = losses.ctypes.data
+        return batch, tokens
+
+    def step(self, batch: Tokens, *, lr: float, step: int) -> StepResult:
+        """See `Engine.step`."""
+        train = self._config.train
+        clip = math.inf if train.clip is None else train.clip
+        adam = _Adam(lr, train.beta1, train.beta2, ADAM_EPS, train.weight_decay, clip, CLIP_EPS, step)
+        structure, _tokens = self._batch(batch)
+        norm = ctypes.c_double()
+        loss = self._lib.allometry_step(
+            self._model, ctypes.byref(structure), ctypes.byref(adam), ctypes.byref(norm)
+        )
+        return StepResult(loss, norm.value)
+
+    def losses(self, windows: Tokens) -> Floats:
+        """See `Engine.losses`."""
+        result = np.empty((len(windows), windows.shape[1] - 1), np.float32)
+        structure, _tokens = self._batch(windows, result)
+        self._lib.allometry_losses(self._model, ctypes.byref(structure))
+        return result
+
+    def gradients(self, windows: Tokens, *, step: int = 1) -> tuple[float, dict[str, Floats]]:
+        """The mean loss over a batch and its gradient by parameter, without an update: for checks."""
+        structure, _tokens = self._batch(windows)
+        loss = self._lib.allometry_gradients(self._model, ctypes.byref(structure), step)
+        return loss, {name: view.copy() for name, view in self._views(self._gradients).items()}
+
+    def state(self) -> State:
+        """See `Engine.state`."""
+        kinds = {"params": self._params, "adam_m": self._first, "adam_v": self._second}
+        return {f"{kind}/{k}": v.copy() for kind, flat in kinds.items() for k, v in self._views(flat).items()}
+
+    def load_state(self, state: State) -> None:
+        """See `Engine.load_state`."""
+        kinds = {"params": self._params, "adam_m": self._first, "adam_v": self._second}
+        for kind, flat in kinds.items():
+            for name, view in self._views(flat).items():
+                view[...] = state[f"{kind}/{name}"]
+        self._lib.allometry_changed(self._model)

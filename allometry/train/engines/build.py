@@ -1,4 +1,4 @@
-"""Compiling the native engine: the system's compiler, once per source, compiler and processor, kept in the cache."""
+"""Compiling the native engine: once per source, compiler and processor, kept in the cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLAGS = (
     "-O3",
     "-march=native",
     "-std=c++17",
-    "-ffp-contract=fast",  # multiply-add in one instruction; NaN and infinity keep their meaning (no -ffast-math)
+    "-ffp-contract=fast",  # multiply-add in one instruction, but no -ffast-math: NaN must be seen
     "-fno-math-errno",
     "-fno-trapping-math",
     "-shared",
@@ -60,7 +60,7 @@ def compiler() -> str:
 def library(extra_flags: tuple[str, ...] = ()) -> Path:
     """The compiled step for this machine, built if the cache does not have it (a few seconds).
 
-    Workers that build at the same time do not disturb each other: each writes a file of its own and renames it.
+    Workers that build at the same time do not clash: each writes a file of its own and renames it.
     AllometryError without compiler or writable cache, or if the compiler fails.
     """
     path = compiler()

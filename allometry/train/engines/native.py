@@ -1,7 +1,7 @@
 """The native engine: a whole training step of the transformer in one call of compiled C++ (folder `csrc`).
 
-Plain C through ctypes, no PyTorch headers: it compiles in seconds. fp32 throughout. Python owns the flat buffers of
-parameters, moments and gradients; the compiled side owns packed weights and activations.
+A plain C interface called through ctypes, no PyTorch headers: it compiles in seconds. fp32 throughout. Python
+owns the flat buffers of parameters, moments and gradients; the compiled side owns packed weights and activations.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ctypes
 import math
 import weakref
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 FAMILIES = ("transformer",)
+INSTEAD = "use engine fast or reference"
+
 LONGEST = 1024
 """The longest context: probabilities of every layer are kept for the backward pass."""
 
@@ -107,19 +109,19 @@ def _library(extra_flags: tuple[str, ...] = ()) -> ctypes.CDLL:
 
 
 class NativeEngine(Engine):
-    """fp32 on the CPU, every option of the transformer: biases, dropout, any width, vocabulary and context to 1024."""
+    """fp32 on the CPU, every option of the transformer: biases, dropout, any width and vocabulary."""
 
     name = "native"
 
     @classmethod
     def lacks(cls, config: RunConfig) -> str | None:
-        """One sentence with the remedy, or None; compiles the step if that has not been done on this machine."""
+        """One sentence with the remedy, or None; compiles the step if this machine has not done so yet."""
         model = config.model
         kind = getattr(model, "family", "?")
         if kind not in FAMILIES:
-            return f"the native engine trains {' and '.join(FAMILIES)} models, not {kind}: use engine fast or reference"
+            return f"the native engine trains {' and '.join(FAMILIES)} models, not {kind}: {INSTEAD}"
         if model.n_ctx > LONGEST:
-            return f"the native engine holds contexts to {LONGEST}, not {model.n_ctx}: use engine fast or reference"
+            return f"the native engine holds contexts to {LONGEST}, not {model.n_ctx}: {INSTEAD}"
         if reason := build.missing_instructions():
             return reason
         try:
@@ -127,7 +129,9 @@ class NativeEngine(Engine):
         except AllometryError as error:
             return f"{error.message}: {error.hint}"
         except OSError as error:
-            return f"the compiled native step cannot be loaded ({error}): empty the cache folder, or use engine fast"
+            return (
+                f"the compiled native step cannot be loaded ({error}): empty the cache folder, or {INSTEAD}"
+            )
         return None
 
     def __init__(self, config: RunConfig, *, threads: int = 1, device: str = "cpu") -> None:
@@ -153,7 +157,7 @@ class NativeEngine(Engine):
         self._lib.allometry_changed(self._model)
 
     def _allocate(self, threads: int) -> int:
-        model, train = self._config.model, self._config.train
+        model: Any = self._config.model  # of one of FAMILIES
         shape = _Shape(
             layers=model.n_layer,
             width=model.d_model,
@@ -163,7 +167,7 @@ class NativeEngine(Engine):
             context=model.n_ctx,
             threads=threads,
             dropout=model.dropout,
-            seed=train.seed,
+            seed=self._config.train.seed,
         )
         starts = dict(zip(self._shapes, self._bounds.tolist(), strict=False))
         names = [*_TOP, *(f"blocks.{i}.{name}" for i in range(model.n_layer) for name in _LAYER)]
@@ -202,7 +206,7 @@ class NativeEngine(Engine):
             )
         if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < model.n_vocab:
             raise AllometryError(
-                f"token ids from {tokens.min()} to {tokens.max()} are outside the vocabulary of {model.n_vocab}",
+                f"token ids {tokens.min()} to {tokens.max()} are outside the vocabulary of {model.n_vocab}",
                 hint="encode the text with the tokenizer that the model was made for",
             )
         batch = _Batch(tokens.ctypes.data, len(tokens), tokens.shape[1] - 1, None, None)

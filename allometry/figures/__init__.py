@@ -1,1 +1,25 @@
-"""Figures: functions from runs and fits to charts, one file a kind."""
+"""Figures: functions from runs and fits to a chart with its numbers and its caption. They never import torch.
+
+Each returns a `report.content.Figure`; `theme.save` writes any of them as HTML, SVG, PNG, PDF or JSON.
+"""
+
+from allometry.figures.fits import fit_chart, fit_figure
+from allometry.figures.isoflop import isoflop
+from allometry.figures.learning_curves import learning_curves
+from allometry.figures.power_law import power_law
+from allometry.figures.predictions import predictions
+from allometry.figures.residuals import residuals
+from allometry.figures.surface import surface
+from allometry.figures.theme import save
+
+__all__ = [
+    "fit_chart",
+    "fit_figure",
+    "isoflop",
+    "learning_curves",
+    "power_law",
+    "predictions",
+    "residuals",
+    "save",
+    "surface",
+]

@@ -1,0 +1,132 @@
+"""Axes that every figure shares: what a column is called, how its numbers are written, logarithmic ticks.
+
+Labels are decided while the chart is looked at (Vega expressions of the visible domain), so they stay sensible
+when a reader zooms in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import altair as alt
+
+Kind = Literal["count", "power", "plain", "percent"]
+
+_SUPERSCRIPTS = "['⁰','¹','²','³','⁴','⁵','⁶','⁷','⁸','⁹']"
+_EXPONENT = "round(log(datum.value) / LN10)"
+_MANTISSA = "round(datum.value / pow(10, floor(log(datum.value) / LN10 + 1e-9)) * 1000) / 1000"
+_COUNT = "replace(format(datum.value, '.4~s'), 'G', 'B')"
+_POWER = (
+    f"({_MANTISSA} == 1 ? '' : {_MANTISSA} + '×') + '10' + ("
+    f"floor(log(datum.value) / LN10 + 1e-9) >= 10 ? {_SUPERSCRIPTS}[floor(floor(log(datum.value) / LN10 + 1e-9) / 10)] : '')"
+    f" + {_SUPERSCRIPTS}[floor(log(datum.value) / LN10 + 1e-9) % 10]"
+)
+_LABELS: dict[Kind, str] = {
+    "count": _COUNT,
+    "power": f"(datum.value < 1 ? format(datum.value, '.1e') : {_POWER})",
+    "plain": "format(datum.value, '.4~g')",
+    "percent": "format(datum.value, '+.3~f') + ' %'",
+}
+_TOOLTIPS: dict[Kind, str] = {"count": ".4s", "power": ".3e", "plain": ".4f", "percent": "+.2f"}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """How a column of a frame is shown: its name on an axis, and how its numbers are written."""
+
+    title: str
+    kind: Kind
+
+
+_QUANTITIES = {
+    "N": Quantity("Parameters N (non-embedding)", "count"),
+    "N_head": Quantity("Parameters N (with head)", "count"),
+    "N_total": Quantity("Parameters N (all)", "count"),
+    "D": Quantity("Training tokens D", "count"),
+    "tokens": Quantity("Training tokens", "count"),
+    "unique": Quantity("Unique training tokens", "count"),
+    "C": Quantity("Training compute C (FLOPs)", "power"),
+    "C_head": Quantity("Training compute C (FLOPs, with head)", "power"),
+    "C_attention": Quantity("Training compute C (FLOPs, with head and attention)", "power"),
+    "C_min": Quantity("Minimum training compute C (FLOPs)", "power"),
+    "B": Quantity("Batch (tokens)", "count"),
+    "S": Quantity("Updates S", "count"),
+    "step": Quantity("Update", "count"),
+    "lr": Quantity("Learning rate", "power"),
+    "loss": Quantity("Test loss (nats per token)", "plain"),
+    "train_loss": Quantity("Training loss (nats per token)", "plain"),
+    "bits_per_byte": Quantity("Test loss (bits per byte)", "plain"),
+    "budget": Quantity("Compute C (FLOPs)", "power"),
+}
+
+
+def quantity(column: str) -> Quantity:
+    """How a column is shown. A column that is not known keeps its own name; `loss_x` is the loss on x."""
+    if column in _QUANTITIES:
+        return _QUANTITIES[column]
+    if column.startswith("loss_"):
+        return Quantity(f"Test loss on {column.removeprefix('loss_')} (nats per token)", "plain")
+    return Quantity(column.replace("_", " "), "plain")
+
+
+def log_axis(column: str, *, scale: str, title: str | None = None, labels: bool = True) -> alt.Axis:
+    """An axis for a logarithmic scale: decades stand out, and as many more labels as the visible range asks for.
+
+    `scale` is the scale's name in the compiled chart ("x" or "y"; "concat_0_y" in a chart above another).
+    """
+    shown = quantity(column)
+    decades = f"(log(domain('{scale}')[1] / domain('{scale}')[0]) / LN10)"
+    whole = f"abs({_MANTISSA} - 1) < 1e-6"
+    few = f"{decades} < 2.6 && ({_MANTISSA} == 2 || {_MANTISSA} == 5)"
+    show = f"!isValid(datum.value) || {whole} || {few} || {decades} < 0.9"
+    return alt.Axis(
+        title=(title or shown.title) if labels else None,
+        labels=labels,
+        labelExpr=f"{show} ? {_LABELS[shown.kind]} : ''",
+        labelOverlap="greedy",
+        tickCount=8,
+        gridOpacity={"condition": {"test": whole, "value": 1}, "value": 0.4},
+    )
+
+
+def log_x(column: str, *, scale: str = "x", title: str | None = None, labels: bool = True) -> alt.X:
+    """A logarithmic horizontal position of `column`."""
+    axis = log_axis(column, scale=scale, title=title, labels=labels)
+    return alt.X(f"{escape(column)}:Q", scale=alt.Scale(type="log", nice=False, padding=14), axis=axis)
+
+
+def log_y(column: str, *, scale: str = "y", title: str | None = None) -> alt.Y:
+    """A logarithmic vertical position of `column`."""
+    axis = log_axis(column, scale=scale, title=title)
+    return alt.Y(f"{escape(column)}:Q", scale=alt.Scale(type="log", nice=False, padding=12), axis=axis)
+
+
+def linear_y(column: str, *, title: str, kind: Kind = "percent") -> alt.Y:
+    """A linear vertical position of `column`, such as a residual in percent."""
+    axis = alt.Axis(title=title, labelExpr=_LABELS[kind], tickCount=5)
+    return alt.Y(f"{escape(column)}:Q", scale=alt.Scale(zero=False, padding=10), axis=axis)
+
+
+def tooltip(column: str, title: str | None = None, kind: Kind | None = None) -> alt.Tooltip:
+    """A number in a tooltip, with digits that fit its kind."""
+    return alt.Tooltip(
+        f"{escape(column)}:Q", title=title or column, format=_TOOLTIPS[kind or quantity(column).kind]
+    )
+
+
+def text_tooltip(column: str, title: str | None = None) -> alt.Tooltip:
+    """A text in a tooltip."""
+    return alt.Tooltip(f"{escape(column)}:N", title=title or column)
+
+
+def legend(column: str, *, title: str | None = None, **position: str) -> alt.Legend:
+    """A legend that writes its numbers as the axes do."""
+    shown = quantity(column)
+    short = {"N": "N", "D": "D", "C": "C", "budget": "C"}.get(column, shown.title)
+    return alt.Legend(title=title or short, labelExpr=_LABELS[shown.kind])
+
+
+def escape(column: str) -> str:
+    """A column name as Altair's shorthand and Vega-Lite's field names want it: dots, brackets and colons escaped."""
+    return "".join("\\" + c if c in ".[]:\\" else c for c in column)

@@ -1,0 +1,139 @@
+"""Frames behind the figures: means over seeds, thinned curves, grids, and fits evaluated with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from allometry.errors import AllometryError, unknown
+
+GRID = 80
+"""Points at which a fitted line is drawn."""
+
+
+def require(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:
+    """Raise AllometryError unless `frame` has all `columns` and at least one row. `what` names the figure."""
+    for column in columns:
+        if column not in frame:
+            raise unknown(f"column of {what}", column, [str(c) for c in frame.columns])
+    if frame.empty:
+        raise AllometryError(
+            f"{what}: there is nothing to draw", hint="see `allometry runs list` for what is done"
+        )
+
+
+def finite(frame: pd.DataFrame, columns: Sequence[str], what: str) -> pd.DataFrame:
+    """The rows whose `columns` are positive and finite: what a logarithmic axis can show.
+
+    Raises AllometryError for missing columns, or where no row is left.
+    """
+    require(frame, columns, what)
+    values = frame[list(columns)].to_numpy(dtype=float)
+    kept = frame[np.all(np.isfinite(values) & (values > 0), axis=1)]
+    require(kept, columns, what)
+    return kept
+
+
+def seed_means(runs: pd.DataFrame, by: Sequence[str], y: str) -> pd.DataFrame:
+    """One row per setting `by`: the mean of `y` over its runs, their standard deviation `sd` and number `n`.
+
+    Columns: by, y, sd, low, high (mean ± sd; NaN where there is one run), n, runs (their ids, where known).
+    """
+    groups = runs.groupby(list(by), sort=True, dropna=False)
+    table = groups[y].agg(mean="mean", sd="std", n="size").reset_index()
+    table[y] = table.pop("mean")
+    table["low"], table["high"] = table[y] - table["sd"], table[y] + table["sd"]
+    if "run" in runs:
+        table["runs"] = groups["run"].agg(lambda ids: ", ".join(map(str, ids))).to_numpy()
+    return table
+
+
+def thin(curves: pd.DataFrame, x: str, *, points: int = 48) -> pd.DataFrame:
+    """At most `points` rows of each run, evenly spread over log x; the last one is always kept."""
+    if curves.empty:
+        return curves
+
+    def pick(x_of_run: pd.Series) -> np.ndarray[Any, Any]:
+        log_x = np.log(x_of_run.to_numpy(dtype=float))
+        wanted = np.linspace(log_x[0], log_x[-1], points)
+        keep = np.zeros(len(log_x), dtype=bool)
+        keep[np.clip(np.searchsorted(log_x, wanted), 0, len(log_x) - 1)] = True
+        keep[-1] = True
+        return keep
+
+    ordered = curves.sort_values(["run", x], kind="stable")
+    return ordered[ordered.groupby("run", sort=False)[x].transform(pick).astype(bool)].reset_index(drop=True)
+
+
+def log_grid(values: pd.Series, *, beyond: float = 1.15, points: int = GRID) -> np.ndarray[Any, Any]:
+    """Log-spaced values over the range of `values`, and a factor `beyond` further on both sides."""
+    low, high = float(values.min()) / beyond, float(values.max()) * beyond
+    return np.geomspace(low, high, points)
+
+
+def evaluate(fit: Any, inputs: pd.DataFrame, y: str, level: float = 0.95) -> pd.DataFrame:
+    """`inputs` with the fit's value in column `y` and its interval in `low` and `high` (NaN where it has none).
+
+    `fit` is a `FitResult` (any law), or a line of one variable with `predict` and `at` (a frontier's power law).
+    """
+    table = inputs.reset_index(drop=True).copy()
+    if hasattr(fit, "interval_at"):
+        arguments = table[list(fit.law.inputs)]
+        table[y] = np.asarray(fit.predict(arguments), dtype=float)
+        bounds = fit.interval_at(arguments, level)
+        table["low"], table["high"] = bounds["low"].to_numpy(), bounds["high"].to_numpy()
+        return table
+    x = table[table.columns[0]].to_numpy(dtype=float)
+    table[y] = fit.predict(x)
+    bounds_at = np.array([fit.at(value).interval(level) for value in x])
+    table["low"], table["high"] = bounds_at[:, 0], bounds_at[:, 1]
+    return table
+
+
+def predicted(fit: Any, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
+    """The fit's value for each row of `frame`, which has the columns of the law's inputs."""
+    if hasattr(fit, "law"):
+        require(frame, list(fit.law.inputs), f"the law {fit.law.name}")
+        return np.asarray(fit.predict(frame[list(fit.law.inputs)]), dtype=float)
+    return np.asarray(fit.predict(frame[fit.x].to_numpy(dtype=float)), dtype=float)
+
+
+def label_of(fit: Any) -> str:
+    """What a legend calls a fit: the law's title, or the formula of a line."""
+    return str(fit.law.title) if hasattr(fit, "law") else str(fit.formula)
+
+
+def through_centre(points: pd.DataFrame, x: str, y: str, slopes: Mapping[str, float]) -> pd.DataFrame:
+    """Straight log-log lines of given slopes through the centre of the data: columns series, x, y.
+
+    A paper's law is compared by its slope: its constants depend on the vocabulary and the corpus.
+    """
+    if not slopes:
+        return pd.DataFrame({"series": [], x: [], y: []})
+    grid = log_grid(points[x], points=2)
+    centre = np.exp(np.log(points[x]).mean()), np.exp(np.log(points[y]).mean())
+    lines = [
+        pd.DataFrame({"series": name, x: grid, y: centre[1] * (grid / centre[0]) ** slope})
+        for name, slope in slopes.items()
+    ]
+    return pd.concat(lines, ignore_index=True)
+
+
+def count_note(runs: pd.DataFrame) -> str:
+    """Such as "36 runs: 8 sizes, 5 horizons, 4 seeds at N = 25.3k": what a caption must say of its evidence."""
+    from allometry.units import format_count
+
+    number = runs["run"].nunique() if "run" in runs else len(runs)
+    parts = [
+        f"{runs[column].nunique()} {word}"
+        for column, word in (("N", "sizes"), ("D", "horizons"))
+        if column in runs and runs[column].nunique() > 1
+    ]
+    if {"N", "seed"} <= set(runs.columns):
+        seeds = runs.groupby("N")["seed"].nunique()
+        if seeds.max() > 1:
+            parts.append(f"{seeds.max()} seeds at N = {format_count(float(seeds.idxmax()))}")
+    return f"{number} run{'s' if number != 1 else ''}" + (f": {', '.join(parts)}" if parts else "")

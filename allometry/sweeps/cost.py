@@ -1,0 +1,277 @@
+"""What a sweep will take on this machine: seconds, memory and disk, from ten timed steps of a few of its
+shapes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from allometry.env import cache_dir, cores, cpu_model, package_version
+from allometry.errors import AllometryError
+from allometry.runs.files import read_json, write_json
+from allometry.runs.store import Store
+from allometry.sweeps.schedule import makespan
+from allometry.sweeps.survey import survey
+from allometry.train.config import RunConfig
+from allometry.version import __version__
+
+if TYPE_CHECKING:
+    from allometry.sweeps.local import LocalPool
+
+MAX_SHAPES = 10
+"""Shapes that are timed at most; the others are interpolated between them."""
+
+_NOMINAL_FLOPS = 2e10
+"""FLOP/s of one core, assumed where nothing was measured."""
+
+_PROCESS_BYTES = 3.5e8
+"""Resident size of a worker with torch loaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """What was measured of one shape: training FLOPs per token and tokens per step, seconds per step and per
+    evaluated token, seconds to start, peak memory in bytes, with all workers busy at the same time.
+    """
+
+    family: str
+    engine: str
+    flops_per_token: float
+    batch_tokens: int
+    step: float
+    evaluation: float
+    start: float
+    memory: float
+
+    @property
+    def pace(self) -> float:
+        """FLOPs a second in training."""
+        return self.flops_per_token * self.batch_tokens / self.step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What is left to do of a sweep: `seconds` on the clock with `workers` cores, `work` in core-seconds,
+    FLOPs by the 6ND convention, peak `memory` and final `disk` in bytes, and whether all of it was measured
+    on this machine.
+    """
+
+    seconds: float
+    work: float
+    flops: float
+    memory: float
+    disk: float
+    workers: int
+    measured: bool
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """What one configuration costs: seconds per step, per evaluation and once; bytes of memory."""
+
+    step: float
+    evaluation: float
+    start: float
+    memory: float
+    evaluations: tuple[int, ...]
+
+
+class CostModel:
+    """Predicts seconds and bytes of runs from timings of some shapes; without any, from a nominal speed.
+
+    A shape that was not timed gets the speed (FLOP/s) of its neighbours in FLOPs per token, of the same
+    family if there are any.
+    """
+
+    def __init__(self, timings: Mapping[str, Timing] | None = None) -> None:
+        """`timings` by `shape_key`; see `calibrate`."""
+        self.timings = dict(timings or {})
+        self._known: dict[str, _Rates] = {}
+
+    @property
+    def measured(self) -> bool:
+        """Whether anything was timed."""
+        return bool(self.timings)
+
+    def between(self, config: RunConfig, start: int, stop: int) -> float:
+        """Seconds of a run from step `start` to `stop` on one core while the others are busy.
+
+        Evaluations are those of the log grid in between; what a run costs once is counted at its end.
+        """
+        if stop <= start:
+            return 0.0
+        rates = self._rates(config)
+        count = bisect_right(rates.evaluations, stop) - bisect_right(rates.evaluations, start)
+        once = rates.start if stop >= config.train.steps else 0.0
+        return (stop - start) * rates.step + count * rates.evaluation + once
+
+    def seconds(self, config: RunConfig, start: int = 0) -> float:
+        """Seconds of the whole run on one core, from step `start`."""
+        return self.between(config, start, config.train.steps)
+
+    def memory(self, config: RunConfig) -> float:
+        """Peak bytes of the worker that trains the run."""
+        return self._rates(config).memory
+
+    def disk(self, config: RunConfig) -> float:
+        """Bytes that the finished run keeps: its fp32 weights and small text files."""
+        return 4.0 * config.model.counts().N_total + 1e5
+
+    def total(
+        self, runs: Sequence[RunConfig], store: Store | None = None, workers: int | None = None
+    ) -> Cost:
+        """What is left to do of `runs`, with trunks shared, on `workers` cores (default: all)."""
+        workers = workers or cores()
+        left = survey(runs, store)
+        todo = left.jobs()
+        memory = sorted((self.memory(run) for run in left.pending), reverse=True)
+        return Cost(
+            seconds=makespan(todo, self.between, workers),
+            work=sum(self.seconds(job.config, job.start) for job in todo),
+            flops=float(sum(_flops_left(job.config, job.start) for job in todo)),
+            memory=sum(memory[:workers]),
+            disk=sum(self.disk(run) for run in left.pending),
+            workers=workers,
+            measured=self.measured,
+        )
+
+    def _rates(self, config: RunConfig) -> _Rates:
+        if config.id not in self._known:
+            self._known[config.id] = self._derive(config)
+        return self._known[config.id]
+
+    def _derive(self, config: RunConfig) -> _Rates:
+        from allometry.train.loop import evaluation_steps
+
+        flops = config.model.counts().flops_per_token("attention")
+        tokens = config.data.eval_tokens * (1 + len(config.data.eval_on))
+        timing = self.timings.get(shape_key(config)) or self._interpolate(config, flops)
+        return _Rates(
+            step=timing.step,
+            evaluation=tokens * timing.evaluation,
+            start=timing.start,
+            memory=timing.memory,
+            evaluations=tuple(evaluation_steps(config)),
+        )
+
+    def _interpolate(self, config: RunConfig, flops: float) -> Timing:
+        """A timing for a shape that has none: the neighbours' speed, linear in the logarithm of FLOPs per
+        token.
+        """
+        family, batch = getattr(config.model, "family", ""), config.train.batch_tokens
+        timings = list(self.timings.values())
+        near = [timing for timing in timings if timing.family == family] or timings
+        near.sort(key=lambda timing: timing.flops_per_token)
+
+        def at(value: Callable[[Timing], float], default: float) -> float:
+            if not near:
+                return default
+            x = [math.log(timing.flops_per_token) for timing in near]
+            return float(np.exp(np.interp(math.log(flops), x, [math.log(value(timing)) for timing in near])))
+
+        return Timing(
+            family=family,
+            engine=config.engine,
+            flops_per_token=flops,
+            batch_tokens=batch,
+            step=flops * batch / at(lambda timing: timing.pace, _NOMINAL_FLOPS),
+            evaluation=flops
+            / at(lambda timing: timing.flops_per_token / timing.evaluation, 3 * _NOMINAL_FLOPS),
+            start=at(lambda timing: timing.start, 0.1),
+            memory=_PROCESS_BYTES + 24.0 * config.model.counts().N_total + 0.2 * batch * math.sqrt(flops),
+        )
+
+
+def _flops_left(config: RunConfig, start: int) -> float:
+    steps = config.train.steps - start
+    return float(config.model.counts().flops_per_token()) * steps * config.train.batch_tokens
+
+
+def shape_key(config: RunConfig) -> str:
+    """What decides the speed of a step: model, batch and engine, as a hash."""
+    train = config.train
+    parts = [config.model.model_dump(mode="json"), train.batch_tokens, train.clip is None, config.engine]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def calibrate(
+    runs: Iterable[RunConfig],
+    *,
+    pool: LocalPool | None = None,
+    workers: int | None = None,
+    refresh: bool = False,
+    on_shape: Callable[[int, int], None] | None = None,
+) -> CostModel:
+    """Time ten steps of the shapes of `runs` with all workers busy, and keep the result for next time.
+
+    At most MAX_SHAPES are timed, spread evenly from the smallest to the largest; the others are interpolated.
+    Timings are kept per machine, device, number of workers and versions in the cache folder; `refresh` takes
+    them anew. `on_shape` is told how many of how many are done.
+    """
+    from allometry.sweeps.local import LocalPool
+
+    chosen = _spread(runs)
+    count = pool.workers if pool else workers or cores()
+    path = cache_dir("timings") / f"{_machine(count, pool.device if pool else 'cpu')}.json"
+    timings = {} if refresh else _load(path)
+    missing = [run for run in chosen if shape_key(run) not in timings]
+    if missing:
+        own = None if pool else LocalPool(count)
+        try:
+            for number, run in enumerate(missing):
+                timings[shape_key(run)] = _time(run, pool or own)
+                if on_shape:
+                    on_shape(number + 1, len(missing))
+        finally:
+            if own:
+                own.close()
+        write_json(path, {key: asdict(timing) for key, timing in timings.items()})
+    return CostModel(timings)
+
+
+def _spread(runs: Iterable[RunConfig]) -> list[RunConfig]:
+    """One run of each shape, smallest first; if there are too many, evenly spread ones with both ends."""
+    shapes = {shape_key(run): run for run in runs}
+    ordered = sorted(shapes.values(), key=lambda run: run.model.counts().flops_per_token("attention"))
+    if len(ordered) <= MAX_SHAPES:
+        return ordered
+    return [ordered[round(k * (len(ordered) - 1) / (MAX_SHAPES - 1))] for k in range(MAX_SHAPES)]
+
+
+def _time(run: RunConfig, pool: LocalPool | None) -> Timing:
+    """The mean over workers that all measure the same shape at the same time."""
+    assert pool is not None
+    measured = pool.measure(run)
+    return Timing(
+        family=getattr(run.model, "family", ""),
+        engine=measured[0]["engine"],
+        flops_per_token=float(run.model.counts().flops_per_token("attention")),
+        batch_tokens=run.train.batch_tokens,
+        **{
+            key: sum(m[key] for m in measured) / len(measured)
+            for key in ("step", "evaluation", "start", "memory")
+        },
+    )
+
+
+def _machine(workers: int, device: str) -> str:
+    """What timings depend on besides the shape, as a hash."""
+    parts = [cpu_model(), cores(), workers, device, package_version("torch"), __version__]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def _load(path: Path) -> dict[str, Timing]:
+    """Timings from the cache; damaged or outdated ones are taken anew."""
+    try:
+        return {key: Timing(**value) for key, value in (read_json(path) or {}).items()}
+    except (AllometryError, TypeError):
+        return {}

@@ -1,0 +1,136 @@
+"""Which run waits for which, and who is next: pure decisions, shared by the executor and by its forecast."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from allometry.train.config import RunConfig
+
+BranchPoint = tuple[str, int]
+"""A run's id and the step at which it leaves a state behind for other runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run to be trained: where it starts, and the steps at which it must leave a branch point for others.
+
+    `start` is the step of its last checkpoint (0 for a new run) or of its branch point; `source` is the
+    branch point that it starts from, if it is to start from another run's trunk.
+    """
+
+    config: RunConfig
+    start: int = 0
+    source: BranchPoint | None = None
+    branch_at: tuple[int, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.config.id
+
+
+def jobs(
+    runs: Sequence[RunConfig],
+    progress: Mapping[str, int],
+    branches: Mapping[str, Mapping[int, str]],
+) -> list[Job]:
+    """The jobs for runs that are not finished, with trunks shared wherever that is possible.
+
+    `progress` gives the step of a run's last checkpoint; `branches` the branch points on disk, as
+    trunk -> step -> id of the run that left it. Among new runs with the same trunk, the longest trains it
+    and the others start where they leave it (`decay_start`). A run with a checkpoint of its own continues
+    from that.
+    """
+    found: list[Job] = []
+    groups: dict[str | None, list[RunConfig]] = {}
+    for run in runs:
+        groups.setdefault(run.trunk, []).append(run)
+    for trunk, members in groups.items():
+        if trunk is None:
+            found += [Job(config=run, start=progress.get(run.id, 0)) for run in members]
+        else:
+            found += _group(members, progress, branches.get(trunk, {}))
+    return found
+
+
+def _group(
+    members: Sequence[RunConfig], progress: Mapping[str, int], branches: Mapping[int, str]
+) -> list[Job]:
+    """The jobs of runs that share one trunk."""
+    found, rest = [], []
+    for run in members:
+        leaves = run.train.decay_start
+        if progress.get(run.id, 0) == 0 and leaves in branches:
+            found.append(Job(config=run, start=leaves, source=(branches[leaves], leaves)))
+        else:
+            rest.append(run)
+    rest.sort(key=lambda run: run.train.steps, reverse=True)
+    while rest:
+        leader, *others = rest
+        begun = progress.get(leader.id, 0)
+        rest, steps = [], set()
+        for run in others:
+            leaves = run.train.decay_start
+            if progress.get(run.id, 0) == 0 and begun < leaves <= leader.train.decay_start and leaves > 0:
+                found.append(Job(config=run, start=leaves, source=(leader.id, leaves)))
+                steps.add(leaves)
+            else:
+                rest.append(run)
+        found.append(Job(config=leader, start=begun, branch_at=tuple(sorted(steps))))
+    return found
+
+
+Seconds = Callable[[RunConfig, int, int], float]
+"""(run, from step, to step) -> seconds on one core."""
+
+
+def urgency(todo: Sequence[Job], seconds: Seconds) -> dict[str, float]:
+    """Seconds until the last run that depends on a job could end: the longest goes first."""
+    following: dict[str, list[Job]] = {}
+    for job in todo:
+        if job.source is not None:
+            following.setdefault(job.source[0], []).append(job)
+    times = {}
+    for job in todo:
+        chains = [seconds(job.config, job.start, job.config.train.steps)]
+        for other in following.get(job.id, ()):
+            until = seconds(job.config, job.start, other.start)
+            chains.append(until + seconds(other.config, other.start, other.config.train.steps))
+        times[job.id] = max(chains)
+    return times
+
+
+def makespan(todo: Sequence[Job], seconds: Seconds, workers: int, running: Collection[str] = ()) -> float:
+    """Seconds until all jobs are done on `workers` single-thread workers: running ones first, then the
+    longest.
+
+    A job whose source is not among `todo` may start at once.
+    """
+    order = {job.id: number for number, job in enumerate(todo)}
+    urgent = urgency(todo, seconds) | dict.fromkeys(running, math.inf)
+    following: dict[str, list[Job]] = {}
+    ready: list[tuple[float, int, Job]] = []
+    for job in todo:
+        if job.source is not None and job.source[0] in order:
+            following.setdefault(job.source[0], []).append(job)
+        else:
+            heapq.heappush(ready, (-urgent[job.id], order[job.id], job))
+    opens: list[tuple[float, int, Job]] = []
+    free, end = [0.0] * workers, 0.0
+    while ready or opens:
+        now = heapq.heappop(free)
+        if not ready:
+            now = max(now, opens[0][0])
+        while opens and opens[0][0] <= now:
+            _, number, job = heapq.heappop(opens)
+            heapq.heappush(ready, (-urgent[job.id], number, job))
+        _, _, job = heapq.heappop(ready)
+        for other in following.get(job.id, ()):
+            heapq.heappush(opens, (now + seconds(job.config, job.start, other.start), order[other.id], other))
+        finish = now + seconds(job.config, job.start, job.config.train.steps)
+        heapq.heappush(free, finish)
+        end = max(end, finish)
+    return end

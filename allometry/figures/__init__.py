@@ -4,7 +4,7 @@ Each returns a `report.content.Figure`; `theme.save` writes any of them as HTML,
 """
 
 from allometry.figures.fits import fit_chart, fit_figure
-from allometry.figures.isoflop import isoflop
+from allometry.figures.isoflop import isoflop, isoflop_slices, valleys
 from allometry.figures.learning_curves import learning_curves
 from allometry.figures.power_law import power_law
 from allometry.figures.predictions import predictions
@@ -16,10 +16,12 @@ __all__ = [
     "fit_chart",
     "fit_figure",
     "isoflop",
+    "isoflop_slices",
     "learning_curves",
     "power_law",
     "predictions",
     "residuals",
     "save",
     "surface",
+    "valleys",
 ]

@@ -22,7 +22,6 @@ def fit_figure(
     fit: Any,
     *,
     x: str | None = None,
-    y: str | None = None,
     level: float = 0.95,
     name: str | None = None,
     title: str | None = None,
@@ -31,11 +30,11 @@ def fit_figure(
     """The data of a `FitResult`, its law with the confidence band, and the relative residuals, against the input `x`.
 
     Without `x`, the input with most distinct values is taken. If there are others, the points are coloured by the one
-    that varies most. `y` is the measured column of `fit.data` (default: the law's output or "loss"). Raises
-    AllometryError for an unknown input or column.
+    that varies most. Raises AllometryError for an unknown
+    input.
     """
     inputs = list(fit.law.inputs)
-    y = y or output_column(fit)
+    y = fit.law.output
     data = frames.finite(fit.data, [y], f"the data of {fit.law.name}")
     x = x or max(inputs, key=lambda i: data[i].nunique())
     if x not in inputs:
@@ -55,17 +54,14 @@ def fit_figure(
     )
 
 
-def fit_chart(fit: Any, *, x: str | None = None, y: str | None = None, level: float = 0.95) -> alt.TopLevelMixin:
+def fit_chart(fit: Any, *, x: str | None = None, level: float = 0.95) -> alt.TopLevelMixin:
     """The chart of `fit_figure`: what a notebook shows of a fit."""
-    return fit_figure(fit, x=x, y=y, level=level).chart
+    return fit_figure(fit, x=x, level=level).chart
 
 
-def output_column(fit: Any) -> str:
-    """The column of `fit.data` that the law describes: its output's own name, or the loss."""
-    return fit.law.output if fit.law.output in fit.data else "loss"
-
-
-def _single(fit: Any, table: pd.DataFrame, x: str, y: str, level: float) -> tuple[alt.LayerChart, alt.LayerChart]:
+def _single(
+    fit: Any, table: pd.DataFrame, x: str, y: str, level: float
+) -> tuple[alt.LayerChart, alt.LayerChart]:
     """A law of one varying input: a line with its band."""
     grid = _grid(fit, table, x)
     line = frames.evaluate(fit, grid, y, level).assign(series=frames.label_of(fit))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,28 +78,31 @@ def log_grid(values: pd.Series, *, beyond: float = 1.15, points: int = GRID) -> 
 def evaluate(fit: Any, inputs: pd.DataFrame, y: str, level: float = 0.95) -> pd.DataFrame:
     """`inputs` with the fit's value in column `y` and its interval in `low` and `high` (NaN where it has none).
 
-    `fit` is a `FitResult` (any law), or a line of one variable with `predict` and `at` (a frontier's power law).
+    `fit` is a `FitResult` (columns are read as in the fit), or a power law along a frontier: of the first column.
     """
     table = inputs.reset_index(drop=True).copy()
-    if hasattr(fit, "interval_at"):
-        arguments = table[list(fit.law.inputs)]
-        table[y] = np.asarray(fit.predict(arguments), dtype=float)
-        bounds = fit.interval_at(arguments, level)
-        table["low"], table["high"] = bounds["low"].to_numpy(), bounds["high"].to_numpy()
-        return table
-    x = table[table.columns[0]].to_numpy(dtype=float)
-    table[y] = fit.predict(x)
-    bounds_at = np.array([fit.at(value).interval(level) for value in x])
-    table["low"], table["high"] = bounds_at[:, 0], bounds_at[:, 1]
-    return table
+    table[y] = predicted(fit, inputs, x=str(inputs.columns[0]))
+    if not hasattr(fit, "law"):
+        x = inputs.iloc[:, 0].to_numpy(dtype=float)
+        bounds = np.array([fit.at(value).interval(level) for value in x])
+        return table.assign(low=bounds[:, 0], high=bounds[:, 1])
+    if not len(fit.samples):
+        return table.assign(low=np.nan, high=np.nan)
+    low, high = fit.interval_at(inputs, level)
+    return table.assign(low=low, high=high)
 
 
-def predicted(fit: Any, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
-    """The fit's value for each row of `frame`, which has the columns of the law's inputs."""
+def predicted(fit: Any, frame: pd.DataFrame, *, x: str | None = None) -> np.ndarray[Any, Any]:
+    """The fit's value for each row of `frame`; a frontier's power law reads the column `x` (default: its own)."""
     if hasattr(fit, "law"):
-        require(frame, list(fit.law.inputs), f"the law {fit.law.name}")
-        return np.asarray(fit.predict(frame[list(fit.law.inputs)]), dtype=float)
-    return np.asarray(fit.predict(frame[fit.x].to_numpy(dtype=float)), dtype=float)
+        return np.asarray(fit.predict(frame), dtype=float)
+    return np.asarray(fit.predict(frame[x or fit.x].to_numpy(dtype=float)), dtype=float)
+
+
+def input_columns(fit: Any) -> list[str]:
+    """The columns of a table of runs that a `FitResult` reads its law's inputs from."""
+    texts = [str(fit.columns.get(symbol, symbol)) for symbol in fit.law.inputs]
+    return list(dict.fromkeys(word for text in texts for word in re.findall(r"[^\W\d]\w*", text)))
 
 
 def label_of(fit: Any) -> str:

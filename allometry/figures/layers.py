@@ -32,7 +32,9 @@ class Colour:
     params: tuple[alt.Parameter, ...]
 
 
-def ordered_colour(values: pd.Series, column: str, *, opacity: float = 1.0, title: str | None = None) -> Colour:
+def ordered_colour(
+    values: pd.Series, column: str, *, opacity: float = 1.0, title: str | None = None
+) -> Colour:
     """Colour by an ordered column: one step of the ramp a value and a clickable legend, or a continuous ramp."""
     distinct = sorted(values.dropna().unique().tolist())
     if len(distinct) > DISTINCT:
@@ -63,9 +65,7 @@ def points(
     shape: str = "circle",
 ) -> alt.Chart:
     """Measured points, with a tooltip each."""
-    mark = alt.Chart(table).mark_point(
-        style=style, clip=True, filled=style != "halo", size=size, shape=shape
-    )
+    mark = alt.Chart(table).mark_point(style=style, clip=True, filled=style != "halo", size=size, shape=shape)
     encoded = mark.encode(x=x, y=y, tooltip=list(tips))
     return encoded if colour is None else encoded.encode(color=colour.encoding, opacity=colour.opacity)
 
@@ -120,10 +120,14 @@ def series(
 
     `coloured=False` leaves the colour to another scale: then the dash alone says which law it is.
     """
-    show = alt.Legend(title=None, orient="top", direction="vertical", columns=1, symbolType="stroke", symbolSize=420)
+    show = alt.Legend(
+        title=None, orient="top", direction="vertical", columns=1, symbolType="stroke", symbolSize=420
+    )
     dash = alt.Scale(domain=list(names), range=[list(d) for d in _DASHES[: len(names)]])
-    drawn = alt.Chart(table).mark_line(clip=True).encode(
-        x=x, y=y, strokeDash=alt.StrokeDash("series:N", scale=dash, legend=show)
+    drawn = (
+        alt.Chart(table)
+        .mark_line(clip=True)
+        .encode(x=x, y=y, strokeDash=alt.StrokeDash("series:N", scale=dash, legend=show))
     )
     if coloured:
         scale = alt.Scale(domain=list(names), range="category")
@@ -149,7 +153,9 @@ def horizontal_intervals(
     known = table.dropna(subset=[low, high])
     x = position[0].copy(deep=True)
     x.shorthand = f"{escape(low)}:Q"
-    return alt.Chart(known).mark_rule(style=style, clip=True).encode(x=x, y=position[1], x2=f"{escape(high)}:Q")
+    return (
+        alt.Chart(known).mark_rule(style=style, clip=True).encode(x=x, y=position[1], x2=f"{escape(high)}:Q")
+    )
 
 
 def zero_line() -> alt.Chart:
@@ -178,15 +184,24 @@ def category_points(
     if not show:
         return drawn
     pick = alt.selection_point(fields=[category], bind="legend", name=_param_name("pick", category))
-    return drawn.encode(opacity=alt.when(pick).then(alt.value(0.9)).otherwise(alt.value(FADED))).add_params(pick)
+    return drawn.encode(opacity=alt.when(pick).then(alt.value(0.9)).otherwise(alt.value(FADED))).add_params(
+        pick
+    )
 
 
 def compose(
-    *layers: alt.Chart, params: Sequence[alt.Parameter] = (), height: int = HEIGHT, name: str = "zoom"
+    *layers: alt.Chart,
+    params: Sequence[alt.Parameter] = (),
+    height: int = HEIGHT,
+    name: str = "zoom",
+    holder: int = 0,
 ) -> alt.LayerChart:
-    """Layers as one plot that fills its container's width and zooms and drags on both axes."""
+    """Layers as one plot that fills its container's width and zooms and drags on both axes.
+
+    `holder` is the layer that holds the selections: in a stack, all selections of a plot must be in one layer.
+    """
     drawn = [*layers]
-    drawn[0] = drawn[0].add_params(_zoom(name), *params)
+    drawn[holder] = drawn[holder].add_params(_zoom(name), *params)
     return alt.layer(*drawn).properties(width="container", height=height)
 
 

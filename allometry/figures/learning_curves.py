@@ -59,7 +59,13 @@ def learning_curves(
 
 
 def _frontier(
-    frontier: pd.DataFrame | None, fit: Any, position: tuple[Any, Any], x: str, y: str, label: str | None, level: float
+    frontier: pd.DataFrame | None,
+    fit: Any,
+    position: tuple[Any, Any],
+    x: str,
+    y: str,
+    label: str | None,
+    level: float,
 ) -> list[Any]:
     """The envelope as a heavy line, and its law with a band."""
     if frontier is None:
@@ -68,7 +74,9 @@ def _frontier(
     parts = [layers.lines(best, *position, style="frontier")]
     if fit is not None:
         grid = pd.DataFrame({x: frames.log_grid(best[x], beyond=2.0)})
-        line = frames.evaluate(fit, grid, y, level).assign(series=label or f"frontier: {frames.label_of(fit)}")
+        line = frames.evaluate(fit, grid, y, level).assign(
+            series=label or f"frontier: {frames.label_of(fit)}"
+        )
         parts.append(layers.band(line, *position))
         parts.append(layers.series(line, *position, [str(line["series"].iloc[0])]))
     return parts

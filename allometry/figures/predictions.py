@@ -37,7 +37,9 @@ def predictions(
     parts = [made] if fitted is None else [_prepared(fitted, x, what).assign(kind=_KINDS[1]), made]
     both = pd.concat(parts, ignore_index=True)
     kinds = [kind for kind in _KINDS if (both["kind"] == kind).any()]
-    tips = layers.run_tips(both, "kind", "run", "N", "D", "predicted", "low", "high", "measured", "residual_percent")
+    tips = layers.run_tips(
+        both, "kind", "run", "N", "D", "predicted", "low", "high", "measured", "residual_percent"
+    )
     return Figure(
         name=name,
         title=what,
@@ -65,8 +67,9 @@ def _against(both: pd.DataFrame, kinds: list[str], tips: list[alt.Tooltip]) -> a
     diagonal = layers.lines(pd.DataFrame({"measured": edge, "predicted": edge}), x, y, style="guide")
     bars = layers.intervals(_with_bounds(both), x, "low", "high", y)
     return layers.compose(
-        diagonal, bars, layers.category_points(both, x, y, "kind", kinds, tips=tips), height=320, name="zoom_losses"
-    )
+        diagonal, bars, layers.category_points(both, x, y, "kind", kinds, tips=tips),
+        height=320, name="zoom_losses", holder=2,
+    )  # fmt: skip
 
 
 def _errors(both: pd.DataFrame, kinds: list[str], tips: list[alt.Tooltip], column: str) -> alt.LayerChart:
@@ -83,7 +86,9 @@ def _errors(both: pd.DataFrame, kinds: list[str], tips: list[alt.Tooltip], colum
 
 
 def _with_bounds(table: pd.DataFrame) -> pd.DataFrame:
-    return table if {"low", "high"} <= set(table.columns) else table.assign(low=float("nan"), high=float("nan"))
+    return (
+        table if {"low", "high"} <= set(table.columns) else table.assign(low=float("nan"), high=float("nan"))
+    )
 
 
 def _caption(made: pd.DataFrame, level: float) -> str:

@@ -37,9 +37,7 @@ def residuals(
     if not fits:
         raise AllometryError(f"{what}: no fit was given", hint="pass fits={'label': fit}")
     usable = frames.finite(runs, [x, y], what)
-    table = pd.concat(
-        [_of_law(label, fit, usable, x, y) for label, fit in fits.items()], ignore_index=True
-    )
+    table = pd.concat([_of_law(label, fit, usable, x, y) for label, fit in fits.items()], ignore_index=True)
     position = log_x(x), linear_y(RESIDUAL, title="Residual, measured / fitted − 1")
     drawn = [*_noise(table, position, x, noise), layers.zero_line()]
     tips = layers.run_tips(table, "law", "run", "N", "D", "C", y, "fitted", RESIDUAL)
@@ -65,7 +63,9 @@ def _of_law(label: str, fit: Any, runs: pd.DataFrame, x: str, y: str) -> pd.Data
     return table[[c for c in dict.fromkeys(columns) if c in table]]
 
 
-def _noise(table: pd.DataFrame, position: tuple[alt.X, alt.Y], x: str, noise: float | None) -> list[alt.Chart]:
+def _noise(
+    table: pd.DataFrame, position: tuple[alt.X, alt.Y], x: str, noise: float | None
+) -> list[alt.Chart]:
     if noise is None or not np.isfinite(noise):
         return []
     edge = [float(table[x].min()) / 1.15, float(table[x].max()) * 1.15]
@@ -78,5 +78,7 @@ def _caption(runs: pd.DataFrame, table: pd.DataFrame, noise: float | None) -> st
     text = f"{frames.count_note(runs)}. Root mean square: "
     text += ", ".join(f"{label} {value:.2g} %" for label, value in spread.items()) + "."
     if noise is not None and np.isfinite(noise):
-        text += f" The grey band is twice the noise between seeds ({100 * noise:.2g} %) on both sides of zero."
+        text += (
+            f" The grey band is twice the noise between seeds ({100 * noise:.2g} %) on both sides of zero."
+        )
     return text

@@ -30,13 +30,13 @@ def surface(
 ) -> Figure:
     """`y` against `x`, one colour for each value of `colour`, with each fitted law as lines of its own dash.
 
-    `fits` maps what the legend says to a `FitResult` whose inputs are columns of `runs`: x, colour, and others that are
-    constant in each colour. Runs that share x and colour are one point: the mean, with a bar of one standard deviation.
+    `fits` maps what the legend says to a `FitResult` that reads its inputs from `runs`: from x, colour, and other columns
+    that are constant in each colour. Runs that share x and colour are one point: the mean, with a bar of one standard deviation.
     Raises AllometryError for missing columns, or a law with an input that varies where a line would need one value.
     """
     what = title or f"{quantity(y).title} against {quantity(x).title} by {colour}"
     fits = fits or {}
-    inputs = list(dict.fromkeys(name for fit in fits.values() for name in fit.law.inputs))
+    inputs = list(dict.fromkeys(column for fit in fits.values() for column in frames.input_columns(fit)))
     usable = frames.finite(runs, list(dict.fromkeys([x, colour, y])), what)
     frames.require(usable, inputs, what)
     settings = list(dict.fromkeys([colour, x, *inputs]))
@@ -49,8 +49,9 @@ def surface(
             [_law_lines(fit, table, x, y, colour, beyond).assign(series=label) for label, fit in fits.items()]
         )
         drawn.append(
-            layers.series(drawn_lines, *position, list(fits), coloured=False, detail=[colour])
-            .encode(color=ramp.encoding, opacity=ramp.opacity)
+            layers.series(drawn_lines, *position, list(fits), coloured=False, detail=[colour]).encode(
+                color=ramp.encoding, opacity=ramp.opacity
+            )
         )
     for label, fit in fits.items():
         table[f"residual_percent, {label}"] = 100 * (table[y] / frames.predicted(fit, table) - 1)
@@ -68,7 +69,7 @@ def surface(
 
 def _law_lines(fit: Any, table: pd.DataFrame, x: str, y: str, colour: str, beyond: float) -> pd.DataFrame:
     """The law along x for each value of `colour`; its other inputs must not vary within a colour."""
-    others = [name for name in fit.law.inputs if name not in (x, colour)]
+    others = [name for name in frames.input_columns(fit) if name not in (x, colour)]
     lines = []
     for value, group in table.groupby(colour):
         varying = [name for name in others if group[name].nunique() > 1]

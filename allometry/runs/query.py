@@ -65,20 +65,20 @@ def select(frame: pd.DataFrame, text: str) -> pd.DataFrame:
 
 
 def _mask(frame: pd.DataFrame, condition: Condition) -> pd.Series:
-    column = _column(frame, condition.column)
-    if column in _TEXT or not (pd.api.types.is_numeric_dtype(frame[column]) or frame[column].isna().all()):
-        return _text_mask(frame[column], condition, listed=column in _LISTS)
-    read = parse_duration if column == "seconds" else parse_number
+    name = column(frame, condition.column)
+    if name in _TEXT or not (pd.api.types.is_numeric_dtype(frame[name]) or frame[name].isna().all()):
+        return _text_mask(frame[name], condition, listed=name in _LISTS)
+    read = parse_duration if name == "seconds" else parse_number
     value = read(condition.value, f"filter {condition}")
-    values = pd.to_numeric(frame[column])
+    values = pd.to_numeric(frame[name])
     return pd.Series(_COMPARE[condition.relation](values, value), index=frame.index)
 
 
-def _column(frame: pd.DataFrame, name: str) -> str:
+def column(frame: pd.DataFrame, name: str) -> str:
     """The column of that name; a different case is forgiven where it is clear what is meant."""
     if name in frame.columns:
         return name
-    folded = [column for column in frame.columns if column.lower() == name.lower()]
+    folded = [each for each in frame.columns if each.lower() == name.lower()]
     if len(folded) == 1:
         return str(folded[0])
     raise unknown("column", name, map(str, frame.columns))

@@ -1,0 +1,254 @@
+"""`allometry runs`: list, show, compare, export and remove runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from allometry.cli.tables import Form, print_table, store_option, table_options
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from allometry.runs.record import RunRecord
+    from allometry.runs.store import Store
+
+LISTED = ("run", "status", "shape", "N", "D", "C", "lr", "loss", "seconds", "study")
+"""Columns of the list for people; --json and --csv have all."""
+
+_CONDITION = re.compile(r"[<>=]")
+
+
+class _Runs(click.Group):
+    """The group lists when no command is given, also with filters: `allometry runs 'N>1e5'`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        named = next((arg for arg in args if arg in self.commands), None)
+        helping = any(arg in ("-h", "--help") for arg in args)
+        if named is None and not helping and all(map(_belongs_to_list, args, [None, *args])):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        from allometry.errors import unknown
+
+        if args and args[0] not in self.commands:
+            raise unknown("command", args[0], self.commands)
+        return super().resolve_command(ctx, args)
+
+
+def _belongs_to_list(argument: str, before: str | None) -> bool:
+    """Whether an argument can only belong to the list: an option, the value of the option before it, a
+    condition.
+    """
+    return (
+        before in ("--store", "--sort", "--limit")
+        or argument.startswith("--")
+        or bool(_CONDITION.search(argument))
+    )
+
+
+def command(name: str) -> click.Command:
+    """The command `name` of this module."""
+    assert name == "runs"
+    return runs
+
+
+@click.group(cls=_Runs, context_settings={"help_option_names": ["-h", "--help"]})
+def runs() -> None:
+    """List, show, compare, export and remove runs.
+
+    Without a command, lists. A FILTER is a condition such as family=transformer, 'N>1e5', status=done,
+    'lr<=0.01', corpus=sotu or study=quickstart; several must all hold. Quote those with < or >.
+    """
+
+
+@runs.command("list")
+@click.argument("filters", nargs=-1, metavar="[FILTER]...")
+@click.option(
+    "--sort", default=None, metavar="COLUMN", help="Sort by a column; -COLUMN for the largest first."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Show only the first so many.")
+@store_option
+@table_options
+def list_runs(
+    filters: tuple[str, ...], sort: str | None, limit: int | None, store: str, form: Form | None
+) -> None:
+    """List runs: their status, size, cost and loss."""
+    opened = _open(store)
+    table = _sorted(opened.frame(" ".join(filters)), sort)
+    total = len(table)
+    table = table.head(limit) if limit else table
+    _warn(opened.notes)
+    if form is None:
+        table = _for_people(table)
+    print_table(table, form, formats=_formats(), empty=_nothing(filters, store))
+    if form is None and total > len(table):
+        click.echo(f"{total - len(table)} more")
+
+
+@runs.command("show")
+@click.argument("run")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@store_option
+def show(run: str, as_json: bool, store: str) -> None:
+    """Show one run: configuration, counts, result, curve. RUN is an id, or the start or end of one."""
+    record = _open(store).get(run)
+    if as_json:
+        click.echo(json.dumps(_everything(record), indent=1, sort_keys=True))
+    else:
+        _show(record)
+
+
+@runs.command("diff")
+@click.argument("first")
+@click.argument("second")
+@store_option
+@table_options
+def diff_runs(first: str, second: str, store: str, form: Form | None) -> None:
+    """Compare two runs: keys of the configuration that differ, then results."""
+    from allometry.runs.diff import diff
+
+    opened = _open(store)
+    a, b = opened.get(first), opened.get(second)
+    table = diff(a, b)
+    if form is None:
+        click.echo(f"a  {a.id}\nb  {b.id}")
+    print_table(table, form, empty="the two runs are the same")
+
+
+@runs.command("export")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("filters", nargs=-1, metavar="[FILTER]...")
+@click.option("--curves", is_flag=True, help="Write the training curves instead of the table of runs.")
+@store_option
+def export_runs(file: Path, filters: tuple[str, ...], curves: bool, store: str) -> None:
+    """Write runs to FILE: .csv, .parquet or .json by its ending."""
+    from allometry.runs.export import export
+
+    opened = _open(store)
+    table = opened.frame(" ".join(filters))
+    _warn(opened.notes)
+    count = len(table)
+    if curves:
+        table = opened.curves(table["run"])
+        _warn(opened.notes)
+    export(table, file)
+    click.echo(f"{file}: {len(table)} rows from {count} runs")
+
+
+@runs.command("rm")
+@click.argument("runs_or_filters", nargs=-1, required=True, metavar="RUN|FILTER...")
+@store_option
+def remove(runs_or_filters: tuple[str, ...], store: str) -> None:
+    """Remove runs, by id or by FILTER. `allometry runs undo` brings them back."""
+    opened = _open(store)
+    conditions = [argument for argument in runs_or_filters if _CONDITION.search(argument)]
+    chosen = [argument for argument in runs_or_filters if argument not in conditions]
+    if conditions:
+        chosen += list(opened.frame(" ".join(conditions))["run"])
+    removed = opened.remove(chosen)
+    click.echo("\n".join(removed) if removed else _nothing(tuple(conditions), store))
+    if removed:
+        click.echo(f"{len(removed)} removed; to bring back: allometry runs undo{_store_flag(store)}")
+
+
+@runs.command("undo")
+@store_option
+def undo(store: str) -> None:
+    """Bring back what the last rm removed."""
+    restored = _open(store).undo()
+    click.echo("\n".join(restored))
+    click.echo(f"{len(restored)} restored")
+
+
+def _open(path: str) -> Store:
+    from allometry.runs.store import Store
+
+    return Store(path)
+
+
+def _store_flag(store: str) -> str:
+    return "" if store == "runs" else f" --store {store}"
+
+
+def _nothing(filters: tuple[str, ...], store: str) -> str:
+    return (
+        f"no run in {store} satisfies {' '.join(filters)}"
+        if filters
+        else f"the store {store} has no runs yet"
+    )
+
+
+def _warn(notes: tuple[str, ...]) -> None:
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+
+
+def _sorted(table: pd.DataFrame, by: str | None) -> pd.DataFrame:
+    from allometry.runs.query import column
+
+    if by is None:
+        return table
+    return table.sort_values(
+        column(table, by.lstrip("-")), ascending=not by.startswith("-"), ignore_index=True
+    )
+
+
+def _for_people(table: pd.DataFrame) -> pd.DataFrame:
+    shown = [name for name in LISTED if name != "study" or table["study"].str.len().sum()]
+    return table[shown]
+
+
+def _formats() -> dict[str, Any]:
+    from allometry.units import format_count, format_duration, format_flops
+
+    return {
+        **dict.fromkeys(("N", "D"), format_count),
+        "C": format_flops,
+        "seconds": format_duration,
+        "loss": lambda loss: f"{loss:.4f}",
+    }
+
+
+def _everything(record: RunRecord) -> dict[str, Any]:
+    return {
+        "run": record.id,
+        "status": record.status,
+        "path": str(record.path),
+        "config": record.config,
+        "counts": record.counts,
+        "result": record.result,
+        "environment": record.environment,
+        "error": record.error,
+        "notes": [*record.notes, *record.curve.notes],
+        "curve": json.loads(record.curve.frame.to_json(orient="records", double_precision=15)),
+    }
+
+
+def _show(record: RunRecord) -> None:
+    from allometry.runs.diff import flatten
+
+    click.echo(f"{record.id}   {record.status}   {record.path}")
+    parts = {
+        "configuration": record.config,
+        "counts": record.counts,
+        "result": {key: value for key, value in record.result.items() if key not in ("counts", "notes")},
+        "environment": record.environment,
+    }
+    for title, part in parts.items():
+        if part:
+            click.echo(f"\n{title}")
+            for key, value in flatten(part).items():
+                click.echo(f"  {key:24} {'–' if value is None else value}")
+    curve = record.curve.frame.dropna(axis=1, how="all").drop(columns="run")
+    if len(curve):
+        print_table(curve.tail(12), title="\ncurve (last rows)", formats=_formats())
+    for note in (*record.notes, *record.curve.notes):
+        click.echo(f"note: {note}")
+    if record.error:
+        click.echo(f"\nerror\n{record.error}")

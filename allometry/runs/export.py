@@ -1,0 +1,49 @@
+"""Tables to files that other tools read: CSV, Parquet, JSON."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from allometry.errors import unknown
+from allometry.runs.files import writing
+
+
+def _csv(frame: pd.DataFrame, path: Path) -> None:
+    frame.to_csv(path, index=False)
+
+
+def _json(frame: pd.DataFrame, path: Path) -> None:
+    frame.to_json(path, orient="records", indent=1, double_precision=15)
+
+
+def _parquet(frame: pd.DataFrame, path: Path) -> None:
+    frame.to_parquet(path, index=False)
+
+
+FORMATS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
+    ".csv": _csv,
+    ".json": _json,
+    ".parquet": _parquet,
+}
+"""File endings and what writes them."""
+
+
+def export(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table in the format of the file's ending: .csv, .json or .parquet; the file appears whole or
+    not at all.
+
+    Raises AllometryError for another ending, or if the file cannot be written.
+    """
+    if path.suffix not in FORMATS:
+        raise unknown("file ending", path.suffix or path.name, FORMATS)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        try:
+            FORMATS[path.suffix](frame, aside)
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)

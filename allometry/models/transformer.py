@@ -1,13 +1,11 @@
-"""Kaplan's decoder-only transformer: the model whose losses "Scaling Laws for Neural Language Models"
-measures.
+"""The decoder-only transformer of Kaplan et al. 2020, "Scaling Laws for Neural Language Models", section 2.
 
-Kaplan et al. 2020 (section 2) train GPT-2's architecture (Radford et al. 2019): pre-LN blocks, learned
-positions, a head tied to the token embedding, d_ff = 4 d_model. What the paper leaves open follows GPT-2,
-except where small models want otherwise: no biases by default, weights initialised by fan-in, the exact (erf)
-GELU.
+It is GPT-2's architecture (Radford et al. 2019): pre-LN blocks, learned positions, a head tied to the token
+embedding, d_ff = 4 d_model. What the paper leaves open follows GPT-2, except where small models want
+otherwise: no biases by default, weights initialised by fan-in, the exact (erf) GELU.
 
-Shapes in comments: B sequences of T <= n_ctx tokens; d = d_model; H = n_head heads of width d / H; V =
-n_vocab. `docs/transformer.md` reads along.
+In shapes: B sequences of T <= n_ctx tokens, d = d_model, H = n_head heads of width d / H, V = n_vocab.
+`docs/transformer.md` reads along.
 """
 
 from __future__ import annotations
@@ -23,12 +21,13 @@ from torch import Tensor, nn
 from allometry.errors import AllometryError
 from allometry.models.base import ModelConfig, register
 from allometry.models.counts import Counts
+from allometry.models.layers import causal_attention
 
 Positive = Annotated[int, Field(ge=1)]
 
 ASPECT_RATIO = 32
-"""d_model / n_layer along the dial. Kaplan et al. find the ratio hardly matters from 10 to 200 for large
-models; for small ones a ladder of constant ratio leaves a third of the residuals in L(N)."""
+"""d_model / n_layer along the dial. Kaplan et al. (section 3.1) find that a factor of 40 hardly matters in
+large models; in small ones it does, and a ladder of sizes with a constant ratio scatters least about L(N)."""
 
 
 @register
@@ -93,9 +92,7 @@ class TransformerConfig(ModelConfig):
 
     def build(self, seed: int = 0) -> Transformer:
         """The module with freshly initialised weights, a pure function of (shape, seed)."""
-        with torch.device(
-            "meta"
-        ):  # PyTorch's own initialisation would be thrown away, and costs random numbers
+        with torch.device("meta"):  # no memory and no random numbers yet: both come below
             model = Transformer(self)
         model.to_empty(device="cpu")
         model.initialise(torch.Generator().manual_seed(seed))
@@ -103,58 +100,54 @@ class TransformerConfig(ModelConfig):
 
     @classmethod
     def of_size(cls, n: int, **fixed: Any) -> Self:
-        """The dial: depth and width whose N is near `n` at d_model / n_layer near 32, with two layers at
-        least.
+        """The dial: depth and width with N near `n` at d_model / n_layer near 32 and at least two layers.
 
-        Widths are multiples of 8 (of 16 from 64 on, of 32 from 256 on), so N is within 40 % of `n` at 1e4, 15
-        % at 1e5 and 7 % from 1e6 on. `fixed` sets any field; a fixed depth or width is kept and the other one
-        found.
+        Widths are multiples of 8 (of 16 from 64 on, of 32 from 256 on), so N is within 30 % of `n` from 1e4
+        on, 15 % from 1e5 and 10 % from 1e6. `fixed` sets any field; a fixed depth or width is kept and the
+        other one found. Raises AllometryError for n < 1 and for impossible fields.
         """
         if n < 1:
-            raise AllometryError(
-                f"a transformer of {n} parameters does not exist", hint="ask for at least 1e3"
-            )
-        shapes = _shapes_near(n, fixed.get("n_layer"), fixed.get("d_model"))
-        ratio = fixed.get("d_ff", 0)
+            raise AllometryError(f"no transformer has {n} parameters", hint="ask for at least 1e3")
+        heads, d_ff = fixed.get("n_head", 1), fixed.get("d_ff")
+        shapes = _shapes_near(n, fixed.get("n_layer"), fixed.get("d_model"), heads, d_ff)
+        candidates = [cls.model_validate({**fixed, "n_layer": L, "d_model": d}) for L, d in shapes]
 
-        def cost(shape: tuple[int, int]) -> float:
-            layers, d = shape
-            size = 2 * d * layers * (2 * d + (ratio or 4 * d))
-            return math.log(size / n) ** 2 + (0.15 * math.log(d / (ASPECT_RATIO * layers))) ** 2
+        def misfit(shape: Self) -> float:
+            ratio = shape.d_model / (ASPECT_RATIO * shape.n_layer)
+            return math.log(shape.counts().N / n) ** 2 + (0.15 * math.log(ratio)) ** 2
 
-        layers, d = min(shapes, key=cost)
-        return cls.model_validate({**fixed, "n_layer": layers, "d_model": d})
+        return min(candidates, key=misfit)
 
 
 def head_width(d_model: int) -> int:
-    """The default width of a head: 32, or 64 for wide models, or the largest of 16 and 8 that divides
-    d_model.
-    """
+    """A head's default width: 32 (64 in wide models), else the larger of 16 and 8 that divides d_model."""
     widths = (64, 32, 16, 8) if d_model >= 512 else (32, 16, 8)
     return next((width for width in widths if d_model % width == 0), d_model)
 
 
-def _shapes_near(n: int, layers: int | None, width: int | None) -> list[tuple[int, int]]:
-    """Shapes among which the dial chooses: depths around the aspect ratio's, with all the widths near `n`."""
+def _shapes_near(
+    n: int, n_layer: int | None, d_model: int | None, n_head: int, d_ff: int | None
+) -> list[tuple[int, int]]:
+    """Depths around the aspect ratio's, each with the two widths between which N passes `n`."""
+    if d_model is not None:
+        depth = n / (2 * d_model * (2 * d_model + (d_ff or 4 * d_model)))
+        return [
+            (L, d_model) for L in ([n_layer] if n_layer else [max(1, math.floor(depth)), math.ceil(depth)])
+        ]
     ideal = (n / (12 * ASPECT_RATIO**2)) ** (1 / 3)  # N = 12 n_layer d^2 with d = 32 n_layer
-    if width is not None:
-        depth = n / (12 * width**2)
-        depths = [layers] if layers else [max(1, math.floor(depth)), math.ceil(depth)]
-        return [(depth, width) for depth in depths]
-    depths = [layers] if layers else [depth for depth in range(2, math.ceil(ideal) + 3) if depth > ideal - 2]
+    nearby = range(max(2, math.ceil(ideal) - 1), math.ceil(ideal) + 3)
     shapes = []
-    for depth in depths:
-        d = math.sqrt(n / (12 * depth))
-        grain = 8 if d < 64 else 16 if d < 256 else 32
+    for L in [n_layer] if n_layer else nearby:
+        # N = 2 d L (2 d + d_ff), solved for d
+        d = math.sqrt(n / (12 * L)) if d_ff is None else (math.sqrt(d_ff**2 + 4 * n / L) - d_ff) / 4
+        grain = 8 * n_head if n_head > 1 or d < 64 else 16 if d < 256 else 32
         below = max(grain, int(d / grain) * grain)
-        shapes += [(depth, below), (depth, below + grain)]
+        shapes += [(L, below), (L, below + grain)]
     return shapes
 
 
 class Transformer(nn.Module):
-    """Token ids to logits: embed, `n_layer` residual blocks, normalise, and compare with every token's
-    embedding.
-    """
+    """Token ids to logits: embed, add `n_layer` blocks' work, normalise, compare with every embedding."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -167,12 +160,10 @@ class Transformer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (B, T, V) of the token after each position; position t sees tokens 0 … t only."""
-        return F.linear(self.features(tokens), self.embed.weight)  # tied head: no parameters of its own
+        return F.linear(self.features(tokens), self.head())
 
     def features(self, tokens: Tensor) -> Tensor:
-        """What the head reads: the normalised residual stream, (B, T, d). The logits are its products with
-        `head()`.
-        """
+        """What the head reads: the residual stream after the last block, normalised, (B, T, d)."""
         x = self.embed(tokens) + self.position.weight[: tokens.shape[1]]  # (B, T, d)
         x = self.dropout(x)
         for block in self.blocks:
@@ -180,18 +171,18 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def head(self) -> Tensor:
-        """The output matrix, (V, d): the token embedding."""
+        """The output matrix, (V, d): the token embedding again, so the head has no weights of its own."""
         return self.embed.weight
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
         """Draw the weights. Gains start at 1, biases at 0, matrices as independent normal numbers.
 
-        "fan_in": std 1 / sqrt(fan-in), so that every product keeps its input's scale at any width; embeddings
-        and positions 1 / sqrt(d_model), so that logits start at the scale of 1. "gpt2": 0.02 throughout
-        (Radford et al. 2019), which is the same thing at d_model = 2500 and much too small for narrow models.
-        Both divide the two matrices that write into the residual stream by sqrt(2 n_layer), since 2 n_layer
-        of them add up.
+        "fan_in": std 1 / sqrt(fan-in), so that a product has its input's scale at any width; embeddings and
+        positions 1 / sqrt(d_model), so that logits start at the scale of 1. "gpt2": 0.02 throughout
+        (Radford et al. 2019), which is the same thing at d_model = 2500 and much too small for narrow
+        models. Both divide the two matrices that write into the residual stream by sqrt(2 n_layer), as 2
+        n_layer of them add up.
         """
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
@@ -205,10 +196,9 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention moves information between positions, the feed-forward part works on each by
-    itself.
+    """One layer: attention moves information between positions, then each position works by itself.
 
-    Pre-LN: each part reads a normalised copy of the residual stream and adds to the stream itself.
+    Pre-LN: each half reads a normalised copy of the residual stream and adds its result to the stream itself.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -230,24 +220,18 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.n_head, self.p = config.n_head, config.dropout
-        self.qkv = nn.Linear(
-            config.d_model, 3 * config.d_model, bias=config.bias
-        )  # queries, keys, values side by side
-        self.project = nn.Linear(config.d_model, config.d_model, bias=config.bias)
+        d = config.d_model
+        self.qkv = nn.Linear(d, 3 * d, bias=config.bias)  # queries, keys and values side by side
+        self.project = nn.Linear(d, d, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, d) to (B, T, d): softmax(q k^T / sqrt(d / H)) v over the positions up to one's own, in each
-        head.
-        """
+        """(B, T, d) to (B, T, d): in each head softmax(q k^T / sqrt(d / H)) v over the positions so far."""
         B, T, d = x.shape
-        q, k, v = (
-            self.qkv(x).view(B, T, 3, self.n_head, d // self.n_head).permute(2, 0, 3, 1, 4)
-        )  # each (B, H, T, d/H)
-        p = self.p if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)  # (B, H, T, d/H)
-        y = y.transpose(1, 2).reshape(B, T, d)
-        return self.dropout(self.project(y))
+        split = self.qkv(x).view(B, T, 3, self.n_head, d // self.n_head)  # 3: queries, keys, values
+        q, k, v = split.permute(2, 0, 3, 1, 4)  # each (B, H, T, d / H)
+        y = causal_attention(q, k, v, dropout=self.p if self.training else 0.0)  # (B, H, T, d / H)
+        return self.dropout(self.project(y.transpose(1, 2).reshape(B, T, d)))
 
 
 class FeedForward(nn.Module):

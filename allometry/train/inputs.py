@@ -34,7 +34,7 @@ def load_inputs(config: RunConfig, cache: Path | None = None) -> Inputs:
     vocabulary = tokens.manifest.n_vocab
     if vocabulary > model.n_vocab:
         raise AllometryError(
-            f"tokenizer {data.tokenizer!r} has {vocabulary} tokens, but the model's n_vocab is {model.n_vocab}",
+            f"tokenizer {data.tokenizer!r} has {vocabulary} tokens; the model's n_vocab is {model.n_vocab}",
             hint=f"set n_vocab = {vocabulary}",
         )
     available = tokens.train if data.limit is None else tokens.train[: data.limit]

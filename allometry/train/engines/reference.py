@@ -4,6 +4,8 @@ device.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +21,19 @@ if TYPE_CHECKING:
 
 EVALUATION_TOKENS = 8192
 """Tokens evaluated at once, so that the logits of a large vocabulary need not fit in memory together."""
+
+
+@contextmanager
+def dropout_masks(seed: int, step: int, device: torch.device) -> Iterator[None]:
+    """Within it PyTorch's random numbers are a function of (seed, step), wherever the run was resumed."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed * 1_000_003 + step)
+        yield
+
+
+def as_tensor(tokens: Tokens, device: torch.device) -> Tensor:
+    """Token ids as PyTorch wants them: int64, on the device."""
+    return torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64)).to(device)
 
 
 class ReferenceEngine(Engine):
@@ -53,7 +68,7 @@ class ReferenceEngine(Engine):
 
     def gradients(self, batch: Tokens, step: int) -> Tensor:
         """The mean loss on a batch, whose gradients are left in the parameters' `.grad`."""
-        tokens = self._tensor(batch)
+        tokens = as_tensor(batch, self.device)
         self.model.train()
         self.model.zero_grad(set_to_none=True)
         with torch.random.fork_rng(
@@ -85,7 +100,7 @@ class ReferenceEngine(Engine):
         rows = max(1, EVALUATION_TOKENS // (windows.shape[1] - 1))
         parts = []
         for first in range(0, len(windows), rows):
-            tokens = self._tensor(windows[first : first + rows])
+            tokens = as_tensor(windows[first : first + rows], self.device)
             logits = self.model(tokens[:, :-1]).float()
             parts.append(F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none").cpu())
         return torch.cat(parts).numpy()
@@ -105,6 +120,3 @@ class ReferenceEngine(Engine):
         for kind, tensors in (("params", self.parameters), ("adam_m", self.m), ("adam_v", self.v)):
             for name, tensor in tensors.items():
                 tensor.copy_(torch.from_numpy(state[f"{kind}/{name}"]))
-
-    def _tensor(self, tokens: Tokens) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64)).to(self.device)

@@ -1,7 +1,8 @@
 """What a study is: a question, the runs that would answer it within a budget, and the reading of those runs.
 
-A study is one file of this package with one registered subclass of `Study`. The conductor (`studies.conduct`) does the rest: it
-scales the study to the time that the user has, trains what is missing, registers the prediction, and writes the report.
+A study is one file of this package with one registered subclass of `Study`. The conductor (`studies.conduct`)
+does the rest: it scales the study to the time that the user has, trains what is missing, registers the
+prediction, and writes the report.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 class Evidence:
     """What a study reads: finished runs and curves from the store, never anything else.
 
-    `runs` and `curves` have the columns of `Store.frame()` and `Store.curves()`; `prediction` is what was registered before
-    the held-back runs were trained (see `studies.registration`), or None; `planned` names every run that the study asked for.
+    `runs` and `curves` have the columns of `Store.frame()` and `Store.curves()`; `prediction` is what was
+    registered before the held-back runs were trained (see `studies.registration`), or None; `planned` names
+    every run that the study asked for.
     """
 
     runs: pd.DataFrame
@@ -49,9 +51,11 @@ class Study(ABC):
 
     @abstractmethod
     def sweep(self, compute: float, data: DataConfig) -> Sweep:
-        """The runs that spend about `compute` training FLOPs (everything counted: blocks, attention and head) on `data`.
+        """The runs that spend about `compute` training FLOPs (everything counted: blocks, attention and head)
+        on `data`.
 
-        Larger compute must never ask for less. Raises AllometryError if `compute` is too little to ask the question.
+        Larger compute must never ask for less. Raises AllometryError if `compute` is too little to ask the
+        question.
         """
 
     def held_back(self, run: RunConfig, sweep: Sweep) -> bool:
@@ -60,7 +64,9 @@ class Study(ABC):
 
     @abstractmethod
     def predict(self, runs: pd.DataFrame, held_back: pd.DataFrame) -> pd.DataFrame:
-        """Losses of the held-back runs, predicted from the finished ones: `held_back` with columns loss, low, high, level, method."""
+        """Losses of the held-back runs, predicted from the finished ones: `held_back` with columns loss, low,
+        high, level, method.
+        """
 
     @abstractmethod
     def analyse(self, evidence: Evidence) -> Analysis:

@@ -1,4 +1,6 @@
-"""The first study: do small transformers on real text obey a scaling law, and does it predict the largest of them?"""
+"""The first study: do small transformers on real text obey a scaling law, and does it predict the largest of
+them?
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,14 @@ SIZES = 8
 """Model sizes along the ladder; the smallest and the largest differ by two orders of magnitude of N."""
 
 SPAN = 110
-"""N of the largest model over N of the smallest: two orders of magnitude, and a little for rounding to real shapes."""
+"""N of the largest model over N of the smallest: two orders of magnitude, and a little for rounding to real
+shapes.
+"""
 
 HORIZONS = 5
-"""Horizons D per size, each sqrt(2) shorter than the next; with a shared trunk a further horizon costs a fifth of its D."""
+"""Horizons D per size, each sqrt(2) shorter than the next; with a shared trunk a further horizon costs a
+fifth of its D.
+"""
 
 SEEDS = 4
 """Seeds at one size, so that the noise of a run is measured and not assumed."""
@@ -37,11 +43,13 @@ FEWEST_UPDATES = 500
 
 @register
 class Quickstart(Study):
-    """Trains a ladder of sizes over several horizons, fits every basic law to it, and predicts its largest models first.
+    """Trains a ladder of sizes over several horizons, fits every basic law to it, and predicts its largest
+    models first.
 
-    One grid answers several questions, as in Kaplan et al. 2020 and Hoffmann et al. 2022: L(N) along the longest
-    horizon, L(D) for the largest models, L(N, D) over all, L(C) and N_opt(C) along the compute-efficient frontier. The
-    two largest models are trained last, after their losses have been predicted from the others and written down.
+    One grid answers several questions, as in Kaplan et al. 2020 and Hoffmann et al. 2022: L(N) along the
+    longest horizon, L(D) for the largest models, L(N, D) over all, L(C) and N_opt(C) along the
+    compute-efficient frontier. The two largest models are trained last, after their losses have been
+    predicted from the others and written down.
     """
 
     name: ClassVar[str] = "quickstart"
@@ -51,7 +59,9 @@ class Quickstart(Study):
     )
 
     def sweep(self, compute: float, data: DataConfig) -> Sweep:
-        """A grid of sizes x horizons that spends `compute` FLOPs, with repeated seeds at one of the middle sizes."""
+        """A grid of sizes x horizons that spends `compute` FLOPs, with repeated seeds at one of the middle
+        sizes.
+        """
         from allometry.studies.recipe import BATCH_TOKENS, small_run
         from allometry.sweeps.sweep import Sweep
 
@@ -59,21 +69,27 @@ class Quickstart(Study):
         repeated = models[len(models) // 2 - 1]
         longest = self._longest_horizon(compute, models, repeated)
         if longest < FEWEST_UPDATES * BATCH_TOKENS:
-            raise AllometryError(f"{compute:.1e} FLOPs are too few for the quickstart study", hint="allow more time")
+            raise AllometryError(
+                f"{compute:.1e} FLOPs are too few for the quickstart study", hint="allow more time"
+            )
         runs = []
         for level in range(HORIZONS):
             steps = round(longest / 2 ** (level / 2) / BATCH_TOKENS)
             runs += [small_run(model, tokens=steps * BATCH_TOKENS, data=data) for model in models]
-            runs += [small_run(repeated, tokens=steps * BATCH_TOKENS, data=data, seed=s) for s in range(1, SEEDS)]
+            runs += [
+                small_run(repeated, tokens=steps * BATCH_TOKENS, data=data, seed=s) for s in range(1, SEEDS)
+            ]
         return Sweep(name=self.name, question=self.question, runs=tuple(runs))
 
     def held_back(self, run: RunConfig, sweep: Sweep) -> bool:
         """The two largest sizes, at every horizon."""
         sizes = sorted({other.model.counts().N for other in sweep.runs})
-        return run.model.counts().N >= sizes[-2]
+        return sizes[-2] <= run.model.counts().N
 
     def _ladder(self, compute: float) -> list[ModelConfig]:
-        """Sizes in equal steps of log N; the largest grows with the square root of the compute, as does the horizon."""
+        """Sizes in equal steps of log N; the largest grows with the square root of the compute, as does the
+        horizon.
+        """
         from allometry.models.transformer import TransformerConfig
         from allometry.studies.recipe import CONTEXT
 

@@ -1,8 +1,9 @@
-"""How small models are trained in every study: one recipe, measured, so that sizes differ by size and by nothing else.
+"""How small models are trained in every study: one recipe, measured, so that sizes differ by size and by
+nothing else.
 
-At this scale ordinary defaults give no law at all: one learning rate for all sizes turns their order around, a batch of
-hundreds of thousands of tokens leaves too few updates, and a large vocabulary makes the width of the head the bottleneck.
-`docs/log.md` has what was measured, with the failures.
+At this scale ordinary defaults give no law at all: one learning rate for all sizes turns their order around,
+a batch of hundreds of thousands of tokens leaves too few updates, and a large vocabulary makes the width of
+the head the bottleneck. `docs/log.md` has what was measured, with the failures.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ if TYPE_CHECKING:
     from allometry.models.base import ModelConfig
 
 CONTEXT = 128
-"""Tokens of context. Long enough that longer ones change little for N < 1e6 on bytes, short enough to be cheap."""
+"""Tokens of context. Long enough that longer ones change little for N < 1e6 on bytes, short enough to be
+cheap.
+"""
 
 BATCH_TOKENS = 1024
-"""Tokens a batch: small, because a run of fewer than about 2,000 updates measures its plateau, not its size."""
+"""Tokens a batch: small, because a run of fewer than about 2,000 updates measures its plateau, not its size.
+"""
 
 RATE_TIMES_WIDTH = 0.256
 """Peak learning rate x d_model: the best rate goes as 1 / width, hardly with depth."""
@@ -32,7 +36,9 @@ def learning_rate(d_model: int) -> float:
     return min(HIGHEST_RATE, RATE_TIMES_WIDTH / d_model)
 
 
-def small_run(model: ModelConfig, *, tokens: int, data: DataConfig, seed: int = 0, **changes: Any) -> RunConfig:
+def small_run(
+    model: ModelConfig, *, tokens: int, data: DataConfig, seed: int = 0, **changes: Any
+) -> RunConfig:
     """A run of the recipe: constant rate with a final decay, so that runs of one size share their trunk.
 
     `changes` are fields of `TrainConfig` that a study varies on purpose.

@@ -1,7 +1,8 @@
 """Predictions registered before the fact: written once, never rewritten, scored when the runs are done.
 
-A prediction that could have been adjusted after the measurement proves nothing. So the file is created exclusively, it
-names the runs that it was made from with a digest of their losses, and runs whose loss was already known are marked and not scored.
+A prediction that could have been adjusted after the measurement proves nothing. So the file is created
+exclusively, it names the runs that it was made from with a digest of their losses, and runs whose loss was
+already known are marked and not scored.
 """
 
 from __future__ import annotations
@@ -41,11 +42,15 @@ def registered(folder: Path) -> dict[str, Any] | None:
         ) from error
 
 
-def register_prediction(folder: Path, runs: pd.DataFrame, predicted: pd.DataFrame, known: set[str]) -> dict[str, Any]:
-    """Write down the predicted losses of runs that are not trained yet; what is already registered is returned unchanged.
+def register_prediction(
+    folder: Path, runs: pd.DataFrame, predicted: pd.DataFrame, known: set[str]
+) -> dict[str, Any]:
+    """Write down the predicted losses of runs that are not trained yet; what is already registered is
+    returned unchanged.
 
-    `runs` are those that the prediction was made from; `predicted` has columns run, N, D, loss, low, high, level, method;
-    `known` are ids of predicted runs whose loss was in the store before (they are marked, and never scored).
+    `runs` are those that the prediction was made from; `predicted` has columns run, N, D, loss, low, high,
+    level, method; `known` are ids of predicted runs whose loss was in the store before (they are marked, and
+    never scored).
     """
     existing = registered(folder)
     if existing is not None:
@@ -64,7 +69,9 @@ def register_prediction(folder: Path, runs: pd.DataFrame, predicted: pd.DataFram
 
 
 def score(prediction: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a predicted run that has been trained: predicted, low, high, measured, error (relative), inside, scored."""
+    """One row a predicted run that has been trained: predicted, low, high, measured, error (relative),
+    inside, scored.
+    """
     import pandas as pd
 
     table = pd.DataFrame(prediction["predictions"]).rename(columns={"loss": "predicted"})

@@ -13,20 +13,13 @@ import altair as alt
 
 Kind = Literal["count", "power", "plain", "percent"]
 
-_SUPERSCRIPTS = "['⁰','¹','²','³','⁴','⁵','⁶','⁷','⁸','⁹']"
-_EXPONENT = "round(log(datum.value) / LN10)"
-_MANTISSA = "round(datum.value / pow(10, floor(log(datum.value) / LN10 + 1e-9)) * 1000) / 1000"
-_COUNT = "replace(format(datum.value, '.4~s'), 'G', 'B')"
-_POWER = (
-    f"({_MANTISSA} == 1 ? '' : {_MANTISSA} + '×') + '10' + ("
-    f"floor(log(datum.value) / LN10 + 1e-9) >= 10 ? {_SUPERSCRIPTS}[floor(floor(log(datum.value) / LN10 + 1e-9) / 10)] : '')"
-    f" + {_SUPERSCRIPTS}[floor(log(datum.value) / LN10 + 1e-9) % 10]"
-)
+_DECADE = "pow(10, floor(log(datum.value) / LN10 + 1e-9))"
+_MANTISSA = f"round(datum.value / {_DECADE} * 1000) / 1000"
 _LABELS: dict[Kind, str] = {
-    "count": _COUNT,
-    "power": f"(datum.value < 1 ? format(datum.value, '.1e') : {_POWER})",
+    "count": "replace(format(datum.value, '.3~s'), 'G', 'B')",
+    "power": "replace(format(datum.value, '.1~e'), '+', '')",
     "plain": "format(datum.value, '.4~g')",
-    "percent": "format(datum.value, '+.3~f') + ' %'",
+    "percent": "(abs(datum.value) < 1e-9 ? '0' : format(datum.value, '+.3~f')) + ' %'",
 }
 _TOOLTIPS: dict[Kind, str] = {"count": ".4s", "power": ".3e", "plain": ".4f", "percent": "+.2f"}
 

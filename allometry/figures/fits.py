@@ -11,7 +11,7 @@ import pandas as pd
 
 from allometry.errors import unknown
 from allometry.figures import frames, layers
-from allometry.figures.axes import linear_y, log_x, log_y, quantity
+from allometry.figures.axes import linear_y, log_x, log_y
 from allometry.figures.residuals import RESIDUAL, of_fit
 from allometry.report.content import Figure
 
@@ -92,11 +92,11 @@ def _by_group(
 
 
 def _grid(fit: Any, group: pd.DataFrame, x: str) -> pd.DataFrame:
-    """Log-spaced x over the group's range; the other inputs at their (geometric) mean in the group."""
+    """Log-spaced x over the group's range; every other input as it is in the whole group."""
     grid = pd.DataFrame({x: frames.log_grid(group[x])})
     for other in fit.law.inputs:
         if other != x:
-            grid[other] = float(np.exp(np.log(group[other].to_numpy(dtype=float)).mean()))
+            grid[other] = group[other].iloc[0]
     return grid
 
 

@@ -13,6 +13,8 @@ from allometry.figures import frames, layers
 from allometry.figures.axes import log_x, log_y, quantity
 from allometry.report.content import Figure
 
+_LOWEST = "lowest loss of any run"
+
 
 def learning_curves(
     curves: pd.DataFrame,
@@ -67,24 +69,22 @@ def _frontier(
     label: str | None,
     level: float,
 ) -> list[Any]:
-    """The envelope as a heavy line, and its law with a band."""
+    """The envelope and its law as lines that a legend names, the law with its band."""
     if frontier is None:
         return []
     best = frames.finite(frontier, [x, y], "the frontier").sort_values(x)[[x, y]]
-    parts = [layers.lines(best, *position, style="frontier")]
+    named, parts = [best.assign(series=_LOWEST)], []
     if fit is not None:
-        grid = pd.DataFrame({x: frames.log_grid(best[x], beyond=2.0)})
-        line = frames.evaluate(fit, grid, y, level).assign(
-            series=label or f"frontier: {frames.label_of(fit)}"
-        )
+        line = frames.evaluate(fit, pd.DataFrame({x: frames.log_grid(best[x], beyond=2.0)}), y, level)
         parts.append(layers.band(line, *position))
-        parts.append(layers.series(line, *position, [str(line["series"].iloc[0])]))
-    return parts
+        named.append(line[[x, y]].assign(series=label or frames.label_of(fit)))
+    table = pd.concat(named, ignore_index=True)
+    return [*parts, layers.series(table, *position, list(table["series"].unique()))]
 
 
 def _caption(table: pd.DataFrame, runs: pd.DataFrame, frontier: pd.DataFrame | None, fit: Any) -> str:
     text = f"{frames.count_note(runs[runs['run'].isin(table['run'])])}. One line a run."
     if frontier is not None:
-        text += " The heavy line is the lowest loss that any run reaches at that compute"
-        text += ", the coloured line the law fitted to it." if fit is not None else "."
+        text += " Drawn over them: the lowest loss that any run reaches at that compute"
+        text += ", and the law fitted to it." if fit is not None else "."
     return text

@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from allometry.figures import frames, layers
-from allometry.figures.axes import linear_y, log_x, log_y, quantity
+from allometry.figures.axes import linear_y, log_x, log_y
 from allometry.figures.residuals import of_fit
 from allometry.report.content import Figure
 
@@ -44,7 +44,7 @@ def predictions(
         name=name,
         title=what,
         caption=caption or _caption(made[made["kind"] == _KINDS[0]], level),
-        chart=layers.stack(_against(both, kinds, tips), _errors(both, kinds, tips, x), width=560),
+        chart=layers.stack(_against(both, kinds, tips), _errors(both, kinds, tips, x), share_x=False),
         table=both[[c for c in ("kind", "run", "N", "D", "C", "predicted", "low", "high", "measured",
                                 "residual_percent") if c in both]],
     )  # fmt: skip

@@ -117,16 +117,13 @@ def _legend(ink: str, muted: str) -> dict[str, Any]:
 def _styles(colours: dict[str, Any]) -> dict[str, Any]:
     ink, muted = colours["ink"], colours["muted"]
     return {
-        "measured": {"fill": ink, "stroke": colours["paper"], "strokeWidth": 0.8},
-        "errorbar": {"stroke": ink, "strokeWidth": 1.2},
-        "band": {"fill": colours["category"][0], "fillOpacity": 0.16, "stroke": None},
-        "noise": {"fill": muted, "fillOpacity": 0.16, "stroke": None},
-        "frontier": {"stroke": ink, "strokeWidth": 2.6, "fill": None},
-        "guide": {"stroke": muted, "strokeWidth": 1.2, "strokeDash": [4, 4]},
-        "optimum": {"fill": colours["category"][1], "stroke": colours["paper"], "strokeWidth": 1},
-        "optimumbar": {"stroke": colours["category"][1], "strokeWidth": 2},
-        "halo": {"fill": None, "stroke": colours["category"][1], "strokeWidth": 2},
-        "note": {"fill": muted, "fontSize": 12},
+        "measured": {"color": ink, "stroke": colours["paper"], "strokeWidth": 0.8},
+        "errorbar": {"color": ink, "strokeWidth": 1.2},
+        "band": {"color": colours["category"][0], "fillOpacity": 0.16},
+        "noise": {"color": muted, "fillOpacity": 0.18},
+        "guide": {"color": muted, "strokeWidth": 1.3, "strokeDash": [4, 4]},
+        "optimum": {"color": colours["category"][1], "stroke": colours["paper"], "strokeWidth": 1},
+        "optimumbar": {"color": colours["category"][1], "strokeWidth": 2},
     }
 
 

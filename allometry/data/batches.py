@@ -15,10 +15,10 @@ Tokens = npt.NDArray[np.unsignedinteger]
 class BatchOrder:
     """The order of training batches over `tokens` (1-D array of ids).
 
-    The data are read as windows of n_ctx + 1 tokens (n_ctx inputs, the same shifted by one as targets) that do not
-    overlap in their targets. Each epoch starts at a fresh random offset and visits the windows in a fresh random
-    order, so that no token is a target twice within an epoch and window borders move from epoch to epoch. A batch
-    may span two epochs. Nothing depends on which batches were asked for before.
+    The data are read as windows of n_ctx + 1 tokens (n_ctx inputs, the same shifted by one as targets) that
+    do not overlap in their targets. Each epoch starts at a fresh random offset and visits the windows in a
+    fresh random order, so that no token is a target twice within an epoch and window borders move from epoch
+    to epoch. A batch may span two epochs. Nothing depends on which batches were asked for before.
 
     Raises AllometryError if `tokens` are shorter than one window.
     """

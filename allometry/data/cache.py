@@ -35,8 +35,8 @@ def slug(*parts: str, identity: Any) -> str:
 def build_once(target: Path, build: Callable[[Path], None], *, complete: Callable[[Path], bool]) -> Path:
     """Makes the directory `target` with `build(temporary directory)` unless it is there and complete.
 
-    Two processes may do so at once: each builds aside and the first to rename wins; both results are the same.
-    Raises AllometryError if the disk is full or the cache cannot be written.
+    Two processes may do so at once: each builds aside and the first to rename wins; both results are the
+    same. Raises AllometryError if the disk is full or the cache cannot be written.
     """
     if complete(target):
         return target
@@ -63,7 +63,8 @@ def _put(aside: Path, target: Path, complete: Callable[[Path], bool]) -> None:
                 raise
         if complete(target):
             return
-        # What is there is damaged (a half-deleted cache, say): move it out of the way, and let nobody read it again.
+        # What is there is damaged (a half-deleted cache, say): move it out of the way, and let nobody read it
+        # again.
         broken = Path(tempfile.mkdtemp(prefix=".broken-", dir=target.parent))
         target.rename(broken / target.name)
         shutil.rmtree(broken, ignore_errors=True)
@@ -99,3 +100,13 @@ def _disk_errors(target: Path) -> Iterator[None]:
                 hint="set ALLOMETRY_CACHE to a directory that you can write to",
             ) from error
         raise
+
+
+def sha256(*paths: Path) -> str:
+    """SHA-256 of the content of files, one after the other, in hexadecimal."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                total.update(block)
+    return total.hexdigest()

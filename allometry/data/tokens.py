@@ -7,9 +7,8 @@ batch = BatchOrder(data.train, n_ctx=128, batch_tokens=1024, seed=0).batch(1)
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy.typing as npt
 
 from allometry.data import corpora, tokenizers
 from allometry.data.batches import BatchOrder, windows
-from allometry.data.cache import build_once, cache_dir, slug
+from allometry.data.cache import build_once, cache_dir, sha256, slug
 from allometry.data.split import SplitPlan, plan_split, split_documents
 from allometry.errors import AllometryError
 
@@ -33,10 +32,12 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a token set is. Bytes are UTF-8 bytes of text, with one more for the separator that ends each document.
+    """What a token set is. Bytes are UTF-8 bytes of text, with one more for the separator that ends each
+    document.
 
-    `entropy` is the entropy rate in nats per token where the language is known, else None. `hash` is the SHA-256 of
-    the ids. `duplicates` counts dropped copies of documents, `nul_bytes` the bytes 0 taken out of the text.
+    `entropy` is the entropy rate in nats per token where the language is known, else None. `hash` is the
+    SHA-256 of the ids. `duplicates` counts dropped copies of documents, `nul_bytes` the bytes 0 taken out of
+    the text.
     """
 
     corpus: str
@@ -81,19 +82,21 @@ def prepare(
 ) -> TokenSet:
     """The token ids of a corpus: tokenized at the first call, found in the cache at every other.
 
-    `corpus` is a name of the registry ("sotu", "files:PATH", …), `tokenizer` is "bytes", "gpt2", "bpe:V" (trained on
-    the corpus's training split) or "bpe:V@CORPUS" (trained on another corpus's). `cache` defaults to the environment's
-    ALLOMETRY_CACHE, else ~/.cache/allometry. `progress` is told in words what is being done.
+    `corpus` is a name of the registry ("sotu", "files:PATH", …), `tokenizer` is "bytes", "gpt2", "bpe:V"
+    (trained on the corpus's training split) or "bpe:V@CORPUS" (trained on another corpus's). `cache` defaults
+    to the environment's ALLOMETRY_CACHE, else ~/.cache/allometry. `progress` is told in words what is being
+    done.
 
-    Raises AllometryError, with the remedy, for what cannot be read, is too small, or does not fit the tokenizer.
+    Raises AllometryError, with the remedy, for what cannot be read, is too small, or does not fit the
+    tokenizer.
     """
     spec = corpora.resolve(corpus)
-    full_name, _ = tokenizers.canonical(tokenizer, corpus)
-    identity = {"format": FORMAT, "corpus": spec.identity(), "tokenizer": full_name}
-    target = cache_dir(cache) / "tokens" / slug(corpus, tokenizer, identity=identity)
+    name = tokenizers.full_name(tokenizer, corpus)
+    identity = {"format": FORMAT, "corpus": spec.identity(), "tokenizer": tokenizers.identity(name)}
+    target = cache_dir(cache) / "tokens" / slug(corpus, name, identity=identity)
 
     def build(directory: Path) -> None:
-        _build(spec, tokenizer, full_name, directory, cache, progress or (lambda text: None))
+        _build(spec, name, directory, cache, progress or (lambda text: None))
 
     build_once(target, build, complete=_is_complete)
     return load(target)
@@ -138,27 +141,23 @@ class _Written:
 
 
 def _build(
-    spec: corpora.CorpusSpec,
-    tokenizer: str,
-    full_name: str,
-    directory: Path,
-    cache: Path | None,
-    progress: Progress,
+    spec: corpora.CorpusSpec, tokenizer: str, directory: Path, cache: Path | None, progress: Progress
 ) -> None:
     progress(f"reading {spec.name}")
     plan = plan_split(lambda: spec.documents(cache), name=spec.name)
-    coder = tokenizers.build(tokenizer, spec.name)
-    progress(f"tokenizing {spec.name} with {full_name}")
+    coder = tokenizers.load(tokenizer, cache=cache, progress=progress)
+    progress(f"tokenizing {spec.name} with {tokenizer}")
     dtype = "uint16" if coder.n_vocab <= 65536 else "uint32"
     train, test = _write(spec, plan, coder, directory, dtype, cache)
-    _require_enough(spec.name, full_name, coder.n_vocab, train.tokens)
+    if not tokenizer.startswith("bpe:"):
+        _require_enough(spec.name, tokenizer, coder.n_vocab, train.tokens)
     bytes_per_token = (train.bytes + test.bytes) / (train.tokens + test.tokens)
     manifest = Manifest(
         corpus=spec.name,
-        tokenizer=full_name,
+        tokenizer=tokenizer,
         n_vocab=coder.n_vocab,
         dtype=dtype,
-        hash=_hash(directory),
+        hash=sha256(directory / "train.bin", directory / "test.bin"),
         train_documents=train.documents,
         test_documents=test.documents,
         train_tokens=train.tokens,
@@ -203,20 +202,6 @@ def _write(
 def _require_enough(corpus: str, tokenizer: str, n_vocab: int, train_tokens: int) -> None:
     if train_tokens < n_vocab:
         raise AllometryError(
-            f"tokenizer {tokenizer!r} has {n_vocab} ids, but {corpus!r} has only {train_tokens} training tokens",
+            f"tokenizer {tokenizer!r} has {n_vocab} ids, but {corpus!r} only {train_tokens} training tokens",
             hint="use the tokenizer bytes, a smaller bpe:V, or more text",
         )
-
-
-def _hash(directory: Path) -> str:
-    total = hashlib.sha256()
-    for split in ("train", "test"):
-        for block in _blocks(directory / f"{split}.bin"):
-            total.update(block)
-    return total.hexdigest()
-
-
-def _blocks(path: Path, size: int = 1 << 20) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(size):
-            yield block

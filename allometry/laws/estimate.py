@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allometry.errors import AllometryError
+from allometry.laws.result import FitWarning
 
 Array = NDArray[np.float64]
 
@@ -45,11 +47,16 @@ class Estimate:
     def to_dict(self) -> dict[str, Any]:
         """The value with its 80 % and 95 % intervals; a bound that is not known is None."""
         bounds = {
-            f"{side}{round(100 * level)}": bound if np.isfinite(bound) else None
+            f"{side}{round(100 * level)}": plain(bound)
             for level in (0.8, 0.95)
             for side, bound in zip(("low", "high"), self.interval(level), strict=True)
         }
-        return {"value": self.value if np.isfinite(self.value) else None, **bounds}
+        return {"value": plain(self.value), **bounds}
+
+
+def plain(value: float) -> float | None:
+    """A number for JSON: None where it is not finite."""
+    return float(value) if np.isfinite(value) else None
 
 
 def percentile_interval(samples: Array, level: float) -> tuple[float, float]:
@@ -65,12 +72,6 @@ def percentile_interval(samples: Array, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Caution:
-    """A named reason to distrust a result: what was seen and what follows from it."""
-
-    name: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.text}"
+def said(warnings: Iterable[FitWarning]) -> list[str]:
+    """Warnings as lines: "name: what it means"."""
+    return [f"{w.name}: {w.meaning}" for w in warnings]

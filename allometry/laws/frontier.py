@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from allometry.errors import AllometryError
-from allometry.laws.estimate import Array, Estimate, percentile_interval
+from allometry.laws.estimate import Array, Estimate, percentile_interval, plain
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,7 +71,7 @@ class PowerLine:
             "center": float(np.exp(self.center)),
             "at_center": self.at(float(np.exp(self.center))).to_dict(),
             "range": list(self.x_range),
-            "scatter": self.scatter,
+            "scatter": plain(self.scatter),
         }
 
 
@@ -167,7 +167,7 @@ class OffsetPower:
         """The three parameters with intervals."""
         log_low, log_high = percentile_interval(self.log_scale.samples, 0.95)
         scale = {"value": float(np.exp(min(self.log_scale.value, 700))), "log": self.log_scale.value}
-        bounds = {"log_low95": log_low, "log_high95": log_high}
+        bounds = {"log_low95": plain(log_low), "log_high95": plain(log_high)}
         return {"E": self.E.to_dict(), "exponent": self.exponent.to_dict(), "scale": scale | bounds}
 
 

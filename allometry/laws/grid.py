@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from allometry.laws.estimate import Array
 from allometry.laws.law import Law
 from allometry.laws.observations import ALIASES, observe
 
@@ -52,7 +53,12 @@ def read_runs(frame: pd.DataFrame, columns: Mapping[str, str] | None = None) -> 
     seen = observe(frame, _SHAPE, columns=mapping)
     table = seen.frame.rename(columns={"L": "loss"})
     run = frame.loc[table.index, "run"] if "run" in frame.columns else np.arange(len(table)).astype(str)
-    return Runs(table=table.assign(run=run), excluded=seen.excluded, notes=(*seen.notes, *notes))
+    sizes = _snapped(table["N"].to_numpy(float))
+    if len(np.unique(sizes)) < table["N"].nunique():
+        notes.append(
+            f"{table['N'].nunique()} values of N within 1 % of each other: {len(np.unique(sizes))} sizes"
+        )
+    return Runs(table=table.assign(run=run, N=sizes), excluded=seen.excluded, notes=(*seen.notes, *notes))
 
 
 def _alias(frame: pd.DataFrame, symbol: str) -> str:
@@ -61,3 +67,12 @@ def _alias(frame: pd.DataFrame, symbol: str) -> str:
 
 def _name(frame: pd.DataFrame, mapping: Mapping[str, str]) -> str:
     return "N" if "N" in mapping else f"`{_alias(frame, 'N')}`"
+
+
+def _snapped(sizes: Array) -> Array:
+    """Sizes that lie within 1 % of their neighbour (as digitised tables have them) become one size, their
+    mean."""
+    distinct = np.unique(sizes)
+    group = np.concatenate([[0], np.cumsum(np.diff(np.log(distinct)) > 0.01)])
+    means = np.bincount(group, weights=distinct) / np.bincount(group)
+    return np.asarray(means[group[np.searchsorted(distinct, sizes)]])

@@ -17,11 +17,12 @@ import pandas as pd
 
 from allometry.errors import AllometryError, unknown
 from allometry.laws.envelope import fit_envelope
-from allometry.laws.estimate import Caution, Estimate, percentile_interval
+from allometry.laws.estimate import Estimate, percentile_interval, plain, said
 from allometry.laws.frontier import PowerLine, power_line
 from allometry.laws.grid import Runs, read_runs
 from allometry.laws.minimum import METHODS, Minimum, minimum, shape_cautions
 from allometry.laws.noise import seed_noise
+from allometry.laws.result import FitWarning
 from allometry.laws.slices import make_slices, points
 
 Method = Literal["akima", "parabola", "envelope"]
@@ -47,7 +48,7 @@ class IsoflopResult:
     made: str
     excluded: pd.DataFrame
     notes: tuple[str, ...]
-    warnings: tuple[Caution, ...]
+    warnings: tuple[FitWarning, ...]
 
     @property
     def a(self) -> Estimate:
@@ -69,15 +70,18 @@ class IsoflopResult:
         used = int(self.table["used"].sum())
         head = f"isoFLOP, method {self.method}: {self.made}, {used} used"
         noise = f"noise of one run: {self.noise:.2g} of the loss ({self.noise_source})"
-        rows = [_row(r) for _, r in self.table.iterrows()]
+        noise = self.noise_source if self.method == "envelope" else noise
+        rows = [] if self.method == "envelope" else [_row(r) for _, r in self.table.iterrows()]
+        scatter = self.N.scatter
         laws = [
             f"{self.N.formula}    a = {self.a.text()}",
             f"{self.D.formula}    b = {self.b.text()}",
             f"{self.loss.formula}    (loss along the frontier; no offset)",
-            f"intervals 95 %; points scatter {self.N.scatter:.2g} x their own noise about the line in N",
+            "intervals 95 %"
+            + (f"; the optima scatter {scatter:.2g} x their own noise" if scatter > 0 else ""),
         ]
         out = [f"excluded: {len(self.excluded)} rows ({_why(self.excluded)})"] if len(self.excluded) else []
-        tail = [*out, *(f"note: {n}" for n in self.notes), *(f"warning: {w}" for w in self.warnings)]
+        tail = [*out, *(f"note: {n}" for n in self.notes), *(f"warning: {w}" for w in said(self.warnings))]
         return "\n".join([head, noise, *rows, *laws, *tail])
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,7 +90,7 @@ class IsoflopResult:
         return {
             "method": self.method,
             "made": self.made,
-            "noise": self.noise if np.isfinite(self.noise) else None,
+            "noise": plain(self.noise),
             "noise_source": self.noise_source,
             "budgets": table.to_dict("records"),
             "N": self.N.to_dict(),
@@ -94,7 +98,7 @@ class IsoflopResult:
             "loss": self.loss.to_dict(),
             "excluded": self.excluded["reason"].value_counts().to_dict() if len(self.excluded) else {},
             "notes": list(self.notes),
-            "warnings": [str(w) for w in self.warnings],
+            "warnings": said(self.warnings),
         }
 
     def _repr_html_(self) -> str:
@@ -143,7 +147,8 @@ def isoflop(
         )
     lines = {name: _through(used, name) for name in ("N", "D", "loss")}
     return IsoflopResult(
-        method=method, table=rows, slices=points(made, log_loss), N=lines["N"], D=lines["D"], loss=lines["loss"],
+        method=method, table=rows, slices=points(made, log_loss),
+        N=lines["N"], D=lines["D"], loss=lines["loss"],
         noise=float(sigma), noise_source=source, made=how, warnings=_cautions(optima, lines["N"], method),
         excluded=runs.excluded, notes=runs.notes,
     )  # fmt: skip
@@ -179,7 +184,7 @@ def _row(row: pd.Series) -> str:
     return f"  C {row['C']:.2e}  {row['sizes']} sizes  {best}"
 
 
-def _cautions(optima: list[Minimum], fitted: PowerLine, method: str) -> tuple[Caution, ...]:
+def _cautions(optima: list[Minimum], fitted: PowerLine, method: str) -> tuple[FitWarning, ...]:
     found = list(shape_cautions(optima, method))
     out = [o for o in optima if o.reason]
     used = [o.slice.C for o in optima if not o.reason]
@@ -187,32 +192,32 @@ def _cautions(optima: list[Minimum], fitted: PowerLine, method: str) -> tuple[Ca
         text = f"{len(out)} of {len(optima)} budgets take no part in the line: " + "; ".join(
             f"C = {o.slice.C:.2g}, {o.reason}" for o in out
         )
-        found.append(Caution(name="budgets discarded", text=text))
+        found.append(FitWarning(name="budgets discarded", meaning=text))
     if len(used) < 4 or max(used) / min(used) < 10:
         text = (
             f"{len(used)} budgets over a factor of {max(used) / min(used):.2g} in compute carry the exponent"
         )
-        found.append(Caution(name="few budgets", text=text))
+        found.append(FitWarning(name="few budgets", meaning=text))
     if np.isfinite(fitted.scatter) and fitted.scatter > 2:
         text = (
-            f"the optima scatter {fitted.scatter:.1f} times more than the noise explains, so N_opt(C) is not a pure"
-            " power law here or the noise is larger; the intervals were widened by that factor"
+            f"the optima scatter {fitted.scatter:.1f} times more than the noise explains, so N_opt(C) is not"
+            " a pure power law here or the noise is larger; the intervals were widened by that factor"
         )
-        found.append(Caution(name="scatter about the line", text=text))
+        found.append(FitWarning(name="scatter about the line", meaning=text))
     if any(o.slice.interpolated for o in optima):
-        text = "budgets share runs through interpolation and are not independent; the draws account for it"
-        found.append(Caution(name="interpolated slices", text=text))
+        text = "budgets share runs and are not independent of each other; the draws account for it"
+        found.append(FitWarning(name="interpolated slices", meaning=text))
     return tuple(found)
 
 
 def _by_envelope(runs: Runs, bootstrap: int, seed: int) -> IsoflopResult:
     """Approach 1 in the same form: the 'budgets' are the frontier's points."""
     fitted = fit_envelope(runs.table, bootstrap=min(bootstrap, 400), seed=seed)
-    points = fitted.points.rename(columns={"N": "N_opt", "D": "D_opt"})
+    points = fitted.points.assign(D_opt=fitted.points["D"] * fitted.points["N"] / fitted.points["N_opt"])
     sizes = runs.table["N"].nunique()
     return IsoflopResult(
         method="envelope", table=points.assign(sizes=sizes, used=True, reason=""), slices=fitted.points,
-        N=fitted.N, D=fitted.D, loss=fitted.loss, noise=float("nan"), noise_source="bootstrap over runs",
+        N=fitted.N, D=fitted.D, loss=fitted.loss, noise=float("nan"), noise_source=fitted.how,
         made=f"envelope of {fitted.runs} curves", warnings=fitted.warnings,
         excluded=runs.excluded, notes=runs.notes,
     )  # fmt: skip

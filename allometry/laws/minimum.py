@@ -8,7 +8,8 @@ from itertools import pairwise
 import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 
-from allometry.laws.estimate import Array, Caution
+from allometry.laws.estimate import Array
+from allometry.laws.result import FitWarning
 from allometry.laws.slices import Slice
 
 METHODS = ("akima", "parabola")
@@ -91,7 +92,7 @@ def _skew(x: Array, losses: Array) -> float:
     return float(cubic / quadratic) if quadratic > 0 else float("inf")
 
 
-def shape_cautions(optima: list[Minimum], method: str) -> list[Caution]:
+def shape_cautions(optima: list[Minimum], method: str) -> list[FitWarning]:
     """What is wrong with the grids of sizes: for a parabola, too wide or off-centre (see arXiv 2603.22339)."""
     used = [o for o in optima if not o.reason]
     if method != "parabola" or not used:
@@ -100,16 +101,14 @@ def shape_cautions(optima: list[Minimum], method: str) -> list[Caution]:
     wide = [o for o in used if o.slice.N[-1] / o.slice.N[0] > 16]
     if wide:
         text = (
-            f"{len(wide)} of {len(used)} budgets span more than 4 x either side of the optimum, where the loss is no"
-            f" longer a parabola (cubic term up to {max(abs(o.skew) for o in wide):.1f} of the quadratic one);"
+            f"{len(wide)} of {len(used)} budgets span more than 4 x either side of the optimum; the loss"
+            f" is no parabola there (cubic term up to {max(abs(o.skew) for o in wide):.1f} of it);"
             " its vertex is biased. Method 'akima' does not assume the shape"
         )
-        found.append(Caution(name="grid too wide for a parabola", text=text))
+        found.append(FitWarning(name="grid too wide for a parabola", meaning=text))
     off = [o for o in used if not 0.25 <= o.offset <= 0.75]
     if off:
         where = ", ".join(f"{o.slice.C:.2g}" for o in off)
-        text = (
-            f"at C = {where} the optimum lies in the outer quarter of the sizes; the vertex is biased there"
-        )
-        found.append(Caution(name="grid off-centre", text=text))
+        text = f"at C = {where} the optimum is in the outer quarter of the sizes; the vertex is biased there"
+        found.append(FitWarning(name="grid off-centre", meaning=text))
     return found

@@ -13,30 +13,44 @@ from allometry.laws.slices import Slice
 def seed_noise(table: pd.DataFrame, made: list[Slice]) -> tuple[float, str]:
     """Relative standard deviation of a run's loss and where it comes from.
 
-    Repeats of one (N, D) give it directly (at least three spare runs are asked for). Else the slices' third
-    differences do: a slice that a cubic in log N describes has no noise. That is an upper estimate where
+    Repeats of one (N, D) give it directly (at least three spare runs are asked for). Else the slices'
+    roughness does: a slice that a cubic in log N describes has no noise. That is an upper estimate where
     the optimum is sharper than a cubic. Raises AllometryError where neither is possible.
     """
     log_loss = np.log(table["loss"].to_numpy(float))
     direct = repeat_noise(table, log_loss)
     if direct is not None:
         return direct
-    total, freedom = 0.0, 0
-    for s in made:
-        y = s.losses(log_loss)
+    found = roughness([(np.log(s.N), s.losses(log_loss)) for s in made])
+    if found is None:
+        raise AllometryError(
+            "the seed noise can be estimated neither from repeats nor from the smoothness of the slices",
+            hint="give it: noise=0.003 (--noise 0.003) is 0.3 % of the loss; or repeat runs with other seeds",
+        )
+    return found
+
+
+def roughness(curves: list[tuple[Array, Array]]) -> tuple[float, str] | None:
+    """Standard deviation of y about a cubic in x (fewer points: a parabola) of each curve, pooled; None if
+    too few.
+
+    The scale is the median absolute residual (times 1.4826), so that single bad runs do not decide it.
+    """
+    residuals, freedom = [], 0
+    for x, y in curves:
         degree = min(3, len(y) - 2)
         if degree < 2:
             continue
-        x = np.log(s.N) - np.log(s.N).mean()
-        design = np.vander(x / np.abs(x).max(), degree + 1)
+        u = x - x.mean()
+        design = np.vander(u / np.abs(u).max(), degree + 1)
+        spare = len(y) - degree - 1
         residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
-        total, freedom = total + float(residual @ residual), freedom + len(y) - degree - 1
+        residuals.append(residual * np.sqrt(len(y) / spare))
+        freedom += spare
     if freedom < 1:
-        raise AllometryError(
-            "the seed noise can be estimated neither from repeats nor from the smoothness of the slices",
-            hint="give it: noise=0.003 (--noise 0.003) for 0.3 % of the loss, or repeat some runs with other seeds",
-        )
-    return float(np.sqrt(total / freedom)), f"from the roughness of the slices, {freedom} degrees of freedom"
+        return None
+    scale = 1.4826 * float(np.median(np.abs(np.concatenate(residuals))))
+    return scale, f"from the roughness of {len(residuals)} curves, {freedom} degrees of freedom"
 
 
 def repeat_noise(table: pd.DataFrame, log_loss: Array, least: int = 3) -> tuple[float, str] | None:

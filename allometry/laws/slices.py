@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.interpolate import Akima1DInterpolator
+from scipy.interpolate import PchipInterpolator
 
 from allometry.errors import AllometryError
 from allometry.laws.estimate import Array
@@ -23,6 +23,10 @@ Rows = NDArray[np.int64]
 
 SAME_BUDGET = 0.1
 """Runs whose log C lie closer than this belong to one set budget (D is rounded to whole steps)."""
+
+
+SAME_POINT = 0.02
+"""Runs of one size whose log C lie closer than this are repeats of one point."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +48,7 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Slice:
-    """One budget C (FLOPs): sizes N and tokens D, each (K,), ascending in N, and what decides their losses."""
+    """One budget C (FLOPs): sizes N and tokens D, (K,), ascending in N, and what decides their losses."""
 
     C: float
     N: Array
@@ -166,13 +170,15 @@ def _grid_slice(frame: pd.DataFrame, budget: float) -> Slice | None:
 
 
 def _along(x: Array, y: Array, wanted: float) -> Array:
-    """y (..., n) at one x: Akima through the distinct x (repeats averaged), a straight line through two."""
-    distinct, group = np.unique(x, return_inverse=True)
-    if len(distinct) < len(x):
-        weights = np.eye(len(distinct))[group]
-        y = (y @ weights) / weights.sum(0)
-    at = float(np.clip(wanted, distinct[0], distinct[-1]))
-    if len(distinct) == 2:
-        share = (at - distinct[0]) / (distinct[1] - distinct[0])
-        return np.asarray((1 - share) * y[..., 0] + share * y[..., 1])
-    return np.asarray(Akima1DInterpolator(distinct, y, axis=-1)(at))
+    """y (..., n) at one x by monotone cubic interpolation, which never leaves the range of its neighbours.
+
+    Points whose x differ by less than `SAME_POINT` are averaged first: a slope between them would be noise.
+    """
+    group = np.concatenate([[0], np.cumsum(np.diff(x) > SAME_POINT)])
+    shares = np.eye(group[-1] + 1)[group]
+    shares = shares / shares.sum(0)
+    knots, means = x @ shares, y @ shares
+    if len(knots) == 1:
+        return np.asarray(means[..., 0])
+    at = float(np.clip(wanted, knots[0], knots[-1]))
+    return np.asarray(PchipInterpolator(knots, means, axis=-1)(at))

@@ -1,0 +1,127 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from allometry.errors import AllometryError
+from allometry.laws.isoflop import isoflop
+from allometry.laws.slices import slices
+
+A, B, E, ALPHA, BETA = 482.01, 2085.43, 1.8172, 0.3478, 0.3658
+a_true = BETA / (ALPHA + BETA)
+
+
+def loss(n, d):
+    return E + A / n**ALPHA + B / d**BETA
+
+
+def best_size(c):
+    g = (ALPHA * A / (BETA * B)) ** (1 / (ALPHA + BETA))
+    return g * (c / 6) ** a_true
+
+
+def at_budgets(noise=0.0, seed=0, span=0.8, sizes=9, shift=0.0):
+    rows = [
+        (n, c / (6 * n))
+        for c in 6e18 * 2.0 ** np.arange(7)
+        for n in best_size(c) * np.logspace(-span + shift, span + shift, sizes)
+    ]
+    frame = pd.DataFrame(rows, columns=["N", "D"])
+    wobble = np.exp(noise * np.random.default_rng(seed).standard_normal(len(frame)))
+    return frame.assign(loss=loss(frame.N, frame.D) * wobble)
+
+
+def on_a_grid(noise=0.0, seed=0):
+    rows = [(n, d) for n in np.logspace(6, 9, 10) for d in np.logspace(8, 10.6, 9)]
+    frame = pd.DataFrame(rows, columns=["N", "D"])
+    wobble = np.exp(noise * np.random.default_rng(seed).standard_normal(len(frame)))
+    return frame.assign(loss=loss(frame.N, frame.D) * wobble)
+
+
+@pytest.mark.parametrize("method", ["akima", "parabola"])
+@pytest.mark.parametrize("table", [at_budgets, on_a_grid])
+def test_finds_the_exponent_of_a_known_law(method, table):
+    result = isoflop(table(noise=0.0005, seed=3), method=method, bootstrap=300)
+    low, high = result.a.interval(0.95)
+    assert low - 0.005 < a_true < high + 0.005
+    assert result.a.value == pytest.approx(a_true, abs=0.04 if method == "akima" else 0.01)
+    assert result.a.value + result.b.value == pytest.approx(1.0, abs=0.01)
+    used = result.table[result.table.used]
+    np.testing.assert_allclose(used.N_opt, [best_size(c) for c in used.C], rtol=0.35)
+
+
+def test_set_budgets_are_recognised_and_a_grid_is_interpolated():
+    assert not slices(at_budgets())["interpolated"].any()
+    cut = slices(on_a_grid(), budgets=[1e18])
+    assert cut["interpolated"].all()
+    np.testing.assert_allclose(cut["loss"], loss(cut["N"], cut["D"]), rtol=2e-3)
+    np.testing.assert_allclose(6 * cut["N"] * cut["D"], 1e18, rtol=1e-6)
+
+
+def test_columns_are_mapped_and_computed():
+    frame = at_budgets(noise=0.001).rename(columns={"N": "size", "loss": "nats"})
+    frame = frame.assign(flop=6 * frame["size"] * frame["D"]).drop(columns="D")
+    mapped = isoflop(frame, columns={"N": "size", "C": "flop", "loss": "nats"}, bootstrap=100)
+    assert mapped.a.value == pytest.approx(isoflop(at_budgets(noise=0.001), bootstrap=100).a.value, abs=1e-6)
+
+
+def test_budgets_whose_optimum_is_at_the_edge_are_listed_with_the_reason():
+    frame = at_budgets(noise=0.0005)
+    first = (frame.N * frame.D * 6 < 8e18) & (best_size(6e18) * 0.9 > frame.N)
+    result = isoflop(frame[~first], bootstrap=200)
+    assert len(result.discarded) == 1
+    assert "smallest" in result.discarded["reason"][0]
+    assert any(w.name == "budgets discarded" for w in result.warnings)
+    assert "discarded" in result.report()
+
+
+def test_a_parabola_that_is_too_wide_or_off_centre_is_warned_about():
+    wide = isoflop(at_budgets(noise=0.0005, span=1.2), method="parabola", bootstrap=100)
+    assert "grid too wide for a parabola" in {w.name for w in wide.warnings}
+    aside = isoflop(at_budgets(noise=0.0005, span=0.5, shift=0.3), method="parabola", bootstrap=100)
+    assert "grid off-centre" in {w.name for w in aside.warnings}
+    fine = isoflop(at_budgets(noise=0.0005, span=0.5), method="parabola", bootstrap=100)
+    assert not {"grid too wide for a parabola", "grid off-centre"} & {w.name for w in fine.warnings}
+
+
+def test_noise_comes_from_repeats_where_there_are_any():
+    frame = pd.concat([at_budgets(noise=0.004, seed=s) for s in range(3)], ignore_index=True)
+    result = isoflop(frame, bootstrap=100)
+    assert "repeats" in result.noise_source
+    assert result.noise == pytest.approx(0.004, rel=0.25)
+    assert isoflop(frame, noise=0.01, bootstrap=50).noise_source == "given"
+
+
+def test_same_seed_same_result_and_plain_json():
+    first, second = (isoflop(at_budgets(noise=0.002), bootstrap=50, seed=5).to_dict() for _ in range(2))
+    assert json.dumps(first, allow_nan=False) == json.dumps(second, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (at_budgets().drop(columns="loss"), "needed for L|'L'|loss"),
+        (at_budgets().drop(columns="D"), "'D'|'C'"),
+        (on_a_grid().query("D < 1.1e8"), "three sizes"),
+    ],
+)
+def test_bad_tables_are_explained(frame, message):
+    with pytest.raises(AllometryError, match=message):
+        isoflop(frame, bootstrap=20)
+
+
+def test_an_unknown_method_is_answered_with_the_known_ones():
+    with pytest.raises(AllometryError, match="akima"):
+        isoflop(at_budgets(), method="cubic")  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["akima", "parabola"])
+def test_intervals_cover_the_true_exponent(method):
+    hits = []
+    for seed in range(100):
+        span = 0.5 if method == "parabola" else 0.8
+        low, high = isoflop(at_budgets(0.003, seed, span), method=method, bootstrap=300).a.interval(0.95)
+        hits.append(low <= a_true <= high)
+    assert np.mean(hits) >= 0.88

@@ -1,7 +1,8 @@
 """The native engine: a whole training step of the transformer in one call of compiled C++ (folder `csrc`).
 
-A plain C interface called through ctypes, no PyTorch headers: it compiles in seconds. fp32 throughout. Python
-owns the flat buffers of parameters, moments and gradients; the compiled side owns packed weights and activations.
+A plain C interface called through ctypes, no PyTorch headers: it compiles in seconds. fp32 throughout.
+Python owns the flat buffers of parameters, moments and gradients; the compiled side owns packed weights and
+activations.
 """
 
 from __future__ import annotations

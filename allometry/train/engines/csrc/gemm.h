@@ -1,4 +1,4 @@
-// The matrix product in fp32: C = A B (+ something), tile by tile in registers.
+// The matrix product in fp32: C = A B and what follows it, tile by tile in registers.
 //
 // A tile is TILE_ROWS x PANEL numbers of C. For each step along the depth it multiplies one column of A (one number per
 // row, broadcast) with one row of B (TILE_VECS vectors). B is either packed, as panels of PANEL columns that lie one
@@ -22,11 +22,12 @@ struct Right {  // B(k, n + j): at[(n / PANEL) * panel + k * stride + j], with n
   ptrdiff_t stride, panel;
 };
 
-struct Out {  // C(i, j): at[i * stride + j]. `plus` is added in if not null: C itself, a residual, or (stride 0) a bias.
+struct Out {  // C(i, j): at[i * stride + j]
   float* at;
   ptrdiff_t stride;
-  const float* plus = nullptr;
+  const float* plus = nullptr;   // added, if not null: C itself, a residual, or (stride 0) a bias
   ptrdiff_t plus_stride = 0;
+  const float* times = nullptr;  // multiplied with, if not null; laid out like C
 };
 
 inline Left rows_of(const float* at, ptrdiff_t stride) { return {at, stride, false}; }
@@ -35,6 +36,9 @@ inline Right in_place(const float* at, ptrdiff_t stride) { return {at, stride, P
 inline Right packed(const float* at, ptrdiff_t depth) { return {at, PANEL, depth * PANEL}; }
 inline Out into(float* at, ptrdiff_t stride) { return {at, stride}; }
 inline Out add_to(float* at, ptrdiff_t stride) { return {at, stride, at, stride}; }
+inline Out plus(float* at, ptrdiff_t stride, const float* residual) { return {at, stride, residual, stride}; }
+inline Out plus_bias(float* at, ptrdiff_t stride, const float* bias) { return {at, stride, bias, 0}; }
+inline Out times(float* at, ptrdiff_t stride, const float* factors) { return {at, stride, nullptr, 0, factors}; }
 
 // Which part of the depth (0 <= k < depth) matters in row i: causal attention has triangular factors.
 enum class Causal {
@@ -50,38 +54,44 @@ constexpr int round_up(int n, int step) { return (n + step - 1) / step * step; }
 // a power-of-two width from falling on the same few sets of the first-level cache.
 constexpr int row_stride(int n) { return round_up(n, 32) + 16 + (PANEL > 16 ? 32 : 0); }
 
+// What becomes of `count` sums of row r, from column j of the tile on.
+inline void finish(const Out& c, int r, int j, int count, Vec sums) {
+  if (c.plus) sums += load(c.plus + r * c.plus_stride + j, count);
+  if (c.times) sums *= load(c.times + r * c.stride + j, count);
+  store(c.at + r * c.stride + j, sums, count);
+}
+
+// A tile of C: sums over `depth` in registers. `width` is less than the tile's at the right edge of C.
 template <int ROWS, int VECS, bool TRANSPOSED>
 void tile(int depth, const float* a, ptrdiff_t a_stride, const float* b, ptrdiff_t b_stride, const Out& c, int width) {
-  Vec acc[ROWS][VECS] = {};
+  Vec sums[ROWS][VECS] = {};
   for (int k = 0; k < depth; k++) {
     Vec right[VECS];
 #pragma GCC unroll 4
     for (int v = 0; v < VECS; v++) right[v] = load(b + k * b_stride + v * LANES);
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; r++) {
-      Vec left = broadcast(TRANSPOSED ? a[k * a_stride + r] : a[r * a_stride + k]);
+      const Vec left = broadcast(TRANSPOSED ? a[k * a_stride + r] : a[r * a_stride + k]);
 #pragma GCC unroll 4
-      for (int v = 0; v < VECS; v++) acc[r][v] += left * right[v];
+      for (int v = 0; v < VECS; v++) sums[r][v] += left * right[v];
     }
   }
-  const bool whole = width == VECS * LANES;
+  if (width == VECS * LANES) {
 #pragma GCC unroll 16
-  for (int r = 0; r < ROWS; r++) {
+    for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 4
-    for (int v = 0; v < VECS; v++) {
-      const int count = whole ? LANES : std::min(LANES, width - v * LANES);
-      const float* plus = c.plus + r * c.plus_stride + v * LANES;
-      if (whole) {
-        store(c.at + r * c.stride + v * LANES, c.plus ? acc[r][v] + load(plus) : acc[r][v]);
-      } else {
-        store(c.at + r * c.stride + v * LANES, c.plus ? acc[r][v] + load(plus, count) : acc[r][v], count);
-      }
-    }
+      for (int v = 0; v < VECS; v++) finish(c, r, v * LANES, LANES, sums[r][v]);
+  } else {
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 4
+      for (int v = 0; v < VECS; v++) finish(c, r, v * LANES, std::min(LANES, width - v * LANES), sums[r][v]);
   }
 }
 
 using Tile = void (*)(int, const float*, ptrdiff_t, const float*, ptrdiff_t, const Out&, int);
 
+// The compiled tile of that many rows and vectors.
 template <int ROWS, int VECS>
 inline Tile find_tile(int rows, int vecs, bool transposed) {
   if constexpr (ROWS > 1) {
@@ -100,28 +110,34 @@ inline int next_rows(int left) {
   return left >= 2 * TILE_ROWS ? TILE_ROWS : (left + 1) / 2;
 }
 
-// C = A B (+ plus), C of shape (rows, columns). The depth is cut so that a panel of B stays in the first-level cache
-// while all rows of A pass by it.
+// The part of C that starts at (m, n).
+inline Out corner(const Out& c, ptrdiff_t m, ptrdiff_t n) {
+  return {c.at + m * c.stride + n, c.stride, c.plus ? c.plus + m * c.plus_stride + n : nullptr, c.plus_stride,
+          c.times ? c.times + m * c.stride + n : nullptr};
+}
+
+// C = (A B + plus) * times, C of shape (rows, columns). The depth is cut so that a panel of B stays in the first-level
+// cache while all rows of A pass by it.
 inline void product(int rows, int columns, int depth, Left a, Right b, Out c, Causal causal = Causal::none) {
-  constexpr int CUT = 4096 / PANEL * 1;
+  constexpr int CUT = 4096 / PANEL;
+  const float* times = c.times;
   for (int k0 = 0; k0 < depth; k0 += CUT) {
     const int k1 = std::min(depth, k0 + CUT);
     if (k0 > 0) c = add_to(c.at, c.stride);
+    c.times = k1 == depth ? times : nullptr;
     for (int n = 0; n < columns; n += PANEL) {
       const int width = std::min(PANEL, columns - n), vecs = (width + LANES - 1) / LANES;
+      const Tile full = find_tile<TILE_ROWS, TILE_VECS>(TILE_ROWS, vecs, a.transposed);
       const float* panel = b.at + n / PANEL * b.panel;
-      for (int m = causal == Causal::from_column ? n : 0; m < rows;) {
-        const int count = next_rows(rows - m);
+      int count;
+      for (int m = causal == Causal::from_column ? n : 0; m < rows; m += count) {
+        count = next_rows(rows - m);
         const int first = causal == Causal::from_row ? std::max(k0, m) : k0;
         const int last = causal == Causal::up_to_row ? std::min(k1, m + count) : k1;
-        if (first < last || k0 == 0) {
-          const float* left = a.at + (a.transposed ? first * a.stride + m : m * a.stride + first);
-          const Out out{c.at + m * c.stride + n, c.stride, c.plus ? c.plus + m * c.plus_stride + n : nullptr,
-                        c.plus_stride};
-          find_tile<TILE_ROWS, TILE_VECS>(count, vecs, a.transposed)(
-              std::max(0, last - first), left, a.stride, panel + first * b.stride, b.stride, out, width);
-        }
-        m += count;
+        if (first >= last && k0 > 0) continue;
+        const Tile run = count == TILE_ROWS ? full : find_tile<TILE_ROWS, TILE_VECS>(count, vecs, a.transposed);
+        const float* left = a.at + (a.transposed ? first * a.stride + m : m * a.stride + first);
+        run(last - first, left, a.stride, panel + first * b.stride, b.stride, corner(c, m, n), width);
       }
     }
   }

@@ -27,15 +27,13 @@ inline void drop_rows(const Group& g, uint64_t place, int d, const float* x, flo
   }
 }
 
-inline Out plus_bias(float* to, ptrdiff_t stride, const float* bias) { return {to, stride, bias, 0}; }
-
 // after = before + dropout(X W^T + bias): how a branch returns to the residual stream.
 inline void return_to_stream(const Model& m, Workspace& w, const Group& g, uint64_t where, Left x, int depth,
                              const float* weight, const float* bias, const float* before, float* after) {
   const int d = m.shape.width;
   const ptrdiff_t stride = m.stride();
   if (!bias && !g.dropout.on()) {
-    product(g.rows(), d, depth, x, packed(weight, depth), Out{after, stride, before, stride});
+    product(g.rows(), d, depth, x, packed(weight, depth), plus(after, stride, before));
     return;
   }
   product(g.rows(), d, depth, x, packed(weight, depth), plus_bias(w.branch, stride, bias));
@@ -114,10 +112,9 @@ inline void mlp_backward(const Model& m, Workspace& w, const Group& g, int layer
   const ptrdiff_t stride = m.stride(), wide = m.hidden_stride();
   const LayerOffsets& at = m.layer_offsets[layer];
   const float* dy = gradient_into_branch(m, w, g, place(layer, AFTER_CONTRACT));
-  product(rows, f, d, rows_of(dy, stride), packed(m.packed[layer].contract.backward, d), into(w.hidden_grad, wide));
+  product(rows, f, d, rows_of(dy, stride), packed(m.packed[layer].contract.backward, d),
+          times(w.hidden_grad, wide, s.slopes));
   weight_gradient(g, d, f, dy, stride, s.hidden, wide, w.gradients + at.contract, part(w.gradients, at.contract_bias));
-  for (ptrdiff_t i = 0; i < rows * wide; i += LANES)
-    store(w.hidden_grad + i, load(w.hidden_grad + i) * load(s.slopes + i));
   product(rows, d, f, rows_of(w.hidden_grad, wide), packed(m.packed[layer].expand.backward, f),
           into(w.branch_grad, stride));
   weight_gradient(g, f, d, w.hidden_grad, wide, s.normed_2, stride, w.gradients + at.expand,

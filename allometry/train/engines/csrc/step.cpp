@@ -173,7 +173,7 @@ void* allometry_new(const allometry::Shape* shape, const int64_t* offsets, const
   m->shrinks.assign(shrinks, shrinks + tensors);
   m->size = bounds[tensors];
   m->params = params, m->first = first, m->second = second, m->gradients = gradients;
-  m->together = std::max(1, 128 / shape->context);
+  m->together = std::max(1, (shape->width < 128 ? 128 : 256) / shape->context);
   allometry::allocate_packed(*m);
   m->workers.resize(std::max(1, shape->threads));
   for (size_t t = 0; t < m->workers.size(); t++) allometry::allocate(*m, m->workers[t], t > 0);

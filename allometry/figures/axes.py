@@ -15,11 +15,12 @@ Kind = Literal["count", "power", "plain", "percent"]
 
 _DECADE = "pow(10, floor(log(datum.value) / LN10 + 1e-9))"
 _MANTISSA = f"round(datum.value / {_DECADE} * 1000) / 1000"
+_FORMATS: dict[Kind, str] = {"count": ".3~s", "power": ".1~e", "plain": ".4~g", "percent": "+.3~f"}
 _LABELS: dict[Kind, str] = {
-    "count": "replace(format(datum.value, '.3~s'), 'G', 'B')",
-    "power": "replace(format(datum.value, '.1~e'), '+', '')",
-    "plain": "format(datum.value, '.4~g')",
-    "percent": "(abs(datum.value) < 1e-9 ? '0' : format(datum.value, '+.3~f')) + ' %'",
+    "count": "replace(datum.label, 'G', 'B')",
+    "power": "replace(datum.label, '+', '')",
+    "plain": "datum.label",
+    "percent": "(abs(datum.value) < 1e-9 ? '0' : datum.label) + ' %'",
 }
 _TOOLTIPS: dict[Kind, str] = {"count": ".4s", "power": ".3e", "plain": ".4f", "percent": "+.2f"}
 
@@ -69,7 +70,8 @@ def quantity(column: str) -> Quantity:
 def log_axis(column: str, *, scale: str, title: str | None = None, labels: bool = True) -> alt.Axis:
     """An axis for a logarithmic scale: decades stand out, and as many more labels as the visible range asks for.
 
-    `scale` is the scale's name in the compiled chart ("x" or "y"; "concat_0_y" in a chart above another).
+    `scale` is the scale's name in the compiled chart ("x" or "y"; "concat_0_y" in a chart above another). The label's
+    expression has the form "(condition) ? label : ''": a reader who switches to a linear scale gets every label.
     """
     shown = quantity(column)
     decades = f"(log(domain('{scale}')[1] / domain('{scale}')[0]) / LN10)"
@@ -79,7 +81,8 @@ def log_axis(column: str, *, scale: str, title: str | None = None, labels: bool 
     return alt.Axis(
         title=(title or shown.title) if labels else None,
         labels=labels,
-        labelExpr=f"{show} ? {_LABELS[shown.kind]} : ''",
+        format=_FORMATS[shown.kind],
+        labelExpr=f"({show}) ? {_LABELS[shown.kind]} : ''",
         labelOverlap="greedy",
         tickCount=8,
         gridOpacity={"condition": {"test": whole, "value": 1}, "value": 0.4},
@@ -100,7 +103,7 @@ def log_y(column: str, *, scale: str = "y", title: str | None = None) -> alt.Y:
 
 def linear_y(column: str, *, title: str, kind: Kind = "percent") -> alt.Y:
     """A linear vertical position of `column`, such as a residual in percent."""
-    axis = alt.Axis(title=title, labelExpr=_LABELS[kind], tickCount=5)
+    axis = alt.Axis(title=title, format=_FORMATS[kind], labelExpr=_LABELS[kind], tickCount=5)
     return alt.Y(f"{escape(column)}:Q", scale=alt.Scale(zero=False, padding=10), axis=axis)
 
 
@@ -116,11 +119,11 @@ def text_tooltip(column: str, title: str | None = None) -> alt.Tooltip:
     return alt.Tooltip(f"{escape(column)}:N", title=title or column)
 
 
-def legend(column: str, *, title: str | None = None, **position: str) -> alt.Legend:
+def legend(column: str, *, title: str | None = None) -> alt.Legend:
     """A legend that writes its numbers as the axes do."""
     shown = quantity(column)
     short = {"N": "N", "D": "D", "C": "C", "budget": "C"}.get(column, shown.title)
-    return alt.Legend(title=title or short, labelExpr=_LABELS[shown.kind])
+    return alt.Legend(title=title or short, format=_FORMATS[shown.kind], labelExpr=_LABELS[shown.kind])
 
 
 def escape(column: str) -> str:

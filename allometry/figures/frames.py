@@ -107,7 +107,7 @@ def input_columns(fit: Any) -> list[str]:
 
 def label_of(fit: Any) -> str:
     """What a legend calls a fit: the law's title, or the formula of a line."""
-    return str(fit.law.title) if hasattr(fit, "law") else str(fit.formula)
+    return str(fit.law.title) if hasattr(fit, "law") else str(fit.formula).replace("^-", "^−")
 
 
 def through_centre(points: pd.DataFrame, x: str, y: str, slopes: Mapping[str, float]) -> pd.DataFrame:

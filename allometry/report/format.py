@@ -1,0 +1,125 @@
+"""How a report writes numbers, intervals and the little markup that its text may have. Everything else is escaped."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup, escape
+
+MISSING = "–"
+
+
+def number(value: Any) -> str:
+    """A table cell as plain text: whole numbers in full, others in four digits, very large or small as 1.234e12."""
+    if value is None or value is pd.NaT:
+        return MISSING
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
+        return "yes" if value else "no"
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) < 10**12 else _scientific(value)
+    if isinstance(value, float):
+        return _real(value)
+    return (
+        json.dumps(value, default=str, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
+    )
+
+
+def _real(value: float) -> str:
+    if not math.isfinite(value):
+        return MISSING if math.isnan(value) else ("∞" if value > 0 else "−∞")
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size >= 1e6 or size < 1e-3:
+        return _scientific(value)
+    if value == round(value):
+        return _minus(f"{value:,.0f}")
+    return _minus(f"{value:,.{max(0, 3 - math.floor(math.log10(size)))}f}")
+
+
+def _scientific(value: float) -> str:
+    mantissa, exponent = f"{value:.3e}".split("e")
+    return _minus(f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """A number with its interval and no more digits than that supports: "0.081 [0.074, 0.089]"."""
+    if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
+        return number(float(value))
+    size = max(abs(value), abs(low), abs(high))
+    if size >= 1e6 or size < 1e-3:
+        return f"{_scientific(_round3(value))} [{_scientific(_round3(low))}, {_scientific(_round3(high))}]"
+    places = _places((high - low) / 2)
+    return _minus(f"{value:,.{places}f} [{low:,.{places}f}, {high:,.{places}f}]")
+
+
+def _places(half_width: float) -> int:
+    """Decimals that show one digit of half an interval, or two where that digit is 1 or 2."""
+    places = math.ceil(-math.log10(half_width))
+    if half_width * 10**places < 3:
+        places += 1
+    return min(max(places, 0), 12)
+
+
+def _round3(value: float) -> float:
+    return float(f"{value:.2e}")
+
+
+def identifier(text: str) -> str:
+    """A text as an HTML id or a file name: lower-case letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "untitled"
+
+
+def paragraphs(text: str) -> Markup:
+    """Plain text as HTML paragraphs (separated by empty lines), with `code`, *emphasis* and **strong**."""
+    blocks = re.split(r"\n\s*\n", text.strip())
+    return Markup("\n").join(Markup("<p>{}</p>").format(inline(block)) for block in blocks if block.strip())
+
+
+def inline(text: str) -> Markup:
+    """One run of text with `code`, *emphasis* and **strong**; all else is escaped."""
+    pieces = re.split(r"`([^`]+)`", text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(piece) if i % 2 else _emphasis(piece)
+        for i, piece in enumerate(pieces)
+    )
+
+
+def _emphasis(text: str) -> Markup:
+    safe = str(escape(text))
+    safe = re.sub(r"\*\*(?=\S)(.+?)(?<=\S)\*\*", r"<strong>\1</strong>", safe, flags=re.DOTALL)
+    safe = re.sub(r"(?<![\w*])\*(?=[^\s*])(.+?)(?<=[^\s*])\*(?![\w*])", r"<em>\1</em>", safe, flags=re.DOTALL)
+    return Markup(safe)
+
+
+def script_json(value: Any) -> Markup:
+    """JSON that is safe inside a <script> element: nothing in it can close the element or open a comment.
+
+    The characters < > & and the line separators U+2028 and U+2029 are written as escapes; NaN becomes null.
+    """
+    text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"), default=str, allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value

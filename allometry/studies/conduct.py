@@ -66,6 +66,9 @@ class Display(Protocol):
     def plan(self, plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
         """The plan, before anything is trained."""
 
+    def calibrating(self, done: int, total: int) -> None:
+        """Progress of the calibration: shapes timed, of how many."""
+
     def event(self, event: Event) -> None:
         """Progress of the sweep."""
 
@@ -109,7 +112,7 @@ def _slug(text: str) -> str:
 
 
 def _prepare_data(request: Request, display: Display) -> None:
-    """Tokenise once, before workers ask for it; the corpora of other distributions with the same tokenizer."""
+    """Tokenise once, before the workers ask for it."""
     from allometry.data.tokens import prepare
 
     data = request.data
@@ -120,13 +123,13 @@ def _prepare_data(request: Request, display: Display) -> None:
 def _plan(
     request: Request, question: Study, pool: LocalPool, store: Store | None, display: Display, began: float
 ) -> tuple[StudyPlan, CostModel]:
-    """The plan that the store holds for this request, or a new one for the time that is left of the budget."""
+    """The plan that the store holds for this request, or a new one for what is left of the budget."""
     from allometry.sweeps.cost import calibrate
 
     existing = planning.load(_folder(store, request.key)) if store and not request.replan else None
     guess = existing.sweep if existing else _rough(question, request)
-    display.say("calibrating: ten steps of each shape on this machine")
-    cost = calibrate(guess, pool=pool)
+    display.say("calibrating: a few steps of each shape on this machine (kept for next time)")
+    cost = calibrate(guess, pool=pool, on_shape=display.calibrating)
     if existing is not None:
         return existing, cost
     left = request.budget - (time.monotonic() - began)

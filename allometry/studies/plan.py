@@ -91,7 +91,7 @@ def make_plan(
         least = _smallest(sweep_of)
         needed = (seconds(sweep_of(least)) + _FIXED) / (1 - _SHARE)
         raise AllometryError(
-            f"a budget of {format_duration(budget)} is too small for the study {study.name!r} on this machine",
+            f"{format_duration(budget)} are too little for the study {study.name!r} on this machine",
             hint=f"the smallest that works is about --budget {math.ceil(needed / 5) * 5}s",
         )
     sweep = sweep_of(compute)

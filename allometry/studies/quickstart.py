@@ -4,10 +4,12 @@ them?
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, ClassVar
 
 from allometry.errors import AllometryError
 from allometry.studies.base import Study, register
+from allometry.train.config import TrainConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,66 +21,70 @@ if TYPE_CHECKING:
     from allometry.train.config import DataConfig, RunConfig
 
 SIZES = 8
-"""Model sizes along the ladder; the smallest and the largest differ by two orders of magnitude of N."""
+"""Model sizes along the ladder."""
 
 SPAN = 110
 """N of the largest model over N of the smallest: two orders of magnitude, and a little for rounding to real
-shapes.
-"""
+shapes."""
 
-HORIZONS = 5
-"""Horizons D per size, each sqrt(2) shorter than the next; with a shared trunk a further horizon costs a
-fifth of its D.
-"""
+COMMON = 3
+"""Horizons D that every size is trained to, each sqrt(2) longer than the one before."""
+
+LONGER = 0.4
+"""Smaller models are trained longer, to (N_max / N)^LONGER times the horizon of the largest: slices of equal
+compute through the grid then cross several sizes, and a small model's tokens are cheap."""
 
 SEEDS = 4
 """Seeds at one size, so that the noise of a run is measured and not assumed."""
 
-REFERENCE = 4e13
+REFERENCE = 6e13
 """FLOPs at which the largest model has N_AT_REFERENCE parameters."""
 
 N_AT_REFERENCE = 5e5
-FEWEST_UPDATES = 500
+
+FEWEST_UPDATES = 400
+"""Updates of the shortest run: with fewer, warm-up and decay are all there is."""
 
 
 @register
 class Quickstart(Study):
-    """Trains a ladder of sizes over several horizons, fits every basic law to it, and predicts its largest
+    """Trains a ladder of sizes to several horizons, fits every basic law to it, and predicts its largest
     models first.
 
-    One grid answers several questions, as in Kaplan et al. 2020 and Hoffmann et al. 2022: L(N) along the
-    longest horizon, L(D) for the largest models, L(N, D) over all, L(C) and N_opt(C) along the
-    compute-efficient frontier. The two largest models are trained last, after their losses have been
-    predicted from the others and written down.
+    One grid answers several questions, as in Kaplan et al. 2020 and Hoffmann et al. 2022: L(N) at a common
+    horizon, L(D) for the largest models, L(N, D) over all, L(C) and N_opt(C) along the compute-efficient
+    frontier. The two largest sizes are trained last, after their losses have been predicted from the others
+    and written down.
     """
 
     name: ClassVar[str] = "quickstart"
     question: ClassVar[str] = (
-        "Does the test loss of small transformers on real text follow power laws in parameters, data and compute, "
-        "and do the laws of the smaller ones predict the largest?"
+        "Does the test loss of small transformers on real text follow power laws in parameters, data and "
+        "compute, and do the laws of the smaller ones predict the largest?"
     )
 
     def sweep(self, compute: float, data: DataConfig) -> Sweep:
-        """A grid of sizes x horizons that spends `compute` FLOPs, with repeated seeds at one of the middle
-        sizes.
-        """
-        from allometry.studies.recipe import BATCH_TOKENS, small_run
+        """A grid of sizes and horizons that spends `compute` FLOPs, with several seeds at one size."""
+        from allometry.studies.recipe import BATCH_TOKENS, small_run, vocabulary
         from allometry.sweeps.sweep import Sweep
 
-        models = self._ladder(compute)
+        models = self._ladder(compute, vocabulary(data))
+        levels = [_levels(model, models[-1]) for model in models]
         repeated = models[len(models) // 2 - 1]
-        longest = self._longest_horizon(compute, models, repeated)
-        if longest < FEWEST_UPDATES * BATCH_TOKENS:
+        shortest = self._shortest(compute, models, levels, repeated)
+        if shortest < FEWEST_UPDATES * BATCH_TOKENS:
             raise AllometryError(
                 f"{compute:.1e} FLOPs are too few for the quickstart study", hint="allow more time"
             )
-        runs = []
-        for level in range(HORIZONS):
-            steps = round(longest / 2 ** (level / 2) / BATCH_TOKENS)
-            runs += [small_run(model, tokens=steps * BATCH_TOKENS, data=data) for model in models]
-            runs += [
-                small_run(repeated, tokens=steps * BATCH_TOKENS, data=data, seed=s) for s in range(1, SEEDS)
-            ]
+
+        def run(model: ModelConfig, level: int, seed: int = 0) -> RunConfig:
+            steps = round(shortest * 2 ** (level / 2) / BATCH_TOKENS)
+            return small_run(model, tokens=steps * BATCH_TOKENS, data=data, seed=seed)
+
+        runs = [
+            run(model, level) for model, count in zip(models, levels, strict=True) for level in range(count)
+        ]
+        runs += [run(repeated, level, seed) for seed in range(1, SEEDS) for level in range(COMMON)]
         return Sweep(name=self.name, question=self.question, runs=tuple(runs))
 
     def held_back(self, run: RunConfig, sweep: Sweep) -> bool:
@@ -86,24 +92,23 @@ class Quickstart(Study):
         sizes = sorted({other.model.counts().N for other in sweep.runs})
         return sizes[-2] <= run.model.counts().N
 
-    def _ladder(self, compute: float) -> list[ModelConfig]:
-        """Sizes in equal steps of log N; the largest grows with the square root of the compute, as does the
-        horizon.
-        """
+    def _ladder(self, compute: float, n_vocab: int) -> list[ModelConfig]:
+        """Sizes in equal steps of log N; the largest grows with the square root of the compute, as the
+        horizon does."""
         from allometry.models.transformer import TransformerConfig
         from allometry.studies.recipe import CONTEXT
 
         largest = N_AT_REFERENCE * (compute / REFERENCE) ** 0.5
         targets = [largest / SPAN ** (1 - i / (SIZES - 1)) for i in range(SIZES)]
-        models = {TransformerConfig.of_size(max(1, round(n)), n_ctx=CONTEXT): None for n in targets}
-        return list(models)
+        made = (TransformerConfig.of_size(max(1, round(n)), n_ctx=CONTEXT, n_vocab=n_vocab) for n in targets)
+        return list(dict.fromkeys(made))
 
-    def _longest_horizon(self, compute: float, models: list[ModelConfig], repeated: ModelConfig) -> float:
-        """The D at which trunks, decays and evaluations of the whole grid cost `compute`."""
-        decays = sum(0.2 * 2 ** (-level / 2) for level in range(1, HORIZONS))
-        per_token = sum(m.counts().flops_per_token("attention") for m in models)
-        per_token += (SEEDS - 1) * repeated.counts().flops_per_token("attention")
-        return compute / (per_token * (1 + decays))
+    def _shortest(
+        self, compute: float, models: list[ModelConfig], levels: list[int], repeated: ModelConfig
+    ) -> float:
+        """The shortest horizon (tokens) with which trunks and decays of the whole grid cost `compute`."""
+        cost = sum(_relative_cost(model, count) for model, count in zip(models, levels, strict=True))
+        return compute / (cost + (SEEDS - 1) * _relative_cost(repeated, COMMON))
 
     def predict(self, runs: pd.DataFrame, held_back: pd.DataFrame) -> pd.DataFrame:
         """Forecast of the laws weighted by their back-test on the smaller runs."""
@@ -112,3 +117,15 @@ class Quickstart(Study):
     def analyse(self, evidence: Evidence) -> Analysis:
         """Fits, intervals, figures and verdicts."""
         raise NotImplementedError
+
+
+def _levels(model: ModelConfig, largest: ModelConfig) -> int:
+    """How many horizons a size is trained to."""
+    return COMMON + round(2 * LONGER * math.log2(largest.counts().N / model.counts().N))
+
+
+def _relative_cost(model: ModelConfig, levels: int) -> float:
+    """FLOPs of one size's trunk and decays, over the shortest horizon in tokens."""
+    decay = TrainConfig.model_fields["decay"].default
+    horizons = [2 ** (level / 2) for level in range(levels)]
+    return model.counts().flops_per_token("attention") * (horizons[-1] + decay * sum(horizons[:-1]))

@@ -20,14 +20,14 @@ CONTEXT = 128
 cheap.
 """
 
-BATCH_TOKENS = 1024
+BATCH_TOKENS = 512
 """Tokens a batch: small, because a run of fewer than about 2,000 updates measures its plateau, not its size.
 """
 
-RATE_TIMES_WIDTH = 0.256
+RATE_TIMES_WIDTH = 0.16
 """Peak learning rate x d_model: the best rate goes as 1 / width, hardly with depth."""
 
-HIGHEST_RATE = 0.012
+HIGHEST_RATE = 0.01
 """The rule's 1 / width is capped for the narrowest models."""
 
 
@@ -53,3 +53,10 @@ def small_run(
         **changes,
     }
     return RunConfig(model=model, data=data, train=TrainConfig.model_validate(train))
+
+
+def vocabulary(data: DataConfig) -> int:
+    """Size of the vocabulary of the data set's tokens; prepares them if they are not there yet."""
+    from allometry.data.tokens import prepare
+
+    return prepare(data.corpus, data.tokenizer).manifest.n_vocab

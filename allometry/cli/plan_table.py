@@ -1,0 +1,86 @@
+"""What `allometry run` prints before and after it trains: the plan, and the constants beside the published
+ones."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from allometry.units import format_count, format_duration, format_flops
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from allometry.report.content import Analysis, Constant
+    from allometry.runs.store import Store
+    from allometry.studies.plan import StudyPlan
+    from allometry.sweeps.cost import CostModel
+
+
+def _table(*columns: str, left: int = 1) -> Table:
+    """A plain table whose first `left` columns are text and whose others are numbers."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < left else "right", no_wrap=number > 0)
+    return table
+
+
+def print_plan(plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
+    """The question, one row a model size with its horizons, and the total with its predicted time."""
+    console = Console(highlight=False)
+    console.print(
+        f"\n[bold]{plan.study}[/bold]", textwrap.fill(plan.sweep.question, 96), sep="\n", end="\n\n"
+    )
+    frame = plan.sweep.frame(store, cost)
+    frame["held"] = frame["run"].isin(plan.held_back)
+    table = _table("model", "N", "runs", "seeds", "tokens D", "FLOPs 6ND", "alone, 1 core", "state")
+    for (shape, n), part in frame.groupby(["shape", "N"], sort=False):
+        table.add_row(str(shape), format_count(n), *_row(part))
+    console.print(table)
+    total = cost.total(plan.sweep.runs, store=store)
+    left = f"{format_duration(total.seconds)} of training on {total.workers} cores" if len(frame) else ""
+    measured = "timed on this machine" if total.measured else "not calibrated"
+    console.print(
+        f"{len(frame)} runs, {format_flops(frame['C'].sum())} FLOPs; left to do: {left} ({measured}; runs of one"
+        f" size share their trunk), {total.memory / 1e9:.1f} GB of memory, {total.disk / 1e6:.0f} MB of disk\n"
+    )
+
+
+def _row(part: pd.DataFrame) -> list[str]:
+    low, high = part["D"].min(), part["D"].max()
+    horizons = format_count(low) if low == high else f"{format_count(low)} - {format_count(high)}"
+    states = part["state"].fillna("new").value_counts()
+    state = ", ".join(f"{count} {name}" for name, count in states.items())
+    return [
+        str(len(part)),
+        str(part["seed"].nunique()),
+        horizons,
+        format_flops(part["C"].sum()),
+        format_duration(part["seconds"].sum()),
+        state + (" (predicted first)" if part["held"].any() else ""),
+    ]
+
+
+def print_answer(analysis: Analysis) -> None:
+    """Our constants beside the published ones, with verdicts, and the answer in words."""
+    console = Console(highlight=False)
+    table = _table("quantity", "published", "ours", "interval", "verdict", left=2)
+    for constant in analysis.constants:
+        table.add_row(*_constant(constant))
+    console.print(table)
+    for constant in analysis.constants:
+        console.print(textwrap.fill(f"{constant.symbol}: {constant.why}", 100, subsequent_indent="   "))
+    for warning in analysis.warnings:
+        console.print(textwrap.fill(f"warning: {warning}", 100, subsequent_indent="   "), markup=False)
+    console.print("\n" + textwrap.fill(analysis.answer, 100), markup=False)
+
+
+def _constant(constant: Constant) -> list[str]:
+    published = ", ".join(f"{value:.3g} ({paper})" for paper, value in constant.published.items())
+    interval = f"[{constant.low:.3g}, {constant.high:.3g}] {100 * constant.level:.0f} %"
+    name = f"{constant.symbol}  {constant.name}"
+    return [name, published or "-", f"{constant.ours:.3g}", interval.replace("[", r"\["), constant.verdict]

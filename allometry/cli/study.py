@@ -1,0 +1,166 @@
+"""The commands `run`, `report` and `studies`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from allometry.report.content import Analysis
+    from allometry.runs.store import Store
+    from allometry.studies.plan import StudyPlan
+    from allometry.sweeps.cost import CostModel
+    from allometry.sweeps.execute import Event
+    from allometry.sweeps.progress import Display as Progress
+
+
+def command(name: str) -> click.Command:
+    """The click command of that name."""
+    return {"run": run, "report": report, "studies": studies}[name]
+
+
+@click.command()
+@click.argument("study")
+@click.option("--budget", default="10m", show_default=True, help="Time to spend, such as 2m, 10m or 1h.")
+@click.option(
+    "--store", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where runs are kept."
+)
+@click.option(
+    "--data", default="sotu", show_default=True, help="Corpus to train on (see `allometry data list`)."
+)
+@click.option("--tokenizer", default="bytes", show_default=True, help="bytes, bpe:V or gpt2.")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes (default: the cores).")
+@click.option("--dry-run", is_flag=True, help="Plan, print, and stop.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first run that fails.")
+@click.option(
+    "--replan", is_flag=True, help="Make a new plan for this budget instead of keeping the first one."
+)
+@click.option("--quiet", is_flag=True, help="Print the plan and the answer only.")
+def run(
+    study: str,
+    budget: str,
+    store: Path,
+    data: str,
+    tokenizer: str,
+    workers: int | None,
+    dry_run: bool,
+    fail_fast: bool,
+    replan: bool,
+    quiet: bool,
+) -> None:
+    """Run a STUDY: plan it, train what is missing, fit, report. The same command continues after any
+    interruption."""
+    from allometry.studies.conduct import Request, conduct
+    from allometry.sweeps.progress import Display as Progress
+    from allometry.train.config import DataConfig
+    from allometry.units import parse_duration
+
+    request = Request(
+        study=study,
+        budget=parse_duration(budget, "--budget"),
+        store=store,
+        data=DataConfig(corpus=data, tokenizer=tokenizer),
+        command=_command_line(),
+        workers=workers,
+        fail_fast=fail_fast,
+        replan=replan,
+    )
+    with Progress(quiet=quiet) as progress:
+        conduct(request, Terminal(progress, quiet=quiet), dry_run=dry_run)
+
+
+def _command_line() -> str:
+    """The command that was typed, without options that change nothing about the result."""
+    import shlex
+
+    kept = [a for a in sys.argv[1:] if a not in ("--quiet", "--replan", "--debug")]
+    return shlex.join(["allometry", *kept])
+
+
+@click.command()
+@click.argument("study", required=False)
+@click.option(
+    "--store", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where runs are kept."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="File to write (default: beside the plan in the store).",
+)
+@click.option("--figures", type=click.Path(path_type=Path), help="Also export every figure into this folder.")
+@click.option(
+    "--format",
+    "suffix",
+    type=click.Choice(["svg", "png", "pdf", "html"]),
+    default="svg",
+    show_default=True,
+    help="Format of exported figures.",
+)
+def report(study: str | None, store: Path, output: Path | None, figures: Path | None, suffix: str) -> None:
+    """Write the report of a STUDY (default: the latest) from the runs in the store; nothing is trained."""
+    from allometry.studies.conduct import report as write_report
+
+    analysis, path = write_report(store, study, output)
+    print(f"report: {path}")
+    if figures is not None:
+        _export(analysis, figures, suffix)
+
+
+def _export(analysis: Analysis, folder: Path, suffix: str) -> None:
+    from allometry.figures.theme import save
+    from allometry.report.content import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for section in analysis.sections:
+        for item in section.evidence:
+            if isinstance(item, Figure):
+                print(f"figure: {save(item, folder / f'{item.name}.{suffix}')}")
+
+
+@click.command()
+def studies() -> None:
+    """List the studies and the questions they ask."""
+    from allometry.studies.base import studies as known
+
+    for name, study in known().items():
+        print(f"{name}\n    {study.question}")
+
+
+class Terminal:
+    """Prints what a conductor has to say; the progress of the sweep goes to its own display."""
+
+    def __init__(self, progress: Progress, *, quiet: bool = False) -> None:
+        """`progress` shows the events of sweeps; `quiet` leaves only the plan and the answer."""
+        self.progress = progress
+        self.quiet = quiet
+
+    def say(self, text: str) -> None:
+        """A line for the user."""
+        if not self.quiet:
+            print(text, flush=True)
+
+    def event(self, event: Event) -> None:
+        """Progress of the sweep."""
+        self.progress(event)
+
+    def calibrating(self, done: int, total: int) -> None:
+        """Progress of the calibration."""
+        self.progress.calibrating(done, total)
+
+    def plan(self, plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
+        """The plan as a table: what is trained, what it costs, and what is predicted before it is trained."""
+        from allometry.cli.plan_table import print_plan
+
+        print_plan(plan, store, cost)
+
+    def answer(self, analysis: Analysis, path: Path, seconds: float) -> None:
+        """The constants beside the published ones, the answer, and where the report is."""
+        from allometry.cli.plan_table import print_answer
+        from allometry.units import format_duration
+
+        print_answer(analysis)
+        print(f"\nreport: {path}   ({format_duration(seconds)})")

@@ -59,6 +59,21 @@ class Position:
     training_seconds: float = 0.0
     engine: str | None = None
 
+    def advance(self, loss: float, norm: float, seconds: float) -> None:
+        """One more step, with its training loss, gradient norm and duration."""
+        self.step += 1
+        self.first_loss = loss if self.first_loss is None else self.first_loss
+        self.loss_sum += loss
+        self.norm_sum += norm
+        self.steps_since_row += 1
+        self.training_seconds += seconds
+
+    def take_averages(self) -> tuple[float, float]:
+        """Mean training loss and gradient norm since the last call; the sums start again."""
+        means = self.loss_sum / self.steps_since_row, self.norm_sum / self.steps_since_row
+        self.loss_sum, self.norm_sum, self.steps_since_row = 0.0, 0.0, 0
+        return means
+
 
 def folder(directory: Path) -> Path:
     """Where the checkpoints of a run directory live."""

@@ -29,7 +29,7 @@ from allometry.train.inputs import load_inputs
 from allometry.train.schedules import evaluation_steps, learning_rate
 
 if TYPE_CHECKING:
-    from allometry.train.engines.base import Engine
+    from allometry.train.engines.base import Engine, State
 
 DIVERGED_NATS = 1.0
 """A run whose mean training loss lies this far above its first step's has diverged: it is worse than
@@ -70,7 +70,7 @@ def train(
     explodes is a result with status "diverged". Raises AllometryError for what the user can mend, after
     writing error.txt.
     """
-    result = read_json(directory / "result.json")
+    result = _read_whole(directory / "result.json")
     if result is not None:
         return result
     with writing(directory):
@@ -134,28 +134,25 @@ class _Run:
             began = time.perf_counter()
             loss, norm = self.engine.step(self.inputs.order.batch(step), lr=lr, step=step)
             now = time.perf_counter()
-            at.step, at.training_seconds = step, at.training_seconds + now - began
+            at.advance(loss, norm, now - began)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 return "diverged", f"the training loss or its gradient is no longer finite at step {step}"
-            at.first_loss = loss if at.first_loss is None else at.first_loss
-            at.loss_sum, at.norm_sum, at.steps_since_row = (
-                at.loss_sum + loss,
-                at.norm_sum + norm,
-                at.steps_since_row + 1,
-            )
             if step in evaluations:
                 stop = self._evaluate(lr)
                 if stop:
                     return stop
             if step in branch_at:
-                checkpoint.write_branch(self.directory, self.config, self.engine.state(), self._now())
+                self._save(checkpoint.write_branch)
             if now - saved >= checkpoint_every and step < train.steps:
-                checkpoint.write_checkpoint(self.directory, self.config, self.engine.state(), self._now())
+                self._save(checkpoint.write_checkpoint)
                 saved = time.perf_counter()
             if on_progress and (now - told >= PROGRESS_SECONDS or step == train.steps):
                 self._tell(on_progress, loss)
                 told = now
         return "done", None
+
+    def _save(self, write: Callable[[Path, RunConfig, State, Position], None]) -> None:
+        write(self.directory, self.config, self.engine.state(), self._now())
 
     def _now(self) -> Position:
         """The position with the clock brought up to date."""
@@ -165,16 +162,12 @@ class _Run:
     def _evaluate(self, lr: float) -> tuple[str, str | None] | None:
         """Append a row to the curve; a status and its reason if the run should end here."""
         at = self.position
-        row: dict[str, Any] = {
-            "step": at.step,
-            "tokens": at.step * self.config.train.batch_tokens,
-            "lr": lr,
-            "train_loss": at.loss_sum / at.steps_since_row,
-            "grad_norm": at.norm_sum / at.steps_since_row,
-        }
+        train_loss, grad_norm = at.take_averages()
+        tokens = at.step * self.config.train.batch_tokens
+        row: dict[str, Any] = {"step": at.step, "tokens": tokens, "lr": lr}
+        row |= {"train_loss": train_loss, "grad_norm": grad_norm}
         for name, test in self.inputs.tests.items():
             row[name] = float(self.engine.losses(test).mean(dtype=np.float64))
-        at.loss_sum, at.norm_sum, at.steps_since_row = 0.0, 0.0, 0
         if not all(math.isfinite(row[name]) for name in self.inputs.tests):
             return "diverged", f"the test loss is no longer finite at step {at.step}"
         at.curve.append(row)
@@ -202,7 +195,7 @@ class _Run:
             on_progress(self._progress(loss))
         except KeyboardInterrupt:
             if self.position.step < self.config.train.steps:
-                checkpoint.write_checkpoint(self.directory, self.config, self.engine.state(), self._now())
+                self._save(checkpoint.write_checkpoint)
             raise
 
     def _progress(self, loss: float) -> Progress:
@@ -222,7 +215,7 @@ class _Run:
         """Write the parameters and, last of all, the result."""
         status, reason = ending
         at, train = self._now(), self.config.train
-        checkpoint.write_final(self.directory, self.config, self.engine.state(), at)
+        self._save(checkpoint.write_final)
         result: dict[str, Any] = {
             "format": FORMAT,
             "run": self.config.id,
@@ -268,7 +261,7 @@ class _Run:
 
 def _identify(config: RunConfig, directory: Path) -> None:
     """Write config.json and env.json, or check that the directory is this run's."""
-    stored = read_json(directory / "config.json")
+    stored = _read_whole(directory / "config.json")
     if stored is not None and stored.get("id") != config.id:
         raise AllometryError(
             f"{directory} holds another run ({stored.get('id')})", hint="give each run a directory of its own"
@@ -290,6 +283,14 @@ def _record_failure(directory: Path, error: Exception) -> None:
         write_text(directory / "error.txt", f"{error}\n\n{text}")
     except AllometryError:  # the disk is full or read-only: the error itself still reaches the user
         return
+
+
+def _read_whole(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None without one, and for one that is damaged: both are written again."""
+    try:
+        return read_json(path)
+    except AllometryError:
+        return None
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,10 +70,10 @@ def auto(config: RunConfig, *, threads: int = 1, device: str = "cpu") -> type[En
     try:
         paces = read_json(path) or {}
     except AllometryError:  # damaged: timed again
+        path.unlink(missing_ok=True)
         paces = {}
     if not paces:
-        paces = {each.name: _pace(each, config, threads) for each in (native, fast)}
-        _remember(path, paces)
+        paces = _remember(path, {each.name: _pace(each, config, threads) for each in (native, fast)})
     return fast if paces["fast"] > _MARGIN * paces["native"] else native
 
 
@@ -86,11 +87,19 @@ def _record(config: RunConfig, threads: int) -> Path:
     return env.cache_dir("engines") / f"pace-{digest}.json"
 
 
-def _remember(path: Path, paces: dict[str, float]) -> None:
+def _remember(path: Path, paces: dict[str, float]) -> dict[str, float]:
+    """Keep the timing and return it, or the one that another process has kept meanwhile: all choose alike."""
+    aside = path.with_suffix(f".{os.getpid()}")
     try:
-        write_json(path, paces)
-    except AllometryError:  # a cache that cannot be written costs the timing again, nothing else
-        return
+        write_json(aside, paces)
+        os.link(aside, path)
+    except FileExistsError:
+        return read_json(path) or paces
+    except (AllometryError, OSError):  # a cache that cannot be written costs the timing again, nothing else
+        return paces
+    finally:
+        aside.unlink(missing_ok=True)
+    return paces
 
 
 def _pace(candidate: type[Engine], config: RunConfig, threads: int) -> float:

@@ -22,6 +22,7 @@ from allometry.runs.store import Store
 from allometry.sweeps.schedule import makespan
 from allometry.sweeps.survey import survey
 from allometry.train.config import RunConfig
+from allometry.train.schedules import evaluation_steps
 from allometry.version import __version__
 
 if TYPE_CHECKING:
@@ -150,8 +151,6 @@ class CostModel:
         return self._known[config.id]
 
     def _derive(self, config: RunConfig) -> _Rates:
-        from allometry.train.loop import evaluation_steps
-
         flops = config.model.counts().flops_per_token("attention")
         tokens = config.data.eval_tokens * (1 + len(config.data.eval_on))
         timing = self.timings.get(shape_key(config)) or self._interpolate(config, flops)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from allometry.errors import AllometryError
@@ -18,10 +18,11 @@ from allometry.sweeps.schedule import Job, jobs, makespan, urgency
 from allometry.sweeps.survey import (
     Survey,
     branch_points,
-    drop_branches,
+    drop_branch,
     mend,
     newest_step,
     survey,
+    tidy,
 )
 from allometry.sweeps.sweep import Sweep
 from allometry.sweeps.worker import keep_failure
@@ -96,6 +97,7 @@ def execute(
     on_event: OnEvent | None = None,
     fail_fast: bool = False,
     later: float = 0.0,
+    checkpoint_every: float = 15.0,
 ) -> Summary:
     """Train the runs of a sweep that have no result in `store` yet; the same call continues after any
     interruption.
@@ -104,7 +106,7 @@ def execute(
     (default: the cores) is opened for this one. Runs that share a constant-rate trunk branch off the longest
     of them. A run that fails keeps its reason in error.txt and the others go on, unless `fail_fast`; the
     next call tries it again. `cost` orders the runs and predicts the end (default: by FLOPs), to which
-    `later` seconds of further stages are added.
+    `later` seconds of further stages are added. A kill costs at most `checkpoint_every` seconds of each run.
 
     Raises AllometryError if another process writes to the store, the disk is full or, with `fail_fast`, a
     run failed; KeyboardInterrupt after the workers have stopped.
@@ -112,18 +114,19 @@ def execute(
     with exclusive(store.path):
         state = _Execution(sweep, store, cost or CostModel(), on_event or (lambda event: None), later)
         if not state.ready and not state.waiting:
+            state.announce()
             return state.summary()
         own = pool is None
         pool = pool or LocalPool(workers)
         try:
-            state.workers = pool.workers
+            state.workers, state.checkpoint_every = pool.workers, checkpoint_every
             state.run(pool, fail_fast=fail_fast)
         except BaseException:
             pool.stop()
             raise
         if own:
             pool.close()
-        drop_branches(sweep.runs, store)
+        tidy(sweep.runs, store)
         return state.summary()
 
 
@@ -143,13 +146,14 @@ class _Execution:
         self.began = time.monotonic()
         self.worked = 0.0
         self.workers = 1
+        self.checkpoint_every = 15.0
         self.eta = _Eta()
         self._add(self.before.jobs())
         self.planned = sum(self.cost.seconds(job.config, job.start) for job in self.ready + self.waiting)
 
     def run(self, pool: LocalPool, *, fail_fast: bool) -> None:
         """Feed the pool until nothing is left."""
-        self._tell("begin", text="; ".join([self.before.sentence, *self.notes]))
+        self.announce()
         while self.ready or self.waiting or self.running:
             self._dispatch(pool)
             for worker, report in pool.reports(_TICK):
@@ -158,6 +162,10 @@ class _Execution:
                     run, reason = next(iter(self.failed.items()))
                     raise AllometryError(f"{run} failed: {reason}", hint="the same command tries it again")
         self._tell("end")
+
+    def announce(self) -> None:
+        """Say what there is to do, and what had to be set aside."""
+        self._tell("begin", text="; ".join([self.before.sentence, *self.notes]))
 
     def _add(self, found: list[Job]) -> None:
         """Queue jobs: at once, or when their branch point exists."""
@@ -197,6 +205,7 @@ class _Execution:
             "branch_at": job.branch_at,
             "source": source,
             "threads": 1,
+            "checkpoint_every": self.checkpoint_every,
         }
 
     def _handle(self, worker: int, report: dict[str, Any]) -> None:
@@ -206,6 +215,8 @@ class _Execution:
         kind = report["is"]
         if kind == "progress":
             self._progress(current, report)
+        elif kind == "branched":
+            self._used(current.job)
         elif kind == "done":
             self._leave(worker)
             self._finish(current, report["result"])
@@ -228,6 +239,14 @@ class _Execution:
         self._tell(
             "progress", current.job.config, step=current.step, loss=report["loss"], pace=report["pace"]
         )
+
+    def _used(self, job: Job) -> None:
+        """The run has its copy of the branch point; the last one to take it removes it."""
+        if job.source is not None and all(
+            other.source != job.source for other in (*self.ready, *self.waiting)
+        ):
+            run, step = job.source
+            drop_branch(self.store.directory(run), step)
 
     def _leave(self, worker: int) -> None:
         self.worked += time.monotonic() - self.running.pop(worker).since
@@ -308,8 +327,8 @@ class _Execution:
 class _Eta:
     """Corrects predictions by how long predicted work has taken so far."""
 
-    predicted: float = field(default=20.0)
-    actual: float = field(default=20.0)
+    predicted: float = 5.0
+    actual: float = 5.0
 
     def learn(self, predicted: float, actual: float) -> None:
         """Predicted work of so many seconds took `actual` seconds."""

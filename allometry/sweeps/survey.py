@@ -120,9 +120,18 @@ def mend(directory: Path) -> list[str]:
     return notes
 
 
-def drop_branches(runs: Iterable[RunConfig], store: Store) -> None:
-    """Remove branch points that nothing waits for any more."""
+def drop_branch(directory: Path, step: int) -> None:
+    """Remove a branch point that nothing waits for any more."""
+    with contextlib.suppress(OSError):
+        (directory / "checkpoints" / f"branch-{step}.safetensors").unlink()
+
+
+def tidy(runs: Iterable[RunConfig], store: Store) -> None:
+    """Remove what only served while the runs went on: branch points, and half-written files that kills
+    left."""
     for run in runs:
-        for path in (store.directory(run.id) / "checkpoints").glob("branch-*.safetensors"):
-            with contextlib.suppress(OSError):
-                path.unlink()
+        directory = store.directory(run.id)
+        for pattern in ("checkpoints/branch-*.safetensors", "checkpoints/*.tmp", ".*.tmp"):
+            for path in directory.glob(pattern):
+                with contextlib.suppress(OSError):
+                    path.unlink()

@@ -3,7 +3,7 @@
 Started as `python -m allometry.sweeps.worker PARENT`. Orders arrive on standard input and reports leave on
 standard output, one JSON object a line. The worker ends when its parent does, however that ends.
 
-Orders: {"do": "train", "config", "directory", "branch_at", "source", "threads", "device"}, {"do": "measure",
+Orders: {"do": "train", "config", "directory", "branch_at", "source", "threads", …}, {"do": "measure",
 "config", "device"}, {"do": "stop"}. Reports: {"is": "ready"}, {"is": "branched"}, {"is": "progress", …},
 {"is": "done", "result"}, {"is": "measured", …}, {"is": "failed", "error", "hint", "full"}, {"is": "stopped"}.
 """
@@ -85,11 +85,7 @@ class Worker:
         directory = Path(order["directory"])
         (directory / "error.txt").unlink(missing_ok=True)
         if order["source"] is not None:
-            from allometry.train.checkpoint import branch
-
-            source, step = order["source"]
-            branch(Path(source), step, directory)
-            self.report("branched")
+            self._branch(directory, *order["source"])
         return train(
             RunConfig.model_validate(order["config"]),
             directory,
@@ -97,7 +93,21 @@ class Worker:
             device=order["device"],
             branch_at=tuple(order["branch_at"]),
             on_progress=self._progress,
+            checkpoint_every=order["checkpoint_every"],
         )
+
+    def _branch(self, directory: Path, source: str, step: int) -> None:
+        """Start from another run's trunk; if its branch point is damaged, from the beginning."""
+        from allometry.errors import AllometryError
+        from allometry.runs.files import is_full
+        from allometry.train.checkpoint import branch
+
+        try:
+            branch(Path(source), step, directory)
+        except AllometryError as error:
+            if is_full(error):
+                raise
+        self.report("branched")
 
     def _progress(self, at: Progress) -> None:
         if self.stopping.is_set():

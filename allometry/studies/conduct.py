@@ -93,7 +93,7 @@ def conduct(request: Request, display: Display, *, dry_run: bool = False) -> Pat
         display.plan(plan, store, cost)
         if dry_run or store is None:
             return None
-        store.enroll(request.key, plan.sweep.ids(), question=question.question, command=request.command)
+        store.enroll(request.key, plan.sweep.ids, question=question.question, command=request.command)
         prediction = _train(request, question, plan, cost, pool, store, display)
     analysis = read(question, plan, store, request.key, request.command, prediction)
     path = _write(analysis, _folder(store, request.key))
@@ -192,7 +192,7 @@ def _register(
     if existing is not None:
         return existing
     held = set(plan.held_back)
-    runs = _runs(store, [run for run in plan.sweep.ids() if run not in held])
+    runs = _runs(store, [run for run in plan.sweep.ids if run not in held])
     finished = runs[runs["status"] == "done"]
     wanted = plan.sweep.frame().set_index("run").loc[list(plan.held_back)].reset_index()
     known = {run for run in held if store.status(run) in ("done", "diverged")}
@@ -210,7 +210,7 @@ def read(
     question: Study, plan: StudyPlan, store: Store, key: str, command: str, prediction: dict[str, Any] | None
 ) -> Analysis:
     """The analysis of a study's runs as they stand in the store; needs no torch and trains nothing."""
-    ids = list(plan.sweep.ids())
+    ids = list(plan.sweep.ids)
     runs = _runs(store, ids)
     if not (runs["status"] == "done").any():
         raise AllometryError(

@@ -27,7 +27,7 @@ SPAN = 110
 """N of the largest model over N of the smallest: two orders of magnitude, and a little for rounding to real
 shapes."""
 
-COMMON = 3
+COMMON = 4
 """Horizons D that every size is trained to, each sqrt(2) longer than the one before."""
 
 LONGER = 0.4
@@ -95,13 +95,11 @@ class Quickstart(Study):
     def _ladder(self, compute: float, n_vocab: int) -> list[ModelConfig]:
         """Sizes in equal steps of log N; the largest grows with the square root of the compute, as the
         horizon does."""
-        from allometry.models.transformer import TransformerConfig
-        from allometry.studies.recipe import CONTEXT
+        from allometry.studies.recipe import small_model
 
         largest = N_AT_REFERENCE * (compute / REFERENCE) ** 0.5
         targets = [largest / SPAN ** (1 - i / (SIZES - 1)) for i in range(SIZES)]
-        made = (TransformerConfig.of_size(max(1, round(n)), n_ctx=CONTEXT, n_vocab=n_vocab) for n in targets)
-        return list(dict.fromkeys(made))
+        return list(dict.fromkeys(small_model(max(1, round(n)), n_vocab=n_vocab) for n in targets))
 
     def _shortest(
         self, compute: float, models: list[ModelConfig], levels: list[int], repeated: ModelConfig
@@ -111,12 +109,16 @@ class Quickstart(Study):
         return compute / (cost + (SEEDS - 1) * _relative_cost(repeated, COMMON))
 
     def predict(self, runs: pd.DataFrame, held_back: pd.DataFrame) -> pd.DataFrame:
-        """Forecast of the laws weighted by their back-test on the smaller runs."""
-        raise NotImplementedError
+        """Forecast of the laws, weighted by their back-test on the smaller sizes."""
+        from allometry.studies.prediction_reading import forecast
+
+        return forecast(runs, held_back)
 
     def analyse(self, evidence: Evidence) -> Analysis:
         """Fits, intervals, figures and verdicts."""
-        raise NotImplementedError
+        from allometry.studies.quickstart_analysis import analyse
+
+        return analyse(self, evidence)
 
 
 def _levels(model: ModelConfig, largest: ModelConfig) -> int:

@@ -1,0 +1,222 @@
+"""Readings of a table of runs that several studies share: each fits one law, and returns the fit, its figure
+and its constants beside the published ones.
+
+A reading that the runs cannot support raises AllometryError with the reason; `attempt` turns that into a
+sentence, so that a study answers the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from allometry.errors import AllometryError
+from allometry.laws.fit import fit
+from allometry.report.content import Constant, Figure, Section, Table, Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from allometry.laws.result import FitResult
+
+LEVEL = 0.95
+KAPLAN = "Kaplan 2020"
+CHINCHILLA = "Chinchilla 2022"
+EPOCH = "Besiroglu 2024"
+PORIAN = "Porian 2024"
+
+TOKENS = "its scale depends on tokens and text (ours are bytes), so only exponents can be compared"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One question asked of the runs: a section of the report, constants for the table, fits by name, and
+    warnings."""
+
+    section: Section
+    constants: tuple[Constant, ...] = ()
+    fits: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def attempt(title: str, reading: Callable[[], Reading]) -> Reading:
+    """The reading, or a section that says why the runs do not support it."""
+    try:
+        return reading()
+    except AllometryError as error:
+        text = f"This could not be answered from these runs: {error.message}. {_sentence(error.hint)}"
+        return Reading(section=Section(title=title, text=text), warnings=(f"{title}: {error.message}",))
+
+
+def _sentence(text: str | None) -> str:
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def constant(
+    name: str,
+    symbol: str,
+    published: dict[str, float],
+    estimate: tuple[float, float, float],
+    why: str,
+    *,
+    widest: float = 1.0,
+) -> Constant:
+    """A row of the table: agrees if the interval holds a published value, unless it is so wide that it says
+    nothing.
+
+    `estimate` is (value, low, high) at LEVEL; `widest` is the width of the interval over the value from which
+    nothing can be told.
+    """
+    ours, low, high = estimate
+    verdict: Verdict = "differs"
+    if not high - low < widest * abs(ours):
+        verdict = "cannot tell"
+    elif any(low <= value <= high for value in published.values()):
+        verdict = "agrees"
+    return Constant(
+        name=name, symbol=symbol, published=published, ours=ours, low=low, high=high, level=LEVEL,
+        verdict=verdict, why=why,
+    )  # fmt: skip
+
+
+def caveats(result: FitResult, label: str) -> tuple[str, ...]:
+    """The fit's own warnings, as sentences under its name."""
+    return tuple(
+        f"{label}: {w.meaning}" + (f" {w.identified}" if w.identified else "") for w in result.warnings
+    )
+
+
+def one_law(runs: pd.DataFrame, law: str, x: str) -> FitResult:
+    """A power law of the loss in one column, by least squares on log loss, resampled by run."""
+    return fit(runs, law=law, columns={x[0]: x, "L": "loss"}, objective="lsq-log", group="run")
+
+
+def estimate(result: FitResult, name: str) -> tuple[float, float, float]:
+    """A parameter with its interval at LEVEL."""
+    return (result.parameters[name], *result.interval(name, LEVEL))
+
+
+def percent(value: float) -> str:
+    """A share in percent with two digits."""
+    return f"{100 * value:.2g} %"
+
+
+def by_size(runs: pd.DataFrame) -> Reading:
+    """L(N) at the longest horizon that every size was trained to (Kaplan et al. 2020, eq. 1.1 and figure
+    6)."""
+    from allometry.figures.power_law import power_law
+
+    horizon = common_horizon(runs)
+    table = runs[runs["D"] == horizon]
+    result = one_law(table, "kaplan-n", "N")
+    total = one_law(table.assign(N=table["N_total"]), "kaplan-n", "N")
+    alpha = estimate(result, "alpha_N")
+    span = table["N"].max() / table["N"].min()
+    text = (
+        f"All sizes were trained to {horizon:,.0f} tokens. Over a factor of {span:.0f} in N the loss follows "
+        f"(N_c/N)^α_N with α_N = {alpha[0]:.3f} [{alpha[1]:.3f}, {alpha[2]:.3f}] (95 %), and a run lies "
+        f"{percent(result.rms)} from the line (root mean square). Counting embeddings too, as Chinchilla "
+        f"does, the same losses give "
+        f"{total.parameters['alpha_N']:.3f}: the convention alone moves the exponent."
+    )
+    why = (
+        "at one horizon D the larger models are further from convergence, which flattens the line, while "
+        "Kaplan's were "
+        f"trained to convergence; {TOKENS}"
+    )
+    row = constant("loss against size, at one horizon", "α_N", {KAPLAN: 0.076}, alpha, why)
+    figure = power_law(table, result, x="N", slopes={"Kaplan et al. 2020": -0.076}, name="loss-against-size")
+    return Reading(
+        section=Section(title="L(N): loss against size", text=text, evidence=(figure,)),
+        constants=(row,),
+        fits={"L(N)": result},
+        warnings=caveats(result, "L(N)"),
+    )
+
+
+def common_horizon(runs: pd.DataFrame) -> float:
+    """The longest D to which every size was trained. Raises AllometryError if there is none."""
+    sizes = runs["N"].nunique()
+    shared = runs.groupby("D")["N"].nunique()
+    if not (shared == sizes).any():
+        raise AllometryError("no horizon D is common to all sizes", hint="train the missing runs")
+    return float(shared[shared == sizes].index.max())
+
+
+def by_data(runs: pd.DataFrame) -> Reading:
+    """L(D) of the largest size (Kaplan et al. 2020, eq. 1.2): there the model limits least."""
+    from allometry.figures.power_law import power_law
+
+    largest = runs[runs["N"] == runs["N"].max()]
+    result = one_law(largest, "kaplan-d", "D")
+    alpha = estimate(result, "alpha_D")
+    text = (
+        f"The largest model ({largest['N'].iloc[0]:,.0f} parameters) was trained to "
+        f"{largest['D'].nunique()} horizons. Its loss falls as "
+        f"D^-{alpha[0]:.3f} [{alpha[1]:.3f}, {alpha[2]:.3f}]. These are horizons of one pass, each with "
+        f"its own decay of the "
+        "learning rate, not data sets trained on until the test loss turns, as in Kaplan's L(D)."
+    )
+    why = (
+        "ours is the loss after D tokens of one pass, Kaplan's that of early-stopped training on a set of "
+        "D tokens; and below "
+        "some ten million bytes a small model is still learning to use its context, which makes the loss "
+        "fall faster"
+    )
+    row = constant("loss against tokens, largest size", "α_D", {KAPLAN: 0.095}, alpha, why)
+    figure = power_law(
+        largest, result, x="D", slopes={"Kaplan et al. 2020": -0.095}, name="loss-against-tokens"
+    )
+    return Reading(
+        section=Section(title="L(D): loss against tokens", text=text, evidence=(figure,)),
+        constants=(row,),
+        fits={"L(D)": result},
+        warnings=caveats(result, "L(D)"),
+    )
+
+
+def joint(runs: pd.DataFrame, noise: float | None) -> Reading:
+    """L(N, D) in Kaplan's form (eq. 1.5) and in Chinchilla's (approach 3), over all runs."""
+    from allometry.figures.residuals import residuals
+    from allometry.figures.surface import surface
+
+    columns = {"N": "N", "D": "D", "L": "loss"}
+    kaplan = fit(runs, law="kaplan", columns=columns, objective="huber-log")
+    chinchilla = fit(runs, law="chinchilla", columns=columns, objective="huber-log")
+    fits = {"Kaplan L(N, D)": kaplan, "Chinchilla": chinchilla}
+    text = (
+        f"Two forms through the same {len(runs)} runs. Kaplan's lies {percent(kaplan.rms)} from a run, "
+        f"Chinchilla's "
+        f"{percent(chinchilla.rms)} (root mean square). Chinchilla's irreducible loss E comes out as "
+        f"{chinchilla.parameters['E']:.2f} nats per token; whether that is a number about text or about "
+        f"this range of sizes is for "
+        "its interval, and the warnings, to say."
+    )
+    evidence: tuple[Figure | Table, ...] = (
+        surface(runs, fits, x="D", colour="N", name="loss-against-size-and-tokens"),
+        residuals(runs, fits, x="C", noise=noise, name="residuals"),
+    )
+    return Reading(
+        section=Section(title="L(N, D): both at once", text=text, evidence=evidence),
+        constants=_joint_constants(kaplan, chinchilla),
+        fits=fits,
+        warnings=(*caveats(kaplan, "Kaplan L(N, D)"), *caveats(chinchilla, "Chinchilla")),
+    )
+
+
+def _joint_constants(kaplan: FitResult, chinchilla: FitResult) -> tuple[Constant, ...]:
+    small = (
+        "small N and D, a vocabulary of bytes, and N without embeddings where Chinchilla counts everything"
+    )
+    short = "our horizons reach down to where the loss still falls fast; " + TOKENS
+    return (
+        constant("joint fit, size", "α_N", {KAPLAN: 0.076}, estimate(kaplan, "alpha_N"), small),
+        constant("joint fit, tokens", "α_D", {KAPLAN: 0.103}, estimate(kaplan, "alpha_D"), short),
+        constant("size", "α", {CHINCHILLA: 0.339, EPOCH: 0.348}, estimate(chinchilla, "alpha"), small),
+        constant("tokens", "β", {CHINCHILLA: 0.285, EPOCH: 0.366}, estimate(chinchilla, "beta"), short),
+        constant(
+            "N_opt ∝ C^a from α and β", "a = β/(α+β)", {KAPLAN: 0.73, CHINCHILLA: 0.46, EPOCH: 0.513},
+            chinchilla.derived("beta/(alpha+beta)", LEVEL), "it inherits the doubts about α and β",
+        ),
+    )  # fmt: skip

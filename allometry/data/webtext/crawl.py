@@ -73,6 +73,10 @@ def settings(job: CrawlJob) -> dict[str, Any]:
         "AUTOTHROTTLE_START_DELAY": job.delay,
         "AUTOTHROTTLE_MAX_DELAY": 60.0,
         "USER_AGENT": job.user_agent,
+        # The spider returns no items, and Scrapy makes this many tasks for each response.
+        "CONCURRENT_ITEMS": 1,
+        "DOWNLOADER_STATS": False,
+        "STATS_CLASS": "scrapy.statscollectors.DummyStatsCollector",
         "CONCURRENT_REQUESTS": 2 * job.window,
         "CONCURRENT_REQUESTS_PER_DOMAIN": job.per_host,
         "DOWNLOAD_DELAY": job.delay,

@@ -38,7 +38,7 @@ def missing_instructions() -> str | None:
         return None
     lacking = [name for name in INSTRUCTIONS if name not in env.cpu_flags()]
     if machine not in ("x86_64", "amd64") or lacking:
-        return f"this processor ({machine}) has no AVX2 with FMA and no NEON: use engine fast or reference"
+        return f"this processor ({machine}) has no AVX2 with FMA and no NEON"
     return None
 
 
@@ -53,56 +53,57 @@ def compiler() -> str:
             return path
     raise AllometryError(
         f"no C++ compiler ({named or ', '.join(COMPILERS)}) on the PATH",
-        hint="install one (apt install g++, or xcode-select --install), or use engine fast",
+        hint="install one (apt install g++, or xcode-select --install)",
     )
 
 
-def library(extra_flags: tuple[str, ...] = ()) -> Path:
+def library() -> Path:
     """The compiled step for this machine, built if the cache does not have it (a few seconds).
 
     Workers that build at the same time do not clash: each writes a file of its own and renames it.
     AllometryError without compiler or writable cache, or if the compiler fails.
     """
     path = compiler()
-    target = env.cache_dir("native") / f"step-{_fingerprint(path, extra_flags)}.so"
+    target = env.cache_dir("native") / f"step-{_fingerprint(path)}.so"
     if not target.exists():
-        _compile(path, extra_flags, target)
+        _compile(path, target)
     return target
 
 
-def _fingerprint(compiler_path: str, extra_flags: tuple[str, ...]) -> str:
+def _fingerprint(compiler_path: str) -> str:
     """Hash of all that the machine code depends on: sources, compiler, flags, processor."""
     digest = hashlib.sha256()
     for source in sorted(SOURCES.iterdir()):
         if source.suffix in (".h", ".cpp"):
             digest.update(source.read_bytes())
-    for part in (_version(compiler_path), *FLAGS, *extra_flags, env.cpu_model(), *sorted(env.cpu_flags())):
+    for part in (compiler_path, _version(compiler_path), *FLAGS, env.cpu_model(), *sorted(env.cpu_flags())):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:16]
 
 
 @cache
 def _version(compiler_path: str) -> str:
+    """What the compiler says of itself."""
     done = subprocess.run([compiler_path, "--version"], capture_output=True, text=True, check=False)
     return done.stdout
 
 
-def _compile(compiler_path: str, extra_flags: tuple[str, ...], target: Path) -> None:
+def _compile(compiler_path: str, target: Path) -> None:
     try:
         handle, name = tempfile.mkstemp(suffix=".so", dir=target.parent)
     except OSError as error:
         raise AllometryError(
             f"cannot write compiled code to {target.parent}: {error.strerror}",
-            hint="set ALLOMETRY_CACHE to a folder that you can write to, or use engine fast",
+            hint="set ALLOMETRY_CACHE to a folder that you can write to",
         ) from error
     os.close(handle)
-    command = [compiler_path, *FLAGS, *extra_flags, str(SOURCES / "step.cpp"), "-o", name]
+    command = [compiler_path, *FLAGS, str(SOURCES / "step.cpp"), "-o", name]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise AllometryError(
                 f"{compiler_path} cannot compile the native engine: {_first_error(done.stderr)}",
-                hint="install GCC 12 or Clang 15 or newer and name it in CXX, or use engine fast",
+                hint="install GCC 12 or Clang 15 or newer and name it in CXX",
             )
         os.replace(name, target)
     finally:

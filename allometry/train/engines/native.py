@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import weakref
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -86,9 +87,9 @@ class _Batch(ctypes.Structure):
 
 
 @cache
-def _library(extra_flags: tuple[str, ...] = ()) -> ctypes.CDLL:
+def _library() -> ctypes.CDLL:
     """The compiled step, with the signatures of its functions."""
-    lib = ctypes.CDLL(str(build.library(extra_flags)))
+    lib = ctypes.CDLL(str(build.library()))
     pointer, batch = ctypes.c_void_p, ctypes.POINTER(_Batch)
     lib.allometry_new.restype = pointer
     lib.allometry_new.argtypes = [
@@ -105,8 +106,23 @@ def _library(extra_flags: tuple[str, ...] = ()) -> ctypes.CDLL:
     lib.allometry_gradients.argtypes = [pointer, batch, ctypes.c_int64]
     lib.allometry_step.restype = ctypes.c_double
     lib.allometry_step.argtypes = [pointer, batch, ctypes.POINTER(_Adam), ctypes.POINTER(ctypes.c_double)]
+    lib.allometry_sequence_norms.argtypes = [pointer, batch, ctypes.c_int64, pointer]
     lib.allometry_losses.argtypes = [pointer, batch]
     return lib
+
+
+@cache
+def _no_library(*_environment: str | None) -> str | None:
+    """Why the step cannot be compiled or loaded, or None; asked once for an environment."""
+    if reason := build.missing_instructions():
+        return f"{reason}: {INSTEAD}"
+    try:
+        _library()
+    except AllometryError as error:
+        return f"{error.message}: {error.hint}, or {INSTEAD}"
+    except OSError as error:
+        return f"the compiled native step cannot be loaded ({error}): empty the cache folder, or {INSTEAD}"
+    return None
 
 
 class NativeEngine(Engine):
@@ -123,17 +139,7 @@ class NativeEngine(Engine):
             return f"the native engine trains {' and '.join(FAMILIES)} models, not {kind}: {INSTEAD}"
         if model.n_ctx > LONGEST:
             return f"the native engine holds contexts to {LONGEST}, not {model.n_ctx}: {INSTEAD}"
-        if reason := build.missing_instructions():
-            return reason
-        try:
-            _library()
-        except AllometryError as error:
-            return f"{error.message}: {error.hint}"
-        except OSError as error:
-            return (
-                f"the compiled native step cannot be loaded ({error}): empty the cache folder, or {INSTEAD}"
-            )
-        return None
+        return _no_library(*(os.environ.get(name) for name in ("PATH", "CXX", "ALLOMETRY_CACHE")))
 
     def __init__(self, config: RunConfig, *, threads: int = 1, device: str = "cpu") -> None:
         if device != "cpu":
@@ -196,8 +202,10 @@ class NativeEngine(Engine):
             for (name, shape), a, b in zip(self._shapes.items(), starts, starts[1:], strict=False)
         }
 
-    def _batch(self, windows: Tokens, losses: Floats | None = None) -> tuple[_Batch, NDArray[np.int32]]:
-        """The C structure, and the array that must live as long as it."""
+    def _batch(
+        self, windows: Tokens, *, weights: Floats | None = None, losses: Floats | None = None
+    ) -> tuple[_Batch, tuple[NDArray[Any] | None, ...]]:
+        """The C structure, and the arrays that must live as long as it."""
         model = self._config.model
         tokens = np.ascontiguousarray(windows, dtype=np.int32)
         if tokens.ndim != 2 or not 2 <= tokens.shape[1] <= model.n_ctx + 1:
@@ -210,17 +218,22 @@ class NativeEngine(Engine):
                 f"token ids {tokens.min()} to {tokens.max()} are outside the vocabulary of {model.n_vocab}",
                 hint="encode the text with the tokenizer that the model was made for",
             )
-        batch = _Batch(tokens.ctypes.data, len(tokens), tokens.shape[1] - 1, None, None)
-        if losses is not None:
-            batch.losses = losses.ctypes.data
-        return batch, tokens
+        if weights is not None:
+            weights = np.ascontiguousarray(weights, np.float32)
+            assert weights.shape == (tokens.shape[0], tokens.shape[1] - 1)
+        pointers = [None if a is None else a.ctypes.data for a in (weights, losses)]
+        return _Batch(tokens.ctypes.data, len(tokens), tokens.shape[1] - 1, *pointers), (
+            tokens,
+            weights,
+            losses,
+        )
 
     def step(self, batch: Tokens, *, lr: float, step: int) -> StepResult:
         """See `Engine.step`."""
         train = self._config.train
         clip = math.inf if train.clip is None else train.clip
         adam = _Adam(lr, train.beta1, train.beta2, ADAM_EPS, train.weight_decay, clip, CLIP_EPS, step)
-        structure, _tokens = self._batch(batch)
+        structure, _alive = self._batch(batch)
         norm = ctypes.c_double()
         loss = self._lib.allometry_step(
             self._model, ctypes.byref(structure), ctypes.byref(adam), ctypes.byref(norm)
@@ -230,15 +243,30 @@ class NativeEngine(Engine):
     def losses(self, windows: Tokens) -> Floats:
         """See `Engine.losses`."""
         result = np.empty((len(windows), windows.shape[1] - 1), np.float32)
-        structure, _tokens = self._batch(windows, result)
+        structure, _alive = self._batch(windows, losses=result)
         self._lib.allometry_losses(self._model, ctypes.byref(structure))
         return result
 
-    def gradients(self, windows: Tokens, *, step: int = 1) -> tuple[float, dict[str, Floats]]:
-        """The mean loss over a batch and its gradient by parameter, without an update: for checks."""
-        structure, _tokens = self._batch(windows)
+    def gradients(
+        self, windows: Tokens, *, step: int = 1, weights: Floats | None = None
+    ) -> tuple[float, dict[str, Floats]]:
+        """The loss of a batch and its gradient by parameter, without an update.
+
+        `weights`, (sequences, n_ctx), says how much each position counts; by default all count alike and the
+        weights sum to 1.
+        """
+        structure, _alive = self._batch(windows, weights=weights)
         loss = self._lib.allometry_gradients(self._model, ctypes.byref(structure), step)
         return loss, {name: view.copy() for name, view in self._views(self._gradients).items()}
+
+    def sequence_norms(self, windows: Tokens, *, step: int = 1) -> NDArray[np.float64]:
+        """The norm of the gradient of each sequence's own mean loss, (sequences,): small-batch norms for the
+        gradient noise scale (McCandlish et al. 2018, appendix A). Parameters stay as they are.
+        """
+        norms = np.empty(len(windows), np.float64)
+        structure, _alive = self._batch(windows)
+        self._lib.allometry_sequence_norms(self._model, ctypes.byref(structure), step, norms.ctypes.data)
+        return norms
 
     def state(self) -> State:
         """See `Engine.state`."""

@@ -40,7 +40,7 @@ inline void adam_update(const Adam& adam, float scale, bool shrink, int64_t n, f
     const Vec g = load(grad + i, count) * scale;
     const Vec m = load(first + i, count) * b1 + g * (1.0f - b1);
     const Vec v = load(second + i, count) * b2 + g * g * (1.0f - b2);
-    Vec deviation;
+    Vec deviation{};
     for (int lane = 0; lane < LANES; lane++) deviation[lane] = std::sqrt(v[lane]);
     store(first + i, m, count);
     store(second + i, v, count);

@@ -15,7 +15,7 @@ struct Batch {
   const int32_t* windows;
   int64_t sequences;
   int32_t length;
-  const float* weights;  // (sequences, length): of each position's loss in the total; null for the mean over all
+  const float* weights;  // (sequences, length): of each position in the loss; null for the mean over all
   float* losses;         // (sequences, length): receives each position's loss; may be null
 };
 
@@ -130,13 +130,21 @@ double run_batch(Model& m, const Batch& batch, bool training, const Dropout& dro
   });
   double loss = 0.0;
   for (const Workspace& w : m.workers) loss += w.loss;
-  for (int t = 1; training && t < threads; t++) {
-    const float* other = m.workers[t].gradients;
-    each_vector(static_cast<int>(m.size), [&](int j, int n) {
-      store(m.gradients + j, load(m.gradients + j, n) + load(other + j, n), n);
-    });
-  }
+  for (int t = 1; training && t < threads; t++) add_rows(1, m.size, m.workers[t].gradients, 0, m.gradients);
   return loss;
+}
+
+// The norm of the gradient of each sequence's own mean loss, for the gradient noise scale.
+void sequence_norms(Model& m, const Batch& batch, const Dropout& dropout, double* norms) {
+  const int threads = static_cast<int>(m.workers.size());
+  on_threads(threads, [&](int t) {
+    Workspace& w = m.workers[t];
+    for (int64_t i = t; i < batch.sequences; i += threads) {
+      std::memset(w.gradients, 0, m.size * sizeof(float));
+      run_group(m, w, Group{1, batch.length, i, true, dropout}, batch);
+      norms[i] = std::sqrt(sum_of_squares(w.gradients, m.size)) * static_cast<double>(batch.sequences);
+    }
+  });
 }
 
 void update(Model& m, const Adam& adam, double norm) {
@@ -192,6 +200,12 @@ void allometry_changed(void* model) { allometry::pack_weights(*static_cast<Model
 double allometry_gradients(void* model, const Batch* batch, int64_t step) {
   Model& m = *static_cast<Model*>(model);
   return allometry::run_batch(m, *batch, true, allometry::dropout_at(m, step));
+}
+
+// Norms of each sequence's gradient: (sequences,). `gradients` is overwritten.
+void allometry_sequence_norms(void* model, const Batch* batch, int64_t step, double* norms) {
+  Model& m = *static_cast<Model*>(model);
+  allometry::sequence_norms(m, *batch, allometry::dropout_at(m, step), norms);
 }
 
 // One update; returns the loss before it. `norm` receives the global gradient norm before clipping.

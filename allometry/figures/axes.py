@@ -27,34 +27,41 @@ _TOOLTIPS: dict[Kind, str] = {"count": ".4s", "power": ".3e", "plain": ".4f", "p
 
 @dataclass(frozen=True)
 class Quantity:
-    """How a column of a frame is shown: its name on an axis, and how its numbers are written."""
+    """How a column is shown: its name in a sentence, the unit that an axis adds, and how its numbers are written."""
 
-    title: str
+    name: str
     kind: Kind
+    unit: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name as an axis has it, with the unit."""
+        return capital(self.name) + (f" ({self.unit})" if self.unit else "")
 
 
+_NATS = "nats per token"
 _QUANTITIES = {
-    "N": Quantity("Parameters N (non-embedding)", "count"),
-    "N_head": Quantity("Parameters N (with head)", "count"),
-    "N_total": Quantity("Parameters N (all)", "count"),
-    "D": Quantity("Training tokens D", "count"),
-    "tokens": Quantity("Training tokens", "count"),
-    "unique": Quantity("Unique training tokens", "count"),
-    "C": Quantity("Training compute C (FLOPs)", "power"),
-    "C_head": Quantity("Training compute C (FLOPs, with head)", "power"),
-    "C_attention": Quantity("Training compute C (FLOPs, with head and attention)", "power"),
-    "C_min": Quantity("Minimum training compute C (FLOPs)", "power"),
-    "B": Quantity("Batch (tokens)", "count"),
-    "S": Quantity("Updates S", "count"),
-    "step": Quantity("Update", "count"),
-    "lr": Quantity("Learning rate", "power"),
-    "L": Quantity("Test loss (nats per token)", "plain"),
-    "N_opt": Quantity("Compute-optimal parameters", "count"),
-    "D_opt": Quantity("Compute-optimal tokens", "count"),
-    "loss": Quantity("Test loss (nats per token)", "plain"),
-    "train_loss": Quantity("Training loss (nats per token)", "plain"),
-    "bits_per_byte": Quantity("Test loss (bits per byte)", "plain"),
-    "budget": Quantity("Compute C (FLOPs)", "power"),
+    "N": Quantity("parameters N", "count", "non-embedding"),
+    "N_head": Quantity("parameters N", "count", "with head"),
+    "N_total": Quantity("parameters N", "count", "all"),
+    "N_opt": Quantity("compute-optimal parameters", "count", "non-embedding"),
+    "D": Quantity("training tokens D", "count"),
+    "D_opt": Quantity("compute-optimal tokens", "count"),
+    "tokens": Quantity("training tokens", "count"),
+    "unique": Quantity("unique training tokens", "count"),
+    "C": Quantity("training compute C", "power", "FLOPs"),
+    "C_head": Quantity("training compute C", "power", "FLOPs, with head"),
+    "C_attention": Quantity("training compute C", "power", "FLOPs, with head and attention"),
+    "C_min": Quantity("minimum compute C", "power", "FLOPs"),
+    "budget": Quantity("compute C", "power", "FLOPs"),
+    "B": Quantity("batch B", "count", "tokens"),
+    "S": Quantity("updates S", "count"),
+    "step": Quantity("update", "count"),
+    "lr": Quantity("learning rate", "power"),
+    "L": Quantity("test loss", "plain", _NATS),
+    "loss": Quantity("test loss", "plain", _NATS),
+    "train_loss": Quantity("training loss", "plain", _NATS),
+    "bits_per_byte": Quantity("test loss", "plain", "bits per byte"),
 }
 
 
@@ -63,8 +70,13 @@ def quantity(column: str) -> Quantity:
     if column in _QUANTITIES:
         return _QUANTITIES[column]
     if column.startswith("loss_"):
-        return Quantity(f"Test loss on {column.removeprefix('loss_')} (nats per token)", "plain")
+        return Quantity(f"test loss on {column.removeprefix('loss_')}", "plain", _NATS)
     return Quantity(column.replace("_", " "), "plain")
+
+
+def capital(text: str) -> str:
+    """The text with its first letter in upper case, the rest as it is."""
+    return text[:1].upper() + text[1:]
 
 
 def log_axis(column: str, *, scale: str, title: str | None = None, labels: bool = True) -> alt.Axis:
@@ -122,7 +134,7 @@ def text_tooltip(column: str, title: str | None = None) -> alt.Tooltip:
 def legend(column: str, *, title: str | None = None) -> alt.Legend:
     """A legend that writes its numbers as the axes do."""
     shown = quantity(column)
-    short = {"N": "N", "D": "D", "C": "C", "budget": "C"}.get(column, shown.title)
+    short = {"N": "N", "D": "D", "C": "C", "budget": "C"}.get(column, capital(shown.name))
     return alt.Legend(title=title or short, format=_FORMATS[shown.kind], labelExpr=_LABELS[shown.kind])
 
 

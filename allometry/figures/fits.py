@@ -106,7 +106,7 @@ def _residual_panel(
     position = log_x(x), linear_y(RESIDUAL, title="Residual")
     colour = None if ramp is None else layers.Colour(ramp.encoding, alt.value(0.9), ())
     dots = layers.points(table, *position, tips=_tips(table, fit, y), colour=colour)
-    return layers.compose(layers.zero_line(), dots, height=120, name="zoom_residuals")
+    return layers.compose(layers.zero_line(), dots, height=120, name="zoom_residuals", holder=dots)
 
 
 def _tips(table: pd.DataFrame, fit: Any, y: str) -> list[alt.Tooltip]:

@@ -139,5 +139,6 @@ def count_note(runs: pd.DataFrame) -> str:
     if {"N", "seed"} <= set(runs.columns):
         seeds = runs.groupby("N")["seed"].nunique()
         if seeds.max() > 1:
-            parts.append(f"{seeds.max()} seeds at N = {format_count(float(seeds.idxmax()))}")
+            size = float(seeds.index[int(seeds.to_numpy().argmax())])
+            parts.append(f"{seeds.max()} seeds at N = {format_count(size)}")
     return f"{number} run{'s' if number != 1 else ''}" + (f": {', '.join(parts)}" if parts else "")

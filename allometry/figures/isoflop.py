@@ -13,7 +13,7 @@ from scipy.interpolate import Akima1DInterpolator
 
 from allometry.errors import unknown
 from allometry.figures import frames, layers
-from allometry.figures.axes import log_x, log_y, quantity
+from allometry.figures.axes import capital, log_x, log_y, quantity
 from allometry.report.content import Figure
 
 
@@ -37,7 +37,7 @@ def isoflop(
     parabola or interpolation of each slice (`valleys` makes it); `optima` has one row a slice with x, y, budget, and, where they are known,
     the interval of the optimal x in the columns `low` and `high`. Raises AllometryError for missing columns.
     """
-    what = title or f"{quantity(y).title} at equal compute"
+    what = title or capital(f"{quantity(y).name} at equal compute")
     table = frames.finite(points, [x, y, budget], what)
     position = log_x(x), log_y(y)
     ramp = layers.ordered_colour(table[budget], budget)

@@ -100,7 +100,7 @@ def lines(
 ) -> alt.Chart:
     """Lines, one for each combination of the columns `detail`, drawn in the order of x."""
     mark = {"style": style} if style else {"strokeWidth": width}
-    drawn = alt.Chart(table).mark_line(clip=True, **mark).encode(x=x, y=y)  # type: ignore[arg-type]
+    drawn = alt.Chart(table).mark_line(clip=True, **mark).encode(x=x, y=y)
     if detail:
         drawn = drawn.encode(detail=[f"{escape(column)}:N" for column in detail])
     return drawn if colour is None else drawn.encode(color=colour.encoding, opacity=colour.opacity)
@@ -171,22 +171,22 @@ def category_points(
     names: Sequence[str],
     *,
     tips: Sequence[alt.Tooltip],
-    show: bool = True,
+    holds: bool = True,
 ) -> alt.Chart:
-    """Points of named groups, told apart by colour and shape in one legend above the plot, which highlights."""
-    key = alt.Legend(title=None, orient="top", direction="vertical", columns=1) if show else None
+    """Points of named groups, told apart by colour and shape in one legend above the plot, which highlights.
+
+    `holds=False` in the second plot of a stack: it follows the legend of the first.
+    """
+    key = alt.Legend(title=None, orient="top", direction="vertical", columns=1)
     shapes = ["circle", "diamond", "square", "triangle-up", "cross", "triangle-down", "triangle-right"]
     field = f"{escape(category)}:N"
     fill = alt.Fill(field, legend=key, scale=alt.Scale(domain=list(names), range="category"))
     shape = alt.Shape(field, legend=key, scale=alt.Scale(domain=list(names), range=shapes[: len(names)]))
     drawn = alt.Chart(table).mark_point(style="measured", clip=True, filled=True, size=56)
     drawn = drawn.encode(x=x, y=y, fill=fill, shape=shape, tooltip=list(tips))
-    if not show:
-        return drawn
     pick = alt.selection_point(fields=[category], bind="legend", name=_param_name("pick", category))
-    return drawn.encode(opacity=alt.when(pick).then(alt.value(0.9)).otherwise(alt.value(FADED))).add_params(
-        pick
-    )
+    drawn = drawn.encode(opacity=alt.when(pick).then(alt.value(0.9)).otherwise(alt.value(FADED)))
+    return drawn.add_params(pick) if holds else drawn
 
 
 def compose(
@@ -194,15 +194,18 @@ def compose(
     params: Sequence[alt.Parameter] = (),
     height: int = HEIGHT,
     name: str = "zoom",
-    holder: int = 0,
+    holder: alt.Chart | None = None,
 ) -> alt.LayerChart:
-    """Layers as one plot that fills its container's width and zooms and drags on both axes.
+    """Layers as one plot that fills its container's width and zooms and drags on both axes; empty ones are left out.
 
-    `holder` is the layer that holds the selections: in a stack, all selections of a plot must be in one layer.
+    `holder` is the layer that holds the selections (default: the first): it must have both positions, and in a stack
+    all selections of a plot must be in one layer.
     """
-    drawn = [*layers]
-    drawn[holder] = drawn[holder].add_params(_zoom(name), *params)
-    return alt.layer(*drawn).properties(width="container", height=height)
+    drawn = [layer for layer in layers if len(layer.data)]
+    place = next((i for i, layer in enumerate(drawn) if layer is holder), 0)
+    drawn[place] = drawn[place].add_params(_zoom(name), *params)
+    layered: alt.LayerChart = alt.LayerChart(layer=drawn)
+    return layered.properties(width="container", height=height)
 
 
 def _zoom(name: str) -> alt.Parameter:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from allometry.figures import frames, layers
-from allometry.figures.axes import log_x, log_y, quantity
+from allometry.figures.axes import capital, log_x, log_y, quantity
 from allometry.report.content import Figure
 
 _LOWEST = "lowest loss of any run"
@@ -38,7 +38,7 @@ def learning_curves(
     gives it), `fit` is a law of x alone fitted to it, or its power law. Each curve is thinned to `points`. Raises
     AllometryError for missing columns, or where no curve can be drawn.
     """
-    what = title or f"{quantity(y).title} while training"
+    what = title or capital(f"{quantity(y).name} while training")
     frames.require(runs, ["run", colour], what)
     usable = frames.finite(curves.drop(columns=colour, errors="ignore"), [x, y], what)
     joined = usable.merge(runs[["run", colour]].drop_duplicates("run"), on="run", how="inner")

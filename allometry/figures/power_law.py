@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.figures import frames, layers
-from allometry.figures.axes import log_x, log_y, quantity
+from allometry.figures.axes import capital, log_x, log_y, quantity
 from allometry.report.content import Figure
 
 
@@ -37,7 +37,7 @@ def power_law(
     2020: {"Kaplan et al. 2020": -0.076}); such a line goes through the centre of the data, since only slopes can be
     compared between corpora. Raises AllometryError for missing columns, or where nothing can be drawn.
     """
-    what = title or f"{quantity(y).title} against {quantity(x).title}"
+    what = title or capital(f"{quantity(y).name} against {quantity(x).name}")
     usable = frames.finite(runs, [x, y], what)
     means = _points(usable, x, y, low, high)
     parts, table = [], means.copy()

@@ -66,10 +66,8 @@ def _against(both: pd.DataFrame, kinds: list[str], tips: list[alt.Tooltip]) -> a
     edge = [float(values.min()) / 1.02, float(values.max()) * 1.02]
     diagonal = layers.lines(pd.DataFrame({"measured": edge, "predicted": edge}), x, y, style="guide")
     bars = layers.intervals(_with_bounds(both), x, "low", "high", y)
-    return layers.compose(
-        diagonal, bars, layers.category_points(both, x, y, "kind", kinds, tips=tips),
-        height=320, name="zoom_losses", holder=2,
-    )  # fmt: skip
+    dots = layers.category_points(both, x, y, "kind", kinds, tips=tips)
+    return layers.compose(diagonal, bars, dots, height=320, name="zoom_losses", holder=dots)
 
 
 def _errors(both: pd.DataFrame, kinds: list[str], tips: list[alt.Tooltip], column: str) -> alt.LayerChart:
@@ -81,8 +79,8 @@ def _errors(both: pd.DataFrame, kinds: list[str], tips: list[alt.Tooltip], colum
         low=100 * (known["low"] / known["predicted"] - 1), high=100 * (known["high"] / known["predicted"] - 1)
     )
     bars = layers.intervals(relative, x, "low", "high", y)
-    dots = layers.category_points(both, x, y, "kind", kinds, tips=tips, show=False)
-    return layers.compose(layers.zero_line(), bars, dots, height=200, name="zoom_errors")
+    dots = layers.category_points(both, x, y, "kind", kinds, tips=tips, holds=False)
+    return layers.compose(layers.zero_line(), bars, dots, height=200, name="zoom_errors", holder=dots)
 
 
 def _with_bounds(table: pd.DataFrame) -> pd.DataFrame:

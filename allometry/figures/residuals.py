@@ -33,20 +33,20 @@ def residuals(
     `fits` maps a label to a `FitResult` whose inputs are columns of `runs`. `noise` is the relative standard deviation
     between seeds (0.003 is 0.3 %): the band spans twice that on both sides of zero, where chance alone puts 95 % of runs.
     """
-    what = title or f"Residuals against {quantity(x).title}"
+    what = title or f"Residuals against {quantity(x).name}"
     if not fits:
         raise AllometryError(f"{what}: no fit was given", hint="pass fits={'label': fit}")
     usable = frames.finite(runs, [x, y], what)
     table = pd.concat([_of_law(label, fit, usable, x, y) for label, fit in fits.items()], ignore_index=True)
     position = log_x(x), linear_y(RESIDUAL, title="Residual, measured / fitted − 1")
-    drawn = [*_noise(table, position, x, noise), layers.zero_line()]
     tips = layers.run_tips(table, "law", "run", "N", "D", "C", y, "fitted", RESIDUAL)
-    drawn.append(layers.category_points(table, *position, "law", list(fits), tips=tips))
+    dots = layers.category_points(table, *position, "law", list(fits), tips=tips)
+    band = _noise(table, position, x, noise)
     return Figure(
         name=name or f"residuals-against-{x}".lower(),
         title=what,
         caption=caption or _caption(usable, table, noise),
-        chart=layers.compose(*drawn, height=300),
+        chart=layers.compose(*band, layers.zero_line(), dots, height=300, holder=dots),
         table=table,
     )
 

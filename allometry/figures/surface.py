@@ -12,7 +12,7 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.figures import frames, layers
-from allometry.figures.axes import log_x, log_y, quantity
+from allometry.figures.axes import capital, log_x, log_y, quantity
 from allometry.report.content import Figure
 
 
@@ -34,7 +34,7 @@ def surface(
     that are constant in each colour. Runs that share x and colour are one point: the mean, with a bar of one standard deviation.
     Raises AllometryError for missing columns, or a law with an input that varies where a line would need one value.
     """
-    what = title or f"{quantity(y).title} against {quantity(x).title} by {colour}"
+    what = title or capital(f"{quantity(y).name} against {quantity(x).name}, by {colour}")
     fits = fits or {}
     inputs = list(dict.fromkeys(column for fit in fits.values() for column in frames.input_columns(fit)))
     usable = frames.finite(runs, list(dict.fromkeys([x, colour, y])), what)

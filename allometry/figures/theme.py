@@ -76,7 +76,7 @@ def config(mode: Mode = "light") -> dict[str, Any]:
         },
         "mark": {"color": ink},
         "line": {"color": colours["category"][0], "strokeWidth": 2},
-        "point": {"color": ink, "filled": True, "size": 46, "opacity": 0.9},
+        "point": {"color": ink, "filled": True, "size": 50, "opacity": 0.9},
         "area": {"color": colours["category"][0]},
         "rule": {"color": ink},
         "text": {"color": ink, "fontSize": 12},
@@ -111,6 +111,7 @@ def _legend(ink: str, muted: str) -> dict[str, Any]:
         "symbolSize": 80,
         "rowPadding": 4,
         "gradientLength": 160,
+        "layout": {"top": {"direction": "vertical", "anchor": "start", "margin": 4}},
     }
 
 

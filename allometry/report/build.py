@@ -75,7 +75,13 @@ def _evidence(item: Figure | Table, name: str) -> dict[str, Any]:
         return {**common, "kind": "table"}
     spec = theme.specification(item)
     spec["description"] = f"{item.title}. {item.caption}"
+    spec["datasets"] = {key: _rounded(rows) for key, rows in spec.get("datasets", {}).items()}
     return {**common, "kind": "figure", "spec": fmt.script_json(spec)}
+
+
+def _rounded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with six digits to a number: more than a screen can show, half the size."""
+    return [{k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()} for row in rows]
 
 
 def _table_of(frame: pd.DataFrame | None, name: str, limit: int | None = ROWS_SHOWN) -> dict[str, Any] | None:
@@ -111,7 +117,7 @@ def _constant(constant: Any, analysis: Analysis) -> dict[str, Any]:
     return {
         "name": constant.name,
         "symbol": constant.symbol,
-        "published": [(paper, fmt.number(value)) for paper, value in constant.published.items()],
+        "published": [(paper, fmt.short(value)) for paper, value in constant.published.items()],
         "ours": fmt.interval(constant.ours, constant.low, constant.high),
         "verdict": constant.verdict,
         "mark": {"agrees": "✓", "differs": "≠", "cannot tell": "?"}.get(constant.verdict, "?"),
@@ -155,12 +161,18 @@ def _policy(*scripts: str) -> str:
     )
 
 
+_GLOBALS = "window.vegaEmbed = vegaEmbed;"
+"""What the bundle leaves on the page: one function."""
+
+
 @cache
 def _runtime() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script: once for all charts of a page."""
     import vl_convert
 
-    return str(vl_convert.javascript_bundle(vl_version=theme.vegalite())).replace("</script", r"<\/script")
+    return str(vl_convert.javascript_bundle(_GLOBALS, vl_version=theme.vegalite())).replace(
+        "</script", r"<\/script"
+    )
 
 
 @cache

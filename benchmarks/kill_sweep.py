@@ -1,0 +1,176 @@
+"""Kill a sweep at random moments, run the same command until it is done, and compare with an undisturbed one.
+
+    python benchmarks/kill_sweep.py [--kills 20] [--seed 0]
+
+SIGKILL falls on workers and on the parent in turn. The sweep trains three sizes over three horizons with
+shared trunks, a second seed and a cosine schedule. At the end every curve and every trained parameter must
+equal those of the undisturbed sweep, bit for bit; the share of the cores' time that the undisturbed sweep
+used is printed. Exit status 1 if anything differs, or if a worker outlives its parent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from allometry.env import cores
+from allometry.models.transformer import TransformerConfig
+from allometry.runs.store import Store
+from allometry.sweeps.execute import execute
+from allometry.sweeps.sweep import Sweep
+from allometry.train.config import DataConfig, RunConfig, Schedule, TrainConfig
+
+
+def a_run(n_layer: int, d_model: int, steps: int, schedule: Schedule = "wsd", seed: int = 0) -> RunConfig:
+    """A small run on the default corpus."""
+    return RunConfig(
+        model=TransformerConfig(
+            n_layer=n_layer, d_model=d_model, n_head=d_model // 32, n_ctx=64, n_vocab=256
+        ),
+        data=DataConfig(eval_tokens=8192),
+        train=TrainConfig(
+            tokens=512 * steps, batch_tokens=512, lr=0.256 / d_model, warmup=20, schedule=schedule, seed=seed
+        ),
+    )
+
+
+def the_sweep() -> Sweep:
+    """Eleven runs, of which six branch off a trunk."""
+    sizes = [(1, 32), (2, 32), (2, 64)]
+    runs = [a_run(n_layer, d_model, steps) for n_layer, d_model in sizes for steps in (500, 1000, 2000)]
+    runs += [a_run(2, 32, 1000, seed=1), a_run(1, 32, 1000, "cosine")]
+    return Sweep("kill", "Does a killed sweep end like an undisturbed one?", tuple(runs))
+
+
+def child(path: Path) -> None:
+    """Train the sweep in the store at `path`; the process that is killed."""
+    execute(the_sweep(), Store(path, create=True), checkpoint_every=1.0)
+
+
+def start(path: Path) -> subprocess.Popen[bytes]:
+    """The sweep as a process of its own."""
+    return subprocess.Popen([sys.executable, __file__, "--child", str(path)])
+
+
+def undisturbed(path: Path) -> tuple[float, float, float]:
+    """Train without kills: seconds with workers, and the shares of the cores' time that workers used and
+    wanted.
+
+    What they wanted includes the time that other processes kept them waiting for a core.
+    """
+    process = start(path)
+    watched = psutil.Process(process.pid)
+    wait_for_workers(process)
+    began = time.monotonic()
+    times: dict[int, tuple[float, float]] = {}
+    while process.poll() is None:
+        times |= {worker.pid: found for worker in watched.children() if (found := processor_time(worker.pid))}
+        time.sleep(0.1)
+    seconds = time.monotonic() - began
+    used, waited = (sum(column) for column in zip(*times.values(), strict=True))
+    return seconds, used / (seconds * cores()), (used + waited) / (seconds * cores())
+
+
+def processor_time(pid: int) -> tuple[float, float] | None:
+    """Seconds that a process ran, and that it was ready but had no core (Linux)."""
+    try:
+        ran, waited, _ = Path(f"/proc/{pid}/schedstat").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return int(ran) / 1e9, int(waited) / 1e9
+
+
+def wait_for_workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The workers of a sweep, as soon as it has any; none if it ends before."""
+    while process.poll() is None:
+        if children := psutil.Process(process.pid).children():
+            return children
+        time.sleep(0.05)
+    return []
+
+
+def disturbed(path: Path, kills: int, seconds: float, chance: random.Random) -> tuple[int, int, int]:
+    """Train with kills; how many hit the parent and workers, and how many workers outlived their parent."""
+    parents = workers = orphans = 0
+    process = start(path)
+    while parents + workers < kills and missing(path):
+        wait_for_workers(process)
+        time.sleep(chance.uniform(0.1, 2 * seconds / kills))
+        if process.poll() is not None:  # a run was given up after too many deaths: the same command goes on
+            process = start(path)
+            continue
+        children = psutil.Process(process.pid).children()
+        if children and chance.random() < 0.5:
+            chance.choice(children).kill()
+            workers += 1
+        else:
+            process.kill()
+            process.wait()
+            parents += 1
+            orphans += len(psutil.wait_procs(children, timeout=2)[1])
+            process = start(path)
+    process.wait()
+    while missing(path):
+        start(path).wait()
+    return parents, workers, orphans
+
+
+def missing(path: Path) -> list[str]:
+    """Runs of the sweep that have no result in the store yet."""
+    store = Store(path, create=True)
+    return [run for run in the_sweep().ids if store.status(run) not in ("done", "diverged")]
+
+
+def differences(first: Path, second: Path) -> list[str]:
+    """Runs whose curves or trained parameters differ between two stores."""
+    from allometry.train.checkpoint import final_parameters
+
+    different = []
+    for run in the_sweep().ids:
+        curves = [(path / run / "curve.jsonl").read_bytes() for path in (first, second)]
+        weights = [final_parameters(path / run) for path in (first, second)]
+        same = weights[0].keys() == weights[1].keys() and all(
+            value.tobytes() == weights[1][name].tobytes() for name, value in weights[0].items()
+        )
+        if curves[0] != curves[1] or not same:
+            different.append(run)
+    return different
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--child", type=Path)
+    options = parser.parse_args()
+    if options.child:
+        child(options.child)
+        return
+    folder = Path(tempfile.mkdtemp(prefix="kill-sweep-"))
+    try:
+        seconds, busy = undisturbed(folder / "calm")
+        print(
+            f"undisturbed: {seconds:.1f} s, {busy:.0%} of {cores()} cores used from start to end", flush=True
+        )
+        chance = random.Random(options.seed)
+        parents, workers, orphans = disturbed(folder / "storm", options.kills, seconds, chance)
+        print(
+            f"kills: {parents} of the parent, {workers} of workers; {orphans} workers outlived their parent"
+        )
+        different = differences(folder / "calm", folder / "storm")
+        print(f"runs that differ: {', '.join(different) or 'none'} of {len(the_sweep())}")
+        sys.exit(1 if different or orphans else 0)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

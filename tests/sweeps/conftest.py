@@ -1,0 +1,67 @@
+"""A small corpus, runs over it that take a moment, and one pool of workers for all tests."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from allometry.models.transformer import TransformerConfig
+from allometry.runs.store import Store
+from allometry.sweeps.local import LocalPool
+from allometry.train.config import DataConfig, RunConfig, TrainConfig
+
+WORDS = ("law", "loss", "scale", "token", "step", "power", "curve", "batch", "width", "depth")
+MakeRun = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("corpus")
+    random = np.random.default_rng(0)
+    for number in range(40):
+        (folder / f"{number}.txt").write_text(" ".join(random.choice(WORDS, size=200)) + ".")
+    return f"files:{folder}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALLOMETRY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def make_run(corpus: str) -> MakeRun:
+    """`make_run(steps, d_model=16, **train)`: a run of 128 tokens a step."""
+
+    def make(steps: int, d_model: int = 16, **train: object) -> RunConfig:
+        settings = {"tokens": steps * 128, "batch_tokens": 128, "lr": 0.01, "warmup": 5, **train}
+        return RunConfig(
+            model=TransformerConfig(n_layer=2, d_model=d_model, n_ctx=32, n_vocab=256),
+            data=DataConfig(corpus=corpus, eval_tokens=512),
+            train=TrainConfig(**settings),
+            engine="reference",
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pool(own_cache: None) -> Iterator[LocalPool]:
+    with LocalPool(2) as workers:
+        yield workers
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "runs", create=True)
+
+
+def run_bytes(store: Store, run: RunConfig) -> tuple[bytes, bytes]:
+    """The curve and the trained parameters of a run."""
+    from allometry.train.checkpoint import final_parameters
+
+    parameters = final_parameters(store.directory(run.id))
+    weights = b"".join(parameters[name].tobytes() for name in sorted(parameters))
+    return (store.directory(run.id) / "curve.jsonl").read_bytes(), weights

@@ -86,8 +86,13 @@ class _Batch(ctypes.Structure):
     ]
 
 
+def _environment() -> tuple[str | None, ...]:
+    """What decides which compiler and cache are used."""
+    return tuple(os.environ.get(name) for name in ("PATH", "CXX", "ALLOMETRY_CACHE"))
+
+
 @cache
-def _library() -> ctypes.CDLL:
+def _library(_environment: tuple[str | None, ...]) -> ctypes.CDLL:
     """The compiled step, with the signatures of its functions."""
     lib = ctypes.CDLL(str(build.library()))
     pointer, batch = ctypes.c_void_p, ctypes.POINTER(_Batch)
@@ -112,12 +117,12 @@ def _library() -> ctypes.CDLL:
 
 
 @cache
-def _no_library(*_environment: str | None) -> str | None:
+def _no_library(environment: tuple[str | None, ...]) -> str | None:
     """Why the step cannot be compiled or loaded, or None; asked once for an environment."""
     if reason := build.missing_instructions():
         return f"{reason}: {INSTEAD}"
     try:
-        _library()
+        _library(environment)
     except AllometryError as error:
         return f"{error.message}: {error.hint}, or {INSTEAD}"
     except OSError as error:
@@ -139,7 +144,7 @@ class NativeEngine(Engine):
             return f"the native engine trains {' and '.join(FAMILIES)} models, not {kind}: {INSTEAD}"
         if model.n_ctx > LONGEST:
             return f"the native engine holds contexts to {LONGEST}, not {model.n_ctx}: {INSTEAD}"
-        return _no_library(*(os.environ.get(name) for name in ("PATH", "CXX", "ALLOMETRY_CACHE")))
+        return _no_library(_environment())
 
     def __init__(self, config: RunConfig, *, threads: int = 1, device: str = "cpu") -> None:
         if device != "cpu":
@@ -156,7 +161,7 @@ class NativeEngine(Engine):
         self._params, self._first, self._second, self._gradients = (
             np.zeros(size, np.float32) for _ in range(4)
         )
-        self._lib = _library()
+        self._lib = _library(_environment())
         self._model = self._allocate(threads)
         self._finalizer = weakref.finalize(self, self._lib.allometry_free, self._model)
         for name, view in self._views(self._params).items():

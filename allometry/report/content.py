@@ -22,6 +22,14 @@ class Figure:
     chart: alt.TopLevelMixin
     table: pd.DataFrame
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the chart as SVG, which needs no network, over its caption. `chart` is interactive."""
+        from html import escape
+
+        from allometry.figures.theme import svg
+
+        return f"<figure>{svg(self.chart)}<figcaption>{escape(self.caption)}</figcaption></figure>"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:

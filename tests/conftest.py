@@ -1,0 +1,42 @@
+"""A table of runs and their curves that follow a planted law: what figures and reports are tested on."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+SIZES = (4_600, 10_000, 22_000, 48_000, 105_000)
+HORIZONS = (300_000, 600_000, 1_200_000, 2_400_000)
+NOISE = 0.003
+
+
+def planted_loss(n: float, d: np.ndarray | float) -> np.ndarray:
+    """E + A/N^alpha + B/D^beta, with an optimum of N at each compute well inside the sizes."""
+    return np.asarray(1.05 + 0.9 * (2.2e3 / n) ** 0.42 + (9e4 / np.asarray(d)) ** 0.5)
+
+
+@pytest.fixture(scope="session")
+def planted_runs() -> pd.DataFrame:
+    """20 settings, one of the sizes under three seeds, with the columns of a run store's table that figures read."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for n in SIZES:
+        for d in HORIZONS:
+            for seed in range(3 if n == 22_000 else 1):
+                loss = float(planted_loss(n, d) * (1 + NOISE * rng.standard_normal()))
+                run = f"t-{n}-{d}-s{seed}"
+                rows.append({"run": run, "status": "done", "family": "transformer", "N": n, "D": d, "C": 6.0 * n * d,
+                             "seed": seed, "loss": loss})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="session")
+def planted_curves(planted_runs: pd.DataFrame) -> pd.DataFrame:
+    """Thirty evaluations a run, from the loss of the uniform distribution over bytes down to the planted law."""
+    parts = []
+    for row in planted_runs.itertuples():
+        tokens = np.geomspace(1e4, row.D, 30)
+        loss = np.minimum(5.5, planted_loss(row.N, tokens) + 4.2 * np.exp(-tokens / 3e4))
+        loss[-1] = row.loss
+        parts.append(pd.DataFrame({"run": row.run, "step": (tokens / 1024).astype(int), "tokens": tokens,
+                                   "C": 6 * row.N * tokens, "loss": loss}))  # fmt: skip
+    return pd.concat(parts, ignore_index=True)

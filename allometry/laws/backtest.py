@@ -1,0 +1,227 @@
+"""Back-tests: fit the cheap runs, predict the dear ones, and rank laws by how wrong they were.
+
+In-sample fit says little about extrapolation, so held-out error decides and AIC comes second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from allometry.errors import AllometryError
+from allometry.laws.combine import Forecast, combine, weigh
+from allometry.laws.estimate import Array, plain
+from allometry.laws.fit import fit
+from allometry.laws.grid import read_runs
+from allometry.laws.law import Law
+from allometry.laws.observations import observe
+from allometry.laws.result import FitResult
+from allometry.laws.zoo import get
+
+DEFAULT_LAWS = ("chinchilla", "chinchilla-tied", "kaplan", "skaling")
+DEFAULT_CUTS = (0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Backtest:
+    """What each law predicted of runs that it had not seen.
+
+    `scores`: one row a law, best first: mean_error, worst_error and bias (relative, of the held-out output;
+    the mean over cuts of the mean in each), coverage80 and coverage95 (share of held-out runs inside the
+    prediction intervals), delta_aic (all rows, in-sample), weight (in the combined forecast), cuts
+    (survived) and failures (reasons). `predictions`: one row a law, cut and held-out run. `fits`: every law
+    fitted to all rows.
+    """
+
+    by: str
+    cuts: tuple[float, ...]
+    scores: pd.DataFrame
+    predictions: pd.DataFrame
+    fits: dict[str, FitResult]
+    failures: tuple[str, ...]
+
+    @property
+    def best(self) -> str:
+        """Name of the law that extrapolates best."""
+        return str(self.scores["law"].iloc[0])
+
+    def forecast(self, points: pd.DataFrame | Mapping[str, Any], level: float = 0.95) -> Forecast:
+        """The laws' predictions at new points, combined by their record here (see `combine`).
+
+        `points` holds the laws' inputs as columns. The interval covers the laws' own uncertainty, their
+        disagreement, and how far off such forecasts were in this back-test.
+        """
+        weights = dict(zip(self.scores["law"], self.scores["weight"], strict=True))
+        return combine(self.fits, weights, self.predictions, points, level)
+
+    def report(self) -> str:
+        """The ranking as text."""
+        cuts = ", ".join(f"{c:.3g}" for c in self.cuts)
+        lines = [f"back-test by {self.by}: fitted up to {cuts}, predicted the rest", _HEAD]
+        for _, row in self.scores.iterrows():
+            lines.append(
+                f"  {row['law']:18s}{100 * row['mean_error']:8.2f} %{100 * row['worst_error']:9.2f} %"
+                f"{100 * row['bias']:+9.2f} %"
+                f"{_percent(row['coverage80']):>8s}{_percent(row['coverage95']):>8s}"
+                f"{row['delta_aic']:10.1f}{row['weight']:8.2f}"
+            )
+        lines.append("  errors: relative, of held-out runs; coverage: of 80 % and 95 % prediction intervals")
+        return "\n".join(lines + [f"  failed: {f}" for f in self.failures])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Scores, cuts and failures as plain JSON."""
+        rows = [
+            {k: plain(v) if isinstance(v, float) else v for k, v in row.items()}
+            for row in self.scores.to_dict("records")
+        ]
+        return {"by": self.by, "cuts": list(self.cuts), "scores": rows, "failures": list(self.failures)}
+
+    def _repr_html_(self) -> str:
+        return self.scores.to_html(index=False, float_format="{:.4g}".format)
+
+
+_HEAD = "  law                mean err  worst err     bias   in 80%  in 95%     ΔAIC  weight"
+
+
+def backtest(
+    frame: pd.DataFrame,
+    *,
+    laws: Sequence[str | Law] = DEFAULT_LAWS,
+    columns: Mapping[str, str] | None = None,
+    by: str = "C",
+    cuts: Sequence[float] = DEFAULT_CUTS,
+    objective: str = "huber-log",
+    group: str | None = None,
+    exclude: Mapping[Any, str] | Sequence[Any] | None = None,
+    bootstrap: int = 100,
+    seed: int = 0,
+) -> Backtest:
+    """Fit each law to the rows with the lowest `by` and predict the others, at several cuts.
+
+    A cut below 1 is the share of rows to fit (cheapest first), a cut of 1 or more is a value of `by` (rows
+    up to and including it are fitted). `by` is a column or a symbol (C is 6ND where it is missing).
+    `columns`, `objective`, `group` and `exclude` are as in `fit`. With `bootstrap=0` there are no intervals
+    and no coverage.
+
+    Raises AllometryError where no cut leaves rows to fit and rows to predict, or no law can be fitted.
+    """
+    chosen = [get(law) if isinstance(law, str) else law for law in laws]
+    if len({law.output for law in chosen}) > 1:
+        raise AllometryError(
+            "the laws predict different things", hint="compare laws of the same output, such as L"
+        )
+    whole = {}
+    for law in chosen:
+        whole[law.name] = fit(
+            frame, law=law, columns=columns, objective=objective, group=group, exclude=exclude,
+            bootstrap=bootstrap, seed=seed,
+        )  # fmt: skip
+    order = _order(frame, columns, by)
+    thresholds = _thresholds(order, cuts)
+    rows, failures = [], []
+    for name, full in whole.items():
+        for threshold in thresholds:
+            table = full.data.assign(run=full.group)
+            cost = order.reindex(table.index).to_numpy(float)
+            try:
+                rows.append(_held_out(full, table, cost, threshold, bootstrap, seed))
+            except AllometryError as error:
+                failures.append(f"{name} up to {by} = {threshold:.3g}: {error.message}")
+    if not rows:
+        raise AllometryError(
+            f"no law could be fitted at any cut: {failures[0]}", hint="add runs, or cut later"
+        )
+    predictions = pd.concat(rows, ignore_index=True)
+    return Backtest(
+        by=by, cuts=tuple(thresholds), scores=_scores(predictions, whole, len(thresholds)),
+        predictions=predictions, fits=whole, failures=tuple(failures),
+    )  # fmt: skip
+
+
+def _order(frame: pd.DataFrame, columns: Mapping[str, str] | None, by: str) -> pd.Series:
+    """The values of `by` with the index of the table."""
+    if by == "C":
+        return read_runs(frame, columns).table["C"]
+    probe = Law(name="order", title="order", expression=by, inputs={by: by}, parameters=(), source="")
+    return observe(frame, probe, columns=columns).frame[by]
+
+
+def _thresholds(order: pd.Series, cuts: Sequence[float]) -> list[float]:
+    """Values of `by`, ascending, each leaving rows on both sides."""
+    values = np.sort(order.to_numpy(float))
+    found = {float(np.quantile(values, c, method="lower")) if 0 < c < 1 else float(c) for c in cuts}
+    usable = sorted(t for t in found if values[0] <= t < values[-1])
+    if not usable:
+        raise AllometryError(
+            f"no cut of {order.name} leaves rows to fit and rows to predict (it spans {values[0]:.3g} to"
+            f" {values[-1]:.3g})",
+            hint="cuts below 1 are shares of the rows, such as 0.7; others are values of the column",
+        )
+    return usable
+
+
+def _held_out(
+    full: FitResult, table: pd.DataFrame, cost: Array, threshold: float, bootstrap: int, seed: int
+) -> pd.DataFrame:
+    """One law, one cut: what was predicted of each held-out run."""
+    train, test = table[cost <= threshold], table[cost > threshold]
+    if not len(test):
+        raise AllometryError("no usable row lies beyond the cut")
+    spare = len(train) - len(full.law.parameters)
+    if spare < 2:
+        raise AllometryError(f"{len(train)} rows for {len(full.law.parameters)} parameters are too few")
+    part = fit(train, law=full.law, objective=full.objective, group="run", bootstrap=bootstrap, seed=seed)
+    measured, predicted = test[full.law.output].to_numpy(float), part.predict(test)
+    if part.status == "failed" or not np.isfinite(predicted).all():
+        raise AllometryError("; ".join(part.reasons) or "its predictions are not finite")
+    out = pd.DataFrame({"law": full.law.name, "cut": threshold, "row": test.index})
+    out = out.assign(beyond=cost[cost > threshold] / threshold, measured=measured, predicted=predicted)
+    out["error"] = predicted / measured - 1
+    for level in (0.8, 0.95):
+        low, high = part.prediction_interval(test, level) if bootstrap else (np.nan, np.nan)
+        out[f"low{round(100 * level)}"], out[f"high{round(100 * level)}"] = low, high
+    return out
+
+
+def _scores(predictions: pd.DataFrame, fits: dict[str, FitResult], cuts: int) -> pd.DataFrame:
+    """One row a law; a law that failed at a cut ranks behind those that did not."""
+    weights = weigh(predictions)
+    aic = {name: _aic(result) for name, result in fits.items()}
+    lowest = min(aic.values())
+    rows = []
+    for name, part in predictions.groupby("law", sort=False):
+        mean = part.groupby("cut")["error"].agg(lambda e: e.abs().mean())
+        row = {
+            "law": name,
+            "mean_error": mean.mean(),
+            "worst_error": part["error"].abs().max(),
+            "bias": part.groupby("cut")["error"].mean().mean(),
+            **{f"coverage{lv}": _coverage(part, lv) for lv in (80, 95)},
+            "delta_aic": aic[str(name)] - lowest,
+            "weight": weights.get(str(name), 0.0),
+            "cuts": len(mean),
+            "status": fits[str(name)].status,
+        }
+        rows.append(row)
+    table = pd.DataFrame(rows).assign(missed=lambda t: cuts - t["cuts"])
+    order = ["missed", "mean_error", "delta_aic"]
+    return table.sort_values(order, ignore_index=True).drop(columns="missed")
+
+
+def _coverage(part: pd.DataFrame, level: int) -> float:
+    inside = (part["measured"] >= part[f"low{level}"]) & (part["measured"] <= part[f"high{level}"])
+    return float(inside.mean()) if part[f"low{level}"].notna().all() else float("nan")
+
+
+def _aic(result: FitResult) -> float:
+    """Akaike's criterion of Gaussian residuals with the small-sample term (AICc)."""
+    n, k = len(result.residuals), len(result.free) + 1
+    return float(2 * n * np.log(max(result.rms, 1e-12)) + 2 * k + 2 * k * (k + 1) / max(n - k - 1, 1))
+
+
+def _percent(share: float) -> str:
+    return "-" if np.isnan(share) else f"{100 * share:.0f} %"

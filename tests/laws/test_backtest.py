@@ -1,0 +1,98 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from allometry.errors import AllometryError
+from allometry.laws.backtest import backtest
+from allometry.laws.zoo import get
+
+PUBLISHED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def simulated(law="kaplan", noise=0.003, seed=0):
+    params = dict(get(law).published[{"kaplan": "kaplan2020-table2", "chinchilla": "besiroglu2024"}[law]])
+    grid = [(n, d) for n in np.logspace(5, 8, 6) for d in np.logspace(7, 10, 5)]
+    frame = pd.DataFrame(grid, columns=["N", "D"])
+    wobble = np.exp(noise * np.random.default_rng(seed).standard_normal(len(frame)))
+    loss = get(law).predict(params, N=frame["N"], D=frame["D"]) * wobble
+    return frame.assign(C=6 * frame["N"] * frame["D"], loss=loss)
+
+
+@pytest.fixture(scope="module")
+def kaplan_test():
+    return backtest(simulated("kaplan"), laws=["chinchilla", "kaplan"], cuts=(0.5, 0.7), bootstrap=60)
+
+
+def test_the_law_that_made_the_runs_predicts_them_best(kaplan_test):
+    assert kaplan_test.best == "kaplan"
+    scores = kaplan_test.scores.set_index("law")
+    assert scores.loc["kaplan", "mean_error"] < 0.01 < scores.loc["chinchilla", "worst_error"]
+    assert scores["weight"].sum() == pytest.approx(1)
+    assert scores.loc["kaplan", "weight"] > 0.9
+
+
+def test_only_dearer_runs_are_predicted(kaplan_test):
+    assert (kaplan_test.predictions["beyond"] > 1).all()
+    assert set(kaplan_test.predictions["cut"]) == set(kaplan_test.cuts)
+
+
+def test_prediction_intervals_of_the_true_law_cover(kaplan_test):
+    scores = kaplan_test.scores.set_index("law")
+    assert scores.loc["kaplan", "coverage95"] >= 0.8
+
+
+def test_the_forecast_follows_the_record(kaplan_test):
+    points = {"N": [1e9], "D": [1e11]}
+    forecast = kaplan_test.forecast(points)
+    truth = get("kaplan").predict(get("kaplan").published["kaplan2020-table2"], **points)
+    assert forecast.value == pytest.approx(truth, rel=0.02)
+    assert forecast.low[0] < truth[0] < forecast.high[0]
+    assert set(forecast.by_law) <= {"kaplan", "chinchilla"}
+
+
+def test_report_and_json(kaplan_test):
+    assert "kaplan" in kaplan_test.report()
+    json.dumps(kaplan_test.to_dict(), allow_nan=False)
+
+
+def test_a_law_that_cannot_be_fitted_at_a_cut_is_listed_and_ranked_last():
+    frame = simulated("chinchilla").sample(12, random_state=0)
+    result = backtest(frame, laws=["chinchilla", "kaplan-n"], cuts=(0.3, 0.8), bootstrap=0)
+    assert any("too few" in f for f in result.failures)
+    assert result.scores["law"].iloc[-1] == "chinchilla"
+    assert np.isnan(result.scores["coverage95"]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cuts": (1e30,)}, "no cut"),
+        ({"laws": ["chinchila"]}, "did you mean 'chinchilla'"),
+        ({"laws": ["chinchilla", "b-crit"]}, "predict different things"),
+        ({"by": "price"}, "price"),
+    ],
+)
+def test_bad_requests_are_explained(options, message):
+    with pytest.raises(AllometryError, match=message):
+        backtest(simulated(), **{"laws": ["kaplan-n"], "bootstrap": 0} | options)
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason=f"published measurements are not at {PUBLISHED}")
+@pytest.mark.parametrize(
+    ("law", "objective", "mean", "worst"),
+    [("kaplan", "lsq-log", 0.0315, 0.074), ("chinchilla", "huber-log", 0.068, 0.15)],
+)
+def test_kaplan_points_up_to_85m_predict_302m_and_708m(law, objective, mean, worst):
+    names = ["log_D", "loss", "size"]
+    frame = pd.read_csv(PUBLISHED / "kaplan" / "loss_vs_model_and_param.csv", header=None, names=names)
+    sizes = {"400K": 393216, "3M": 3e6, "25M": 25e6, "85M": 85e6, "302M": 302e6, "708M": 708e6}
+    frame["N"] = frame["size"].str.strip('"').map(sizes)
+    columns = {"D": "10**log_D"}
+    scores = backtest(
+        frame, laws=[law], columns=columns, by="N", cuts=[1e8], objective=objective, bootstrap=0
+    ).scores
+    assert scores["mean_error"][0] == pytest.approx(mean, abs=5e-4)
+    assert scores["worst_error"][0] == pytest.approx(worst, abs=1.5e-3)

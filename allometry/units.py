@@ -13,7 +13,14 @@ PF_DAY = 8.64e19
 """FLOPs in one petaflop-day."""
 
 _SCALE = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12, "p": 1e15, "e": 1e18}
-_FLOP_UNITS = {"pf-days": PF_DAY, "pf-day": PF_DAY, "pfdays": PF_DAY, "pfday": PF_DAY, "flops": 1.0, "flop": 1.0}
+_FLOP_UNITS = {
+    "pf-days": PF_DAY,
+    "pf-day": PF_DAY,
+    "pfdays": PF_DAY,
+    "pfday": PF_DAY,
+    "flops": 1.0,
+    "flop": 1.0,
+}
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3}
 _NUMBER = r"([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
 
@@ -42,7 +49,9 @@ def parse_count(text: str | float, what: str = "count") -> int:
     """A whole positive number of things (tokens, parameters): "10M" is 10,000,000."""
     value = parse_number(text, what)
     if not math.isfinite(value) or value < 1 or value != round(value):
-        raise AllometryError(f"{what}: {text!r} is not a whole number of at least 1", hint="write it like 10M or 4096")
+        raise AllometryError(
+            f"{what}: {text!r} is not a whole number of at least 1", hint="write it like 10M or 4096"
+        )
     return int(value)
 
 
@@ -56,7 +65,9 @@ def parse_duration(text: str | float, what: str = "duration") -> float:
     parts = re.findall(r"(\d+\.?\d*)(ms|[dhms])", compact)
     if parts and "".join(n + u for n, u in parts) == compact:
         return sum(float(n) * _SECONDS[u] for n, u in parts)
-    raise AllometryError(f"{what}: cannot read {text!r} as a time", hint="write it like 90s, 10m, 1h30m or 2d")
+    raise AllometryError(
+        f"{what}: cannot read {text!r} as a time", hint="write it like 90s, 10m, 1h30m or 2d"
+    )
 
 
 def format_count(value: float) -> str:
@@ -86,6 +97,18 @@ def format_duration(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
+
+
+def compact_duration(seconds: float) -> str:
+    """A time as it is typed, for names: 600 -> "10m", 5400 -> "1h30m"."""
+    whole = round(seconds)
+    parts = [
+        (whole // 86400, "d"),
+        (whole % 86400 // 3600, "h"),
+        (whole % 3600 // 60, "m"),
+        (whole % 60, "s"),
+    ]
+    return "".join(f"{count}{unit}" for count, unit in parts if count) or "0s"
 
 
 def format_bytes(count: float) -> str:

@@ -3,6 +3,7 @@ ones."""
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -29,24 +30,29 @@ def _table(*columns: str, left: int = 1) -> Table:
     return table
 
 
+def _console() -> Console:
+    """The terminal, or 110 columns where there is none, so that logs hold whole tables."""
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=110)
+
+
 def print_plan(plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
     """The question, one row a model size with its horizons, and the total with its predicted time."""
-    console = Console(highlight=False)
+    console = _console()
     console.print(
         f"\n[bold]{plan.study}[/bold]", textwrap.fill(plan.sweep.question, 96), sep="\n", end="\n\n"
     )
     frame = plan.sweep.frame(store, cost)
     frame["held"] = frame["run"].isin(plan.held_back)
     table = _table("model", "N", "runs", "seeds", "tokens D", "FLOPs 6ND", "alone, 1 core", "state")
-    for (shape, n), part in frame.groupby(["shape", "N"], sort=False):
-        table.add_row(str(shape), format_count(n), *_row(part))
+    for shape, part in frame.groupby("shape", sort=False):
+        table.add_row(str(shape), format_count(part["N"].iloc[0]), *_row(part))
     console.print(table)
     total = cost.total(plan.sweep.runs, store=store)
-    left = f"{format_duration(total.seconds)} of training on {total.workers} cores" if len(frame) else ""
     measured = "timed on this machine" if total.measured else "not calibrated"
     console.print(
-        f"{len(frame)} runs, {format_flops(frame['C'].sum())} FLOPs; left to do: {left} ({measured}; runs of one"
-        f" size share their trunk), {total.memory / 1e9:.1f} GB of memory, {total.disk / 1e6:.0f} MB of disk\n"
+        f"{len(frame)} runs, {format_flops(frame['C'].sum())} FLOPs; left to do: "
+        f"{format_duration(total.seconds)} of training on {total.workers} cores ({measured}; runs of one size "
+        f"share their trunk), {total.memory / 1e9:.1f} GB of memory, {total.disk / 1e6:.0f} MB of disk\n"
     )
 
 
@@ -67,7 +73,7 @@ def _row(part: pd.DataFrame) -> list[str]:
 
 def print_answer(analysis: Analysis) -> None:
     """Our constants beside the published ones, with verdicts, and the answer in words."""
-    console = Console(highlight=False)
+    console = _console()
     table = _table("quantity", "published", "ours", "interval", "verdict", left=2)
     for constant in analysis.constants:
         table.add_row(*_constant(constant))

@@ -25,6 +25,7 @@ def command(name: str) -> click.Command:
 @click.command()
 @click.argument("study")
 @click.option("--budget", default="10m", show_default=True, help="Time to spend, such as 2m, 10m or 1h.")
+@click.option("--compute", help="FLOPs to spend instead of a time, such as 5e13; 0 for the smallest study.")
 @click.option(
     "--store", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where runs are kept."
 )
@@ -42,6 +43,7 @@ def command(name: str) -> click.Command:
 def run(
     study: str,
     budget: str,
+    compute: str | None,
     store: Path,
     data: str,
     tokenizer: str,
@@ -56,11 +58,12 @@ def run(
     from allometry.studies.conduct import Request, conduct
     from allometry.sweeps.progress import Display as Progress
     from allometry.train.config import DataConfig
-    from allometry.units import parse_duration
+    from allometry.units import parse_duration, parse_number
 
     request = Request(
         study=study,
         budget=parse_duration(budget, "--budget"),
+        compute=None if compute is None else parse_number(compute, "--compute"),
         store=store,
         data=DataConfig(corpus=data, tokenizer=tokenizer),
         command=_command_line(),

@@ -15,7 +15,7 @@ from allometry.runs.store import Store
 from allometry.studies import plan as planning
 from allometry.studies.base import Evidence, Study, study
 from allometry.studies.registration import ledger, register_prediction, registered
-from allometry.units import format_duration
+from allometry.units import compact_duration, format_duration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,13 +38,17 @@ _GUESS = 3e10
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user asked for: a study, a budget in seconds, where the runs live, and on what data."""
+    """What the user asked for: a study, a budget in seconds, where the runs live, and on what data.
+
+    `compute` (FLOPs) fixes the size of the study whatever the machine's speed; 0 asks for the smallest one.
+    """
 
     study: str
     budget: float
     store: Path
     data: DataConfig
     command: str
+    compute: float | None = None
     workers: int | None = None
     fail_fast: bool = False
     replan: bool = False
@@ -54,7 +58,8 @@ class Request:
         """The study's name in the store: the same study at another budget or on other data is another one."""
         data = "" if self.data.corpus == "sotu" else "-" + _slug(self.data.corpus)
         tokens = "" if self.data.tokenizer == "bytes" else "-" + _slug(self.data.tokenizer)
-        return f"{self.study}-{_slug(format_duration(self.budget))}{data}{tokens}"
+        size = compact_duration(self.budget) if self.compute is None else f"{self.compute:.3g}-flops"
+        return f"{self.study}-{size}{data}{tokens}"
 
 
 class Display(Protocol):
@@ -132,8 +137,11 @@ def _plan(
     cost = calibrate(guess, pool=pool, on_shape=display.calibrating)
     if existing is not None:
         return existing, cost
-    left = request.budget - (time.monotonic() - began)
-    plan = planning.make_plan(question, left, request.data, cost, pool.workers)
+    if request.compute is None:
+        left = request.budget - (time.monotonic() - began)
+        plan = planning.within_budget(question, left, request.data, cost, pool.workers)
+    else:
+        plan = planning.of_compute(question, request.compute, request.data, cost, pool.workers)
     if store:
         planning.save(plan, _folder(store, request.key))
     return plan, cost
@@ -143,6 +151,8 @@ def _rough(question: Study, request: Request) -> Sweep:
     """Roughly the sweep that will be planned, to know which shapes to time; larger if the guess is too
     little.
     """
+    if request.compute is not None:
+        return planning.of_compute(question, request.compute, request.data).sweep
     compute = max(request.budget, 10.0) * (request.workers or cores()) * _GUESS
     for _ in range(40):
         try:

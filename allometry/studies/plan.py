@@ -72,7 +72,7 @@ def train_seconds(budget: float) -> float:
     return budget * (1 - _SHARE) - _FIXED
 
 
-def make_plan(
+def within_budget(
     study: Study, budget: float, data: DataConfig, cost: CostModel, workers: int | None = None
 ) -> StudyPlan:
     """The largest version of a study whose predicted time fits the budget (seconds).
@@ -82,28 +82,49 @@ def make_plan(
     sweep_of = _cached(lambda compute: study.sweep(compute, data))
 
     def seconds(sweep: Sweep) -> float:
-        held = tuple(run for run in sweep if study.held_back(run, sweep))
-        first = tuple(run for run in sweep if run not in held)
-        return sum(cost.total(stage, workers=workers).seconds for stage in (first, held) if stage)
+        return _seconds(study, sweep, cost, workers)
 
     compute = _largest(sweep_of, seconds, train_seconds(budget))
     if compute is None:
-        least = _smallest(sweep_of)
-        needed = (seconds(sweep_of(least)) + _FIXED) / (1 - _SHARE)
+        needed = (seconds(sweep_of(_smallest(sweep_of))) + _FIXED) / (1 - _SHARE)
         raise AllometryError(
             f"{format_duration(budget)} are too little for the study {study.name!r} on this machine",
-            hint=f"the smallest that works is about --budget {math.ceil(needed / 5) * 5}s",
+            hint=f"the smallest that works is about --budget {math.ceil((needed + 10) / 5) * 5}s",
         )
-    sweep = sweep_of(compute)
+    return _plan(study, sweep_of(compute), budget, compute, cost, workers)
+
+
+def of_compute(
+    study: Study,
+    compute: float,
+    data: DataConfig,
+    cost: CostModel | None = None,
+    workers: int | None = None,
+) -> StudyPlan:
+    """The version of a study that spends `compute` FLOPs, or the smallest one for 0, whatever it takes."""
+    least = compute or _smallest(_cached(lambda amount: study.sweep(amount, data)))
+    return _plan(study, study.sweep(least, data), math.nan, least, cost, workers)
+
+
+def _plan(
+    study: Study, sweep: Sweep, budget: float, compute: float, cost: CostModel | None, workers: int | None
+) -> StudyPlan:
     return StudyPlan(
         study=study.name,
-        budget=budget,
+        budget=budget if math.isfinite(budget) else 0.0,
         compute=compute,
-        seconds=seconds(sweep),
+        seconds=_seconds(study, sweep, cost, workers) if cost else 0.0,
         sweep=sweep,
         held_back=tuple(run.id for run in sweep if study.held_back(run, sweep)),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _seconds(study: Study, sweep: Sweep, cost: CostModel, workers: int | None) -> float:
+    """Predicted time of the stages, one after the other."""
+    held = tuple(run for run in sweep if study.held_back(run, sweep))
+    first = tuple(run for run in sweep if run not in held)
+    return sum(cost.total(stage, workers=workers).seconds for stage in (first, held) if stage)
 
 
 def _cached(sweep_of: Callable[[float], Sweep]) -> Callable[[float], Sweep]:

@@ -61,7 +61,10 @@ def prediction(runs: pd.DataFrame, registered: dict[str, Any], ledger: pd.DataFr
             Table(
                 name="predictions",
                 title="The registered prediction, scored",
-                caption=f"Intervals {LEVEL:.0%}; error is measured over predicted, minus one. Runs known before are not scored.",
+                caption=(
+                    f"Intervals {LEVEL:.0%}; error is measured over predicted, minus one. "
+                    "Runs known before are not scored."
+                ),
                 frame=table[columns],
             )
         )

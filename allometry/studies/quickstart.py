@@ -30,20 +30,24 @@ shapes."""
 COMMON = 4
 """Horizons D that every size is trained to, each sqrt(2) longer than the one before."""
 
-LONGER = 0.4
+LONGER = 0.35
 """Smaller models are trained longer, to (N_max / N)^LONGER times the horizon of the largest: slices of equal
 compute through the grid then cross several sizes, and a small model's tokens are cheap."""
 
 SEEDS = 4
 """Seeds at one size, so that the noise of a run is measured and not assumed."""
 
-REFERENCE = 6e13
+REFERENCE = 5.3e13
 """FLOPs at which the largest model has N_AT_REFERENCE parameters."""
 
-N_AT_REFERENCE = 5e5
+N_AT_REFERENCE = 7e5
 
-FEWEST_UPDATES = 400
+FEWEST_UPDATES = 200
 """Updates of the shortest run: with fewer, warm-up and decay are all there is."""
+
+
+FEWEST_SIZES = 5
+"""Sizes without which no law is asked for: two are predicted, and three parameters fitted to the others."""
 
 
 @register
@@ -69,13 +73,13 @@ class Quickstart(Study):
         from allometry.sweeps.sweep import Sweep
 
         models = self._ladder(compute, vocabulary(data))
+        if len(models) < FEWEST_SIZES:
+            raise _too_little(compute)
         levels = [_levels(model, models[-1]) for model in models]
-        repeated = models[len(models) // 2 - 1]
+        repeated = models[2]
         shortest = self._shortest(compute, models, levels, repeated)
         if shortest < FEWEST_UPDATES * BATCH_TOKENS:
-            raise AllometryError(
-                f"{compute:.1e} FLOPs are too few for the quickstart study", hint="allow more time"
-            )
+            raise _too_little(compute)
 
         def run(model: ModelConfig, level: int, seed: int = 0) -> RunConfig:
             steps = round(shortest * 2 ** (level / 2) / BATCH_TOKENS)
@@ -119,6 +123,10 @@ class Quickstart(Study):
         from allometry.studies.quickstart_analysis import analyse
 
         return analyse(self, evidence)
+
+
+def _too_little(compute: float) -> AllometryError:
+    return AllometryError(f"{compute:.1e} FLOPs are too few for the quickstart study", hint="allow more time")
 
 
 def _levels(model: ModelConfig, largest: ModelConfig) -> int:

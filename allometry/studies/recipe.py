@@ -8,6 +8,7 @@ the head the bottleneck. `docs/log.md` has what was measured, with the failures.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
@@ -19,9 +20,16 @@ CONTEXT = 64
 """Tokens of context. For N < 1e6, bytes and a few million tokens, 64 reach a lower loss than 128 or 256: more
 sequences a batch, and the plateau before context is used ends sooner."""
 
+ASPECT = 32
+"""d_model / n_layer along the ladder."""
+
 BATCH_TOKENS = 512
 """Tokens a batch: small, because a run of fewer than about 2,000 updates measures its plateau, not its size.
 """
+
+EVAL_TOKENS = 65_536
+"""Held-out tokens of an evaluation, the same ones in every run: what they leave uncertain is common to
+all."""
 
 RATE_TIMES_WIDTH = 0.16
 """Peak learning rate x d_model: the best rate goes as 1 / width, hardly with depth."""
@@ -36,17 +44,29 @@ def learning_rate(d_model: int) -> float:
 
 
 def heads(d_model: int) -> int:
-    """Attention heads of a width: 8 wide below d_model = 48, 16 wide from there on. At these widths more and
-    narrower heads are better than the 32 or 64 wide ones of larger models."""
-    return d_model // (16 if d_model >= 48 and d_model % 16 == 0 else 8)
+    """Attention heads of a width: about 8 wide below d_model = 48, about 16 wide from there on.
+
+    At these widths more and narrower heads are better than the 32 or 64 wide ones of larger models.
+    """
+    wanted = 8 if d_model < 48 else 16
+    widths = [width for width in range(8, d_model + 1, 8) if d_model % width == 0]
+    return d_model // min(widths, key=lambda width: abs(math.log(width / wanted)))
 
 
 def small_model(n: int, *, n_vocab: int) -> ModelConfig:
-    """The transformer of about `n` parameters that studies train: context and heads of the recipe."""
+    """The transformer of about `n` parameters that studies train.
+
+    Two layers up to N of about 2e5, then d_model / n_layer near 32. Below that a third layer makes a model no
+    better: at d_model = 16 it costs half as many parameters again and the loss stays, so that N would
+    not be what the ladder varies.
+    """
     from allometry.models.transformer import TransformerConfig
 
-    shape = TransformerConfig.of_size(n, n_ctx=CONTEXT, n_vocab=n_vocab)
-    return shape.replace(n_head=heads(shape.d_model))
+    layers = max(2, round((n / (12 * ASPECT**2)) ** (1 / 3)))
+    width = 8 * max(1, round(math.sqrt(n / (12 * layers)) / 8))
+    return TransformerConfig(
+        n_layer=layers, d_model=width, n_head=heads(width), d_ff=4 * width, n_ctx=CONTEXT, n_vocab=n_vocab
+    )
 
 
 def small_run(
@@ -62,9 +82,11 @@ def small_run(
         "batch_tokens": BATCH_TOKENS,
         "lr": learning_rate(width),
         "schedule": "wsd",
+        "evals_per_octave": 1,
         "seed": seed,
         **changes,
     }
+    data = data.replace(eval_tokens=EVAL_TOKENS)
     return RunConfig(model=model, data=data, train=TrainConfig.model_validate(train))
 
 

@@ -1,0 +1,88 @@
+"""What every study must do as soon as it is registered: run end to end at its smallest size, report, continue."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from allometry.cli import main
+from allometry.runs.store import Store
+from allometry.studies.base import studies, study
+from allometry.studies.plan import LEAST_COMPUTE, load
+from allometry.train.config import DataConfig
+
+NAMES = sorted(studies())
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def conducted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A study run at its smallest size with the command that a user types, and its store."""
+    store = tmp_path_factory.mktemp("store") / "runs"
+    assert exit_code(["run", request.param, "--compute", "0", "--store", str(store), "--quiet"]) == 0
+    return request.param, store
+
+
+def exit_code(argv: list[str]) -> int:
+    with pytest.raises(SystemExit) as exit_:
+        main(argv)
+    return int(exit_.value.code or 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_asks_a_question_and_says_why(name: str) -> None:
+    asked = study(name)
+    assert asked.question.endswith("?")
+    assert asked.__doc__
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_more_compute_never_asks_for_less(name: str) -> None:
+    asked = [study(name).sweep(10.0**k, DataConfig()) for k in (13, 14, 15)]
+    spent = [sum(run.model.counts().flops_per_token() * run.train.tokens for run in sweep) for sweep in asked]
+    assert spent == sorted(spent)
+    assert math.log10(spent[-1] / spent[0]) == pytest.approx(2, abs=0.7)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_a_pure_function_of_its_compute(name: str) -> None:
+    assert study(name).sweep(1e14, DataConfig()).ids == study(name).sweep(1e14, DataConfig()).ids
+
+
+def test_every_planned_run_is_finished(conducted: tuple[str, Path]) -> None:
+    name, path = conducted
+    store = Store(path)
+    (key,) = store.studies()
+    plan = load(path / "studies" / key)
+    assert plan is not None
+    assert plan.study == name
+    assert plan.compute >= LEAST_COMPUTE
+    frame = store.frame()
+    assert set(frame["run"]) == set(plan.sweep.ids)
+    assert (frame["status"] == "done").all()
+
+
+def test_the_report_renders_from_the_store_alone(conducted: tuple[str, Path]) -> None:
+    name, path = conducted
+    (key,) = Store(path).studies()
+    first = (path / "studies" / key / "report.html").read_text()
+    again = path / "again.html"
+    assert exit_code(["report", name, "--store", str(path), "-o", str(again)]) == 0
+    assert study(name).question[:40] in again.read_text()
+    assert abs(len(again.read_text()) - len(first)) < 0.02 * len(first)
+
+
+def test_the_same_command_trains_nothing_twice(conducted: tuple[str, Path]) -> None:
+    name, path = conducted
+    before = {p: p.stat().st_mtime_ns for p in path.glob("*/result.json")}
+    assert exit_code(["run", name, "--compute", "0", "--store", str(path), "--quiet"]) == 0
+    assert before == {p: p.stat().st_mtime_ns for p in path.glob("*/result.json")}
+
+
+def test_a_registered_prediction_is_never_rewritten(conducted: tuple[str, Path]) -> None:
+    name, path = conducted
+    files = list(path.glob("studies/*/prediction.json"))
+    texts = [file.read_text() for file in files]
+    assert exit_code(["run", name, "--compute", "0", "--store", str(path), "--quiet"]) == 0
+    assert [file.read_text() for file in files] == texts

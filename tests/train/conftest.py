@@ -11,8 +11,6 @@ from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
 STEMS = ("law", "loss", "scale", "token", "step", "power")
 WORDS = tuple(f"{stem}{end}" for stem in STEMS for end in ("", "s", "d", "ing"))
-    f"{stem}{end}" for stem in ("law", "loss", "scale", "token", "step") for end in ("", "s", "d", "ing")
-)
 
 
 @pytest.fixture(scope="session")

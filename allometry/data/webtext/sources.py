@@ -58,9 +58,7 @@ def read_links(path: Path) -> Iterator[Found | Problem]:
     Raises AllometryError for a file that is missing, of another kind than it says, or truncated.
     """
     if not path.is_file():
-        raise AllometryError(
-            f"no such file: {path}", hint="give files that exist; a pattern needs quotes only in scripts"
-        )
+        raise AllometryError(f"no such file: {path}", hint="give files that exist")
     kind = _kind(path)
     if kind == "warc":
         yield from _read_warc(path)

@@ -1,0 +1,231 @@
+"""Contamination: does the corpus hold text of an evaluation set? By shared runs of 13 words (Brown et al.
+2020, appendix C).
+
+A report says for each evaluation document what share of its 13-grams the corpus holds, and for each document
+of the corpus how many it shares. With `remove`, documents that share at least `min_ngrams` are left out of
+the data set.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from allometry.data.webtext.chunks import Chunk, chunk_rows, chunks
+from allometry.data.webtext.jsonl import encode, file_digest, read_rows, whole_file, write_json
+from allometry.data.webtext.progress import Progress
+from allometry.data.webtext.shingles import Hashes, WordHasher, ngrams
+from allometry.data.webtext.workers import open_pool
+from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest
+from allometry.errors import AllometryError
+
+STAGE = "contamination"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContaminationOptions:
+    """`words` an n-gram, `column` of the text in tables, `remove` what shares at least `min_ngrams`."""
+
+    words: int = 13
+    column: str = "text"
+    remove: bool = False
+    min_ngrams: int = 1
+
+
+def evaluation_texts(path: Path, column: str) -> Iterator[str]:
+    """The documents of an evaluation set: .txt (one document a file), .jsonl, .csv or .parquet with a text
+    column.
+
+    Raises AllometryError for other kinds and for a missing column.
+    """
+    if not path.is_file():
+        raise AllometryError(
+            f"no such file: {path}", hint="give the evaluation set as .jsonl, .csv, .parquet or .txt"
+        )
+    kind = path.suffix.lower()
+    if kind == ".txt":
+        yield path.read_text(encoding="utf-8", errors="replace")
+    elif kind in (".jsonl", ".ndjson"):
+        yield from (_column(row, column, path) for row in read_rows(path))
+    elif kind == ".csv":
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            yield from (_column(row, column, path) for row in csv.DictReader(file))
+    elif kind == ".parquet":
+        import pyarrow.parquet as pq
+
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=1000):
+            yield from (_column(row, column, path) for row in batch.to_pylist())
+    else:
+        raise AllometryError(
+            f"cannot read {path.name} as an evaluation set", hint="use .jsonl, .csv, .parquet or .txt"
+        )
+
+
+def _column(row: dict[str, Any], column: str, path: Path) -> str:
+    if column not in row:
+        raise AllometryError(
+            f"{path.name} has no column {column!r}; it has {', '.join(map(str, row))}",
+            hint="name one with --column",
+        )
+    return str(row[column])
+
+
+class EvaluationSet:
+    """The n-grams of an evaluation set: `grams` sorted without repetition, `owners` the documents each came
+    from."""
+
+    def __init__(self, paths: Sequence[Path], words: int, column: str) -> None:
+        hasher = WordHasher()
+        self.sizes: list[int] = []
+        self.names: list[str] = []
+        pieces: list[Hashes] = []
+        for path in paths:
+            for number, text in enumerate(_readable(path, column)):
+                grams = np.unique(ngrams(hasher.words(text), words))
+                pieces.append(grams)
+                self.sizes.append(len(grams))
+                self.names.append(f"{path.name}:{number}")
+        if not any(self.sizes):
+            raise AllometryError(
+                f"no document of the evaluation set has {words} words",
+                hint="check --column, or lower --words",
+            )
+        self.all: Hashes = np.concatenate(pieces)
+        self.grams: Hashes = np.unique(self.all)
+
+    def contained(self, found: npt.NDArray[np.bool_]) -> list[float]:
+        """For each document, the share of its n-grams that `found` (over `grams`) marks. NaN-free: 0 for
+        none."""
+        hits = found[np.searchsorted(self.grams, self.all)]
+        edges = np.concatenate([[0], np.cumsum(self.sizes)])
+        sums = np.concatenate([[0], np.cumsum(hits)])
+        counts = sums[edges[1:]] - sums[edges[:-1]]
+        return [float(count / size) if size else 0.0 for count, size in zip(counts, self.sizes, strict=True)]
+
+
+def _readable(path: Path, column: str) -> Iterator[str]:
+    try:
+        yield from evaluation_texts(path, column)
+    except (json.JSONDecodeError, OSError, ValueError) as error:
+        raise AllometryError(
+            f"cannot read {path}: {error}", hint="check that it is what its name says"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Finder:
+    """From a piece of a part to the n-grams its documents share with the evaluation set; sent to the
+    workers."""
+
+    grams_path: str
+    words: int
+
+    def __call__(self, chunk: Chunk) -> list[tuple[str, str, Hashes]]:
+        """(id, url, indices into the set's grams), one for each document."""
+        grams = _grams(self.grams_path)
+        found = []
+        for _, _, row in chunk_rows(chunk):
+            mine = np.unique(ngrams(_hasher().words(row["text"]), self.words))
+            at = np.minimum(np.searchsorted(grams, mine), len(grams) - 1)
+            found.append((row["id"], row["url"], at[grams[at] == mine].astype(np.uint64)))
+        return found
+
+
+@lru_cache(maxsize=1)
+def _hasher() -> WordHasher:
+    return WordHasher()
+
+
+@lru_cache(maxsize=2)
+def _grams(path: str) -> Hashes:
+    loaded: Hashes = np.load(path, mmap_mode="r")
+    return loaded
+
+
+def run(
+    workspace: Workspace,
+    against: Sequence[Path],
+    options: ContaminationOptions,
+    *,
+    on: str = "local",
+    workers: int | None = None,
+    stream: IO[str] | None = None,
+) -> Summary:
+    """Compare the de-duplicated documents with an evaluation set; write `stages/contamination/report.json`.
+
+    Raises AllometryError if dedup has not run or the evaluation set cannot be read.
+    """
+    workspace.require("dedup", STAGE)
+    if not against:
+        raise AllometryError("no evaluation set given", hint="name one with --against FILE")
+    watch = Stopwatch()
+    evaluation = EvaluationSet(against, options.words, options.column)
+    folder = workspace.path(STAGE)
+    folder.mkdir(parents=True, exist_ok=True)
+    grams_path = folder / "grams.npy"
+    np.save(grams_path, evaluation.grams)
+    seen = np.zeros(len(evaluation.grams), dtype=bool)
+    identity = digest(asdict(options), [file_digest(path) for path in against])
+    total = sum(
+        (workspace.part_record("filter", part) or {"counts": {}})["counts"].get("kept", 0)
+        for part in range(workspace.parts)
+    )
+    progress = Progress(STAGE, total, unit="documents", stream=stream)
+    pool = open_pool(on, workers)
+    for part in range(workspace.parts):
+        duplicates = {row["row"] for row in read_rows(workspace.path("dedup", part, ".removed.jsonl"))}
+        counts, removed, row_number = Counter[str](), Counter[str](), 0
+        with whole_file(workspace.path(STAGE, part, ".removed.jsonl")) as dropped:
+            for outcome in pool.map(
+                Finder(str(grams_path), options.words), chunks(workspace.path("filter", part))
+            ):
+                if outcome.error is not None:
+                    raise AllometryError(
+                        f"comparing part {part} failed: {outcome.error}", hint="run it with --debug"
+                    )
+                for page_id, url, hits in outcome.value:
+                    if row_number not in duplicates:
+                        counts["documents"] += 1
+                        counts["shared_ngrams"] += len(hits)
+                        seen[hits] = True
+                        if len(hits) >= options.min_ngrams:
+                            counts["contaminated"] += 1
+                            removed["contaminated"] += options.remove
+                            value = {"id": page_id, "reason": "contaminated", "value": len(hits), "url": url}
+                            dropped.write(encode({**value, "row": row_number, "kept": not options.remove}))
+                    row_number += 1
+                progress.add(len(outcome.value))
+        inputs = digest(identity, workspace.part_fingerprint("dedup", part))
+        workspace.finish_part(STAGE, part, inputs=inputs, fingerprint=inputs, counts=counts, removed=removed)
+    progress.finish()
+    shares = evaluation.contained(seen)
+    write_json(folder / "report.json", _report(evaluation, shares, against))
+    summary = Summary(
+        STAGE, seconds=watch.seconds, options={**asdict(options), "against": [str(p) for p in against]}
+    )
+    return workspace.finish_stage(summary)
+
+
+def _report(evaluation: EvaluationSet, shares: list[float], against: Sequence[Path]) -> dict[str, Any]:
+    ranked = sorted(
+        zip(shares, evaluation.names, evaluation.sizes, strict=True), key=lambda each: (-each[0], each[1])
+    )
+    touched = [share for share in shares if share > 0]
+    return {
+        "against": [path.name for path in against],
+        "evaluation_documents": len(shares),
+        "documents_with_overlap": len(touched),
+        "mean_share_of_ngrams": sum(shares) / len(shares),
+        "documents": [{"document": n, "share": round(s, 4), "ngrams": k} for s, n, k in ranked if s > 0][
+            :1000
+        ],
+    }

@@ -1,0 +1,110 @@
+"""Finding near-duplicates among many documents: candidates by sorted band keys, verified one by one, first
+seen wins.
+
+Document j is a duplicate if an earlier document i < j that is kept has a Jaccard similarity of at least the
+threshold. The outcome depends only on the order of the documents, not on chance, chunks or processes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from allometry.data.webtext.shingles import Hashes
+
+SLICE = 20_000_000
+"""Keys that are sorted at a time: some 500 MB. More documents are taken in several passes, by ranges of the
+keys."""
+
+BLOCK = 1_000_000
+"""Documents whose candidates are laid out in memory at a time."""
+
+Ints = npt.NDArray[np.int64]
+
+
+class Duplicate(NamedTuple):
+    """A document is dropped because it is like `of`, an earlier one that is kept."""
+
+    document: int
+    of: int
+    similarity: float
+
+
+class Shared(NamedTuple):
+    """Of one band: the documents that share their key with another (ascending), and a number for each such
+    key."""
+
+    documents: Ints
+    buckets: Ints
+
+
+def shared_keys(keys: Hashes, first_bucket: int = 0) -> Shared:
+    """The documents of a band whose key occurs more than once; buckets are numbered from `first_bucket`."""
+    passes = max(1, -(-len(keys) // SLICE))
+    documents, buckets = [], []
+    for number in range(passes):
+        chosen = np.flatnonzero(_in_range(keys, number, passes)) if passes > 1 else np.arange(len(keys))
+        mine = keys[chosen]
+        order = np.argsort(mine, kind="stable")
+        ordered = mine[order]
+        starts = _run_starts(ordered)
+        sizes = np.diff(np.concatenate([starts, [len(ordered)]]))
+        several = np.repeat(sizes > 1, sizes)
+        names = np.repeat(np.cumsum(sizes > 1) - 1, sizes)[several]
+        documents.append(chosen[order[several]])
+        buckets.append(names + first_bucket)
+        first_bucket += int((sizes > 1).sum())
+    joined, named = np.concatenate(documents), np.concatenate(buckets)
+    order = np.argsort(joined, kind="stable")
+    return Shared(joined[order].astype(np.int64), named[order].astype(np.int64))
+
+
+def _run_starts(values: npt.NDArray[Any]) -> Ints:
+    """Where runs of equal values begin."""
+    if not len(values):
+        return np.empty(0, dtype=np.int64)
+    return np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
+
+
+def _in_range(keys: Hashes, number: int, passes: int) -> npt.NDArray[np.bool_]:
+    width = 2**64 // passes + 1
+    return (keys >= np.uint64(number * width)) & (keys <= np.uint64(min(2**64 - 1, (number + 1) * width - 1)))
+
+
+def candidates(bands: list[Shared], n_documents: int) -> Iterator[tuple[int, Ints]]:
+    """Document by document in order: the buckets it lies in, over all bands. Only documents that lie in
+    some."""
+    for start in range(0, n_documents, BLOCK):
+        ranges = [np.searchsorted(band.documents, (start, start + BLOCK)) for band in bands]
+        documents = np.concatenate(
+            [b.documents[low:high] for b, (low, high) in zip(bands, ranges, strict=True)]
+        )
+        buckets = np.concatenate([b.buckets[low:high] for b, (low, high) in zip(bands, ranges, strict=True)])
+        order = np.argsort(documents, kind="stable")
+        documents, buckets = documents[order], buckets[order]
+        edges = _run_starts(documents)
+        for low, high in zip(edges, [*edges[1:], len(documents)], strict=True):
+            yield int(documents[low]), buckets[low:high]
+
+
+def find_duplicates(
+    bands: list[Shared], n_documents: int, similarity: Callable[[int, int], float], threshold: float
+) -> Iterator[Duplicate]:
+    """The duplicates, in order. `similarity(i, j)` is asked for pairs of candidates only; i is kept and i <
+    j."""
+    kept: defaultdict[int, list[int]] = defaultdict(list)
+    for document, buckets in candidates(bands, n_documents):
+        names = buckets.tolist()
+        earlier = sorted({other for name in names for other in kept.get(name, ())})
+        for other in earlier:
+            found = similarity(other, document)
+            if found >= threshold:
+                yield Duplicate(document, other, found)
+                break
+        else:
+            for name in names:
+                kept[name].append(document)

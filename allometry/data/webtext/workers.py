@@ -1,0 +1,253 @@
+"""Mapping a function over items with many processes: on this machine, or on a Ray cluster. One small
+interface.
+
+Both keep the order of the items, bound how many are under way, and turn an item that takes too long or kills
+its process into a result that says so. Functions and items must be importable and picklable; on a cluster,
+files named by items must be on storage that every machine sees.
+"""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from allometry.errors import AllometryError, missing_extra
+
+Item = TypeVar("Item")
+START_SECONDS = 180.0
+"""How long a worker may take to start (imports on a loaded machine) before that counts as an error."""
+
+
+class Outcome(NamedTuple):
+    """What became of an item: its `value`, or in `error` "timeout", "crashed" or the exception as text."""
+
+    value: Any
+    error: str | None = None
+
+
+class Pool(Protocol):
+    """Something that maps functions over items. `limit` is the most seconds that one item may take."""
+
+    def map(
+        self,
+        function: Callable[[Item], Any],
+        items: Iterable[Item],
+        *,
+        limit: float | None = None,
+        chunk: int = 1,
+    ) -> Iterator[Outcome]:
+        """The outcomes in the order of the items; `chunk` items travel together."""
+        ...
+
+
+def open_pool(on: str = "local", workers: int | None = None) -> Pool:
+    """The pool that a name stands for: "local", "ray" or "ray://host:port". Raises AllometryError for
+    others."""
+    if on == "local":
+        return LocalPool(workers or usable_cores())
+    if on == "ray" or on.startswith("ray://"):
+        return RayPool(on)
+    raise AllometryError(f"cannot run on {on!r}", hint="say --on local, --on ray or --on ray://host:port")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return max(1, len(os.sched_getaffinity(0)))
+    except AttributeError:  # not Linux
+        return max(1, os.cpu_count() or 1)
+
+
+@dataclass
+class _Worker:
+    process: Any
+    pipe: Connection
+    ready: bool = False
+    work: deque[tuple[int, Any]] = field(default_factory=deque)
+    since: float = 0.0
+
+
+class LocalPool:
+    """Processes of this machine. One that exceeds the limit is killed and replaced."""
+
+    def __init__(self, workers: int) -> None:
+        self._n = workers
+        # Spawned, not forked: a fork of a process with threads (progress, arrow) can hang.
+        self._context = mp.get_context("spawn")
+
+    def map(
+        self,
+        function: Callable[[Item], Any],
+        items: Iterable[Item],
+        *,
+        limit: float | None = None,
+        chunk: int = 1,
+    ) -> Iterator[Outcome]:
+        """See Pool.map."""
+        numbered = enumerate(items)
+        again: deque[tuple[int, Any]] = deque()
+        finished: dict[int, Outcome] = {}
+        workers: list[_Worker] = []
+        turn = 0
+        try:
+            while True:
+                for worker in self._idle(workers, function):
+                    ahead = self._n * chunk * 8 - len(finished)
+                    worker.work.extend(
+                        _take(again, numbered, min(chunk, max(ahead, 1 if turn not in finished else 0)))
+                    )
+                    if worker.work:
+                        worker.since = time.monotonic()
+                        worker.pipe.send(list(worker.work))
+                if not any(worker.work for worker in workers):
+                    break
+                self._collect(workers, finished, again, limit)
+                while turn in finished:
+                    yield finished.pop(turn)
+                    turn += 1
+            assert not finished
+        finally:
+            for worker in workers:
+                _end(worker)
+
+    def _idle(self, workers: list[_Worker], function: Callable[[Any], Any]) -> list[_Worker]:
+        while len(workers) < self._n:
+            here, there = self._context.Pipe()
+            process = self._context.Process(target=_serve, args=(there, function), daemon=True)
+            process.start()
+            there.close()
+            workers.append(_Worker(process, here, since=time.monotonic()))
+        return [worker for worker in workers if not worker.work]
+
+    def _collect(
+        self,
+        workers: list[_Worker],
+        finished: dict[int, Outcome],
+        again: deque[tuple[int, Any]],
+        limit: float | None,
+    ) -> None:
+        """Wait for the next results; take away workers that died or exceeded their time."""
+        patience = (
+            None if limit is None else max(0.01, min(_deadline(w, limit) for w in workers) - time.monotonic())
+        )
+        ready = set(wait([worker.pipe for worker in workers], timeout=patience))
+        now = time.monotonic()
+        for worker in list(workers):
+            error = None
+            if worker.pipe in ready:
+                error = _receive(worker, finished)
+            elif worker.work and limit is not None and now > _deadline(worker, limit):
+                error = "timeout"
+            if error is not None:
+                if not worker.ready:
+                    raise AllometryError(
+                        f"a worker process did not start ({error})", hint="run again with --workers 1"
+                    )
+                _end(worker)
+                workers.remove(worker)
+                if worker.work:
+                    finished[worker.work.popleft()[0]] = Outcome(None, error)
+                again.extend(worker.work)
+
+
+def _deadline(worker: _Worker, limit: float) -> float:
+    return worker.since + (limit if worker.ready else START_SECONDS) if worker.work else float("inf")
+
+
+def _take(
+    again: deque[tuple[int, Any]], numbered: Iterator[tuple[int, Any]], n: int
+) -> list[tuple[int, Any]]:
+    taken = [again.popleft() for _ in range(min(n, len(again)))]
+    return taken + list(islice(numbered, max(0, n - len(taken))))
+
+
+def _receive(worker: _Worker, finished: dict[int, Outcome]) -> str | None:
+    """Take one message; "crashed" if the process is gone."""
+    try:
+        message = worker.pipe.recv()
+    except (EOFError, OSError):
+        return "crashed"
+    worker.since = time.monotonic()
+    if message is None:
+        worker.ready = True
+    else:
+        number, outcome = message
+        assert worker.work[0][0] == number
+        worker.work.popleft()
+        finished[number] = outcome
+    return None
+
+
+def _end(worker: _Worker) -> None:
+    worker.process.kill()
+    worker.process.join()
+    worker.pipe.close()
+
+
+def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
+    """The worker's side: items in, an outcome for each out. `function.prepare()`, if there is one, runs
+    first."""
+    prepare = getattr(function, "prepare", None)
+    if prepare is not None:
+        prepare()
+    try:
+        pipe.send(None)
+        while True:
+            for number, item in pipe.recv():
+                pipe.send((number, run_one(function, item)))
+    except (EOFError, OSError, KeyboardInterrupt):
+        return
+
+
+def run_one(function: Callable[[Any], Any], item: Any) -> Outcome:
+    """Apply the function; an exception becomes an outcome, for one bad page must not end a stage."""
+    try:
+        return Outcome(function(item))
+    except Exception as error:
+        return Outcome(None, f"{type(error).__name__}: {error}"[:300])
+
+
+class RayPool:
+    """A Ray cluster: each chunk is a task, which runs its items in a process that can be killed."""
+
+    def __init__(self, address: str) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise missing_extra("ray", "ray", "running on a cluster") from error
+        self._ray = ray
+        if not ray.is_initialized():
+            ray.init(address=address if address.startswith("ray://") else None, log_to_driver=False)
+
+    def map(
+        self,
+        function: Callable[[Item], Any],
+        items: Iterable[Item],
+        *,
+        limit: float | None = None,
+        chunk: int = 1,
+    ) -> Iterator[Outcome]:
+        """See Pool.map."""
+        task = self._ray.remote(_run_chunk)
+        most = 2 * max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        pending: deque[Any] = deque()
+        source = iter(items)
+        while True:
+            while len(pending) < most and (some := list(islice(source, chunk))):
+                pending.append(task.remote(function, some, limit))
+            if not pending:
+                return
+            yield from self._ray.get(pending.popleft())
+
+
+def _run_chunk(function: Callable[[Any], Any], items: list[Any], limit: float | None) -> list[Outcome]:
+    if limit is None:
+        return [run_one(function, item) for item in items]
+    return list(LocalPool(1).map(function, items, limit=limit, chunk=len(items)))

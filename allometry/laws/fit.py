@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from allometry.errors import AllometryError
 from allometry.laws import uncertainty
+from allometry.laws.identifiability import about_scale, refuse_undetermined, warnings_about
 from allometry.laws.law import Law
 from allometry.laws.objectives import Objective, get_objective
 from allometry.laws.observations import Observations, observe
@@ -40,6 +40,7 @@ def fit(
     tied: Mapping[str, str] | None = None,
     exclude: Mapping[Any, str] | Sequence[Any] | None = None,
     bootstrap: int = 400,
+    resample: str = "auto",
     seed: int = 0,
 ) -> FitResult:
     """Fit a law to a table with one row a run.
@@ -48,9 +49,10 @@ def fit(
     mapped is looked for under its own name. `objective` is a name of `objectives.OBJECTIVES`. `weights` is a column
     of relative weights, `group` the column whose values are resampled together (default "run" where there is one),
     `fixed` holds parameters at values, `tied` makes a parameter equal to another. `exclude` names rows to leave out,
-    by index label, with reasons if it is a mapping. `bootstrap` resamples are drawn with `seed`.
+    by index label, with reasons if it is a mapping. `bootstrap` resamples are drawn with `seed`: of "runs", or of
+    "noise" around the fit, which "auto" takes for tables of few runs (see `uncertainty`).
 
-    Raises AllometryError for tables that cannot be read or cannot determine the law at all.
+    Raises AllometryError for tables that cannot be read, and for designs that cannot determine the law at all.
     """
     began = time.perf_counter()
     chosen = get(law) if isinstance(law, str) else law
@@ -65,10 +67,10 @@ def fit(
         fixed=dict(fixed or {}),
         tied=dict(tied or {}),
     )
-    _refuse_too_few(points, problem)
+    refuse_undetermined(problem, points.columns)
     best = solve(problem)
-    samples = uncertainty.bootstrap(problem, best.z, points.group, bootstrap, seed)
-    return _record(points, problem, best, samples, seed, began)
+    samples = uncertainty.bootstrap(problem, best.z, points.group, bootstrap, seed, resample)
+    return _record(frame, points, problem, best, samples, seed, began)
 
 
 @dataclass(frozen=True)
@@ -101,36 +103,46 @@ def solve(problem: Problem) -> Best:
     return Best(z=z[best], objective=float(values[best]), starts=len(values), agreeing=agreeing)
 
 
-def _refuse_too_few(points: Observations, problem: Problem) -> None:
-    if len(points) < len(problem.free):
-        raise AllometryError(
-            f"{len(points)} usable rows cannot determine the {len(problem.free)} parameters of the law "
-            f"{problem.law.name!r} ({', '.join(problem.free)})",
-            hint="add runs, choose a law with fewer parameters, or fix some: fixed={'alpha': 0.34}",
-        )
-
-
 def _record(
-    points: Observations, problem: Problem, best: Best, samples: Array, seed: int, began: float
+    frame: pd.DataFrame,
+    points: Observations,
+    problem: Problem,
+    best: Best,
+    resamples: uncertainty.Resamples,
+    seed: int,
+    began: float,
 ) -> FitResult:
     import pandas as pd
 
-    residuals, _ = problem.residuals(best.z[None])
-    finite = bool(np.isfinite(best.objective))
-    reasons = []
-    if not finite:
-        reasons.append("the law is not finite at any start: check the units of the columns")
-    elif best.agreeing < 2:
-        reasons.append(f"only one of {best.starts} starts reached the lowest objective")
+    law = problem.law
+    samples = problem.natural(resamples.z)
+    noise = uncertainty.seed_noise(
+        frame.loc[points.kept], problem.target, [c for c in points.columns.values() if c in frame.columns]
+    )
+    found = [
+        FitWarning(name="data", meaning=f"column {c!r}: {what}", identified=how)
+        for c, what, how in points.problems
+    ]
+    found += about_scale(points.output, law.output, points.columns[law.output])
+    if not np.isfinite(best.objective):
+        status, doubts = "failed", ["the law is not finite at any start: check the units of the columns"]
+    else:
+        more, doubts = warnings_about(
+            problem, best.z, samples, resamples.z, best.agreeing, best.starts, noise[0] if noise else None
+        )
+        found += more
+        status = "doubtful" if doubts else "converged"
     return FitResult(
-        law=problem.law,
+        law=law,
         objective=problem.objective,
         parameters={n: float(v) for n, v in problem.natural(best.z).items()},
-        samples=pd.DataFrame(problem.natural(samples)),
+        samples=pd.DataFrame(samples),
+        resampling=resamples.kind,
+        freedom=resamples.freedom,
         objective_value=best.objective,
-        status="failed" if not finite else "doubtful" if reasons else "converged",
-        reasons=tuple(reasons),
-        warnings=tuple(FitWarning(name="data", meaning=f"{c}: {w}; {r}") for c, w, r in points.problems),
+        status=status,
+        reasons=tuple(doubts),
+        warnings=tuple(found),
         data=points.frame,
         excluded=points.excluded,
         columns=points.columns,
@@ -142,9 +154,8 @@ def _record(
         tied=dict(problem.tied),
         starts=best.starts,
         agreeing=best.agreeing,
-        residuals=residuals[0],
-        noise=None,
+        residuals=problem.residuals(best.z[None])[0][0],
+        noise=noise[0] if noise else None,
         seed=seed,
-        coordinates=best.z,
         seconds=time.perf_counter() - began,
     )

@@ -1,17 +1,186 @@
-"""A fit as text that a careful statistician wants to read."""
+"""A fit as text that a careful statistician wants to read: estimates, how sure, and what they rest on."""
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from allometry.laws.identifiability import conditioning
+from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.laws.result import FitResult
 
+_WIDTH = 100
+
+
+def table(result: FitResult) -> pd.DataFrame:
+    """One row a parameter, indexed by name: estimate, s.e., 80 and 95 % intervals, how it was treated."""
+    rows = {}
+    for name in result.law.parameter_names:
+        samples = result.samples[name].to_numpy()
+        spread = float(np.std(samples, ddof=1)) if len(samples) > 1 and name in result.free else float("nan")
+        (low80, high80), (low95, high95) = (result.interval(name, level) for level in (0.80, 0.95))
+        rows[name] = {
+            "estimate": result.parameters[name],
+            "se_boot": spread,
+            "boot80_lb": low80,
+            "boot80_ub": high80,
+            "boot95_lb": low95,
+            "boot95_ub": high95,
+            "treatment": _treatment(result, name),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _treatment(result: FitResult, name: str) -> str:
+    if name in result.fixed:
+        return "fixed"
+    return f"= {result.tied[name]}" if name in result.tied else "fitted"
+
 
 def render(result: FitResult) -> str:
-    """The fit as text: estimates with intervals, how well they are known, what limits them."""
-    lines = [f"{result.law.title}: {result.law.output} = {result.law.expression}", f"status: {result.status}"]
-    for name, value in result.parameters.items():
-        low, high = result.interval(name)
-        lines.append(f"  {name:10s} {value:12.6g}   [{low:.6g}, {high:.6g}]")
+    """The whole report as plain text."""
+    parts = [
+        _heading(result),
+        _estimates(result),
+        _derived(result),
+        _quality(result),
+        _data(result),
+        _excluded(result),
+    ]
+    return "\n\n".join(p for p in (*parts, _warnings(result)) if p)
+
+
+def _heading(result: FitResult) -> str:
+    law, goal = result.law, result.objective
+    equation = f"0 = {law.expression}" if law.bracket else f"{law.output} = {law.expression}"
+    lines = [f"{law.title}:  {equation}"]
+    lines += [f"  with {name} = {text}" for name, text in law.where.items()]
+    lines.append(f"  {law.source}")
+    lines.append(f"objective  {goal.name}: {goal.meaning}")
+    state = f"status     {result.status}"
+    lines.append(state + (f": {'; '.join(result.reasons)}" if result.reasons else ""))
     return "\n".join(lines)
+
+
+def _estimates(result: FitResult) -> str:
+    frame = table(result)
+    header = f"{'':12s} {'estimate':>12s} {'s.e.':>10s}   {'80% interval':^25s}   {'95% interval':^25s}"
+    lines = [header]
+    for name, row in frame.iterrows():
+        text = f"{name!s:12s} {row['estimate']:12.6g} "
+        if row["treatment"] != "fitted":
+            lines.append(f"{text}{'':>10s}   {row['treatment']}")
+            continue
+        intervals = (
+            f"[{row[f'boot{level}_lb']:11.5g},{row[f'boot{level}_ub']:11.5g} ]" for level in (80, 95)
+        )
+        lines.append(text + f"{row['se_boot']:10.4g}   " + "   ".join(intervals))
+    lines.append(_how(result))
+    return "\n".join(lines)
+
+
+def _how(result: FitResult) -> str:
+    groups = len(np.unique(result.group))
+    unit = f"{groups} runs ({result.group_name})" if result.group_name else f"{groups} points"
+    if not len(result.samples):
+        why = "there are no spare points" if result.freedom < 1 else "bootstrap=0"
+        return f"no intervals: {why}"
+    if result.resampling == "runs":
+        how = f"{len(result.samples)} bootstrap resamples of {unit}"
+    else:
+        how = f"{len(result.samples)} tables simulated with noise as large as the residuals, for {unit}"
+    return f"intervals: percentiles of {how}, widened to Student's t with {result.freedom} degrees of freedom"
+
+
+def _derived(result: FitResult) -> str:
+    lines = []
+    for name, expression in result.law.derived.items():
+        value, low, high = result.derived(expression, 0.95)
+        lines.append(
+            f"{name:12s} {value:12.6g} {'':10s}   {'':25s}   [{low:11.5g},{high:11.5g} ]   = {expression}"
+        )
+    return "\n".join(["what is quoted from it", *lines]) if lines else ""
+
+
+def _quality(result: FitResult) -> str:
+    n = len(result.residuals)
+    scale = "log residual" if result.objective.log else "residual"
+    noise = f"; noise between repeats {result.noise:.3g}" if result.noise is not None else ""
+    lines = [
+        f"starts     {result.agreeing} of {result.starts} reached the lowest objective, {result.objective_value:.10g}",
+        f"residuals  rms {scale} {result.rms:.3g}, largest {np.abs(result.residuals).max():.3g}"
+        f"; a new run scatters by {result.scatter:.3g}{noise}",
+        f"points     {n} for {len(result.free)} parameters",
+    ]
+    state = conditioning(
+        result.problem(), result.coordinates, {c: result.samples[c].to_numpy() for c in result.samples}
+    )
+    strongest = ", ".join(f"{a} {b} {r:+.3f}" for a, b, r in state.correlations[:3] if abs(r) > 0.5)
+    lines.append(f"condition  {state.condition:.3g}" + (f"; correlations {strongest}" if strongest else ""))
+    worst = np.argsort(-np.abs(result.residuals))[:3]
+    listed = ", ".join(f"{result.data.index[i]} ({-result.residuals[i]:+.3g})" for i in worst)
+    lines.append(f"farthest   rows {listed}   (measured minus law)")
+    return "\n".join(lines)
+
+
+def _data(result: FitResult) -> str:
+    lines = []
+    for name in result.law.inputs:
+        values = result.data[name].to_numpy(dtype=float)
+        source = result.columns.get(name, name)
+        read = f" from {source}" if source != name else ""
+        span = f"{format_count(values.min())} to {format_count(values.max())}"
+        if name in result.law.linear:
+            lines.append(f"{name:10s} {span}{read}")
+            continue
+        beyond = f"{format_count(values.min() / 10)} or above {format_count(values.max() * 10)}"
+        levels = len(np.unique(values))
+        lines.append(
+            f"{name:10s} {span}{read} (a factor of {values.max() / values.min():.3g}, {levels} values); "
+            f"below {beyond} is an extrapolation of more than 10 times"
+        )
+    output = result.data[result.law.output]
+    lines.append(
+        f"{result.law.output:10s} {output.min():.4g} to {output.max():.4g}  {result.law.output_meaning}"
+    )
+    lines += [f"note       {note}" for note in result.notes]
+    return "\n".join(lines)
+
+
+def _excluded(result: FitResult) -> str:
+    if not len(result.excluded):
+        return "excluded   nothing"
+    counts = result.excluded.groupby("reason", sort=False)
+    lines = [f"excluded   {len(result.excluded)} rows"]
+    for reason, rows in counts:
+        labels = ", ".join(str(i) for i in rows.index[:8]) + (" …" if len(rows) > 8 else "")
+        lines.append(f"  {reason}: {labels}")
+    return "\n".join(lines)
+
+
+def _warnings(result: FitResult) -> str:
+    lines = []
+    for w in result.warnings:
+        text = f"{w.name}: {w.meaning}."
+        if w.identified:
+            text += f" What can be relied on: {w.identified}."
+        lines.append(textwrap.fill(text, _WIDTH, initial_indent="! ", subsequent_indent="  "))
+    return "\n".join(lines)
+
+
+def html(result: FitResult) -> str:
+    """The report for a notebook: the equation, the estimates as a table, the text below. Everything is escaped."""
+    from html import escape
+
+    frame = table(result).map(lambda v: f"{v:.5g}" if isinstance(v, float) else v)
+    text = "\n\n".join((_quality(result), _data(result), _excluded(result), _warnings(result)))
+    return (
+        f"<p><b>{escape(result.law.title)}</b> \\({escape(result.law.latex)}\\)<br>"
+        f"{escape(result.objective.name)}, {escape(result.status)} {escape('; '.join(result.reasons))}</p>"
+        f"{frame.to_html(escape=True)}<p>{escape(_how(result))}</p><pre>{escape(text)}</pre>"
+    )

@@ -85,6 +85,8 @@ class Law:
     use the ones before it). `inputs` maps each input's symbol to its meaning and unit; those in `linear` may be zero
     or negative, all others must be positive. `source` names paper and equation.
 
+    `derived` names quantities that people quote from the law, as arithmetic of its parameters.
+
     A law with a `bracket` is implicit: `expression` = 0 defines the output, increasing in it between the two
     expressions of the bracket (in the parameters), which it is solved for.
     """
@@ -101,6 +103,7 @@ class Law:
     linear: frozenset[str] = frozenset()
     published: Mapping[str, Published] = field(default_factory=lambda: MappingProxyType({}))
     bracket: tuple[str, str] | None = None
+    derived: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
 
     @property

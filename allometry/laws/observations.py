@@ -40,6 +40,7 @@ class Observations:
     resampled together (0 … g-1). `frame` holds the used values under the law's symbols with the table's index;
     `excluded` the rows left out, with the column `reason`. `columns` says where each symbol came from, `notes` what
     was read otherwise than literally, `problems` what was found wrong with the values: (column, what, remedy).
+    `kept` says of each row of the table whether it is used.
     """
 
     law: Law
@@ -52,7 +53,8 @@ class Observations:
     excluded: pd.DataFrame
     columns: dict[str, str]
     notes: tuple[str, ...]
-    problems: tuple[tuple[str, str, str], ...] = ()
+    problems: tuple[tuple[str, str, str], ...]
+    kept: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.output)
@@ -113,6 +115,7 @@ def observe(
         columns={**reader.mapping, **{s: reader.source(s) for s in wanted}},
         notes=tuple(reader.notes),
         problems=tuple(problems),
+        kept=keep,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from allometry.errors import AllometryError
 from allometry.laws.law import Law
 from allometry.laws.objectives import Objective
 from allometry.laws.problem import Problem
+from allometry.laws.uncertainty import quantiles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +35,7 @@ class FitResult:
     """A fitted law. Frozen; everything that it was made from is in it.
 
     `parameters` are the estimates; `samples` (one row a bootstrap resample, one column a parameter) their
-    uncertainty; `status` is "converged", "doubtful" (read `reasons`) or "failed"; `residuals` are prediction minus
+    uncertainty, made by resampling "runs" or "noise" (`resampling`); `freedom` the runs less the parameters; `status` is "converged", "doubtful" (read `reasons`) or "failed"; `residuals` are prediction minus
     measured (of logarithms where the objective takes them), `rms` their root mean square; `noise` the standard
     deviation of repeats of the same run under other seeds, on the same scale (None without repeats).
     """
@@ -61,7 +62,8 @@ class FitResult:
     residuals: Array
     noise: float | None
     seed: int
-    coordinates: Array = field(repr=False)
+    resampling: str = "runs"
+    freedom: int = 1
     seconds: float = 0.0
 
     @property
@@ -105,30 +107,73 @@ class FitResult:
         self, points: pd.DataFrame | Mapping[str, ArrayLike], level: float = 0.95
     ) -> tuple[Array, Array]:
         """The confidence band of the law itself at some points: (low, high), each of shape (n,)."""
-        curves = self._curves(points)
-        low, high = (1 - level) / 2, (1 + level) / 2
-        return np.nanquantile(curves, low, axis=0), np.nanquantile(curves, high, axis=0)
+        return quantiles(self._curves(points), level, self.freedom)
 
     def prediction_interval(
         self, points: pd.DataFrame | Mapping[str, ArrayLike], level: float = 0.95
     ) -> tuple[Array, Array]:
-        """Where the measured output of a *new run* should lie: (low, high), each of shape (n,)."""
+        """Where the measured output of a *new run* should lie: (low, high), each of shape (n,).
+
+        The law's own uncertainty and the scatter of the residuals about it (which holds the noise between seeds).
+        """
         curves = self.objective.transform(self._curves(points))
         rng = np.random.default_rng(self.seed + 1)
-        scatter = rng.choice(self.residuals, size=curves.shape) * np.sqrt(self._inflation())
-        total = curves - scatter
-        low, high = (np.nanquantile(total, q, axis=0) for q in ((1 - level) / 2, (1 + level) / 2))
+        curves = np.repeat(curves, max(1, 2000 // len(curves)), axis=0)
+        low, high = quantiles(curves + self.scatter * rng.standard_normal(curves.shape), level, self.freedom)
         return (np.exp(low), np.exp(high)) if self.objective.log else (low, high)
 
-    def report(self, level: float = 0.95) -> str:
-        """The fit as text."""
+    @property
+    def scatter(self) -> float:
+        """Standard deviation of a new run about the law, corrected for the parameters spent on the residuals."""
+        n, p = len(self.residuals), len(self.free)
+        if n > p:
+            return self.rms * float(np.sqrt(n / (n - p)))
+        return self.noise if self.noise is not None else float("nan")
+
+    @property
+    def coordinates(self) -> Array:
+        """The estimates in the coordinates of the fit, (p,)."""
+        return self.problem().coordinates(self.parameters)
+
+    def table(self) -> pd.DataFrame:
+        """One row a parameter: estimate, standard error, 80 and 95 % bootstrap intervals, how it was treated."""
+        from allometry.laws.fit_report import table
+
+        return table(self)
+
+    def report(self) -> str:
+        """The fit as text: estimates, how sure they are, and what they rest on."""
         from allometry.laws.fit_report import render
 
         return render(self)
 
-    def _inflation(self) -> float:
-        n, p = len(self.residuals), len(self.free)
-        return n / max(n - p, 1)
+    def _repr_html_(self) -> str:
+        from allometry.laws.fit_report import html
+
+        return html(self)
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{n}={v:.4g}" for n, v in self.parameters.items())
+        return f"<FitResult {self.law.name}: {values}; {self.status}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fit as plain JSON, from which `from_dict` makes it again."""
+        from allometry.laws.fit_json import to_dict
+
+        return to_dict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> FitResult:
+        """A fit from `to_dict`'s JSON. Raises AllometryError for JSON of something else."""
+        from allometry.laws.fit_json import from_dict
+
+        return from_dict(data)
+
+    def profile(self, name: str, points: int = 41) -> pd.DataFrame:
+        """The lowest objective at fixed values of a parameter (see `profile.profile`)."""
+        from allometry.laws.profile import profile
+
+        return profile(self, name, points)
 
     def _inputs(self, frame: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
         if frame is None:
@@ -147,9 +192,7 @@ class FitResult:
         return self.law.predict(params, **inputs)
 
     def _quantiles(self, samples: Array, level: float) -> tuple[float, float]:
-        if not len(samples):
-            return float("nan"), float("nan")
-        low, high = np.nanquantile(samples, [(1 - level) / 2, (1 + level) / 2])
+        low, high = quantiles(samples, level, self.freedom)
         return float(low), float(high)
 
     def problem(self) -> Problem:

@@ -50,10 +50,13 @@ def minimise(
     objective: Objective,
     box: Box,
     *,
+    shift: Array | None = None,
     max_iterations: int = 200,
     tolerance: float = 1e-12,
 ) -> Minimum:
     """Minimise the weighted objective from each row of `start` (K, p), with `weights` of shape (n,) or (K, n).
+
+    `shift` (K, n) is added to the residuals of each member: data that differ from member to member.
 
     `tolerance` is the relative decrease that the next step promises when a member counts as converged. A start at
     which the law is not finite ends at once, not converged, with an infinite objective.
@@ -62,6 +65,7 @@ def minimise(
         _minimise_chunk(
             residuals,
             start[i : i + _CHUNK],
+            np.zeros((1, 1)) if shift is None else shift[i : i + _CHUNK],
             weights if weights.ndim == 1 else weights[i : i + _CHUNK],
             objective,
             box,
@@ -81,6 +85,7 @@ def minimise(
 def _minimise_chunk(
     residuals: Residuals,
     start: Array,
+    shift: Array,
     weights: Array,
     objective: Objective,
     box: Box,
@@ -88,17 +93,17 @@ def _minimise_chunk(
     tolerance: float,
 ) -> Minimum:
     if np.isinf(objective.threshold):
-        return _descend(residuals, start, weights, objective, box, np.inf, max_iterations, tolerance)
+        return _descend(residuals, start, shift, weights, objective, box, np.inf, max_iterations, tolerance)
     target = objective.threshold
     result: Minimum | None = None
     z = start
     for threshold in _continuation(target):
-        result = _descend(residuals, z, weights, objective, box, threshold, max_iterations, tolerance)
+        result = _descend(residuals, z, shift, weights, objective, box, threshold, max_iterations, tolerance)
         z = result.z
     if not objective.free_scale:
         assert result is not None
         return result
-    return _free_scale(residuals, z, weights, objective, box, max_iterations, tolerance)
+    return _free_scale(residuals, z, shift, weights, objective, box, max_iterations, tolerance)
 
 
 def _continuation(target: float) -> list[float]:
@@ -110,6 +115,7 @@ def _continuation(target: float) -> list[float]:
 def _free_scale(
     residuals: Residuals,
     z: Array,
+    shift: Array,
     weights: Array,
     objective: Objective,
     box: Box,
@@ -117,14 +123,14 @@ def _free_scale(
     tolerance: float,
 ) -> Minimum:
     """Alternate between the parameters at a given scale and the scale's own maximum-likelihood value."""
-    r, _ = residuals(z)
+    r = residuals(z)[0] + shift
     w = np.broadcast_to(weights, r.shape)
     scale = huber_scale(r, w, objective.threshold)
     for _ in range(3):
         threshold = objective.threshold * scale[:, None]
-        result = _descend(residuals, z, weights, objective, box, threshold, max_iterations, tolerance)
+        result = _descend(residuals, z, shift, weights, objective, box, threshold, max_iterations, tolerance)
         z = result.z
-        r, _ = residuals(z)
+        r = residuals(z)[0] + shift
         scale = huber_scale(r, w, objective.threshold)
     size = r / scale[:, None]
     likelihood = (w * (objective.loss(size, objective.threshold) + np.log(scale)[:, None])).sum(axis=1)
@@ -147,6 +153,7 @@ def huber_scale(residual: Array, weights: Array, delta: float) -> Array:
 def _descend(
     residuals: Residuals,
     start: Array,
+    shift: Array,
     weights: Array,
     objective: Objective,
     box: Box,
@@ -158,7 +165,9 @@ def _descend(
     members = len(z)
     w = np.broadcast_to(weights, (members, weights.shape[-1]))
     t = np.broadcast_to(np.asarray(threshold, dtype=float), (members, 1))
+    shift = np.broadcast_to(shift, (members, weights.shape[-1]))
     r, jacobian = residuals(z)
+    r = r + shift
     value = _value(objective, r, jacobian, w, t)
     damping = np.ones(members)
     converged = np.zeros(members, dtype=bool)
@@ -173,6 +182,7 @@ def _descend(
         done = promise <= tolerance * np.maximum(value[active], 1e-300)
         trial = np.clip(z[active] + step, box.low, box.high)
         r_new, jacobian_new = residuals(trial)
+        r_new = r_new + shift[active]
         value_new = _value(objective, r_new, jacobian_new, w[active], t[active])
         better = value_new < value[active]
         moved = active[better]

@@ -185,6 +185,8 @@ _add(
     amount("B", "B*D**beta"),
     exponent("alpha"),
     exponent("beta"),
+    derived={"a": "beta/(alpha + beta)"},
+    note="a is the exponent of the compute-optimal N in C = 6ND.",
     source="Hoffmann et al. 2022, arXiv 2203.15556, approach 3, eq. 2",
 )
 _add(

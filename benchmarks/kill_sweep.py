@@ -2,7 +2,7 @@
 
     python benchmarks/kill_sweep.py [--kills 20] [--seed 0]
 
-SIGKILL falls on workers and on the parent in turn. The sweep trains three sizes over three horizons with
+SIGKILL falls on workers and on the parent in turn. The sweep trains two sizes over three horizons with
 shared trunks, a second seed and a cosine schedule. At the end every curve and every trained parameter must
 equal those of the undisturbed sweep, bit for bit; the share of the cores' time that the undisturbed sweep
 used is printed. Exit status 1 if anything differs, or if a worker outlives its parent.
@@ -24,7 +24,7 @@ import psutil
 from allometry.env import cores
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.store import Store
-from allometry.sweeps.execute import execute
+from allometry.sweeps.execute import Event, execute
 from allometry.sweeps.sweep import Sweep
 from allometry.train.config import DataConfig, RunConfig, Schedule, TrainConfig
 
@@ -43,40 +43,50 @@ def a_run(n_layer: int, d_model: int, steps: int, schedule: Schedule = "wsd", se
 
 
 def the_sweep() -> Sweep:
-    """Eleven runs, of which six branch off a trunk."""
-    sizes = [(1, 32), (2, 32), (2, 64)]
-    runs = [a_run(n_layer, d_model, steps) for n_layer, d_model in sizes for steps in (500, 1000, 2000)]
-    runs += [a_run(2, 32, 1000, seed=1), a_run(1, 32, 1000, "cosine")]
+    """Eight runs, of which four branch off a trunk."""
+    runs = [a_run(n_layer, 32, steps) for n_layer in (1, 2) for steps in (400, 800, 1600)]
+    runs += [a_run(1, 32, 800, seed=1), a_run(1, 32, 800, "cosine")]
     return Sweep("kill", "Does a killed sweep end like an undisturbed one?", tuple(runs))
 
 
 def child(path: Path) -> None:
-    """Train the sweep in the store at `path`; the process that is killed."""
-    execute(the_sweep(), Store(path, create=True), checkpoint_every=1.0)
+    """Train the sweep in the store at `path`; the process that is killed. Says when training has begun."""
+    told = False
+
+    def tell(event: Event) -> None:
+        nonlocal told
+        if event.kind in ("progress", "done") and not told:
+            told = True
+            print("training", flush=True)
+
+    execute(the_sweep(), Store(path, create=True), checkpoint_every=0.5, on_event=tell)
 
 
 def start(path: Path) -> subprocess.Popen[bytes]:
-    """The sweep as a process of its own."""
-    return subprocess.Popen([sys.executable, __file__, "--child", str(path)])
+    """The sweep as a process of its own, when it has trained its first steps or has ended."""
+    process = subprocess.Popen([sys.executable, __file__, "--child", str(path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
 
 
 def undisturbed(path: Path) -> tuple[float, float, float]:
-    """Train without kills: seconds with workers, and the shares of the cores' time that workers used and
-    wanted.
+    """Train without kills: seconds of training, and the shares of the cores that workers used and wanted.
 
     What they wanted includes the time that other processes kept them waiting for a core.
     """
-    process = start(path)
-    watched = psutil.Process(process.pid)
-    wait_for_workers(process)
-    began = time.monotonic()
-    times: dict[int, tuple[float, float]] = {}
+    process, began = start(path), time.monotonic()
+    workers = [worker.pid for worker in psutil.Process(process.pid).children()]
+    first = last = [processor_time(pid) for pid in workers]
     while process.poll() is None:
-        times |= {worker.pid: found for worker in watched.children() if (found := processor_time(worker.pid))}
-        time.sleep(0.1)
-    seconds = time.monotonic() - began
-    used, waited = (sum(column) for column in zip(*times.values(), strict=True))
-    return seconds, used / (seconds * cores()), (used + waited) / (seconds * cores())
+        last = [processor_time(pid) or before for pid, before in zip(workers, last, strict=True)]
+        time.sleep(0.05)
+    seconds = (time.monotonic() - began) * cores()
+    ran, waited = (
+        sum(end[kind] - start[kind] for start, end in zip(first, last, strict=True) if start and end)
+        for kind in (0, 1)
+    )
+    return seconds / cores(), ran / seconds, (ran + waited) / seconds
 
 
 def processor_time(pid: int) -> tuple[float, float] | None:
@@ -88,22 +98,12 @@ def processor_time(pid: int) -> tuple[float, float] | None:
     return int(ran) / 1e9, int(waited) / 1e9
 
 
-def wait_for_workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The workers of a sweep, as soon as it has any; none if it ends before."""
-    while process.poll() is None:
-        if children := psutil.Process(process.pid).children():
-            return children
-        time.sleep(0.05)
-    return []
-
-
 def disturbed(path: Path, kills: int, seconds: float, chance: random.Random) -> tuple[int, int, int]:
     """Train with kills; how many hit the parent and workers, and how many workers outlived their parent."""
     parents = workers = orphans = 0
     process = start(path)
     while parents + workers < kills and missing(path):
-        wait_for_workers(process)
-        time.sleep(chance.uniform(0.1, 2 * seconds / kills))
+        time.sleep(chance.uniform(0, 2 * seconds / kills))
         if process.poll() is not None:  # a run was given up after too many deaths: the same command goes on
             process = start(path)
             continue
@@ -156,9 +156,9 @@ def main() -> None:
         return
     folder = Path(tempfile.mkdtemp(prefix="kill-sweep-"))
     try:
-        seconds, busy = undisturbed(folder / "calm")
+        seconds, used, wanted = undisturbed(folder / "calm")
         print(
-            f"undisturbed: {seconds:.1f} s, {busy:.0%} of {cores()} cores used from start to end", flush=True
+            f"undisturbed: {seconds:.1f} s; workers used {used:.0%} of {cores()} cores, wanted {wanted:.0%}"
         )
         chance = random.Random(options.seed)
         parents, workers, orphans = disturbed(folder / "storm", options.kills, seconds, chance)

@@ -1,0 +1,197 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import run_bytes
+
+from allometry.errors import AllometryError
+from allometry.runs.lock import exclusive
+from allometry.runs.store import Store
+from allometry.sweeps.execute import Event, Summary, execute
+from allometry.sweeps.local import LocalPool
+from allometry.sweeps.survey import survey
+from allometry.sweeps.sweep import Sweep
+from allometry.train.config import RunConfig
+
+
+class Watcher:
+    """Remembers events, and may do something at one."""
+
+    def __init__(self, act=None):
+        self.events: list[Event] = []
+        self.act = act or (lambda event: None)
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        self.act(event)
+
+    def of(self, kind: str) -> list[str]:
+        return [event.run.id for event in self.events if event.kind == kind and event.run]
+
+
+def train(runs, store: Store, pool: LocalPool | None = None, act=None, **options) -> tuple[Summary, Watcher]:
+    watcher = Watcher(act)
+    options = options or {"workers": 2}
+    summary = execute(Sweep("s", "?", tuple(runs)), store, pool=pool, on_event=watcher, **options)
+    return summary, watcher
+
+
+@pytest.fixture(scope="module")
+def family(make_run) -> list[RunConfig]:
+    """Three horizons of one run, and one with another schedule."""
+    return [make_run(40), make_run(20), make_run(10), make_run(10, schedule="cosine")]
+
+
+@pytest.fixture(scope="module")
+def alone(family, pool, tmp_path_factory) -> Store:
+    """A store in which each run was trained by itself."""
+    store = Store(tmp_path_factory.mktemp("alone") / "runs", create=True)
+    for run in family:
+        train([run], store, pool)
+    return store
+
+
+def test_branched_runs_equal_runs_trained_alone(family, alone: Store, store: Store, pool: LocalPool):
+    summary, watcher = train(family, store, pool)
+    assert set(summary.done) == {run.id for run in family}
+    starts = {event.run.id: event.step for event in watcher.events if event.kind == "start" and event.run}
+    assert starts[family[1].id] == family[1].train.decay_start > 0
+    assert starts[family[2].id] == family[2].train.decay_start > 0
+    for run in family:
+        assert run_bytes(store, run) == run_bytes(alone, run)
+    assert not list(store.path.glob("*/checkpoints/branch-*"))
+    assert not list(store.path.glob("**/*.tmp"))
+
+
+def test_the_same_call_does_nothing_twice(family, alone: Store, pool: LocalPool):
+    summary, watcher = train(family, alone, pool)
+    assert set(summary.skipped) == {run.id for run in family}
+    assert summary.done == ()
+    assert [event.text for event in watcher.events] == ["4 done"]
+
+
+def test_a_failure_is_a_result_and_is_tried_again(make_run, store: Store, pool: LocalPool):
+    good = make_run(10)
+    missing = good.data.replace(corpus=f"files:{store.path}/nowhere")
+    bad = RunConfig(model=good.model, data=missing, train=good.train, engine="reference")
+    summary, watcher = train([bad, good], store, pool)
+    assert summary.done == (good.id,)
+    assert "nowhere" in summary.failed[bad.id]
+    assert watcher.of("failed") == [bad.id]
+    assert store.status(bad.id) == "failed"
+    assert survey([bad, good], store).sentence == "1 done, 1 failed before and will be tried again"
+    assert train([bad, good], store, pool)[0].failed.keys() == {bad.id}
+    corpus = store.path / "nowhere"
+    corpus.mkdir()
+    for number in range(30):
+        (corpus / f"{number}.txt").write_text(
+            f"the number {number} and some more words of no great weight " * 9
+        )
+    summary, _ = train([bad, good], store, pool)
+    assert summary.done == (bad.id,)
+    assert not (store.directory(bad.id) / "error.txt").exists()
+
+
+def kill_busiest(pool: LocalPool) -> None:
+    busiest = max(pool.pids, key=lambda pid: sum(psutil.Process(pid).cpu_times()[:2]))
+    os.kill(busiest, signal.SIGKILL)
+
+
+def test_a_killed_worker_costs_nothing(make_run, store: Store, alone: Store, family):
+    killed = []
+    with LocalPool(1) as pool:
+
+        def kill(event: Event) -> None:
+            if event.kind == "progress" and not killed:
+                killed.append(event.step)
+                kill_busiest(pool)
+
+        summary, watcher = train([family[0]], store, pool, kill, checkpoint_every=0.01)
+    assert killed
+    assert watcher.of("retry") == [family[0].id]
+    assert summary.done == (family[0].id,)
+    assert run_bytes(store, family[0]) == run_bytes(alone, family[0])
+
+
+def test_a_run_whose_worker_keeps_dying_fails(make_run, store: Store, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("allometry.sweeps.execute.DEATHS_ALLOWED", 1)
+    long = make_run(20_000)
+    with LocalPool(1) as pool:
+        kill = lambda event: kill_busiest(pool) if event.kind == "progress" else None  # noqa: E731
+        summary, watcher = train([long], store, pool, kill)
+    assert "memory" in summary.failed[long.id]
+    assert len(watcher.of("retry")) == 1
+    assert store.status(long.id) == "failed"
+
+
+def test_one_writer_per_store(make_run, store: Store, pool: LocalPool):
+    with exclusive(store.path), pytest.raises(AllometryError, match=f"process {os.getpid()} is writing"):
+        train([make_run(10)], store, pool)
+
+
+def test_a_full_disk_stops_the_sweep_and_loses_nothing(make_run, store: Store):
+    run, other = make_run(10), make_run(12, seed=1)
+    store.directory(run.id).mkdir()
+    log = store.directory(run.id) / "log.txt"
+    log.symlink_to("/dev/full")
+    with pytest.raises(AllometryError, match="disk is full") as caught:
+        train([run, other], store, workers=1)
+    assert "same command" in str(caught.value)
+    log.unlink()
+    summary, _ = train([run, other], store, workers=1)
+    assert {*summary.done, *summary.skipped} == {run.id, other.id}
+
+
+def test_a_damaged_result_is_made_again(make_run, store: Store, pool: LocalPool):
+    run = make_run(10)
+    train([run], store, pool)
+    result = store.directory(run.id) / "result.json"
+    before = json.loads(result.read_text())["loss"]
+    result.write_text(result.read_text()[:40])
+    assert store.status(run.id) == "partial"
+    _, watcher = train([run], store, pool)
+    assert "set aside" in watcher.events[0].text
+    assert json.loads(result.read_text())["loss"] == before
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from allometry.runs.store import Store
+from allometry.sweeps.execute import execute
+from allometry.sweeps.sweep import Sweep
+from allometry.train.config import RunConfig
+runs = tuple(RunConfig.model_validate_json(line) for line in open(sys.argv[1] + "/todo"))
+def tell(event):
+    if event.kind == "progress":
+        print(event.step, flush=True)
+store = Store(sys.argv[1], create=True)
+execute(Sweep("s", "?", runs), store, workers=1, on_event=tell, checkpoint_every=0.1)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_parent_leaves_nothing_running(make_run, store: Store, how: signal.Signals):
+    run = make_run(20_000)
+    (store.path / "todo").write_text(run.model_dump_json() + "\n")
+    arguments = [sys.executable, "-c", SCRIPT, str(store.path), str(Path(__file__).parents[2])]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
+        assert parent.stdout is not None
+        while int(parent.stdout.readline()) < 20:
+            pass
+        workers = psutil.Process(parent.pid).children()
+        assert workers
+        began = time.monotonic()
+        parent.send_signal(how)
+        parent.wait(timeout=30)
+        assert psutil.wait_procs(workers, timeout=5)[1] == []
+        assert time.monotonic() - began < 10
+    found = survey([run], store)
+    assert found.resumes[run.id] > 0
+    assert found.sentence.startswith("1 resumes at step ")

@@ -25,12 +25,14 @@ def members(archive: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
                 if fnmatchcase(name, pattern):
                     yield name, wheel.read(name)
     else:
+        # In the archive's own order, and sorted after: to go back in a compressed stream is to start again.
+        found = {}
         with tarfile.open(archive) as tar:
-            for member in sorted(tar.getmembers(), key=lambda member: member.name):
-                if member.isfile() and fnmatchcase(member.name, pattern):
-                    file = tar.extractfile(member)
-                    assert file is not None
-                    yield member.name, file.read()
+            for member in tar:
+                file = tar.extractfile(member) if fnmatchcase(member.name, pattern) else None
+                if file is not None:
+                    found[member.name] = file.read()
+        yield from sorted(found.items())
 
 
 def plain_texts(archive: Path, pattern: str) -> Iterator[Document]:

@@ -91,11 +91,11 @@ def read_webtext(folder: str, *, column: str = "text") -> Iterator[Document]:
 
 
 def webtext_shards(folder: str) -> dict[Split, list[Path]]:
-    """The shards of a folder by split, by name. Raises AllometryError unless both splits have some."""
+    """The shards of a folder by split, test first. Raises AllometryError unless both splits have some."""
     root = Path(folder).expanduser()
     shards: dict[Split, list[Path]] = {
-        "train": sorted(root.rglob("train-*.parquet")),
-        "test": sorted(root.rglob("test-*.parquet")),
+        "test": sorted(root.glob("test-*.parquet")),
+        "train": sorted(root.glob("train-*.parquet")),
     }
     for split, paths in shards.items():
         if not paths:

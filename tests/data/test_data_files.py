@@ -139,6 +139,8 @@ def test_the_splits_of_web_text_are_honoured(tmp_path: Path) -> None:
     assert (tokens.manifest.train_documents, tokens.manifest.test_documents) == (50, 10)
     assert tokens.manifest.split == "as the corpus gives it"
     assert bytes(tokens.test[:8].astype("uint8")) == b"page 50:"
+    limited = prepare(f"webtext:{tmp_path},docs=20", "bytes", cache=tmp_path / "cache").manifest
+    assert (limited.train_documents, limited.test_documents) == (20, 10)
 
 
 def test_web_text_without_a_split_or_folder_is_refused(tmp_path: Path) -> None:
@@ -146,5 +148,6 @@ def test_web_text_without_a_split_or_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "test-00000.parquet").unlink()
     with pytest.raises(AllometryError, match=r"has no test-\*\.parquet"):
         resolve(f"webtext:{tmp_path}")
-    with pytest.raises(AllometryError, match=r"has no train-\*\.parquet"):
+    with pytest.raises(AllometryError, match=r"has no test-\*\.parquet") as caught:
         resolve(f"webtext:{tmp_path}/nowhere")
+    assert "allometry webtext" in (caught.value.hint or "")

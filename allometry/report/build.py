@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import vl_convert
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from allometry.env import cache_dir
+from allometry.errors import AllometryError
 from allometry.figures import theme
 from allometry.report import format as fmt
 from allometry.report.constants import strip
@@ -73,15 +78,21 @@ def _evidence(item: Figure | Table, name: str) -> dict[str, Any]:
     common = {"id": name, "title": item.title, "caption": fmt.inline(item.caption), "table": table}
     if isinstance(item, Table):
         return {**common, "kind": "table"}
-    spec = theme.specification(item)
+    spec = _rounded(theme.specification(item))
     spec["description"] = f"{item.title}. {item.caption}"
-    spec["datasets"] = {key: _rounded(rows) for key, rows in spec.get("datasets", {}).items()}
     return {**common, "kind": "figure", "spec": fmt.script_json(spec)}
 
 
-def _rounded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with six digits to a number: more than a screen can show, half the size."""
-    return [{k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+def _rounded(value: Any) -> Any:
+    """A specification with six digits to a number: more than a screen can show, in half the size.
+
+    All of it, since colours are looked up by exact values: those in the data and those in a scale's domain must agree.
+    """
+    if isinstance(value, float) and math.isfinite(value):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value
 
 
 def _table_of(frame: pd.DataFrame | None, name: str, limit: int | None = ROWS_SHOWN) -> dict[str, Any] | None:
@@ -167,12 +178,21 @@ _GLOBALS = "window.vegaEmbed = vegaEmbed;"
 
 @cache
 def _runtime() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script: once for all charts of a page."""
-    import vl_convert
+    """Vega, Vega-Lite and Vega-Embed as one script: once for all charts of a page.
 
-    return str(vl_convert.javascript_bundle(_GLOBALS, vl_version=theme.vegalite())).replace(
-        "</script", r"<\/script"
-    )
+    Bundling takes seconds, so the script is kept in the cache folder, under the versions that it was made by.
+    """
+    kept: Path | None = None
+    with suppress(AllometryError):  # no cache folder: it only saves time
+        kept = cache_dir("report") / f"vega-{vl_convert.__version__}-{theme.vegalite()}.js"
+        if kept.is_file() and kept.stat().st_size > 100_000:
+            return kept.read_text(encoding="utf-8")
+    script = str(vl_convert.javascript_bundle(_GLOBALS, vl_version=theme.vegalite()))
+    script = script.replace("</script", r"<\/script")
+    if kept is not None:
+        with suppress(AllometryError):
+            theme.write_atomically(kept, script.encode())
+    return script
 
 
 @cache

@@ -89,8 +89,9 @@
   // Plots above each other have a width in pixels: stretch them to the box, less what axes and legends take.
   async function fill(chart) {
     const { view, vgSpec } = chart.result;
-    const signals = (vgSpec.signals || []).map((signal) => signal.name).filter((name) => /^(childWidth|concat_\d+_width)$/.test(name));
-    if (!signals.length) return;
+    if (!chart.spec.vconcat) return;
+    const own = (vgSpec.signals || []).map((signal) => signal.name).filter((name) => /^(childWidth|concat_\d+_width)$/.test(name));
+    const signals = own.length ? own : ["width"]; // plots of one width share one signal
     const drawn = chart.box.querySelector("svg")?.getBoundingClientRect().width || 0;
     const rest = drawn - view.signal(signals[0]);
     const target = Math.max(120, Math.floor(chart.box.clientWidth - rest - 2));

@@ -1,0 +1,197 @@
+"""The report: everything in it, nothing loaded from outside, hostile text harmless, and it runs in a browser."""
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from allometry import figures
+from allometry.errors import AllometryError
+from allometry.report.build import build, write
+from allometry.report.content import Analysis, Constant, Section, Table
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u2028\u2029<!--'\"&{{7*7}}"
+
+
+@pytest.fixture(scope="module")
+def analysis(planted_runs: pd.DataFrame, planted_curves: pd.DataFrame) -> Analysis:
+    runs = planted_runs.copy()
+    runs.loc[0, "run"] = HOSTILE
+    curves = planted_curves.replace({"run": {planted_runs.loc[0, "run"]: HOSTILE}})
+    fitted = pd.DataFrame({"parameter": ["alpha_N"], "estimate": [0.0812], "low95": [0.0741]})
+    return Analysis(
+        study="quickstart",
+        question=f"Does it follow a power law? {HOSTILE}",
+        answer="Yes: *L* falls as **N** to the −0.081 on `sotu`.",
+        command=f"allometry run quickstart --note '{HOSTILE}'",
+        sections=(
+            Section(title="Curves", text="One `code` word.\n\nA second paragraph.",
+                    evidence=(figures.learning_curves(curves, runs), figures.power_law(runs))),
+            Section(title=HOSTILE, text=HOSTILE,
+                    evidence=(Table(name=HOSTILE, title=HOSTILE, caption=HOSTILE, frame=fitted),
+                              figures.predictions(runs.assign(predicted=runs["loss"], measured=runs["loss"])))),
+        ),
+        constants=(
+            Constant(name="Exponent of L(N)", symbol="alpha_N", published={HOSTILE: 0.076}, ours=0.08123, low=0.0741,
+                     high=0.0889, level=0.95, verdict="agrees", why=HOSTILE),
+        ),
+        warnings=(HOSTILE,),
+        excluded=pd.DataFrame({"run": [HOSTILE], "reason": ["diverged"]}),
+        runs=runs,
+        environment={"machine": {"cores": 2, HOSTILE: HOSTILE}, "flags": ["avx2", "fma"], "git": None},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def page(analysis: Analysis) -> str:
+    return build(analysis)
+
+
+class Reader(HTMLParser):
+    """Tags with attributes, script contents by type, and the text that a reader sees."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[tuple[str | None, str]] = []
+        self.text = ""
+        self.inside: str | None = None
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.inside = tag
+        if tag == "script":
+            self.scripts.append((dict(attrs).get("type"), ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = None
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "script":
+            kind, before = self.scripts[-1]
+            self.scripts[-1] = kind, before + data
+        elif self.inside != "style":
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def read(page: str) -> Reader:
+    return Reader(page)
+
+
+def test_every_part_is_there(read: Reader) -> None:
+    ids = {attributes["id"] for _, attributes in read.tags if "id" in attributes}
+    expected = {"answer", "constants", "warnings", "s1-curves", "excluded", "runs", "environment", "again",
+                "learning-curves", "loss-against-n", "all-runs", "predicted-and-measured"}  # fmt: skip
+    assert expected <= ids
+    for text in ("0.081 [0.074, 0.089]", "agrees", "0.076", "diverged", "avx2, fma", "machine.cores"):
+        assert text in read.text
+
+
+def test_ids_are_unique_and_the_contents_lead_to_them(read: Reader) -> None:
+    ids = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [a["href"] for tag, a in read.tags if tag == "a" and a.get("href")]
+    assert links
+    assert all(link is not None and link[0] == "#" and link[1:] in ids for link in links)
+
+
+def test_nothing_is_loaded_from_outside(read: Reader, page: str) -> None:
+    assert not {"link", "iframe", "object", "embed", "img", "base"} & {tag for tag, _ in read.tags}
+    for _, attributes in read.tags:
+        assert "src" not in attributes
+        assert not any(name.startswith("on") for name in attributes)
+    outside = page
+    for _, script in read.scripts:
+        if len(script) > 500_000:  # Vega's own: namespaces and the name of its editor, never loaded
+            outside = outside.replace(script, "")
+    addresses = set(re.findall(r"https?://[^\s\"'<>\\]+", outside))
+    assert all(a.startswith("https://vega.github.io/schema/") for a in addresses), addresses
+    assert any(str(a.get("content")).startswith("default-src 'none';") for _, a in read.tags)
+    assert "@import" not in page
+
+
+def test_one_runtime_and_only_our_scripts_may_run(read: Reader) -> None:
+    running = [script for kind, script in read.scripts if kind is None]
+    assert len(running) == 2
+    assert len(running[0]) > 500_000 > len(running[1])
+    policy = next(a["content"] for tag, a in read.tags if tag == "meta" and a.get("http-equiv"))
+    for script in running:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in str(policy)
+
+
+def test_hostile_text_is_text(read: Reader) -> None:
+    assert "alert(1)" in read.text
+    assert "{{7*7}}" in read.text
+    assert not [a for _, a in read.tags if "onerror" in a]
+    assert "alert(" not in "".join(script for kind, script in read.scripts if kind is None)
+
+
+def test_embedded_data_survives_and_cannot_leave_its_element(read: Reader, analysis: Analysis) -> None:
+    blocks = [script for kind, script in read.scripts if kind == "application/json"]
+    assert not [block for block in blocks if re.search("[<>\u2028\u2029]", block)]
+    values: list[Any] = [json.loads(block) for block in blocks]
+    tables = [value for value in values if isinstance(value, str)]
+    assert any(HOSTILE in table.replace('""', '"') for table in tables)
+    specs = [value for value in values if isinstance(value, dict) and "$schema" in value]
+    assert len(specs) == 3
+    assert all(spec["description"] for spec in specs)
+    rows = [row for spec in specs for data in spec["datasets"].values() for row in data]
+    assert any(row.get("run") == HOSTILE for row in rows)
+
+
+def test_colours_agree_between_data_and_scale(planted_runs: pd.DataFrame) -> None:
+    """Numbers are shortened in the page; a colour is found only if data and scale are shortened alike."""
+    odd = planted_runs.assign(C=planted_runs["N"] * 3.141592653589793e7)
+    section = Section(title="t", text="", evidence=(figures.isoflop(odd),))
+    page = build(Analysis(study="s", question="q", answer="a", command="c", sections=(section,)))
+    specs = [json.loads(text) for kind, text in Reader(page).scripts if kind and "$schema" in text]
+    (spec,) = specs
+    domain = set(spec["layer"][0]["encoding"]["color"]["scale"]["domain"])
+    assert {row["C"] for data in spec["datasets"].values() for row in data} == domain
+
+
+def test_size_and_emptiness(page: str) -> None:
+    assert len(page.encode()) < 2_500_000
+    bare = build(Analysis(study="s", question="q", answer="a", command="c", sections=()))
+    read = Reader(bare)
+    assert "Make it again" in read.text
+    assert "Paper beside ours" not in read.text
+    assert "Excluded runs" not in read.text
+
+
+def test_it_is_written_whole(analysis: Analysis, tmp_path: Path) -> None:
+    path = write(analysis, tmp_path / "deep" / "report.html")
+    assert path.read_text(encoding="utf-8").rstrip().endswith("</html>")
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+    with pytest.raises(AllometryError, match="cannot write"):
+        write(analysis, path / "below-a-file.html")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_a_browser_draws_every_chart_without_a_word(analysis: Analysis, tmp_path: Path, mode: str) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium here")
+    path = write(analysis, tmp_path / "report.html")
+    command = [
+        browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--window-size=390,900",
+        "--virtual-time-budget=8000", "--dump-dom", f"{path.as_uri()}#{mode}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=True)
+    assert "CONSOLE" not in done.stderr, done.stderr
+    assert 'data-drawn="3"' in done.stdout
+    assert f"only {mode}" in done.stdout

@@ -1,0 +1,85 @@
+"""Numbers, intervals and markup as a report writes them."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from allometry.report import format as fmt
+from allometry.report.constants import strip
+from allometry.report.content import Constant
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (12288, "12,288"), (np.int64(7), "7"), (0.0812345, "0.08123"), (1.5, "1.500"), (2.0, "2"), (-0.25, "−0.2500"),
+        (1.234567e13, "1.235e13"), (5e-5, "5e−5"), (0.0, "0"), (math.nan, "–"), (None, "–"), (pd.NaT, "–"),
+        (math.inf, "∞"), (True, "yes"), (np.bool_(False), "no"), ("a<b", "a<b"), (10**15, "1e15"), ([1, 2], "[1, 2]"),
+    ],
+)  # fmt: skip
+def test_numbers(value: object, text: str) -> None:
+    assert fmt.number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ((0.08123, 0.0741, 0.0889), "0.081 [0.074, 0.089]"),
+        ((0.55, 0.41, 0.71), "0.55 [0.41, 0.71]"),
+        ((1.3e9, 4.1e8, 5.2e9), "1.3e9 [4.1e8, 5.2e9]"),
+        ((-0.5, -0.6, -0.4), "−0.50 [−0.60, −0.40]"),
+        ((0.5, math.nan, math.nan), "0.5000"),
+        ((123.4, 100.2, 160.9), "123 [100, 161]"),
+    ],
+)
+def test_intervals_have_the_digits_that_they_support(numbers: tuple[float, float, float], text: str) -> None:
+    assert fmt.interval(*numbers) == text
+
+
+@settings(max_examples=50, derandomize=True)
+@given(st.floats(1e-3, 1e5), st.floats(1e-3, 0.5))
+def test_an_interval_is_never_shown_as_empty(value: float, width: float) -> None:
+    text = fmt.interval(value, value * (1 - width), value * (1 + width))
+    low, high = text.split("[")[1].rstrip("]").split(", ")
+    assert low != high
+
+
+def test_markup_is_small_and_everything_else_is_escaped() -> None:
+    assert fmt.inline("`a*b*<` *em* **st** 2*3*4 <b>") == (
+        "<code>a*b*&lt;</code> <em>em</em> <strong>st</strong> 2*3*4 &lt;b&gt;"
+    )
+    assert fmt.paragraphs("one\n\ntwo & three") == "<p>one</p>\n<p>two &amp; three</p>"
+
+
+@settings(max_examples=50, derandomize=True)
+@given(st.text(max_size=40))
+def test_any_text_survives_a_script_element(text: str) -> None:
+    embedded = fmt.script_json({"text": text, "nan": math.nan})
+    assert "<" not in embedded
+    assert json.loads(embedded) == {"text": text, "nan": None}
+
+
+def constant(**changes: float) -> Constant:
+    values = {"ours": 0.08, "low": 0.07, "high": 0.09} | changes
+    return Constant(
+        name="x", symbol="x", published={"p<": 0.076}, level=0.95, verdict="agrees", why="", **values
+    )
+
+
+def test_the_strip_shows_ours_and_theirs_in_order() -> None:
+    drawing = str(strip(constant()))
+    assert "p&lt;: 0.076" in drawing
+    assert drawing.count("strip-paper") == 1
+    assert drawing.count("strip-bar") == 1
+    assert str(strip(constant(ours=math.nan))) == ""
+    assert "strip-bar" not in str(strip(constant(low=math.nan)))
+
+
+@pytest.mark.parametrize(("text", "name"), [("L(N, D)!", "l-n-d"), ("<>", "untitled"), ("Été 2", "t-2")])
+def test_identifiers(text: str, name: str) -> None:
+    assert fmt.identifier(text) == name

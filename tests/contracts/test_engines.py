@@ -1,0 +1,177 @@
+"""What every engine must do: one interface, one set of equations, the same numbers every time."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from allometry.models.transformer import TransformerConfig
+from allometry.train.config import RunConfig, TrainConfig
+from allometry.train.engines.base import ADAM_EPS, CLIP_EPS, Engine, decays
+from allometry.train.engines.fast import FastEngine
+from allometry.train.engines.reference import ReferenceEngine
+from allometry.train.engines.select import engine_class
+
+SHAPES = [
+    {"n_layer": 2, "d_model": 32, "n_ctx": 24, "n_vocab": 61},
+    {"n_layer": 1, "d_model": 24, "n_ctx": 17, "n_vocab": 300, "bias": True},
+    {"n_layer": 3, "d_model": 48, "n_head": 2, "d_ff": 72, "n_ctx": 9, "n_vocab": 128},
+]
+
+
+def run(shape: dict[str, object] | None = None, **train: object) -> RunConfig:
+    model = TransformerConfig(**(shape or SHAPES[0]))
+    recipe = {"tokens": 4000, "batch_tokens": 4 * model.n_ctx, "lr": 0.01, "seed": 1, **train}
+    return RunConfig(model=model, train=TrainConfig(**recipe))
+
+
+def batch(config: RunConfig, seed: int = 0) -> np.ndarray:
+    shape = (config.train.batch_tokens // config.model.n_ctx, config.model.n_ctx + 1)
+    return np.random.default_rng(seed).integers(0, config.model.n_vocab // 2, shape)
+
+
+def autograd(config: RunConfig, tokens: np.ndarray) -> tuple[float, dict[str, np.ndarray], np.ndarray]:
+    """Mean loss, gradients and losses of each token, in float64."""
+    model = config.model.build(config.train.seed).double()
+    ids = torch.from_numpy(tokens)
+    losses = F.cross_entropy(model(ids[:, :-1]).transpose(1, 2), ids[:, 1:], reduction="none")
+    losses.mean().backward()
+    gradients = {name: p.grad.numpy() for name, p in model.named_parameters()}
+    return float(losses.mean().detach()), gradients, losses.detach().numpy()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(params=["reference", "fast", "native"])
+def engine(request: pytest.FixtureRequest) -> type[Engine]:
+    found = engine_class(request.param)
+    if lack := found.lacks(run()):
+        pytest.skip(lack)
+    return found
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_equal_float64_autograd(engine: type[Engine], shape: dict[str, object]) -> None:
+    """Without clipping Adam's first moment after one step is (1 - beta1) times the gradient."""
+    config = run(shape, clip=None)
+    tokens = batch(config)
+    loss, gradients, _ = autograd(config, tokens)
+    trained = engine(config)
+    result, state = trained.step(tokens, lr=0.0, step=1), trained.state()
+    assert result.loss == pytest.approx(loss, rel=1e-6)
+    assert result.grad_norm == pytest.approx(
+        math.sqrt(sum((g**2).sum() for g in gradients.values())), rel=1e-5
+    )
+    for name, expected in gradients.items():
+        found = state[f"adam_m/{name}"] / (1 - config.train.beta1)
+        assert np.linalg.norm(found - expected) < 1e-5 * max(np.linalg.norm(expected), 1e-3), name
+
+
+@pytest.mark.parametrize("clip", [None, 0.1])
+def test_an_update_is_adamw_as_written(engine: type[Engine], clip: float | None) -> None:
+    """The equations of `Engine.step`, in float64 from the engine's own state at step 2."""
+    config = run(clip=clip, weight_decay=0.3)
+    trained = engine(config)
+    trained.step(batch(config), lr=0.01, step=1)
+    before = trained.state()
+    norm = trained.step(batch(config, seed=1), lr=0.02, step=2).grad_norm
+    after, train = trained.state(), config.train
+    for key in [key.removeprefix("params/") for key in before if key.startswith("params/")]:
+        m, v, p = (before[f"{kind}/{key}"].astype(np.float64) for kind in ("adam_m", "adam_v", "params"))
+        g = (after[f"adam_m/{key}"] - train.beta1 * m) / (1 - train.beta1)
+        v = train.beta2 * v + (1 - train.beta2) * g**2
+        assert np.allclose(after[f"adam_v/{key}"], v, rtol=1e-3, atol=1e-10), key
+        m, v = after[f"adam_m/{key}"].astype(np.float64), after[f"adam_v/{key}"].astype(np.float64)
+        p *= 1 - 0.02 * train.weight_decay * decays(key, p.shape)
+        p -= 0.02 * (m / (1 - train.beta1**2)) / (np.sqrt(v / (1 - train.beta2**2)) + ADAM_EPS)
+        assert np.allclose(after[f"params/{key}"], p, rtol=1e-4, atol=1e-6), key
+    assert clip is None or norm > clip
+
+
+def test_clipping_shrinks_the_gradient_to_the_threshold(engine: type[Engine]) -> None:
+    free, clipped = engine(run(clip=None)), engine(run(clip=0.05))
+    norm = free.step(batch(run()), lr=0.0, step=1).grad_norm
+    assert clipped.step(batch(run()), lr=0.0, step=1).grad_norm == pytest.approx(norm, rel=1e-6)
+    a, b = free.state()["adam_m/embed.weight"], clipped.state()["adam_m/embed.weight"]
+    assert np.allclose(a * (0.05 / (norm + CLIP_EPS)), b, rtol=1e-4, atol=1e-9)
+
+
+def test_losses_of_each_token(engine: type[Engine]) -> None:
+    config = run(SHAPES[1])
+    tokens = batch(config)
+    found = engine(config).losses(tokens)
+    assert found.shape == (4, config.model.n_ctx)
+    assert found.dtype == np.float32
+    assert np.allclose(found, autograd(config, tokens)[2], atol=1e-5)
+
+
+def test_trains_as_the_reference_does(engine: type[Engine]) -> None:
+    config = run(clip=0.5)
+    ours, theirs = engine(config), ReferenceEngine(config)
+    for step in range(1, 31):
+        tokens = batch(config, seed=step % 5)
+        a, b = ours.step(tokens, lr=0.01, step=step), theirs.step(tokens, lr=0.01, step=step)
+        assert a.loss == pytest.approx(b.loss, rel=2e-4)
+    assert ours.losses(batch(config)).mean() == pytest.approx(theirs.losses(batch(config)).mean(), rel=1e-3)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_same_bits_every_time_and_through_a_state(engine: type[Engine], dropout: float) -> None:
+    config = run({**SHAPES[0], "dropout": dropout})
+    one, two = engine(config), engine(config)
+    for step in range(1, 7):
+        if step == 4:  # the second run stops here and another process goes on
+            state = two.state()
+            two = engine(config)
+            two.load_state(state)
+        torch.manual_seed(step)  # the global generator must not matter
+        a = one.step(batch(config, seed=step), lr=0.01, step=step)
+        assert two.step(batch(config, seed=step), lr=0.01, step=step) == a
+    last, again = one.state(), two.state()
+    assert last.keys() == again.keys()
+    assert all(np.array_equal(last[key], again[key]) for key in last)
+
+
+def test_state_is_a_copy_and_passes_between_engines(engine: type[Engine]) -> None:
+    config = run(SHAPES[1])
+    theirs = ReferenceEngine(config)
+    theirs.step(batch(config), lr=0.01, step=1)
+    state = theirs.state()
+    ours = engine(config)
+    ours.load_state(state)
+    taken = ours.state()
+    assert taken.keys() == state.keys()
+    assert all(
+        np.array_equal(taken[key], state[key]) and taken[key].shape == state[key].shape for key in state
+    )
+    kept = taken["params/embed.weight"].copy()
+    a, b = ours.step(batch(config), lr=0.01, step=2), theirs.step(batch(config), lr=0.01, step=2)
+    assert a.loss == pytest.approx(b.loss, rel=1e-5)
+    assert np.array_equal(taken["params/embed.weight"], kept)
+
+
+def test_begins_with_the_models_own_parameters(engine: type[Engine]) -> None:
+    config = run()
+    state = engine(config).state()
+    for name, tensor in config.model.build(config.train.seed).state_dict().items():
+        assert np.array_equal(state[f"params/{name}"], tensor.numpy())
+        assert not state[f"adam_m/{name}"].any()
+
+
+def test_bf16_products_stay_near_fp32() -> None:
+    """Where the fast engine uses bf16, its gradients are within 2 % of fp32's and it learns alike."""
+    config = run({**SHAPES[0], "d_model": 64}, clip=None)
+    half, whole = FastEngine(config, precision=torch.bfloat16), FastEngine(config, precision=torch.float32)
+    for trained in (half, whole):
+        trained.step(batch(config), lr=0.0, step=1)
+    a, b = half.state(), whole.state()
+    difference = sum(np.sum((a[key] - b[key]) ** 2) for key in a if key.startswith("adam_m"))
+    assert difference < 0.02**2 * sum(np.sum(b[key] ** 2) for key in b if key.startswith("adam_m"))
+    for step in range(2, 22):
+        x, y = (trained.step(batch(config), lr=0.01, step=step) for trained in (half, whole))
+    assert x.loss == pytest.approx(y.loss, abs=0.05)

@@ -50,9 +50,12 @@ class Worker:
         os._exit(1)  # the parent is gone: nobody is left to report to
 
     def report(self, kind: str, **fields: Any) -> None:
-        """Send one report to the parent."""
-        self._reports.write(json.dumps({"is": kind, **fields}) + "\n")
-        self._reports.flush()
+        """Send one report to the parent; if it is gone, so is the worker, and no run counts as failed."""
+        try:
+            self._reports.write(json.dumps({"is": kind, **fields}) + "\n")
+            self._reports.flush()
+        except OSError:
+            os._exit(1)
 
     def run(self) -> None:
         """Serve orders until told to stop."""

@@ -1,0 +1,205 @@
+"""How fast each engine trains, against loops that people would use instead. One command, one table:
+
+    python benchmarks/train.py --quick
+
+Every contender trains the same shapes on the same tokens with AdamW and clipping; they take turns within one
+run, so that a busy machine slows all of them alike, and the table compares medians. On one thread the clock is
+the process's CPU time, which does not run while other processes have the core; on more it is the wall's. "of
+peak" is the model's FLOPs per second over what PyTorch's own 1024^3 fp32 matrix product reached in the same run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from train_peers import Clock, missing_for_trainer, plain_loop, trainer_loop
+
+from allometry import env
+from allometry.errors import AllometryError
+from allometry.models.transformer import TransformerConfig
+from allometry.train.config import RunConfig, TrainConfig
+from allometry.train.engines import build
+from allometry.train.engines.base import Engine
+from allometry.train.engines.select import engine_class
+
+Seconds = Callable[[int], list[float]]
+"""Does that many steps and gives the seconds of each."""
+
+LADDER = ((2, 32), (2, 64), (4, 64), (4, 128), (6, 192), (6, 256))
+QUICK = ((2, 32), (4, 64), (4, 128))
+ENGINES = ("native", "fast", "reference")
+PLAIN, TRAINER = "plain loop", "HF Trainer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One row of the ladder: a shape, its batch and its context, in tokens."""
+
+    n_layer: int
+    d_model: int
+    vocab: int
+    context: int
+    batch: int
+
+    def config(self) -> RunConfig:
+        """The run that every contender trains."""
+        model = TransformerConfig(
+            n_layer=self.n_layer, d_model=self.d_model, n_vocab=self.vocab, n_ctx=self.context
+        )
+        train = TrainConfig(tokens=self.batch, batch_tokens=self.batch, lr=1e-3)
+        return RunConfig(model=model, train=train)
+
+    def flops(self) -> float:
+        """Of one step: three times the forward FLOPs of blocks, causal attention and head."""
+        counts = self.config().model.counts()
+        return 3.0 * self.batch * (counts.flops_blocks + counts.flops_attention + counts.flops_head)
+
+
+def engine_loop(engine: Engine, tokens: np.ndarray, config: RunConfig, clock: Clock) -> Seconds:
+    """Steps of one of Allometry's engines, each with a batch of its own gathered from the tokens."""
+    sequences, context = config.train.batch_tokens // config.model.n_ctx, config.model.n_ctx
+    random, done = np.random.default_rng(0), 0
+
+    def seconds(steps: int) -> list[float]:
+        nonlocal done
+        durations = []
+        for _ in range(steps):
+            began = clock()
+            starts = random.integers(0, len(tokens) - context - 1, (sequences, 1))
+            done += 1
+            engine.step(tokens[starts + np.arange(context + 1)], lr=1e-3, step=done)
+            durations.append(clock() - began)
+        return durations
+
+    return seconds
+
+
+def contenders(case: Case, threads: int, skip_trainer: bool) -> dict[str, Seconds]:
+    """Everything that can run this case here, by name."""
+    config, clock = case.config(), clock_for(threads)
+    tokens = np.random.default_rng(1).integers(0, case.vocab, 1 << 20).astype(np.uint16)
+    loops: dict[str, Seconds] = {PLAIN: plain_loop(config, tokens, clock)}
+    if not skip_trainer and missing_for_trainer() is None:
+        loops[TRAINER] = trainer_loop(config, tokens, clock)
+    for name in ENGINES:
+        kind = engine_class(name)
+        if kind.lacks(config) is None:
+            loops[name] = engine_loop(kind(config, threads=threads), tokens, config, clock)
+    return loops
+
+
+def clock_for(threads: int) -> Clock:
+    """CPU time where it equals the work done, wall time where threads wait for each other."""
+    return time.process_time if threads == 1 else time.perf_counter
+
+
+def matrix_peak(clock: Clock, size: int = 1024) -> float:
+    """FLOPs per second of PyTorch's fp32 matrix product, the better of two."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    best = float("inf")
+    for _ in range(2):
+        began = clock()
+        torch.mm(a, b)
+        best = min(best, clock() - began)
+    return 2.0 * size**3 / best
+
+
+def measure(case: Case, threads: int, seconds: float, skip_trainer: bool) -> dict[str, float]:
+    """Median seconds of a step by contender, and "peak", in turns until each has had `seconds`."""
+    loops = contenders(case, threads, skip_trainer)
+    steps = {name: max(1, round(0.1 / max(loop(2)[1], 1e-4))) for name, loop in loops.items()}
+    samples: dict[str, list[float]] = {name: [] for name in loops}
+    peaks = []
+    while any(sum(s) < seconds for s in samples.values()):
+        peaks.append(matrix_peak(clock_for(threads)))
+        for name, loop in loops.items():
+            samples[name] += loop(steps[name])
+    return {name: statistics.median(s) for name, s in samples.items()} | {"peak": statistics.median(peaks)}
+
+
+def environment(threads: int) -> list[str]:
+    """What decides the numbers, in lines."""
+    try:
+        version = subprocess.check_output([build.compiler(), "--version"], text=True).splitlines()[0]
+    except (AllometryError, subprocess.SubprocessError) as error:
+        version = str(error)
+    flags = [f for f in ("avx2", "avx512f", "amx_bf16", "asimd") if f in env.cpu_flags()]
+    return [
+        f"{env.cpu_model()}, {env.cores()} cores, {' '.join(flags)}; {threads} thread(s)",
+        f"torch {torch.__version__}, {version}; load average {os.getloadavg()[0]:.1f}",
+    ]
+
+
+def table(rows: Sequence[tuple[Case, dict[str, float]]]) -> Table:
+    """Tokens per second, ratios to the plain loop, and the native engine's part of the peak."""
+    result = Table()
+    for column in (
+        "shape",
+        "V",
+        "ctx",
+        "batch",
+        f"{PLAIN} tok/s",
+        f"× {TRAINER}",
+        *(f"× {e}" for e in ENGINES),
+    ):
+        result.add_column(column, justify="right")
+    result.add_column("native GF/s", justify="right")
+    result.add_column("of peak", justify="right")
+    for case, times in rows:
+        ratios = [f"{times[PLAIN] / times[n]:.2f}" if n in times else "–" for n in (TRAINER, *ENGINES)]
+        pace = case.flops() / times["native"] if "native" in times else float("nan")
+        start = (f"{case.n_layer}x{case.d_model}", case.vocab, case.context, case.batch)
+        cells = [*start, f"{case.batch / times[PLAIN]:,.0f}", *ratios, f"{pace / 1e9:.0f}"]
+        result.add_row(*map(str, cells), f"{pace / times['peak']:.0%}")
+    return result
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Three shapes, half a second for each contender.")
+@click.option("--threads", default=1, show_default=True, help="Threads of each contender.")
+@click.option("--vocab", default=(256,), multiple=True, show_default=True, help="Vocabulary sizes.")
+@click.option("--context", default=(128,), multiple=True, show_default=True, help="Context lengths.")
+@click.option("--batch", default=(4096,), multiple=True, show_default=True, help="Tokens in a batch.")
+@click.option("--seconds", default=3.0, show_default=True, help="Time for each contender and case.")
+@click.option("--skip-trainer", is_flag=True, help="Leave out Hugging Face's Trainer.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the medians here.")
+def main(
+    quick: bool,
+    threads: int,
+    vocab: tuple[int, ...],
+    context: tuple[int, ...],
+    batch: tuple[int, ...],
+    seconds: float,
+    skip_trainer: bool,
+    json_path: Path | None,
+) -> None:
+    """Time one training step of every engine and of the loops that people use instead."""
+    env.set_threads(threads)
+    console = Console(width=120)
+    for line in environment(threads):
+        console.print(line, highlight=False)
+    if not skip_trainer and (reason := missing_for_trainer()):
+        console.print(f"without {TRAINER}: {reason}", highlight=False)
+    shapes = QUICK if quick else LADDER
+    cases = [Case(*s, v, c, b) for s in shapes for v in vocab for c in context for b in batch]
+    rows = [(case, measure(case, threads, 0.5 if quick else seconds, skip_trainer)) for case in cases]
+    console.print(table(rows))
+    if json_path:
+        records = [{**dataclasses.asdict(case), **times} for case, times in rows]
+        json_path.write_text(json.dumps({"environment": environment(threads), "cases": records}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

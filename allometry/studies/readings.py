@@ -74,16 +74,26 @@ def constant(
         verdict = "cannot tell"
     elif any(low <= value <= high for value in published.values()):
         verdict = "agrees"
+    inside = [paper for paper, value in published.items() if low <= value <= high]
+    if verdict == "agrees" and len(inside) < len(published):
+        why = f"the interval holds {' and '.join(inside)}, not the others: {why}"
     return Constant(
         name=name, symbol=symbol, published=published, ours=ours, low=low, high=high, level=LEVEL,
         verdict=verdict, why=why,
     )  # fmt: skip
 
 
+EXPECTED = ("correlation", "scale-not-identified")
+"""Warnings that every fit of power laws carries: only exponents are compared here, and never the scales."""
+
+
 def caveats(result: FitResult, label: str) -> tuple[str, ...]:
     """The fit's own warnings, as sentences under its name."""
     return tuple(
-        f"{label}: {w.meaning}" + (f" {w.identified}" if w.identified else "") for w in result.warnings
+        f"{label}: {warning.meaning}"
+        + (f"; what is known: {warning.identified}" if warning.identified else "")
+        for warning in result.warnings
+        if warning.name not in EXPECTED
     )
 
 

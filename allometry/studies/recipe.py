@@ -20,8 +20,9 @@ CONTEXT = 64
 """Tokens of context. For N < 1e6, bytes and a few million tokens, 64 reach a lower loss than 128 or 256: more
 sequences a batch, and the plateau before context is used ends sooner."""
 
-ASPECT = 32
-"""d_model / n_layer along the ladder."""
+ASPECT = 96
+"""Largest d_model / n_layer along the ladder. Kaplan et al. 2020 (figure 5) find the loss of larger models
+flat from 10 to 200."""
 
 BATCH_TOKENS = 512
 """Tokens a batch: small, because a run of fewer than about 2,000 updates measures its plateau, not its size.
@@ -54,16 +55,17 @@ def heads(d_model: int) -> int:
 
 
 def small_model(n: int, *, n_vocab: int) -> ModelConfig:
-    """The transformer of about `n` parameters that studies train.
+    """The transformer of about `n` parameters that studies train: two layers, wider and wider.
 
-    Two layers up to N of about 2e5, then d_model / n_layer near 32. Below that a third layer makes a model no
-    better: at d_model = 16 it costs half as many parameters again and the loss stays, so that N would
-    not be what the ladder varies.
+    Up to d_model / n_layer of about ASPECT a third layer makes a model of the same N no better on these
+    horizons, and a ladder that mixes depths has kinks that no law of N can follow.
     """
     from allometry.models.transformer import TransformerConfig
 
     layers = max(2, round((n / (12 * ASPECT**2)) ** (1 / 3)))
-    width = 8 * max(1, round(math.sqrt(n / (12 * layers)) / 8))
+    width = math.sqrt(n / (12 * layers))
+    grain = 8 if width < 40 else 16
+    width = grain * max(1, round(width / grain))
     return TransformerConfig(
         n_layer=layers, d_model=width, n_head=heads(width), d_ff=4 * width, n_ctx=CONTEXT, n_vocab=n_vocab
     )

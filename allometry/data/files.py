@@ -114,6 +114,9 @@ def _read_texts(path: Path) -> Iterator[str]:
             yield row["text"]
     except UnicodeDecodeError:
         raise _not_utf8(path) from None
+    except OSError as error:
+        hint = "mend or remove that file"
+        raise AllometryError(f"{path} cannot be read: {first_line(error)}", hint=hint) from error
 
 
 def _read_table(path: Path, builder: str, column: str) -> Iterator[str]:

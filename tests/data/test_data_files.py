@@ -97,6 +97,15 @@ def test_a_broken_table_is_named(tmp_path: Path, name: str, content: bytes) -> N
         read(f"files:{tmp_path}")
 
 
+def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "gone.txt"
+    path.write_text("text")
+    spec = resolve(f"files:{path}")
+    path.unlink()
+    with pytest.raises(AllometryError, match=r"gone\.txt cannot be read"):
+        list(spec.documents())
+
+
 def test_an_empty_table_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").touch()
     with pytest.raises(AllometryError, match=r"a\.jsonl is empty"):

@@ -16,7 +16,7 @@ def planted_loss(n: float, d: np.ndarray | float) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def planted_runs() -> pd.DataFrame:
-    """20 settings, one of the sizes under three seeds, with the columns of a run store's table that figures read."""
+    """20 settings, one size under three seeds, with the columns of a run store that figures read."""
     rng = np.random.default_rng(0)
     rows = []
     for n in SIZES:
@@ -24,8 +24,8 @@ def planted_runs() -> pd.DataFrame:
             for seed in range(3 if n == 22_000 else 1):
                 loss = float(planted_loss(n, d) * (1 + NOISE * rng.standard_normal()))
                 run = f"t-{n}-{d}-s{seed}"
-                rows.append({"run": run, "status": "done", "family": "transformer", "N": n, "D": d, "C": 6.0 * n * d,
-                             "seed": seed, "loss": loss})  # fmt: skip
+                sizes = {"N": n, "D": d, "C": 6.0 * n * d, "seed": seed, "loss": loss}
+                rows.append({"run": run, "status": "done", "family": "transformer", **sizes})
     return pd.DataFrame(rows)
 
 
@@ -37,6 +37,6 @@ def planted_curves(planted_runs: pd.DataFrame) -> pd.DataFrame:
         tokens = np.geomspace(1e4, row.D, 30)
         loss = np.minimum(5.5, planted_loss(row.N, tokens) + 4.2 * np.exp(-tokens / 3e4))
         loss[-1] = row.loss
-        parts.append(pd.DataFrame({"run": row.run, "step": (tokens / 1024).astype(int), "tokens": tokens,
-                                   "C": 6 * row.N * tokens, "loss": loss}))  # fmt: skip
+        seen = {"step": (tokens / 1024).astype(int), "tokens": tokens, "C": 6 * row.N * tokens}
+        parts.append(pd.DataFrame({"run": row.run, **seen, "loss": loss}))
     return pd.concat(parts, ignore_index=True)

@@ -1,7 +1,7 @@
 """Axes that every figure shares: what a column is called, how its numbers are written, logarithmic ticks.
 
-Labels are decided while the chart is looked at (Vega expressions of the visible domain), so they stay sensible
-when a reader zooms in.
+Labels are decided while the chart is looked at (Vega expressions of the visible domain), so they stay
+sensible when a reader zooms in.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ _TOOLTIPS: dict[Kind, str] = {"count": ".4s", "power": ".3e", "plain": ".4f", "p
 
 @dataclass(frozen=True)
 class Quantity:
-    """How a column is shown: its name in a sentence, the unit that an axis adds, and how its numbers are written."""
+    """How a column is shown: its name in a sentence, the unit that an axis adds, and how its numbers
+    are written.
+    """
 
     name: str
     kind: Kind
@@ -80,10 +82,12 @@ def capital(text: str) -> str:
 
 
 def log_axis(column: str, *, scale: str, title: str | None = None, labels: bool = True) -> alt.Axis:
-    """An axis for a logarithmic scale: decades stand out, and as many more labels as the visible range asks for.
+    """An axis for a logarithmic scale: decades stand out, and as many more labels as the visible range
+    asks for.
 
-    `scale` is the scale's name in the compiled chart ("x" or "y"; "concat_0_y" in a chart above another). The label's
-    expression has the form "(condition) ? label : ''": a reader who switches to a linear scale gets every label.
+    `scale` is the scale's name in the compiled chart ("x" or "y"; "concat_0_y" in a chart above
+    another). The label's expression has the form "(condition) ? label : ''": a reader who switches to a
+    linear scale gets every label.
     """
     shown = quantity(column)
     decades = f"(log(domain('{scale}')[1] / domain('{scale}')[0]) / LN10)"
@@ -139,5 +143,7 @@ def legend(column: str, *, title: str | None = None) -> alt.Legend:
 
 
 def escape(column: str) -> str:
-    """A column name as Altair's shorthand and Vega-Lite's field names want it: dots, brackets and colons escaped."""
+    """A column name as Altair's shorthand and Vega-Lite's field names want it: dots, brackets and
+    colons escaped.
+    """
     return "".join("\\" + c if c in ".[]:\\" else c for c in column)

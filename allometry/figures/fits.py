@@ -27,11 +27,11 @@ def fit_figure(
     title: str | None = None,
     caption: str | None = None,
 ) -> Figure:
-    """The data of a `FitResult`, its law with the confidence band, and the relative residuals, against the input `x`.
+    """The data of a `FitResult`, its law with the confidence band, and the relative residuals, against
+    the input `x`.
 
-    Without `x`, the input with most distinct values is taken. If there are others, the points are coloured by the one
-    that varies most. Raises AllometryError for an unknown
-    input.
+    Without `x`, the input with most distinct values is taken. If there are others, the points are
+    coloured by the one that varies most. Raises AllometryError for an unknown input.
     """
     inputs = list(fit.law.inputs)
     y = fit.law.output
@@ -78,7 +78,9 @@ def _single(
 def _by_group(
     fit: Any, table: pd.DataFrame, x: str, y: str, others: Sequence[str]
 ) -> tuple[alt.LayerChart, alt.LayerChart]:
-    """A law of several: one line for each combination of the other inputs, coloured by the first of them."""
+    """A law of several: one line for each combination of the other inputs, coloured by the first of
+    them.
+    """
     groups = [(_grid(fit, group, x), i) for i, (_, group) in enumerate(table.groupby(list(others)))]
     lines = pd.concat([grid.assign(group=i, **{y: frames.predicted(fit, grid)}) for grid, i in groups])
     position = log_x(x, labels=False), log_y(y, scale=_STACKED_Y)

@@ -1,4 +1,6 @@
-"""Frames behind the figures: means over seeds, thinned curves, grids, and fits evaluated with their intervals."""
+"""Frames behind the figures: means over seeds, thinned curves, grids, and fits evaluated with their
+intervals.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ GRID = 80
 
 
 def require(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:
-    """Raise AllometryError unless `frame` has all `columns` and at least one row. `what` names the figure."""
+    """Raise AllometryError unless `frame` has all `columns` and at least one row. `what` names the
+    figure.
+    """
     for column in columns:
         if column not in frame:
             raise unknown(f"column of {what}", column, [str(c) for c in frame.columns])
@@ -39,7 +43,8 @@ def finite(frame: pd.DataFrame, columns: Sequence[str], what: str) -> pd.DataFra
 
 
 def seed_means(runs: pd.DataFrame, by: Sequence[str], y: str) -> pd.DataFrame:
-    """One row per setting `by`: the mean of `y` over its runs, their standard deviation `sd` and number `n`.
+    """One row per setting `by`: the mean of `y` over its runs, their standard deviation `sd` and number
+    `n`.
 
     Columns: by, y, sd, low, high (mean ± sd; NaN where there is one run), n, runs (their ids, where known).
     """
@@ -76,9 +81,11 @@ def log_grid(values: pd.Series, *, beyond: float = 1.15, points: int = GRID) -> 
 
 
 def evaluate(fit: Any, inputs: pd.DataFrame, y: str, level: float = 0.95) -> pd.DataFrame:
-    """`inputs` with the fit's value in column `y` and its interval in `low` and `high` (NaN where it has none).
+    """`inputs` with the fit's value in column `y` and its interval in `low` and `high` (NaN where it
+    has none).
 
-    `fit` is a `FitResult` (columns are read as in the fit), or a power law along a frontier: of the first column.
+    `fit` is a `FitResult` (columns are read as in the fit), or a power law along a frontier: of the
+    first column.
     """
     table = inputs.reset_index(drop=True).copy()
     table[y] = predicted(fit, inputs, x=str(inputs.columns[0]))
@@ -93,7 +100,9 @@ def evaluate(fit: Any, inputs: pd.DataFrame, y: str, level: float = 0.95) -> pd.
 
 
 def predicted(fit: Any, frame: pd.DataFrame, *, x: str | None = None) -> np.ndarray[Any, Any]:
-    """The fit's value for each row of `frame`; a frontier's power law reads the column `x` (default: its own)."""
+    """The fit's value for each row of `frame`; a frontier's power law reads the column `x` (default:
+    its own).
+    """
     if hasattr(fit, "law"):
         return np.asarray(fit.predict(frame), dtype=float)
     return np.asarray(fit.predict(frame[x or fit.x].to_numpy(dtype=float)), dtype=float)
@@ -127,7 +136,9 @@ def through_centre(points: pd.DataFrame, x: str, y: str, slopes: Mapping[str, fl
 
 
 def count_note(runs: pd.DataFrame) -> str:
-    """Such as "36 runs: 8 sizes, 5 horizons, 4 seeds at N = 25.3k": what a caption must say of its evidence."""
+    """Such as "36 runs: 8 sizes, 5 horizons, 4 seeds at N = 25.3k": what a caption must say of its
+    evidence.
+    """
     from allometry.units import format_count
 
     number = runs["run"].nunique() if "run" in runs else len(runs)

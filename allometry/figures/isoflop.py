@@ -1,4 +1,5 @@
-"""Slices at equal compute: loss against model size for each budget, with the fitted valley and its lowest point.
+"""Slices at equal compute: loss against model size for each budget, with the fitted valley and its
+lowest point.
 
 After figure 3 (left) of Hoffmann et al. 2022 (their approach 2).
 """
@@ -33,9 +34,10 @@ def isoflop(
 ) -> Figure:
     """`y` against `x` along slices of equal `budget`, coloured by it.
 
-    `points` has columns x, y, budget (the slice's nominal compute); `smooth` has the same three, densely along x: the
-    parabola or interpolation of each slice (`valleys` makes it); `optima` has one row a slice with x, y, budget, and, where they are known,
-    the interval of the optimal x in the columns `low` and `high`. Raises AllometryError for missing columns.
+    `points` has columns x, y, budget (the slice's nominal compute); `smooth` has the same three,
+    densely along x: the parabola or interpolation of each slice (`valleys` makes it); `optima` has one
+    row a slice with x, y, budget, and, where they are known, the interval of the optimal x in the
+    columns `low` and `high`. Raises AllometryError for missing columns.
     """
     what = title or capital(f"{quantity(y).name} at equal compute")
     table = frames.finite(points, [x, y, budget], what)
@@ -65,7 +67,9 @@ def isoflop(
 
 
 def isoflop_slices(result: Any, *, name: str = "isoflop-slices", title: str | None = None) -> Figure:
-    """The slices behind an `IsoflopResult`, with the valley that its method puts through each, and the optima."""
+    """The slices behind an `IsoflopResult`, with the valley that its method puts through each, and the
+    optima.
+    """
     used = result.table[result.table["used"]] if "used" in result.table else result.table
     optima = used.rename(columns={"N_opt": "N", "N_opt_low": "low", "N_opt_high": "high"})
     kept = [c for c in ("C", "N", "loss", "low", "high") if c in optima]

@@ -1,7 +1,7 @@
 """The layers that figures are made of: points, error bars, bands, lines, legends that highlight, and zoom.
 
-Every layer clips at the plot's edge, because every plot can be zoomed and dragged. Zoom needs the Ctrl key (or a
-pinch), so that the page still scrolls; a finger scrolls the page and never drags a plot.
+Every layer clips at the plot's edge, because every plot can be zoomed and dragged. Zoom needs the Ctrl
+key (or a pinch), so that the page still scrolls; a finger scrolls the page and never drags a plot.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Colour:
 def ordered_colour(
     values: pd.Series, column: str, *, opacity: float = 1.0, title: str | None = None
 ) -> Colour:
-    """Colour by an ordered column: one step of the ramp a value and a clickable legend, or a continuous ramp."""
+    """Colour by an ordered column: one step of the ramp a value and a clickable legend, or a continuous
+    ramp.
+    """
     distinct = sorted(values.dropna().unique().tolist())
     if len(distinct) > DISTINCT:
         scale, kind, params = alt.Scale(type="log", range="ramp"), "Q", ()
@@ -116,7 +118,8 @@ def series(
     detail: Sequence[str] = (),
     pick: bool = True,
 ) -> alt.Chart:
-    """Named lines (column `series`), told apart by dash and colour in one legend above the plot, which highlights.
+    """Named lines (column `series`), told apart by dash and colour in one legend above the plot, which
+    highlights.
 
     `coloured=False` leaves the colour to another scale: then the dash alone says which law it is.
     """
@@ -173,7 +176,8 @@ def category_points(
     tips: Sequence[alt.Tooltip],
     holds: bool = True,
 ) -> alt.Chart:
-    """Points of named groups, told apart by colour and shape in one legend above the plot, which highlights.
+    """Points of named groups, told apart by colour and shape in one legend above the plot, which
+    highlights.
 
     `holds=False` in the second plot of a stack: it follows the legend of the first.
     """
@@ -196,10 +200,11 @@ def compose(
     name: str = "zoom",
     holder: alt.Chart | None = None,
 ) -> alt.LayerChart:
-    """Layers as one plot that fills its container's width and zooms and drags on both axes; empty ones are left out.
+    """Layers as one plot that fills its container's width and zooms and drags on both axes; empty ones
+    are left out.
 
-    `holder` is the layer that holds the selections (default: the first): it must have both positions, and in a stack
-    all selections of a plot must be in one layer.
+    `holder` is the layer that holds the selections (default: the first): it must have both positions,
+    and in a stack all selections of a plot must be in one layer.
     """
     drawn = [layer for layer in layers if len(layer.data)]
     place = next((i for i, layer in enumerate(drawn) if layer is holder), 0)
@@ -220,7 +225,8 @@ def _zoom(name: str) -> alt.Parameter:
 def stack(*plots: alt.LayerChart, width: int = 560, share_x: bool = True) -> alt.VConcatChart:
     """Plots above each other, on one horizontal axis or on two.
 
-    A stack has a width in pixels, since only single plots can fill their container; the report sets it by script.
+    A stack has a width in pixels, since only single plots can fill their container; the report sets it
+    by script.
     """
     sized = [plot.properties(width=width) for plot in plots]
     stacked = alt.vconcat(*sized, spacing=8 if share_x else 22)
@@ -228,7 +234,9 @@ def stack(*plots: alt.LayerChart, width: int = 560, share_x: bool = True) -> alt
 
 
 def run_tips(table: pd.DataFrame, *columns: str) -> list[alt.Tooltip]:
-    """Tooltips for those of `columns` that `table` has: numbers as the axes write them, everything else as text."""
+    """Tooltips for those of `columns` that `table` has: numbers as the axes write them, everything else
+    as text.
+    """
     present = [column for column in columns if column in table]
     return [
         tooltip(column) if pd.api.types.is_numeric_dtype(table[column]) else text_tooltip(column)

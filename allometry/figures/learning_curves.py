@@ -1,4 +1,5 @@
-"""Loss while training, against compute or tokens, with the frontier of the best run at each compute and its law.
+"""Loss while training, against compute or tokens, with the frontier of the best run at each compute and
+its law.
 
 After figure 1 (left) of Kaplan et al. 2020 and figure 2 of Hoffmann et al. 2022.
 """
@@ -34,9 +35,10 @@ def learning_curves(
 ) -> Figure:
     """Every run's curve of `y` against `x`, coloured by a column of its run, on logarithmic axes.
 
-    `curves` has columns run, x, y; `runs` has run and `colour`. `frontier` has columns x and y (`laws.envelope.frontier`
-    gives it), `fit` is a law of x alone fitted to it, or its power law. Each curve is thinned to `points`. Raises
-    AllometryError for missing columns, or where no curve can be drawn.
+    `curves` has columns run, x, y; `runs` has run and `colour`. `frontier` has columns x and y
+    (`laws.envelope.frontier` gives it), `fit` is a law of x alone fitted to it, or its power law. Each
+    curve is thinned to `points`. Raises AllometryError for missing columns, or where no curve can be
+    drawn.
     """
     what = title or capital(f"{quantity(y).name} while training")
     frames.require(runs, ["run", colour], what)

@@ -1,4 +1,6 @@
-"""One quantity against one other, both logarithmic, with a fitted law: L(N), L(D), L(C), N_opt(C), and the like."""
+"""One quantity against one other, both logarithmic, with a fitted law: L(N), L(D), L(C), N_opt(C), and
+the like.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,15 @@ def power_law(
     title: str | None = None,
     caption: str | None = None,
 ) -> Figure:
-    """`y` against `x` in log-log: points, the fitted law with its confidence band, and papers' slopes to compare with.
+    """`y` against `x` in log-log: points, the fitted law with its confidence band, and papers' slopes
+    to compare with.
 
-    Runs with the same x are one point: their mean, with a bar of one standard deviation on both sides; where the table
-    has intervals of its own (an optimum, say), `low` and `high` name their columns. `fit` is a `FitResult` of a law
-    of x alone, or a power law along a frontier. `slopes` maps a name to d log y / d log x (for L(N) of Kaplan et al.
-    2020: {"Kaplan et al. 2020": -0.076}); such a line goes through the centre of the data, since only slopes can be
-    compared between corpora. Raises AllometryError for missing columns, or where nothing can be drawn.
+    Runs with the same x are one point: their mean, with a bar of one standard deviation on both sides;
+    where the table has intervals of its own (an optimum, say), `low` and `high` name their columns.
+    `fit` is a `FitResult` of a law of x alone, or a power law along a frontier. `slopes` maps a name to
+    d log y / d log x (for L(N) of Kaplan et al. 2020: {"Kaplan et al. 2020": -0.076}); such a line goes
+    through the centre of the data, since only slopes can be compared between corpora. Raises
+    AllometryError for missing columns, or where nothing can be drawn.
     """
     what = title or capital(f"{quantity(y).name} against {quantity(x).name}")
     usable = frames.finite(runs, [x, y], what)
@@ -81,7 +85,9 @@ def _named_lines(
     level: float,
     beyond: float,
 ) -> pd.DataFrame:
-    """The fitted line and the papers' slopes, as rows series, x, y; the fit first, so that it has the first colour."""
+    """The fitted line and the papers' slopes, as rows series, x, y; the fit first, so that it has the
+    first colour.
+    """
     parts = []
     if fit is not None:
         grid = pd.DataFrame({x: frames.log_grid(means[x], beyond=beyond)})

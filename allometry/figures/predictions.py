@@ -23,12 +23,13 @@ def predictions(
     title: str | None = None,
     caption: str | None = None,
 ) -> Figure:
-    """Measured against predicted loss with prediction intervals, and below it the error of each in percent against `x`.
+    """Measured against predicted loss with prediction intervals, and below it the error of each in
+    percent against `x`.
 
-    `table` has a row a prediction: run, predicted, low, high, measured, and x (or N and D, whence C = 6ND); a column
-    `scored`, if any, is false for runs whose loss was known when the prediction was made. `fitted` has the runs that the
-    predictions were made from, with columns predicted (the fit's value), measured and x. Raises AllometryError for
-    missing columns, or where there is no prediction.
+    `table` has a row a prediction: run, predicted, low, high, measured, and x (or N and D, whence C =
+    6ND); a column `scored`, if any, is false for runs whose loss was known when the prediction was
+    made. `fitted` has the runs that the predictions were made from, with columns predicted (the fit's
+    value), measured and x. Raises AllometryError for missing columns, or where there is no prediction.
     """
     what = title or "Predicted and measured"
     made = _prepared(table, x, what).assign(kind=_KINDS[0])

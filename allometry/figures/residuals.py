@@ -30,8 +30,9 @@ def residuals(
 ) -> Figure:
     """Measured over fitted `y`, minus one, in percent against `x`, one colour and shape a law.
 
-    `fits` maps a label to a `FitResult` whose inputs are columns of `runs`. `noise` is the relative standard deviation
-    between seeds (0.003 is 0.3 %): the band spans twice that on both sides of zero, where chance alone puts 95 % of runs.
+    `fits` maps a label to a `FitResult` whose inputs are columns of `runs`. `noise` is the relative
+    standard deviation between seeds (0.003 is 0.3 %): the band spans twice that on both sides of zero,
+    where chance alone puts 95 % of runs.
     """
     what = title or f"Residuals against {quantity(x).name}"
     if not fits:

@@ -1,4 +1,5 @@
-"""Loss against one variable, coloured by another, with the lines of one or two fitted laws: L(N, D) from either side.
+"""Loss against one variable, coloured by another, with the lines of one or two fitted laws: L(N, D)
+from either side.
 
 After figure 4 of Kaplan et al. 2020.
 """
@@ -28,11 +29,13 @@ def surface(
     title: str | None = None,
     caption: str | None = None,
 ) -> Figure:
-    """`y` against `x`, one colour for each value of `colour`, with each fitted law as lines of its own dash.
+    """`y` against `x`, one colour for each value of `colour`, with each fitted law as lines of its own
+    dash.
 
-    `fits` maps what the legend says to a `FitResult` that reads its inputs from `runs`: from x, colour, and other columns
-    that are constant in each colour. Runs that share x and colour are one point: the mean, with a bar of one standard deviation.
-    Raises AllometryError for missing columns, or a law with an input that varies where a line would need one value.
+    `fits` maps what the legend says to a `FitResult` that reads its inputs from `runs`: from x, colour,
+    and other columns that are constant in each colour. Runs that share x and colour are one point: the
+    mean, with a bar of one standard deviation. Raises AllometryError for missing columns, or a law with
+    an input that varies where a line would need one value.
     """
     what = title or capital(f"{quantity(y).name} against {quantity(x).name}, by {colour}")
     fits = fits or {}
@@ -75,7 +78,8 @@ def _law_lines(fit: Any, table: pd.DataFrame, x: str, y: str, colour: str, beyon
         varying = [name for name in others if group[name].nunique() > 1]
         if varying:
             raise AllometryError(
-                f"the law {fit.law.name} cannot be drawn against {x}: {', '.join(varying)} varies at {colour} = {value:g}",
+                f"the law {fit.law.name} cannot be drawn against {x}: "
+                f"{', '.join(varying)} varies at {colour} = {value:g}",
                 hint=f"draw it against {varying[0]}, or keep runs with one value of it",
             )
         grid = pd.DataFrame({x: frames.log_grid(table[x], beyond=beyond)}).assign(

@@ -1,8 +1,9 @@
 """How every chart looks, in light and in dark, and how it leaves the notebook: HTML, SVG, PNG, PDF or JSON.
 
-A chart carries no colours of its own: marks have named styles and scales have named ranges, and the theme says what they
-look like. So one specification serves both modes, and the report changes the mode while it is being read. Categories
-use the palette of Okabe and Ito (2008), ordered quantities a cut of viridis: both stay apart for colour-blind eyes.
+A chart carries no colours of its own: marks have named styles and scales have named ranges, and the
+theme says what they look like. So one specification serves both modes, and the report changes the mode
+while it is being read. Categories use the palette of Okabe and Ito (2008), ordered quantities a cut of
+viridis: both stay apart for colour-blind eyes.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ _PALETTES: dict[Mode, dict[str, Any]] = {
 
 
 def palette(mode: Mode) -> dict[str, Any]:
-    """The colours of a mode: paper, ink, muted, grid, accent, category (a list) and ramp (a Vega scheme)."""
+    """The colours of a mode: paper, ink, muted, grid, accent, category (a list) and ramp (a Vega
+    scheme).
+    """
     if mode not in _PALETTES:
         raise AllometryError(f"unknown mode {mode!r}", hint="a chart is 'light' or 'dark'")
     return _PALETTES[mode]
@@ -139,7 +142,8 @@ def enable(mode: Mode = "light") -> None:
 def specification(chart: alt.TopLevelMixin | Figure, *, width: int | None = None) -> dict[str, Any]:
     """The chart's Vega-Lite specification as plain JSON, without a theme.
 
-    With `width` (pixels), a chart that would fill its container gets that width: what is not a page has no container.
+    With `width` (pixels), a chart that would fill its container gets that width: what is not a page has
+    no container.
     """
     import altair as alt
 
@@ -170,9 +174,11 @@ def save(
     mode: Mode = "light",
     width: int = WIDTH,
 ) -> Path:
-    """Write a chart as its suffix says: .html (interactive, offline), .svg, .png (twice the pixels), .pdf or .json.
+    """Write a chart as its suffix says: .html (interactive, offline), .svg, .png (twice the pixels),
+    .pdf or .json.
 
-    No browser and no network are needed. Raises AllometryError for any other suffix or a place that cannot be written.
+    No browser and no network are needed. Raises AllometryError for any other suffix or a place that
+    cannot be written.
     """
     target = Path(path)
     kind = target.suffix.lower()
@@ -185,7 +191,9 @@ def save(
 
 
 def write_atomically(path: Path, content: bytes) -> Path:
-    """Write a whole file or none: to a neighbour first, then renamed. AllometryError where that is impossible."""
+    """Write a whole file or none: to a neighbour first, then renamed. AllometryError where that is
+    impossible.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")

@@ -1,7 +1,7 @@
 """A study's analysis as one HTML file: offline, interactive, light and dark, printable.
 
-The file loads nothing. Its scripts are named by their hashes in a content security policy that forbids everything
-else, so that even text which slipped through the escaping could neither run nor call out.
+The file loads nothing. Its scripts are named by their hashes in a content security policy that forbids
+everything else, so that even text which slipped through the escaping could neither run nor call out.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def _evidence(item: Figure | Table, name: str) -> dict[str, Any]:
 def _rounded(value: Any) -> Any:
     """A specification with six digits to a number: more than a screen can show, in half the size.
 
-    All of it, since colours are looked up by exact values: those in the data and those in a scale's domain must agree.
+    All of it, since colours are looked up by exact values: those in the data and those in a scale's
+    domain must agree.
     """
     if isinstance(value, float) and math.isfinite(value):
         return float(f"{value:.6g}")
@@ -139,7 +140,9 @@ def _constant(constant: Any, analysis: Analysis) -> dict[str, Any]:
 
 
 def _unique_names(analysis: Analysis) -> dict[tuple[int, int], str]:
-    """A file name and HTML id for each figure and table, by the number of its section and its place there."""
+    """A file name and HTML id for each figure and table, by the number of its section and its place
+    there.
+    """
     taken: dict[str, int] = {"excluded-runs": 1, "all-runs": 1}
     names = {}
     for index, section in enumerate(analysis.sections, start=1):
@@ -180,7 +183,8 @@ _GLOBALS = "window.vegaEmbed = vegaEmbed;"
 def _runtime() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script: once for all charts of a page.
 
-    Bundling takes seconds, so the script is kept in the cache folder, under the versions that it was made by.
+    Bundling takes seconds, so the script is kept in the cache folder, under the versions that it was
+    made by.
     """
     kept: Path | None = None
     with suppress(AllometryError):  # no cache folder: it only saves time

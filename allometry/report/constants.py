@@ -1,4 +1,6 @@
-"""The small drawing in each row of the table of constants: our interval, and where the papers' values lie."""
+"""The small drawing in each row of the table of constants: our interval, and where the papers' values
+lie.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ WIDTH, HEIGHT, MARGIN = 150, 22, 6
 def strip(constant: Constant) -> Markup:
     """An inline SVG: a bar for our interval, a dot for our value, a tick for each published value.
 
-    The axis spans all of them; it is logarithmic where they are positive and span more than a factor of thirty.
-    Empty where our value is not finite.
+    The axis spans all of them; it is logarithmic where they are positive and span more than a factor of
+    thirty. Empty where our value is not finite.
     """
     published = [v for v in constant.published.values() if math.isfinite(v)]
     bounds = [v for v in (constant.low, constant.high) if math.isfinite(v)]
@@ -44,7 +46,8 @@ def strip(constant: Constant) -> Markup:
         if math.isfinite(value):
             parts.append(
                 Markup(
-                    '<line class="strip-paper" x1="{0}" x2="{0}" y1="3" y2="{1}"><title>{2}: {3:.4g}</title></line>'
+                    '<line class="strip-paper" x1="{0}" x2="{0}" y1="3" y2="{1}">'
+                    "<title>{2}: {3:.4g}</title></line>"
                 ).format(x(value), HEIGHT - 3, paper, value)
             )
     parts.append(Markup('<circle class="strip-dot" cx="{}" cy="{}" r="4"/>').format(x(constant.ours), middle))

@@ -14,7 +14,9 @@ Verdict = Literal["agrees", "differs", "cannot tell"]
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A chart with the numbers under it. `name` is a slug (file name on export), `caption` says what to see."""
+    """A chart with the numbers under it. `name` is a slug (file name on export), `caption` says what to
+    see.
+    """
 
     name: str
     title: str
@@ -23,7 +25,9 @@ class Figure:
     table: pd.DataFrame
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the chart as SVG, which needs no network, over its caption. `chart` is interactive."""
+        """What a notebook shows: the chart as SVG, which needs no network, over its caption. `chart` is
+        interactive.
+        """
         from html import escape
 
         from allometry.figures.theme import svg
@@ -43,7 +47,9 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A question within the study: paragraphs of plain text (`code`, *emphasis* and **strong** only), then evidence."""
+    """A question within the study: paragraphs of plain text (`code`, *emphasis* and **strong** only),
+    then evidence.
+    """
 
     title: str
     text: str
@@ -52,7 +58,9 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Constant:
-    """One row of the table "paper beside ours": a quantity, its published value(s), ours with an interval, a verdict."""
+    """One row of the table "paper beside ours": a quantity, its published value(s), ours with an
+    interval, a verdict.
+    """
 
     name: str
     symbol: str

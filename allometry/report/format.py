@@ -1,4 +1,6 @@
-"""How a report writes numbers, intervals and the little markup that its text may have. Everything else is escaped."""
+"""How a report writes numbers, intervals and the little markup that its text may have. Everything else
+is escaped.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ MISSING = "–"
 
 
 def number(value: Any) -> str:
-    """A table cell as plain text: whole numbers in full, others in four digits, very large or small as 1.234e12."""
+    """A table cell as plain text: whole numbers in full, others in four digits, very large or small as
+    1.234e12.
+    """
     if value is None or value is pd.NaT:
         return MISSING
     if isinstance(value, str):

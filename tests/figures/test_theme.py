@@ -1,4 +1,6 @@
-"""Saving charts: every format from its suffix, both modes, whole files or none, and errors that say what to do."""
+"""Saving charts: every format from its suffix, both modes, whole files or none, and errors that say
+what to do.
+"""
 
 import json
 from pathlib import Path

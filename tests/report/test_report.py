@@ -1,4 +1,6 @@
-"""The report: everything in it, nothing loaded from outside, hostile text harmless, and it runs in a browser."""
+"""The report: everything in it, nothing loaded from outside, hostile text harmless, and it runs in a
+browser.
+"""
 
 import base64
 import hashlib
@@ -27,6 +29,7 @@ def analysis(planted_runs: pd.DataFrame, planted_curves: pd.DataFrame) -> Analys
     runs.loc[0, "run"] = HOSTILE
     curves = planted_curves.replace({"run": {planted_runs.loc[0, "run"]: HOSTILE}})
     fitted = pd.DataFrame({"parameter": ["alpha_N"], "estimate": [0.0812], "low95": [0.0741]})
+    scored = runs.assign(predicted=runs["loss"], measured=runs["loss"])
     return Analysis(
         study="quickstart",
         question=f"Does it follow a power law? {HOSTILE}",
@@ -37,11 +40,11 @@ def analysis(planted_runs: pd.DataFrame, planted_curves: pd.DataFrame) -> Analys
                     evidence=(figures.learning_curves(curves, runs), figures.power_law(runs))),
             Section(title=HOSTILE, text=HOSTILE,
                     evidence=(Table(name=HOSTILE, title=HOSTILE, caption=HOSTILE, frame=fitted),
-                              figures.predictions(runs.assign(predicted=runs["loss"], measured=runs["loss"])))),
+                              figures.predictions(scored))),
         ),
         constants=(
-            Constant(name="Exponent of L(N)", symbol="alpha_N", published={HOSTILE: 0.076}, ours=0.08123, low=0.0741,
-                     high=0.0889, level=0.95, verdict="agrees", why=HOSTILE),
+            Constant(name="Exponent of L(N)", symbol="alpha_N", published={HOSTILE: 0.076}, ours=0.08123,
+                     low=0.0741, high=0.0889, level=0.95, verdict="agrees", why=HOSTILE),
         ),
         warnings=(HOSTILE,),
         excluded=pd.DataFrame({"run": [HOSTILE], "reason": ["diverged"]}),

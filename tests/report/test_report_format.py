@@ -17,9 +17,10 @@ from allometry.report.content import Constant
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (12288, "12,288"), (np.int64(7), "7"), (0.0812345, "0.08123"), (1.5, "1.500"), (2.0, "2"), (-0.25, "−0.2500"),
-        (1.234567e13, "1.235e13"), (5e-5, "5e−5"), (0.0, "0"), (math.nan, "–"), (None, "–"), (pd.NaT, "–"),
-        (math.inf, "∞"), (True, "yes"), (np.bool_(False), "no"), ("a<b", "a<b"), (10**15, "1e15"), ([1, 2], "[1, 2]"),
+        (12288, "12,288"), (np.int64(7), "7"), (0.0812345, "0.08123"), (1.5, "1.500"), (2.0, "2"),
+        (-0.25, "−0.2500"),        (1.234567e13, "1.235e13"), (5e-5, "5e−5"), (0.0, "0"), (math.nan, "–"), (None, "–"), (pd.NaT, "–"),
+        (math.inf, "∞"), (True, "yes"), (np.bool_(False), "no"), ("a<b", "a<b"), (10**15, "1e15"),
+        ([1, 2], "[1, 2]"),
     ],
 )  # fmt: skip
 def test_numbers(value: object, text: str) -> None:

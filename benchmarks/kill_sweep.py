@@ -115,12 +115,28 @@ def disturbed(path: Path, kills: int, seconds: float, chance: random.Random) -> 
             process.kill()
             process.wait()
             parents += 1
-            orphans += len(psutil.wait_procs(children, timeout=2)[1])
+            orphans += len(running_after(5.0, children))
             process = start(path)
     process.wait()
     while missing(path):
         start(path).wait()
     return parents, workers, orphans
+
+
+def running_after(seconds: float, processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Which of the processes still run after a while; ended ones that nobody has waited for do not count."""
+    until = time.monotonic() + seconds
+    while (left := [process for process in processes if is_running(process)]) and time.monotonic() < until:
+        time.sleep(0.05)
+    return left
+
+
+def is_running(process: psutil.Process) -> bool:
+    """Whether the process still computes or could."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def missing(path: Path) -> list[str]:

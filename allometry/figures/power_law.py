@@ -106,7 +106,7 @@ def _signed(slope: float) -> str:
 def _caption(
     runs: pd.DataFrame, means: pd.DataFrame, fit: Any, slopes: Mapping[str, float], level: float, own: bool
 ) -> str:
-    text = f"{frames.count_note(runs)}. "
+    text = f"{len(means)} points. " if own else f"{frames.count_note(runs)}. "
     if own:
         text += "Bars are the intervals of the points. "
     elif np.isfinite(means["sd"]).any():

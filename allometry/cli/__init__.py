@@ -1,10 +1,11 @@
-"""The command line: parse, call, print. Each command lives in a file of this package and is imported when it is used."""
+"""The command line: parse, call, print. Each command lives in a file of this package and is imported when it
+is used."""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -53,35 +54,42 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="allometry", message="%(version)s")
-def app(debug: bool) -> None:
+def app(debug: bool) -> None:  # main() takes --debug off the line; it is here for --help
     """Allometry: measure, fit and use the scaling laws of language models."""
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point. Errors that the user can mend are printed with their hint; exit status 1 (2 for usage, 130 for ctrl-C)."""
+    """Entry point: errors that the user can mend are printed with their hint, without a traceback.
+
+    Exit status 1 for them, 2 for wrong usage, 70 for a defect, 130 for ctrl-C. `--debug`, anywhere on the
+    line, shows the traceback.
+    """
     args = sys.argv[1:] if argv is None else argv
     debug = "--debug" in args
     try:
-        code = app.main(args, prog_name="allometry", standalone_mode=False)
-    except click.exceptions.Abort:
+        code = app.main([a for a in args if a != "--debug"], prog_name="allometry", standalone_mode=False)
+    except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("interrupted", hint="the same command continues where it stopped", code=130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted", hint="the same command continues where it stopped", code=130)
     except Exception as error:
-        from allometry.errors import AllometryError
-
-        if debug or not isinstance(error, AllometryError):
-            if debug:
-                raise
-            _fail(f"{type(error).__name__}: {error}", hint="this is a defect: run again with --debug and report it", code=70)
-        _fail(error.message, hint=error.hint, code=1)
+        if debug:
+            raise
+        _explain(error)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str, *, hint: str | None, code: int) -> None:
+def _explain(error: Exception) -> NoReturn:
+    from allometry.errors import AllometryError
+
+    if isinstance(error, AllometryError):
+        _fail(error.message, hint=error.hint, code=1)
+    defect = "this is a defect: run again with --debug and report it"
+    _fail(f"{type(error).__name__}: {error}", hint=defect, code=70)
+
+
+def _fail(message: str, *, hint: str | None, code: int) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     if hint:
         print(f" hint: {hint}", file=sys.stderr)

@@ -31,7 +31,7 @@ def planted_runs() -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def planted_curves(planted_runs: pd.DataFrame) -> pd.DataFrame:
-    """Thirty evaluations a run, from the loss of the uniform distribution over bytes down to the planted law."""
+    """Thirty evaluations a run, from the loss of a uniform guess over bytes down to the planted law."""
     parts = []
     for row in planted_runs.itertuples():
         tokens = np.geomspace(1e4, row.D, 30)

@@ -22,7 +22,7 @@ import vl_convert
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from allometry.env import cache_dir
+from allometry.env import cache_dir, package_version
 from allometry.errors import AllometryError
 from allometry.figures import theme
 from allometry.report import format as fmt
@@ -188,7 +188,8 @@ def _runtime() -> str:
     """
     kept: Path | None = None
     with suppress(AllometryError):  # no cache folder: it only saves time
-        kept = cache_dir("report") / f"vega-{vl_convert.__version__}-{theme.vegalite()}.js"
+        version = package_version("vl-convert-python")
+        kept = cache_dir("report") / f"vega-{version}-{theme.vegalite()}.js"
         if kept.is_file() and kept.stat().st_size > 100_000:
             return kept.read_text(encoding="utf-8")
     script = str(vl_convert.javascript_bundle(_GLOBALS, vl_version=theme.vegalite()))

@@ -6,11 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from allometry.errors import AllometryError
 from allometry.train import checkpoint
 from allometry.train.config import RunConfig
+from allometry.train.inputs import load_inputs
 from allometry.train.loop import Progress, train
+from allometry.train.trained import trained_model
 
 Make = Callable[..., RunConfig]
 Files = Callable[[Path], tuple[bytes, bytes]]
@@ -166,3 +170,16 @@ def test_a_damaged_result_is_made_again(make_run: Make, tmp_path: Path) -> None:
     result = train(make_run(tokens=256), tmp_path)
     (tmp_path / "result.json").write_text('{"format": 1, "sta')
     assert train(make_run(tokens=256), tmp_path)["loss"] == result["loss"]
+
+
+def test_a_finished_run_gives_back_its_model(make_run: Make, tmp_path: Path) -> None:
+    with pytest.raises(AllometryError, match="holds no run"):
+        trained_model(tmp_path)
+    config = make_run()
+    result = train(config, tmp_path)
+    model = trained_model(tmp_path)
+    (windows,) = load_inputs(config).tests.values()
+    ids = torch.from_numpy(windows)
+    with torch.no_grad():
+        losses = F.cross_entropy(model(ids[:, :-1]).transpose(1, 2), ids[:, 1:])
+    assert float(losses) == pytest.approx(result["loss"], rel=1e-5)

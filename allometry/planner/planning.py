@@ -1,0 +1,260 @@
+"""From a budget, a time or a target loss to a run: size, tokens, batch, steps and loss, and how far to
+trust them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from allometry.errors import AllometryError
+from allometry.laws.estimate import Array, Estimate, percentile_interval, plain
+from allometry.laws.result import FitResult
+from allometry.laws.zoo import get
+from allometry.planner.allocate import Allocation, Request, allocate
+from allometry.planner.source import R_D_STAR, Source, effective_tokens, from_fit, from_published
+from allometry.planner.wrong_size import wrong_sizes
+from allometry.units import format_count, format_duration, format_flops
+
+EPOCHS = (1, 2, 4, 8, 16, 40)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """A run to train. N (parameters), D (tokens), C (FLOPs), loss, batch (tokens) and steps are
+    `Estimate`s.
+
+    `beyond` says how many times N, D and C lie outside the data of the fit (None: published constants).
+    `sizes`: what other sizes cost (columns N, D, loss at the same compute, compute for the same loss).
+    `epochs`: for limited data, what repeating is worth. `notes` are assumptions, `warnings` reasons to
+    distrust.
+    """
+
+    rule: str
+    source: str
+    law: str
+    N: Estimate
+    D: Estimate
+    C: Estimate
+    loss: Estimate
+    batch: Estimate
+    steps: Estimate
+    beyond: dict[str, float | None]
+    seconds: float | None
+    sizes: pd.DataFrame
+    epochs: pd.DataFrame | None
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def report(self, level: float = 0.95) -> str:
+        """The plan as text, with intervals where the constants have any."""
+        lines = [f"plan: {self.rule}", f"from: {self.source}"]
+        shown = (("N", format_count), ("D", format_count), ("C", format_flops), ("batch", format_count))
+        for name, form in (*shown, ("steps", format_count), ("loss", "{:.4f}".format)):
+            lines.append(_line(name, getattr(self, name), form, level, self.beyond.get(name)))
+        lines.append(f"  D/N   {self.D.value / self.N.value:.3g} tokens per parameter")
+        if self.seconds is not None:
+            lines.append(f"  time  {format_duration(self.seconds)}")
+        lines.append("other sizes (against this one):")
+        for _, row in self.sizes.iterrows():
+            lines.append(
+                f"  {row['ratio']:5.2g} x N   loss {row['loss_change']:+.2%} at the same compute;"
+                f" {row['compute_ratio']:.2f} x compute for the same loss"
+            )
+        if self.epochs is not None:
+            lines.append("repeating the data:")
+            lines += [
+                f"  {r['epochs']:3.0f} epochs  worth {r['worth']:.1%} of as many fresh tokens"
+                for _, r in self.epochs.iterrows()
+            ]
+        return "\n".join(
+            lines + [f"note: {n}" for n in self.notes] + [f"warning: {w}" for w in self.warnings]
+        )
+
+    def frame(self) -> pd.DataFrame:
+        """One row a quantity: value, 80 % and 95 % bounds, and how far it extrapolates."""
+        rows = [
+            {"quantity": name, **getattr(self, name).to_dict(), "beyond": self.beyond.get(name)}
+            for name in ("N", "D", "C", "batch", "steps", "loss")
+        ]
+        return pd.DataFrame(rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON."""
+        values = {name: getattr(self, name).to_dict() for name in ("N", "D", "C", "batch", "steps", "loss")}
+        return {
+            "rule": self.rule,
+            "source": self.source,
+            "law": self.law,
+            **values,
+            "beyond": self.beyond,
+            "seconds": self.seconds,
+            "sizes": [{k: plain(v) for k, v in row.items()} for row in self.sizes.to_dict("records")],
+            "epochs": None if self.epochs is None else self.epochs.to_dict("records"),
+            "notes": list(self.notes),
+            "warnings": list(self.warnings),
+        }
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<pre>{escape(self.report())}</pre>"
+
+
+def plan(
+    budget: float | None = None,
+    *,
+    hours: float | None = None,
+    speed: float | None = None,
+    loss: float | None = None,
+    fit: FitResult | None = None,
+    law: str = "chinchilla",
+    published: str | None = None,
+    N: float | None = None,
+    D: float | None = None,
+    tokens_per_parameter: float | None = None,
+    unique: float | None = None,
+    batch: float | None = None,
+) -> Plan:
+    """Plan a run for a compute `budget` (FLOPs), for `hours` at `speed` (FLOPs/s), or for a target `loss`.
+
+    The law is a `fit`, else the constants `published` (a set's name; default the first) of `law`. By
+    default size and tokens are compute-optimal; N, D or `tokens_per_parameter` fix one of them
+    (over-training). `unique` tokens of data repeat when D exceeds them. `batch` in tokens; by default
+    Kaplan's critical batch at the loss reached.
+
+    Raises AllometryError for requests that contradict each other or that the law cannot meet.
+    """
+    source = from_fit(fit) if fit is not None else from_published(law, published)
+    request = Request(
+        budget=_budget(budget, hours, speed, loss),
+        loss=loss,
+        N=N,
+        D=D,
+        ratio=tokens_per_parameter,
+        unique=unique,
+    )
+    best = allocate(source, request, source.parameters)
+    drawn = allocate(source, request, source.draws) if source.count else None
+    values = {k: _estimate(best, drawn, k) for k in ("N", "D", "C", "loss")}
+    values["batch"] = _batch(batch, best, drawn)
+    values["steps"] = _ratio(values["D"], values["batch"])
+    beyond = {k: source.beyond(k, values[k].value) for k in ("N", "D", "C")}
+    return Plan(
+        rule=request.rule, source=source.label, law=source.law.name, **values, beyond=beyond,
+        seconds=values["C"].value / speed if speed else None,
+        sizes=wrong_sizes(source, best, unique),
+        epochs=_epochs(source, best, unique),
+        notes=_notes(source, request, batch, unique), warnings=_warnings(beyond, values, drawn, request),
+    )  # fmt: skip
+
+
+def _budget(
+    budget: float | None, hours: float | None, speed: float | None, loss: float | None
+) -> float | None:
+    given = [
+        name for name, value in (("budget", budget), ("hours", hours), ("loss", loss)) if value is not None
+    ]
+    if len(given) != 1:
+        what = f"{' and '.join(given)} contradict each other" if given else "nothing says how much to spend"
+        raise AllometryError(
+            what, hint="give one of a compute budget, hours (with a speed), or a target loss"
+        )
+    if hours is not None:
+        if speed is None:
+            raise AllometryError(
+                "a time needs the speed of the machine in FLOPs per second", hint="speed=3e10"
+            )
+        budget = hours * 3600 * speed
+    for name, value in (("the budget", budget), ("the target loss", loss), ("speed", speed)):
+        if value is not None and not (np.isfinite(value) and value > 0):
+            raise AllometryError(f"{name} must be a positive number, not {value}", hint="write it like 1e18")
+    return budget
+
+
+def _estimate(best: Allocation, drawn: Allocation | None, name: str) -> Estimate:
+    samples = getattr(drawn, name) if drawn is not None else np.empty(0)
+    return Estimate(value=float(getattr(best, name)[0]), samples=samples)
+
+
+def _batch(batch: float | None, best: Allocation, drawn: Allocation | None) -> Estimate:
+    """The given batch, that of the law itself (Kaplan's App. B), or Kaplan's critical batch at the loss."""
+    if batch is not None:
+        return Estimate(value=float(batch), samples=np.empty(0))
+    if best.batch is not None:
+        samples = drawn.batch if drawn is not None and drawn.batch is not None else np.empty(0)
+        return Estimate(value=float(best.batch[0]), samples=samples)
+    losses = drawn.loss if drawn is not None else np.empty(0)
+    return Estimate(value=float(_critical(best.loss)[0]), samples=_critical(losses))
+
+
+def _critical(loss: Array) -> Array:
+    law = get("b-crit")
+    return law.predict(dict(law.published["kaplan2020-table5"].values), L=loss) if len(loss) else loss
+
+
+def _ratio(tokens: Estimate, batch: Estimate) -> Estimate:
+    value = max(1.0, tokens.value / batch.value)
+    if not len(tokens.samples):
+        return Estimate(value=value, samples=np.empty(0))
+    per = batch.samples if len(batch.samples) else batch.value
+    return Estimate(value=value, samples=np.maximum(1.0, tokens.samples / per))
+
+
+def _epochs(source: Source, best: Allocation, unique: float | None) -> pd.DataFrame | None:
+    """What repeating is worth: effective tokens as a share of the tokens trained, by number of epochs."""
+    if unique is None:
+        return None
+    R_D = float(source.parameters["R_D"][0]) if "R_D" in source.parameters else R_D_STAR
+    epochs = np.array([*EPOCHS, max(1.0, float(best.D[0]) / unique)])
+    worth = effective_tokens(epochs * unique, unique, R_D) / (epochs * unique)
+    last = np.exp(-(epochs - 1) / R_D)
+    return pd.DataFrame({"epochs": epochs, "worth": worth, "last_epoch": last}).sort_values(
+        "epochs", ignore_index=True
+    )
+
+
+def _notes(source: Source, request: Request, batch: float | None, unique: float | None) -> tuple[str, ...]:
+    notes = list(source.notes) if not source.ranges else []
+    notes.append("C = 6ND counts the same parameters as N; head and attention come on top")
+    if batch is None and source.law.name != "kaplan-ns":
+        notes.append(
+            "batch: Kaplan's B_crit = 2.1e8/L^4.76 tokens at this loss (measured on WebText2); there steps and"
+            " tokens are twice their minimum. Measure your own with fit_critical_batch, or give a batch"
+        )
+    if unique is not None and "U" not in source.law.inputs:
+        notes.append(
+            f"repeated data are discounted with the published R_D* = {R_D_STAR:.3g} (Muennighoff et al. 2023)"
+        )
+    return tuple(notes)
+
+
+def _warnings(
+    beyond: dict[str, float | None], values: dict[str, Estimate], drawn: Allocation | None, request: Request
+) -> tuple[str, ...]:
+    found = []
+    far = {k: x for k, x in beyond.items() if x is not None and x > 10}
+    if far:
+        text = ", ".join(f"{k} by {x:.0f} x" for k, x in far.items())
+        found.append(
+            f"extrapolates more than 10 x beyond the data ({text}); the law's form may not hold there"
+        )
+    if drawn is not None:
+        lost = float(np.mean(~np.isfinite(drawn.N) | ~np.isfinite(drawn.C)))
+        if lost > 0.02:
+            found.append(
+                f"in {lost:.0%} of the resamples the request cannot be met; the intervals leave those out"
+            )
+    elif request.loss is not None:
+        found.append("published constants carry no uncertainty: the true plan may be far from this one")
+    return tuple(found)
+
+
+def _line(name: str, value: Estimate, form: Any, level: float, beyond: float | None) -> str:
+    low, high = percentile_interval(value.samples, level)
+    span = f"   {100 * level:.0f} % [{form(low)}, {form(high)}]" if np.isfinite(low) else ""
+    far = f"   {beyond:.3g} x beyond the data" if beyond is not None and beyond > 1 else ""
+    return f"  {name:5s} {form(value.value)}{span}{far}"

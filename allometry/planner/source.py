@@ -1,0 +1,149 @@
+"""What a plan rests on: a fit, or constants that a paper printed, as one function of size and data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from allometry.errors import AllometryError, unknown
+from allometry.laws.estimate import Array
+from allometry.laws.law import Law
+from allometry.laws.result import FitResult
+from allometry.laws.zoo import all_laws, get
+
+R_D_STAR = 15.387756
+"""Repeats of the data that are worth having (Muennighoff et al. 2023, arXiv 2305.16264, R_D*)."""
+
+_SHAPES = ({"N", "D"}, {"N", "M"}, {"N", "D", "U"})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """A law with its constants: `parameters` are arrays of shape (1,), `draws` arrays of shape (R,), R
+    may be 0.
+
+    `ranges` holds the smallest and largest N, D and C of the data (empty for published constants).
+    """
+
+    law: Law
+    label: str
+    parameters: dict[str, Array]
+    draws: dict[str, Array]
+    ranges: dict[str, tuple[float, float]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Number of draws."""
+        return len(next(iter(self.draws.values()), np.empty(0)))
+
+    def loss(self, params: Mapping[str, Array], N: ArrayLike, D: ArrayLike, unique: float | None) -> Array:
+        """Loss for parameters of shape (R,) at N and D of shape (R, …) or broadcastable; `unique`
+        tokens or None.
+
+        With fewer unique tokens than D the data repeat: the law's own account of that is used if it has
+        one, else Muennighoff's effective data with the published R_D*.
+        """
+        N, D = np.asarray(N, float), np.asarray(D, float)
+        inputs = {"N": N, "D": D}
+        if "U" in self.law.inputs:
+            inputs["U"] = np.minimum(D, np.inf if unique is None else unique)
+        else:
+            D = D if unique is None else effective_tokens(D, unique)
+            inputs = {"N": N, "M": D / N} if "M" in self.law.inputs else {"N": N, "D": D}
+        extra = max(np.ndim(N), np.ndim(D)) - 1
+        shaped = {k: v.reshape(v.shape + (1,) * max(extra, 0)) for k, v in params.items()}
+        return self.law.predict(shaped, **inputs)
+
+    def beyond(self, name: str, value: float) -> float | None:
+        """How many times N, D or C lies outside the data (1 inside); None for published constants."""
+        if name not in self.ranges or not np.isfinite(value):
+            return None
+        low, high = self.ranges[name]
+        return max(1.0, value / high, low / value)
+
+
+def effective_tokens(D: ArrayLike, unique: float, R_D: float = R_D_STAR) -> Array:
+    """Fresh tokens that D tokens drawn from `unique` ones are worth (Muennighoff et al. 2023, eq. 5)."""
+    tokens = np.asarray(D, float)
+    once = np.minimum(tokens, unique)
+    repeats = np.maximum(tokens / unique - 1, 0)
+    return np.asarray(once + unique * R_D * -np.expm1(-repeats / R_D))
+
+
+def from_fit(result: FitResult) -> Source:
+    """A fit as the source of a plan. Raises AllometryError if its law has no N and D, or the fit failed."""
+    _need_size_and_data(result.law)
+    if result.status == "failed":
+        raise AllometryError("a failed fit cannot be planned with", hint="; ".join(result.reasons) or None)
+    data = result.data
+    tokens = data["D"] if "D" in data else data["M"] * data["N"] if "M" in data else None
+    ranges = {"N": _range(data["N"])} if "N" in data else {}
+    if tokens is not None:
+        ranges |= {"D": _range(tokens), "C": _range(6 * data["N"] * tokens)}
+    finite = result.samples[np.isfinite(result.samples).all(axis=1)]
+    notes = [f"{w.name}: {w.meaning}" for w in result.warnings]
+    return Source(
+        law=result.law,
+        label=f"{result.law.title}, fitted to {len(result.residuals)} runs",
+        parameters={k: np.array([v]) for k, v in result.parameters.items()},
+        draws={name: finite[name].to_numpy(float) for name in result.law.parameter_names},
+        ranges=ranges,
+        notes=tuple(notes),
+    )
+
+
+def from_published(law: str, name: str | None = None) -> Source:
+    """Printed constants as the source of a plan: the set `name` of a law, or its first one. No intervals.
+
+    Raises AllometryError for a law without N and D, or without published constants.
+    """
+    chosen = get(law)
+    _need_size_and_data(chosen)
+    if not chosen.published:
+        able = [n for n, entry in all_laws().items() if entry.published and _plannable(entry)]
+        raise AllometryError(
+            f"no paper's constants are kept for the law {law!r}",
+            hint=f"fit it to runs, or use {', '.join(able)}",
+        )
+    if name is not None and name not in chosen.published:
+        raise unknown(f"set of constants of the law {law!r}", name, chosen.published)
+    constants = chosen.published[name or next(iter(chosen.published))]
+    units = ", ".join(f"{k} in {v}" for k, v in constants.units.items())
+    notes = [f"constants as printed, without uncertainty: {constants.source}", f"units: {units}"]
+    if constants.note:
+        notes.append(constants.note)
+    if law == "kaplan":
+        notes.append(
+            "eq. 1.5 describes early-stopped training on limited data; the paper's own compute-efficient"
+            " allocation (App. B, N ∝ C^0.73) is the law 'kaplan-ns'"
+        )
+    return Source(
+        law=chosen,
+        label=f"{chosen.title}, constants {constants.name}",
+        parameters={k: np.array([float(v)]) for k, v in constants.values.items()},
+        draws={},
+        ranges={},
+        notes=tuple(notes),
+    )
+
+
+def _plannable(law: Law) -> bool:
+    return set(law.inputs) in _SHAPES or law.name == "kaplan-ns"
+
+
+def _need_size_and_data(law: Law) -> None:
+    if not _plannable(law) or law.output != "L":
+        able = [n for n, entry in all_laws().items() if _plannable(entry) and entry.output == "L"]
+        raise AllometryError(
+            f"the law {law.name!r} gives no loss from N and D, so nothing can be allocated with it",
+            hint=f"plan with one of {', '.join(able)}",
+        )
+
+
+def _range(values: pd.Series) -> tuple[float, float]:
+    return float(values.min()), float(values.max())

@@ -1,0 +1,199 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import allometry
+from allometry.errors import AllometryError
+from allometry.laws.fit import fit
+from allometry.laws.zoo import get
+from allometry.planner import next_runs, plan
+from allometry.planner.kaplan import Efficient, convergence_trade, excess_compute, excess_steps
+from allometry.planner.optimum import best_size, chinchilla_optimum
+from allometry.planner.source import effective_tokens, from_published
+from allometry.units import PF_DAY
+
+EPOCH = dict(get("chinchilla").published["besiroglu2024"].values)
+KAPLAN = Efficient(alpha_N=0.077, alpha_S=0.76, N_c=6.5e13, S_c=2.1e3, alpha_B=0.21, B_star=2.1e8)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    grid = [(n, d) for n in np.logspace(6, 9, 7) for d in np.logspace(8, 11, 6)]
+    frame = pd.DataFrame(grid, columns=["N", "D"])
+    wobble = np.exp(0.003 * np.random.default_rng(0).standard_normal(len(frame)))
+    frame["loss"] = get("chinchilla").predict(EPOCH, N=frame["N"], D=frame["D"]) * wobble
+    return fit(frame, law="chinchilla", bootstrap=60)
+
+
+def test_kaplan_appendix_b():
+    assert KAPLAN.alpha_C == pytest.approx(0.0525, abs=5e-5)
+    assert KAPLAN.C_c == pytest.approx(1.6e8, rel=0.02)
+    assert KAPLAN.loss(1.0) == pytest.approx(2.69, abs=0.005)
+    assert KAPLAN.size(1.0) == pytest.approx(5.8e8, rel=0.01)
+    assert KAPLAN.steps(1.0) == pytest.approx(1.3e4, rel=0.05)
+    assert KAPLAN.batch(1.0) == pytest.approx(1.9e6, rel=0.03)
+    assert 6 * KAPLAN.size(1.0) * KAPLAN.steps(1.0) * KAPLAN.batch(1.0) == pytest.approx(PF_DAY, rel=1e-9)
+
+
+def test_kaplan_efficient_training_stops_ten_percent_above_convergence():
+    converged = (KAPLAN.N_c / KAPLAN.size(2.0)) ** 0.077
+    assert KAPLAN.loss(2.0) / converged == pytest.approx(1 + 0.077 / 0.76, rel=1e-9)
+    assert KAPLAN.compute_at(KAPLAN.size(2.0), KAPLAN.loss(2.0)) == pytest.approx(2.0, rel=1e-9)
+    assert KAPLAN.compute_for(KAPLAN.loss(2.0)) == pytest.approx(2.0, rel=1e-9)
+
+
+def test_kaplan_cost_of_a_wrong_size():
+    assert excess_compute(0.6) == pytest.approx(1.165, abs=1e-3)
+    assert excess_compute(2.2) == pytest.approx(1.204, abs=1e-3)
+    assert excess_steps(2.2) == pytest.approx(0.547, abs=1e-3)
+    assert excess_compute(1.0) == pytest.approx(1.0)
+    size, steps, compute = convergence_trade(0.077 / 0.76, 0.02, 0.077, 0.76)
+    assert (size, steps) == (pytest.approx(2.7, abs=0.05), pytest.approx(0.13, abs=0.005))
+    assert compute == pytest.approx(0.35, abs=0.01)
+    ratio = KAPLAN.compute_at(1.7 * KAPLAN.size(1.0), KAPLAN.loss(1.0))
+    assert ratio == pytest.approx(excess_compute(1.7), rel=1e-9)
+
+
+@pytest.mark.parametrize("C", [1e15, 5.76e23, 1e26])
+def test_the_search_agrees_with_the_closed_form(C):
+    source = from_published("chinchilla", "besiroglu2024")
+    size, loss = best_size(source, source.parameters, C)
+    expected, tokens = chinchilla_optimum(C, EPOCH["A"], EPOCH["B"], EPOCH["alpha"], EPOCH["beta"])
+    assert size[0] == pytest.approx(expected, rel=1e-4)
+    assert 6 * expected * tokens == pytest.approx(C)
+    assert loss[0] == pytest.approx(get("chinchilla").predict(EPOCH, N=expected, D=tokens), rel=1e-9)
+
+
+def test_chinchilla_at_the_budget_of_gopher():
+    planned = plan(5.76e23, published="besiroglu2024")
+    assert planned.N.value == pytest.approx(72e9, rel=0.02)
+    assert planned.D.value / planned.N.value == pytest.approx(18.4, abs=0.3)
+    assert np.isnan(planned.N.interval()[0])
+
+
+@pytest.mark.parametrize("law", ["chinchilla", "kaplan", "kaplan-ns", "muennighoff"])
+def test_published_constants_plan_without_data_and_say_so(law):
+    planned = allometry.plan(1e18, law=law)
+    assert planned.C.value == pytest.approx(1e18)
+    assert planned.steps.value * planned.batch.value == pytest.approx(planned.D.value, rel=1e-6)
+    assert any("without uncertainty" in n for n in planned.notes)
+    assert "et al." in planned.report()
+    json.dumps(planned.to_dict(), allow_nan=False)
+
+
+def test_a_fit_gives_intervals_and_says_how_far_it_extrapolates(fitted):
+    planned = plan(1e23, fit=fitted)
+    low, high = planned.N.interval(0.95)
+    true, _ = chinchilla_optimum(1e23, EPOCH["A"], EPOCH["B"], EPOCH["alpha"], EPOCH["beta"])
+    assert low < true < high
+    assert planned.beyond["C"] == pytest.approx(1e23 / 6e20)
+    assert any("extrapolates" in w for w in planned.warnings)
+    assert "beyond the data" in planned.report()
+    assert "<pre>" in planned._repr_html_()
+    inside = plan(1e20, fit=fitted)
+    assert inside.beyond["C"] == 1
+    assert not any("extrapolates" in w for w in inside.warnings)
+
+
+def test_a_target_loss_is_the_budget_turned_round(fitted):
+    there = plan(1e20, fit=fitted)
+    back = plan(loss=there.loss.value, fit=fitted)
+    assert back.C.value == pytest.approx(1e20, rel=1e-3)
+    assert back.N.value == pytest.approx(there.N.value, rel=1e-2)
+
+
+@pytest.mark.parametrize("fixed", [{"N": 1e8}, {"D": 2e10}, {"tokens_per_parameter": 200}])
+def test_over_training(fixed):
+    budget = plan(1e20, **fixed)
+    assert budget.loss.value >= plan(1e20).loss.value
+    back = plan(loss=budget.loss.value, **fixed)
+    assert back.C.value == pytest.approx(1e20, rel=1e-3)
+    name, value = next(iter(fixed.items()))
+    ratio = {"N": budget.N.value, "D": budget.D.value}.get(name, budget.D.value / budget.N.value)
+    assert ratio == pytest.approx(value)
+
+
+def test_hours_are_a_budget():
+    assert plan(hours=10, speed=1e12).C.value == pytest.approx(3.6e16)
+    assert plan(hours=10, speed=1e12).seconds == pytest.approx(36000)
+
+
+def test_other_sizes_cost_more():
+    sizes = plan(1e20).sizes
+    assert (sizes["loss_change"] > 0).all()
+    assert (sizes["compute_ratio"] > 1).all()
+
+
+def test_little_data_means_fewer_epochs_worth_having():
+    free, tight = plan(1e20, law="muennighoff"), plan(1e20, law="muennighoff", unique=1e9)
+    assert tight.loss.value > free.loss.value
+    assert tight.D.value < free.D.value * 3
+    assert tight.epochs is not None
+    worth = tight.epochs.set_index("epochs")["worth"]
+    assert worth.loc[1] == 1
+    assert worth.loc[4] > 0.9 > worth.loc[16] > worth.loc[40]
+    discounted = plan(1e20, unique=1e9)
+    assert any("R_D*" in n for n in discounted.notes)
+
+
+def test_muennighoff_values():
+    source = from_published("muennighoff")
+    first = source.loss(source.parameters, np.array([6.34e9]), np.array([242e9]), 25e9)
+    second = source.loss(source.parameters, np.array([8.67e9]), np.array([178e9]), 25e9)
+    assert first[0] == pytest.approx(2.2256440890, rel=1e-6)
+    assert second[0] == pytest.approx(2.2269634076, rel=1e-6)
+    assert effective_tokens(1e9, 2e9) == 1e9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "nothing says"),
+        ({"budget": 1e18, "loss": 3.0}, "contradict"),
+        ({"hours": 3.0}, "speed"),
+        ({"budget": -1.0}, "positive"),
+        ({"budget": 1e18, "N": 1e6, "D": 1e6}, "cannot all be fixed"),
+        ({"loss": 1.0}, "never reaches"),
+        ({"budget": 1e18, "law": "power"}, "no loss from N and D"),
+        ({"budget": 1e18, "law": "skaling"}, "no paper's constants"),
+        ({"budget": 1e18, "published": "hofman"}, "hoffmann2022"),
+        ({"budget": 1e18, "law": "kaplan-ns", "N": 1e6}, "compute-efficient"),
+    ],
+)
+def test_bad_requests_are_explained(options, message):
+    with pytest.raises(AllometryError, match=message):
+        plan(**options)
+
+
+def test_the_next_runs_make_the_target_surer(fitted):
+    design = next_runs(fitted, budget=1e20, target="loss@1e22", most=4)
+    assert design.runs["C"].sum() <= 1e20
+    assert design.after < design.before
+    assert (np.diff(design.runs["deviation"]) <= 0).all()
+    assert "4 runs" in design.report()
+    json.dumps(design.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("target", ["a", "N_opt@1e21", "alpha"])
+def test_any_target_can_be_named(fitted, target):
+    assert next_runs(fitted, budget=1e19, target=target, most=2).after > 0
+
+
+def test_designs_that_cannot_identify_the_target_are_refused():
+    sizes = np.logspace(6, 8, 8)
+    one_ratio = pd.DataFrame({"N": sizes, "D": 20 * sizes})
+    with pytest.raises(AllometryError, match="one D/N"):
+        next_runs(budget=1e20, target="alpha", candidates=one_ratio)
+    two_levels = pd.DataFrame([(n, d) for n in (1e6, 1e7) for d in (1e8, 1e9, 1e10)], columns=["N", "D"])
+    with pytest.raises(AllometryError, match="2 sizes"):
+        next_runs(budget=1e20, target="alpha", candidates=two_levels)
+    design = next_runs(budget=1e20, target="alpha", most=8)
+    assert np.isinf(design.before)
+    assert design.runs["N"].nunique() >= 3
+
+
+def test_an_unknown_target_is_explained(fitted):
+    with pytest.raises(AllometryError, match="unknown target"):
+        next_runs(fitted, budget=1e18, target="beauty")

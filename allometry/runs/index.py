@@ -35,7 +35,7 @@ def run_directories(store: Path) -> Iterator[Path]:
     with os.scandir(store) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     for name in names:
-        if (store / name / "config.json").exists():
+        if os.path.exists(f"{store}/{name}/config.json"):
             yield store / name
 
 
@@ -71,7 +71,7 @@ def _stamp(directory: Path) -> list[int]:
     stamp = []
     for name in _WATCHED:
         try:
-            status = os.stat(directory / name)
+            status = os.stat(f"{directory}/{name}")
             stamp += [status.st_mtime_ns, status.st_size]
         except OSError:
             stamp += [0, 0]

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-_WAVE, _WAVES, _ENOUGH = 16, 8, 5
+_WAVE, _WAVES, _ENOUGH, _PATIENCE = 16, 8, 5, 60
+"""Starts a wave, waves at most, agreeing starts that suffice, iterations a start is given."""
 
 
 def fit(
@@ -84,23 +85,32 @@ class Best:
 
 
 def solve(problem: Problem) -> Best:
-    """Minimise from waves of starts until several agree on the lowest objective, or the waves are used up."""
+    """Minimise from waves of starts until several agree on the lowest objective, or the waves are used up.
+
+    A start that has not arrived after 60 iterations is in a bad place; the lowest is then followed to its end.
+    """
     z, values = np.empty((0, len(problem.free))), np.empty(0)
-    best, agreeing = 0, 0
+    agreeing = 0
     for wave in range(_WAVES):
+        start = problem.starts(_WAVE, skip=_WAVE * wave)
         found = minimise(
             problem.residuals,
-            problem.starts(_WAVE, skip=_WAVE * wave),
+            start,
             problem.weights,
             problem.objective,
             problem.box,
+            max_iterations=_PATIENCE,
         )
         z, values = np.concatenate([z, found.z]), np.concatenate([values, found.objective])
-        best = int(np.argmin(values))
-        agreeing = int(np.sum(values <= values[best] + 1e-6 * abs(values[best]) + 1e-15))
+        lowest = float(values.min())
+        agreeing = int(np.sum(values <= lowest + 1e-6 * abs(lowest) + 1e-15))
         if agreeing >= _ENOUGH or not len(problem.free):
             break
-    return Best(z=z[best], objective=float(values[best]), starts=len(values), agreeing=agreeing)
+    best = z[[int(np.argmin(values))]]
+    end = minimise(
+        problem.residuals, best, problem.weights, problem.objective, problem.box, max_iterations=500
+    )
+    return Best(z=end.z[0], objective=float(end.objective[0]), starts=len(values), agreeing=agreeing)
 
 
 def _record(
@@ -116,8 +126,9 @@ def _record(
 
     law = problem.law
     samples = problem.natural(resamples.z)
+    sources = [points.columns[n] for n in law.inputs]
     noise = uncertainty.seed_noise(
-        frame.loc[points.kept], problem.target, [c for c in points.columns.values() if c in frame.columns]
+        frame[points.kept], problem.target, [c for c in sources if c in frame.columns]
     )
     found = [
         FitWarning(name="data", meaning=f"column {c!r}: {what}", identified=how)

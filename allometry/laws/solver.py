@@ -20,8 +20,8 @@ Array = NDArray[np.float64]
 Residuals = Callable[[Array], tuple[Array, Array]]
 """Coordinates (K, p) -> residuals (K, n) and their derivatives (K, p, n)."""
 
-_CHUNK = 64
-"""Members that advance together: their arrays should stay in the second-level cache."""
+_CHUNK = 16384
+"""Residuals of the members that advance together: their arrays should stay in the second-level cache."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +61,13 @@ def minimise(
     `tolerance` is the relative decrease that the next step promises when a member counts as converged. A start at
     which the law is not finite ends at once, not converged, with an infinite objective.
     """
-    parts = [
-        _minimise_chunk(
-            residuals,
-            start[i : i + _CHUNK],
-            np.zeros((1, 1)) if shift is None else shift[i : i + _CHUNK],
-            weights if weights.ndim == 1 else weights[i : i + _CHUNK],
-            objective,
-            box,
-            max_iterations,
-            tolerance,
-        )
-        for i in range(0, len(start), _CHUNK)
-    ]
+    size = max(_CHUNK // weights.shape[-1], 1)
+    parts = []
+    for i in range(0, len(start), size):
+        part = slice(i, i + size)
+        moved = np.zeros((1, 1)) if shift is None else shift[part]
+        own = weights if weights.ndim == 1 else weights[part]
+        parts.append(_reach(residuals, start[part], moved, own, objective, box, max_iterations, tolerance))
     return Minimum(
         z=np.concatenate([m.z for m in parts]),
         objective=np.concatenate([m.objective for m in parts]),
@@ -82,7 +76,7 @@ def minimise(
     )
 
 
-def _minimise_chunk(
+def _reach(
     residuals: Residuals,
     start: Array,
     shift: Array,

@@ -1,0 +1,182 @@
+"""Published measurements, fitted: the numbers that are known for them, to the digits that are printed."""
+
+from math import exp, log
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import allometry
+from allometry.laws.fit import solve
+from allometry.laws.objectives import get_objective
+from allometry.laws.problem import Problem
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"the published measurements are not at {DATA}")
+
+SIZES = {"400K": 393_216, "3M": 3e6, "25M": 25_165_824, "85M": 85e6, "302M": 302e6, "708M": 708e6}
+CHINCHILLA = {"N": "Model Size", "C": "Training FLOP", "D": "C/(6*N)"}
+
+
+@pytest.fixture(scope="module")
+def kaplan():
+    frame = pd.read_csv(
+        DATA / "kaplan/loss_vs_model_and_param.csv", header=None, names=["log_d", "loss", "size"]
+    )
+    return frame.assign(D=10**frame.log_d, N=frame["size"].str.strip('"').map(SIZES))
+
+
+@pytest.fixture(scope="module")
+def chinchilla():
+    return pd.read_csv(DATA / "chinchilla/svg_extracted_data.csv").sort_values("loss").iloc[:240]
+
+
+@pytest.fixture(scope="module")
+def misfitting():
+    return pd.read_csv(DATA / "misfitting/scaling_results_last_ckpt_only.csv")
+
+
+@pytest.fixture(scope="module")
+def datablations():
+    return pd.read_csv(DATA / "datablations/datablations_fit182.csv")
+
+
+def test_kaplan_joint_fit(kaplan):
+    fit = allometry.fit(kaplan, law="kaplan", objective="lsq-log")
+    p = fit.parameters
+    assert p["alpha_N"] == pytest.approx(0.0746, abs=5e-5)
+    assert p["alpha_D"] == pytest.approx(0.1194, abs=5e-5)
+    assert p["N_c"] == pytest.approx(9.35e13, rel=1e-3)
+    assert p["D_c"] == pytest.approx(2.66e12, rel=1e-3)
+    assert fit.rms == pytest.approx(0.0148, abs=5e-5)
+    assert fit.samples["alpha_N"].std() == pytest.approx(0.0019, rel=0.15)
+    assert fit.samples["alpha_D"].std() == pytest.approx(0.0041, rel=0.15)
+    printed = fit.law.published["kaplan2020-table2"]
+    paper = np.log(fit.law.predict(printed, N=kaplan.N, D=kaplan.D) / kaplan.loss)
+    assert np.sqrt(np.mean(paper**2)) == pytest.approx(0.0216, abs=5e-5)
+
+
+@pytest.mark.parametrize(("law", "mean", "largest"), [("kaplan", 0.0315, 0.074), ("chinchilla", 0.068, 0.15)])
+def test_kaplan_small_sizes_predict_large_ones(kaplan, law, mean, largest):
+    small, large = kaplan[kaplan.N < 1e8], kaplan[kaplan.N > 1e8]
+    fit = allometry.fit(small, law=law, objective="lsq-log", bootstrap=0)
+    error = np.abs(fit.predict(large) / large.loss - 1)
+    tolerance = 0.02 if law == "kaplan" else 0.1
+    assert error.mean() == pytest.approx(mean, rel=tolerance)
+    assert error.max() == pytest.approx(largest, rel=tolerance)
+
+
+def test_kaplan_sizes_alone():
+    frame = pd.read_csv(DATA / "kaplan/params_scale.csv", header=None, names=["log_n", "loss"])
+    fit = allometry.fit(frame, law="kaplan-n", columns={"N": "10**log_n"}, objective="lsq-log", bootstrap=0)
+    assert -fit.parameters["alpha_N"] == pytest.approx(-0.0775, abs=5e-5)
+
+
+def test_chinchilla_reaches_the_true_minimum(chinchilla):
+    fit = allometry.fit(chinchilla, law="chinchilla", columns=CHINCHILLA, bootstrap=0)
+    p = fit.parameters
+    assert fit.status == "converged"
+    assert len(fit.data) == 240
+    assert fit.objective_value <= 0.00101827402
+    assert fit.objective_value == pytest.approx(0.0010182740178, rel=1e-10)
+    assert p["A"] == pytest.approx(477.83, abs=0.01)
+    assert p["B"] == pytest.approx(2143.4, abs=0.05)
+    assert p["E"] == pytest.approx(1.81722, abs=1e-5)
+    assert p["alpha"] == pytest.approx(0.34731, abs=1e-5)
+    assert p["beta"] == pytest.approx(0.36717, abs=1e-5)
+    assert fit.agreeing >= 5
+
+
+def test_chinchilla_with_a_free_scale_is_the_published_table(chinchilla):
+    fit = allometry.fit(
+        chinchilla, law="chinchilla", columns=CHINCHILLA, objective="huber-log-scale", bootstrap=0
+    )
+    p = fit.parameters
+    assert p["A"] == pytest.approx(482.01, abs=0.01)
+    assert p["B"] == pytest.approx(2085.43, abs=0.01)
+    assert p["E"] == pytest.approx(1.8172, abs=5e-4)  # printed as 1.8169 and as 1.8172
+    assert p["alpha"] == pytest.approx(0.3478, abs=5e-5)
+    assert p["beta"] == pytest.approx(0.3658, abs=6e-5)
+
+
+def test_chinchilla_bootstrap_is_the_published_one(chinchilla):
+    fit = allometry.fit(chinchilla, law="chinchilla", columns=CHINCHILLA, bootstrap=1500)
+    published = {"A": 124.52, "B": 1293.28, "E": 0.0257, "alpha": 0.0154, "beta": 0.0206}
+    for name, error in published.items():
+        # a standard error of n resamples is known to 1/sqrt(2 n), more for the heavy tail of B
+        assert fit.samples[name].std() == pytest.approx(error, rel=0.2 if name == "B" else 0.08), name
+    for name, (low, high) in {"alpha": (0.317, 0.373), "beta": (0.331, 0.415), "E": (1.769, 1.871)}.items():
+        assert fit.interval(name) == pytest.approx((low, high), rel=0.01)
+    a, low, high = fit.derived("beta/(alpha + beta)")
+    assert a == pytest.approx(0.513, abs=0.002)
+    assert (high - low) / 2 / 1.96 == pytest.approx(0.020, abs=0.002)
+
+
+def test_misfitting(misfitting):
+    fit = allometry.fit(misfitting, law="chinchilla", bootstrap=0)
+    assert len(fit.data) == 261
+    assert fit.objective_value == pytest.approx(0.0050216541, abs=5e-11)
+    assert log(fit.parameters["A"]) == pytest.approx(3.93880, abs=2e-3)
+    assert log(fit.parameters["B"]) == pytest.approx(13.05576, abs=2e-3)
+    assert fit.parameters["E"] == pytest.approx(1.8077, abs=5e-4)
+    assert fit.parameters["alpha"] == pytest.approx(0.20020, abs=1e-4)
+    assert fit.parameters["beta"] == pytest.approx(0.63570, abs=1e-4)
+
+
+def test_misfitting_floor_is_not_identified_among_the_best_learning_rates(misfitting):
+    best = misfitting.sort_values("loss").drop_duplicates(["N", "D"])
+    fit = allometry.fit(best, law="chinchilla", columns={"N": "N_no_emb"}, bootstrap=50)
+    assert fit.parameters["E"] == 0.0
+    assert fit.status == "doubtful"
+    assert "floor-at-zero" in {w.name for w in fit.warnings}
+
+
+FROZEN = {"A": exp(6.255414), "B": exp(7.3049974), "E": exp(0.6254804), "alpha": 0.3526596, "beta": 0.3526596}
+REPEATS = {"U": "unique_tokens"}
+
+
+def test_data_constrained_law_published_point_is_not_the_minimum(datablations):
+    published = {"R_D": 15.387756, "R_N": 5.309743}
+    there = allometry.fit(
+        datablations, law="muennighoff", columns=REPEATS, fixed={**FROZEN, **published}, bootstrap=0
+    )
+    assert there.objective_value == pytest.approx(0.0158259353, abs=5e-11)
+
+
+def test_data_constrained_law_is_not_identified_from_above(datablations):
+    fit = allometry.fit(datablations, law="muennighoff", columns=REPEATS, fixed=FROZEN, bootstrap=200)
+    assert fit.objective_value == pytest.approx(0.0158046625, abs=5e-11)
+    assert fit.parameters["R_D"] == pytest.approx(95.4, abs=0.05)
+    assert fit.parameters["R_N"] == pytest.approx(1.71, abs=0.005)
+    assert fit.status == "doubtful"
+    assert any("R_D is not identified from above" in reason for reason in fit.reasons)
+    low, high = fit.interval("R_D")
+    assert 3 < low < 8
+    assert high > 1e8
+
+
+def test_data_constrained_profile_is_flat_above(datablations):
+    fit = allometry.fit(datablations, law="muennighoff", columns=REPEATS, fixed=FROZEN, bootstrap=0)
+    problem = fit.problem()
+    rise = {}
+    for value in (3.0, 15.0, 100.0, 1e4, 1e7):
+        held = problem.with_(fixed={"R_D": value})
+        rise[value] = solve(held).objective / fit.objective_value - 1
+    assert rise[15.0] < 2e-3
+    assert max(rise[100.0], rise[1e4], rise[1e7]) < 0.01  # of a likelihood of 182 points: inside any interval
+    assert rise[3.0] > 0.04
+
+
+def test_every_objective_is_at_a_minimum_of_the_240_points(chinchilla):
+    """No step of 0.1 % in any parameter lowers any objective."""
+    for name in ("huber-log", "lad-log", "lsq-log", "lsq", "lower-envelope"):
+        fit = allometry.fit(chinchilla, law="chinchilla", columns=CHINCHILLA, objective=name, bootstrap=0)
+        problem: Problem = fit.problem()
+        goal = get_objective(name)
+        for parameter in fit.free:
+            for factor in (0.999, 1.001):
+                z = problem.coordinates({**fit.parameters, parameter: fit.parameters[parameter] * factor})
+                moved = goal.loss(problem.residuals(z[None])[0], goal.threshold).sum()
+                here = goal.loss(problem.residuals(fit.coordinates[None])[0], goal.threshold).sum()
+                assert moved > here

@@ -60,13 +60,14 @@ class PartArchive:
     def _mend(self) -> int:
         """Log the complete records that the log does not know, cut off an incomplete one. Returns how many
         were logged."""
+        sizes = {path.name: path.stat().st_size for path in self._segments()}
         known: dict[str, int] = {}
         for row in read_rows(self._log_path):
-            if row["outcome"] == FETCHED:
+            if row["outcome"] == FETCHED and row["offset"] + row["length"] <= sizes.get(row["file"], 0):
                 known[row["file"]] = max(known.get(row["file"], 0), row["offset"] + row["length"])
         found = 0
         for path in self._segments():
-            position = min(known.get(path.name, 0), path.stat().st_size)
+            position = known.get(path.name, 0)
             with path.open("r+b") as file:
                 file.seek(position)
                 for length, content in whole_members(file):

@@ -99,7 +99,7 @@ def _removed(workspace: Workspace) -> str:
     for stage in STAGES:
         summary = workspace.summary(stage)
         if summary is not None:
-            rows += [(stage, plain(reason), f"{n:,}") for reason, n in summary.removed.most_common() if n]
+            rows += [(stage, reason, f"{n:,}") for reason, n in summary.removed.most_common() if n]
     return _table("## What was dropped (each case is in removed/)", ("stage", "reason", "cases"), rows)
 
 
@@ -117,8 +117,8 @@ def _contamination(workspace: Workspace) -> str:
     names = ", ".join(plain(name.rpartition("/")[2]) for name in summary.options.get("against", ()))
     done = "were left out" if summary.options.get("remove") else "are still in"
     return (
-        f"## Contamination\n\nAgainst {names}: {summary.counts['contaminated']:,} of {summary.counts['documents']:,} "
-        f"documents share a run of {summary.options.get('words')} words; they {done}.\n"
+        f"## Contamination\n\nAgainst {names}: {summary.counts['contaminated']:,} "
+        f"of {summary.counts['documents']:,} documents share a run of {summary.options.get('words')} words; they {done}.\n"
     )
 
 

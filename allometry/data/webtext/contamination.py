@@ -24,7 +24,7 @@ from allometry.data.webtext.chunks import Chunk, chunk_rows, chunks
 from allometry.data.webtext.jsonl import encode, file_digest, read_rows, whole_file, write_json
 from allometry.data.webtext.progress import Progress
 from allometry.data.webtext.shingles import Hashes, WordHasher, ngrams
-from allometry.data.webtext.workers import open_pool
+from allometry.data.webtext.workers import Pool, open_pool
 from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest
 from allometry.errors import AllometryError
 
@@ -171,48 +171,62 @@ def run(
     evaluation = EvaluationSet(against, options.words, options.column)
     folder = workspace.path(STAGE)
     folder.mkdir(parents=True, exist_ok=True)
-    grams_path = folder / "grams.npy"
-    np.save(grams_path, evaluation.grams)
+    finder = Finder(str(folder / "grams.npy"), options.words)
+    np.save(finder.grams_path, evaluation.grams)
     seen = np.zeros(len(evaluation.grams), dtype=bool)
     identity = digest(asdict(options), [file_digest(path) for path in against])
-    total = sum(
-        (workspace.part_record("filter", part) or {"counts": {}})["counts"].get("kept", 0)
-        for part in range(workspace.parts)
-    )
-    progress = Progress(STAGE, total, unit="documents", stream=stream)
-    pool = open_pool(on, workers)
-    for part in range(workspace.parts):
-        duplicates = {row["row"] for row in read_rows(workspace.path("dedup", part, ".removed.jsonl"))}
-        counts, removed, row_number = Counter[str](), Counter[str](), 0
-        with whole_file(workspace.path(STAGE, part, ".removed.jsonl")) as dropped:
-            for outcome in pool.map(
-                Finder(str(grams_path), options.words), chunks(workspace.path("filter", part))
-            ):
-                if outcome.error is not None:
-                    raise AllometryError(
-                        f"comparing part {part} failed: {outcome.error}", hint="run it with --debug"
-                    )
-                for page_id, url, hits in outcome.value:
-                    if row_number not in duplicates:
-                        counts["documents"] += 1
-                        counts["shared_ngrams"] += len(hits)
-                        seen[hits] = True
-                        if len(hits) >= options.min_ngrams:
-                            counts["contaminated"] += 1
-                            removed["contaminated"] += options.remove
-                            value = {"id": page_id, "reason": "contaminated", "value": len(hits), "url": url}
-                            dropped.write(encode({**value, "row": row_number, "kept": not options.remove}))
-                    row_number += 1
-                progress.add(len(outcome.value))
-        inputs = digest(identity, workspace.part_fingerprint("dedup", part))
-        workspace.finish_part(STAGE, part, inputs=inputs, fingerprint=inputs, counts=counts, removed=removed)
+    kept = [
+        (workspace.part_record("filter", part) or {"counts": {}})["counts"] for part in range(workspace.parts)
+    ]
+    progress = Progress(STAGE, sum(counts.get("kept", 0) for counts in kept), unit="documents", stream=stream)
+    with open_pool(on, workers) as pool:
+        for part in range(workspace.parts):
+            found = _found(workspace, part, finder, pool)
+            _write_part(workspace, part, found, options, seen, identity, progress)
     progress.finish()
-    shares = evaluation.contained(seen)
-    write_json(folder / "report.json", _report(evaluation, shares, against))
+    write_json(folder / "report.json", _report(evaluation, evaluation.contained(seen), against))
     summary = Summary(
         STAGE, seconds=watch.seconds, options={**asdict(options), "against": [str(p) for p in against]}
     )
     return workspace.finish_stage(summary)
+
+
+def _found(workspace: Workspace, part: int, finder: Finder, pool: Pool) -> Iterator[tuple[str, str, Hashes]]:
+    """What the documents of a part share, in order."""
+    for outcome in pool.map(finder, chunks(workspace.path("filter", part))):
+        if outcome.error is not None:
+            raise AllometryError(f"comparing part {part} failed: {outcome.error}", hint="run it with --debug")
+        yield from outcome.value
+
+
+def _write_part(
+    workspace: Workspace,
+    part: int,
+    found: Iterator[tuple[str, str, Hashes]],
+    options: ContaminationOptions,
+    seen: npt.NDArray[np.bool_],
+    identity: str,
+    progress: Progress,
+) -> None:
+    """List a part's documents that share n-grams, and mark in `seen` which n-grams they are. Duplicates do
+    not count."""
+    duplicates = {row["row"] for row in read_rows(workspace.path("dedup", part, ".removed.jsonl"))}
+    counts, removed = Counter[str](), Counter[str]()
+    with whole_file(workspace.path(STAGE, part, ".removed.jsonl")) as dropped:
+        for number, (page_id, url, hits) in enumerate(found):
+            progress.add()
+            if number in duplicates:
+                continue
+            counts["documents"] += 1
+            counts["shared_ngrams"] += len(hits)
+            seen[hits] = True
+            if len(hits) >= options.min_ngrams:
+                counts["contaminated"] += 1
+                removed["contaminated"] += options.remove
+                value = {"id": page_id, "reason": "contaminated", "value": len(hits), "url": url}
+                dropped.write(encode({**value, "row": number, "kept": not options.remove}))
+    inputs = digest(identity, workspace.part_fingerprint("dedup", part))
+    workspace.finish_part(STAGE, part, inputs=inputs, fingerprint=inputs, counts=counts, removed=removed)
 
 
 def _report(evaluation: EvaluationSet, shares: list[float], against: Sequence[Path]) -> dict[str, Any]:

@@ -114,7 +114,8 @@ def run(
     if before is not None and before.options.get("identity") == identity:
         return before
     watch = Stopwatch()
-    _sign_all(workspace, options, open_pool(on, workers), stream)
+    with open_pool(on, workers) as pool:
+        _sign_all(workspace, options, pool, stream)
     documents = Documents(workspace, options.minhash.words)
     try:
         with tempfile.TemporaryDirectory(dir=workspace.path(STAGE), prefix="bands-") as folder:

@@ -129,11 +129,12 @@ def run(
     ]
     sizes = {part: sum(1 for _ in _pages(workspace, part)) for part in todo}
     progress = Progress(STAGE, sum(sizes.values()), unit="pages", stream=stream)
-    pool = open_pool(on, workers)
-    for part in todo:
-        _extract_part(workspace, part, options, pool, progress)
+    with open_pool(on, workers) as pool:
+        for part in todo:
+            _extract_part(workspace, part, options, pool, progress)
     progress.finish()
-    summary = Summary(STAGE, seconds=watch.seconds, options=asdict(options))
+    seconds = workspace.seconds_so_far(STAGE, len(todo)) + watch.seconds
+    summary = Summary(STAGE, seconds=seconds, options=asdict(options))
     workspace.finish_stage(summary)
     if summary.counts["pages"] and not summary.counts["documents"]:
         raise AllometryError(

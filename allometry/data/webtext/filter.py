@@ -156,11 +156,12 @@ def run(
         for part in todo
     )
     progress = Progress(STAGE, total, unit="documents", stream=stream)
-    pool = open_pool(on, workers)
-    for part in todo:
-        _filter_part(workspace, part, options, pool, progress)
+    with open_pool(on, workers) as pool:
+        for part in todo:
+            _filter_part(workspace, part, options, pool, progress)
     progress.finish()
-    summary = Summary(STAGE, seconds=watch.seconds, options=asdict(options))
+    seconds = workspace.seconds_so_far(STAGE, len(todo)) + watch.seconds
+    summary = Summary(STAGE, seconds=seconds, options=asdict(options))
     workspace.finish_stage(summary)
     if summary.counts["documents"] and not summary.counts["kept"]:
         reasons = ", ".join(f"{name} {n:,}" for name, n in summary.removed.most_common(4))

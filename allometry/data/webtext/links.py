@@ -80,7 +80,7 @@ def run(
     with whole_file(workspace.removed(STAGE)) as removed:
         candidates = _candidates(sources, options, tally, removed, progress, workspace.parts)
         written = _write_parts(workspace, sort_lines(candidates, workspace.path(STAGE)), options, tally)
-        _check(sources, options, tally, written)
+    _check(sources, options, tally, written)
     progress.finish(f"{written:,} links kept")
     summary = Summary(
         STAGE,

@@ -33,7 +33,12 @@ class Outcome(NamedTuple):
 
 
 class Pool(Protocol):
-    """Something that maps functions over items. `limit` is the most seconds that one item may take."""
+    """Something that maps functions over items. `limit` is the most seconds that one item may take. A `with`
+    block ends its processes."""
+
+    def __enter__(self) -> Pool: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
     def map(
         self,
@@ -75,12 +80,21 @@ class _Worker:
 
 
 class LocalPool:
-    """Processes of this machine. One that exceeds the limit is killed and replaced."""
+    """Processes of this machine. One that exceeds the limit is killed and replaced. They stay for the next
+    `map` of the same function, and end with the `with` block."""
 
     def __init__(self, workers: int) -> None:
         self._n = workers
         # Spawned, not forked: a fork of a process with threads (progress, arrow) can hang.
         self._context = mp.get_context("spawn")
+        self._workers: list[_Worker] = []
+        self._function: Callable[[Any], Any] | None = None
+
+    def __enter__(self) -> LocalPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end_workers(self._workers)
 
     def map(
         self,
@@ -91,55 +105,75 @@ class LocalPool:
         chunk: int = 1,
     ) -> Iterator[Outcome]:
         """See Pool.map."""
+        if function != self._function:
+            self._end_workers(self._workers)
+            self._function = function
         numbered = enumerate(items)
         again: deque[tuple[int, Any]] = deque()
         finished: dict[int, Outcome] = {}
-        workers: list[_Worker] = []
         turn = 0
         try:
             while True:
-                for worker in self._idle(workers, function):
-                    ahead = self._n * chunk * 8 - len(finished)
-                    worker.work.extend(
-                        _take(again, numbered, min(chunk, max(ahead, 1 if turn not in finished else 0)))
-                    )
-                    if worker.work:
-                        worker.since = time.monotonic()
-                        worker.pipe.send(list(worker.work))
-                if not any(worker.work for worker in workers):
+                self._hand_out(again, numbered, chunk, held=len(finished), needed=turn not in finished)
+                if not any(worker.work for worker in self._workers):
                     break
-                self._collect(workers, finished, again, limit)
+                self._collect(finished, again, limit)
                 while turn in finished:
                     yield finished.pop(turn)
                     turn += 1
             assert not finished
         finally:
-            for worker in workers:
-                _end(worker)
+            self._end_workers([worker for worker in self._workers if worker.work])
 
-    def _idle(self, workers: list[_Worker], function: Callable[[Any], Any]) -> list[_Worker]:
-        while len(workers) < self._n:
-            here, there = self._context.Pipe()
-            process = self._context.Process(target=_serve, args=(there, function), daemon=True)
-            process.start()
-            there.close()
-            workers.append(_Worker(process, here, since=time.monotonic()))
-        return [worker for worker in workers if not worker.work]
+    def _hand_out(
+        self,
+        again: deque[tuple[int, Any]],
+        numbered: Iterator[tuple[int, Any]],
+        chunk: int,
+        *,
+        held: int,
+        needed: bool,
+    ) -> None:
+        """Give idle workers their next items, unless too many results wait for an earlier one. Starts
+        workers."""
+        ahead = max(self._n * chunk * 8 - held, 1 if needed else 0)
+        for slot in range(self._n):
+            if slot < len(self._workers) and self._workers[slot].work:
+                continue
+            work = _take(again, numbered, min(chunk, ahead))
+            if not work:
+                return
+            if slot >= len(self._workers):
+                self._workers.append(self._start())
+            worker = self._workers[slot]
+            worker.work.extend(work)
+            worker.since = time.monotonic()
+            worker.pipe.send(work)
+
+    def _start(self) -> _Worker:
+        here, there = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(there, self._function), daemon=True)
+        process.start()
+        there.close()
+        return _Worker(process, here)
+
+    def _end_workers(self, workers: list[_Worker]) -> None:
+        for worker in list(workers):
+            _end(worker)
+            self._workers.remove(worker)
 
     def _collect(
-        self,
-        workers: list[_Worker],
-        finished: dict[int, Outcome],
-        again: deque[tuple[int, Any]],
-        limit: float | None,
+        self, finished: dict[int, Outcome], again: deque[tuple[int, Any]], limit: float | None
     ) -> None:
         """Wait for the next results; take away workers that died or exceeded their time."""
         patience = (
-            None if limit is None else max(0.01, min(_deadline(w, limit) for w in workers) - time.monotonic())
+            None
+            if limit is None
+            else max(0.01, min(_deadline(w, limit) for w in self._workers) - time.monotonic())
         )
-        ready = set(wait([worker.pipe for worker in workers], timeout=patience))
+        ready = set(wait([worker.pipe for worker in self._workers], timeout=patience))
         now = time.monotonic()
-        for worker in list(workers):
+        for worker in list(self._workers):
             error = None
             if worker.pipe in ready:
                 error = _receive(worker, finished)
@@ -150,8 +184,7 @@ class LocalPool:
                     raise AllometryError(
                         f"a worker process did not start ({error})", hint="run again with --workers 1"
                     )
-                _end(worker)
-                workers.remove(worker)
+                self._end_workers([worker])
                 if worker.work:
                     finished[worker.work.popleft()[0]] = Outcome(None, error)
                 again.extend(worker.work)
@@ -217,6 +250,12 @@ def run_one(function: Callable[[Any], Any], item: Any) -> Outcome:
 class RayPool:
     """A Ray cluster: each chunk is a task, which runs its items in a process that can be killed."""
 
+    def __enter__(self) -> RayPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
     def __init__(self, address: str) -> None:
         try:
             import ray
@@ -250,4 +289,5 @@ class RayPool:
 def _run_chunk(function: Callable[[Any], Any], items: list[Any], limit: float | None) -> list[Outcome]:
     if limit is None:
         return [run_one(function, item) for item in items]
-    return list(LocalPool(1).map(function, items, limit=limit, chunk=len(items)))
+    with LocalPool(1) as pool:
+        return list(pool.map(function, items, limit=limit, chunk=len(items)))

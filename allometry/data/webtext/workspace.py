@@ -172,6 +172,12 @@ class Workspace:
         self.write_summary(summary)
         return summary
 
+    def seconds_so_far(self, stage: str, n_todo: int) -> float:
+        """The time that earlier runs of a stage took, if this one continues them: it has not all parts to
+        do."""
+        before = self.summary(stage)
+        return before.seconds if before is not None and n_todo < self.parts else 0.0
+
     def write_summary(self, summary: Summary) -> None:
         """Write a stage's summary."""
         write_json(self.path(summary.stage) / "summary.json", summary.as_json())

@@ -13,10 +13,40 @@ import zlib
 from collections import Counter
 from urllib.parse import parse_qs, urlsplit
 
-WORDS = (
-    "the and of to that have with be river mountain harvest winter letter engine garden music teacher window "
-    "copper island market story evening bridge captain village summer history science travel silver forest"
-).split()
+WORDS = [
+    "the",
+    "and",
+    "of",
+    "to",
+    "that",
+    "have",
+    "with",
+    "be",
+    "river",
+    "mountain",
+    "harvest",
+    "winter",
+    "letter",
+    "engine",
+    "garden",
+    "music",
+    "teacher",
+    "window",
+    "copper",
+    "island",
+    "market",
+    "story",
+    "evening",
+    "bridge",
+    "captain",
+    "village",
+    "summer",
+    "history",
+    "science",
+    "travel",
+    "silver",
+    "forest",
+]
 
 
 def article(number: int, paragraphs: int = 6) -> str:
@@ -91,7 +121,9 @@ class Server:
         self._loop.call_soon(self._loop.stop)
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError, OSError):
+        with contextlib.suppress(
+            ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError, OSError
+        ):
             while head := await reader.readuntil(b"\r\n\r\n"):
                 if not await self._answer(head, writer):
                     break
@@ -119,7 +151,9 @@ class Server:
         return await _send(writer, 200, article(int(argument)).encode())
 
     async def _do_tiny(self, writer, argument, query, key):
-        return await _send(writer, 200, b"<html><title>t</title><p>tiny page " + argument.encode() + b"</p></html>")
+        return await _send(
+            writer, 200, b"<html><title>t</title><p>tiny page " + argument.encode() + b"</p></html>"
+        )
 
     async def _do_forbidden(self, writer, argument, query, key):
         return await _send(writer, 200, article(1).encode())
@@ -165,17 +199,29 @@ class Server:
         return await _send(writer, 200, BOMB_BYTES, extra="Content-Encoding: gzip\r\n")
 
     async def _do_zipped(self, writer, argument, query, key):
-        return await _send(writer, 200, gzip.compress(article(7).encode()), extra="Content-Encoding: gzip\r\n")
+        return await _send(
+            writer, 200, gzip.compress(article(7).encode()), extra="Content-Encoding: gzip\r\n"
+        )
 
     async def _do_brokenzip(self, writer, argument, query, key):
         return await _send(writer, 200, b"this is no gzip at all", extra="Content-Encoding: gzip\r\n")
 
     async def _do_latin(self, writer, argument, query, key):
         text = article(8).replace("river", "rivière").replace("water", "forêt")
-        return await _send(writer, 200, text.replace("<meta charset='utf-8'>", "").encode("latin-1"), kind="text/html; charset=iso-8859-1")
+        return await _send(
+            writer,
+            200,
+            text.replace("<meta charset='utf-8'>", "").encode("latin-1"),
+            kind="text/html; charset=iso-8859-1",
+        )
 
     async def _do_liar(self, writer, argument, query, key):
-        return await _send(writer, 200, article(9).replace("river", "rivière").encode("latin-1"), kind="text/html; charset=utf-8")
+        return await _send(
+            writer,
+            200,
+            article(9).replace("river", "rivière").encode("latin-1"),
+            kind="text/html; charset=utf-8",
+        )
 
     async def _do_image(self, writer, argument, query, key):
         return await _send(writer, 200, b"\x89PNG\r\n\x1a\n" + bytes(5000), kind="text/html")
@@ -190,14 +236,18 @@ class Server:
 
     async def _do_short(self, writer, argument, query, key):
         body = article(10).encode()
-        writer.write(f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(body) + 999}\r\n\r\n".encode())
+        writer.write(
+            f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(body) + 999}\r\n\r\n".encode()
+        )
         writer.write(body)
         await writer.drain()
         return False
 
     async def _do_long(self, writer, argument, query, key):
         body = article(11).encode()
-        writer.write(f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+        writer.write(
+            f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        )
         writer.write(body + b"<p>more than was announced</p>" * 10)
         await writer.drain()
         return False
@@ -228,16 +278,23 @@ class Server:
         return await _send(writer, 200, b"<html><body>" + b"<div>" * 200_000 + b"deep" + b"</div>" * 200_000)
 
     async def _do_script(self, writer, argument, query, key):
-        text = article(14).replace("<title>Article 14</title>", "<title>&lt;script&gt;alert(1)&lt;/script&gt; | x</title>")
-        return await _send(writer, 200, text.replace("<h1>Article 14", "<h1>&lt;script&gt;alert(1)&lt;/script&gt;").encode())
+        text = article(14).replace(
+            "<title>Article 14</title>", "<title>&lt;script&gt;alert(1)&lt;/script&gt; | x</title>"
+        )
+        return await _send(
+            writer, 200, text.replace("<h1>Article 14", "<h1>&lt;script&gt;alert(1)&lt;/script&gt;").encode()
+        )
 
     async def _do_stats(self, writer, argument, query, key):
         return await _send(writer, 200, json.dumps(sum(self.hits.values())).encode(), kind="application/json")
 
 
-async def _send(writer: asyncio.StreamWriter, status: int, body: bytes, *, kind: str = "text/html", extra: str = "") -> bool:
+async def _send(
+    writer: asyncio.StreamWriter, status: int, body: bytes, *, kind: str = "text/html", extra: str = ""
+) -> bool:
     writer.write(
-        f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{extra}\r\n".encode() + body
+        f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{extra}\r\n".encode()
+        + body
     )
     await writer.drain()
     return True

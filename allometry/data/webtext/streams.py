@@ -1,0 +1,110 @@
+"""Compressed files as streams of blocks and of lines, in memory that does not grow with them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+from allometry.errors import AllometryError, missing_extra
+
+MAX_LINE = 16 << 20
+"""Longer lines are skipped and listed: a line is held in memory."""
+
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_GZIP_MAGIC = b"\x1f\x8b"
+_BLOCK = 1 << 20
+_ZSTD_BLOCK = (
+    1 << 10
+)  # bytes in: a hostile frame makes at most 32,768 of each, so this bounds what one step can make
+
+
+def decompressed(file: IO[bytes], path: Path) -> Iterator[bytes]:
+    """Blocks of the uncompressed content. What the name promises must be what the first bytes say."""
+    magic = file.read(4)
+    file.seek(0)
+    suffix = path.suffix.lower()
+    if suffix == ".zst" or magic == _ZSTD_MAGIC:
+        if magic != _ZSTD_MAGIC and not _is_skippable_frame(magic):
+            raise AllometryError(
+                f"{path} is not zstd: it begins with {magic!r}",
+                hint="fetch it again (it may be an error page), or name it after what it holds",
+            )
+        return _unzstd(file, path)
+    if suffix == ".gz" or magic[:2] == _GZIP_MAGIC:
+        if magic[:2] != _GZIP_MAGIC:
+            raise AllometryError(
+                f"{path} is not gzip: it begins with {magic!r}", hint="name the file after what it holds"
+            )
+        return _ungzip(file, path)
+    return iter(lambda: file.read(_BLOCK), b"")
+
+
+def _is_skippable_frame(magic: bytes) -> bool:
+    return len(magic) == 4 and magic[1:] == b"\x2a\x4d\x18" and 0x50 <= magic[0] <= 0x5F
+
+
+def _unzstd(file: IO[bytes], path: Path) -> Iterator[bytes]:
+    """Frames with windows of up to 2 GiB, as in Reddit's dumps, one after another."""
+    try:
+        import zstandard
+    except ImportError as error:
+        raise missing_extra("zstandard", "webtext", "reading .zst files") from error
+    maker = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+    frame, inside = maker.decompressobj(), False
+    try:
+        while block := file.read(_ZSTD_BLOCK):
+            while block:
+                yield frame.decompress(block)
+                inside = not frame.eof
+                block = frame.unused_data if frame.eof else b""
+                if frame.eof:
+                    frame = maker.decompressobj()
+    except zstandard.ZstdError as error:
+        raise _damaged(path, str(error)) from error
+    if inside:
+        raise _damaged(path, "it ends in the middle of a zstd frame")
+
+
+def _ungzip(file: IO[bytes], path: Path) -> Iterator[bytes]:
+    """Members one after another. What stands before a damage comes before the error."""
+    member, inside = zlib.decompressobj(wbits=31), False
+    try:
+        while block := file.read(_BLOCK):
+            while block:
+                yield member.decompress(block, _BLOCK)
+                inside = not member.eof
+                block = member.unused_data if member.eof else member.unconsumed_tail
+                if member.eof:
+                    member, block = zlib.decompressobj(wbits=31), block.lstrip(b"\0")
+        yield member.flush()
+    except zlib.error as error:
+        raise _damaged(path, str(error)) from error
+    if inside:
+        raise _damaged(path, "it ends in the middle of a gzip member")
+
+
+def _damaged(path: Path, what: str) -> AllometryError:
+    return AllometryError(
+        f"{path} is damaged or truncated: {what}",
+        hint="fetch it again, or take the links before the damage with --allow-truncated",
+    )
+
+
+def numbered_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes | None]]:
+    """Numbered lines without their newline; None for one that is longer than MAX_LINE."""
+    number, held, skipping = 0, bytearray(), False
+    for block in blocks:
+        held += block
+        if b"\n" in block:
+            *whole, rest = bytes(held).split(b"\n")
+            held = bytearray(rest)
+            for line in whole:
+                number += 1
+                yield number, None if skipping or len(line) > MAX_LINE else line
+                skipping = False
+        if len(held) > MAX_LINE:
+            held, skipping = bytearray(), True
+    if held or skipping:
+        yield number + 1, None if skipping else bytes(held)

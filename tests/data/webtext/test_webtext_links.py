@@ -1,0 +1,220 @@
+import csv
+import gzip
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("zstandard")
+pytest.importorskip("courlan")
+
+import zstandard
+
+from allometry.data.webtext import external, links
+from allometry.data.webtext.jsonl import read_rows
+from allometry.data.webtext.sources import Found, Problem, read_links
+from allometry.data.webtext.warc import encode_info, encode_page
+from allometry.data.webtext.workspace import Workspace
+from allometry.errors import AllometryError
+
+
+def submissions():
+    rows = [
+        {"url": "http://one.com/a", "score": 5, "title": "A", "created_utc": 1, "subreddit": "science"},
+        {"url": "http://one.com/a?utm_source=feed", "score": 4},
+        {"url": "http://two.com/b", "score": 2},
+        {"url": "http://two.com/b", "score": 2},
+        {"url": "http://three.com/self", "score": 50, "is_self": True},
+        {"url": "http://four.com/x", "score": 50, "over_18": True},
+        {"url": "https://en.wikipedia.org/wiki/A", "score": 50},
+        {"url": "http://five.com/y.png", "score": 50},
+        {"title": "no url", "score": 50},
+        {"url": 17, "score": 50},
+        {"url": "http://six.com/&amp;z", "score": "7"},
+    ]
+    return "".join(json.dumps(row) + "\n" for row in rows) + '{"url": "http://cut.com/\n[1]\n'
+
+
+def kept(workspace):
+    found = [row for part in range(workspace.parts) for row in read_rows(workspace.path("links", part))]
+    return {row["url"]: row for row in found}
+
+
+def test_reddit_dump(tmp_path):
+    dump = tmp_path / "RS_2015-01.zst"
+    frames = zstandard.ZstdCompressor().compress(submissions().encode()[:300])
+    dump.write_bytes(frames + zstandard.ZstdCompressor().compress(submissions().encode()[300:]))
+    workspace = Workspace(tmp_path / "out", parts=3)
+    summary = links.run(workspace, [dump], links.LinkOptions())
+    found = kept(workspace)
+    assert set(found) == {"http://one.com/a", "http://six.com/&z"}
+    assert found["http://one.com/a"]["score"] == 9
+    assert found["http://one.com/a"]["submissions"] == 2
+    assert found["http://one.com/a"]["origin"] == "reddit:science"
+    assert summary.removed["low_score"] == 2
+    assert summary.removed["self_post"] == summary.removed["over_18"] == 1
+    assert summary.removed["domain"] == summary.removed["extension"] == summary.removed["duplicate_url"] == 1
+    assert summary.removed["malformed"] == 4
+    listed = list(read_rows(workspace.removed("links")))
+    assert len(listed) == 6
+    assert {"RS_2015-01.zst:9", "RS_2015-01.zst:12"} <= {row["where"] for row in listed}
+
+
+def test_karma_can_be_summed(tmp_path):
+    listing = tmp_path / "l.jsonl"
+    listing.write_text(submissions())
+    workspace = Workspace(tmp_path / "out", parts=1)
+    links.run(workspace, [listing], links.LinkOptions(karma="sum", allow_self=True, allow_over_18=True))
+    assert kept(workspace)["http://two.com/b"]["score"] == 4
+    assert {"http://three.com/self", "http://four.com/x"} <= set(kept(workspace))
+
+
+def test_nothing_is_done_twice_and_changes_are_seen(tmp_path):
+    listing = tmp_path / "l.jsonl"
+    listing.write_text(submissions())
+    workspace = Workspace(tmp_path / "out", parts=2)
+    first = links.run(workspace, [listing], links.LinkOptions())
+    stamp = workspace.path("links", 0).stat().st_mtime_ns
+    again = links.run(workspace, [listing], links.LinkOptions())
+    assert again.as_json() == first.as_json()
+    assert workspace.path("links", 0).stat().st_mtime_ns == stamp
+    assert links.run(workspace, [listing], links.LinkOptions(min_score=1)).counts["kept"] == 3
+
+
+def test_csv_with_and_without_scores(tmp_path):
+    scored = tmp_path / "a.csv"
+    with scored.open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["URL", "Karma"], ["http://a.com/1", "3"], ["http://a.com/2", "x"], ["http://b.com/q"]]
+        )
+    found = list(read_links(scored))
+    assert found[0] == Found("http://a.com/1", 3.0, origin="a.csv")
+    assert [each.where for each in found if isinstance(each, Problem)] == ["a.csv:3", "a.csv:4"]
+    bare = tmp_path / "b.txt"
+    bare.write_text("http://a.com/1\n\nhttp://a.com/2\n")
+    workspace = Workspace(tmp_path / "out", parts=1)
+    with pytest.raises(AllometryError, match="no score") as error:
+        links.run(workspace, [bare], links.LinkOptions())
+    assert "--no-score" in error.value.hint
+    assert links.run(workspace, [bare], links.LinkOptions(no_score=True)).counts["kept"] == 2
+    nameless = tmp_path / "c.csv"
+    nameless.write_text("http://a.com/1,5\n")
+    with pytest.raises(AllometryError, match="no column of URLs"):
+        list(read_links(nameless))
+
+
+def test_links_out_of_archived_pages(tmp_path):
+    html = b"<a href='http://y.com/1'>1</a><a href='http://y.com/1#top'>2</a><a href='/own'>3</a><a href='http://[bad'>"
+    page = {"status": "200 OK", "headers": [("Content-Type", "text/html")], "link": {}}
+    archive = tmp_path / "pages.warc.gz"
+    pages = [encode_page(url=f"http://site{n}.com/", body=html, **page) for n in range(3)]
+    archive.write_bytes(encode_info({"software": "test"}) + b"".join(pages))
+    assert [each.url for each in read_links(archive)] == ["http://y.com/1"] * 3
+    workspace = Workspace(tmp_path / "out", parts=1)
+    summary = links.run(workspace, [archive], links.LinkOptions(karma="sum"))
+    assert summary.counts["kept"] == 1
+    archive.write_bytes(archive.read_bytes()[:-40])
+    assert [type(each) for each in read_links(archive)] == [Found, Found, Problem]
+
+
+@pytest.mark.parametrize("ending", ["zst", "gz"])
+def test_truncated_dumps_are_refused_unless_wanted(tmp_path, ending):
+    lines = "".join(
+        json.dumps({"url": f"http://h{n}.com/{random.Random(n).random()}", "score": 9}) + "\n"
+        for n in range(6_000)
+    )
+    whole = (
+        zstandard.ZstdCompressor().compress(lines.encode())
+        if ending == "zst"
+        else gzip.compress(lines.encode())
+    )
+    dump = tmp_path / f"RS.{ending}"
+    dump.write_bytes(whole[: len(whole) * 3 // 4])
+    workspace = Workspace(tmp_path / "out", parts=1)
+    with pytest.raises(AllometryError, match="truncated"):
+        links.run(workspace, [dump], links.LinkOptions())
+    assert workspace.summary("links") is None
+    summary = links.run(workspace, [dump], links.LinkOptions(allow_truncated=True))
+    assert 1_000 < summary.counts["kept"] < 6_000
+    assert summary.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("RS.zst", b"<html>404 not found</html>", "is not zstd"),
+        ("RS.gz", b"{}", "is not gzip"),
+        ("links.bin", b"x", "cannot tell"),
+        ("links.jsonl", b"", "no link"),
+        ("links.jsonl", b'{"url": "http://a.com/x", "score": 1}\n', "no link"),
+        ("pages.warc", b"this is no archive\n\n", "not a WARC"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(AllometryError, match=message):
+        links.run(Workspace(tmp_path / "out", parts=1), [path], links.LinkOptions())
+
+
+def test_missing_file_and_other_number_of_parts(tmp_path):
+    workspace = Workspace(tmp_path / "out", parts=2)
+    with pytest.raises(AllometryError, match="no such file"):
+        links.run(workspace, [tmp_path / "none.jsonl"], links.LinkOptions())
+    assert Workspace(tmp_path / "out").parts == 2
+    with pytest.raises(AllometryError, match="2 parts"):
+        Workspace(tmp_path / "out", parts=3)
+
+
+def test_long_lines_are_skipped(tmp_path, monkeypatch):
+    monkeypatch.setattr("allometry.data.webtext.streams.MAX_LINE", 1000)
+    path = tmp_path / "l.jsonl"
+    path.write_text(
+        '{"url": "http://a.com/1", "score": 3}\n{"url": "'
+        + "x" * 5000
+        + '"}\n{"url": "http://a.com/2", "score": 3}'
+    )
+    assert [getattr(each, "url", None) for each in read_links(path)] == [
+        "http://a.com/1",
+        None,
+        "http://a.com/2",
+    ]
+
+
+def test_sorting_on_disk(tmp_path):
+    lines = [f"{random.Random(n).random()}\n".encode() for n in range(5_000)]
+    assert list(external.sort_lines(lines, tmp_path, run_bytes=2_000)) == sorted(lines)
+    assert not list(tmp_path.iterdir())
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from allometry.data.webtext import links
+from allometry.data.webtext.workspace import Workspace
+links.run(Workspace(Path(sys.argv[2]), parts=2), [Path(sys.argv[1])], links.LinkOptions())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_dump(tmp_path):
+    """A dump with a window of 2 GiB, as Reddit's; eight times the lines take the same memory."""
+    peaks = []
+    for size in (200_000, 1_600_000):
+        dump = tmp_path / f"RS_{size}.zst"
+        parameters = zstandard.ZstdCompressionParameters.from_level(3, window_log=31)
+        with (
+            dump.open("wb") as file,
+            zstandard.ZstdCompressor(compression_params=parameters).stream_writer(file) as out,
+        ):
+            for number in range(size):
+                out.write(
+                    b'{"url": "http://h%d.com/%d", "score": 4, "title": "%064d"}\n'
+                    % (number % 999, number, number)
+                )
+        command = [sys.executable, "-c", MEASURE, str(dump), str(tmp_path / f"out{size}")]
+        peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    assert peaks[1] < 1.3 * peaks[0] + 50_000, peaks

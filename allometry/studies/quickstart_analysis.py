@@ -135,17 +135,19 @@ def answer(evidence: Evidence, runs: pd.DataFrame, readings: dict[str, Reading],
     sizes, span = runs["N"].nunique(), runs["N"].max() / runs["N"].min()
     parts = [f"{len(runs)} runs of {sizes} sizes, a factor of {span:.0f} apart in N."]
     line = readings["size"].fits.get("L(N)")
-    if line is not None:
+    bent = readings["size"].fits.get("L(N) with a floor")
+    if line is not None and bent is not None:
         low, high = line.interval("alpha_N")
         parts.append(
             f"At one horizon the loss falls as N^-{line.parameters['alpha_N']:.3f} (95 % interval "
             f"{low:.3f} to {high:.3f}; "
-            f"Kaplan et al.: 0.076), to within {percent(line.rms)}."
+            f"Kaplan et al.: 0.076), to within {percent(line.rms)}, or {percent(bent.rms)} with a floor."
         )
-    kaplan = readings["joint"].fits.get("Kaplan L(N, D)")
-    if kaplan is not None:
-        noisy = f", against {percent(noise)} between seeds" if noise else ""
-        parts.append(f"One law of N and D describes all of them to within {percent(kaplan.rms)}{noisy}.")
+    joint_fits = readings["joint"].fits
+    if joint_fits:
+        noisy = f" ({percent(noise)} between seeds)" if noise else ""
+        within = " and ".join(f"{label} to within {percent(fit.rms)}" for label, fit in joint_fits.items())
+        parts.append(f"One law of N and D describes all runs: {within}{noisy}.")
     slices = readings["frontier"].fits.get("N_opt(C)")
     if slices is not None:
         low, high = slices.a.interval()

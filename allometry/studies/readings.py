@@ -99,7 +99,10 @@ def caveats(result: FitResult, label: str) -> tuple[str, ...]:
 
 def one_law(runs: pd.DataFrame, law: str, x: str) -> FitResult:
     """A power law of the loss in one column, by least squares on log loss, resampled by run."""
-    return fit(runs, law=law, columns={x[0]: x, "L": "loss"}, objective="lsq-log", group="run")
+    from allometry.laws.zoo import get
+
+    (symbol,) = get(law).inputs
+    return fit(runs, law=law, columns={symbol: x, "L": "loss"}, objective="lsq-log", group="run")
 
 
 def estimate(result: FitResult, name: str) -> tuple[float, float, float]:
@@ -113,35 +116,64 @@ def percent(value: float) -> str:
 
 
 def by_size(runs: pd.DataFrame) -> Reading:
-    """L(N) at the longest horizon that every size was trained to (Kaplan et al. 2020, eq. 1.1 and figure
-    6)."""
+    """L(N) at the longest horizon that every size was trained to, as a power law and above a floor.
+
+    Kaplan et al. 2020, eq. 1.1 and figure 6.
+    """
     from allometry.figures.power_law import power_law
 
     horizon = common_horizon(runs)
     table = runs[runs["D"] == horizon]
-    result = one_law(table, "kaplan-n", "N")
-    total = one_law(table.assign(N=table["N_total"]), "kaplan-n", "N")
-    alpha = estimate(result, "alpha_N")
-    span = table["N"].max() / table["N"].min()
-    text = (
-        f"All sizes were trained to {horizon:,.0f} tokens. Over a factor of {span:.0f} in N the loss follows "
-        f"(N_c/N)^α_N with α_N = {alpha[0]:.3f} [{alpha[1]:.3f}, {alpha[2]:.3f}] (95 %), and a run lies "
-        f"{percent(result.rms)} from the line (root mean square). Counting embeddings too, as Chinchilla "
-        f"does, the same losses give "
-        f"{total.parameters['alpha_N']:.3f}: the convention alone moves the exponent."
+    straight = one_law(table, "kaplan-n", "N")
+    bent = one_law(table, "power-offset", "N")
+    total = one_law(table, "kaplan-n", "N_total")
+    alpha, floored = estimate(straight, "alpha_N"), estimate(bent, "alpha")
+    named = {"Kaplan et al. 2020": -0.076}
+    figures = (
+        power_law(table, straight, x="N", slopes=named, name="loss-against-size"),
+        power_law(table, bent, x="N", name="loss-against-size-floor", title="The same, with a floor"),
     )
-    why = (
-        "at one horizon D the larger models are further from convergence, which flattens the line, while "
-        "Kaplan's were "
-        f"trained to convergence; {TOKENS}"
-    )
-    row = constant("loss against size, at one horizon", "α_N", {KAPLAN: 0.076}, alpha, why)
-    figure = power_law(table, result, x="N", slopes={"Kaplan et al. 2020": -0.076}, name="loss-against-size")
     return Reading(
-        section=Section(title="L(N): loss against size", text=text, evidence=(figure,)),
-        constants=(row,),
-        fits={"L(N)": result},
-        warnings=caveats(result, "L(N)"),
+        section=Section(
+            title="L(N): loss against size",
+            text=_size_text(table, straight, bent, total),
+            evidence=figures,
+        ),
+        constants=(
+            constant("loss against size, at one horizon", "α_N", {KAPLAN: 0.076}, alpha, _WHY_SIZE),
+            constant("the same above a floor", "α", {CHINCHILLA: 0.339, EPOCH: 0.348}, floored, _WHY_FLOOR),
+        ),
+        fits={"L(N)": straight, "L(N) with a floor": bent},
+        warnings=(*caveats(straight, "L(N)"), *caveats(bent, "L(N) with a floor")),
+    )
+
+
+_WHY_SIZE = (
+    "at one horizon D the larger models are further from convergence, which flattens the line, while "
+    "Kaplan's "
+    f"were trained to convergence; {TOKENS}"
+)
+_WHY_FLOOR = (
+    "64 bytes of context cannot predict what lies beyond them, so part of the loss is out of every model's "
+    "reach; "
+    "over two orders of magnitude of N this bends the line in log-log"
+)
+
+
+def _size_text(table: pd.DataFrame, straight: FitResult, bent: FitResult, total: FitResult) -> str:
+    alpha = estimate(straight, "alpha_N")
+    span = table["N"].max() / table["N"].min()
+    return (
+        f"All sizes saw {table['D'].iloc[0]:,.0f} tokens. Over a factor of {span:.0f} in N the "
+        f"straight line "
+        f"has α_N = {alpha[0]:.3f} [{alpha[1]:.3f}, {alpha[2]:.3f}] (95 %), and a run lies "
+        f"{percent(straight.rms)} "
+        f"from it (root mean square). With a floor, L = E + A/N^α, that becomes {percent(bent.rms)}, with "
+        f"E = "
+        f"{bent.parameters['E']:.2f}: whether the floor is real or the line merely bends within this "
+        f"range, a wider "
+        "range must tell. Counting embeddings too, as Chinchilla does, the straight line has "
+        f"{total.parameters['alpha_N']:.3f}: the convention alone moves the exponent."
     )
 
 

@@ -20,7 +20,7 @@ CONTEXT = 64
 """Tokens of context. For N < 1e6, bytes and a few million tokens, 64 reach a lower loss than 128 or 256: more
 sequences a batch, and the plateau before context is used ends sooner."""
 
-ASPECT = 96
+ASPECT = 128
 """Largest d_model / n_layer along the ladder. Kaplan et al. 2020 (figure 5) find the loss of larger models
 flat from 10 to 200."""
 

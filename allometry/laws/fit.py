@@ -126,10 +126,7 @@ def _record(
 
     law = problem.law
     samples = problem.natural(resamples.z)
-    sources = [points.columns[n] for n in law.inputs]
-    noise = uncertainty.seed_noise(
-        frame[points.kept], problem.target, [c for c in sources if c in frame.columns]
-    )
+    noise = uncertainty.seed_noise(frame[points.kept], problem.target, problem.inputs)
     found = [
         FitWarning(name="data", meaning=f"column {c!r}: {what}", identified=how)
         for c, what, how in points.problems

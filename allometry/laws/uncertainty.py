@@ -10,7 +10,7 @@ that are read off are widened from normal to Student's t (Hesterberg 2015, secti
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING
@@ -135,14 +135,15 @@ def quantiles(samples: Array, level: float, freedom: int) -> tuple[Array, Array]
     return low, high
 
 
-def seed_noise(frame: pd.DataFrame, values: Array, inputs: Sequence[str]) -> tuple[float, int] | None:
+def seed_noise(frame: pd.DataFrame, values: Array, inputs: Mapping[str, Array]) -> tuple[float, int] | None:
     """Standard deviation of `values` among repeats of one run, and its degrees of freedom; None without repeats.
 
     Repeats are rows that agree in the law's inputs and in every column that says how a run was made (so a second
     learning rate is not a repeat); at least two degrees of freedom are asked for.
     """
-    same = [c for c in frame.columns if c in _CONDITIONS or c in inputs]
-    keys = frame.groupby(same, dropna=False, sort=False).ngroup().to_numpy()
+    same = frame[[c for c in frame.columns if c in _CONDITIONS]].reset_index(drop=True)
+    same = same.assign(**{f"input {name}": x for name, x in inputs.items()})
+    keys = same.groupby(list(same.columns), dropna=False, sort=False).ngroup().to_numpy()
     if "seed" in frame.columns and frame["seed"].nunique() < 2:
         return None
     counts = np.bincount(keys)

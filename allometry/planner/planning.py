@@ -59,11 +59,7 @@ class Plan:
         if self.seconds is not None:
             lines.append(f"  time  {format_duration(self.seconds)}")
         lines.append("other sizes (against this one):")
-        for _, row in self.sizes.iterrows():
-            lines.append(
-                f"  {row['ratio']:5.2g} x N   loss {row['loss_change']:+.2%} at the same compute;"
-                f" {row['compute_ratio']:.2f} x compute for the same loss"
-            )
+        lines += [_size_line(row) for _, row in self.sizes.iterrows()]
         if self.epochs is not None:
             lines.append("repeating the data:")
             lines += [
@@ -222,8 +218,8 @@ def _notes(source: Source, request: Request, batch: float | None, unique: float 
     notes.append("C = 6ND counts the same parameters as N; head and attention come on top")
     if batch is None and source.law.name != "kaplan-ns":
         notes.append(
-            "batch: Kaplan's B_crit = 2.1e8/L^4.76 tokens at this loss (measured on WebText2); there steps and"
-            " tokens are twice their minimum. Measure your own with fit_critical_batch, or give a batch"
+            "batch: Kaplan's B_crit = 2.1e8/L^4.76 tokens at this loss (measured on WebText2); steps and"
+            " tokens are twice their minimum there. Measure yours with fit_critical_batch, or give a batch"
         )
     if unique is not None and "U" not in source.law.inputs:
         notes.append(
@@ -251,6 +247,15 @@ def _warnings(
     elif request.loss is not None:
         found.append("published constants carry no uncertainty: the true plan may be far from this one")
     return tuple(found)
+
+
+def _size_line(row: pd.Series) -> str:
+    parts = []
+    if np.isfinite(row["loss_change"]):
+        parts.append(f"loss {row['loss_change']:+.2%} at the same compute")
+    reached = f"{row['compute_ratio']:.2f} x compute for the same loss"
+    parts.append(reached if np.isfinite(row["compute_ratio"]) else "never reaches this loss")
+    return f"  {row['ratio']:5.2g} x N   {'; '.join(parts)}"
 
 
 def _line(name: str, value: Estimate, form: Any, level: float, beyond: float | None) -> str:

@@ -23,10 +23,12 @@ from allometry.units import parse_number
 GUESSES: dict[str, tuple[str, ...]] = {
     "run": ("run_id", "run_name", "name", "id"),
     "N": (
-        "n", "params", "parameters", "n_params", "num_params", "num_parameters", "model_size", "model_params", "size",
+        "n", "params", "parameters", "n_params", "num_params", "num_parameters", "model_size", "model_params",
+        "size",
     ),
     "D": (
-        "d", "tokens", "train_tokens", "training_tokens", "n_tokens", "num_tokens", "total_tokens", "data_size",
+        "d", "tokens", "train_tokens", "training_tokens", "n_tokens", "num_tokens", "total_tokens",
+        "data_size",
     ),
     "C": ("c", "flops", "flop", "training_flop", "training_flops", "train_flops", "total_flops", "compute"),
     "B": ("b", "batch_tokens", "batch_size_tokens", "tokens_per_batch"),
@@ -84,7 +86,9 @@ def read_table(path: Path | str, *, columns: Mapping[str, str] | None = None) ->
 
 
 def save_mapping(path: Path | str, columns: Mapping[str, str]) -> Path:
-    """Keep which column is which symbol, in TABLE.columns.json beside the table; `read_table` then uses it."""
+    """Keep which column is which symbol, in TABLE.columns.json beside the table; `read_table` then uses
+    it.
+    """
     target = _mapping_file(Path(path))
     write_json(target, dict(columns))
     return target

@@ -1,0 +1,231 @@
+"""The commands `fit`, `compare`, `isoflop` and `laws`; `plan` has a file of its own."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from allometry.cli.table_input import listed, load, numbers, table_inputs
+from allometry.cli.tables import Form, print_table, table_options
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from allometry.laws.law import Law
+
+_PLOT_HELP = "Save the figure as .html, .svg, .png or .pdf."
+
+
+def command(name: str) -> click.Command:
+    """The click command of that name."""
+    if name == "plan":
+        from allometry.cli.plan import plan
+
+        return plan
+    return {"fit": fit, "compare": compare, "isoflop": isoflop, "laws": laws}[name]
+
+
+@click.command()
+@click.argument("table")
+@click.option("--law", default="chinchilla", show_default=True, help="The law (see `allometry laws`).")
+@table_inputs
+@click.option("--objective", default="huber-log", show_default=True, help="What is minimised.")
+@click.option("--weights", metavar="COLUMN", help="Column of relative weights.")
+@click.option("--fix", multiple=True, metavar="PARAMETER=VALUE", help="Hold a parameter at a value.")
+@click.option("--tie", multiple=True, metavar="PARAMETER=OTHER", help="Make a parameter equal to another.")
+@click.option("--bootstrap", type=click.IntRange(min=0), default=400, show_default=True, help="Resamples.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the resamples.")
+@click.option("--plot", metavar="FILE", help=f"{_PLOT_HELP} Data, law, band and residuals.")
+@table_options
+def fit(
+    table: str, law: str, let: tuple[str, ...], where: str | None, drop: int, group: str | None,
+    save_columns: bool, objective: str, weights: str | None, fix: tuple[str, ...], tie: tuple[str, ...],
+    bootstrap: int, seed: int, plot: str | None, form: Form | None,
+) -> None:  # fmt: skip
+    """Fit a law to a TABLE of runs (CSV, Parquet, JSON, JSON lines, or a run store).
+
+    Columns are found under their usual names; --let says what is what where they are not.
+
+    \b
+      allometry fit runs.csv --law chinchilla --let 'D=C/(6*N)' --let N=params
+    """
+    from allometry.cli.table_input import assignments
+    from allometry.laws.fit import fit as fit_law
+
+    read = load(table, let, where, drop, save_columns)
+    result = fit_law(
+        read.frame, law=law, columns=read.columns, objective=objective, weights=weights, group=group,
+        fixed=numbers(fix, "--fix"), tied=assignments(tie, "--tie"), exclude=read.exclude,
+        bootstrap=bootstrap, seed=seed,
+    )  # fmt: skip
+    if form is None:
+        click.echo(result.report())
+    elif form == "json":
+        _json({**result.to_dict(), "read": list(read.notices)})
+    else:
+        from allometry.laws.fit_report import table as parameter_table
+
+        print_table(parameter_table(result).rename_axis("parameter").reset_index(), form)
+    if plot:
+        from allometry.figures.fits import fit_chart
+        from allometry.figures.theme import save
+
+        _saved(save(fit_chart(result), plot))
+
+
+@click.command()
+@click.argument("table")
+@click.option("--laws", "names", metavar="A,B,…", help="Laws to compare (default: those of N and D).")
+@table_inputs
+@click.option("--by", default="C", show_default=True, help="What makes a run dear: a symbol or a column.")
+@click.option("--cuts", metavar="X,Y,…", help="Shares of the rows (0.5,0.7) or values of --by to fit up to.")
+@click.option("--objective", default="huber-log", show_default=True, help="What is minimised.")
+@click.option("--predict", multiple=True, metavar="SYMBOL=VALUE", help="Forecast a run: --predict N=1B.")
+@click.option("--bootstrap", type=click.IntRange(min=0), default=100, show_default=True, help="Resamples.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the resamples.")
+@table_options
+def compare(
+    table: str, names: str | None, let: tuple[str, ...], where: str | None, drop: int, group: str | None,
+    save_columns: bool, by: str, cuts: str | None, objective: str, predict: tuple[str, ...], bootstrap: int,
+    seed: int, form: Form | None,
+) -> None:  # fmt: skip
+    """Compare laws on a TABLE of runs: fit the cheap ones, predict the dear ones, rank by the error."""
+    from allometry.laws.backtest import DEFAULT_CUTS, DEFAULT_LAWS, backtest
+
+    read = load(table, let, where, drop, save_columns)
+    chosen = [n.strip() for n in names.split(",")] if names else DEFAULT_LAWS
+    result = backtest(
+        read.frame, laws=chosen, columns=read.columns,
+        by=by, cuts=listed(cuts, "--cuts") or DEFAULT_CUTS, objective=objective, group=group,
+        exclude=read.exclude, bootstrap=bootstrap, seed=seed,
+    )  # fmt: skip
+    points = {name: [value] for name, value in numbers(predict, "--predict").items()}
+    forecast = result.forecast(points) if points else None
+    if form == "json":
+        _json(result.to_dict() | ({"forecast": _forecast(forecast)} if forecast else {}))
+    elif form == "csv":
+        print_table(result.scores, form)
+    else:
+        click.echo(result.report())
+        if forecast:
+            said = _forecast(forecast)
+            click.echo(f"forecast: {said['value']:.4f}   95 % [{said['low']:.4f}, {said['high']:.4f}]")
+            click.echo("  " + "   ".join(f"{law} {value:.4f}" for law, value in said["by_law"].items()))
+
+
+@click.command()
+@click.argument("table")
+@table_inputs
+@click.option(
+    "--method", type=click.Choice(["akima", "parabola", "envelope"]), default="akima", show_default=True,
+    help="Interpolation (Porian), parabola (Chinchilla approach 2) or envelope (approach 1).",
+)  # fmt: skip
+@click.option("--budgets", metavar="C1,C2,…", help="Where to slice an N x D grid, in FLOPs.")
+@click.option("--noise", type=float, help="Relative standard deviation of a run's loss between seeds.")
+@click.option("--bootstrap", type=click.IntRange(min=2), default=1000, show_default=True, help="Resamples.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the resamples.")
+@click.option("--plot", metavar="FILE", help=f"{_PLOT_HELP} Slices and their optima.")
+@table_options
+def isoflop(
+    table: str, let: tuple[str, ...], where: str | None, drop: int, group: str | None, save_columns: bool,
+    method: Any, budgets: str | None, noise: float | None, bootstrap: int, seed: int, plot: str | None,
+    form: Form | None,
+) -> None:  # fmt: skip
+    """Find the compute-optimal size at each budget of a TABLE of runs, and how it grows with compute."""
+    from allometry.laws.isoflop import isoflop as by_isoflop
+
+    read = load(table, let, where, drop, save_columns)
+    result = by_isoflop(
+        read.kept(), columns=read.columns, method=method, budgets=listed(budgets, "--budgets") or None,
+        noise=noise, bootstrap=bootstrap, seed=seed,
+    )  # fmt: skip
+    if form == "json":
+        _json(result.to_dict())
+    elif form == "csv":
+        print_table(result.table, form)
+    else:
+        click.echo(result.report())
+    if plot:
+        from allometry.figures.isoflop import isoflop as isoflop_figure
+        from allometry.figures.theme import save
+
+        _saved(save(isoflop_figure(result.slices, optima=result.optima), plot))
+
+
+@click.command()
+@click.argument("name", required=False)
+@table_options
+def laws(name: str | None, form: Form | None) -> None:
+    """List the laws, or show one: its formula, parameters, source and published constants."""
+    import pandas as pd
+
+    from allometry.laws.zoo import all_laws, get
+
+    if name is None:
+        rows = [
+            {"law": law.name, "title": law.title, "formula": f"{law.output} = {law.expression}",
+             "inputs": ", ".join(law.inputs), "constants": ", ".join(law.published), "source": law.source}
+            for law in all_laws().values()
+        ]  # fmt: skip
+        frame = pd.DataFrame(rows)
+        print_table(frame if form else frame[["law", "title", "inputs", "constants", "source"]], form)
+        return
+    law = get(name)
+    if form == "json":
+        _json(_described(law))
+    elif form == "csv":
+        print_table(_constants(law), form)
+    else:
+        _show(law)
+
+
+def _described(law: Law) -> dict[str, Any]:
+    return {
+        "law": law.name, "title": law.title, "formula": f"{law.output} = {law.expression}",
+        "where": dict(law.where), "latex": law.latex, "inputs": dict(law.inputs),
+        "parameters": {p.name: p.meaning for p in law.parameters}, "source": law.source, "note": law.note,
+        "published": {n: {**p.values, "source": p.source, "note": p.note} for n, p in law.published.items()},
+    }  # fmt: skip
+
+
+def _constants(law: Law) -> pd.DataFrame:
+    """One row a published set; only the parameters' names where there is none."""
+    import pandas as pd
+
+    names = ["set", *law.parameter_names, "source", "note"]
+    rows = [{"set": n, **p.values, "source": p.source, "note": p.note} for n, p in law.published.items()]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _show(law: Law) -> None:
+    click.echo(f"{law.name}: {law.title}\n\n  {law.output} = {law.expression}")
+    for name, text in law.where.items():
+        click.echo(f"    {name} = {text}")
+    click.echo(f"\n{law.output}: {law.output_meaning}")
+    for name, meaning in law.inputs.items():
+        click.echo(f"{name}: {meaning}")
+    click.echo("\nparameters")
+    for p in law.parameters:
+        click.echo(f"  {p.name:10s} {p.meaning}")
+    click.echo(f"\nsource: {law.source}" + (f"\nnote: {law.note}" if law.note else ""))
+    for name, constants in law.published.items():
+        values = ", ".join(f"{k} = {v:.6g}" for k, v in constants.values.items())
+        click.echo(
+            f"\n{name}: {values}\n  {constants.source}" + (f" ({constants.note})" if constants.note else "")
+        )
+
+
+def _forecast(forecast: Any) -> dict[str, Any]:
+    first = {k: float(getattr(forecast, k)[0]) for k in ("value", "low", "high")}
+    by_law = {str(k): float(v) for k, v in forecast.by_law.iloc[0].items()}
+    return {**first, "level": forecast.level, "by_law": by_law, "weights": forecast.weights}
+
+
+def _json(data: dict[str, Any]) -> None:
+    click.echo(json.dumps(data, indent=1, allow_nan=False))
+
+
+def _saved(path: Any) -> None:
+    click.echo(f"saved {path}", err=True)

@@ -1,0 +1,139 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from allometry.cli import app, main
+from allometry.laws.zoo import get
+
+
+@pytest.fixture
+def table(tmp_path):
+    grid = [(n, d) for n in np.logspace(6, 9, 6) for d in np.logspace(8, 11, 6)]
+    frame = pd.DataFrame(grid, columns=["params", "tokens"])
+    epoch = dict(get("chinchilla").published["besiroglu2024"].values)
+    wobble = np.exp(0.002 * np.random.default_rng(0).standard_normal(len(frame)))
+    frame["val_loss"] = get("chinchilla").predict(epoch, N=frame["params"], D=frame["tokens"]) * wobble
+    frame["seconds"] = 6 * frame["params"] * frame["tokens"] / 1e12
+    path = tmp_path / "runs.csv"
+    frame.to_csv(path, index=False)
+    return str(path)
+
+
+def run(*args):
+    result = CliRunner().invoke(app, list(args), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_fit_prints_a_report_and_what_it_guessed(table):
+    result = run("fit", table, "--law", "chinchilla", "--bootstrap", "40")
+    assert "alpha" in result.stdout
+    assert "N is read from the column 'params'" in result.stderr
+
+
+def test_fit_as_json_and_csv(table):
+    data = json.loads(run("fit", table, "--bootstrap", "40", "--json").stdout)
+    assert "N is read from the column 'params'" in data["read"]
+    rows = run("fit", table, "--bootstrap", "40", "--csv").stdout.splitlines()
+    assert rows[0].startswith("parameter,estimate")
+    assert len(rows) == 6
+
+
+def test_what_is_left_out_is_listed(table):
+    options = ("--drop-highest-loss", "2", "--where", "N>2e6", "--bootstrap", "0")
+    text = run("fit", table, *options).stdout
+    assert "does not satisfy --where" in text
+    assert "one of the 2 highest losses" in text
+
+
+def test_fixed_and_tied_parameters(table):
+    text = run("fit", table, "--fix", "E=1.8172", "--tie", "beta=alpha", "--bootstrap", "20", "--csv").stdout
+    cells = {line.split(",")[0]: line.split(",") for line in text.splitlines()}
+    assert float(cells["E"][1]) == pytest.approx(1.8172)
+    assert cells["alpha"][1] == cells["beta"][1]
+
+
+def test_let_and_saved_columns(table):
+    let = ("--let", "N=params", "--let", "C=6*N*tokens", "--let", "D=C/(6*N)", "--let", "loss=val_loss")
+    run("fit", table, *let, "--save-columns", "--bootstrap", "0")
+    with open(f"{table}.columns.json") as file:
+        assert json.load(file) == {"N": "params", "loss": "val_loss"}
+
+
+def test_compare_ranks_and_forecasts(table):
+    options = ("--laws", "chinchilla,chinchilla-tied", "--cuts", "0.6", "--bootstrap", "20")
+    text = run("compare", table, *options, "--predict", "N=1e9", "--predict", "D=1e12").stdout
+    assert "forecast: " in text
+    data = json.loads(run("compare", table, *options, "--json").stdout)
+    assert {row["law"] for row in data["scores"]} == {"chinchilla", "chinchilla-tied"}
+    assert run("compare", table, *options, "--csv").stdout.startswith("law,mean_error")
+
+
+def test_isoflop_in_every_form(table, tmp_path):
+    options = ("--method", "parabola", "--bootstrap", "50")
+    figure = tmp_path / "slices.svg"
+    assert "N_opt" in run("isoflop", table, *options, "--plot", str(figure)).stdout
+    assert figure.read_text().startswith("<svg")
+    data = json.loads(run("isoflop", table, *options, "--json").stdout)
+    assert data["N"]["exponent"]["value"] == pytest.approx(0.513, abs=0.03)
+    assert "N_opt" in run("isoflop", table, *options, "--csv").stdout
+
+
+def test_plan_without_data_says_so():
+    text = run("plan", "1e18", "--law", "kaplan").stdout
+    assert "without uncertainty" in text
+    data = json.loads(run("plan", "3 PF-days", "--json").stdout)
+    assert data["C"]["value"] == pytest.approx(3 * 8.64e19)
+    assert "quantity" in run("plan", "1e18", "--csv").stdout
+
+
+def test_plan_from_runs_by_hours_with_their_speed(table):
+    result = run("plan", "--hours", "10h", "--from", table, "--bootstrap", "20")
+    assert "note: speed 1e+12 FLOPs/s" in result.stderr
+    assert "95 % [" in result.stdout
+
+
+def test_plan_the_next_runs(table):
+    options = ("plan", "1e18", "--from", table, "--bootstrap", "0", "--next", "loss@1e22", "--most", "3")
+    assert "3 runs" in run(*options).stdout
+    assert len(json.loads(run(*options, "--json").stdout)["runs"]) == 3
+
+
+def test_laws_are_listed_and_shown():
+    assert "chinchilla" in run("laws").stdout
+    assert "besiroglu2024" in run("laws", "chinchilla").stdout
+    assert json.loads(run("laws", "--json").stdout)[0]["formula"]
+    shown = json.loads(run("laws", "kaplan", "--json").stdout)
+    assert shown["published"]["kaplan2020-table2"]["N_c"] == 6.4e13
+    assert run("laws", "kaplan", "--csv").stdout.startswith("set,alpha_N")
+
+
+def test_a_figure_of_the_fit(table, tmp_path):
+    figure = tmp_path / "fit.html"
+    run("fit", table, "--bootstrap", "20", "--plot", str(figure))
+    assert "vega" in figure.read_text()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("fit", "nothing.csv"), "there is no table"),
+        (("laws", "chinchila"), "did you mean 'chinchilla'"),
+        (("plan",), "nothing says how much to spend"),
+        (("plan", "1e18", "--law", "power"), "no loss from N and D"),
+        (("plan", "many"), "cannot read 'many'"),
+        (("plan", "--loss", "2.5", "--next", "a"), "needs a budget"),
+    ],
+)
+def test_mistakes_are_explained_without_a_traceback(args, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(list(args))
+    assert stop.value.code == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+    assert "hint:" in said

@@ -3,9 +3,9 @@
     python benchmarks/train.py --quick
 
 Every contender trains the same shapes on the same tokens with AdamW and clipping; they take turns within one
-run, so that a busy machine slows all of them alike, and the table compares medians. On one thread the clock is
-the process's CPU time, which does not run while other processes have the core; on more it is the wall's. "of
-peak" is the model's FLOPs per second over what PyTorch's own 1024^3 fp32 matrix product reached in the same run.
+run, so that a busy machine slows all of them alike, and the table compares medians. On one thread the clock
+is the process's CPU time, which does not run while other processes have the core; on more it is the wall's.
+"of peak" is the model's FLOPs per second over those of PyTorch's 1024^3 fp32 matrix product in the same run.
 """
 
 from __future__ import annotations

@@ -54,11 +54,23 @@ constexpr int round_up(int n, int step) { return (n + step - 1) / step * step; }
 // a power-of-two width from falling on the same few sets of the first-level cache.
 constexpr int row_stride(int n) { return round_up(n, 32) + 16 + (PANEL > 16 ? 32 : 0); }
 
-// What becomes of `count` sums of row r, from column j of the tile on.
-inline void finish(const Out& c, int r, int j, int count, Vec sums) {
-  if (c.plus) sums += load(c.plus + r * c.plus_stride + j, count);
-  if (c.times) sums *= load(c.times + r * c.stride + j, count);
-  store(c.at + r * c.stride + j, sums, count);
+// What becomes of the sums of row r, from column j of the tile on.
+inline void finish(const Out& c, int r, int j, Vec sums) {
+  if (c.plus) sums += load(c.plus + r * c.plus_stride + j);
+  if (c.times) sums *= load(c.times + r * c.stride + j);
+  store(c.at + r * c.stride + j, sums);
+}
+
+// The same at the right edge of C, where a tile is only `width` columns wide. Rare, so small rather than quick.
+__attribute__((noinline)) inline void finish_edge(const Out& c, int rows, int width, const float* sums, int stride) {
+  for (int r = 0; r < rows; r++) {
+    for (int j = 0; j < width; j++) {
+      float sum = sums[r * stride + j];
+      if (c.plus) sum += c.plus[r * c.plus_stride + j];
+      if (c.times) sum *= c.times[r * c.stride + j];
+      c.at[r * c.stride + j] = sum;
+    }
+  }
 }
 
 // A tile of C: sums over `depth` in registers. `width` is less than the tile's at the right edge of C.
@@ -80,12 +92,14 @@ void tile(int depth, const float* a, ptrdiff_t a_stride, const float* b, ptrdiff
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 4
-      for (int v = 0; v < VECS; v++) finish(c, r, v * LANES, LANES, sums[r][v]);
+      for (int v = 0; v < VECS; v++) finish(c, r, v * LANES, sums[r][v]);
   } else {
+    float edge[ROWS * VECS * LANES];  // a copy: the address of `sums` itself would force them out of their registers
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 4
-      for (int v = 0; v < VECS; v++) finish(c, r, v * LANES, std::min(LANES, width - v * LANES), sums[r][v]);
+      for (int v = 0; v < VECS; v++) store(edge + (r * VECS + v) * LANES, sums[r][v]);
+    finish_edge(c, ROWS, width, edge, VECS * LANES);
   }
 }
 

@@ -1,4 +1,5 @@
-"""Coverage of the intervals: fits to tables simulated from known laws, counted. Prints percent against 80 and 95.
+"""Coverage of the intervals: fits to tables simulated from known laws, counted. Prints percent against 80
+and 95.
 
 Run: nice python benchmarks/coverage.py [--tables 500] [--only NAME]
 """

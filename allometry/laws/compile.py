@@ -104,8 +104,8 @@ def _smooth(expression: sp.Expr) -> sp.Expr:
 class Internal:
     """A law in the coordinates of the fit.
 
-    `value_and_gradient(x..., centre..., fixed..., z...)` returns the law's output and its derivatives by each z.
-    `natural(centre..., fixed..., z...)` returns all natural parameters, in the law's order.
+    `value_and_gradient(x..., centre..., fixed..., z...)` returns the law's output and its derivatives by
+    each z. `natural(centre..., fixed..., z...)` returns all natural parameters, in the law's order.
     """
 
     free: tuple[str, ...]

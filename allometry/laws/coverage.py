@@ -21,8 +21,8 @@ Array = NDArray[np.float64]
 class Design:
     """A table to simulate: a law with known parameters, the inputs of its runs, and the noise of log losses.
 
-    `points` measurements share the inputs' row as one run (with half of the noise's variance in common). `beyond` is
-    the input at which the law, and a new run, are predicted.
+    `points` measurements share the inputs' row as one run (with half of the noise's variance in common).
+    `beyond` is the input at which the law, and a new run, are predicted.
     """
 
     law: str
@@ -51,8 +51,8 @@ def coverage(
 ) -> pd.DataFrame:
     """How often the intervals of fits to simulated tables hold the truth, in percent.
 
-    One row a quantity (fitted parameters other than amounts, what is quoted from the law, the law at `beyond`, a new
-    run there), columns `80` and `95` for the nominal levels, and `tables`.
+    One row a quantity (fitted parameters other than amounts, what is quoted from the law, the law at
+    `beyond`, a new run there), columns `80` and `95` for the nominal levels, and `tables`.
     """
     rng = np.random.default_rng(seed)
     hits: dict[str, list[tuple[bool, bool]]] = {}

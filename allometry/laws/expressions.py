@@ -47,7 +47,8 @@ def names_in(text: str) -> list[str]:
 def evaluate(text: str, values: Mapping[str, Any]) -> Any:
     """The value of an arithmetic expression over `values` (numbers, arrays or columns by name).
 
-    Raises AllometryError for anything but arithmetic and for unknown names; division by zero gives inf or nan.
+    Raises AllometryError for anything but arithmetic and for unknown names; division by zero gives inf or
+    nan.
     """
     tree, quoted = _parse(text)
     with np.errstate(all="ignore"):

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-_WAVE, _WAVES, _ENOUGH, _PATIENCE = 16, 8, 5, 60
-"""Starts a wave, waves at most, agreeing starts that suffice, iterations a start is given."""
+_WAVE, _WAVES, _ENOUGH, _PATIENCE = 16, 8, 5, 12
+"""Starts a wave, waves at most, agreeing starts that suffice, iterations a start is given for each parameter."""
 
 
 def fit(
@@ -46,14 +46,16 @@ def fit(
 ) -> FitResult:
     """Fit a law to a table with one row a run.
 
-    `columns` maps the law's symbols to columns or to arithmetic of columns ({"D": "C/(6*N)"}); a symbol that is not
-    mapped is looked for under its own name. `objective` is a name of `objectives.OBJECTIVES`. `weights` is a column
-    of relative weights, `group` the column whose values are resampled together (default "run" where there is one),
-    `fixed` holds parameters at values, `tied` makes a parameter equal to another. `exclude` names rows to leave out,
-    by index label, with reasons if it is a mapping. `bootstrap` resamples are drawn with `seed`: of "runs", or of
-    "noise" around the fit, which "auto" takes for tables of few runs (see `uncertainty`).
+    `columns` maps the law's symbols to columns or to arithmetic of columns ({"D": "C/(6*N)"}); a symbol
+    that is not mapped is looked for under its own name. `objective` is a name of `objectives.OBJECTIVES`.
+    `weights` is a column of relative weights, `group` the column whose values are resampled together
+    (default "run" where there is one), `fixed` holds parameters at values, `tied` makes a parameter equal
+    to another. `exclude` names rows to leave out, by index label, with reasons if it is a mapping.
+    `bootstrap` resamples are drawn with `seed`: of "runs", or of "noise" around the fit, which "auto" takes
+    for tables of few runs (see `uncertainty`).
 
-    Raises AllometryError for tables that cannot be read, and for designs that cannot determine the law at all.
+    Raises AllometryError for tables that cannot be read, and for designs that cannot determine the law at
+    all.
     """
     began = time.perf_counter()
     chosen = get(law) if isinstance(law, str) else law
@@ -87,10 +89,12 @@ class Best:
 def solve(problem: Problem) -> Best:
     """Minimise from waves of starts until several agree on the lowest objective, or the waves are used up.
 
-    A start that has not arrived after 60 iterations is in a bad place; the lowest is then followed to its end.
+    A start that has not arrived after some 60 iterations is in a bad place; the lowest is then followed to its
+    end.
     """
     z, values = np.empty((0, len(problem.free))), np.empty(0)
     agreeing = 0
+    patience = _PATIENCE * max(len(problem.free), 5)
     for wave in range(_WAVES):
         start = problem.starts(_WAVE, skip=_WAVE * wave)
         found = minimise(
@@ -99,7 +103,7 @@ def solve(problem: Problem) -> Best:
             problem.weights,
             problem.objective,
             problem.box,
-            max_iterations=_PATIENCE,
+            max_iterations=patience,
         )
         z, values = np.concatenate([z, found.z]), np.concatenate([values, found.objective])
         lowest = float(values.min())

@@ -174,7 +174,9 @@ def _warnings(result: FitResult) -> str:
 
 
 def html(result: FitResult) -> str:
-    """The report for a notebook: the equation, the estimates as a table, the text below. Everything is escaped."""
+    """The report for a notebook: the equation, the estimates as a table, the text below. Everything is
+    escaped.
+    """
     from html import escape
 
     frame = table(result).map(lambda v: f"{v:.5g}" if isinstance(v, float) else v)

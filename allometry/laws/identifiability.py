@@ -20,7 +20,9 @@ _SINGULAR = 1e-9
 
 
 def refuse_undetermined(problem: Problem, columns: dict[str, str]) -> None:
-    """Raise AllometryError for a design that cannot determine the free parameters, whatever the losses are."""
+    """Raise AllometryError for a design that cannot determine the free parameters, whatever the losses
+    are.
+    """
     n, p = len(problem.output), len(problem.free)
     if n < p:
         raise AllometryError(
@@ -37,7 +39,9 @@ def refuse_undetermined(problem: Problem, columns: dict[str, str]) -> None:
 
 
 def _rank_deficient(problem: Problem) -> bool:
-    """Whether the derivatives by the parameters are linearly dependent at every one of several generic points."""
+    """Whether the derivatives by the parameters are linearly dependent at every one of several generic
+    points.
+    """
     _, jacobians = problem.residuals(problem.starts(12))
     for jacobian in jacobians:
         norms = np.linalg.norm(jacobian, axis=1, keepdims=True)
@@ -85,14 +89,18 @@ def _refuse_one_ratio(problem: Problem, columns: dict[str, str]) -> None:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """How well the data determine the fitted coordinates: condition number, and the natural parameters' correlations."""
+    """How well the data determine the fitted coordinates: condition number, and the natural parameters'
+    correlations.
+    """
 
     condition: float
     correlations: tuple[tuple[str, str, float], ...]
 
 
 def conditioning(problem: Problem, z: Array, samples: dict[str, Array]) -> Conditioning:
-    """Condition number of the scaled derivatives at the optimum, and correlations in the samples, strongest first."""
+    """Condition number of the scaled derivatives at the optimum, and correlations in the samples, strongest
+    first.
+    """
     _, jacobian = problem.residuals(z[None])
     scaled = jacobian[0] * np.sqrt(problem.weights)
     norms = np.linalg.norm(scaled, axis=1, keepdims=True)

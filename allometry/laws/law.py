@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 class Parameter:
     """One parameter of a law.
 
-    A `positive` parameter is fitted as its logarithm, unless it is a `floor`: a floor may be zero, and is fitted as
-    it is with a bound there. `anchor` says what the parameter is in terms of an anchored
-    value (written with the parameter's own name) at the centre of the data: "A*N**alpha" means that the fit works
-    with A/N0^alpha, the term's value at the geometric mean N0 of N, which is of the order of the loss and nearly
-    uncorrelated with alpha. `start` is the range from which starts are drawn: of the anchored value, in units of
-    the output's typical value (its largest, for a parameter that is an `upper` bound of it; its smallest, for a
-    floor), where `relative`; else of the parameter itself.
+    A `positive` parameter is fitted as its logarithm, unless it is a `floor`: a floor may be zero, and is
+    fitted as it is with a bound there. `anchor` says what the parameter is in terms of an anchored value
+    (written with the parameter's own name) at the centre of the data: "A*N**alpha" means that the fit works
+    with A/N0^alpha, the term's value at the geometric mean N0 of N, which is of the order of the loss and
+    nearly uncorrelated with alpha. `start` is the range from which starts are drawn: of the anchored value,
+    in units of the output's typical value (its largest, for a parameter that is an `upper` bound of it; its
+    smallest, for a floor), where `relative`; else of the parameter itself.
     """
 
     name: str
@@ -81,9 +81,9 @@ class Published:
 class Law:
     """A scaling law: `output = expression(inputs; parameters)`.
 
-    `expression` is SymPy text with the paper's symbols; `where` defines abbreviations used in it, in order (each may
-    use the ones before it). `inputs` maps each input's symbol to its meaning and unit; those in `linear` may be zero
-    or negative, all others must be positive. `source` names paper and equation.
+    `expression` is SymPy text with the paper's symbols; `where` defines abbreviations used in it, in order
+    (each may use the ones before it). `inputs` maps each input's symbol to its meaning and unit; those in
+    `linear` may be zero or negative, all others must be positive. `source` names paper and equation.
 
     `derived` names quantities that people quote from the law, as arithmetic of its parameters.
 
@@ -144,7 +144,9 @@ class Law:
 
     @cached_property
     def latex(self) -> str:
-        """The whole equation in LaTeX as it is written, with the abbreviations of `where` kept and explained."""
+        """The whole equation in LaTeX as it is written, with the abbreviations of `where` kept and
+        explained.
+        """
         import sympy as sp
 
         names: dict[str, Any] = {**self.symbols, **{n: sp.Symbol(n, positive=True) for n in self.where}}
@@ -173,7 +175,9 @@ class Law:
         )
 
     def gradient(self, params: Mapping[str, ArrayLike], /, **inputs: ArrayLike) -> NDArray[np.float64]:
-        """Exact derivatives of `predict` by each parameter, on a new last axis in the order of `parameters`."""
+        """Exact derivatives of `predict` by each parameter, on a new last axis in the order of
+        `parameters`.
+        """
         from allometry.laws.compile import compiled
 
         arguments = self._arguments(params, inputs)
@@ -209,7 +213,9 @@ class Law:
 
 
 def _parse(text: str, names: Mapping[str, Any]) -> sp.Expr:
-    """SymPy text of our own registry (never a user's) to an expression; E, N, S, … are symbols, not SymPy's."""
+    """SymPy text of our own registry (never a user's) to an expression; E, N, S, … are symbols, not
+    SymPy's.
+    """
     import sympy as sp
 
     expression = sp.sympify(text, locals=dict(names))

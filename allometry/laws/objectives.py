@@ -22,8 +22,9 @@ Array = NDArray[np.float64]
 class Objective:
     """One objective. `above` weighs points whose measured value lies above the law (1 = symmetric).
 
-    `free_scale` means that the threshold is `threshold` times a scale that is estimated along with the parameters
-    by maximum likelihood (a Huber density), so that nearly all residuals count by their absolute value.
+    `free_scale` means that the threshold is `threshold` times a scale that is estimated along with the
+    parameters by maximum likelihood (a Huber density), so that nearly all residuals count by their absolute
+    value.
     """
 
     name: str

@@ -36,11 +36,11 @@ ALIASES: dict[str, tuple[str, ...]] = {
 class Observations:
     """The points of a fit.
 
-    `inputs` and `output` are arrays of shape (n,), `weights` too (mean 1), `group` numbers the clusters that are
-    resampled together (0 … g-1). `frame` holds the used values under the law's symbols with the table's index;
-    `excluded` the rows left out, with the column `reason`. `columns` says where each symbol came from, `notes` what
-    was read otherwise than literally, `problems` what was found wrong with the values: (column, what, remedy).
-    `kept` says of each row of the table whether it is used.
+    `inputs` and `output` are arrays of shape (n,), `weights` too (mean 1), `group` numbers the clusters
+    that are resampled together (0 … g-1). `frame` holds the used values under the law's symbols with the
+    table's index; `excluded` the rows left out, with the column `reason`. `columns` says where each symbol
+    came from, `notes` what was read otherwise than literally, `problems` what was found wrong with the
+    values: (column, what, remedy). `kept` says of each row of the table whether it is used.
     """
 
     law: Law
@@ -71,10 +71,11 @@ def observe(
 ) -> Observations:
     """Read a law's inputs and output from a table of runs.
 
-    `columns` maps symbols to column names or to arithmetic of columns and of other mapped symbols. Rows are left out
-    (and listed, with the reason) when they are named in `exclude` (index labels, or labels mapped to reasons), when
-    their `status` is not "done", and when a value is missing, unreadable, infinite or not positive. Raises
-    AllometryError when a column is missing, when more than half of a column cannot be used, or when nothing is left.
+    `columns` maps symbols to column names or to arithmetic of columns and of other mapped symbols. Rows are
+    left out (and listed, with the reason) when they are named in `exclude` (index labels, or labels mapped
+    to reasons), when their `status` is not "done", and when a value is missing, unreadable, infinite or not
+    positive. Raises AllometryError when a column is missing, when more than half of a column cannot be
+    used, or when nothing is left.
     """
     import pandas as pd
 
@@ -120,7 +121,8 @@ def observe(
 
 
 def read_inputs(frame: pd.DataFrame, law: Law, columns: Mapping[str, str]) -> dict[str, Array]:
-    """A law's inputs from a table (shape (n,) each), read as a fit's were or from columns of the symbols' names.
+    """A law's inputs from a table (shape (n,) each), read as a fit's were or from columns of the symbols'
+    names.
 
     Raises AllometryError when a column is missing.
     """
@@ -285,7 +287,9 @@ def _exclude_unusable(
 
 
 def _duplicates(frame: pd.DataFrame, reasons: pd.Series) -> list[tuple[str, str, str]]:
-    """Rows equal to an earlier one in every column: perhaps one measurement twice, so it is said but not dropped."""
+    """Rows equal to an earlier one in every column: perhaps one measurement twice, so it is said but not
+    dropped.
+    """
     hashable = frame.map(lambda v: str(v) if isinstance(v, list | dict | np.ndarray) else v)
     repeated = [int(i) for i in np.flatnonzero(hashable.duplicated().to_numpy()) if not reasons[int(i)]]
     if not repeated:

@@ -1,4 +1,6 @@
-"""One fit as the solver sees it: residuals in centred, anchored, logarithmic coordinates, with bounds and starts."""
+"""One fit as the solver sees it: residuals in centred, anchored, logarithmic coordinates, with bounds and
+starts.
+"""
 
 from __future__ import annotations
 
@@ -151,7 +153,9 @@ class Problem:
         return Box(low, high, reach)
 
     def starts(self, count: int, skip: int = 0) -> Array:
-        """`count` starts that fill the ranges evenly (an additive recurrence on the generalised golden ratio)."""
+        """`count` starts that fill the ranges evenly (an additive recurrence on the generalised golden
+        ratio).
+        """
         dimension = max(len(self.free), 1)
         ratio = 2.0
         for _ in range(64):

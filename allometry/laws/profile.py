@@ -20,10 +20,11 @@ Array = NDArray[np.float64]
 
 
 def profile(result: FitResult, name: str, points: int = 41) -> pd.DataFrame:
-    """The lowest objective at `points` values of a fitted parameter, spread over its 99 % interval and beyond.
+    """The lowest objective at `points` values of a fitted parameter, spread over its 99 % interval and
+    beyond.
 
-    Columns: the parameter, `objective`, and `rise` above the minimum relative to the minimum, which is flat where
-    the data do not identify the parameter. Raises AllometryError for a parameter that was not fitted.
+    Columns: the parameter, `objective`, and `rise` above the minimum relative to the minimum, which is flat
+    where the data do not identify the parameter. Raises AllometryError for a parameter that was not fitted.
     """
     import pandas as pd
 

@@ -1,4 +1,6 @@
-"""Constants that papers printed for the laws of the zoo, by law and by name of the set, in the papers' units."""
+"""Constants that papers printed for the laws of the zoo, by law and by name of the set, in the papers'
+units.
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,9 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class FitWarning:
-    """Something that limits what a fit says: its name, what it means, and what *is* identified nevertheless."""
+    """Something that limits what a fit says: its name, what it means, and what *is* identified
+    nevertheless.
+    """
 
     name: str
     meaning: str
@@ -35,9 +37,11 @@ class FitResult:
     """A fitted law. Frozen; everything that it was made from is in it.
 
     `parameters` are the estimates; `samples` (one row a bootstrap resample, one column a parameter) their
-    uncertainty, made by resampling "runs" or "noise" (`resampling`); `freedom` the runs less the parameters; `status` is "converged", "doubtful" (read `reasons`) or "failed"; `residuals` are prediction minus
-    measured (of logarithms where the objective takes them), `rms` their root mean square; `noise` the standard
-    deviation of repeats of the same run under other seeds, on the same scale (None without repeats).
+    uncertainty, made by resampling "runs" or "noise" (`resampling`); `freedom` the runs less the
+    parameters; `status` is "converged", "doubtful" (read `reasons`) or "failed"; `residuals` are prediction
+    minus measured (of logarithms where the objective takes them), `rms` their root mean square; `noise` the
+    standard deviation of repeats of the same run under other seeds, on the same scale (None without
+    repeats).
     """
 
     law: Law
@@ -77,7 +81,9 @@ class FitResult:
         return tuple(n for n in self.law.parameter_names if n not in self.fixed and n not in self.tied)
 
     def predict(self, frame: pd.DataFrame | None = None, /, **inputs: ArrayLike) -> Array:
-        """The law at the estimates: for the rows of a table (columns read as in the fit), or for given inputs."""
+        """The law at the estimates: for the rows of a table (columns read as in the fit), or for given
+        inputs.
+        """
         return self.law.predict(self.parameters, **self._inputs(frame, inputs))
 
     def interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
@@ -114,7 +120,8 @@ class FitResult:
     ) -> tuple[Array, Array]:
         """Where the measured output of a *new run* should lie: (low, high), each of shape (n,).
 
-        The law's own uncertainty and the scatter of the residuals about it (which holds the noise between seeds).
+        The law's own uncertainty and the scatter of the residuals about it (which holds the noise between
+        seeds).
         """
         curves = self.objective.transform(self._curves(points))
         rng = np.random.default_rng(self.seed + 1)
@@ -124,7 +131,9 @@ class FitResult:
 
     @property
     def scatter(self) -> float:
-        """Standard deviation of a new run about the law, corrected for the parameters spent on the residuals."""
+        """Standard deviation of a new run about the law, corrected for the parameters spent on the
+        residuals.
+        """
         n, p = len(self.residuals), len(self.free)
         if n > p:
             return self.rms * float(np.sqrt(n / (n - p)))
@@ -136,7 +145,9 @@ class FitResult:
         return self.problem().coordinates(self.parameters)
 
     def table(self) -> pd.DataFrame:
-        """One row a parameter: estimate, standard error, 80 and 95 % bootstrap intervals, how it was treated."""
+        """One row a parameter: estimate, standard error, 80 and 95 % bootstrap intervals, how it was
+        treated.
+        """
         from allometry.laws.fit_report import table
 
         return table(self)

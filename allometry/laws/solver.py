@@ -1,8 +1,9 @@
 """Batched minimisation: all starts, or all bootstrap resamples, advance together.
 
-Each member of the batch makes Gauss-Newton steps of its own for the Huber loss, damped as Levenberg and Marquardt
-do; the damping matrix is that of iteratively reweighted least squares, so that a heavily damped step is the safe
-majorise-minimise step and a lightly damped one is Newton's on the points within the threshold.
+Each member of the batch makes Gauss-Newton steps of its own for the Huber loss, damped as Levenberg and
+Marquardt do; the damping matrix is that of iteratively reweighted least squares, so that a heavily damped
+step is the safe majorise-minimise step and a lightly damped one is Newton's on the points within the
+threshold.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _CHUNK = 16384
 
 @dataclass(frozen=True)
 class Minimum:
-    """Where each member of a batch ended: coordinates (K, p), objective (K,), whether it converged, iterations."""
+    """Where each member of a batch ended: coordinates (K, p), objective (K,), whether it converged,
+    iterations.
+    """
 
     z: Array
     objective: Array
@@ -54,12 +57,13 @@ def minimise(
     max_iterations: int = 200,
     tolerance: float = 1e-12,
 ) -> Minimum:
-    """Minimise the weighted objective from each row of `start` (K, p), with `weights` of shape (n,) or (K, n).
+    """Minimise the weighted objective from each row of `start` (K, p), with `weights` of shape (n,) or (K,
+    n).
 
     `shift` (K, n) is added to the residuals of each member: data that differ from member to member.
 
-    `tolerance` is the relative decrease that the next step promises when a member counts as converged. A start at
-    which the law is not finite ends at once, not converged, with an infinite objective.
+    `tolerance` is the relative decrease that the next step promises when a member counts as converged. A
+    start at which the law is not finite ends at once, not converged, with an infinite objective.
     """
     size = max(_CHUNK // weights.shape[-1], 1)
     parts = []
@@ -132,7 +136,9 @@ def _free_scale(
 
 
 def huber_scale(residual: Array, weights: Array, delta: float) -> Array:
-    """The scale s (K,) that maximises prod_i (1/s) exp(-H_delta(r_i/s)): the root of sum w psi(r/s) r/s = sum w."""
+    """The scale s (K,) that maximises prod_i (1/s) exp(-H_delta(r_i/s)): the root of sum w psi(r/s) r/s =
+    sum w.
+    """
     total = weights.sum(axis=1)
     scale = np.sqrt((weights * residual**2).sum(axis=1) / total)
     for _ in range(200):
@@ -205,7 +211,9 @@ def _value(objective: Objective, r: Array, jacobian: Array, w: Array, t: Array) 
 def _step(
     objective: Objective, z: Array, r: Array, jacobian: Array, w: Array, t: Array, damping: Array, box: Box
 ) -> tuple[Array, Array]:
-    """The damped step (K, p) of each member, and half the decrease that the quadratic model promises for it."""
+    """The damped step (K, p) of each member, and half the decrease that the quadratic model promises for
+    it.
+    """
     side = w if objective.above == 1.0 else w * objective.side(r)
     size = np.abs(r)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,10 +1,11 @@
 """How sure a fit is: bootstrap over runs, noise from repeats, profile likelihood.
 
-Two ways to resample. Tables with many runs are resampled run by run, which assumes nothing about the noise. Tables
-with few runs are not: a resample of 20 runs leaves out whole sizes, and its intervals cover far too much or too
-little. They are simulated instead: the fitted law, plus normal noise as large as the residuals say (corrected for
-the parameters spent, and shared within a run where points of one run go together). In both cases the percentiles
-that are read off are widened from normal to Student's t (Hesterberg 2015, section 4.3, "expanded percentiles").
+Two ways to resample. Tables with many runs are resampled run by run, which assumes nothing about the noise.
+Tables with few runs are not: a resample of 20 runs leaves out whole sizes, and its intervals cover far too
+much or too little. They are simulated instead: the fitted law, plus normal noise as large as the residuals
+say (corrected for the parameters spent, and shared within a run where points of one run go together). In
+both cases the percentiles that are read off are widened from normal to Student's t (Hesterberg 2015,
+section 4.3, "expanded percentiles").
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def bootstrap(
 ) -> Resamples:
     """Fit `count` resampled tables, each from `z`. `group` (n,) numbers the runs that points belong to.
 
-    `kind` is "runs" (resample runs with replacement), "noise" (simulate noise around the fit) or "auto", which takes
-    runs where there are at least `MANY_RUNS` of them.
+    `kind` is "runs" (resample runs with replacement), "noise" (simulate noise around the fit) or "auto",
+    which takes runs where there are at least `MANY_RUNS` of them.
     """
     groups = int(group.max()) + 1
     freedom = groups - len(z)
@@ -98,7 +99,9 @@ def simulated_noise(
 
 
 def intraclass_correlation(values: Array, group: NDArray[np.int_]) -> float:
-    """The share of the variance that points of one run have in common (one-way analysis of variance), in [0, 1]."""
+    """The share of the variance that points of one run have in common (one-way analysis of variance), in
+    [0, 1].
+    """
     sizes = np.bincount(group)
     sizes = sizes[sizes > 0]
     n, groups = len(values), len(sizes)
@@ -126,7 +129,9 @@ def student_quantile(probability: float, freedom: int) -> float:
 
 
 def quantiles(samples: Array, level: float, freedom: int) -> tuple[Array, Array]:
-    """The interval of the samples (axis 0) with the given mass, widened for few degrees of freedom; nan if empty."""
+    """The interval of the samples (axis 0) with the given mass, widened for few degrees of freedom; nan if
+    empty.
+    """
     if not len(samples):
         empty = np.full(np.shape(samples)[1:], np.nan)
         return empty, empty.copy()
@@ -136,10 +141,11 @@ def quantiles(samples: Array, level: float, freedom: int) -> tuple[Array, Array]
 
 
 def seed_noise(frame: pd.DataFrame, values: Array, inputs: Mapping[str, Array]) -> tuple[float, int] | None:
-    """Standard deviation of `values` among repeats of one run, and its degrees of freedom; None without repeats.
+    """Standard deviation of `values` among repeats of one run, and its degrees of freedom; None without
+    repeats.
 
-    Repeats are rows that agree in the law's inputs and in every column that says how a run was made (so a second
-    learning rate is not a repeat); at least two degrees of freedom are asked for.
+    Repeats are rows that agree in the law's inputs and in every column that says how a run was made (so a
+    second learning rate is not a repeat); at least two degrees of freedom are asked for.
     """
     same = frame[[c for c in frame.columns if c in _CONDITIONS]].reset_index(drop=True)
     same = same.assign(**{f"input {name}": x for name, x in inputs.items()})

@@ -1,7 +1,8 @@
 """The laws: one call each, with the paper and equation that a law comes from.
 
-`amount` is a positive parameter that scales a term (anchored at the centre of the data), `floor` the part of the
-loss that no scale removes, `exponent` a positive power; `Parameter` itself is used for what is none of these.
+`amount` is a positive parameter that scales a term (anchored at the centre of the data), `floor` the part
+of the loss that no scale removes, `exponent` a positive power; `Parameter` itself is used for what is none
+of these.
 """
 
 from __future__ import annotations
@@ -42,13 +43,23 @@ def all_laws() -> dict[str, Law]:
 
 
 def amount(name: str, anchor: str, meaning: str = "") -> Parameter:
-    """A positive scale, anchored: its start is between 2 % and 100 % of the output at the centre of the data."""
+    """A positive scale, anchored; starts are 2 % to 100 % of the output at the centre of the data."""
     return Parameter(name=name, meaning=meaning or "scale of its term", anchor=anchor, relative=True)
 
 
 def floor(name: str = "E", meaning: str = "loss that no scale removes") -> Parameter:
     """A positive constant that is added: its start is between 5 % and 95 % of the output at the centre."""
     return Parameter(name=name, meaning=meaning, start=(0.05, 0.95), relative=True, floor=True)
+
+
+def ceiling(name: str, meaning: str, low: float, high: float) -> Parameter:
+    """A positive constant above the data: its start is between `low` and `high` times the largest output."""
+    return Parameter(name=name, meaning=meaning, start=(low, high), relative=True, upper=True)
+
+
+def repeats(name: str, meaning: str) -> Parameter:
+    """A number of repeats, which data may leave open to above."""
+    return Parameter(name=name, meaning=meaning, start=(1.0, 100.0), low=1e-3, high=1e10)
 
 
 def real(name: str, meaning: str, low: float, high: float) -> Parameter:
@@ -64,6 +75,15 @@ def positive(name: str, meaning: str, low: float, high: float, anchor: str | Non
 def exponent(name: str, meaning: str = "exponent", low: float = 0.03, high: float = 1.0) -> Parameter:
     """A positive power; starts are drawn from `low` to `high`, the fit may leave that range."""
     return Parameter(name=name, meaning=meaning, start=(low, high), high=20.0)
+
+
+def _bend(i: int) -> tuple[Parameter, Parameter, Parameter]:
+    """The three parameters of the i-th break of a broken power law."""
+    return (
+        real(f"c_{i}", f"change of exponent at break {i}", -0.3, 0.5),
+        positive(f"d_{i}", f"where break {i} is", 0.03 * 3.0**i, 0.3 * 3.0**i, f"X*d_{i}"),
+        Parameter(name=f"f_{i}", meaning=f"how gradual break {i} is", start=(0.1, 1.0), low=0.02, high=10.0),
+    )
 
 
 def _add(
@@ -83,354 +103,113 @@ def _add(
     _LAWS[name] = law
 
 
-_add(
-    "power",
-    "Power law",
-    "A/X**alpha",
-    _X,
-    amount("A", "A*X**alpha"),
-    exponent("alpha"),
-    source="Hestness et al. 2017, arXiv 1712.00409",
-)
-_add(
-    "power-offset",
-    "Power law above a floor (M2)",
-    "E + A/X**alpha",
-    _X,
-    floor(),
-    amount("A", "A*X**alpha"),
-    exponent("alpha"),
-    source="Henighan et al. 2020, arXiv 2010.14701, eq. 1.1",
-)
-_add(
-    "m3",
-    "Power law that saturates at both ends (M3)",
-    "E + A*(1/X + gamma)**alpha",
-    _X,
-    floor(),
-    amount("A", "A*X**alpha"),
-    exponent("alpha"),
-    positive("gamma", "1/X at which the law bends", 0.01, 3.0, "gamma/X"),
-    source=f"{_REVISITING}, section 3, M3",
-)
-_add(
-    "m4",
-    "Sigmoid-like law (M4)",
-    "(L - E)/(L_0 - L)**alpha - A/X**c",
-    _X,
-    floor(),
-    amount("A", "A*X**c"),
-    exponent("c"),
-    positive("alpha", "how sharply the law leaves L_0", 0.05, 0.9),
-    Parameter(name="L_0", meaning="loss of random guessing", start=(1.2, 4.0), relative=True, upper=True),
-    bracket=("E", "L_0"),
-    source=f"{_REVISITING}, eq. 2, M4",
-)
-_add(
-    "kaplan-n",
-    "Kaplan L(N)",
-    "(N_c/N)**alpha_N",
-    _N_BODY,
-    exponent("alpha_N"),
-    amount("N_c", "N*N_c**(1/alpha_N)"),
-    source=f"{_KAPLAN}, eq. 1.1",
-)
-_add(
-    "kaplan-d",
-    "Kaplan L(D)",
-    "(D_c/D)**alpha_D",
-    _DATA,
-    exponent("alpha_D"),
-    amount("D_c", "D*D_c**(1/alpha_D)"),
-    source=f"{_KAPLAN}, eq. 1.2",
-)
-_add(
-    "kaplan-c",
-    "Kaplan L(C)",
-    "(C_c/C)**alpha_C",
-    _C,
-    exponent("alpha_C"),
-    amount("C_c", "C*C_c**(1/alpha_C)"),
-    source=f"{_KAPLAN}, eq. 1.3 (C_min) and 3.3 (fixed batch)",
-)
-_add(
-    "kaplan",
-    "Kaplan L(N, D)",
-    "((N_c/N)**(alpha_N/alpha_D) + D_c/D)**alpha_D",
-    _N_BODY | _DATA,
-    exponent("alpha_N"),
-    exponent("alpha_D"),
-    amount("N_c", "N*N_c**(1/alpha_N)"),
-    amount("D_c", "D*D_c**(1/alpha_D)"),
-    source=f"{_KAPLAN}, eq. 1.5",
-)
-_add(
-    "kaplan-ns",
-    "Kaplan L(N, S_min)",
-    "(N_c/N)**alpha_N + (S_c/S)**alpha_S",
-    _N_BODY | {"S": "S_min: steps, at a batch far above the critical one"},
-    exponent("alpha_N"),
-    exponent("alpha_S"),
-    amount("N_c", "N*N_c**(1/alpha_N)"),
-    amount("S_c", "S*S_c**(1/alpha_S)"),
-    source=f"{_KAPLAN}, eq. 1.6",
-)
-_add(
-    "chinchilla",
-    "Chinchilla",
-    "E + A/N**alpha + B/D**beta",
-    _N | _D,
-    floor(),
-    amount("A", "A*N**alpha"),
-    amount("B", "B*D**beta"),
-    exponent("alpha"),
-    exponent("beta"),
-    derived={"a": "beta/(alpha + beta)"},
-    note="a is the exponent of the compute-optimal N in C = 6ND.",
-    source="Hoffmann et al. 2022, arXiv 2203.15556, approach 3, eq. 2",
-)
-_add(
-    "chinchilla-tied",
-    "Chinchilla with one exponent",
-    "E + A/N**alpha + B/D**alpha",
-    _N | _D,
-    floor(),
-    amount("A", "A*N**alpha"),
-    amount("B", "B*D**alpha"),
-    exponent("alpha"),
-    source="Hoffmann et al. 2022, arXiv 2203.15556, with alpha = beta as in Muennighoff et al. 2023",
-)
-_add(
-    "gadre",
-    "Over-training at M tokens per parameter",
-    "E + (a*M**eta + b/M**eta)/C**eta",
-    _N | {"M": "training tokens per parameter"},
-    floor(),
-    amount("a", "a*(6*N**2)**eta"),
-    amount("b", "b*(6*N**2*M**2)**eta"),
-    exponent("eta", low=0.03, high=0.5),
-    where={"C": "6*N**2*M"},
-    source="Gadre et al. 2024, arXiv 2403.08540, eq. 4",
-)
-_add(
-    "gadre-error",
-    "Error from loss",
-    "epsilon - k*exp(-gamma*L)",
-    _LOSS,
-    Parameter(
-        name="epsilon", meaning="error of a useless model", start=(1.0, 2.0), relative=True, upper=True
-    ),
-    amount("k", "k*exp(gamma*L)"),
-    positive("gamma", "how fast the error falls with the loss", 0.1, 3.0),
-    output="Err",
-    output_meaning="average top-1 error downstream",
-    source="Gadre et al. 2024, arXiv 2403.08540, eq. 5",
-)
-_add(
-    "muennighoff",
-    "Data-constrained law",
-    "E + A/(U_N + U_N*R_N*(1 - exp(-(N/U_N - 1)/R_N)))**alpha + B/(U_D + U_D*R_D*(1 - exp(-(D/U_D - 1)/R_D)))**beta",
-    _N | _D | {"U": "unique training tokens available"},
-    floor(),
-    amount("A", "A*N**alpha"),
-    amount("B", "B*D**beta"),
-    exponent("alpha"),
-    exponent("beta"),
-    Parameter(
-        name="R_D",
-        meaning="R_D*: how many repeats of the data are worth having",
-        start=(1.0, 100.0),
-        low=1e-3,
-        high=1e10,
-    ),
-    Parameter(
-        name="R_N",
-        meaning="R_N*: the same for parameters beyond what the data deserve",
-        start=(1.0, 100.0),
-        low=1e-3,
-        high=1e10,
-    ),
-    where={
-        "U_D": "Min(U, D)",
-        "G": "(alpha*A/(beta*B))**(1/(alpha + beta))",
-        "U_N": "Min(N, G*(G*U_D)**(beta/alpha))",
-    },
-    source="Muennighoff et al. 2023, arXiv 2305.16264, eq. 5 and 6",
-)
-_add(
-    "skaling",
-    "Additive law under one power (Skaling)",
-    "E + A*(N**(-a) + R/D**b)**k",
-    _N | _D,
-    floor(),
-    amount("A", "A*N**(a*k)"),
-    exponent("a"),
-    exponent("b"),
-    positive("R", "weight of data against parameters", 0.1, 10.0, "R*D**b/N**a"),
-    positive("k", "power of the sum", 0.3, 3.0),
-    source="the form of Kaplan's eq. 1.5 with free powers above a floor",
-)
-_add(
-    "rosenfeld",
-    "Rosenfeld, with the plateau of random guessing",
-    "e*L_0/sqrt(e**2 + L_0**2)",
-    _N | _D,
-    floor(),
-    amount("A", "A*N**alpha"),
-    amount("B", "B*D**beta"),
-    exponent("alpha"),
-    exponent("beta"),
-    Parameter(name="L_0", meaning="loss of random guessing", start=(1.2, 4.0), relative=True, upper=True),
-    where={"e": "E + A/N**alpha + B/D**beta"},
-    note="The paper's eta only rescales A, B and E; here eta = L_0, so that e is the loss far from random.",
-    source="Rosenfeld et al. 2020, arXiv 1909.12673, eq. 5",
-)
+# fmt: off
+_add("power", "Power law", "A/X**alpha", _X, amount("A", "A*X**alpha"), exponent("alpha"),
+     source="Hestness et al. 2017, arXiv 1712.00409")
+_add("power-offset", "Power law above a floor (M2)", "E + A/X**alpha", _X, floor(),
+     amount("A", "A*X**alpha"), exponent("alpha"), source="Henighan et al. 2020, arXiv 2010.14701, eq. 1.1")
+_add("m3", "Power law that saturates at both ends (M3)", "E + A*(1/X + gamma)**alpha", _X, floor(),
+     amount("A", "A*X**alpha"), exponent("alpha"),
+     positive("gamma", "1/X at which the law bends", 0.01, 3.0, "gamma/X"),
+     source=f"{_REVISITING}, section 3, M3")
+_add("m4", "Sigmoid-like law (M4)", "(L - E)/(L_0 - L)**alpha - A/X**c", _X, floor(), amount("A", "A*X**c"),
+     exponent("c"), positive("alpha", "how sharply the law leaves L_0", 0.05, 0.9),
+     ceiling("L_0", "loss of random guessing", 1.2, 4.0), bracket=("E", "L_0"),
+     source=f"{_REVISITING}, eq. 2, M4")
+_add("kaplan-n", "Kaplan L(N)", "(N_c/N)**alpha_N", _N_BODY, exponent("alpha_N"),
+     amount("N_c", "N*N_c**(1/alpha_N)"), source=f"{_KAPLAN}, eq. 1.1")
+_add("kaplan-d", "Kaplan L(D)", "(D_c/D)**alpha_D", _DATA, exponent("alpha_D"),
+     amount("D_c", "D*D_c**(1/alpha_D)"), source=f"{_KAPLAN}, eq. 1.2")
+_add("kaplan-c", "Kaplan L(C)", "(C_c/C)**alpha_C", _C, exponent("alpha_C"),
+     amount("C_c", "C*C_c**(1/alpha_C)"), source=f"{_KAPLAN}, eq. 1.3 (C_min) and 3.3 (fixed batch)")
+_add("kaplan", "Kaplan L(N, D)", "((N_c/N)**(alpha_N/alpha_D) + D_c/D)**alpha_D", _N_BODY | _DATA,
+     exponent("alpha_N"), exponent("alpha_D"), amount("N_c", "N*N_c**(1/alpha_N)"),
+     amount("D_c", "D*D_c**(1/alpha_D)"), source=f"{_KAPLAN}, eq. 1.5")
+_add("kaplan-ns", "Kaplan L(N, S_min)", "(N_c/N)**alpha_N + (S_c/S)**alpha_S",
+     _N_BODY | {"S": "S_min: steps, at a batch far above the critical one"}, exponent("alpha_N"),
+     exponent("alpha_S"), amount("N_c", "N*N_c**(1/alpha_N)"), amount("S_c", "S*S_c**(1/alpha_S)"),
+     source=f"{_KAPLAN}, eq. 1.6")
+_add("chinchilla", "Chinchilla", "E + A/N**alpha + B/D**beta", _N | _D, floor(), amount("A", "A*N**alpha"),
+     amount("B", "B*D**beta"), exponent("alpha"), exponent("beta"), derived={"a": "beta/(alpha + beta)"},
+     note="a is the exponent of the compute-optimal N in C = 6ND.",
+     source="Hoffmann et al. 2022, arXiv 2203.15556, approach 3, eq. 2")
+_add("chinchilla-tied", "Chinchilla with one exponent", "E + A/N**alpha + B/D**alpha", _N | _D, floor(),
+     amount("A", "A*N**alpha"), amount("B", "B*D**alpha"), exponent("alpha"),
+     source="Hoffmann et al. 2022, arXiv 2203.15556, with alpha = beta as in Muennighoff et al. 2023")
+_add("gadre", "Over-training at M tokens per parameter", "E + (a*M**eta + b/M**eta)/C**eta",
+     _N | {"M": "training tokens per parameter"}, floor(), amount("a", "a*(6*N**2)**eta"),
+     amount("b", "b*(6*N**2*M**2)**eta"), exponent("eta", low=0.03, high=0.5), where={"C": "6*N**2*M"},
+     source="Gadre et al. 2024, arXiv 2403.08540, eq. 4")
+_add("gadre-error", "Error from loss", "epsilon - k*exp(-gamma*L)", _LOSS,
+     ceiling("epsilon", "error of a useless model", 1.0, 2.0), amount("k", "k*exp(gamma*L)"),
+     positive("gamma", "how fast the error falls with the loss", 0.1, 3.0), output="Err",
+     output_meaning="average top-1 error downstream", source="Gadre et al. 2024, arXiv 2403.08540, eq. 5")
+_add("muennighoff", "Data-constrained law", "E + A/N_eff**alpha + B/D_eff**beta",
+     _N | _D | {"U": "unique training tokens available"}, floor(), amount("A", "A*N**alpha"),
+     amount("B", "B*D**beta"), exponent("alpha"), exponent("beta"),
+     repeats("R_D", "R_D*: how many repeats of the data are worth having"),
+     repeats("R_N", "R_N*: the same for parameters beyond what the data deserve"),
+     where={"U_D": "Min(U, D)", "D_eff": "U_D + U_D*R_D*(1 - exp(-(D/U_D - 1)/R_D))",
+            "G": "(alpha*A/(beta*B))**(1/(alpha + beta))", "U_N": "Min(N, G*(G*U_D)**(beta/alpha))",
+            "N_eff": "U_N + U_N*R_N*(1 - exp(-(N/U_N - 1)/R_N))"},
+     source="Muennighoff et al. 2023, arXiv 2305.16264, eq. 5 and 6")
+_add("skaling", "Additive law under one power (Skaling)", "E + A*(N**(-a) + R/D**b)**k", _N | _D, floor(),
+     amount("A", "A*N**(a*k)"), exponent("a"), exponent("b"),
+     positive("R", "weight of data against parameters", 0.1, 10.0, "R*D**b/N**a"),
+     positive("k", "power of the sum", 0.3, 3.0),
+     source="the form of Kaplan's eq. 1.5 with free powers above a floor")
+_add("rosenfeld", "Rosenfeld, with the plateau of random guessing", "e*L_0/sqrt(e**2 + L_0**2)", _N | _D,
+     floor(), amount("A", "A*N**alpha"), amount("B", "B*D**beta"), exponent("alpha"), exponent("beta"),
+     ceiling("L_0", "loss of random guessing", 1.2, 4.0), where={"e": "E + A/N**alpha + B/D**beta"},
+     note="The paper's eta only rescales A, B and E; here eta = L_0, so that e is the loss far from random.",
+     source="Rosenfeld et al. 2020, arXiv 1909.12673, eq. 5")
 for _breaks in (1, 2, 3):
-    _bend = "".join(f"*(1 + (X/d_{i})**(1/f_{i}))**(-c_{i}*f_{i})" for i in range(1, _breaks + 1))
-    _add(
-        f"broken-{_breaks}",
-        f"Broken power law, {_breaks} break{'s' * (_breaks > 1)}",
-        f"E + A*X**(-c_0){_bend}",
-        _X,
-        floor(),
-        amount("A", "A*X**c_0"),
-        real("c_0", "exponent before the first break", 0.0, 0.5),
-        *(
-            p
-            for i in range(1, _breaks + 1)
-            for p in (
-                real(f"c_{i}", f"change of exponent at break {i}", -0.3, 0.5),
-                positive(f"d_{i}", f"where break {i} is", 0.03 * 3.0**i, 0.3 * 3.0**i, f"X*d_{i}"),
-                Parameter(
-                    name=f"f_{i}", meaning=f"how gradual break {i} is", start=(0.1, 1.0), low=0.02, high=10.0
-                ),
-            )
-        ),
-        source=f"{_BROKEN}, eq. 1",
-    )
-_add(
-    "critical-batch",
-    "Trade of steps against examples at one loss",
-    "E_min*S/(S - S_min)",
-    {"S": "steps to the target loss"},
-    amount("E_min", "E_min"),
-    positive("S_min", "steps at an infinite batch", 0.01, 0.3, "S*S_min"),
-    output="E",
-    output_meaning="tokens to the target loss",
-    source="McCandlish et al. 2018, arXiv 1812.06162, eq. 2.11; Kaplan et al. 2020, eq. 5.1",
-)
-_add(
-    "b-crit",
-    "Critical batch B_crit(L)",
-    "B_star/L**(1/alpha_B)",
-    _LOSS,
-    amount("B_star", "B_star*L**(1/alpha_B)"),
-    exponent("alpha_B"),
-    output="B_crit",
-    output_meaning="critical batch, tokens",
-    source=f"{_KAPLAN}, eq. 5.3",
-)
-_add(
-    "frontier",
-    "Compute-optimal size",
-    "N_e*C**p",
-    _C,
-    amount("N_e", "N_e/C**p"),
-    exponent("p", "exponent of compute", 0.2, 1.0),
-    output="N",
-    output_meaning="compute-optimal parameters",
-    source=f"{_KAPLAN}, table 6; Hoffmann et al. 2022, table 2",
-)
-_add(
-    "position",
-    "Loss by position in the context",
-    "a + b/T**c",
-    {"T": "token index in the context, from 1"},
-    floor("a", "loss at the end of a long context"),
-    amount("b", "b*T**c"),
-    exponent("c"),
-    source=f"{_KAPLAN}, figure 20",
-)
-_add(
-    "transfer",
-    "Effective data transferred",
-    "k*D_F**alpha*N**beta",
-    {"D_F": "fine-tuning data, characters"} | _N_BODY,
-    amount("k", "k/(D_F**alpha*N**beta)"),
-    exponent("alpha"),
-    exponent("beta"),
-    output="D_T",
-    output_meaning="effective data transferred, characters",
-    source="Hernandez et al. 2021, arXiv 2102.01293, eq. 1.2",
-)
-_add(
-    "learning-rate",
-    "Optimal learning rate",
-    "c*N**a*D**b",
-    _N | _D,
-    amount("c", "c/(N**a*D**b)"),
-    real("a", "exponent of N", -1.0, 1.0),
-    real("b", "exponent of D", -1.0, 1.0),
-    output="lr",
-    output_meaning="optimal peak learning rate",
-    source="Li et al. 2025, arXiv 2503.04715, eq. 1",
-)
-_add(
-    "batch-size",
-    "Optimal batch",
-    "c*N**a*D**b",
-    _N | _D,
-    amount("c", "c/(N**a*D**b)"),
-    real("a", "exponent of N", -1.0, 1.0),
-    real("b", "exponent of D", -1.0, 1.0),
-    output="B",
-    output_meaning="optimal batch, tokens",
-    source="Li et al. 2025, arXiv 2503.04715, eq. 1",
-)
-_add(
-    "learning-rate-c",
-    "Optimal learning rate by compute",
-    "c*C**p",
-    {"C": "training compute, FLOPs"},
-    amount("c", "c/C**p"),
-    real("p", "exponent of compute", -1.0, 1.0),
-    output="lr",
-    output_meaning="optimal peak learning rate",
-    source="Bi et al. 2024, arXiv 2401.02954, eq. 1",
-)
-_add(
-    "batch-size-c",
-    "Optimal batch by compute",
-    "c*C**p",
-    {"C": "training compute, FLOPs"},
-    amount("c", "c/C**p"),
-    real("p", "exponent of compute", -1.0, 1.0),
-    output="B",
-    output_meaning="optimal batch, tokens",
-    source="Bi et al. 2024, arXiv 2401.02954, eq. 1",
-)
-_add(
-    "sigmoid",
-    "Downstream accuracy from loss",
-    "lo + (hi - lo)/(1 + exp(k*(L - L_mid)))",
-    _LOSS,
-    floor("lo", "accuracy of guessing"),
-    Parameter(name="hi", meaning="accuracy of a perfect model", start=(1.0, 1.5), relative=True, upper=True),
-    positive("k", "steepness", 0.5, 10.0),
-    positive("L_mid", "loss at which half of the rise is made", 0.7, 1.4, "L*L_mid"),
-    output="acc",
-    output_meaning="accuracy downstream",
-    source="Grattafiori et al. 2024 (Llama 3), arXiv 2407.21783, section 3.2.1",
-)
-_add(
-    "schedule",
-    "Loss curve of any learning-rate schedule (momentum law)",
-    "L_0 + A/S_1**alpha - C*S_2",
-    {"S_1": "sum of the learning rates so far", "S_2": "annealing area so far (laws.schedule.areas)"},
-    floor("L_0"),
-    amount("A", "A*S_1**alpha"),
-    exponent("alpha"),
-    Parameter(name="C", meaning="gain by annealing", start=(0.002, 0.2), relative=True, anchor="C/S_2"),
-    linear=frozenset({"S_2"}),
-    source="Tissue et al. 2024, arXiv 2408.11029, eq. 1",
-)
+    _add(f"broken-{_breaks}", f"Broken power law, breaks: {_breaks}",
+         "E + A/X**c_0" + "".join(
+             f"*(1 + (X/d_{i})**(1/f_{i}))**(-c_{i}*f_{i})" for i in range(1, _breaks + 1)),
+         _X, floor(), amount("A", "A*X**c_0"), real("c_0", "exponent before the first break", 0.0, 0.5),
+         *(p for i in range(1, _breaks + 1) for p in _bend(i)), source=f"{_BROKEN}, eq. 1")
+_add("critical-batch", "Trade of steps against examples at one loss", "E_min*S/(S - S_min)",
+     {"S": "steps to the target loss"}, amount("E_min", "E_min"),
+     positive("S_min", "steps at an infinite batch", 0.01, 0.3, "S*S_min"), output="E",
+     output_meaning="tokens to the target loss",
+     source="McCandlish et al. 2018, arXiv 1812.06162, eq. 2.11; Kaplan et al. 2020, eq. 5.1")
+_add("b-crit", "Critical batch B_crit(L)", "B_star/L**(1/alpha_B)", _LOSS,
+     amount("B_star", "B_star*L**(1/alpha_B)"), exponent("alpha_B"), output="B_crit",
+     output_meaning="critical batch, tokens", source=f"{_KAPLAN}, eq. 5.3")
+_add("frontier", "Compute-optimal size", "N_e*C**p", _C, amount("N_e", "N_e/C**p"),
+     exponent("p", "exponent of compute", 0.2, 1.0), output="N",
+     output_meaning="compute-optimal parameters",
+     source=f"{_KAPLAN}, table 6; Hoffmann et al. 2022, table 2")
+_add("position", "Loss by position in the context", "a + b/T**c",
+     {"T": "token index in the context, from 1"}, floor("a", "loss at the end of a long context"),
+     amount("b", "b*T**c"), exponent("c"), source=f"{_KAPLAN}, figure 20")
+_add("transfer", "Effective data transferred", "k*D_F**alpha*N**beta",
+     {"D_F": "fine-tuning data, characters"} | _N_BODY, amount("k", "k/(D_F**alpha*N**beta)"),
+     exponent("alpha"), exponent("beta"), output="D_T",
+     output_meaning="effective data transferred, characters",
+     source="Hernandez et al. 2021, arXiv 2102.01293, eq. 1.2")
+_add("learning-rate", "Optimal learning rate", "c*N**a*D**b", _N | _D, amount("c", "c/(N**a*D**b)"),
+     real("a", "exponent of N", -1.0, 1.0), real("b", "exponent of D", -1.0, 1.0), output="lr",
+     output_meaning="optimal peak learning rate", source="Li et al. 2025, arXiv 2503.04715, eq. 1")
+_add("batch-size", "Optimal batch", "c*N**a*D**b", _N | _D, amount("c", "c/(N**a*D**b)"),
+     real("a", "exponent of N", -1.0, 1.0), real("b", "exponent of D", -1.0, 1.0), output="B",
+     output_meaning="optimal batch, tokens", source="Li et al. 2025, arXiv 2503.04715, eq. 1")
+_add("learning-rate-c", "Optimal learning rate by compute", "c*C**p", {"C": "training compute, FLOPs"},
+     amount("c", "c/C**p"), real("p", "exponent of compute", -1.0, 1.0), output="lr",
+     output_meaning="optimal peak learning rate", source="Bi et al. 2024, arXiv 2401.02954, eq. 1")
+_add("batch-size-c", "Optimal batch by compute", "c*C**p", {"C": "training compute, FLOPs"},
+     amount("c", "c/C**p"), real("p", "exponent of compute", -1.0, 1.0), output="B",
+     output_meaning="optimal batch, tokens", source="Bi et al. 2024, arXiv 2401.02954, eq. 1")
+_add("sigmoid", "Downstream accuracy from loss", "lo + (hi - lo)/(1 + exp(k*(L - L_mid)))", _LOSS,
+     floor("lo", "accuracy of guessing"), ceiling("hi", "accuracy of a perfect model", 1.0, 1.5),
+     positive("k", "steepness", 0.5, 10.0),
+     positive("L_mid", "loss at which half of the rise is made", 0.7, 1.4, "L*L_mid"), output="acc",
+     output_meaning="accuracy downstream",
+     source="Grattafiori et al. 2024 (Llama 3), arXiv 2407.21783, section 3.2.1")
+_add("schedule", "Loss curve of any learning-rate schedule (momentum law)", "L_0 + A/S_1**alpha - C*S_2",
+     {"S_1": "sum of the learning rates so far", "S_2": "annealing area so far (laws.schedule.areas)"},
+     floor("L_0"), amount("A", "A*S_1**alpha"), exponent("alpha"),
+     Parameter(name="C", meaning="gain by annealing", start=(0.002, 0.2), relative=True, anchor="C/S_2"),
+     linear=frozenset({"S_2"}), source="Tissue et al. 2024, arXiv 2408.11029, eq. 1")
+# fmt: on

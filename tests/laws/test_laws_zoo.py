@@ -43,7 +43,9 @@ def test_published_constants_give_the_known_values(law, constants, inputs, value
 
 
 def test_chinchilla_optimum_is_the_closed_form():
-    """N_opt = G (C/6)^a, G = (alpha A / (beta B))^(1/(alpha+beta)), a = beta/(alpha+beta): the loss is lowest there."""
+    """N_opt = G (C/6)^a, G = (alpha A / (beta B))^(1/(alpha+beta)), a = beta/(alpha+beta): the loss is
+    lowest there.
+    """
     law = laws.get("chinchilla")
     p = law.published["besiroglu2024"]
     budget = 5.76e23
@@ -91,7 +93,9 @@ def test_rosenfeld_saturates_at_random_guessing():
 
 
 def test_schedule_areas():
-    """S_1 sums the rates; S_2 of a constant schedule is zero, and a sudden drop adds up to drop/(1 - decay)."""
+    """S_1 sums the rates; S_2 of a constant schedule is zero, and a sudden drop adds up to drop/(1 -
+    decay).
+    """
     first, second = areas(np.full(100, 0.01))
     assert first[-1] == pytest.approx(1.0)
     assert np.all(second == 0)

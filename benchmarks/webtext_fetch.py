@@ -2,8 +2,9 @@
 
     python benchmarks/webtext_fetch.py [--pages 50000]
 
-The server runs in a process of its own on loopback; pages are tiny, so this measures the crawler and not the network.
-Memory is the crawl process's resident set over time: flat means that the last quarter does not exceed the second.
+The server runs in a process of its own on loopback; pages are tiny, so this measures the crawler and not the
+network. Memory is the crawl process's resident set over time: flat means that the last quarter does not
+exceed the second.
 """
 
 from __future__ import annotations
@@ -25,9 +26,13 @@ SERVER = Path(__file__).parent.parent / "tests" / "data" / "webtext" / "webtext_
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pages", type=int, default=10_000)
-    parser.add_argument("--kind", default="tiny", choices=("tiny", "page"), help="80-byte pages or articles of 2 kB")
+    parser.add_argument(
+        "--kind", default="tiny", choices=("tiny", "page"), help="80-byte pages or articles of 2 kB"
+    )
     options = parser.parse_args()
-    server = subprocess.Popen([sys.executable, SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [sys.executable, SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert server.stdout is not None
         port = int(server.stdout.readline())
@@ -57,7 +62,9 @@ def crawl(folder: Path, port: int, pages: int, kind: str) -> None:
 
     summary = fetch.run(workspace, options, on_report=watch)
     seconds = time.perf_counter() - start
-    print(f"{summary.counts['fetched']:,} pages in {seconds:.1f} s: {summary.counts['fetched'] / seconds:,.0f} pages/s")
+    print(
+        f"{summary.counts['fetched']:,} pages in {seconds:.1f} s: {summary.counts['fetched'] / seconds:,.0f} pages/s"
+    )
     for at in range(0, len(memory), max(1, len(memory) // 12)):
         print(f"  after {memory[at][0]:>7,} pages: {memory[at][1] / 1e6:.0f} MB")
     quarter = max(1, len(memory) // 4)

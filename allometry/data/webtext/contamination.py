@@ -23,7 +23,7 @@ import numpy.typing as npt
 from allometry.data.webtext.chunks import Chunk, chunk_rows, chunks
 from allometry.data.webtext.jsonl import encode, file_digest, read_rows, whole_file, write_json
 from allometry.data.webtext.progress import Progress
-from allometry.data.webtext.shingles import Hashes, WordHasher, ngrams
+from allometry.data.webtext.shingles import Hashes, ngrams, word_hashes
 from allometry.data.webtext.workers import Pool, open_pool
 from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest
 from allometry.errors import AllometryError
@@ -84,13 +84,12 @@ class EvaluationSet:
     from."""
 
     def __init__(self, paths: Sequence[Path], words: int, column: str) -> None:
-        hasher = WordHasher()
         self.sizes: list[int] = []
         self.names: list[str] = []
         pieces: list[Hashes] = []
         for path in paths:
             for number, text in enumerate(_readable(path, column)):
-                grams = np.unique(ngrams(hasher.words(text), words))
+                grams = np.unique(ngrams(word_hashes(text), words))
                 pieces.append(grams)
                 self.sizes.append(len(grams))
                 self.names.append(f"{path.name}:{number}")
@@ -134,15 +133,10 @@ class Finder:
         grams = _grams(self.grams_path)
         found = []
         for _, _, row in chunk_rows(chunk):
-            mine = np.unique(ngrams(_hasher().words(row["text"]), self.words))
+            mine = np.unique(ngrams(word_hashes(row["text"]), self.words))
             at = np.minimum(np.searchsorted(grams, mine), len(grams) - 1)
             found.append((row["id"], row["url"], at[grams[at] == mine].astype(np.uint64)))
         return found
-
-
-@lru_cache(maxsize=1)
-def _hasher() -> WordHasher:
-    return WordHasher()
 
 
 @lru_cache(maxsize=2)

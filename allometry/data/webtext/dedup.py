@@ -23,7 +23,7 @@ from allometry.data.webtext.chunks import chunks
 from allometry.data.webtext.duplicates import Duplicate, Ints, Shared, find_duplicates, shared_keys
 from allometry.data.webtext.jsonl import Row, encode, file_digest, whole_file
 from allometry.data.webtext.progress import Progress
-from allometry.data.webtext.shingles import Hashes, WordHasher, jaccard, shingles
+from allometry.data.webtext.shingles import Hashes, jaccard, shingles, word_hashes
 from allometry.data.webtext.signatures import MinHash, Signed, Signer, sequence_hash
 from allometry.data.webtext.workers import Pool, open_pool
 from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest
@@ -59,7 +59,7 @@ class Documents:
         self.sizes = [len(signed.exact) for signed in loaded]
         self.starts = np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
         self._offsets: list[Ints] = [signed.offsets for signed in loaded]
-        self._words, self._hasher = words, WordHasher()
+        self._words = words
         self._remembered: OrderedDict[int, tuple[int, Hashes]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -80,7 +80,7 @@ class Documents:
     def described(self, number: int) -> tuple[int, Hashes]:
         """The hash of a document's words, and its shingles."""
         if number not in self._remembered:
-            words = self._hasher.words(self.row(number)["text"])
+            words = word_hashes(self.row(number)["text"])
             self._remembered[number] = (sequence_hash(words), shingles(words, self._words))
             if len(self._remembered) > REMEMBERED:
                 self._remembered.popitem(last=False)

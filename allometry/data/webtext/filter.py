@@ -17,7 +17,6 @@ from allometry.data.webtext.chunks import Chunk, chunk_rows, chunks
 from allometry.data.webtext.jsonl import Row, encode, file_digest, whole_file
 from allometry.data.webtext.progress import Progress
 from allometry.data.webtext.rules import Rule, Text, choose_rules, first_failure
-from allometry.data.webtext.shingles import WordHasher
 from allometry.data.webtext.workers import Pool, open_pool
 from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest
 from allometry.errors import AllometryError, missing_extra
@@ -53,7 +52,8 @@ class Filter:
 
     def prepare(self) -> None:
         """Load the language model and the tokenizer."""
-        _detector(), _count_tokens(), _hasher()
+        _detector()
+        _count_tokens()
 
     def __call__(self, chunk: Chunk) -> tuple[bytes, bytes, Counter[str], Counter[str]]:
         """Judge every document of the piece."""
@@ -87,7 +87,7 @@ def judge(row: Row, options: FilterOptions, rules: tuple[Rule, ...]) -> tuple[st
             return "language", language
         if score < options.min_language_score:
             return "language_score", round(score, 3)
-    described = Text(text, _hasher())
+    described = Text(text)
     # A word is at least one token, so only texts of few words have to be counted before they are judged.
     few = len(described.words) < options.min_tokens
     row["tokens"] = _count_tokens()(text) if few else 0
@@ -127,11 +127,6 @@ def _count_tokens() -> Callable[[str], int]:
 
     gpt2 = tokenizers.load("gpt2")
     return lambda text: len(gpt2.encode(text))
-
-
-@lru_cache(maxsize=1)
-def _hasher() -> WordHasher:
-    return WordHasher()
 
 
 def run(

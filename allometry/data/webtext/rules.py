@@ -13,22 +13,20 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from allometry.data.webtext.shingles import Hashes, WordHasher, ngrams
+from allometry.data.webtext.shingles import Hashes, Ints, ngrams, word_hashes, word_lengths
 from allometry.errors import unknown
 
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 _BULLETS = ("•", "‣", "▪", "-", "*", "·", "–")
 _ELLIPSES = ("...", "…")
-_WORD = re.compile(r"\w+")
 
 
 class Text:
     """A document with what several rules look at, each computed once."""
 
-    def __init__(self, text: str, hasher: WordHasher) -> None:
-        self.text, self._hasher = text, hasher
+    def __init__(self, text: str) -> None:
+        self.text = text
 
     @cached_property
     def words(self) -> list[str]:
@@ -48,12 +46,12 @@ class Text:
     @cached_property
     def hashed(self) -> Hashes:
         """The hashes of the words (runs of letters and digits)."""
-        return self._hasher.words(self.text)
+        return word_hashes(self.text)
 
     @cached_property
-    def lengths(self) -> npt.NDArray[np.int64]:
+    def lengths(self) -> Ints:
         """Characters of each of those words."""
-        return np.array([len(word) for word in _WORD.findall(self.text.casefold())], dtype=np.int64)
+        return word_lengths(self.text)
 
 
 @dataclass(frozen=True)

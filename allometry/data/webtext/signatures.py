@@ -8,15 +8,17 @@ with .9998.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from allometry.data.webtext.chunks import Chunk, chunk_rows
-from allometry.data.webtext.shingles import Hashes, WordHasher, mixed, shingles
+from allometry.data.webtext.shingles import Hashes, Ints, mixed, ngrams_of_all, shingles, words_of_all
 from allometry.errors import AllometryError, missing_extra
 
 
@@ -41,26 +43,42 @@ class MinHash:
         """Number of bands."""
         return self.permutations // self.rows
 
-    def keys(self, sets: list[Hashes]) -> Hashes:
-        """The band keys of sets of shingles: [n_sets, bands]. Equal keys in a band make two sets
-        candidates."""
-        if not sets:
+    def keys_of_texts(self, texts: Sequence[str]) -> tuple[Hashes, Hashes]:
+        """For each text the hash of its sequence of words, [n], and the keys of its bands, [n, bands].
+
+        Equal keys in a band make two texts candidates.
+        """
+        words, counts = words_of_all(texts)
+        edges = np.concatenate([[0], np.cumsum(counts)])
+        exact = [sequence_hash(words[low:high]) for low, high in pairwise(edges)]
+        grams, sizes = ngrams_of_all(words, counts, self.words)
+        keys = np.zeros((len(texts), self.bands), dtype=np.uint64)
+        keys[sizes > 0] = self._keys(grams, sizes[sizes > 0])
+        short = np.flatnonzero(sizes == 0)
+        if len(short):
+            sets = [shingles(words[edges[number] : edges[number + 1]], self.words) for number in short]
+            sets = [each if len(each) else np.zeros(1, dtype=np.uint64) for each in sets]
+            keys[short] = self._keys(np.concatenate(sets), np.array([len(each) for each in sets]))
+        return np.array(exact, dtype=np.uint64), keys
+
+    def _keys(self, grams: Hashes, sizes: Ints) -> Hashes:
+        if not len(sizes):
             return np.empty((0, self.bands), dtype=np.uint64)
-        signature = _signatures(sets, self.permutations, self.seed)
-        keys = np.zeros((len(sets), self.bands), dtype=np.uint64)
+        signature = _signatures(grams, sizes, self.permutations, self.seed)
+        keys = np.zeros((len(sizes), self.bands), dtype=np.uint64)
         for row in range(self.rows):
             keys = mixed(keys ^ signature[:, row :: self.rows].astype(np.uint64))
         return keys
 
 
-def _signatures(sets: list[Hashes], permutations: int, seed: int) -> npt.NDArray[np.uint32]:
+def _signatures(grams: Hashes, sizes: Ints, permutations: int, seed: int) -> npt.NDArray[np.uint32]:
+    """MinHash of sets given one after another; that an element may occur twice changes no minimum."""
     try:
         from rensa import RMinHash
     except ImportError as error:
         raise missing_extra("rensa", "webtext", "MinHash signatures") from error
-    offsets = np.concatenate([[0], np.cumsum([len(each) for each in sets])]).astype(np.uint64)
-    flat = np.concatenate(sets)
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, permutations, seed)
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(grams, offsets, permutations, seed)
     return np.array(matrix.to_rows(), dtype=np.uint32)
 
 
@@ -81,29 +99,13 @@ class Signer:
 
     def __call__(self, chunk: Chunk) -> Signed:
         """Sign every document of the piece."""
-        exact, sets, offsets, lengths = [], [], [], []
-        for offset, length, row in chunk_rows(chunk):
-            words = _hasher().words(row["text"])
-            exact.append(sequence_hash(words))
-            sets.append(shingles(words, self.minhash.words))
-            offsets.append(offset)
-            lengths.append(length)
-        return Signed(
-            np.array(exact, dtype=np.uint64),
-            self.minhash.keys(sets),
-            np.array(offsets, dtype=np.int64),
-            np.array(lengths, dtype=np.int64),
-        )
+        rows = list(chunk_rows(chunk))
+        exact, keys = self.minhash.keys_of_texts([row["text"] for _, _, row in rows])
+        offsets = np.array([offset for offset, _, _ in rows], dtype=np.int64)
+        return Signed(exact, keys, offsets, np.array([length for _, length, _ in rows], dtype=np.int64))
 
 
 def sequence_hash(words: Hashes) -> int:
     """A hash of the whole sequence of words: equal for texts that differ only in case, spacing and
     punctuation."""
-    import hashlib
-
     return int.from_bytes(hashlib.blake2b(words.tobytes(), digest_size=8).digest(), "little")
-
-
-@lru_cache(maxsize=1)
-def _hasher() -> WordHasher:
-    return WordHasher()

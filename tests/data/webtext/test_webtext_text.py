@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import time
 
 import numpy as np
@@ -19,7 +20,7 @@ from allometry.data.webtext import filter as filtering
 from allometry.data.webtext.duplicates import find_duplicates, shared_keys
 from allometry.data.webtext.extract import decoded, extract_page
 from allometry.data.webtext.rules import RULES, Text, choose_rules, first_failure
-from allometry.data.webtext.shingles import WordHasher, jaccard, ngrams, shingles
+from allometry.data.webtext.shingles import jaccard, ngrams, shingles, word_hashes, word_lengths
 from allometry.data.webtext.signatures import MinHash
 from allometry.data.webtext.warc import Page
 from allometry.data.webtext.workers import LocalPool, open_pool
@@ -149,14 +150,14 @@ def test_language_and_length():
     ],
 )
 def test_each_rule_finds_its_case_and_can_be_switched_off(rule, text):
-    described = Text(text, WordHasher())
+    described = Text(text)
     assert RULES[rule].fails(RULES[rule].measure(described)), RULES[rule].measure(described)
     failing = first_failure(described, choose_rules(()), english=True)
     assert failing is not None
     others = tuple(name for name in RULES if name != rule)
     assert first_failure(described, choose_rules(others), english=True)[0] == rule
     assert first_failure(described, choose_rules((*others, rule)), english=True) is None
-    assert not RULES[rule].fails(RULES[rule].measure(Text(PLAIN, WordHasher())))
+    assert not RULES[rule].fails(RULES[rule].measure(Text(PLAIN)))
 
 
 def test_unknown_rules_are_named():
@@ -174,8 +175,7 @@ def test_shingles_are_those_of_the_definition(one, other):
         n = min(5, len(items))
         return {tuple(items[i : i + n]) for i in range(len(items) - n + 1)} if items else set()
 
-    hasher = WordHasher()
-    a, b = (shingles(hasher.words(" ".join(items))) for items in (one, other))
+    a, b = (shingles(word_hashes(" ".join(items))) for items in (one, other))
     assert len(a) == len(naive(one))
     both = naive(one) | naive(other)
     expected = len(naive(one) & naive(other)) / len(both) if both else 1.0
@@ -184,10 +184,31 @@ def test_shingles_are_those_of_the_definition(one, other):
 
 
 def test_hashes_do_not_depend_on_the_process():
-    hashed = WordHasher().words("The quick, brown FOX")
-    assert hashed.tolist() == [0x2E3A97906CABDA5E, 0x35FA451121C6F20A, 0xB5BA5A84FB81D084, 0xB773521A1407E112]
-    assert np.array_equal(hashed, WordHasher().words("the  quick brown fox!"))
+    hashed = word_hashes("The quick, brown FOX")
+    assert hashed.tolist() == [0xC7D991AA0DE0072F, 0xE791072FD85233A8, 0xA761D6804C18D92C, 0x186E305AE34A1310]
+    assert np.array_equal(hashed, word_hashes("the  quick brown fox!"))
     assert len(ngrams(hashed, 5)) == 0
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(st.text(alphabet="ab_é“”—-.\n 日9", max_size=60))
+def test_words_are_runs_of_letters_and_digits(text):
+    found = re.findall(r"\w+", text.casefold())
+    hashes = word_hashes(text)
+    assert word_lengths(text).tolist() == [len(word) for word in found]
+    names = {}
+    for word, hashed in zip(found, hashes.tolist(), strict=True):
+        assert names.setdefault(word, hashed) == hashed
+    assert len(set(names.values())) == len(names)
+
+
+def test_long_words_differ():
+    words = (
+        ["a" * n for n in range(1, 300)]
+        + ["a" * 64 + "b" + "a" * n for n in range(100)]
+        + ["b" + "a" * (63 + n) for n in range(100)]
+    )
+    assert len(np.unique(word_hashes(" ".join(words)))) == len(set(words))
 
 
 def near_copies(seed, count=300):
@@ -206,15 +227,23 @@ def near_copies(seed, count=300):
     return texts
 
 
-def duplicates(texts, threshold=0.5, **options):
-    hasher = WordHasher()
-    sets = [shingles(hasher.words(text)) for text in texts]
-    keys = MinHash(**options).keys(sets)
+def duplicates(texts, threshold=0.5):
+    sets = [shingles(word_hashes(text)) for text in texts]
+    _, keys = MinHash().keys_of_texts(texts)
     bands, bucket = [], 0
     for band in range(keys.shape[1]):
         bands.append(shared_keys(np.ascontiguousarray(keys[:, band]), bucket))
         bucket = int(bands[-1].buckets.max(initial=bucket - 1)) + 1
     return list(find_duplicates(bands, len(texts), lambda i, j: jaccard(sets[i], sets[j]), threshold)), sets
+
+
+def test_signing_together_or_alone_is_the_same():
+    texts = [*near_copies(3, 20), "", "two words", "é", "one two three four five"]
+    exact, keys = MinHash().keys_of_texts(texts)
+    for number, text in enumerate(texts):
+        alone_exact, alone_keys = MinHash().keys_of_texts([text])
+        assert alone_exact[0] == exact[number]
+        assert np.array_equal(alone_keys[0], keys[number])
 
 
 def greedy(sets, threshold):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from allometry.cli.table_input import listed, load, numbers, table_inputs
+from allometry.cli.table_input import group_option, listed, load, numbers, table_inputs
 from allometry.cli.tables import Form, print_table, table_options
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def command(name: str) -> click.Command:
 @click.argument("table")
 @click.option("--law", default="chinchilla", show_default=True, help="The law (see `allometry laws`).")
 @table_inputs
+@group_option
 @click.option("--objective", default="huber-log", show_default=True, help="What is minimised.")
 @click.option("--weights", metavar="COLUMN", help="Column of relative weights.")
 @click.option("--fix", multiple=True, metavar="PARAMETER=VALUE", help="Hold a parameter at a value.")
@@ -79,6 +80,7 @@ def fit(
 @click.argument("table")
 @click.option("--laws", "names", metavar="A,B,…", help="Laws to compare (default: those of N and D).")
 @table_inputs
+@group_option
 @click.option("--by", default="C", show_default=True, help="What makes a run dear: a symbol or a column.")
 @click.option("--cuts", metavar="X,Y,…", help="Shares of the rows (0.5,0.7) or values of --by to fit up to.")
 @click.option("--objective", default="huber-log", show_default=True, help="What is minimised.")
@@ -129,7 +131,7 @@ def compare(
 @click.option("--plot", metavar="FILE", help=f"{_PLOT_HELP} Slices and their optima.")
 @table_options
 def isoflop(
-    table: str, let: tuple[str, ...], where: str | None, drop: int, group: str | None, save_columns: bool,
+    table: str, let: tuple[str, ...], where: str | None, drop: int, save_columns: bool,
     method: Any, budgets: str | None, noise: float | None, bootstrap: int, seed: int, plot: str | None,
     form: Form | None,
 ) -> None:  # fmt: skip

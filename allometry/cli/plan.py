@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from allometry.cli.table_input import load, table_inputs
+from allometry.cli.table_input import group_option, load, table_inputs
 from allometry.cli.tables import Form, print_table, table_options
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     "--from", "table", metavar="TABLE", help="Fit the law to these runs instead of published constants."
 )
 @table_inputs
+@group_option
 @click.option("--objective", default="huber-log", show_default=True, help="What the fit minimises.")
 @click.option("--bootstrap", type=click.IntRange(min=0), default=400, show_default=True, help="Resamples.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the resamples.")

@@ -26,18 +26,21 @@ _OPTIONS = (
     click.option(
         "--drop-highest-loss", "drop", type=click.IntRange(min=0), default=0, help="Leave out the worst rows."
     ),
-    click.option(
-        "--group", metavar="COLUMN", help="Rows to resample together (default: run, if there is one)."
-    ),
     click.option("--save-columns", is_flag=True, help="Remember the --let columns in TABLE.columns.json."),
 )
 
 
 def table_inputs(command: Decorated) -> Decorated:
-    """Decorator that adds --let, --where, --drop-highest-loss, --group and --save-columns."""
+    """Decorator that adds --let, --where, --drop-highest-loss and --save-columns."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+group_option = click.option(
+    "--group", metavar="COLUMN", help="Rows to resample together (default: run, if there is one)."
+)
+"""The option --group of the commands that fit a law."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -214,7 +214,7 @@ def _epochs(source: Source, best: Allocation, unique: float | None) -> pd.DataFr
 
 
 def _notes(source: Source, request: Request, batch: float | None, unique: float | None) -> tuple[str, ...]:
-    notes = list(source.notes) if not source.ranges else []
+    notes = list(source.notes)
     notes.append("C = 6ND counts the same parameters as N; head and attention come on top")
     if batch is None and source.law.name != "kaplan-ns":
         notes.append(
@@ -260,6 +260,6 @@ def _size_line(row: pd.Series) -> str:
 
 def _line(name: str, value: Estimate, form: Any, level: float, beyond: float | None) -> str:
     low, high = percentile_interval(value.samples, level)
-    span = f"   {100 * level:.0f} % [{form(low)}, {form(high)}]" if np.isfinite(low) else ""
+    span = f"   {100 * level:.0f} % [{form(low)}, {form(high)}]" if high > low else ""
     far = f"   {beyond:.3g} x beyond the data" if beyond is not None and beyond > 1 else ""
     return f"  {name:5s} {form(value.value)}{span}{far}"

@@ -86,7 +86,8 @@ def from_fit(result: FitResult) -> Source:
     if tokens is not None:
         ranges |= {"D": _range(tokens), "C": _range(6 * data["N"] * tokens)}
     finite = result.samples[np.isfinite(result.samples).all(axis=1)]
-    notes = [f"{w.name}: {w.meaning}" for w in result.warnings]
+    names = ", ".join(dict.fromkeys(w.name for w in result.warnings))
+    notes = [f"the fit warns of: {names} (read its report)"] if names else []
     return Source(
         law=result.law,
         label=f"{result.law.title}, fitted to {len(result.residuals)} runs",

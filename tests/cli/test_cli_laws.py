@@ -137,3 +137,41 @@ def test_mistakes_are_explained_without_a_traceback(args, message, capsys, tmp_p
     assert message in said
     assert "Traceback" not in said
     assert "hint:" in said
+
+
+GOOD = "N,D,loss\n" + "\n".join(
+    f"{n:g},{d:g},{1.8 + 400 / n**0.35 + 2000 / d**0.37:.4f}"
+    for n in (1e6, 1e7, 1e8)
+    for d in (1e8, 1e9, 1e10)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("N,D,loss\n", "no rows"),
+        ("N D loss\n1e6 1e8 4.0\n", "single column"),
+        (GOOD.replace("loss", "perplexity"), "no column 'L'"),
+        ("N,D,loss\n1e6,1e8,4.0\n", "cannot determine the 5 parameters"),
+        ("N,D,loss\n" + "1e6,1e8,4.0\n" * 9, "N takes 1 value"),
+        ("N,D,loss\n" + "small,1e8,4.0\nlarge,1e9,3.0\n" * 5, "is not a column of numbers"),
+    ],
+)
+def test_bad_tables_are_explained(text, message, capsys, tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", str(path), "--bootstrap", "0"])
+    assert stop.value.code == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_doubtful_rows_are_left_out_and_listed(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text(f"{GOOD}\n1e6,1e8,oops\n1e6,1e8,-3\n1e6,1e8,\n" + "5e8,5e8,2.9\n" * 2)
+    text = run("fit", str(path), "--bootstrap", "0").stdout
+    assert "L (loss) is not positive" in text or "L is not positive" in text
+    assert "repeat an earlier row" in " ".join(text.split())

@@ -116,15 +116,11 @@ def main() -> None:
 
     first, result = timed(lambda: run(0), repeats=1)
     seconds, result = timed(lambda: run(0))
-    print(
-        f"the optimum from default starts   {seconds:.3f} s CPU ({first:.2f} s the first time, with SymPy's import)"
-    )
+    print(f"the optimum from default starts   {seconds:.3f} s CPU ({first:.2f} s the first time)")
     print(f"  objective {result.objective_value:.14g}, {result.agreeing} of {result.starts} starts agree")
     print("  " + ", ".join(f"{k} {v:.6g}" for k, v in result.parameters.items()))
     grid, lowest, share = baseline(frame, options.fraction)
-    print(
-        f"4,500-start L-BFGS-B grid         {grid:.1f} s CPU (scaled from {options.fraction:.0%} of the starts)"
-    )
+    print(f"4,500-start L-BFGS-B grid         {grid:.1f} s CPU (scaled from {options.fraction:.0%} of them)")
     print(
         f"  objective {lowest:.14g}, reached by {share:.0%} of the starts;  {grid / seconds:.0f} times slower"
     )
@@ -134,9 +130,7 @@ def main() -> None:
         print(f"  s.e. of {name:6s} {result.samples[name].std():10.4g}   published {published:g}")
     if options.data.is_file():
         wall, cpu = command_seconds(options.data)
-        print(
-            f"import, fit, 400 resamples, report as a command: {wall:.2f} s wall, {cpu:.2f} s CPU (allometry {allometry.__version__})"
-        )
+        print(f"import, fit, 400 resamples, report as a command: {wall:.2f} s wall, {cpu:.2f} s CPU ")
 
 
 if __name__ == "__main__":

@@ -53,22 +53,24 @@ def _value_and_gradient(
     ends = code(arguments, [low, high])
 
     def solved(*values: Any) -> list[Any]:
-        root = solve_between(lambda x: equation(*values, x), *ends(*values), like=values)
+        root = solve_between(lambda x: equation(*values, x), ends(*values), values)
         slope_there, *by_variable = derivatives(*values, root)
         return [root, *(-d / slope_there for d in by_variable)]
 
     return solved
 
 
-def solve_between(function: Code, low: Any, high: Any, like: tuple[Any, ...]) -> Any:
-    """The root between `low` and `high` of an increasing function that returns (value, slope), elementwise.
+def solve_between(function: Code, ends: tuple[Any, Any], like: tuple[Any, ...]) -> Any:
+    """The root between two `ends` of an increasing function that returns (value, slope), elementwise.
+
+    The root has the shape that the arrays of `like` broadcast to.
 
     Newton's method kept inside a shrinking bracket: as quick as Newton, as safe as bisection.
     """
     import numpy as np
 
     shape = np.broadcast_shapes(*(np.shape(v) for v in like))
-    low, high = (np.broadcast_to(np.asarray(v, dtype=float), shape).copy() for v in (low, high))
+    low, high = (np.broadcast_to(np.asarray(v, dtype=float), shape).copy() for v in ends)
     root = 0.5 * (low + high)
     for _ in range(100):
         value, slope = function(root)

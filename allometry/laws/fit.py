@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allometry.laws import uncertainty
-from allometry.laws.identifiability import about_scale, refuse_undetermined, warnings_about
+from allometry.laws.fit_warnings import Evidence, about_scale, examine
+from allometry.laws.identifiability import refuse_undetermined
 from allometry.laws.law import Law
 from allometry.laws.objectives import Objective, get_objective
 from allometry.laws.observations import Observations, observe
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 _WAVE, _WAVES, _ENOUGH, _PATIENCE = 16, 8, 5, 12
-"""Starts a wave, waves at most, agreeing starts that suffice, iterations a start is given for each parameter."""
+"""Starts a wave, waves at most, agreeing starts that suffice, iterations of a start for each parameter."""
 
 
 def fit(
@@ -89,7 +90,7 @@ class Best:
 def solve(problem: Problem) -> Best:
     """Minimise from waves of starts until several agree on the lowest objective, or the waves are used up.
 
-    A start that has not arrived after some 60 iterations is in a bad place; the lowest is then followed to its
+    A start that has not arrived after 60 iterations is in a bad place; the lowest is then followed to its
     end.
     """
     z, values = np.empty((0, len(problem.free))), np.empty(0)
@@ -136,14 +137,21 @@ def _record(
         for c, what, how in points.problems
     ]
     found += about_scale(points.output, law.output, points.columns[law.output])
-    if not np.isfinite(best.objective):
-        status, doubts = "failed", ["the law is not finite at any start: check the units of the columns"]
+    evidence = Evidence(
+        problem=problem,
+        z=best.z,
+        z_samples=resamples.z,
+        samples=samples,
+        starts=best.starts,
+        agreeing=best.agreeing,
+        noise=noise[0] if noise else None,
+    )
+    if np.isfinite(best.objective):
+        examine(evidence)
+        status = "doubtful" if evidence.doubts else "converged"
     else:
-        more, doubts = warnings_about(
-            problem, best.z, samples, resamples.z, best.agreeing, best.starts, noise[0] if noise else None
-        )
-        found += more
-        status = "doubtful" if doubts else "converged"
+        status = "failed"
+        evidence.doubts.append("the law is not finite at any start: check the units of the columns")
     return FitResult(
         law=law,
         objective=problem.objective,
@@ -151,10 +159,10 @@ def _record(
         samples=pd.DataFrame(samples),
         resampling=resamples.kind,
         freedom=resamples.freedom,
-        objective_value=best.objective,
+        objective_value=problem.objective.reported(best.objective),
         status=status,
-        reasons=tuple(doubts),
-        warnings=tuple(found),
+        reasons=tuple(evidence.doubts),
+        warnings=(*found, *evidence.warnings),
         data=points.frame,
         excluded=points.excluded,
         columns=points.columns,

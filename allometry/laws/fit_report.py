@@ -112,13 +112,14 @@ def _quality(result: FitResult) -> str:
     scale = "log residual" if result.objective.log else "residual"
     noise = f"; noise between repeats {result.noise:.3g}" if result.noise is not None else ""
     lines = [
-        f"starts     {result.agreeing} of {result.starts} reached the lowest objective, {result.objective_value:.10g}",
+        f"starts     {result.agreeing} of {result.starts} reached the lowest objective, "
+        f"{result.objective_value:.10g}",
         f"residuals  rms {scale} {result.rms:.3g}, largest {np.abs(result.residuals).max():.3g}"
         f"; a new run scatters by {result.scatter:.3g}{noise}",
         f"points     {n} for {len(result.free)} parameters",
     ]
     state = conditioning(
-        result.problem(), result.coordinates, {c: result.samples[c].to_numpy() for c in result.samples}
+        result.problem(), result.coordinates, {str(c): result.samples[c].to_numpy() for c in result.samples}
     )
     strongest = ", ".join(f"{a} {b} {r:+.3f}" for a, b, r in state.correlations[:3] if abs(r) > 0.5)
     lines.append(f"condition  {state.condition:.3g}" + (f"; correlations {strongest}" if strongest else ""))

@@ -199,7 +199,7 @@ class Law:
             missing = [n for n in known if n not in set(given.keys())]
             if missing:
                 raise AllometryError(
-                    f"the law {self.name!r} needs the {kind}{'s' if len(missing) > 1 else ''} {', '.join(missing)}",
+                    f"the law {self.name!r} needs the {kind} {', '.join(missing)}",
                     hint=f"its {kind}s are {', '.join(known)}",
                 )
         values = [inputs[n] for n in self.inputs] + [params[n] for n in self.parameter_names]

@@ -32,6 +32,7 @@ class Objective:
     log: bool = True
     threshold: float = math.inf
     free_scale: bool = False
+    absolute: bool = False
     above: float = 1.0
 
     def loss(self, residual: Array, threshold: float | Array) -> Array:
@@ -40,6 +41,10 @@ class Objective:
         with np.errstate(invalid="ignore", over="ignore"):
             value = np.where(size < threshold, 0.5 * residual**2, threshold * (size - 0.5 * threshold))
         return value if self.above == 1.0 else value * self.side(residual)
+
+    def reported(self, value: float) -> float:
+        """A minimised value as it is reported: the absolute deviation as a sum of residuals."""
+        return value / self.threshold if self.absolute else value
 
     def side(self, residual: Array) -> Array:
         """The weight of each point by the side of the law it lies on."""
@@ -60,17 +65,18 @@ OBJECTIVES: dict[str, Objective] = {
         ),
         Objective(
             name="huber-log-scale",
-            meaning="Huber likelihood of the log residuals with a free scale (delta = 1e-3 of it): Besiroglu et al. 2024",
+            meaning="Huber likelihood of the log residuals with a free scale (delta = 1e-3 of it): "
+            "Besiroglu et al. 2024",
             threshold=1e-3,
             free_scale=True,
         ),
-        Objective(name="lad-log", meaning="sum of the absolute log residuals", threshold=1e-9),
+        Objective(name="lad-log", meaning="sum of the absolute log residuals", threshold=1e-9, absolute=True),
         Objective(name="lsq-log", meaning="half the sum of the squared log residuals"),
         Objective(name="lsq", meaning="half the sum of the squared residuals", log=False),
         Objective(
             name="lower-envelope",
-            meaning="asymmetric Huber (delta = 1e-3) of the log residuals: points above the law weigh 1/9 of those "
-            "below, so that about 10 % of the points lie below it",
+            meaning="asymmetric Huber (delta = 1e-3) of the log residuals: points above the law weigh 1/9 of "
+            "those below, so that about 10 % of the points lie below it",
             threshold=1e-3,
             above=1 / 9,
         ),

@@ -278,7 +278,7 @@ def _exclude_unusable(
         if 2 * len(fresh) > len(values):
             raise AllometryError(
                 f"{label} {what} in {len(fresh)} of {len(values)} rows: {_rows(frame, fresh)}",
-                hint=f"map {symbol} to another column: columns={{{symbol!r}: 'name or arithmetic of columns'}}",
+                hint=f"map {symbol} to another column: columns={{{symbol!r}: 'name or arithmetic'}}",
             )
         problems.append(
             (source, f"{symbol} {what} in {_rows(frame, fresh)}", "mend the values, or accept the exclusion")

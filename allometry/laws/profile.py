@@ -58,4 +58,4 @@ def _lowest(problem: Problem, result: FitResult) -> float:
     found = minimise(
         problem.residuals, starts, problem.weights, problem.objective, problem.box, tolerance=1e-10
     )
-    return float(found.objective.min())
+    return problem.objective.reported(float(found.objective.min()))

@@ -30,10 +30,11 @@ Array = NDArray[np.float64]
 MANY_RUNS = 100
 """From this many runs on, resampling runs covers as it should (benchmarks/coverage.py measures it)."""
 
-_CONDITIONS = {
-    "family", "shape", "n_layer", "d_model", "N", "D", "C", "unique", "B", "S", "lr", "peak_lr", "schedule", "corpus",
-    "tokenizer", "dropout", "model", "optimizer", "context",
-}  # fmt: skip
+_CONDITIONS = (
+    *("family", "shape", "model", "n_layer", "d_model", "N", "D", "C", "unique", "B", "S", "lr", "peak_lr"),
+    *("schedule", "corpus", "tokenizer", "dropout", "optimizer", "context"),
+)
+"""Columns that say how a run was made; rows that differ in one of them are not repeats."""
 
 
 @dataclass(frozen=True)

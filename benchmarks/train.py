@@ -119,7 +119,7 @@ def matrix_peak(clock: Clock, size: int = 1024) -> float:
 def measure(case: Case, threads: int, seconds: float, skip_trainer: bool) -> dict[str, float]:
     """Median seconds of a step by contender, and "peak", in turns until each has had `seconds`."""
     loops = contenders(case, threads, skip_trainer)
-    steps = {name: max(1, round(0.1 / max(loop(2)[1], 1e-4))) for name, loop in loops.items()}
+    steps = {name: max(3, round(0.1 / max(loop(2)[1], 1e-4))) for name, loop in loops.items()}
     samples: dict[str, list[float]] = {name: [] for name in loops}
     peaks = []
     while any(sum(s) < seconds for s in samples.values()):

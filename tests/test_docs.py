@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The blocks of a page are one script, run beside the repository's files; what it writes goes elsewhere."""
+    """The blocks of a page are one script, run beside the repository's files."""
     script = "\n".join(blocks(page, "python"))
     if not script:
         pytest.skip(f"{page.name} has no Python")
@@ -71,3 +72,13 @@ def test_the_map_in_the_readme_is_true() -> None:
     places = (ROOT, ROOT / "allometry", ROOT / "tests", *(ROOT / "allometry").glob("*/"))
     for name in re.findall(r"[\w/]+\.py|\w+/", block):
         assert any((place / name).exists() for place in places), f"the map names {name}"
+
+
+def test_the_page_of_commands_is_what_they_say() -> None:
+    found = importlib.util.spec_from_file_location("cli_docs", ROOT / "tools" / "cli_docs.py")
+    assert found is not None
+    assert found.loader is not None
+    tool = importlib.util.module_from_spec(found)
+    found.loader.exec_module(tool)
+    stale = "run: python tools/cli_docs.py"
+    assert (ROOT / "docs" / "cli.md").read_text() == tool.page(), stale

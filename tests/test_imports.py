@@ -28,7 +28,7 @@ BELOW = {
     "studies": {"runs", "data", "models", "train", "sweeps", "laws", "planner", "figures", "report"},
 }
 EVERYWHERE = {"errors", "version", "discovery", "units", "env"}
-READING = ["runs.store", "laws", "laws.fit", "laws.backtest", "laws.isoflop", "planner", "figures", "report.build"]
+READING = ("runs.store", "laws.fit", "laws.backtest", "laws.isoflop", "planner", "figures", "report.build")
 
 
 def imported(path: Path) -> set[str]:
@@ -38,7 +38,8 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("allometry."):
             found.add(node.module.removeprefix("allometry."))
         elif isinstance(node, ast.Import):
-            found |= {a.name.removeprefix("allometry.") for a in node.names if a.name.startswith("allometry.")}
+            names = {alias.name for alias in node.names if alias.name.startswith("allometry.")}
+            found |= {name.removeprefix("allometry.") for name in names}
     return found
 
 

@@ -1,8 +1,9 @@
-"""Install Allometry into an environment: `python tools/install.py PYTHON TARGET`, TARGET being "." or ".[dev]".
+"""Install Allometry into an environment: `python tools/install.py PYTHON TARGET`, TARGET being "." or
+".[dev]".
 
-Only the standard library is used, because nothing is installed yet. The one thing that plain pip gets wrong is PyTorch:
-its default build on Linux carries CUDA. A machine without an NVIDIA driver gets the CPU build first; the rest then
-finds torch already there.
+Only the standard library is used, because nothing is installed yet. The one thing that plain pip gets wrong
+is PyTorch: its default build on Linux carries CUDA. A machine without an NVIDIA driver gets the CPU build
+first; the rest then finds torch already there.
 """
 
 import shutil
@@ -24,7 +25,7 @@ def has_torch(python: str) -> bool:
 
 
 def install_torch(python: str) -> None:
-    """The pinned torch: the CPU build where there is no NVIDIA driver and one can be had, else the default build."""
+    """The pinned torch: a CPU build where there is no NVIDIA driver, if one can be had; else the default."""
     pinned = ["install", *QUIET, "-r", "constraints.txt"]
     if shutil.which("nvidia-smi") is None and sys.platform == "linux":
         print("installing PyTorch (CPU build) ...", flush=True)

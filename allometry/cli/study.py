@@ -36,9 +36,6 @@ def command(name: str) -> click.Command:
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes (default: the cores).")
 @click.option("--dry-run", is_flag=True, help="Plan, print, and stop.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first run that fails.")
-@click.option(
-    "--replan", is_flag=True, help="Make a new plan for this budget instead of keeping the first one."
-)
 @click.option("--quiet", is_flag=True, help="Print the plan and the answer only.")
 def run(
     study: str,
@@ -50,7 +47,6 @@ def run(
     workers: int | None,
     dry_run: bool,
     fail_fast: bool,
-    replan: bool,
     quiet: bool,
 ) -> None:
     """Run a STUDY: plan it, train what is missing, fit, report. The same command continues after any
@@ -69,7 +65,6 @@ def run(
         command=_command_line(),
         workers=workers,
         fail_fast=fail_fast,
-        replan=replan,
     )
     with Progress(quiet=quiet) as progress:
         conduct(request, Terminal(progress, quiet=quiet), dry_run=dry_run)
@@ -79,7 +74,7 @@ def _command_line() -> str:
     """The command that was typed, without options that change nothing about the result."""
     import shlex
 
-    kept = [a for a in sys.argv[1:] if a not in ("--quiet", "--replan", "--debug")]
+    kept = [a for a in sys.argv[1:] if a not in ("--quiet", "--debug")]
     return shlex.join(["allometry", *kept])
 
 

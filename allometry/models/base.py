@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -64,8 +64,6 @@ class ModelConfig(Frozen, ABC):
 
     n_ctx: int
     n_vocab: int
-
-    ladder_hint: ClassVar[str] = ""
 
     @abstractmethod
     def counts(self) -> Counts:

@@ -51,7 +51,6 @@ class Request:
     compute: float | None = None
     workers: int | None = None
     fail_fast: bool = False
-    replan: bool = False
 
     @property
     def key(self) -> str:
@@ -131,7 +130,7 @@ def _plan(
     """The plan that the store holds for this request, or a new one for what is left of the budget."""
     from allometry.sweeps.cost import calibrate
 
-    existing = planning.load(_folder(store, request.key)) if store and not request.replan else None
+    existing = planning.load(_folder(store, request.key)) if store else None
     guess = existing.sweep if existing else _rough(question, request)
     display.say("calibrating: a few steps of each shape on this machine (kept for next time)")
     cost = calibrate(guess, pool=pool, on_shape=display.calibrating)

@@ -1,0 +1,167 @@
+"""Intervals: how they are made, what they must contain, and that they hold what they promise."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+import allometry
+from allometry.errors import AllometryError
+from allometry.laws.coverage import Design, coverage
+from allometry.laws.uncertainty import intraclass_correlation, seed_noise, student_quantile, tail
+
+
+def table(runs=30, points=1, noise=0.01, seed=0):
+    x = np.geomspace(1e5, 1e9, runs)
+    rng = np.random.default_rng(seed)
+    shared = np.repeat(rng.standard_normal(runs), points) if points > 1 else 0.0
+    loss = np.repeat(7 * x**-0.08, points) * np.exp(
+        noise * (rng.standard_normal(runs * points) * (0.1 if points > 1 else 1) + shared)
+    )
+    return pd.DataFrame({"N": np.repeat(x, points), "loss": loss, "run": np.repeat(np.arange(runs), points)})
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return allometry.fit(table(), law="kaplan-n", bootstrap=300)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 5, 30, 80, 500])
+@pytest.mark.parametrize("probability", [0.6, 0.9, 0.975, 0.995])
+def test_student_quantiles(freedom, probability):
+    assert student_quantile(probability, freedom) == pytest.approx(
+        stats.t.ppf(probability, freedom), rel=2e-4
+    )
+
+
+def test_tails_are_narrower_for_few_runs():
+    assert tail(0.95, 4) < tail(0.95, 30) < tail(0.95, 10**6) == pytest.approx(0.025, rel=1e-3)
+
+
+def test_points_of_one_run_are_recognised():
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(200), 5)
+    alone = rng.standard_normal(1000)
+    together = np.sqrt(0.5) * alone + np.sqrt(0.5) * rng.standard_normal(200)[group]
+    assert intraclass_correlation(alone, group) < 0.1
+    assert intraclass_correlation(together, group) == pytest.approx(0.5, abs=0.1)
+    assert intraclass_correlation(np.zeros(1000), group) == 0
+
+
+def test_few_runs_are_simulated_and_many_resampled(fitted):
+    assert fitted.resampling == "noise"
+    assert allometry.fit(table(runs=120), law="kaplan-n", bootstrap=10).resampling == "runs"
+    assert allometry.fit(table(), law="kaplan-n", bootstrap=10, resample="runs").resampling == "runs"
+
+
+def test_both_ways_agree_where_both_hold():
+    frame = table(runs=150)
+    errors = [
+        allometry.fit(frame, law="kaplan-n", bootstrap=400, resample=kind).samples.std()
+        for kind in ("runs", "noise")
+    ]
+    assert errors[0]["alpha_N"] == pytest.approx(errors[1]["alpha_N"], rel=0.25)
+
+
+def test_more_points_of_the_same_runs_are_not_more_runs():
+    """Ten points a run that share nearly all of their noise must not narrow the interval by sqrt(10)."""
+    widths = {}
+    for points in (1, 10):
+        result = allometry.fit(
+            table(points=points, seed=3), law="kaplan-n", bootstrap=200, objective="lsq-log"
+        )
+        low, high = result.interval("alpha_N")
+        widths[points] = high - low
+    assert widths[10] > 0.6 * widths[1]
+
+
+def test_intervals_are_ordered_and_nested(fitted):
+    low80, high80 = fitted.interval("alpha_N", 0.8)
+    low95, high95 = fitted.interval("alpha_N", 0.95)
+    assert low95 < low80 < fitted.parameters["alpha_N"] < high80 < high95
+    with pytest.raises(AllometryError, match="unknown parameter"):
+        fitted.interval("alpha")
+
+
+def test_derived_quantities(fitted):
+    by_text = fitted.derived("2*alpha_N")
+    by_function = fitted.derived(lambda p: 2 * p["alpha_N"])
+    assert by_text == by_function
+    assert by_text[0] == pytest.approx(2 * fitted.parameters["alpha_N"])
+    with pytest.raises(AllometryError, match="unknown"):
+        fitted.derived("2*beta")
+
+
+def test_a_new_run_is_less_certain_than_the_law(fitted):
+    at = {"N": [1e7, 1e10]}
+    low, high = fitted.interval_at(at)
+    new_low, new_high = fitted.prediction_interval(at)
+    assert np.all(new_low < low)
+    assert np.all(high < new_high)
+    assert np.all((low < fitted.predict(**at)) & (fitted.predict(**at) < high))
+    assert high[1] - low[1] > high[0] - low[0]  # wider outside the data
+    frame = pd.DataFrame(at)
+    np.testing.assert_array_equal(fitted.interval_at(frame)[0], low)
+
+
+def test_a_profile_has_its_minimum_at_the_estimate(fitted):
+    frame = fitted.profile("alpha_N", 21)
+    assert list(frame.columns) == ["alpha_N", "objective", "rise"]
+    best = frame.loc[frame["objective"].idxmin(), "alpha_N"]
+    assert best == pytest.approx(fitted.parameters["alpha_N"], rel=0.02)
+    assert frame["rise"].min() >= -1e-9
+    with pytest.raises(AllometryError, match="was not fitted"):
+        allometry.fit(table(), law="kaplan-n", fixed={"alpha_N": 0.08}, bootstrap=0).profile("alpha_N")
+
+
+def test_without_samples_there_are_no_intervals():
+    result = allometry.fit(table(), law="kaplan-n", bootstrap=0)
+    assert all(np.isnan(result.interval("alpha_N")))
+    with pytest.raises(AllometryError, match="no bootstrap samples"):
+        result.interval_at({"N": [1e7]})
+
+
+def test_seed_noise_comes_from_repeats_only():
+    rng = np.random.default_rng(0)
+    n = np.repeat(np.geomspace(1e6, 1e8, 40), 3)
+    values = np.log(n) + 0.02 * rng.standard_normal(120)
+    frame = pd.DataFrame({"seed": np.tile([0, 1, 2], 40)})
+    spread, freedom = seed_noise(frame, values, {"N": n})
+    assert freedom == 80
+    assert spread == pytest.approx(0.02, rel=0.2)
+    assert seed_noise(frame.assign(lr=np.arange(120)), values, {"N": n}) is None
+    assert seed_noise(frame.assign(seed=0), values, {"N": n}) is None
+
+
+def test_coverage_counts():
+    design = Design(
+        law="power",
+        parameters={"A": 20.0, "alpha": 0.1},
+        inputs={"X": np.geomspace(1e5, 1e8, 8)},
+        noise=0.01,
+        objective="lsq-log",
+        beyond={"X": 1e9},
+    )
+    frame = coverage(design, tables=25, bootstrap=60)
+    assert list(frame.index) == ["alpha", "law beyond", "new run beyond"]
+    assert frame["80"].between(48, 100).all()  # 80 +- 4 standard errors of 25 tables
+    assert (frame["95"] >= frame["80"]).all()
+
+
+def designs():
+    path = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
+    spec = importlib.util.spec_from_file_location("coverage_benchmark", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.DESIGNS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(designs()))
+def test_intervals_cover_as_they_promise(name):
+    frame = coverage(designs()[name], tables=500, bootstrap=200, seed=1)
+    assert frame["80"].between(75, 85).all(), frame
+    assert frame["95"].between(92, 98).all(), frame

@@ -1,4 +1,4 @@
-"""Write docs/cli.md: every command's --help, so that the page cannot say anything else. Run after a change of the CLI."""
+"""Write docs/cli.md from every command's --help, so that the page cannot say anything else."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 
 HEAD = """# Commands
 
-Made from the program itself by `python tools/cli_docs.py`. Every command takes `--help`; every table `--json` and `--csv`;
-`allometry --debug ...` shows the traceback of an error.
+Made from the program itself by `python tools/cli_docs.py`. Every command takes `--help`; every table takes
+`--json` and `--csv`; `--debug` shows the traceback of an error.
 """
 
 

@@ -150,10 +150,10 @@ def isoflop(
     else:
         click.echo(result.report())
     if plot:
-        from allometry.figures.isoflop import isoflop as isoflop_figure
+        from allometry.figures.isoflop import isoflop_slices
         from allometry.figures.theme import save
 
-        _saved(save(isoflop_figure(result.slices, optima=result.optima), plot))
+        _saved(save(isoflop_slices(result), plot))
 
 
 @click.command()

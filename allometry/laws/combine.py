@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
 
 from allometry.laws.estimate import Array
 from allometry.laws.result import FitResult
@@ -64,7 +64,7 @@ def combine(
     mean = centre.to_numpy() @ w
     variance = ((np.column_stack(list(own.values())) ** 2) + (centre.to_numpy() - mean[:, None]) ** 2) @ w
     sigma = np.sqrt(np.maximum(variance, _held_out_square(predictions, used)))
-    reach = float(norm.ppf((1 + level) / 2)) * sigma
+    reach = NormalDist().inv_cdf((1 + level) / 2) * sigma
     return Forecast(
         value=np.exp(mean), low=np.exp(mean - reach), high=np.exp(mean + reach), level=level,
         by_law=centre.apply(np.exp), weights=used,

@@ -18,7 +18,7 @@ import pandas as pd
 from allometry.errors import AllometryError
 from allometry.laws.estimate import Array, said
 from allometry.laws.frontier import OffsetPower, PowerLine, line, offset_power, power_line
-from allometry.laws.hull import KEPT, Curves, along, read_curves, winners
+from allometry.laws.hull import KEPT, Curves, Winners, along, read_curves, winners
 from allometry.laws.noise import repeat_noise, roughness
 from allometry.laws.result import FitWarning
 
@@ -36,13 +36,14 @@ def envelope(curves: pd.DataFrame, *, per_decade: int = 24) -> pd.DataFrame:
     """
     read = read_curves(curves)
     grid = read.grid(per_decade)
-    return winners(read, grid, read.losses(grid))
+    return winners(read, grid, read.losses(grid)).frame()
 
 
 def frontier(curves: pd.DataFrame, *, per_decade: int = 24) -> pd.DataFrame:
     """The trustworthy part of `envelope`: columns C, loss, run, N, D, N_opt; ordered by C.
 
-    Raises AllometryError where nothing is left: then no size between the smallest and the largest ever wins.
+    Raises AllometryError where nothing is left: then no size between the smallest and the largest ever
+    wins.
     """
     every = envelope(curves, per_decade=per_decade)
     kept = every[every["excluded"] == KEPT]
@@ -162,10 +163,9 @@ def _perturb(
     return f"noise of one run {sigma:.2g} of the loss ({source})", draws
 
 
-def _usable(table: pd.DataFrame) -> list[Draw]:
-    kept = table[table["excluded"] == KEPT]
-    C, loss, N = (kept[name].to_numpy(float) for name in ("C", "loss", "N_opt"))
-    return [(C, loss, N, _tokens(kept))] if len(kept) >= 4 else []
+def _usable(won: Winners) -> list[Draw]:
+    kept = won.kept()
+    return [kept] if len(kept[0]) >= 4 else []
 
 
 def _tokens(points: pd.DataFrame) -> Array:

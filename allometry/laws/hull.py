@@ -89,12 +89,35 @@ def read_curves(frame: pd.DataFrame) -> Curves:
     )
 
 
-def winners(curves: Curves, grid: Array, losses: Array) -> pd.DataFrame:
-    """The best curve at each covered point: columns C, loss, run, N, D, N_opt, excluded (the reason, or "").
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Winners:
+    """The best curve at each covered point of a grid, arrays of one length (see `winners`)."""
 
-    Shapes: grid (G,) in log C, losses (R, G) in log loss. N is the winner's size and moves in steps; N_opt
-    is the vertex of the parabola in log N through the winner and its two neighbours in size, which does
-    not.
+    C: Array
+    loss: Array
+    run: Array
+    N: Array
+    D: Array
+    N_opt: Array
+    excluded: NDArray[np.object_]
+
+    def frame(self) -> pd.DataFrame:
+        """One row a point, with the fields as columns."""
+        return pd.DataFrame(vars(self))
+
+    def kept(self) -> tuple[Array, Array, Array, Array]:
+        """C, loss, N_opt and its D at the points that are not excluded."""
+        keep = self.excluded == KEPT
+        size = self.N_opt[keep]
+        return self.C[keep], self.loss[keep], size, (self.D * self.N)[keep] / size
+
+
+def winners(curves: Curves, grid: Array, losses: Array) -> Winners:
+    """The best curve at each covered point; `excluded` is the reason why a point cannot be trusted, or "".
+
+    Shapes: grid (G,) in log C, losses (R, G) in log loss. N is the winner's size and moves in steps;
+    N_opt is the vertex of the parabola in log N through the winner and its two neighbours in size,
+    which does not.
     """
     covered = np.isfinite(losses).any(0)
     if not covered.any():
@@ -107,16 +130,14 @@ def winners(curves: Curves, grid: Array, losses: Array) -> pd.DataFrame:
     best = np.array([filled[n == curves.N].min(0) for n in sizes])  # (sizes, G)
     rank = np.searchsorted(sizes, N)
     reasons = _reasons(best, rank)
-    return pd.DataFrame(
-        {
-            "C": C,
-            "loss": np.exp(losses[winner, np.arange(len(grid))]),
-            "run": curves.run[winner],
-            "N": N,
-            "D": C / (curves.k[winner] * N),
-            "N_opt": np.where(reasons == KEPT, _between(np.log(sizes), best, rank), np.nan),
-            "excluded": reasons,
-        }
+    return Winners(
+        C=C,
+        loss=np.exp(losses[winner, np.arange(len(grid))]),
+        run=curves.run[winner],
+        N=N,
+        D=C / (curves.k[winner] * N),
+        N_opt=np.where(reasons == KEPT, _between(np.log(sizes), best, rank), np.nan),
+        excluded=reasons,
     )
 
 
@@ -136,7 +157,9 @@ def _reasons(best: Array, rank: NDArray[np.int64]) -> NDArray[np.object_]:
 
 
 def _between(x: Array, best: Array, rank: NDArray[np.int64]) -> Array:
-    """Size at the vertex of the parabola through the winner (lowest) and its neighbours; NaN at the edges."""
+    """Size at the vertex of the parabola through the winner (lowest) and its neighbours; NaN at the
+    edges.
+    """
     inner = np.clip(rank, 1, len(x) - 2)
     at = np.arange(len(rank))
     left, right = x[inner] - x[inner - 1], x[inner + 1] - x[inner]

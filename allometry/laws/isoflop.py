@@ -65,14 +65,6 @@ class IsoflopResult:
         """Budgets that take no part in the line, with the reason."""
         return self.table.loc[~self.table["used"], ["C", "sizes", "reason"]].reset_index(drop=True)
 
-    @property
-    def optima(self) -> pd.DataFrame:
-        """The optima that are used, as the figures want them: C, N, low and high (95 %), D, loss."""
-        used = self.table[self.table["used"]].drop(columns=["N", "D"], errors="ignore")
-        names = {"N_opt": "N", "N_opt_low": "low", "N_opt_high": "high", "D_opt": "D"}
-        found = used.rename(columns=names)
-        return found[[c for c in ("C", "N", "low", "high", "D", "loss") if c in found]]
-
     def report(self) -> str:
         """The result as a careful reader wants it, as text."""
         used = int(self.table["used"].sum())

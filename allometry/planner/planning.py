@@ -44,6 +44,7 @@ class Plan:
     steps: Estimate
     beyond: dict[str, float | None]
     seconds: float | None
+    unique: float | None
     sizes: pd.DataFrame
     epochs: pd.DataFrame | None
     notes: tuple[str, ...]
@@ -61,7 +62,8 @@ class Plan:
         lines.append("other sizes (against this one):")
         lines += [_size_line(row) for _, row in self.sizes.iterrows()]
         if self.epochs is not None:
-            lines.append("repeating the data:")
+            epochs = self.D.value / (self.unique or self.D.value)
+            lines.append(f"repeating the data (this plan: {max(epochs, 1):.3g} epochs):")
             lines += [
                 f"  {r['epochs']:3.0f} epochs  worth {r['worth']:.1%} of as many fresh tokens"
                 for _, r in self.epochs.iterrows()
@@ -88,6 +90,7 @@ class Plan:
             **values,
             "beyond": self.beyond,
             "seconds": self.seconds,
+            "unique": self.unique,
             "sizes": [{k: plain(v) for k, v in row.items()} for row in self.sizes.to_dict("records")],
             "epochs": None if self.epochs is None else self.epochs.to_dict("records"),
             "notes": list(self.notes),
@@ -141,7 +144,7 @@ def plan(
     beyond = {k: source.beyond(k, values[k].value) for k in ("N", "D", "C")}
     return Plan(
         rule=request.rule, source=source.label, law=source.law.name, **values, beyond=beyond,
-        seconds=values["C"].value / speed if speed else None,
+        seconds=values["C"].value / speed if speed else None, unique=unique,
         sizes=wrong_sizes(source, best, unique),
         epochs=_epochs(source, best, unique),
         notes=_notes(source, request, batch, unique), warnings=_warnings(beyond, values, drawn, request),
@@ -215,6 +218,8 @@ def _epochs(source: Source, best: Allocation, unique: float | None) -> pd.DataFr
 
 def _notes(source: Source, request: Request, batch: float | None, unique: float | None) -> tuple[str, ...]:
     notes = list(source.notes)
+    if source.scatter is not None:
+        notes.append(f"the loss is the law's; a single run scatters by a further {source.scatter:.2%}")
     notes.append("C = 6ND counts the same parameters as N; head and attention come on top")
     if batch is None and source.law.name != "kaplan-ns":
         notes.append(

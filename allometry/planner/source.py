@@ -26,7 +26,8 @@ class Source:
     """A law with its constants: `parameters` are arrays of shape (1,), `draws` arrays of shape (R,), R
     may be 0.
 
-    `ranges` holds the smallest and largest N, D and C of the data (empty for published constants).
+    `ranges` holds the smallest and largest N, D and C of the data (empty for published constants),
+    `scatter` the relative standard deviation of a run about the fit.
     """
 
     law: Law
@@ -35,6 +36,7 @@ class Source:
     draws: dict[str, Array]
     ranges: dict[str, tuple[float, float]]
     notes: tuple[str, ...] = ()
+    scatter: float | None = None
 
     @property
     def count(self) -> int:
@@ -95,6 +97,7 @@ def from_fit(result: FitResult) -> Source:
         draws={name: finite[name].to_numpy(float) for name in result.law.parameter_names},
         ranges=ranges,
         notes=tuple(notes),
+        scatter=result.rms,
     )
 
 
@@ -123,6 +126,8 @@ def from_published(law: str, name: str | None = None) -> Source:
             "eq. 1.5 describes early-stopped training on limited data; the paper's own compute-efficient"
             " allocation (App. B, N ∝ C^0.73) is the law 'kaplan-ns'"
         )
+    if law == "kaplan-ns":
+        notes.append("C, S and B are adjusted as in App. B: C = 6 N B S at B = B_crit(L)")
     return Source(
         law=chosen,
         label=f"{chosen.title}, constants {constants.name}",

@@ -134,6 +134,7 @@ def test_little_data_means_fewer_epochs_worth_having():
     worth = tight.epochs.set_index("epochs")["worth"]
     assert worth.loc[1] == 1
     assert worth.loc[4] > 0.9 > worth.loc[16] > worth.loc[40]
+    assert "epochs)" in tight.report()
     discounted = plan(1e20, unique=1e9)
     assert any("R_D*" in n for n in discounted.notes)
 
@@ -145,6 +146,17 @@ def test_muennighoff_values():
     assert first[0] == pytest.approx(2.2256440890, rel=1e-6)
     assert second[0] == pytest.approx(2.2269634076, rel=1e-6)
     assert effective_tokens(1e9, 2e9) == 1e9
+
+
+def test_kaplans_own_allocation_can_be_fitted_and_planned_with():
+    grid = [(n, s) for n in np.logspace(5, 9, 6) for s in np.logspace(3, 6, 5)]
+    frame = pd.DataFrame(grid, columns=["N", "S"])
+    table3 = dict(get("kaplan-ns").published["kaplan2020-table3"].values)
+    frame["loss"] = get("kaplan-ns").predict(table3, N=frame["N"], S=frame["S"])
+    fitted = fit(frame, law="kaplan-ns", bootstrap=0)
+    planned = plan(PF_DAY, fit=fitted)
+    assert planned.N.value == pytest.approx(KAPLAN.size(1.0), rel=0.01)
+    assert planned.batch.value == pytest.approx(KAPLAN.batch(1.0), rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,14 @@ def test_latin_text_is_explained(tmp_path):
         read_table(path)
 
 
+def test_a_run_store_is_a_table(write_run, tmp_path):
+    for number in range(3):
+        write_run(f"run-{number}", seed=number, loss=4.0 - number)
+    frame = read_table(tmp_path / "runs").frame
+    assert {"run", "N", "D", "C", "seconds", "loss"} <= set(frame.columns)
+    assert len(frame) == 3
+
+
 def test_a_folder_that_is_no_store_is_explained(tmp_path):
     with pytest.raises(AllometryError, match="not a run store"):
         read_table(tmp_path)

@@ -137,8 +137,8 @@ def _plan(
     if existing is not None:
         return existing, cost
     if request.compute is None:
-        left = request.budget - (time.monotonic() - began)
-        plan = planning.within_budget(question, left, request.data, cost, pool.workers)
+        spent = time.monotonic() - began
+        plan = planning.within_budget(question, request.budget, request.data, cost, pool.workers, spent=spent)
     else:
         plan = planning.of_compute(question, request.compute, request.data, cost, pool.workers)
     if store:

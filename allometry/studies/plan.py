@@ -73,9 +73,15 @@ def train_seconds(budget: float) -> float:
 
 
 def within_budget(
-    study: Study, budget: float, data: DataConfig, cost: CostModel, workers: int | None = None
+    study: Study,
+    budget: float,
+    data: DataConfig,
+    cost: CostModel,
+    workers: int | None = None,
+    *,
+    spent: float = 0.0,
 ) -> StudyPlan:
-    """The largest version of a study whose predicted time fits the budget (seconds).
+    """The largest version of a study whose predicted time fits the budget (seconds), of which `spent` are gone.
 
     Raises AllometryError, naming the smallest budget that works on this machine, if none does.
     """
@@ -84,12 +90,12 @@ def within_budget(
     def seconds(sweep: Sweep) -> float:
         return _seconds(study, sweep, cost, workers)
 
-    compute = _largest(sweep_of, seconds, train_seconds(budget))
+    compute = _largest(sweep_of, seconds, train_seconds(budget) - spent)
     if compute is None:
-        needed = (seconds(sweep_of(_smallest(sweep_of))) + _FIXED) / (1 - _SHARE)
+        needed = (seconds(sweep_of(_smallest(sweep_of))) + spent + _FIXED) / (1 - _SHARE)
         raise AllometryError(
-            f"{format_duration(budget)} are too little for the study {study.name!r} on this machine",
-            hint=f"the smallest that works is about --budget {math.ceil((needed + 10) / 5) * 5}s",
+            f"a budget of {format_duration(budget)} is too small for {study.name!r} on this machine",
+            hint=f"the smallest that works is about --budget {math.ceil((needed + 2) / 5) * 5}s",
         )
     return _plan(study, sweep_of(compute), budget, compute, cost, workers)
 

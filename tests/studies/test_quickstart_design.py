@@ -60,7 +60,7 @@ def test_time_buys_compute_and_too_little_says_what_works() -> None:
     long = within_budget(QUICKSTART, 3600, DataConfig(), cost, 2)
     assert long.compute > 4 * short.compute
     assert short.seconds <= 600
-    with pytest.raises(AllometryError, match="too little") as error:
+    with pytest.raises(AllometryError, match="too small") as error:
         within_budget(QUICKSTART, 13, DataConfig(), cost, 2)
     assert "--budget" in str(error.value.hint)
 

@@ -1,0 +1,72 @@
+"""What a user can mistype at `allometry run` and `allometry report`, and what they are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from allometry.cli import main
+
+
+def told(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a failing command prints to its error stream; it must fail with 1 and without a traceback."""
+    with pytest.raises(SystemExit) as exit_:
+        main(argv)
+    assert exit_.value.code == 1
+    text = capsys.readouterr().err
+    assert text.startswith("error: ")
+    assert "hint: " in text
+    assert "Traceback" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["quikstart"], "did you mean 'quickstart'"),
+        (["quickstart", "--budget", "10 parsecs"], "write it like 90s, 10m"),
+        (["quickstart", "--compute", "lots"], "write it like 1e18"),
+        (["quickstart", "--data", "sotoo"], "did you mean 'sotu'"),
+        (["quickstart", "--tokenizer", "byte"], "did you mean 'bytes'"),
+        (["quickstart", "--data", "files:nowhere.txt"], "nowhere.txt"),
+    ],
+)
+def test_mistyped(
+    words: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in told(["run", *words, "--store", str(tmp_path / "runs")], capsys)
+
+
+def test_texts_that_cannot_be_used_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes(b"caf\xe9 au lait\n" * 3000)
+    tiny = tmp_path / "tiny.txt"
+    tiny.write_text("hello")
+    for path, expected in ((latin, "not UTF-8"), (tiny, "too little")):
+        argv = ["run", "quickstart", "--data", f"files:{path}", "--store", str(tmp_path / "runs")]
+        assert expected in told(argv, capsys)
+
+
+def test_a_foreign_folder_is_not_touched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    assert "not a run store" in told(["run", "quickstart", "--store", str(tmp_path)], capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_report_without_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "allometry run quickstart" in told(["report", "--store", str(tmp_path / "runs")], capsys)
+
+
+def test_unknown_commands_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean 'run' or 'runs'" in told(["runz"], capsys)
+    with pytest.raises(SystemExit) as exit_:
+        main(["run"])
+    assert exit_.value.code == 2
+    assert "Missing argument 'STUDY'" in capsys.readouterr().err
+
+
+def test_studies_are_listed_with_their_questions(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["studies"])
+    assert "quickstart" in capsys.readouterr().out

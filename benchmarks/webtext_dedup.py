@@ -141,7 +141,8 @@ def report(name: str, texts: list[str], planted: dict, found: dict[int, int], se
     precision = right / max(1, len(found))
     rate = len(texts) / seconds
     print(
-        f"{name:>10}: {rate:8,.0f} documents/s  recall (J >= .7) {recall:.3f}  precision {precision:.3f}  ({len(found):,} dropped)"
+        f"{name:>10}: {rate:8,.0f} documents/s  recall (J >= .7) {recall:.3f}  "
+        f"precision {precision:.3f}  ({len(found):,} dropped)"
     )
 
 

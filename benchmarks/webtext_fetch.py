@@ -63,7 +63,8 @@ def crawl(folder: Path, port: int, pages: int, kind: str) -> None:
     summary = fetch.run(workspace, options, on_report=watch)
     seconds = time.perf_counter() - start
     print(
-        f"{summary.counts['fetched']:,} pages in {seconds:.1f} s: {summary.counts['fetched'] / seconds:,.0f} pages/s"
+        f"{summary.counts['fetched']:,} pages in {seconds:.1f} s: "
+        f"{summary.counts['fetched'] / seconds:,.0f} pages/s"
     )
     for at in range(0, len(memory), max(1, len(memory) // 12)):
         print(f"  after {memory[at][0]:>7,} pages: {memory[at][1] / 1e6:.0f} MB")

@@ -55,7 +55,7 @@ fetch_flags = _adding(
     click.option(
         "--contact",
         metavar="TEXT",
-        help="An address or page for the User-Agent, so that hosts can reach you.",
+        help="An address or page for the User-Agent: whom to ask.",
     ),
     click.option("--delay", default="1s", show_default=True, help="Time between two requests to a host."),
     click.option("--per-host", default=1, show_default=True, help="Requests to one host at a time."),
@@ -79,7 +79,7 @@ fetch_flags = _adding(
         "--allow-private",
         multiple=True,
         metavar="NETWORK",
-        help="Visit these addresses although they are not public, such as 127.0.0.1. For tests on your own machine.",
+        help="Visit these addresses although they are not public (tests on your own machine).",
     ),
     click.option("--retry-failed", is_flag=True, help="Try links again that failed for a passing reason."),
 )
@@ -107,7 +107,7 @@ filter_flags = _adding(
         "--without",
         multiple=True,
         metavar="RULE",
-        help="Do not apply a rule: its name as in removed/filter.jsonl, or quality, repetition, language, tokens.",
+        help="Do not apply a rule of removed/filter.jsonl, or quality, repetition, language, tokens.",
     ),
 )
 

@@ -118,7 +118,8 @@ def _contamination(workspace: Workspace) -> str:
     done = "were left out" if summary.options.get("remove") else "are still in"
     return (
         f"## Contamination\n\nAgainst {names}: {summary.counts['contaminated']:,} "
-        f"of {summary.counts['documents']:,} documents share a run of {summary.options.get('words')} words; they {done}.\n"
+        f"of {summary.counts['documents']:,} documents share a run of "
+        f"{summary.options.get('words')} words; they {done}.\n"
     )
 
 

@@ -22,7 +22,7 @@ from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, dige
 from allometry.errors import AllometryError, missing_extra
 
 STAGE = "filter"
-LANGUAGE_CHARACTERS = 5_000
+LANGUAGE_CHARACTERS = 2_000
 """Characters from the start of a document that its language is told from."""
 
 

@@ -1,4 +1,4 @@
-"""A web server that behaves badly on request, on loopback addresses only. Run it as a process or in a thread."""
+"""A web server that behaves badly on request, for loopback addresses only; a process or a thread."""
 
 from __future__ import annotations
 
@@ -237,7 +237,8 @@ class Server:
     async def _do_short(self, writer, argument, query, key):
         body = article(10).encode()
         writer.write(
-            f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(body) + 999}\r\n\r\n".encode()
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
+            + f"Content-Length: {len(body) + 999}\r\n\r\n".encode()
         )
         writer.write(body)
         await writer.drain()

@@ -31,7 +31,8 @@ SAME_POINT = 0.02
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Piece:
-    """What decides one size's loss at a budget: rows of the table, their log C, and the log C that is wanted.
+    """What decides one size's loss at a budget: rows of the table, their log C, and the log C that is
+    wanted.
 
     `wanted` is None at a set budget: its rows are repeats and are averaged.
     """
@@ -114,7 +115,9 @@ def points(made: list[Slice], log_loss: Array) -> pd.DataFrame:
 
 
 def _set_budgets(frame: pd.DataFrame) -> list[Rows]:
-    """Rows of each set budget: neighbours in log C closer than `SAME_BUDGET`, holding three sizes or more."""
+    """Rows of each set budget: neighbours in log C closer than `SAME_BUDGET`, holding three sizes or
+    more.
+    """
     log_c = np.log(frame["C"].to_numpy(float))
     order = np.argsort(log_c, kind="stable")
     breaks = np.flatnonzero(np.diff(log_c[order]) > SAME_BUDGET) + 1
@@ -134,20 +137,20 @@ def _set_slice(frame: pd.DataFrame, rows: Rows) -> Slice:
     return Slice(C=budget, N=sizes.astype(float), D=tokens, pieces=pieces)
 
 
-def _choose(frame: pd.DataFrame, most: int = 12) -> list[float]:
-    """Log-spaced budgets over the computes at which at least three sizes (better: four) were measured."""
+def _choose(frame: pd.DataFrame, most: int = 16) -> list[float]:
+    """Log-spaced budgets, half an octave apart, over the computes at which at least three sizes were
+    measured.
+    """
     log_c = np.log(frame["C"])
     ranges = log_c.groupby(frame["N"]).agg(["min", "max", "nunique"])
     ranges = ranges[ranges["nunique"] >= 2]
     grid = np.linspace(log_c.min(), log_c.max(), 400)
     low, high = ranges["min"].to_numpy(), ranges["max"].to_numpy()
-    covered = ((grid[:, None] >= low) & (grid[:, None] <= high)).sum(1)
-    wanted = min(4, int(covered.max(initial=0)))
-    if wanted < 3:
+    inside = grid[((grid[:, None] >= low) & (grid[:, None] <= high)).sum(1) >= 3]
+    if not len(inside):
         return []
-    inside = grid[covered >= wanted]
     octaves = (inside[-1] - inside[0]) / np.log(2)
-    count = int(np.clip(round(octaves) + 1, 3, most))
+    count = int(np.clip(round(2 * octaves) + 1, 3, most))
     return [float(c) for c in np.exp(np.linspace(inside[0], inside[-1], count))]
 
 

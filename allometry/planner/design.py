@@ -188,13 +188,16 @@ def _candidates(source: Source, budget: float) -> pd.DataFrame:
     """
     sizes, _ = best_size(source, source.parameters, budget)
     middle = float(sizes[0]) if np.isfinite(sizes[0]) else float(np.sqrt(budget / 120))
-    N = middle * 2.0 ** np.arange(-7, 4)
-    grid = pd.MultiIndex.from_product([N, 2.0 ** np.arange(0, 11)], names=["N", "ratio"]).to_frame(
+    N = middle * 2.0 ** np.arange(-9, 5)
+    grid = pd.MultiIndex.from_product([N, 2.0 ** np.arange(2, 12)], names=["N", "ratio"]).to_frame(
         index=False
     )
     grid = grid.assign(D=grid["N"] * grid["ratio"])
-    cost = FLOPS_PER_PARAMETER_TOKEN * grid["N"] * grid["D"]
-    return grid.loc[cost >= budget * 1e-4, ["N", "D"]]
+    keep = FLOPS_PER_PARAMETER_TOKEN * grid["N"] * grid["D"] >= budget * 1e-4
+    for name, (low, high) in source.ranges.items():
+        if name in grid:
+            keep &= grid[name].between(low / 2, high * 8)
+    return grid.loc[keep, ["N", "D"]]
 
 
 def _refuse(pool: pd.DataFrame, rows: Array, done: Array, gradient: Array, budget: float) -> None:

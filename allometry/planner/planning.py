@@ -20,6 +20,15 @@ from allometry.planner.wrong_size import wrong_sizes
 from allometry.units import format_count, format_duration, format_flops
 
 EPOCHS = (1, 2, 4, 8, 16, 40)
+LEAST_STEPS = 1000
+_CRITICAL = (
+    "batch: Kaplan's B_crit = 2.1e8/L^4.76 tokens at this loss (measured on WebText2); steps and tokens are"
+    " twice their minimum there. Measure yours with fit_critical_batch, or give a batch"
+)
+_STEP_LAW = (
+    "batch: 0.58 D^0.571 tokens (Step Law, Li et al. 2025); Kaplan's critical batch is not for this loss"
+    " per token. Sweep it, or give a batch"
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,7 +148,7 @@ def plan(
     best = allocate(source, request, source.parameters)
     drawn = allocate(source, request, source.draws) if source.count else None
     values = {k: _estimate(best, drawn, k) for k in ("N", "D", "C", "loss")}
-    values["batch"] = _batch(batch, best, drawn)
+    values["batch"], rule = _batch(batch, best, drawn)
     values["steps"] = _ratio(values["D"], values["batch"])
     beyond = {k: source.beyond(k, values[k].value) for k in ("N", "D", "C")}
     return Plan(
@@ -147,7 +156,7 @@ def plan(
         seconds=values["C"].value / speed if speed else None, unique=unique,
         sizes=wrong_sizes(source, best, unique),
         epochs=_epochs(source, best, unique),
-        notes=_notes(source, request, batch, unique), warnings=_warnings(beyond, values, drawn, request),
+        notes=_notes(source, rule, unique), warnings=_warnings(beyond, values, drawn, request),
     )  # fmt: skip
 
 
@@ -179,20 +188,30 @@ def _estimate(best: Allocation, drawn: Allocation | None, name: str) -> Estimate
     return Estimate(value=float(getattr(best, name)[0]), samples=samples)
 
 
-def _batch(batch: float | None, best: Allocation, drawn: Allocation | None) -> Estimate:
-    """The given batch, that of the law itself (Kaplan's App. B), or Kaplan's critical batch at the loss."""
+def _batch(batch: float | None, best: Allocation, drawn: Allocation | None) -> tuple[Estimate, str]:
+    """The batch in tokens and where it comes from: given, or the law's own (Kaplan's App. B), or a rule.
+
+    Kaplan's critical batch at the loss is taken where it leaves at least a thousand steps; it was
+    measured on BPE tokens between 3 and 10 nats, and makes no sense for losses per byte. Else the Step
+    Law's rule from D is.
+    """
     if batch is not None:
-        return Estimate(value=float(batch), samples=np.empty(0))
+        return Estimate(value=float(batch), samples=np.empty(0)), ""
     if best.batch is not None:
         samples = drawn.batch if drawn is not None and drawn.batch is not None else np.empty(0)
-        return Estimate(value=float(best.batch[0]), samples=samples)
-    losses = drawn.loss if drawn is not None else np.empty(0)
-    return Estimate(value=float(_critical(best.loss)[0]), samples=_critical(losses))
+        return Estimate(value=float(best.batch[0]), samples=samples), ""
+    critical = float(_rule("b-crit", "kaplan2020-table5", L=best.loss)[0])
+    if float(best.D[0]) / critical >= LEAST_STEPS:
+        samples = _rule("b-crit", "kaplan2020-table5", L=drawn.loss) if drawn is not None else np.empty(0)
+        return Estimate(value=critical, samples=samples), _CRITICAL
+    value = float(_rule("batch-size", "step2025", N=best.N, D=best.D)[0])
+    samples = _rule("batch-size", "step2025", N=drawn.N, D=drawn.D) if drawn is not None else np.empty(0)
+    return Estimate(value=min(value, float(best.D[0])), samples=samples), _STEP_LAW
 
 
-def _critical(loss: Array) -> Array:
-    law = get("b-crit")
-    return law.predict(dict(law.published["kaplan2020-table5"].values), L=loss) if len(loss) else loss
+def _rule(law: str, published: str, **inputs: Array) -> Array:
+    chosen = get(law)
+    return chosen.predict(dict(chosen.published[published].values), **inputs)
 
 
 def _ratio(tokens: Estimate, batch: Estimate) -> Estimate:
@@ -216,16 +235,13 @@ def _epochs(source: Source, best: Allocation, unique: float | None) -> pd.DataFr
     )
 
 
-def _notes(source: Source, request: Request, batch: float | None, unique: float | None) -> tuple[str, ...]:
+def _notes(source: Source, rule: str, unique: float | None) -> tuple[str, ...]:
     notes = list(source.notes)
     if source.scatter is not None:
         notes.append(f"the loss is the law's; a single run scatters by a further {source.scatter:.2%}")
     notes.append("C = 6ND counts the same parameters as N; head and attention come on top")
-    if batch is None and source.law.name != "kaplan-ns":
-        notes.append(
-            "batch: Kaplan's B_crit = 2.1e8/L^4.76 tokens at this loss (measured on WebText2); steps and"
-            " tokens are twice their minimum there. Measure yours with fit_critical_batch, or give a batch"
-        )
+    if rule:
+        notes.append(rule)
     if unique is not None and "U" not in source.law.inputs:
         notes.append(
             f"repeated data are discounted with the published R_D* = {R_D_STAR:.3g} (Muennighoff et al. 2023)"

@@ -115,6 +115,19 @@ def test_over_training(fixed):
     assert ratio == pytest.approx(value)
 
 
+def test_the_batch_is_a_rule_that_makes_sense_or_the_one_given():
+    large = plan(1e22)
+    bytes_ = pd.DataFrame(
+        [(n, d) for n in np.logspace(4, 6, 5) for d in np.logspace(6, 8, 5)], columns=["N", "D"]
+    )
+    bytes_["loss"] = 1.0 + 30 / bytes_["N"] ** 0.45 + 900 / bytes_["D"] ** 0.55
+    small = plan(1e14, fit=fit(bytes_, law="chinchilla", bootstrap=0))
+    assert large.batch.value == pytest.approx(2.1e8 / large.loss.value ** (1 / 0.21))
+    assert small.steps.value > 50
+    assert any("Step Law" in n for n in small.notes)
+    assert plan(1e22, batch=2**19).batch.value == 2**19
+
+
 def test_hours_are_a_budget():
     assert plan(hours=10, speed=1e12).C.value == pytest.approx(3.6e16)
     assert plan(hours=10, speed=1e12).seconds == pytest.approx(36000)

@@ -73,7 +73,7 @@ DESIGNS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tables", type=int, default=500)
-    parser.add_argument("--bootstrap", type=int, default=200)
+    parser.add_argument("--bootstrap", type=int, default=400)
     parser.add_argument("--only", default="")
     parser.add_argument("--resample", default="auto", choices=["auto", "runs", "noise"])
     options = parser.parse_args()

@@ -32,7 +32,7 @@ class FitWarning:
     identified: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FitResult:
     """A fitted law. Frozen; everything that it was made from is in it.
 

@@ -130,14 +130,15 @@ def student_quantile(probability: float, freedom: int) -> float:
 
 
 def quantiles(samples: Array, level: float, freedom: int) -> tuple[Array, Array]:
-    """The interval of the samples (axis 0) with the given mass, widened for few degrees of freedom; nan if
-    empty.
+    """The interval of the samples (axis 0), widened for few degrees of freedom; nan if empty.
+
+    The k-th of n sorted samples stands for the probability k/(n + 1): other definitions cut far tails short.
     """
     if not len(samples):
         empty = np.full(np.shape(samples)[1:], np.nan)
         return empty, empty.copy()
     outside = tail(level, freedom)
-    low, high = np.nanquantile(samples, [outside, 1 - outside], axis=0)
+    low, high = np.nanquantile(samples, [outside, 1 - outside], axis=0, method="weibull")
     return low, high
 
 

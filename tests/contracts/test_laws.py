@@ -1,6 +1,7 @@
 """What every law of the zoo must do, asked of each without its author's help."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -102,3 +103,9 @@ def test_the_fit_recovers_planted_parameters(law):
     if not law.name.startswith("broken-"):  # several breaks may be exchanged, or stand in for each other
         for name, value in params.items():
             assert result.parameters[name] == pytest.approx(value, rel=2e-3, abs=1e-6), name
+
+
+def test_the_documentation_lists_it(law):
+    text = (Path(__file__).parents[2] / "docs" / "laws.md").read_text()
+    assert f"| `{law.name}` |" in text
+    assert law.source in text

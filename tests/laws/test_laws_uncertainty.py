@@ -162,6 +162,6 @@ def designs():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(designs()))
 def test_intervals_cover_as_they_promise(name):
-    frame = coverage(designs()[name], tables=500, bootstrap=200, seed=1)
+    frame = coverage(designs()[name], tables=500, bootstrap=400, seed=1)
     assert frame["80"].between(75, 85).all(), frame
     assert frame["95"].between(92, 98).all(), frame

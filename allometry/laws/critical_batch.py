@@ -120,7 +120,8 @@ class CriticalBatch:
         for _, row in self.table.iterrows():
             lines.append(
                 f"  L {row['loss']:.3f}  S_min {row['S_min']:.3g}  E_min {row['E_min']:.3g}  B_crit"
-                f" {row['B_crit']:.3g} [{row['B_crit_low']:.3g}, {row['B_crit_high']:.3g}]  rms {row['rms']:.2g}"
+                f" {row['B_crit']:.3g} [{row['B_crit_low']:.3g}, {row['B_crit_high']:.3g}]"
+                f"  rms {row['rms']:.2g}"
             )
         if self.law is not None:
             lines.append(

@@ -105,7 +105,7 @@ def from_events(source: Path, notices: list[str]) -> pd.DataFrame:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ImportError:
         raise AllometryError(
-            f"reading TensorBoard event files ({source}) needs the package 'tensorboard', which is not installed",
+            f"reading TensorBoard events ({source}) needs the package 'tensorboard', which is not installed",
             hint="pip install tensorboard, or export the scalars as CSV from its page",
         ) from None
     parts = []

@@ -81,7 +81,7 @@ def within_budget(
     *,
     spent: float = 0.0,
 ) -> StudyPlan:
-    """The largest version of a study whose predicted time fits the budget (seconds), of which `spent` are gone.
+    """The largest version of a study whose predicted time fits the budget (seconds; `spent` are gone).
 
     Raises AllometryError, naming the smallest budget that works on this machine, if none does.
     """

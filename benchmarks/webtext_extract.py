@@ -69,7 +69,8 @@ def compare(bodies: list[bytes], folder: Path) -> None:
         f"{len(pages) / stage_cpu:6.1f} a processor second"
     )
     print(
-        f"ratio of wall times {wall / stage_wall:.2f}, of processor times on two cores {2 * cpu / stage_cpu:.2f}"
+        f"ratio of wall times {wall / stage_wall:.2f}, "
+        f"of processor times on two cores {2 * cpu / stage_cpu:.2f}"
     )
     found = {row["id"]: row["text"] for row in read_rows(workspace.path("extract", 0))}
     same = sum(found.get(f"{n:016x}") == text for n, text in enumerate(alone))

@@ -48,6 +48,7 @@ def render(result: FitResult) -> str:
         _heading(result),
         _estimates(result),
         _derived(result),
+        _predictions(result),
         _quality(result),
         _data(result),
         _excluded(result),
@@ -105,6 +106,27 @@ def _derived(result: FitResult) -> str:
             f"{name:12s} {value:12.6g} {'':10s}   {'':25s}   [{low:11.5g},{high:11.5g} ]   = {expression}"
         )
     return "\n".join(["what is quoted from it", *lines]) if lines else ""
+
+
+def _predictions(result: FitResult) -> str:
+    """The law, and a new run, at the centre of the data and ten times out: what the data determine."""
+    law = result.law
+    if not len(result.samples) or law.linear or "L" in law.inputs:
+        return ""
+    values = {n: result.data[n].to_numpy(dtype=float) for n in law.inputs}
+    centre = {n: float(np.exp(np.mean(np.log(v)))) for n, v in values.items()}
+    beyond = {n: 10 * float(v.max()) for n, v in values.items()}
+    lines = [
+        f"{'predictions':40s} {law.output:>10s}   {'law, 95% interval':^25s}   {'new run, 95% interval':^25s}"
+    ]
+    for where, at in (("centre", centre), ("10 times out", beyond)):
+        text = f"{where}: " + ", ".join(f"{n} {format_count(v)}" for n, v in at.items())
+        points = {n: [v] for n, v in at.items()}
+        low, high = result.interval_at(points)
+        new_low, new_high = result.prediction_interval(points)
+        ends = f"[{low[0]:11.5g},{high[0]:11.5g} ]   [{new_low[0]:11.5g},{new_high[0]:11.5g} ]"
+        lines.append(f"{text:40s} {result.predict(**points)[0]:10.5g}   {ends}")
+    return "\n".join(lines)
 
 
 def _quality(result: FitResult) -> str:

@@ -57,7 +57,6 @@ def settings(job: CrawlJob) -> dict[str, Any]:
     return {
         "TWISTED_REACTOR": "twisted.internet.asyncioreactor.AsyncioSelectorReactor",
         "TWISTED_DNS_RESOLVER": f"{here}.SafeResolver",
-        "DNS_RESOLVER": f"{here}.SafeResolver",
         "ALLOW_ADDRESSES": job.allow_addresses,
         "DOWNLOAD_HANDLERS": {
             "http": f"{here}.BoundedHandler",

@@ -8,7 +8,7 @@ sentence, so that a study answers the rest.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from allometry.errors import AllometryError
@@ -127,7 +127,7 @@ def by_size(runs: pd.DataFrame) -> Reading:
     straight = one_law(table, "kaplan-n", "N")
     bent = one_law(table, "power-offset", "N")
     total = one_law(table, "kaplan-n", "N_total")
-    alpha, floored = estimate(straight, "alpha_N"), estimate(bent, "alpha")
+    floored = estimate(bent, "alpha")
     named = {"Kaplan et al. 2020": -0.076}
     figures = (
         power_law(table, straight, x="N", slopes=named, name="loss-against-size"),
@@ -140,12 +140,31 @@ def by_size(runs: pd.DataFrame) -> Reading:
             evidence=figures,
         ),
         constants=(
-            constant("loss against size, at one horizon", "α_N", {KAPLAN: 0.076}, alpha, _WHY_SIZE),
+            _slope(straight, bent),
             constant("the same above a floor", "α", {CHINCHILLA: 0.339, EPOCH: 0.348}, floored, _WHY_FLOOR),
         ),
         fits={"L(N)": straight, "L(N) with a floor": bent},
         warnings=(*caveats(straight, "L(N)"), *caveats(bent, "L(N) with a floor")),
     )
+
+
+def _slope(straight: FitResult, bent: FitResult) -> Constant:
+    """The exponent of the straight line; where losses bend, its slope is of the range and not of a law."""
+    row = constant(
+        "loss against size, at one horizon",
+        "α_N",
+        {KAPLAN: 0.076},
+        estimate(straight, "alpha_N"),
+        _WHY_SIZE,
+    )
+    if bent.rms > 0.5 * straight.rms:
+        return row
+    bends = (
+        f"these losses bend ({percent(straight.rms)} off a straight line, {percent(bent.rms)} with a "
+        f"floor), so the "
+        f"slope belongs to this range of N, whatever it is: {row.why}"
+    )
+    return replace(row, verdict="cannot tell", why=bends)
 
 
 _WHY_SIZE = (

@@ -1,6 +1,7 @@
 """Allometry: an open laboratory for the scaling laws of language models.
 
-The public names load what they need on first use, so that `import allometry` is quick and never imports torch.
+The public names load what they need on first use, so that `import allometry` is quick and never imports
+torch.
 """
 
 from __future__ import annotations

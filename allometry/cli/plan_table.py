@@ -51,8 +51,8 @@ def print_plan(plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
     measured = "timed on this machine" if total.measured else "not calibrated"
     console.print(
         f"{len(frame)} runs, {format_flops(frame['C'].sum())} FLOPs; left to do: "
-        f"{format_duration(total.seconds)} of training on {total.workers} cores ({measured}; runs of one size "
-        f"share their trunk), {total.memory / 1e9:.1f} GB of memory, {total.disk / 1e6:.0f} MB of disk\n"
+        f"{format_duration(total.seconds)} of training on {total.workers} cores ({measured}; runs of one "
+        f"size share their trunk), {total.memory / 1e9:.1f} GB of memory, {total.disk / 1e6:.0f} MB of disk\n"
     )
 
 

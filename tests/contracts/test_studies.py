@@ -1,4 +1,5 @@
-"""What every study must do as soon as it is registered: run end to end at its smallest size, report, continue."""
+"""What every study must do as soon as it is registered: run end to end at its smallest size, report,
+continue."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def helps(command: click.Command, context: click.Context, name: str) -> list[tup
 
 def page() -> str:
     """The whole page."""
-    with click.Context(app, info_name="allometry") as root:
+    with click.Context(app, info_name="allometry", **app.context_settings) as root:
         parts = []
         for name in COMMANDS:
             command = app.get_command(root, name)

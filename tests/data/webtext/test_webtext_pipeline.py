@@ -172,7 +172,7 @@ def test_a_study_trains_on_it(corpus, tmp_path):
         "--data",
         f"webtext:{folder}",
         "--budget",
-        "4m",
+        "1m",
         "--store",
         str(tmp_path / "runs"),
     )

@@ -61,7 +61,7 @@ def frontier(runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
                   title="Compute-optimal size"),
         conventions(runs),
     )  # fmt: skip
-    why_c = "our budgets lie eight orders of magnitude below the paper's, where the loss still falls faster"
+    why_c = "our budgets lie many orders of magnitude below the paper's, where the loss still falls faster"
     why_a = (
         "the exponent depends on what N and C count (see the table of conventions), and at this scale the "
         "budgets span "

@@ -272,12 +272,12 @@ def _joint_constants(kaplan: FitResult, chinchilla: FitResult) -> tuple[Constant
     )
     short = "our horizons reach down to where the loss still falls fast; " + TOKENS
     return (
-        constant("joint fit, size", "α_N", {KAPLAN: 0.076}, estimate(kaplan, "alpha_N"), small),
-        constant("joint fit, tokens", "α_D", {KAPLAN: 0.103}, estimate(kaplan, "alpha_D"), short),
-        constant("size", "α", {CHINCHILLA: 0.339, EPOCH: 0.348}, estimate(chinchilla, "alpha"), small),
-        constant("tokens", "β", {CHINCHILLA: 0.285, EPOCH: 0.366}, estimate(chinchilla, "beta"), short),
+        constant("Kaplan's form, size", "α_N", {KAPLAN: 0.076}, estimate(kaplan, "alpha_N"), small),
+        constant("Kaplan's form, tokens", "α_D", {KAPLAN: 0.103}, estimate(kaplan, "alpha_D"), short),
+        constant("Chinchilla's form, size", "α", {CHINCHILLA: 0.339, EPOCH: 0.348}, estimate(chinchilla, "alpha"), small),
+        constant("Chinchilla's form, tokens", "β", {CHINCHILLA: 0.285, EPOCH: 0.366}, estimate(chinchilla, "beta"), short),
         constant(
-            "N_opt ∝ C^a from α and β", "a = β/(α+β)", {KAPLAN: 0.73, CHINCHILLA: 0.46, EPOCH: 0.513},
+            "N_opt ∝ C^a from Chinchilla's form", "a = β/(α+β)", {KAPLAN: 0.73, CHINCHILLA: 0.46, EPOCH: 0.513},
             chinchilla.derived("beta/(alpha+beta)", LEVEL), "it inherits the doubts about α and β",
         ),
     )  # fmt: skip

@@ -271,13 +271,13 @@ def _joint_constants(kaplan: FitResult, chinchilla: FitResult) -> tuple[Constant
         "small N and D, a vocabulary of bytes, and N without embeddings where Chinchilla counts everything"
     )
     short = "our horizons reach down to where the loss still falls fast; " + TOKENS
+    alpha, beta = {CHINCHILLA: 0.339, EPOCH: 0.348}, {CHINCHILLA: 0.285, EPOCH: 0.366}
+    a, both = chinchilla.derived("beta/(alpha+beta)", LEVEL), {KAPLAN: 0.73, CHINCHILLA: 0.46, EPOCH: 0.513}
+    doubt = "it inherits the doubts about α and β"
     return (
         constant("Kaplan's form, size", "α_N", {KAPLAN: 0.076}, estimate(kaplan, "alpha_N"), small),
         constant("Kaplan's form, tokens", "α_D", {KAPLAN: 0.103}, estimate(kaplan, "alpha_D"), short),
-        constant("Chinchilla's form, size", "α", {CHINCHILLA: 0.339, EPOCH: 0.348}, estimate(chinchilla, "alpha"), small),
-        constant("Chinchilla's form, tokens", "β", {CHINCHILLA: 0.285, EPOCH: 0.366}, estimate(chinchilla, "beta"), short),
-        constant(
-            "N_opt ∝ C^a from Chinchilla's form", "a = β/(α+β)", {KAPLAN: 0.73, CHINCHILLA: 0.46, EPOCH: 0.513},
-            chinchilla.derived("beta/(alpha+beta)", LEVEL), "it inherits the doubts about α and β",
-        ),
-    )  # fmt: skip
+        constant("Chinchilla's form, size", "α", alpha, estimate(chinchilla, "alpha"), small),
+        constant("Chinchilla's form, tokens", "β", beta, estimate(chinchilla, "beta"), short),
+        constant("N_opt ∝ C^a from Chinchilla's form", "a = β/(α+β)", both, a, doubt),
+    )

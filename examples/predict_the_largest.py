@@ -1,5 +1,6 @@
-"""Would the laws of the smaller models have predicted the larger ones? Run: python examples/predict_the_largest.py
+"""Would the laws of the smaller models have predicted the larger ones?
 
+Run: python examples/predict_the_largest.py
 `runs.csv` beside this file is the table of ten minutes of training on two cores (`allometry run quickstart`).
 """
 

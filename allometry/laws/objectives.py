@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,25 @@ class Objective:
     def side(self, residual: Array) -> Array:
         """The weight of each point by the side of the law it lies on."""
         return np.where(residual < 0, self.above, 1.0)
+
+    def absorbed(self, spread: float) -> float:
+        """How much of the residuals' sum of squares, in units of their variance, each fitted parameter takes
+        away.
+
+        For normal noise of standard deviation `spread` and a Huber threshold t the sum of squares expects
+        n - p (2 - v), where v is the asymptotic variance of the estimate over that of least squares (Huber
+        1964): 1 parameter's worth for least squares (v = 1), 0.43 for absolute deviations (v = pi/2), which
+        leave larger residuals behind.
+        """
+        if self.above != 1.0 or spread <= 0:
+            return 1.0
+        k = self.threshold if self.free_scale else self.threshold / spread
+        if not k < 40:
+            return 1.0
+        normal = NormalDist()
+        inside = 2 * normal.cdf(k) - 1
+        square = 2 * (k**2 * (1 - normal.cdf(k)) + normal.cdf(k) - 0.5 - k * normal.pdf(k))
+        return 2 - square / inside**2 if inside > 1e-6 else 2 - math.pi / 2
 
     def transform(self, value: Array) -> Array:
         """g: the scale that residuals are taken on."""

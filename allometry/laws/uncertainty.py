@@ -66,7 +66,8 @@ def bootstrap(
         weights = rng.multinomial(groups, np.full(groups, 1 / groups), size=count)[:, group] * problem.weights
     else:
         residuals = problem.residuals(z[None])[0][0]
-        noise = simulated_noise(residuals, problem.weights, group, len(z), count, rng)
+        spent = len(z) * problem.objective.absorbed(float(np.sqrt(np.mean(residuals**2))))
+        noise = simulated_noise(residuals, problem.weights, group, spent, count, rng)
         shift = -residuals - noise
     found = minimise(
         problem.residuals, start, weights, problem.objective, problem.box, shift=shift, tolerance=1e-9
@@ -78,7 +79,7 @@ def simulated_noise(
     residuals: Array,
     weights: Array,
     group: NDArray[np.int_],
-    spent: int,
+    spent: float,
     count: int,
     rng: np.random.Generator,
 ) -> Array:

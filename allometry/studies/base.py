@@ -15,8 +15,6 @@ from allometry.discovery import import_modules
 from allometry.errors import unknown
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
     from allometry.report.content import Analysis
@@ -40,7 +38,6 @@ class Evidence:
     command: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
     ledger: pd.DataFrame | None = None
-    store: Path | None = None
 
 
 class Study(ABC):

@@ -238,7 +238,6 @@ def read(
         command=command,
         environment=environment,
         ledger=ledger(store.path / STUDIES, store.frame()),
-        store=store.path,
     )
     return question.analyse(evidence)
 

@@ -161,10 +161,7 @@ def designs():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(designs()))
-def test_intervals_cover_as_they_promise(name, request):
-    if name == "chinchilla, 240 runs":
-        reason = "resampling runs is a little conservative for absolute deviations: 85 +- 2 % at nominal 80 %"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
+def test_intervals_cover_as_they_promise(name):
     frame = coverage(designs()[name], tables=500, bootstrap=400, seed=1)
     assert frame["80"].between(75, 85).all(), frame
     assert frame["95"].between(92, 98).all(), frame

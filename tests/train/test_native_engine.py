@@ -95,12 +95,18 @@ def test_gradients_of_large_dimensions(model):
 def test_only_weighted_positions_count():
     config = run_config()
     tokens = windows(config)
-    weights = np.random.default_rng(1).random((4, 24)).astype(np.float32) / 96
+    weights = np.random.default_rng(1).random((4, 24)).astype(np.float32)
     weights[:, :12] = 0
     loss, gradients = NativeEngine(config).gradients(tokens, weights=weights)
-    expected_loss, expected, _ = autograd(config, tokens, weights)
+    expected_loss, expected, _ = autograd(config, tokens, weights / weights.sum(dtype=np.float64))
     assert loss == pytest.approx(expected_loss, rel=1e-6)
     assert relative_error(gradients, expected) < 1e-5
+
+
+def test_weights_that_are_all_zero_are_refused():
+    config = run_config()
+    with pytest.raises(AllometryError, match="all its weights are zero"):
+        NativeEngine(config).step(windows(config), lr=1e-3, step=1, weights=np.zeros((4, 24), np.float32))
 
 
 def test_norms_of_single_sequences():

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 
-FAMILIES = ("transformer",)
+FAMILIES = ("transformer", "universal")
 INSTEAD = "use engine fast or reference"
 
 LONGEST = 1024
@@ -130,6 +130,17 @@ def _no_library(environment: tuple[str | None, ...]) -> str | None:
     return None
 
 
+def _total(weights: Floats) -> float:
+    """The sum of the weights, in float64; AllometryError if no position counts."""
+    total = float(weights.sum(dtype=np.float64))
+    if total == 0:
+        raise AllometryError(
+            "no position of the batch counts in the loss: all its weights are zero",
+            hint="give at least one predicted token a weight",
+        )
+    return total
+
+
 class NativeEngine(Engine):
     """fp32 on the CPU, every option of the transformer: biases, dropout, any width and vocabulary."""
 
@@ -141,7 +152,7 @@ class NativeEngine(Engine):
         model = config.model
         kind = getattr(model, "family", "?")
         if kind not in FAMILIES:
-            return f"the native engine trains {' and '.join(FAMILIES)} models, not {kind}: {INSTEAD}"
+            return f"the native engine trains {', '.join(FAMILIES)} models, not {kind}: {INSTEAD}"
         if model.n_ctx > LONGEST:
             return f"the native engine holds contexts to {LONGEST}, not {model.n_ctx}: {INSTEAD}"
         return _no_library(_environment())
@@ -182,7 +193,8 @@ class NativeEngine(Engine):
             seed=self._config.train.seed,
         )
         starts = dict(zip(self._shapes, self._bounds.tolist(), strict=False))
-        names = [*_TOP, *(f"blocks.{i}.{name}" for i in range(model.n_layer) for name in _LAYER)]
+        blocks = model.n_layer // getattr(model, "reuse", 1)  # distinct ones, applied in turn
+        names = [*_TOP, *(f"blocks.{i % blocks}.{name}" for i in range(model.n_layer) for name in _LAYER)]
         offsets = np.array([starts.get(name, -1) for name in names], np.int64)
         shrinks = np.array([decays(name, s) for name, s in self._shapes.items()], np.uint8)
         buffers = (self._params, self._first, self._second, self._gradients)
@@ -226,6 +238,7 @@ class NativeEngine(Engine):
         if weights is not None:
             weights = np.ascontiguousarray(weights, np.float32)
             assert weights.shape == (tokens.shape[0], tokens.shape[1] - 1)
+            weights = (weights / _total(weights)).astype(np.float32)
         pointers = [None if a is None else a.ctypes.data for a in (weights, losses)]
         return _Batch(tokens.ctypes.data, len(tokens), tokens.shape[1] - 1, *pointers), (
             tokens,
@@ -233,12 +246,12 @@ class NativeEngine(Engine):
             losses,
         )
 
-    def step(self, batch: Tokens, *, lr: float, step: int) -> StepResult:
+    def step(self, batch: Tokens, *, lr: float, step: int, weights: Floats | None = None) -> StepResult:
         """See `Engine.step`."""
         train = self._config.train
         clip = math.inf if train.clip is None else train.clip
         adam = _Adam(lr, train.beta1, train.beta2, ADAM_EPS, train.weight_decay, clip, CLIP_EPS, step)
-        structure, _alive = self._batch(batch)
+        structure, _alive = self._batch(batch, weights=weights)
         norm = ctypes.c_double()
         loss = self._lib.allometry_step(
             self._model, ctypes.byref(structure), ctypes.byref(adam), ctypes.byref(norm)
@@ -255,19 +268,13 @@ class NativeEngine(Engine):
     def gradients(
         self, windows: Tokens, *, step: int = 1, weights: Floats | None = None
     ) -> tuple[float, dict[str, Floats]]:
-        """The loss of a batch and its gradient by parameter, without an update.
-
-        `weights`, (sequences, n_ctx), says how much each position counts; by default all count alike and the
-        weights sum to 1.
-        """
+        """The loss of a batch and its gradient by parameter, without an update; `weights` as in `step`."""
         structure, _alive = self._batch(windows, weights=weights)
         loss = self._lib.allometry_gradients(self._model, ctypes.byref(structure), step)
         return loss, {name: view.copy() for name, view in self._views(self._gradients).items()}
 
     def sequence_norms(self, windows: Tokens, *, step: int = 1) -> NDArray[np.float64]:
-        """The norm of the gradient of each sequence's own mean loss, (sequences,): small-batch norms for the
-        gradient noise scale (McCandlish et al. 2018, appendix A). Parameters stay as they are.
-        """
+        """See `Engine.sequence_norms`."""
         norms = np.empty(len(windows), np.float64)
         structure, _alive = self._batch(windows)
         self._lib.allometry_sequence_norms(self._model, ctypes.byref(structure), step, norms.ctypes.data)

@@ -167,12 +167,19 @@ inline void allocate(const Model& m, Workspace& w, bool owns_gradients) {
   w.gradients = owns_gradients ? w.arena.take(m.size) : m.gradients;
 }
 
+// The first layer that has layer l's parameters: l itself unless a Universal Transformer applies them again.
+inline int first_use(const Model& m, int l) {
+  int first = 0;
+  while (m.layer_offsets[first].qkv != m.layer_offsets[l].qkv) first++;
+  return first;
+}
+
 inline void allocate_packed(Model& m) {
   const int d = m.shape.width, f = m.shape.hidden;
   m.head.allocate(m.arena, m.shape.vocab, d);
   for (int l = 0; l < m.shape.layers; l++) {
-    if (l > 0 && m.layer_offsets[l].qkv == m.layer_offsets[0].qkv) {
-      m.packed.push_back(m.packed[0]);
+    if (const int first = first_use(m, l); first < l) {
+      m.packed.push_back(PackedLayer(m.packed[first]));
       continue;
     }
     PackedLayer layer;
@@ -189,8 +196,8 @@ inline void pack_weights(Model& m) {
   const int d = m.shape.width, f = m.shape.hidden;
   m.head.fill(m.params + m.offsets.embed, m.shape.vocab, d);
   for (int l = 0; l < m.shape.layers; l++) {
+    if (first_use(m, l) < l) continue;
     const LayerOffsets& at = m.layer_offsets[l];
-    if (l > 0 && at.qkv == m.layer_offsets[0].qkv) continue;
     m.packed[l].qkv.fill(m.params + at.qkv, 3 * d, d);
     m.packed[l].project.fill(m.params + at.project, d, d);
     m.packed[l].expand.fill(m.params + at.expand, f, d);

@@ -75,7 +75,12 @@ class Constant:
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """The answer of a study. Everything in it that came from outside is escaped when it is rendered."""
+    """The answer of a study. Everything in it that came from outside is escaped when it is rendered.
+
+    Read as an entry of a log: `date` (of the last run that it reads), the question, what was `expected` before
+    looking, what was seen (`answer` and sections), and what to ask `next`. `chapters` are the studies of a
+    collection, in order; a collection's own sections and constants come before them.
+    """
 
     study: str
     question: str
@@ -87,3 +92,7 @@ class Analysis:
     excluded: pd.DataFrame | None = None
     runs: pd.DataFrame | None = None
     environment: dict[str, Any] = field(default_factory=dict)
+    date: str = ""
+    expected: str = ""
+    next: str = ""
+    chapters: tuple[Analysis, ...] = ()

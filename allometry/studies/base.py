@@ -8,7 +8,7 @@ prediction, and writes the report.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from allometry.discovery import import_modules
@@ -28,7 +28,8 @@ class Evidence:
 
     `runs` and `curves` have the columns of `Store.frame()` and `Store.curves()`; `prediction` is what was
     registered before the held-back runs were trained (see `studies.registration`), or None; `planned` names
-    every run that the study asked for.
+    every run that the study asked for, and `parts` the same by study where a collection asked (see
+    `studies.collection`). `positions` has the columns of `Store.positions()`.
     """
 
     runs: pd.DataFrame
@@ -38,32 +39,65 @@ class Evidence:
     command: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
     ledger: pd.DataFrame | None = None
+    positions: pd.DataFrame | None = None
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def of(self, name: str) -> Evidence:
+        """The evidence of one study of a collection: its runs, their curves, and its own prediction."""
+        ids = self.parts[name]
+        known = set(ids)
+
+        def kept(frame: pd.DataFrame | None) -> Any:
+            return None if frame is None else frame[frame["run"].isin(known)].reset_index(drop=True)
+
+        registered = self.prediction
+        if registered is not None:
+            rows = [row for row in registered["predictions"] if row["run"] in known]
+            registered = {**registered, "predictions": rows} if rows else None
+        return replace(
+            self, runs=kept(self.runs), curves=kept(self.curves), positions=kept(self.positions),
+            planned=ids, prediction=registered, parts={name: ids},
+        )  # fmt: skip
 
 
 class Study(ABC):
-    """A question with a docstring that says why it is asked and how it is answered."""
+    """A question with a docstring that says why it is asked and how it is answered.
+
+    `expected` says in a sentence or two what one expects to see, before it is seen. `designs` names the sets
+    of runs that the study reads (`studies.designs`), each with its share of the study's compute.
+    """
 
     name: ClassVar[str]
     question: ClassVar[str]
+    expected: ClassVar[str] = ""
+    designs: ClassVar[dict[str, float]] = {}
 
-    @abstractmethod
     def sweep(self, compute: float, data: DataConfig) -> Sweep:
         """The runs that spend about `compute` training FLOPs (everything counted: blocks, attention and head)
-        on `data`.
+        on `data`: those of its designs, each at its share.
 
         Larger compute must never ask for less. Raises AllometryError if `compute` is too little to ask the
         question.
         """
+        from allometry.studies.designs.base import design
+        from allometry.sweeps.sweep import Sweep
+
+        runs = [run for name, share in self.designs.items() for run in design(name)(share * compute, data)]
+        return Sweep(self.name, self.question, tuple({run.id: run for run in runs}.values()))
+
+    def parts(self, compute: float, data: DataConfig) -> dict[str, Sweep]:
+        """The runs by study: of this one, or of each member of a collection."""
+        return {self.name: self.sweep(compute, data)}
 
     def held_back(self, run: RunConfig, sweep: Sweep) -> bool:
         """Whether this run's loss is to be predicted, in writing, before it is trained. Default: none is."""
         return False
 
-    @abstractmethod
     def predict(self, runs: pd.DataFrame, held_back: pd.DataFrame) -> pd.DataFrame:
         """Losses of the held-back runs, predicted from the finished ones: `held_back` with columns loss, low,
-        high, level, method.
+        high, level, method. Only asked of studies that hold runs back.
         """
+        raise NotImplementedError(f"{self.name} holds runs back and does not predict them")
 
     @abstractmethod
     def analyse(self, evidence: Evidence) -> Analysis:

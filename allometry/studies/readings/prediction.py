@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from allometry.report.content import Figure, Section, Table
-from allometry.studies.readings import LEVEL, Reading, percent
+from allometry.studies.readings.base import LEVEL, Reading, percent
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,7 @@ from allometry.errors import AllometryError
 from allometry.laws.envelope import fit_envelope
 from allometry.laws.isoflop import isoflop
 from allometry.report.content import Section, Table
-from allometry.studies.readings import (
+from allometry.studies.readings.base import (
     CHINCHILLA,
     EPOCH,
     KAPLAN,

@@ -1,0 +1,1 @@
+"""Designs: sets of runs that several studies read, each trained once."""

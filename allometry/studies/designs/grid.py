@@ -1,0 +1,105 @@
+"""The grid of sizes and horizons that most laws are read from."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from allometry.studies.designs.base import register, too_little
+from allometry.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from allometry.models.base import ModelConfig
+    from allometry.train.config import DataConfig, RunConfig
+
+SIZES = 8
+"""Model sizes along the ladder."""
+
+SPAN = 110
+"""N of the largest model over N of the smallest: two orders of magnitude, and a little for rounding to real
+shapes."""
+
+PER_OCTAVE = 3
+"""Horizons D in a doubling of D; with a shared trunk a further horizon costs a fifth of its D."""
+
+COMMON = 4
+"""Horizons that every size is trained to: one doubling. Still shorter ones would end in the plateau before a
+model uses its context, where losses say when it leaves and not how large it is."""
+
+LONGER = 0.35
+"""Smaller models are trained longer, to (N_max / N)^LONGER times the horizon of the largest: slices of equal
+compute through the grid then cross several sizes, and a small model's tokens are cheap."""
+
+SEEDS = 4
+"""Seeds at one size, so that the noise of a run is measured and not assumed."""
+
+REFERENCE = 5.3e13
+"""FLOPs at which the largest model has N_AT_REFERENCE parameters."""
+
+N_AT_REFERENCE = 7e5
+
+FEWEST_UPDATES = 200
+"""Updates of the shortest run: with fewer, warm-up and decay are all there is."""
+
+
+FEWEST_SIZES = 5
+"""Sizes without which no law is asked for: two are predicted, and three parameters fitted to the others."""
+
+
+@register
+def grid(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
+    """Sizes in equal steps of log N, each trained to several horizons from one constant-rate trunk, with
+    several seeds at one size: L(N), L(D), L(N, D), L(C) and N_opt(C) are all read from it.
+    """
+    from allometry.studies.recipe import BATCH_TOKENS, small_run, vocabulary
+
+    models = _ladder(compute, vocabulary(data))
+    if len(models) < FEWEST_SIZES:
+        raise too_little(compute, "grid of sizes and horizons")
+    levels = [_levels(model, models[-1]) for model in models]
+    repeated = models[2]
+    shortest = _shortest(compute, models, levels, repeated)
+    if shortest < FEWEST_UPDATES * BATCH_TOKENS:
+        raise too_little(compute, "grid of sizes and horizons")
+
+    def run(model: ModelConfig, level: int, seed: int = 0) -> RunConfig:
+        steps = round(shortest * 2 ** (level / PER_OCTAVE) / BATCH_TOKENS)
+        return small_run(model, tokens=steps * BATCH_TOKENS, data=data, seed=seed)
+
+    runs = [run(model, level) for model, count in zip(models, levels, strict=True) for level in range(count)]
+    runs += [run(repeated, level, seed) for seed in range(1, SEEDS) for level in range(COMMON)]
+    return tuple(runs)
+
+
+def largest_sizes(run: RunConfig, runs: tuple[RunConfig, ...]) -> bool:
+    """Whether a run is of one of the two largest sizes, which studies of the grid predict before training."""
+    sizes = sorted({other.model.counts().N for other in runs})
+    return sizes[-2] <= run.model.counts().N
+
+
+def _ladder(compute: float, n_vocab: int) -> list[ModelConfig]:
+    """Sizes in equal steps of log N; the largest grows with the square root of the compute, as the horizon
+    does."""
+    from allometry.studies.recipe import small_model
+
+    largest = N_AT_REFERENCE * (compute / REFERENCE) ** 0.5
+    targets = [largest / SPAN ** (1 - i / (SIZES - 1)) for i in range(SIZES)]
+    return list(dict.fromkeys(small_model(max(1, round(n)), n_vocab=n_vocab) for n in targets))
+
+
+def _shortest(compute: float, models: list[ModelConfig], levels: list[int], repeated: ModelConfig) -> float:
+    """The shortest horizon (tokens) with which trunks and decays of the whole grid cost `compute`."""
+    cost = sum(_relative_cost(model, count) for model, count in zip(models, levels, strict=True))
+    return compute / (cost + (SEEDS - 1) * _relative_cost(repeated, COMMON))
+
+
+def _levels(model: ModelConfig, largest: ModelConfig) -> int:
+    """How many horizons a size is trained to."""
+    return COMMON + round(PER_OCTAVE * LONGER * math.log2(largest.counts().N / model.counts().N))
+
+
+def _relative_cost(model: ModelConfig, levels: int) -> float:
+    """FLOPs of one size's trunk and decays, over the shortest horizon in tokens."""
+    decay = TrainConfig.model_fields["decay"].default
+    horizons = [2 ** (level / PER_OCTAVE) for level in range(levels)]
+    return model.counts().flops_per_token("attention") * (horizons[-1] + decay * sum(horizons[:-1]))

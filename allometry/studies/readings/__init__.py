@@ -1,0 +1,1 @@
+"""Readings: what finished runs say about one law, as a section of a report."""

@@ -1,0 +1,86 @@
+"""The reading of the quickstart study: every basic law on one grid, and the answer in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from allometry.report.content import Analysis
+from allometry.studies.readings.base import Reading, attempt, percent
+from allometry.studies.readings.frontier import frontier
+from allometry.studies.readings.laws import by_data, by_size, joint
+from allometry.studies.readings.prediction import prediction, verdict
+from allometry.studies.readings.runs import scope, seed_noise, usable_runs
+from allometry.studies.registration import score
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from allometry.studies.base import Evidence, Study
+
+
+def analyse(study: Study, evidence: Evidence) -> Analysis:
+    """The report's content from the finished runs; what cannot be answered says why."""
+    usable, excluded = usable_runs(evidence)
+    noise, noise_table = seed_noise(usable)
+    readings = {
+        "size": attempt("L(N): loss against size", lambda: by_size(usable)),
+        "data": attempt("L(D): loss against tokens", lambda: by_data(usable)),
+        "joint": attempt("L(N, D): both at once", lambda: joint(usable, noise)),
+        "frontier": attempt(
+            "L(C) and N_opt(C): what compute buys", lambda: frontier(usable, evidence.curves)
+        ),
+        "noise": noise_table,
+    }
+    registered = evidence.prediction
+    if registered is not None:
+        made = registered
+        readings["prediction"] = attempt(
+            "The prediction, and what came", lambda: prediction(evidence.runs, made, evidence.ledger)
+        )
+    order = ("frontier", "size", "data", "joint", "prediction", "noise")
+    kept = [readings[name] for name in order if name in readings]
+    return Analysis(
+        study=study.name,
+        question=study.question,
+        answer=answer(evidence, usable, readings, noise),
+        command=evidence.command,
+        sections=tuple(reading.section for reading in kept),
+        constants=tuple(row for reading in kept for row in reading.constants),
+        warnings=(*scope(usable, evidence), *(w for reading in kept for w in reading.warnings)),
+        excluded=excluded,
+        runs=evidence.runs,
+        environment=evidence.environment,
+    )
+
+
+def answer(evidence: Evidence, runs: pd.DataFrame, readings: dict[str, Reading], noise: float | None) -> str:
+    """The whole report in a few sentences."""
+    sizes, span = runs["N"].nunique(), runs["N"].max() / runs["N"].min()
+    parts = [f"{len(runs)} runs of {sizes} sizes, a factor of {span:.0f} apart in N."]
+    line = readings["size"].fits.get("L(N)")
+    bent = readings["size"].fits.get("L(N) with a floor")
+    if line is not None and bent is not None:
+        low, high = line.interval("alpha_N")
+        parts.append(
+            f"At one horizon the loss falls as N^-{line.parameters['alpha_N']:.3f} (95 % interval "
+            f"{low:.3f} to {high:.3f}; "
+            f"Kaplan et al.: 0.076), to within {percent(line.rms)}, or {percent(bent.rms)} with a floor."
+        )
+    joint_fits = readings["joint"].fits
+    if joint_fits:
+        noisy = f" ({percent(noise)} between seeds)" if noise else ""
+        within = " and ".join(f"{label} to within {percent(fit.rms)}" for label, fit in joint_fits.items())
+        parts.append(f"One law of N and D describes all runs: {within}{noisy}.")
+    slices = readings["frontier"].fits.get("N_opt(C)")
+    if slices is not None:
+        low, high = slices.a.interval()
+        parts.append(
+            f"The best size at a given compute grows as C^{slices.a.value:.2f} ({low:.2f} to {high:.2f})."
+        )
+    if evidence.prediction is not None:
+        scored = score(evidence.prediction, evidence.runs)
+        parts.append(
+            "The two largest models were predicted before they were trained. "
+            + verdict(scored[scored["scored"]])
+        )
+    return " ".join(parts)

@@ -4,7 +4,8 @@ A run directory holds (losses in nats per token):
 
     config.json   {"format": 1, "id": …, "config": RunConfig as JSON, "counts": Counts as JSON}
     env.json      what `allometry.env.snapshot` says
-    curve.jsonl   one object a line: step, tokens, lr, train_loss, grad_norm, loss (test), loss_<corpus>, …
+    curve.jsonl   one object a line: step, tokens, lr, train_loss, grad_norm, loss (test), loss_<corpus>, …,
+                  and by_position, a list of losses by position in the context (see `runs.positions`)
     result.json   written last: {"format": 1, "status": "done" | "diverged", "step", "tokens", "loss",
                   "train_loss", "bits_per_byte", "unique", "seconds", "engine", "loss_<corpus>", …}
     error.txt     why it failed; the next attempt removes it
@@ -39,6 +40,9 @@ COLUMNS = (
 
 CURVE_COLUMNS = ("run", "step", "tokens", "C", "lr", "train_loss", "grad_norm", "loss")
 """Columns of the long table of curves; further distributions add `loss_<corpus>`."""
+
+BY_POSITION = "by_position"
+"""Key of a curve's row that holds a list, and so is no column of that table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +210,7 @@ def check_format(stored: Mapping[str, Any], path: Path) -> None:
 def read_curve(record: RunRecord) -> Curve:
     """The curve of a run; a step recorded twice (before and after a resume) counts once, the last time."""
     rows, notes = read_lines(record.path / "curve.jsonl")
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame([{key: row[key] for key in row if key != BY_POSITION} for row in rows])
     for column in CURVE_COLUMNS[1:]:
         if column not in frame:
             frame[column] = math.nan

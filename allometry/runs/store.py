@@ -17,6 +17,7 @@ from allometry.errors import AllometryError, unknown
 from allometry.runs.files import read_json, write_json, writing
 from allometry.runs.index import read_index, run_directories
 from allometry.runs.lock import exclusive
+from allometry.runs.positions import read_all_positions
 from allometry.runs.query import select
 from allometry.runs.record import (
     COLUMNS,
@@ -109,6 +110,14 @@ class Store:
                 dict.fromkeys([*CURVE_COLUMNS, *(name for frame in frames for name in frame.columns)])
             )
         )
+
+    def positions(self, runs: Iterable[str] | None = None) -> pd.DataFrame:
+        """Test loss by position in the context of the named runs (default: all): `run`, `step`, `position`,
+        `loss`.
+
+        Positions count from 1; where several share a number, the geometric middle stands for them.
+        """
+        return read_all_positions(self.records() if runs is None else [self.get(run) for run in runs])
 
     def get(self, name: str) -> RunRecord:
         """The run of that id, or the only run whose id starts or ends with `name`; AllometryError

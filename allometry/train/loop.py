@@ -21,6 +21,8 @@ import numpy as np
 from allometry import env
 from allometry.errors import AllometryError
 from allometry.runs.files import read_json, write_json, write_text, writing
+from allometry.runs.positions import by_position
+from allometry.runs.record import BY_POSITION
 from allometry.train import checkpoint
 from allometry.train.checkpoint import Position
 from allometry.train.config import FORMAT, RunConfig
@@ -167,7 +169,10 @@ class _Run:
         row: dict[str, Any] = {"step": at.step, "tokens": tokens, "lr": lr}
         row |= {"train_loss": train_loss, "grad_norm": grad_norm}
         for name, test in self.inputs.tests.items():
-            row[name] = float(self.engine.losses(test).mean(dtype=np.float64))
+            losses = self.engine.losses(test)
+            row[name] = float(losses.mean(dtype=np.float64))
+            if name == "loss":
+                row[BY_POSITION] = by_position(losses)
         if not all(math.isfinite(row[name]) for name in self.inputs.tests):
             return "diverged", f"the test loss is no longer finite at step {at.step}"
         at.curve.append(row)
@@ -175,8 +180,8 @@ class _Run:
             file.write(_line(row))
         assert at.first_loss is not None
         if row["train_loss"] > at.first_loss + DIVERGED_NATS:
-            losses = f"{row['train_loss']:.3g} at step {at.step} is far above its start, {at.first_loss:.3g}"
-            return "diverged", f"the training loss {losses}"
+            rise = f"{row['train_loss']:.3g} at step {at.step} is far above its start, {at.first_loss:.3g}"
+            return "diverged", f"the training loss {rise}"
         return self._stop_early(row)
 
     def _stop_early(self, row: dict[str, Any]) -> tuple[str, str | None] | None:

@@ -51,6 +51,8 @@ def test_a_run_leaves_what_the_store_reads(make_run: Make, tmp_path: Path, corpu
     rows = [json.loads(line) for line in (tmp_path / "run/curve.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [4, 6, 8, 11, 16, 23, 32, 45, 60]
     assert rows[-1]["loss"] == result["loss"]
+    assert len(rows[-1]["by_position"]) == config.model.n_ctx
+    assert sum(rows[-1]["by_position"]) / config.model.n_ctx == pytest.approx(result["loss"], rel=1e-4)
     assert heard[-1].step == 60
     stored = json.loads((tmp_path / "run/config.json").read_text())
     assert stored["id"] == config.id

@@ -1,0 +1,180 @@
+"""The LSTM (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000) that Kaplan et al. 2020
+compare the transformer with in section 3.2.1.
+
+The paper gives the data, the context and the number of layers (1, 2 and 4), and nothing else. What it leaves
+open is chosen so that an LSTM and a transformer of the same N differ in how positions meet and in little
+else: the hidden width is d_model, so the head is tied to the embedding as the transformer's is, and the state
+starts at zero in each window, so that a position in the context means the same in both.
+
+In shapes: B sequences of T <= n_ctx tokens, d = d_model, V = n_vocab. `docs/lstm.md` reads along.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from allometry.errors import AllometryError
+from allometry.models.base import ModelConfig, register
+from allometry.models.counts import Counts
+
+Positive = Annotated[int, Field(ge=1)]
+
+USUAL_DEPTH = 2
+"""Layers along the dial: the middle one of the paper's three series (figure 7)."""
+
+FORGET_BIAS = 1.0
+"""Where the forget gates' biases start, so that cells remember until told otherwise (Gers et al. 2000;
+Jozefowicz et al. 2015 find it the one initialisation that matters)."""
+
+
+@register
+class LSTMConfig(ModelConfig):
+    """The shape of an LSTM: `n_layer` layers, each `d_model` wide, as are the embeddings.
+
+    `dropout` falls on what goes up, from the embedding into the first layer and between layers and into the
+    head, never on what goes on in time (Zaremba et al. 2014).
+    """
+
+    family: Literal["lstm"] = "lstm"
+    n_layer: Positive
+    d_model: Positive
+    n_ctx: Positive = 256
+    n_vocab: Positive = 256
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @property
+    def shape(self) -> str:
+        """Depth x width, such as "2x64"."""
+        return f"{self.n_layer}x{self.d_model}"
+
+    def counts(self) -> Counts:
+        """N = 8 n_layer d^2: four gates, each with a matrix for the input and one for the state.
+
+        No context term: a token costs the same wherever it stands.
+        """
+        d = self.d_model
+        blocks = 8 * self.n_layer * d * d
+        return Counts(
+            embedding=self.n_vocab * d,
+            position=0,
+            blocks=blocks,
+            other=4 * self.n_layer * d,
+            head=0,
+            flops_blocks=2 * blocks,
+            flops_attention=0,
+            flops_head=2 * d * self.n_vocab,
+        )
+
+    def build(self, seed: int = 0) -> LSTM:
+        """The module with freshly initialised weights, a pure function of (shape, seed)."""
+        with torch.device("meta"):  # no memory and no random numbers yet: both come below
+            model = LSTM(self)
+        model.to_empty(device="cpu")
+        model.initialise(torch.Generator().manual_seed(seed))
+        return model
+
+    @classmethod
+    def of_size(cls, n: int, **fixed: Any) -> Self:
+        """The dial: the width with N nearest to `n`, at two layers unless depth or width is fixed.
+
+        Widths are multiples of 4 (of 8 from 64 on, of 16 from 256 on), so N is within 15 % of `n` from 3e3
+        on and 10 % from 1e5. Raises AllometryError for n < 1 and for impossible fields.
+        """
+        if n < 1:
+            raise AllometryError(f"no LSTM has {n} parameters", hint="ask for at least 1e3")
+        depth, width = fixed.get("n_layer"), fixed.get("d_model")
+        if width is not None:
+            shape = {"n_layer": depth or max(1, round(n / (8 * width**2)))}
+        else:
+            depth = depth or USUAL_DEPTH
+            shape = {"n_layer": depth, "d_model": _width_near(n / (8 * depth))}
+        return cls.model_validate({**shape, **fixed})
+
+
+def _width_near(square: float) -> int:
+    """The usable width whose square is nearest to `square`, in proportion."""
+    width = math.sqrt(square)
+    grain = 4 if width < 64 else 8 if width < 256 else 16
+    below = max(grain, int(width / grain) * grain)
+    return min(below, below + grain, key=lambda d: abs(math.log(d / width)))
+
+
+class LSTM(nn.Module):
+    """Token ids to logits: embed, read the sequence once a layer, compare with every embedding."""
+
+    def __init__(self, config: LSTMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.n_vocab, config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(Layer(config.d_model) for _ in range(config.n_layer))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (B, T, V) of the token after each position; position t sees tokens 0 … t only."""
+        return F.linear(self.features(tokens), self.head())
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """What the head reads: the hidden state of the last layer, (B, T, d)."""
+        x = self.dropout(self.embed(tokens.T))  # (T, B, d): time first, as the recurrence goes
+        for layer in self.layers:
+            x = self.dropout(layer(x))
+        return x.transpose(0, 1)
+
+    def head(self) -> Tensor:
+        """The output matrix, (V, d): the token embedding again, so the head has no weights of its own."""
+        return self.embed.weight
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the weights: normal numbers of std 1 / sqrt(d); biases 0, those of the forget gates 1."""
+        d = self.config.d_model
+        for parameter in self.parameters():
+            if parameter.ndim == 1:
+                parameter.zero_()[d : 2 * d] = FORGET_BIAS
+            else:
+                parameter.normal_(0.0, d**-0.5, generator=generator)
+
+
+class Layer(nn.Module):
+    """One layer of cells. At each position, with x its input and h the layer's output one position before:
+
+        i, f, g, o = input x + recurrent h + bias       four vectors of d numbers
+        c = sigmoid(f) c + sigmoid(i) tanh(g)           keep some, write some
+        h = sigmoid(o) tanh(c)                          show some
+
+    One bias: PyTorch's modules have two, whose sum is all that matters.
+    """
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(d, 4 * d, bias=False)
+        self.recurrent = nn.Linear(d, 4 * d, bias=False)
+        self.bias = nn.Parameter(torch.empty(4 * d))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, B, d) to (T, B, d), starting from h = c = 0, by PyTorch's fused kernels.
+
+        In the precision of the weights even under autocast: that fewer bits do the recurrence no harm is not
+        shown.
+        """
+        start = x.new_zeros(1, x.shape[1], x.shape[2], dtype=self.bias.dtype)
+        weights = [self.input.weight, self.recurrent.weight, self.bias, torch.zeros_like(self.bias)]
+        with torch.autocast(x.device.type, enabled=False):
+            y, _, _ = torch.lstm(
+                x.to(self.bias.dtype),
+                (start, start),
+                weights,
+                has_biases=True,
+                num_layers=1,
+                dropout=0.0,
+                train=torch.is_grad_enabled(),
+                bidirectional=False,
+                batch_first=False,
+            )
+        return y

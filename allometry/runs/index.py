@@ -16,9 +16,12 @@ from typing import Any
 
 from allometry.errors import AllometryError
 from allometry.runs.files import write_text
-from allometry.runs.record import FORMAT, read_run
+from allometry.runs.record import COLUMNS, FORMAT, read_run
 
 _NAME = ".index.json"
+_MADE = [FORMAT, *COLUMNS]
+"""What an index must have been made for: one of a release with other columns is made again."""
+
 _WATCHED = ("config.json", "result.json", "error.txt", "curve.jsonl")
 
 
@@ -83,9 +86,10 @@ def _load(store: Path) -> dict[str, dict[str, Any]]:
         stored = json.loads((store / _NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return stored["runs"] if isinstance(stored, dict) and stored.get("format") == FORMAT else {}
+    known = isinstance(stored, dict) and stored.get("made") == _MADE
+    return stored["runs"] if known else {}
 
 
 def _save(store: Path, entries: dict[str, dict[str, Any]]) -> None:
     with contextlib.suppress(AllometryError):  # a store that cannot be written can still be read
-        write_text(store / _NAME, json.dumps({"format": FORMAT, "runs": entries}))
+        write_text(store / _NAME, json.dumps({"made": _MADE, "runs": entries}))

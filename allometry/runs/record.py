@@ -35,8 +35,13 @@ COLUMNS = (
     *("run", "status", "family", "shape", "n_layer", "d_model", "N", "N_head", "N_total", "D", "unique"),
     *("C", "C_head", "C_attention", "B", "S", "lr", "schedule", "seed", "corpus", "tokenizer", "loss"),
     *("train_loss", "bits_per_byte", "seconds", "engine"),
+    *("n_head", "d_ff", "n_ctx", "reuse", "dropout", "limit", "early_stop"),
+    *("warmup", "decay", "final_lr", "weight_decay"),
 )
 """Columns of the run table; further distributions add `loss_<corpus>`."""
+
+_MODEL_SETTINGS = ("n_head", "d_ff", "n_ctx", "reuse", "dropout")
+_TRAIN_SETTINGS = ("early_stop", "warmup", "decay", "final_lr", "weight_decay")
 
 CURVE_COLUMNS = ("run", "step", "tokens", "C", "lr", "train_loss", "grad_norm", "loss")
 """Columns of the long table of curves; further distributions add `loss_<corpus>`."""
@@ -122,6 +127,9 @@ class RunRecord:
                 for key in ("loss", "train_loss", "bits_per_byte", "seconds")
             },
             "engine": self.result.get("engine") or self.config.get("engine"),
+            "limit": data.get("limit"),
+            **{key: model.get(key) for key in _MODEL_SETTINGS},
+            **{key: train.get(key) for key in _TRAIN_SETTINGS},
         }
         further = {key: value for key, value in self.result.items() if key.startswith("loss_")}
         return {key: row[key] for key in COLUMNS} | further

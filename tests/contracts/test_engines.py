@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from allometry.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
 from allometry.train.config import RunConfig, TrainConfig
 from allometry.train.engines.base import ADAM_EPS, CLIP_EPS, Engine, decays
@@ -32,14 +33,22 @@ def batch(config: RunConfig, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, config.model.n_vocab // 2, shape)
 
 
-def autograd(config: RunConfig, tokens: np.ndarray) -> tuple[float, dict[str, np.ndarray], np.ndarray]:
-    """Mean loss, gradients and losses of each token, in float64."""
+def autograd(
+    config: RunConfig, tokens: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[float, dict[str, np.ndarray], np.ndarray]:
+    """(Weighted) mean loss, its gradients and the losses of each token, in float64."""
     model = config.model.build(config.train.seed).double()
     ids = torch.from_numpy(tokens)
     losses = F.cross_entropy(model(ids[:, :-1]).transpose(1, 2), ids[:, 1:], reduction="none")
-    losses.mean().backward()
+    w = torch.ones_like(losses) if weights is None else torch.from_numpy(weights.astype(np.float64))
+    loss = (w * losses).sum() / w.sum()
+    loss.backward()
     gradients = {name: p.grad.numpy() for name, p in model.named_parameters()}
-    return float(losses.mean().detach()), gradients, losses.detach().numpy()
+    return float(loss.detach()), gradients, losses.detach().numpy()
+
+
+def norm(gradients: dict[str, np.ndarray]) -> float:
+    return math.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in gradients.values()))
 
 
 @pytest.fixture(autouse=True)
@@ -64,12 +73,68 @@ def test_gradients_equal_float64_autograd(engine: type[Engine], shape: dict[str,
     trained = engine(config)
     result, state = trained.step(tokens, lr=0.0, step=1), trained.state()
     assert result.loss == pytest.approx(loss, rel=1e-6)
-    assert result.grad_norm == pytest.approx(
-        math.sqrt(sum((g**2).sum() for g in gradients.values())), rel=1e-5
-    )
+    assert result.grad_norm == pytest.approx(norm(gradients), rel=1e-5)
     for name, expected in gradients.items():
         found = state[f"adam_m/{name}"] / (1 - config.train.beta1)
         assert np.linalg.norm(found - expected) < 1e-5 * max(np.linalg.norm(expected), 1e-3), name
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_only_weighted_positions_count(engine: type[Engine], shape: dict[str, object]) -> None:
+    """sum(w l) / sum(w), whatever the scale of w, in the gradient and in the update alike."""
+    config = run(shape, clip=None)
+    tokens = batch(config)
+    weights = np.random.default_rng(1).random((4, config.model.n_ctx)).astype(np.float32)
+    weights[:, : config.model.n_ctx // 2] = 0
+    loss, expected, _ = autograd(config, tokens, weights)
+    trained = engine(config)
+    found_loss, found = trained.gradients(tokens, weights=weights)
+    assert found_loss == pytest.approx(loss, rel=1e-6)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        error = np.linalg.norm(found[name] - expected[name])
+        assert error < 1e-5 * max(np.linalg.norm(expected[name]), 1e-3), name
+    result = trained.step(tokens, lr=0.0, step=1, weights=3 * weights)
+    assert result.loss == pytest.approx(loss, rel=1e-6)
+    assert result.grad_norm == pytest.approx(norm(expected), rel=1e-5)
+
+
+def test_equal_weights_are_the_mean(engine: type[Engine]) -> None:
+    config = run()
+    weights = np.full((4, config.model.n_ctx), 0.5, np.float32)
+    weighted = engine(config).step(batch(config), lr=0.01, step=1, weights=weights)
+    plain = engine(config).step(batch(config), lr=0.01, step=1)
+    assert weighted == pytest.approx(plain, rel=1e-5)
+
+
+def test_weights_that_are_all_zero_are_refused(engine: type[Engine]) -> None:
+    config = run()
+    with pytest.raises(AllometryError, match="all its weights are zero"):
+        engine(config).step(batch(config), lr=0.01, step=1, weights=np.zeros((4, 24), np.float32))
+
+
+@pytest.mark.parametrize("shape", SHAPES[:2])
+def test_norms_of_sequences_and_of_their_batch(engine: type[Engine], shape: dict[str, object]) -> None:
+    config = run(shape)
+    tokens = batch(config)
+    trained = engine(config)
+    expected = [norm(autograd(config, window[None])[1]) for window in tokens]
+    assert trained.sequence_norms(tokens) == pytest.approx(expected, rel=1e-5)
+    assert trained.gradient_norm(tokens) == pytest.approx(norm(autograd(config, tokens)[1]), rel=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_looking_at_gradients_does_not_change_training(engine: type[Engine], dropout: float) -> None:
+    config = run({**SHAPES[0], "dropout": dropout})
+    watched, alone = engine(config), engine(config)
+    for step in range(1, 4):
+        watched.gradients(batch(config, seed=9), step=step)
+        watched.sequence_norms(batch(config, seed=8), step=step)
+        watched.gradient_norm(batch(config, seed=7), step=step)
+        a = watched.step(batch(config, seed=step), lr=0.01, step=step)
+        assert alone.step(batch(config, seed=step), lr=0.01, step=step) == a
+    one, two = watched.state(), alone.state()
+    assert all(np.array_equal(one[key], two[key]) for key in one)
 
 
 @pytest.mark.parametrize("clip", [None, 0.1])
@@ -79,7 +144,7 @@ def test_an_update_is_adamw_as_written(engine: type[Engine], clip: float | None)
     trained = engine(config)
     trained.step(batch(config), lr=0.01, step=1)
     before = trained.state()
-    norm = trained.step(batch(config, seed=1), lr=0.02, step=2).grad_norm
+    length = trained.step(batch(config, seed=1), lr=0.02, step=2).grad_norm
     after, train = trained.state(), config.train
     for key in [key.removeprefix("params/") for key in before if key.startswith("params/")]:
         m, v, p = (before[f"{kind}/{key}"].astype(np.float64) for kind in ("adam_m", "adam_v", "params"))
@@ -90,15 +155,15 @@ def test_an_update_is_adamw_as_written(engine: type[Engine], clip: float | None)
         p *= 1 - 0.02 * train.weight_decay * decays(key, p.shape)
         p -= 0.02 * (m / (1 - train.beta1**2)) / (np.sqrt(v / (1 - train.beta2**2)) + ADAM_EPS)
         assert np.allclose(after[f"params/{key}"], p, rtol=1e-4, atol=1e-6), key
-    assert clip is None or norm > clip
+    assert clip is None or length > clip
 
 
 def test_clipping_shrinks_the_gradient_to_the_threshold(engine: type[Engine]) -> None:
     free, clipped = engine(run(clip=None)), engine(run(clip=0.05))
-    norm = free.step(batch(run()), lr=0.0, step=1).grad_norm
-    assert clipped.step(batch(run()), lr=0.0, step=1).grad_norm == pytest.approx(norm, rel=1e-6)
+    length = free.step(batch(run()), lr=0.0, step=1).grad_norm
+    assert clipped.step(batch(run()), lr=0.0, step=1).grad_norm == pytest.approx(length, rel=1e-6)
     a, b = free.state()["adam_m/embed.weight"], clipped.state()["adam_m/embed.weight"]
-    assert np.allclose(a * (0.05 / (norm + CLIP_EPS)), b, rtol=1e-4, atol=1e-9)
+    assert np.allclose(a * (0.05 / (length + CLIP_EPS)), b, rtol=1e-4, atol=1e-9)
 
 
 def test_losses_of_each_token(engine: type[Engine]) -> None:

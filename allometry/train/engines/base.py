@@ -6,6 +6,7 @@ the optimiser's moments and the step's arithmetic; it knows nothing of files, sc
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -13,11 +14,14 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from allometry.errors import AllometryError
+
 if TYPE_CHECKING:
     from allometry.train.config import RunConfig
 
 Tokens = NDArray[np.integer]
-State = dict[str, NDArray[np.float32]]
+Floats = NDArray[np.float32]
+State = dict[str, Floats]
 
 
 ADAM_EPS = 1e-8
@@ -34,6 +38,20 @@ def decays(name: str, shape: Sequence[int]) -> bool:
     only place where it is written; every engine asks here.
     """
     return len(shape) >= 2
+
+
+def normalised(weights: Floats) -> Floats:
+    """Weights of predicted tokens, (sequences, n_ctx), divided by their sum.
+
+    AllometryError if none counts: a mean over no tokens has no gradient.
+    """
+    total = float(weights.sum(dtype=np.float64))
+    if total == 0:
+        raise AllometryError(
+            "no position of the batch counts in the loss: all its weights are zero",
+            hint="give at least one predicted token a weight",
+        )
+    return (weights / total).astype(np.float32)
 
 
 class StepResult(NamedTuple):
@@ -66,11 +84,12 @@ class Engine(ABC):
         """Initial parameters come from `config.model.build(config.train.seed)`, the same in every engine."""
 
     @abstractmethod
-    def step(self, batch: Tokens, *, lr: float, step: int) -> StepResult:
+    def step(self, batch: Tokens, *, lr: float, step: int, weights: Floats | None = None) -> StepResult:
         """One AdamW update on token ids of shape (sequences, n_ctx + 1); the last column is only a target.
 
-        With g the gradient of the mean loss over all predicted tokens and |g| its norm over all parameters,
-        which is reported as it was before clipping:
+        The loss is the mean over all predicted tokens or, with `weights` w of shape (sequences, n_ctx),
+        sum(w l) / sum(w); AllometryError if all w are zero. With g its gradient and |g| the norm of that over
+        all parameters, which is reported as it was before clipping:
 
             g <- g clip / (|g| + CLIP_EPS)            if |g| > clip
             m <- beta1 m + (1 - beta1) g
@@ -80,6 +99,25 @@ class Engine(ABC):
 
         `step` counts from 1; the bias correction and the dropout masks are functions of it (and of the seed).
         """
+
+    @abstractmethod
+    def gradients(
+        self, windows: Tokens, *, step: int = 1, weights: Floats | None = None
+    ) -> tuple[float, dict[str, Floats]]:
+        """The loss that `step` would report for these arguments, and its gradient by parameter (copies, not
+        clipped). Parameters and moments stay as they are.
+        """
+
+    def gradient_norm(self, windows: Tokens, *, step: int = 1) -> float:
+        """The norm over all parameters of the gradient of the mean loss on `windows`."""
+        _, gradients = self.gradients(windows, step=step)
+        return math.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in gradients.values()))
+
+    def sequence_norms(self, windows: Tokens, *, step: int = 1) -> NDArray[np.float64]:
+        """The norm of the gradient of each sequence's own mean loss, (sequences,): what the gradient noise
+        scale is made of (McCandlish et al. 2018, appendix A.1).
+        """
+        return np.array([self.gradient_norm(window[None], step=step) for window in windows])
 
     @abstractmethod
     def losses(self, windows: Tokens) -> NDArray[np.float32]:

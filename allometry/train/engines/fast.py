@@ -18,7 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from allometry.train.engines.base import ADAM_EPS, CLIP_EPS, Engine, State, StepResult, Tokens, decays
+from allometry.train.engines.base import (
+    ADAM_EPS,
+    CLIP_EPS,
+    Engine,
+    Floats,
+    State,
+    StepResult,
+    Tokens,
+    decays,
+    normalised,
+)
 from allometry.train.engines.reference import as_tensor, dropout_masks
 
 if TYPE_CHECKING:
@@ -68,30 +78,55 @@ class FastEngine(Engine):
             home.copy_(parameter.detach())
             parameter.data, parameter.grad = home, self._view(self.gradient, name)
 
-    def step(self, batch: Tokens, *, lr: float, step: int) -> StepResult:
+    def step(self, batch: Tokens, *, lr: float, step: int, weights: Floats | None = None) -> StepResult:
         """One update: see `Engine.step` for the equations."""
-        self.gradient.zero_()
-        self.model.train()
-        with dropout_masks(self.config.seed, step, self.device):
-            loss = self._loss(as_tensor(batch, self.device))
-        loss.backward()  # accumulates into `self.gradient`
+        loss = self._backward(batch, step, weights)
         norm = float(torch.linalg.vector_norm(self.gradient))
         if self.config.clip is not None and norm > self.config.clip:
             self.gradient.mul_(self.config.clip / (norm + CLIP_EPS))
         self._update(lr, step)
-        return StepResult(float(loss.detach()), norm)
+        return StepResult(float(loss), norm)
 
-    def _loss(self, tokens: Tensor) -> Tensor:
-        """Mean loss in nats. A family that has `features` and `head` never holds all its logits at once."""
+    def gradients(
+        self, windows: Tokens, *, step: int = 1, weights: Floats | None = None
+    ) -> tuple[float, dict[str, Floats]]:
+        """See `Engine.gradients`."""
+        loss = float(self._backward(windows, step, weights))
+        return loss, {name: self._view(self.gradient, name).cpu().numpy().copy() for name in self.places}
+
+    def gradient_norm(self, windows: Tokens, *, step: int = 1) -> float:
+        """See `Engine.gradient_norm`; without copies."""
+        self._backward(windows, step, None)
+        return float(torch.linalg.vector_norm(self.gradient))
+
+    def _backward(self, batch: Tokens, step: int, weights: Floats | None) -> Tensor:
+        """The loss on a batch, whose gradient is left in `self.gradient`."""
+        share = None
+        if weights is not None:
+            share = torch.from_numpy(normalised(weights)).to(self.device).flatten()
+        self.gradient.zero_()
+        self.model.train()
+        with dropout_masks(self.config.seed, step, self.device):
+            loss = self._loss(as_tensor(batch, self.device), share)
+        loss.backward()  # accumulates into `self.gradient`
+        return loss.detach()
+
+    def _loss(self, tokens: Tensor, share: Tensor | None) -> Tensor:
+        """Mean loss in nats, or that weighted by `share` (which sums to 1).
+
+        A family that has `features` and `head` never holds all its logits at once.
+        """
         inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
         model: Any = self.model
         if not hasattr(model, "features"):
             with self._autocast():
-                logits = model(inputs)
-            return F.cross_entropy(logits.flatten(0, 1).float(), targets)
+                logits = model(inputs).flatten(0, 1)
+            if share is None:
+                return F.cross_entropy(logits.float(), targets)
+            return (F.cross_entropy(logits.float(), targets, reduction="none") * share).sum()
         with self._autocast():
             x = model.features(inputs).flatten(0, 1)
-        loss: Tensor = LinearCrossEntropy.apply(x.to(self.precision), model.head(), targets)
+        loss: Tensor = LinearCrossEntropy.apply(x.to(self.precision), model.head(), targets, share)
         return loss
 
     @torch.no_grad()
@@ -178,12 +213,14 @@ def _places(shapes: dict[str, tuple[int, ...]]) -> tuple[dict[str, tuple[int, tu
 class LinearCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of softmax(x W^T), a chunk of tokens at a time, gradients included.
 
+    With `share`, (n,), the sum of each token's cross-entropy times its share.
+
     Forward computes the gradients too, while a chunk's logits are at hand, so that at most `CHUNK` logits
     exist at once. Only for a loss that is differentiated once, from an upstream gradient of one number.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, share: Tensor | None) -> Tensor:
         """x (n, d), weight (V, d), targets (n): the mean loss in nats."""
         w = weight.to(x.dtype)
         rows = max(1, CHUNK // len(w))
@@ -192,16 +229,23 @@ class LinearCrossEntropy(torch.autograd.Function):
         for first in range(0, len(x), rows):
             part, wanted = x[first : first + rows], targets[first : first + rows, None]
             logp = torch.log_softmax((part @ w.T).float(), dim=1)
-            total -= logp.gather(1, wanted).sum()
-            dlogits = logp.exp_().scatter_add_(1, wanted, logp.new_full(wanted.shape, -1.0)).div_(len(x))
+            picked = logp.gather(1, wanted)
+            dlogits = logp.exp_().scatter_add_(1, wanted, logp.new_full(wanted.shape, -1.0))
+            if share is None:
+                total -= picked.sum()
+                dlogits.div_(len(x))
+            else:
+                mine = share[first : first + rows, None]
+                total -= (picked * mine).sum()
+                dlogits.mul_(mine)
             dlogits = dlogits.to(x.dtype)
             torch.mm(dlogits, w, out=dx[first : first + rows])
             dw += dlogits.T @ part
         ctx.save_for_backward(dx, dw)
-        return total / len(x)
+        return total / len(x) if share is None else total
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """Gradients for x and weight."""
         dx, dw = ctx.saved_tensors
-        return dx * upstream, dw * upstream, None
+        return dx * upstream, dw * upstream, None, None

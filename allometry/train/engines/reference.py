@@ -14,7 +14,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from allometry.train.engines.base import ADAM_EPS, CLIP_EPS, Engine, State, StepResult, Tokens, decays
+from allometry.train.engines.base import (
+    ADAM_EPS,
+    CLIP_EPS,
+    Engine,
+    Floats,
+    State,
+    StepResult,
+    Tokens,
+    decays,
+    normalised,
+)
 
 if TYPE_CHECKING:
     from allometry.train.config import RunConfig
@@ -54,9 +64,9 @@ class ReferenceEngine(Engine):
         self.m = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         self.v = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
 
-    def step(self, batch: Tokens, *, lr: float, step: int) -> StepResult:
+    def step(self, batch: Tokens, *, lr: float, step: int, weights: Floats | None = None) -> StepResult:
         """One update: see `Engine.step` for the equations."""
-        loss = self.gradients(batch, step)
+        loss = self._backward(batch, step, weights)
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])))
         if self.config.clip is not None and norm > self.config.clip:
@@ -66,19 +76,31 @@ class ReferenceEngine(Engine):
             self._adamw(name, lr, step)
         return StepResult(float(loss), norm)
 
-    def gradients(self, batch: Tokens, step: int) -> Tensor:
-        """The mean loss on a batch, whose gradients are left in the parameters' `.grad`."""
+    def _backward(self, batch: Tokens, step: int, weights: Floats | None) -> Tensor:
+        """The loss on a batch, whose gradients are left in the parameters' `.grad`."""
         tokens = as_tensor(batch, self.device)
         self.model.train()
         self.model.zero_grad(set_to_none=True)
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # dropout masks: a function of (seed, step), wherever a run resumed
-            torch.manual_seed(self.config.seed * 1_000_003 + step)
-            logits = self.model(tokens[:, :-1])
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+        with dropout_masks(self.config.seed, step, self.device):
+            logits = self.model(tokens[:, :-1]).flatten(0, 1).float()
+        targets = tokens[:, 1:].flatten()
+        if weights is None:
+            loss = F.cross_entropy(logits, targets)
+        else:
+            share = torch.from_numpy(normalised(weights)).to(self.device).flatten()
+            loss = (F.cross_entropy(logits, targets, reduction="none") * share).sum()
         loss.backward()
         return loss.detach()
+
+    def gradients(
+        self, windows: Tokens, *, step: int = 1, weights: Floats | None = None
+    ) -> tuple[float, dict[str, Floats]]:
+        """See `Engine.gradients`."""
+        loss = float(self._backward(windows, step, weights))
+        return loss, {
+            name: (torch.zeros_like(p) if p.grad is None else p.grad).cpu().numpy().copy()
+            for name, p in self.parameters.items()
+        }
 
     @torch.no_grad()
     def _adamw(self, name: str, lr: float, step: int) -> None:

@@ -35,6 +35,7 @@ _BY_LAW: dict[str, tuple[Published, ...]] = {
         _set("kaplan2020-table5", f"{_KAPLAN}, table 5", _ND, N_c=8.8e13, alpha_N=0.076),
         _set("shehper2024", _SHEHPER, _ND, N_c=3.8e13, alpha_N=0.082),
     ),
+    "kaplan-n-log": (_set("kaplan2020-figure23", f"{_KAPLAN}, figure 23", _ND, a=0.25, N_0=7.1e12),),
     "kaplan-d": (_set("kaplan2020-table5", f"{_KAPLAN}, table 5", _ND, D_c=5.4e13, alpha_D=0.095),),
     "kaplan-c": (
         _set(

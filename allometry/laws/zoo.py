@@ -118,6 +118,12 @@ _add("m4", "Sigmoid-like law (M4)", "(L - E)/(L_0 - L)**alpha - A/X**c", _X, flo
      source=f"{_REVISITING}, eq. 2, M4")
 _add("kaplan-n", "Kaplan L(N)", "(N_c/N)**alpha_N", _N_BODY, exponent("alpha_N"),
      amount("N_c", "N*N_c**(1/alpha_N)"), source=f"{_KAPLAN}, eq. 1.1")
+_add("kaplan-n-log", "Logarithm of N", "a*log(N_0/N)", _N_BODY,
+     positive("a", "loss that a factor of e in N takes away", 0.01, 0.3),
+     Parameter(name="N_0", meaning="size at which the loss would be zero", start=(0.7, 1.2), relative=True,
+               anchor="N*exp(N_0/a)"),
+     note="Falls below zero at N_0; Kaplan et al. compare it with the power law.",
+     source=f"{_KAPLAN}, figure 23")
 _add("kaplan-d", "Kaplan L(D)", "(D_c/D)**alpha_D", _DATA, exponent("alpha_D"),
      amount("D_c", "D*D_c**(1/alpha_D)"), source=f"{_KAPLAN}, eq. 1.2")
 _add("kaplan-c", "Kaplan L(C)", "(C_c/C)**alpha_C", _C, exponent("alpha_C"),

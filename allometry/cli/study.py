@@ -34,6 +34,7 @@ def command(name: str) -> click.Command:
 )
 @click.option("--tokenizer", default="bytes", show_default=True, help="bytes, bpe:V or gpt2.")
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes (default: the cores).")
+@click.option("--on", help="Where to train: local (default), ray, or ray://HOST:PORT.")
 @click.option("--dry-run", is_flag=True, help="Plan, print, and stop.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first run that fails.")
 @click.option("--quiet", is_flag=True, help="Print the plan and the answer only.")
@@ -45,6 +46,7 @@ def run(
     data: str,
     tokenizer: str,
     workers: int | None,
+    on: str | None,
     dry_run: bool,
     fail_fast: bool,
     quiet: bool,
@@ -64,6 +66,7 @@ def run(
         data=DataConfig(corpus=data, tokenizer=tokenizer),
         command=_command_line(),
         workers=workers,
+        on=on,
         fail_fast=fail_fast,
     )
     with Progress(quiet=quiet) as progress:

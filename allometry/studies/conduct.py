@@ -14,6 +14,8 @@ from allometry.errors import AllometryError, unknown
 from allometry.runs.store import Store
 from allometry.studies import plan as planning
 from allometry.studies.base import Evidence, Study, study
+from allometry.studies.collection import dated
+from allometry.studies.plan import held_back
 from allometry.studies.registration import ledger, register_prediction, registered
 from allometry.units import compact_duration, format_duration
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from allometry.studies.plan import StudyPlan
     from allometry.sweeps.cost import CostModel
     from allometry.sweeps.execute import Event
-    from allometry.sweeps.local import LocalPool
+    from allometry.sweeps.pool import Pool
     from allometry.sweeps.sweep import Sweep
     from allometry.train.config import DataConfig
 
@@ -41,6 +43,7 @@ class Request:
     """What the user asked for: a study, a budget in seconds, where the runs live, and on what data.
 
     `compute` (FLOPs) fixes the size of the study whatever the machine's speed; 0 asks for the smallest one.
+    `on` names the workers: None for this machine, "ray" or "ray://host:port" for a cluster.
     """
 
     study: str
@@ -50,6 +53,7 @@ class Request:
     command: str
     compute: float | None = None
     workers: int | None = None
+    on: str | None = None
     fail_fast: bool = False
 
     @property
@@ -86,12 +90,12 @@ def conduct(request: Request, display: Display, *, dry_run: bool = False) -> Pat
     Raises AllometryError where the user can mend something; an interruption leaves everything to be
     continued.
     """
-    from allometry.sweeps.local import LocalPool
+    from allometry.sweeps.pool import open_pool
 
     question = study(request.study)
     began = time.monotonic()
     store = Store(request.store, create=not dry_run) if not dry_run or request.store.exists() else None
-    with LocalPool(request.workers) as pool:  # the workers load torch while the data are prepared
+    with open_pool(request.on, request.workers) as pool:  # the workers load torch while the data are prepared
         _prepare_data(request, display)
         plan, cost = _plan(request, question, pool, store, display, began)
         display.plan(plan, store, cost)
@@ -125,7 +129,7 @@ def _prepare_data(request: Request, display: Display) -> None:
 
 
 def _plan(
-    request: Request, question: Study, pool: LocalPool, store: Store | None, display: Display, began: float
+    request: Request, question: Study, pool: Pool, store: Store | None, display: Display, began: float
 ) -> tuple[StudyPlan, CostModel]:
     """The plan that the store holds for this request, or a new one for what is left of the budget."""
     from allometry.sweeps.cost import calibrate
@@ -166,7 +170,7 @@ def _train(
     question: Study,
     plan: StudyPlan,
     cost: CostModel,
-    pool: LocalPool,
+    pool: Pool,
     store: Store,
     display: Display,
 ) -> dict[str, Any] | None:
@@ -203,11 +207,41 @@ def _register(
     held = set(plan.held_back)
     runs = _runs(store, [run for run in plan.sweep.ids if run not in held])
     finished = runs[runs["status"] == "done"]
-    wanted = plan.sweep.frame().set_index("run").loc[list(plan.held_back)].reset_index()
+    predicted, reasons = foretell(question, plan, finished)
+    for name, reason in reasons.items():
+        display.say(f"{name} could not predict its larger runs: {reason}")
     known = {run for run in held if store.status(run) in ("done", "diverged")}
-    content = register_prediction(folder, finished, question.predict(finished, wanted), known)
-    display.say(f"predicted {len(held)} larger runs before training them: {folder / 'prediction.json'}")
+    content = register_prediction(folder, finished, predicted, known)
+    display.say(f"predicted {len(predicted)} larger runs before training them: {folder / 'prediction.json'}")
     return content
+
+
+def foretell(question: Study, plan: StudyPlan, finished: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The held-back runs predicted, each by the first study that holds it back, from that study's own
+    finished runs; and the studies that could not, with the reason. Raises AllometryError if none could.
+    """
+    import pandas as pd
+
+    wanted = plan.sweep.frame().set_index("run", drop=False)
+    tables: list[pd.DataFrame] = []
+    failures: dict[str, AllometryError] = {}
+    taken: set[str] = set()
+    for name, ids in plan.parts.items():
+        member = question.member(name)
+        own = [run for run in held_back(member, plan.part(name)) if run not in taken]
+        if not own:
+            continue
+        mine = finished[finished["run"].isin(ids)].reset_index(drop=True)
+        try:
+            table = member.predict(mine, wanted.loc[own].reset_index(drop=True))
+        except AllometryError as error:
+            failures[name] = error
+            continue
+        tables.append(table.assign(study=name))
+        taken |= set(own)
+    if not tables:
+        raise next(iter(failures.values()))
+    return pd.concat(tables, ignore_index=True), {name: error.message for name, error in failures.items()}
 
 
 def _runs(store: Store, ids: list[str]) -> pd.DataFrame:
@@ -225,6 +259,7 @@ def read(
         raise AllometryError(
             f"the study {key!r} has no finished run in {store.path}", hint=f"train it first: {command}"
         )
+    present = [run for run in ids if run in set(runs["run"])]
     environment = {
         **snapshot(),
         "budget": format_duration(plan.budget),
@@ -232,14 +267,16 @@ def read(
     }
     evidence = Evidence(
         runs=runs,
-        curves=store.curves([run for run in ids if run in set(runs["run"])]),
+        curves=store.curves(present),
+        positions=store.positions(present),
+        parts=plan.parts,
         planned=tuple(ids),
         prediction=prediction or registered(_folder(store, key)),
         command=command,
         environment=environment,
         ledger=ledger(store.path / STUDIES, store.frame()),
     )
-    return question.analyse(evidence)
+    return dated(question.analyse(evidence), runs)
 
 
 def report(store_path: Path, name: str | None, output: Path | None) -> tuple[Analysis, Path]:

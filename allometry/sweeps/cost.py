@@ -26,7 +26,7 @@ from allometry.train.schedules import evaluation_steps
 from allometry.version import __version__
 
 if TYPE_CHECKING:
-    from allometry.sweeps.local import LocalPool
+    from allometry.sweeps.pool import Pool
 
 MAX_SHAPES = 10
 """Shapes that are timed at most; the others are interpolated between them."""
@@ -205,7 +205,7 @@ def shape_key(config: RunConfig) -> str:
 def calibrate(
     runs: Iterable[RunConfig],
     *,
-    pool: LocalPool | None = None,
+    pool: Pool | None = None,
     workers: int | None = None,
     refresh: bool = False,
     on_shape: Callable[[int, int], None] | None = None,
@@ -246,7 +246,7 @@ def _spread(runs: Iterable[RunConfig]) -> list[RunConfig]:
     return [ordered[round(k * (len(ordered) - 1) / (MAX_SHAPES - 1))] for k in range(MAX_SHAPES)]
 
 
-def _time(run: RunConfig, pool: LocalPool | None) -> Timing:
+def _time(run: RunConfig, pool: Pool | None) -> Timing:
     """The mean over workers that all measure the same shape at the same time."""
     assert pool is not None
     measured = pool.measure(run)

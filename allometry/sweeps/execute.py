@@ -13,7 +13,7 @@ from allometry.errors import AllometryError
 from allometry.runs.lock import exclusive
 from allometry.runs.store import Store
 from allometry.sweeps.cost import CostModel
-from allometry.sweeps.local import LocalPool
+from allometry.sweeps.pool import Pool, open_pool
 from allometry.sweeps.schedule import Job, jobs, makespan, urgency
 from allometry.sweeps.survey import (
     Survey,
@@ -92,7 +92,7 @@ def execute(
     store: Store,
     *,
     workers: int | None = None,
-    pool: LocalPool | None = None,
+    pool: Pool | None = None,
     cost: CostModel | None = None,
     on_event: OnEvent | None = None,
     fail_fast: bool = False,
@@ -117,7 +117,7 @@ def execute(
             state.announce()
             return state.summary()
         own = pool is None
-        pool = pool or LocalPool(workers)
+        pool = pool or open_pool(None, workers)
         try:
             state.workers, state.checkpoint_every = pool.workers, checkpoint_every
             state.run(pool, fail_fast=fail_fast)
@@ -151,7 +151,7 @@ class _Execution:
         self._add(self.before.jobs())
         self.planned = sum(self.cost.seconds(job.config, job.start) for job in self.ready + self.waiting)
 
-    def run(self, pool: LocalPool, *, fail_fast: bool) -> None:
+    def run(self, pool: Pool, *, fail_fast: bool) -> None:
         """Feed the pool until nothing is left."""
         self.announce()
         while self.ready or self.waiting or self.running:
@@ -181,7 +181,7 @@ class _Execution:
     def _config(self, run: str) -> RunConfig:
         return next(config for config in self.sweep if config.id == run)
 
-    def _dispatch(self, pool: LocalPool) -> None:
+    def _dispatch(self, pool: Pool) -> None:
         idle = [worker for worker in range(pool.workers) if worker not in self.running]
         if not idle or not self.ready:
             return

@@ -16,9 +16,8 @@ from typing import Any, Self
 
 from allometry.env import cores, thread_variables
 from allometry.errors import AllometryError
+from allometry.sweeps.pool import Report
 from allometry.train.config import RunConfig
-
-Report = dict[str, Any]
 
 
 class _Process:
@@ -77,6 +76,8 @@ class LocalPool:
     them ends). Starting takes no time: the workers load torch while the caller goes on.
     """
 
+    shared = False
+
     def __init__(self, workers: int | None = None, *, device: str = "cpu") -> None:
         """`workers` defaults to the cores this process may use; on an accelerator to one."""
         self.device = device
@@ -92,6 +93,11 @@ class LocalPool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def speeds(self) -> list[float]:
+        """All alike."""
+        return [1.0] * self.workers
 
     @property
     def pids(self) -> tuple[int, ...]:

@@ -1,0 +1,71 @@
+"""What an executor needs of a pool of workers, wherever they are: this machine's cores or a Ray cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, Self
+
+from allometry.errors import AllometryError
+from allometry.train.config import RunConfig
+
+Report = dict[str, Any]
+"""What a worker says; `allometry.sweeps.service` lists the kinds."""
+
+
+class Pool(Protocol):
+    """Slots that each train one run at a time, numbered from 0 to `workers` - 1.
+
+    `device` is where they train. `shared` says that others may write to the same store at the same time, so
+    that every run must be claimed. `speeds` are relative to the slots that the cost model was calibrated on.
+    Use a pool as a context manager.
+    """
+
+    device: str
+    shared: bool
+
+    @property
+    def workers(self) -> int:
+        """How many slots there are now; on a cluster nodes come and go."""
+
+    @property
+    def speeds(self) -> list[float]:
+        """The speed of each slot; 1 is what the cost model predicts."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def send(self, worker: int, order: Mapping[str, Any]) -> None:
+        """Give an order to a slot (see `allometry.sweeps.service`)."""
+
+    def reports(self, timeout: float) -> Iterator[tuple[int, Report]]:
+        """What the workers have to say, waiting at most `timeout` seconds for the first to speak.
+
+        A worker that died reports {"is": "died", "signal": name or None}; its slot can be used again.
+        """
+
+    def measure(self, run: RunConfig) -> list[Report]:
+        """Time a configuration in all slots at once; one report a slot (see `allometry.sweeps.measure`)."""
+
+    def stop(self, grace: float = 2.0) -> None:
+        """Ask all workers to write their checkpoints and end; after `grace` seconds they are killed."""
+
+    def close(self) -> None:
+        """End the workers at once."""
+
+
+def open_pool(on: str | None = None, workers: int | None = None) -> Pool:
+    """The pool that a name stands for: None or "local", "ray" (a cluster of this machine, or the one that
+    RAY_ADDRESS names), or "ray://host:port".
+
+    Raises AllometryError for other names, and for a cluster that cannot be used.
+    """
+    if on is None or on == "local":
+        from allometry.sweeps.local import LocalPool
+
+        return LocalPool(workers)
+    if on == "ray" or on.startswith("ray://"):
+        from allometry.sweeps.ray import RayPool
+
+        return RayPool(on, workers=workers)
+    raise AllometryError(f"cannot run on {on!r}", hint="say --on local, --on ray or --on ray://HOST:10001")

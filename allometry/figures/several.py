@@ -82,12 +82,17 @@ def _kept(table: pd.DataFrame | None, positive: Sequence[str], x: str, y: str, w
 
 def _colour(channel: type, names: Sequence[str], shown: Sequence[str], field: str) -> Any:
     """Colour by name, in the order of all names, with a legend of those in `shown`."""
-    scale = alt.Scale(domain=list(names), range="category")
+    scale = alt.Scale(domain=_domain(names, field), range="category")
     return channel(f"{field}:N", scale=scale, legend=_key(shown, field))
 
 
+def _domain(names: Sequence[str], field: str) -> list[str]:
+    """All names; for points and a blank one, since legends of equal domains would be merged into one."""
+    return [*names, ""] if field == "measured" else list(names)
+
+
 def _key(shown: Sequence[str], field: str) -> alt.Legend | None:
-    """A legend of lines, or of points: they have fields of their own, or their symbols would be merged."""
+    """A legend of lines, or of points."""
     if not shown:
         return None
     symbol = {"symbolType": "stroke", "symbolSize": 420} if field == "series" else {"symbolSize": 110}
@@ -127,7 +132,8 @@ def _points(
         bars = layers.intervals(table, where[0], "low", "high", where[1])
         parts.append(bars.encode(stroke=_colour(alt.Stroke, names, [], "series")))
     marks = alt.Chart(table.assign(measured=table["series"]))
-    shapes = alt.Scale(domain=names, range=[_SHAPES[i % len(_SHAPES)] for i in range(len(names))])
+    domain = _domain(names, "measured")
+    shapes = alt.Scale(domain=domain, range=[_SHAPES[i % len(_SHAPES)] for i in range(len(domain))])
     drawn = marks.mark_point(style="measured", clip=True, filled=True, size=52).encode(
         x=where[0],
         y=where[1],

@@ -2,7 +2,8 @@
 
 Conditions are separated by spaces and must all hold. A column is compared with `=`, `!=`, `<`, `<=`, `>` or
 `>=`. Text may list alternatives (`corpus=sotu,stdlib`) and use `*` (`run=*-s0-*`); numbers may carry units
-(`N>10M`, `seconds<2m`). A missing value satisfies only `!=`.
+(`N>10M`, `seconds<2m`); times are UTC, as far as they are given (`finished>=2026-01-31`). A missing value
+satisfies only `!=`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 }
 _TEXT = ("run", "status", "family", "shape", "schedule", "corpus", "tokenizer", "engine", "study")
 _LISTS = ("study",)
+_TIMES = ("finished",)
 _EXAMPLE = "write conditions like: family=transformer N>1e5 status=done lr<=0.01 study=quickstart"
 
 
@@ -66,12 +68,22 @@ def select(frame: pd.DataFrame, text: str) -> pd.DataFrame:
 
 def _mask(frame: pd.DataFrame, condition: Condition) -> pd.Series:
     name = column(frame, condition.column)
+    if name in _TIMES:
+        return _time_mask(frame[name], condition)
     if name in _TEXT or not (pd.api.types.is_numeric_dtype(frame[name]) or frame[name].isna().all()):
         return _text_mask(frame[name], condition, listed=name in _LISTS)
     read = parse_duration if name == "seconds" else parse_number
     value = read(condition.value, f"filter {condition}")
     values = pd.to_numeric(frame[name])
     return pd.Series(_COMPARE[condition.relation](values, value), index=frame.index)
+
+
+def _time_mask(values: pd.Series, condition: Condition) -> pd.Series:
+    """Times in ISO 8601 sort as text does; what the condition leaves out (the hour, say) does not count."""
+    compare, length = _COMPARE[condition.relation], len(condition.value)
+    known = values.notna()
+    hit = values.where(known, "").map(lambda time: bool(compare(str(time)[:length], condition.value)))
+    return (hit.astype(bool) & known) | (~known & (condition.relation == "!="))
 
 
 def column(frame: pd.DataFrame, name: str) -> str:

@@ -7,7 +7,8 @@ A run directory holds (losses in nats per token):
     curve.jsonl   one object a line: step, tokens, lr, train_loss, grad_norm, loss (test), loss_<corpus>, …,
                   and by_position, a list of losses by position in the context (see `runs.positions`)
     result.json   written last: {"format": 1, "status": "done" | "diverged", "step", "tokens", "loss",
-                  "train_loss", "bits_per_byte", "unique", "seconds", "engine", "loss_<corpus>", …}
+                  "train_loss", "bits_per_byte", "unique", "seconds", "started", "finished", "engine",
+                  "loss_<corpus>", …}; the two times are UTC, "2026-01-31T23:59:59Z"
     error.txt     why it failed; the next attempt removes it
 """
 
@@ -37,8 +38,9 @@ COLUMNS = (
     *("train_loss", "bits_per_byte", "seconds", "engine"),
     *("n_head", "d_ff", "n_ctx", "reuse", "dropout", "limit", "early_stop"),
     *("warmup", "decay", "final_lr", "weight_decay"),
+    "finished",
 )
-"""Columns of the run table; further distributions add `loss_<corpus>`."""
+"""Columns of the run table; further distributions add `loss_<corpus>`. `finished` is UTC in ISO 8601."""
 
 _MODEL_SETTINGS = ("n_head", "d_ff", "n_ctx", "reuse", "dropout")
 _TRAIN_SETTINGS = ("early_stop", "warmup", "decay", "final_lr", "weight_decay")
@@ -130,6 +132,7 @@ class RunRecord:
             "limit": data.get("limit"),
             **{key: model.get(key) for key in _MODEL_SETTINGS},
             **{key: train.get(key) for key in _TRAIN_SETTINGS},
+            "finished": self.result.get("finished"),
         }
         further = {key: value for key, value in self.result.items() if key.startswith("loss_")}
         return {key: row[key] for key in COLUMNS} | further

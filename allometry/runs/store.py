@@ -85,6 +85,7 @@ class Store:
         table = pd.DataFrame(list(index.rows.values()))
         columns = [*COLUMNS, *sorted(set(table.columns) - set(COLUMNS))]
         table = table.reindex(columns=columns)
+        table["finished"] = table["finished"].astype(object).where(table["finished"].notna(), None)
         used = _used_by(self.studies().values())
         table["study"] = [", ".join(used.get(run, ())) for run in table["run"]]
         return select(table, where)

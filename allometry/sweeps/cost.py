@@ -156,7 +156,7 @@ class CostModel:
         timing = self.timings.get(shape_key(config)) or self._interpolate(config, flops)
         return _Rates(
             step=timing.step,
-            evaluation=tokens * timing.evaluation,
+            evaluation=tokens * timing.evaluation + 2 * config.train.noise_batches * timing.step,
             start=timing.start,
             memory=timing.memory,
             evaluations=tuple(evaluation_steps(config)),

@@ -43,7 +43,8 @@ class Position:
 
     `loss_sum`, `norm_sum` and `steps_since_row` average the training loss and the gradient norm since the
     last row of the `curve`; `best_loss`, `best_step` and `stale` are early stopping's; `seconds` and
-    `training_seconds` count from the run's beginning through all its resumptions.
+    `training_seconds` count from the run's beginning through all its resumptions; `started` is when that was
+    (for a run that branched off a trunk, when the trunk began), in UTC.
     """
 
     step: int = 0
@@ -58,6 +59,7 @@ class Position:
     seconds: float = 0.0
     training_seconds: float = 0.0
     engine: str | None = None
+    started: str | None = None
 
     def advance(self, loss: float, norm: float, seconds: float) -> None:
         """One more step, with its training loss, gradient norm and duration."""

@@ -14,6 +14,10 @@ from allometry.models.base import Frozen, ModelConfig, families, family
 FORMAT = 1
 """Version of the run format on disk; a store written by a newer one is refused, not guessed at."""
 
+ADDED = {"train": ("noise_batches",)}
+"""Settings that came after runs had been trained. At their default they do not count towards a run's
+identity, which they do not change: runs keep their ids."""
+
 Schedule = Literal["wsd", "cosine", "linear", "constant"]
 EngineName = Literal["auto", "reference", "fast", "native"]
 
@@ -40,6 +44,8 @@ class TrainConfig(Frozen):
     `schedule`: warm-up, then "wsd" (constant, with a last part `decay` of the horizon falling to `final_lr` x
     lr), "cosine" and "linear" (falling over the whole horizon to `final_lr` x lr) or "constant".
     `early_stop`: give up after that many evaluations without a better test loss, and report the best one.
+    `noise_batches`: measure the gradient noise scale over that many batches at each evaluation, which costs
+    as much as twice so many steps, or more (see `train.noise_scale`).
     """
 
     tokens: Annotated[int, Field(ge=1)]
@@ -56,6 +62,7 @@ class TrainConfig(Frozen):
     evals_per_octave: Annotated[int, Field(ge=1)] = 2
     early_stop: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
+    noise_batches: Annotated[int, Field(ge=0)] = 0
 
     @property
     def steps(self) -> int:
@@ -95,11 +102,32 @@ class RunConfig(Frozen):
             raise ValueError(f"batch_tokens {batch} is not a multiple of the context n_ctx {context}")
         return self
 
+    @model_validator(mode="after")
+    def _noise_needs_two_sequences(self) -> RunConfig:
+        if (
+            self.train.noise_batches
+            and self.train.noise_batches * self.train.batch_tokens < 2 * self.model.n_ctx
+        ):
+            raise ValueError(
+                f"noise_batches {self.train.noise_batches} holds one sequence; the noise scale compares two"
+            )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the run's numbers, as plain JSON: every setting but those of ADDED that have their
+        default.
+        """
+        plain = self.model_dump(mode="json")
+        records: dict[str, type[Frozen]] = {"train": TrainConfig, "data": DataConfig}
+        for part, names in ADDED.items():
+            for name in names:
+                if plain[part][name] == records[part].model_fields[name].default:
+                    del plain[part][name]
+        return plain
+
     def canonical(self) -> str:
-        """Canonical JSON: sorted keys, no spaces, with the format's version."""
-        return json.dumps(
-            {"format": FORMAT, **self.model_dump(mode="json")}, sort_keys=True, separators=(",", ":")
-        )
+        """Canonical JSON of the identity: sorted keys, no spaces, with the format's version."""
+        return json.dumps({"format": FORMAT, **self.identity()}, sort_keys=True, separators=(",", ":"))
 
     @cached_property
     def id(self) -> str:
@@ -118,6 +146,6 @@ class RunConfig(Frozen):
         """
         if self.train.schedule != "wsd" or self.train.early_stop is not None:
             return None
-        rest = self.model_dump(mode="json")
+        rest = self.identity()
         del rest["train"]["tokens"]
         return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]

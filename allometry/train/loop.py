@@ -23,7 +23,7 @@ from allometry.errors import AllometryError
 from allometry.runs.files import read_json, write_json, write_text, writing
 from allometry.runs.positions import by_position
 from allometry.runs.record import BY_POSITION
-from allometry.train import checkpoint
+from allometry.train import checkpoint, noise_scale
 from allometry.train.checkpoint import Position
 from allometry.train.config import FORMAT, RunConfig
 from allometry.train.engines.select import engine
@@ -105,6 +105,7 @@ class _Run:
             self.engine.load_state(found[0])
             self.log(f"continues after step {self.position.step}")
         self.position.engine = self.engine.name
+        self.position.started = self.position.started or _clock()
         self.resumed_seconds = self.position.seconds
         lines = "".join(_line(row) for row in self.position.curve)
         write_text(directory / "curve.jsonl", lines)  # rows after the checkpoint are made again
@@ -175,6 +176,7 @@ class _Run:
                 row[BY_POSITION] = by_position(losses)
         if not all(math.isfinite(row[name]) for name in self.inputs.tests):
             return "diverged", f"the test loss is no longer finite at step {at.step}"
+        row |= self._noise()
         at.curve.append(row)
         with writing(self.directory / "curve.jsonl"), (self.directory / "curve.jsonl").open("a") as file:
             file.write(_line(row))
@@ -183,6 +185,14 @@ class _Run:
             rise = f"{row['train_loss']:.3g} at step {at.step} is far above its start, {at.first_loss:.3g}"
             return "diverged", f"the training loss {rise}"
         return self._stop_early(row)
+
+    def _noise(self) -> dict[str, float | None]:
+        """The gradient noise at the parameters as they are now, if the run is to measure it."""
+        batches = self.config.train.noise_batches
+        if not batches:
+            return {}
+        noise = noise_scale.measure(self.engine, self.inputs.order, after=self.position.step, batches=batches)
+        return {f"noise_{k}": v if math.isfinite(v) else None for k, v in noise._asdict().items()}
 
     def _stop_early(self, row: dict[str, Any]) -> tuple[str, str | None] | None:
         at, patience = self.position, self.config.train.early_stop
@@ -235,6 +245,8 @@ class _Run:
             "threads": self.threads,
             "device": self.device,
             "seconds": at.seconds,
+            "started": at.started,
+            "finished": _clock(),
             "tokens_per_second": at.step * train.batch_tokens / max(at.training_seconds, 1e-9),
             "notes": [reason] if reason else [],
         }
@@ -259,9 +271,8 @@ class _Run:
 
     def log(self, text: str) -> None:
         """A line in log.txt, with the time."""
-        stamp = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime())
         with writing(self.directory / "log.txt"), (self.directory / "log.txt").open("a") as file:
-            file.write(f"{stamp} {text}\n")
+            file.write(f"{_clock()} {text}\n")
 
 
 def _identify(config: RunConfig, directory: Path) -> None:
@@ -296,6 +307,11 @@ def _read_whole(path: Path) -> dict[str, Any] | None:
         return read_json(path)
     except AllometryError:
         return None
+
+
+def _clock() -> str:
+    """The time, in UTC, as ISO 8601 has it: "2026-01-31T23:59:59Z"."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _line(row: dict[str, Any]) -> str:

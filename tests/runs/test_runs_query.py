@@ -14,6 +14,7 @@ TABLE = pd.DataFrame(
         "N": [1e4, 1e6, 2e7, math.nan],
         "lr": [0.01, 0.02, 0.003, 0.01],
         "seconds": [30.0, 90.0, 4000.0, math.nan],
+        "finished": ["2026-01-31T23:59:59Z", "2026-02-01T00:00:00Z", None, None],
         "study": ["quickstart", "quickstart, widths", "", "widths"],
     }
 )
@@ -36,6 +37,10 @@ TABLE = pd.DataFrame(
         ("study=widths", "bd"),
         ("study==quickstart corpus='stdlib'", "b"),
         ("run=z", ""),
+        ("finished>=2026-02", "b"),
+        ("finished<=2026-01-31", "a"),
+        ("finished=2026-02-01", "b"),
+        ("finished!=2026-02-01", "acd"),
     ],
 )
 def test_conditions_select_rows(text: str, runs: str):

@@ -28,6 +28,14 @@ def test_the_table_has_a_row_a_run(store: Store):
     assert [record.id for record in store.records("seed=1")] == ["transformer-2x16-sotu-512-s1-bbbbbbbb"]
 
 
+def test_runs_recorded_before_there_were_times_have_none(store: Store, write_run):
+    assert store.frame()["finished"].tolist() == [None, None, None]
+    write_run("new", finished="2026-01-31T23:59:59Z")
+    table = store.frame()
+    assert table["finished"].tolist() == ["2026-01-31T23:59:59Z", None, None, None]
+    assert store.frame("finished>=2026-01")["run"].tolist() == ["new"]
+
+
 def test_the_table_notices_every_change(store: Store, write_run):
     store.frame()
     result = store.directory("transformer-2x16-sotu-512-s0-aaaaaaaa") / "result.json"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from allometry.errors import AllometryError
+from allometry.runs.record import read_run
 from allometry.train import checkpoint
 from allometry.train.config import RunConfig
 from allometry.train.inputs import load_inputs
@@ -66,11 +68,20 @@ def test_a_finished_run_is_not_trained_again(make_run: Make, tmp_path: Path) -> 
     assert train(make_run(), tmp_path, on_progress=stop_at(0)) == result
 
 
+def test_times_are_utc_and_no_part_of_the_identity(make_run: Make, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        train(make_run(), tmp_path, on_progress=stop_at(7))
+    before = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    result = train(make_run(), tmp_path)
+    assert result["started"] <= before <= result["finished"]
+    assert read_run(tmp_path).row()["finished"] == result["finished"]
+
+
 @pytest.mark.parametrize("engine", ["reference", "fast"])
 def test_stopped_and_continued_is_bitwise_the_same(
     make_run: Make, run_files: Files, tmp_path: Path, engine: str
 ) -> None:
-    config = make_run(engine=engine)
+    config = make_run(engine=engine, noise_batches=1)
     train(config, tmp_path / "whole")
     for step in (7, 30):  # in the middle of the sums that a row averages
         with pytest.raises(Stop):

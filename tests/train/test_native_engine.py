@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from allometry.errors import AllometryError
-from allometry.models.transformer import TransformerConfig
+from allometry.models.base import family as family_called
 from allometry.train.config import RunConfig, TrainConfig
 from allometry.train.engines.native import NativeEngine
 from allometry.train.engines.reference import ReferenceEngine
@@ -25,8 +25,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def run_config(seed=0, clip=1.0, weight_decay=0.1, sequences=4, **model):
-    shape = TransformerConfig(**{"n_layer": 2, "d_model": 32, "n_ctx": 24, "n_vocab": 61, **model})
+FAMILIES = pytest.mark.parametrize("family", ["transformer", "universal", "lstm"])
+
+
+def run_config(seed=0, clip=1.0, weight_decay=0.1, sequences=4, family="transformer", **model):
+    shape = family_called(family)(**{"n_layer": 2, "d_model": 32, "n_ctx": 24, "n_vocab": 61, **model})
     tokens = sequences * shape.n_ctx
     train = TrainConfig(
         tokens=tokens, batch_tokens=tokens, lr=1e-3, seed=seed, clip=clip, weight_decay=weight_decay
@@ -56,7 +59,7 @@ def relative_error(found, expected):
 
 
 @st.composite
-def shapes(draw):
+def transformers(draw):
     heads = draw(st.integers(1, 3))
     return {
         "n_layer": draw(st.integers(1, 2)),
@@ -69,31 +72,68 @@ def shapes(draw):
     }
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(shape=shapes(), sequences=st.integers(1, 5), threads=st.integers(1, 2))
-def test_gradients_equal_float64_autograd(shape, sequences, threads):
-    config = run_config(**shape)
+@st.composite
+def universals(draw):
+    repeated = draw(
+        st.sampled_from(
+            [{"n_layer": 2}, {"n_layer": 4}, {"n_layer": 6, "reuse": 3}, {"n_layer": 3, "reuse": 1}]
+        )
+    )
+    return {**draw(transformers()), "family": "universal", **repeated, "timestep": draw(st.booleans())}
+
+
+@st.composite
+def lstms(draw):
+    return {
+        "family": "lstm",
+        "n_layer": draw(st.integers(1, 3)),
+        "d_model": draw(st.integers(1, 80)),
+        "n_ctx": draw(st.integers(1, 40)),
+        "n_vocab": draw(st.integers(2, 90)),
+    }
+
+
+def check_gradients(config, sequences, threads=1):
     tokens = windows(config, sequences)
     engine = NativeEngine(config, threads=threads)
     loss, gradients = engine.gradients(tokens)
     expected_loss, expected, losses = autograd(config, tokens)
     assert loss == pytest.approx(expected_loss, rel=1e-6)
+    assert gradients.keys() == expected.keys()
     assert relative_error(gradients, expected) < 1e-5
     np.testing.assert_allclose(engine.losses(tokens), losses, atol=1e-5)
 
 
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(shape=transformers() | universals(), sequences=st.integers(1, 5), threads=st.integers(1, 2))
+def test_gradients_equal_float64_autograd(shape, sequences, threads):
+    check_gradients(run_config(**shape), sequences, threads)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(shape=lstms(), sequences=st.integers(1, 30), threads=st.integers(1, 2))
+def test_gradients_of_lstms_equal_float64_autograd(shape, sequences, threads):
+    check_gradients(run_config(**shape), sequences, threads)
+
+
 @pytest.mark.parametrize(
-    "model", [{"n_ctx": 600, "n_layer": 1}, {"n_vocab": 3000}, {"d_model": 320, "n_layer": 1}], ids=str
+    "model",
+    [
+        {"n_ctx": 600, "n_layer": 1},
+        {"n_vocab": 3000},
+        {"d_model": 320, "n_layer": 1},
+        {"d_model": 320, "n_layer": 1, "family": "lstm"},
+        {"n_ctx": 300, "n_layer": 1, "family": "lstm"},
+    ],
+    ids=str,
 )
 def test_gradients_of_large_dimensions(model):
-    config = run_config(**model)
-    tokens = windows(config, 2)
-    _, gradients = NativeEngine(config).gradients(tokens)
-    assert relative_error(gradients, autograd(config, tokens)[1]) < 1e-5
+    check_gradients(run_config(**model), 2)
 
 
-def test_only_weighted_positions_count():
-    config = run_config()
+@FAMILIES
+def test_only_weighted_positions_count(family):
+    config = run_config(family=family)
     tokens = windows(config)
     weights = np.random.default_rng(1).random((4, 24)).astype(np.float32)
     weights[:, :12] = 0
@@ -109,8 +149,9 @@ def test_weights_that_are_all_zero_are_refused():
         NativeEngine(config).step(windows(config), lr=1e-3, step=1, weights=np.zeros((4, 24), np.float32))
 
 
-def test_norms_of_single_sequences():
-    config = run_config()
+@FAMILIES
+def test_norms_of_single_sequences(family):
+    config = run_config(family=family)
     tokens = windows(config)
     expected = []
     for sequence in tokens:
@@ -121,15 +162,17 @@ def test_norms_of_single_sequences():
         np.testing.assert_allclose(norms, expected, rtol=1e-5)
 
 
-def test_shorter_windows_are_evaluated():
-    config = run_config()
+@FAMILIES
+def test_shorter_windows_are_evaluated(family):
+    config = run_config(family=family)
     tokens = windows(config)[:, :11]
     np.testing.assert_allclose(NativeEngine(config).losses(tokens), autograd(config, tokens)[2], atol=1e-5)
 
 
+@FAMILIES
 @pytest.mark.parametrize("clip", [None, 0.5])
-def test_steps_equal_the_reference(clip):
-    config = run_config(clip=clip, seed=3)
+def test_steps_equal_the_reference(clip, family):
+    config = run_config(family=family, clip=clip, seed=3)
     native, reference = NativeEngine(config), ReferenceEngine(config)
     first, second = native.state(), reference.state()
     assert first.keys() == second.keys()
@@ -164,10 +207,11 @@ def test_loss_curves_agree_with_the_reference_over_seeds():
     assert abs(np.mean(differences)) < 3 * np.std(differences, ddof=1) / np.sqrt(5) + 1e-5
 
 
+@FAMILIES
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_same_bits_every_time_and_across_resume(dropout, threads):
-    config = run_config(dropout=dropout)
+def test_same_bits_every_time_and_across_resume(dropout, threads, family):
+    config = run_config(family=family, dropout=dropout)
     whole, begun = NativeEngine(config, threads=threads), NativeEngine(config, threads=threads)
     results = [whole.step(windows(config, seed=s), lr=1e-2, step=s) for s in range(1, 7)]
     again = [begun.step(windows(config, seed=s), lr=1e-2, step=s) for s in range(1, 4)]
@@ -179,9 +223,10 @@ def test_same_bits_every_time_and_across_resume(dropout, threads):
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
-def test_dropout_gradients_follow_the_loss():
+@FAMILIES
+def test_dropout_gradients_follow_the_loss(family):
     """The backward pass uses the forward pass's masks: the loss changes along the gradient as it says."""
-    config = run_config(dropout=0.3, bias=True, d_model=48, n_head=2)
+    config = run_config(family=family, dropout=0.3, d_model=48)
     tokens = windows(config, 8)
     engine = NativeEngine(config)
     state = engine.state()
@@ -195,8 +240,9 @@ def test_dropout_gradients_follow_the_loss():
     assert (losses[0] - losses[1]) / 2e-2 == pytest.approx(norm, rel=5e-3)
 
 
-def test_dropout_depends_on_step_and_seed_and_keeps_the_mean():
-    config = run_config(dropout=0.1)
+@FAMILIES
+def test_dropout_depends_on_step_and_seed_and_keeps_the_mean(family):
+    config = run_config(family=family, dropout=0.1)
     tokens = windows(config, 64)
     engine = NativeEngine(config)
     losses = {engine.gradients(tokens, step=step)[0] for step in range(1, 6)}
@@ -205,18 +251,25 @@ def test_dropout_depends_on_step_and_seed_and_keeps_the_mean():
     assert all(abs(loss - plain) < 0.2 for loss in losses)
 
 
-def test_one_thread_and_two_agree():
-    config = run_config(dropout=0.1)
+@FAMILIES
+def test_one_thread_and_two_agree(family):
+    config = run_config(family=family, dropout=0.1)
     tokens = windows(config, 7)
     one, two = (NativeEngine(config, threads=n).gradients(tokens)[1] for n in (1, 2))
     assert relative_error(one, two) < 1e-6
 
 
-def test_divergence_is_seen():
-    config = run_config()
+@FAMILIES
+def test_divergence_is_seen(family):
+    config = run_config(family=family)
     engine = NativeEngine(config)
     state = engine.state()
-    state["params/blocks.0.mlp.expand.weight"][3, 5] = np.nan
+    name = next(
+        name
+        for name in state
+        if name.startswith("params/") and name.endswith(("expand.weight", "input.weight"))
+    )
+    state[name][3, 5] = np.nan
     engine.load_state(state)
     result = engine.step(windows(config), lr=1e-3, step=1)
     assert np.isnan(result.loss)
@@ -233,6 +286,8 @@ def test_tokens_outside_the_vocabulary_are_refused():
 
 def test_what_it_lacks():
     assert NativeEngine.lacks(run_config()) is None
+    act = run_config(family="universal", act=True)
+    assert "without ACT" in str(NativeEngine.lacks(act))
     assert "contexts to 1024" in str(NativeEngine.lacks(run_config(n_ctx=2048)))
     with pytest.raises(AllometryError, match="not on 'cuda'"):
         NativeEngine(run_config(), device="cuda")
@@ -266,7 +321,10 @@ from test_native_engine import run_config, windows
 from allometry.train.engines.native import NativeEngine
 for model in ({}, {"d_model": 24, "n_head": 3, "d_ff": 37, "n_ctx": 19, "bias": True, "dropout": 0.1},
               {"n_ctx": 300, "n_vocab": 5, "n_layer": 1, "d_ff": 300},
-              {"d_model": 8, "n_vocab": 2, "n_ctx": 1}):
+              {"d_model": 8, "n_vocab": 2, "n_ctx": 1},
+              {"family": "universal", "n_layer": 4, "timestep": True, "dropout": 0.1},
+              {"family": "lstm", "dropout": 0.1}, {"family": "lstm", "d_model": 13, "n_ctx": 70},
+              {"family": "lstm", "n_vocab": 2, "n_ctx": 1}):
     config = run_config(**model)
     for threads in (1, 2):
         engine = NativeEngine(config, threads=threads)

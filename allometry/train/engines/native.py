@@ -1,4 +1,4 @@
-"""The native engine: a whole training step of the transformer in one call of compiled C++ (folder `csrc`).
+"""The native engine: a whole training step in one call of compiled C++ (folder `csrc`).
 
 A plain C interface called through ctypes, no PyTorch headers: it compiles in seconds. fp32 throughout.
 Python owns the flat buffers of parameters, moments and gradients; the compiled side owns packed weights and
@@ -9,140 +9,46 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 import weakref
-from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from allometry.errors import AllometryError
-from allometry.train.engines import build
-from allometry.train.engines.base import ADAM_EPS, CLIP_EPS, Engine, State, StepResult, Tokens, decays
+from allometry.train.engines.base import (
+    ADAM_EPS,
+    CLIP_EPS,
+    Engine,
+    Floats,
+    State,
+    StepResult,
+    Tokens,
+    decays,
+    normalised,
+)
+from allometry.train.engines.bindings import (
+    FAMILIES,
+    INSTEAD,
+    Adam,
+    Batch,
+    Shape,
+    environment,
+    library,
+    no_library,
+    parameter_names,
+    stack_of,
+)
 
 if TYPE_CHECKING:
     from allometry.train.config import RunConfig
 
-Floats = NDArray[np.float32]
-
-FAMILIES = ("transformer", "universal")
-INSTEAD = "use engine fast or reference"
-
 LONGEST = 1024
 """The longest context: probabilities of every layer are kept for the backward pass."""
 
-_TOP = ("embed.weight", "position.weight", "norm.weight", "norm.bias")
-_LAYER = (
-    "norm_1.weight",
-    "norm_1.bias",
-    "attention.qkv.weight",
-    "attention.qkv.bias",
-    "attention.project.weight",
-    "attention.project.bias",
-    "norm_2.weight",
-    "norm_2.bias",
-    "mlp.expand.weight",
-    "mlp.expand.bias",
-    "mlp.contract.weight",
-    "mlp.contract.bias",
-)
-
-
-class _Shape(ctypes.Structure):
-    """`Shape` of csrc/model.h."""
-
-    _fields_: ClassVar = [
-        *(
-            (name, ctypes.c_int32)
-            for name in ("layers", "width", "heads", "hidden", "vocab", "context", "threads")
-        ),
-        ("dropout", ctypes.c_float),
-        ("seed", ctypes.c_uint64),
-    ]
-
-
-class _Adam(ctypes.Structure):
-    """`Adam` of csrc/optimiser.h."""
-
-    _fields_: ClassVar = [
-        *(
-            (name, ctypes.c_float)
-            for name in ("lr", "beta1", "beta2", "epsilon", "decay", "clip", "clip_epsilon")
-        ),
-        ("step", ctypes.c_int64),
-    ]
-
-
-class _Batch(ctypes.Structure):
-    """`Batch` of csrc/step.cpp."""
-
-    _fields_: ClassVar = [
-        ("windows", ctypes.c_void_p),
-        ("sequences", ctypes.c_int64),
-        ("length", ctypes.c_int32),
-        ("weights", ctypes.c_void_p),
-        ("losses", ctypes.c_void_p),
-    ]
-
-
-def _environment() -> tuple[str | None, ...]:
-    """What decides which compiler and cache are used."""
-    return tuple(os.environ.get(name) for name in ("PATH", "CXX", "ALLOMETRY_CACHE"))
-
-
-@cache
-def _library(_environment: tuple[str | None, ...]) -> ctypes.CDLL:
-    """The compiled step, with the signatures of its functions."""
-    lib = ctypes.CDLL(str(build.library()))
-    pointer, batch = ctypes.c_void_p, ctypes.POINTER(_Batch)
-    lib.allometry_new.restype = pointer
-    lib.allometry_new.argtypes = [
-        ctypes.POINTER(_Shape),
-        pointer,
-        pointer,
-        pointer,
-        ctypes.c_int32,
-        *[pointer] * 4,
-    ]
-    lib.allometry_free.argtypes = [pointer]
-    lib.allometry_changed.argtypes = [pointer]
-    lib.allometry_gradients.restype = ctypes.c_double
-    lib.allometry_gradients.argtypes = [pointer, batch, ctypes.c_int64]
-    lib.allometry_step.restype = ctypes.c_double
-    lib.allometry_step.argtypes = [pointer, batch, ctypes.POINTER(_Adam), ctypes.POINTER(ctypes.c_double)]
-    lib.allometry_sequence_norms.argtypes = [pointer, batch, ctypes.c_int64, pointer]
-    lib.allometry_losses.argtypes = [pointer, batch]
-    return lib
-
-
-@cache
-def _no_library(environment: tuple[str | None, ...]) -> str | None:
-    """Why the step cannot be compiled or loaded, or None; asked once for an environment."""
-    if reason := build.missing_instructions():
-        return f"{reason}: {INSTEAD}"
-    try:
-        _library(environment)
-    except AllometryError as error:
-        return f"{error.message}: {error.hint}, or {INSTEAD}"
-    except OSError as error:
-        return f"the compiled native step cannot be loaded ({error}): empty the cache folder, or {INSTEAD}"
-    return None
-
-
-def _total(weights: Floats) -> float:
-    """The sum of the weights, in float64; AllometryError if no position counts."""
-    total = float(weights.sum(dtype=np.float64))
-    if total == 0:
-        raise AllometryError(
-            "no position of the batch counts in the loss: all its weights are zero",
-            hint="give at least one predicted token a weight",
-        )
-    return total
-
 
 class NativeEngine(Engine):
-    """fp32 on the CPU, every option of the transformer: biases, dropout, any width and vocabulary."""
+    """fp32 on the CPU, every option of its families: biases, dropout, any width and vocabulary."""
 
     name = "native"
 
@@ -153,9 +59,15 @@ class NativeEngine(Engine):
         kind = getattr(model, "family", "?")
         if kind not in FAMILIES:
             return f"the native engine trains {', '.join(FAMILIES)} models, not {kind}: {INSTEAD}"
+        if getattr(model, "act", None) is not None:
+            return (
+                f"the native engine applies every block to every position, without ACT's halting: {INSTEAD}"
+            )
+        if getattr(model, "timestep", False) or getattr(model, "act", None):
+            return f"the native engine repeats blocks without time-step signal (timestep) and ACT: {INSTEAD}"
         if model.n_ctx > LONGEST:
             return f"the native engine holds contexts to {LONGEST}, not {model.n_ctx}: {INSTEAD}"
-        return _no_library(_environment())
+        return no_library(environment())
 
     def __init__(self, config: RunConfig, *, threads: int = 1, device: str = "cpu") -> None:
         if device != "cpu":
@@ -172,7 +84,7 @@ class NativeEngine(Engine):
         self._params, self._first, self._second, self._gradients = (
             np.zeros(size, np.float32) for _ in range(4)
         )
-        self._lib = _library(_environment())
+        self._lib = library(environment())
         self._model = self._allocate(threads)
         self._finalizer = weakref.finalize(self, self._lib.allometry_free, self._model)
         for name, view in self._views(self._params).items():
@@ -181,24 +93,24 @@ class NativeEngine(Engine):
 
     def _allocate(self, threads: int) -> int:
         model: Any = self._config.model  # of one of FAMILIES
-        shape = _Shape(
+        shape = Shape(
             layers=model.n_layer,
             width=model.d_model,
-            heads=model.n_head,
-            hidden=model.d_ff,
+            heads=getattr(model, "n_head", 0),
+            hidden=getattr(model, "d_ff", 0),
             vocab=model.n_vocab,
             context=model.n_ctx,
-            threads=threads,
+            threads=max(1, threads),
+            stack=stack_of(model) if getattr(model, "timestep", False) else 0,
             dropout=model.dropout,
             seed=self._config.train.seed,
         )
         starts = dict(zip(self._shapes, self._bounds.tolist(), strict=False))
-        blocks = model.n_layer // getattr(model, "reuse", 1)  # distinct ones, applied in turn
-        names = [*_TOP, *(f"blocks.{i % blocks}.{name}" for i in range(model.n_layer) for name in _LAYER)]
-        offsets = np.array([starts.get(name, -1) for name in names], np.int64)
+        offsets = np.array([starts.get(name, -1) for name in parameter_names(model)], np.int64)
         shrinks = np.array([decays(name, s) for name, s in self._shapes.items()], np.uint8)
         buffers = (self._params, self._first, self._second, self._gradients)
         handle = self._lib.allometry_new(
+            FAMILIES[model.family],
             ctypes.byref(shape),
             offsets.ctypes.data,
             self._bounds.ctypes.data,
@@ -221,7 +133,7 @@ class NativeEngine(Engine):
 
     def _batch(
         self, windows: Tokens, *, weights: Floats | None = None, losses: Floats | None = None
-    ) -> tuple[_Batch, tuple[NDArray[Any] | None, ...]]:
+    ) -> tuple[Batch, tuple[NDArray[Any] | None, ...]]:
         """The C structure, and the arrays that must live as long as it."""
         model = self._config.model
         tokens = np.ascontiguousarray(windows, dtype=np.int32)
@@ -238,9 +150,9 @@ class NativeEngine(Engine):
         if weights is not None:
             weights = np.ascontiguousarray(weights, np.float32)
             assert weights.shape == (tokens.shape[0], tokens.shape[1] - 1)
-            weights = (weights / _total(weights)).astype(np.float32)
+            weights = normalised(weights)
         pointers = [None if a is None else a.ctypes.data for a in (weights, losses)]
-        return _Batch(tokens.ctypes.data, len(tokens), tokens.shape[1] - 1, *pointers), (
+        return Batch(tokens.ctypes.data, len(tokens), tokens.shape[1] - 1, *pointers), (
             tokens,
             weights,
             losses,
@@ -250,7 +162,7 @@ class NativeEngine(Engine):
         """See `Engine.step`."""
         train = self._config.train
         clip = math.inf if train.clip is None else train.clip
-        adam = _Adam(lr, train.beta1, train.beta2, ADAM_EPS, train.weight_decay, clip, CLIP_EPS, step)
+        adam = Adam(lr, train.beta1, train.beta2, ADAM_EPS, train.weight_decay, clip, CLIP_EPS, step)
         structure, _alive = self._batch(batch, weights=weights)
         norm = ctypes.c_double()
         loss = self._lib.allometry_step(
@@ -268,7 +180,7 @@ class NativeEngine(Engine):
     def gradients(
         self, windows: Tokens, *, step: int = 1, weights: Floats | None = None
     ) -> tuple[float, dict[str, Floats]]:
-        """The loss of a batch and its gradient by parameter, without an update; `weights` as in `step`."""
+        """See `Engine.gradients`."""
         structure, _alive = self._batch(windows, weights=weights)
         loss = self._lib.allometry_gradients(self._model, ctypes.byref(structure), step)
         return loss, {name: view.copy() for name, view in self._views(self._gradients).items()}

@@ -5,27 +5,9 @@
 
 namespace allometry {
 
-// The sequences that are worked on together, and where they are in the batch (for dropout).
-struct Group {
-  int sequences, length;
-  int64_t first;  // index of the first sequence in the batch
-  bool training;
-  Dropout dropout;
-
-  int rows() const { return sequences * length; }
-};
-
 // Places of dropout masks within a layer; the embedding's mask is place 0.
 enum Place : uint64_t { ATTENTION = 1, AFTER_PROJECT = 2, AFTER_CONTRACT = 3 };
 inline uint64_t place(int layer, Place which) { return 4 * static_cast<uint64_t>(layer) + which; }
-
-// x * mask for all rows of the group; y may be x.
-inline void drop_rows(const Group& g, uint64_t place, int d, const float* x, float* y, ptrdiff_t stride) {
-  for (int i = 0; i < g.rows(); i++) {
-    const uint64_t stream = g.dropout.stream(place, g.first + i / g.length);
-    g.dropout.row(stream, i % g.length, d, x + i * stride, y + i * stride);
-  }
-}
 
 // after = before + dropout(X W^T + bias): how a branch returns to the residual stream.
 inline void return_to_stream(const Model& m, Workspace& w, const Group& g, uint64_t where, Left x, int depth,

@@ -1,7 +1,7 @@
 // Vectors of floats: as wide as the processor allows, written once for AVX-512, AVX2 and NEON.
 //
 // GCC's and Clang's vector extensions give arithmetic, comparisons and selection on `Vec`; what follows adds loads and
-// stores of incomplete vectors, reductions and the two functions that a transformer needs (exp, and GELU with its slope).
+// stores of incomplete vectors, reductions and the functions that the models need (exp, GELU with its slope, sigmoid, tanh).
 // Reductions have one fixed order, so the same machine always gives the same bits. NaN and infinity pass through
 // everything here: a diverging run must be seen.
 #pragma once
@@ -125,6 +125,20 @@ inline Gelu gelu(Vec x) {
   Vec tail = p * t * bell * 0.5f;  // probability of exceeding |x|
   Vec phi = x < Vec{} ? tail : 1.0f - tail;
   return {x * phi, phi + x * bell * 0.39894228f};
+}
+
+inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
+
+// tanh with a relative error under 2e-7: 1 - 2 / (e^(2|x|) + 1) and the sign; near zero, where that loses digits, a
+// polynomial in x^2 fitted to (tanh(x) / x - 1) / x^2 at Chebyshev's points of |x| < 0.625.
+inline Vec tanh(Vec x) {
+  const Vec size = x < Vec{} ? -x : x, square = x * x;
+  Vec p = square * -6.104947945e-3f + 2.100364116e-2f;
+  p = p * square - 5.385249745e-2f;
+  p = p * square + 1.333278226e-1f;
+  p = p * square - 3.333332910e-1f;
+  const Vec far = 1.0f - 2.0f / (exp(size + size) + 1.0f);
+  return size < broadcast(0.625f) ? x + x * square * p : (x < Vec{} ? -far : far);
 }
 
 }  // namespace allometry

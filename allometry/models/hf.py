@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from allometry.errors import AllometryError
 from allometry.models.transformer import Transformer, TransformerConfig
+from allometry.models.universal import UniversalConfig
 from allometry.runs.files import writing
 
 _NAMES = {
@@ -32,20 +33,46 @@ _NAMES = {
 """Our name for each part of a block, and GPT-2's."""
 
 
-def export_gpt2(model: Transformer, directory: Path) -> None:
+def export_gpt2(model: nn.Module, directory: Path) -> None:
     """Write config.json and model.safetensors in the layout of `GPT2LMHeadModel`.
 
-    A model without biases gets biases of zero, which GPT-2 always has; the logits are the same.
+    A model without biases gets biases of zero, which GPT-2 always has; the logits are the same. The blocks of
+    a Universal Transformer are written as often as they are applied. Raises AllometryError for what GPT-2
+    cannot be: an LSTM, and a Universal Transformer with time-step signal or ACT.
     """
     tensors = {}
     ours = model.state_dict()
-    for name, (kind, shape, theirs) in _layout(model.config).items():
-        tensor = ours.get(name, torch.zeros(shape))
+    config, distinct = _as_transformer(model)
+    for name, (kind, shape, theirs) in _layout(config).items():
+        tensor = ours.get(_shared(name, distinct), torch.zeros(shape))
         tensors[theirs] = (tensor.T if kind == "matrix" else tensor).detach().cpu().contiguous().clone()
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-        (directory / "config.json").write_text(json.dumps(_gpt2_config(model.config), indent=2) + "\n")
+        (directory / "config.json").write_text(json.dumps(_gpt2_config(config), indent=2) + "\n")
+
+
+def _as_transformer(model: nn.Module) -> tuple[TransformerConfig, int]:
+    """The configuration of the transformer that computes the same, and how many of its blocks differ."""
+    config = model.config if isinstance(model, Transformer) else None
+    if isinstance(config, TransformerConfig):
+        return config, config.n_layer
+    if isinstance(config, UniversalConfig) and not config.timestep and config.act is None:
+        stack = config.distinct()
+        return stack.replace(n_layer=config.n_layer), stack.n_layer
+    found = type(model).__name__ + (f" {config.shape}" if isinstance(config, UniversalConfig) else "")
+    raise AllometryError(
+        f"{found} has no counterpart among GPT-2s",
+        hint="transformers can be exported, and Universal Transformers without timestep and act",
+    )
+
+
+def _shared(name: str, distinct: int) -> str:
+    """The parameter's name in a model that has only `distinct` blocks and goes through them repeatedly."""
+    if not name.startswith("blocks."):
+        return name
+    _, block, rest = name.split(".", 2)
+    return f"blocks.{int(block) % distinct}.{rest}"
 
 
 def import_gpt2(directory: Path) -> Transformer:

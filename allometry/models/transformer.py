@@ -52,10 +52,7 @@ class TransformerConfig(ModelConfig):
     @model_validator(mode="before")
     @classmethod
     def _derive(cls, data: Any) -> Any:
-        d = data.get("d_model") if isinstance(data, dict) else None
-        if isinstance(d, int) and d > 0:
-            data = {"n_head": max(1, d // head_width(d)), "d_ff": 4 * d, **data}
-        return data
+        return with_derived(data)
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -119,6 +116,14 @@ class TransformerConfig(ModelConfig):
         return min(candidates, key=misfit)
 
 
+def with_derived(data: Any) -> Any:
+    """The fields of a configuration, with `n_head` and `d_ff` from `d_model` where they are not given."""
+    d = data.get("d_model") if isinstance(data, dict) else None
+    if isinstance(d, int) and d > 0:
+        data = {"n_head": max(1, d // head_width(d)), "d_ff": 4 * d, **data}
+    return data
+
+
 def head_width(d_model: int) -> int:
     """A head's default width: 32 (64 in wide models), else the larger of 16 and 8 that divides d_model."""
     widths = (64, 32, 16, 8) if d_model >= 512 else (32, 16, 8)
@@ -149,9 +154,11 @@ def _shapes_near(
 class Transformer(nn.Module):
     """Token ids to logits: embed, add `n_layer` blocks' work, normalise, compare with every embedding."""
 
+    config: ModelConfig
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.depth, self.init = config, config.n_layer, config.init
         self.embed = nn.Embedding(config.n_vocab, config.d_model)
         self.position = nn.Embedding(config.n_ctx, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
@@ -164,11 +171,17 @@ class Transformer(nn.Module):
 
     def features(self, tokens: Tensor) -> Tensor:
         """What the head reads: the residual stream after the last block, normalised, (B, T, d)."""
-        x = self.embed(tokens) + self.position.weight[: tokens.shape[1]]  # (B, T, d)
-        x = self.dropout(x)
+        return self.norm(self.stack(self.enter(tokens)))
+
+    def enter(self, tokens: Tensor) -> Tensor:
+        """The residual stream before the first block, (B, T, d): what each token is, and where."""
+        return self.dropout(self.embed(tokens) + self.position.weight[: tokens.shape[1]])
+
+    def stack(self, x: Tensor) -> Tensor:
+        """Every block once, (B, T, d) to (B, T, d)."""
         for block in self.blocks:
             x = block(x)
-        return self.norm(x)
+        return x
 
     def head(self) -> Tensor:
         """The output matrix, (V, d): the token embedding again, so the head has no weights of its own."""
@@ -181,17 +194,17 @@ class Transformer(nn.Module):
         "fan_in": std 1 / sqrt(fan-in), so that a product has its input's scale at any width; embeddings and
         positions 1 / sqrt(d_model), so that logits start at the scale of 1. "gpt2": 0.02 throughout
         (Radford et al. 2019), which is the same thing at d_model = 2500 and much too small for narrow
-        models. Both divide the two matrices that write into the residual stream by sqrt(2 n_layer), as 2
-        n_layer of them add up.
+        models. Both divide the two matrices that write into the residual stream by sqrt(2 depth), as 2 depth
+        of their products add up (depth: blocks applied in all, n_layer here).
         """
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
                 continue
             fan_in = parameter.shape[1]  # embeddings are (V, d) and (n_ctx, d): d, as for the head
-            std = 0.02 if self.config.init == "gpt2" else fan_in**-0.5
+            std = 0.02 if self.init == "gpt2" else fan_in**-0.5
             if name.endswith(("project.weight", "contract.weight")):
-                std /= math.sqrt(2 * self.config.n_layer)
+                std /= math.sqrt(2 * self.depth)
             parameter.normal_(0.0, std, generator=generator)
 
 

@@ -29,7 +29,7 @@ from allometry.train.engines.base import (
     decays,
     normalised,
 )
-from allometry.train.engines.reference import as_tensor, dropout_masks
+from allometry.train.engines.reference import as_tensor, dropout_masks, with_auxiliary
 
 if TYPE_CHECKING:
     from allometry.train.config import RunConfig
@@ -108,7 +108,7 @@ class FastEngine(Engine):
         self.model.train()
         with dropout_masks(self.config.seed, step, self.device):
             loss = self._loss(as_tensor(batch, self.device), share)
-        loss.backward()  # accumulates into `self.gradient`
+        with_auxiliary(loss, self.model).backward()  # accumulates into `self.gradient`
         return loss.detach()
 
     def _loss(self, tokens: Tensor, share: Tensor | None) -> Tensor:

@@ -46,6 +46,16 @@ def as_tensor(tokens: Tokens, device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64)).to(device)
 
 
+def with_auxiliary(loss: Tensor, model: torch.nn.Module) -> Tensor:
+    """What training differentiates: the loss and, in families that have one, their `auxiliary_loss`.
+
+    That is a tensor of one number, from the last forward pass in training, or None. Reported losses are
+    without it.
+    """
+    extra = getattr(model, "auxiliary_loss", None)
+    return loss if extra is None else loss + extra
+
+
 class ReferenceEngine(Engine):
     """One tensor after another, nothing fused, no reduced precision: slow is fine, wrong is not."""
 
@@ -89,7 +99,7 @@ class ReferenceEngine(Engine):
         else:
             share = torch.from_numpy(normalised(weights)).to(self.device).flatten()
             loss = (F.cross_entropy(logits, targets, reduction="none") * share).sum()
-        loss.backward()
+        with_auxiliary(loss, self.model).backward()
         return loss.detach()
 
     def gradients(

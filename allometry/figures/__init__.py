@@ -5,7 +5,6 @@ Each returns a `report.content.Figure`; `theme.save` writes any of them as HTML,
 """
 
 from allometry.figures.fits import fit_chart, fit_figure
-from allometry.figures.groups import groups
 from allometry.figures.isoflop import isoflop, isoflop_slices, valleys
 from allometry.figures.learning_curves import learning_curves
 from allometry.figures.power_law import power_law
@@ -18,7 +17,6 @@ from allometry.figures.theme import save
 __all__ = [
     "fit_chart",
     "fit_figure",
-    "groups",
     "isoflop",
     "isoflop_slices",
     "learning_curves",

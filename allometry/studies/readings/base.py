@@ -11,12 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from allometry.errors import AllometryError
 from allometry.laws.fit import fit
 from allometry.report.content import Constant, Section, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import ArrayLike
 
     from allometry.laws.result import FitResult
 
@@ -111,5 +114,38 @@ def estimate(result: FitResult, name: str) -> tuple[float, float, float]:
 
 
 def percent(value: float) -> str:
-    """A share in percent with two digits."""
-    return f"{100 * value:.2g} %"
+    """A share in percent with two digits, whole numbers from ten on."""
+    return f"{100 * value:.2g} %" if abs(value) < 0.0995 else f"{100 * value:.0f} %"
+
+
+def mean_estimate(values: ArrayLike) -> tuple[float, float, float]:
+    """The mean of independent measurements with Student's interval at LEVEL; AllometryError for fewer than
+    two."""
+    from scipy.stats import t
+
+    kept = np.asarray(values, dtype=float)
+    kept = kept[np.isfinite(kept)]
+    if len(kept) < 2:
+        raise AllometryError(f"{len(kept)} measurements have no interval", hint="finish the study's runs")
+    half = float(t.ppf(0.5 + LEVEL / 2, len(kept) - 1) * kept.std(ddof=1) / np.sqrt(len(kept)))
+    return float(kept.mean()), float(kept.mean()) - half, float(kept.mean()) + half
+
+
+def claim(
+    name: str,
+    symbol: str,
+    estimate: tuple[float, float, float],
+    why: str,
+    *,
+    above: bool,
+    paper: str = KAPLAN,
+) -> Constant:
+    """A row for a claim of a paper that a quantity lies above (or below) zero: agrees if the whole interval
+    does, differs if the whole interval does not."""
+    ours, low, high = estimate
+    as_claimed, against = (low > 0, high < 0) if above else (high < 0, low > 0)
+    verdict: Verdict = "agrees" if as_claimed else "differs" if against else "cannot tell"
+    return Constant(
+        name=name, symbol=symbol, published={f"{paper}, {'above' if above else 'below'}": 0.0}, ours=ours,
+        low=low, high=high, level=LEVEL, verdict=verdict, why=why,
+    )  # fmt: skip

@@ -95,12 +95,12 @@ def shapes(runs: pd.DataFrame) -> Reading:
 def baseline(runs: pd.DataFrame) -> Baseline:
     """The shape with several seeds. Raises AllometryError if it has fewer than two."""
     keys = ["n_layer", "d_model", "d_ff", "n_head"]
-    groups = runs.groupby(keys, as_index=False)["seed"].nunique()
-    if not len(groups) or groups["seed"].max() < 2:
+    repeats = runs.groupby(keys).agg(seeds=("seed", "nunique")).reset_index()
+    if not len(repeats) or repeats["seeds"].max() < 2:
         raise AllometryError(
             "no shape was trained with several seeds", hint="run the study again to finish it"
         )
-    chosen = groups.loc[groups["seed"].idxmax(), keys]
+    chosen = repeats.sort_values("seeds").iloc[-1][keys]
     same = runs[(runs[keys] == chosen).all(axis=1)]
     logs = np.log(same["loss"])
     slope, error = _slope(runs, same)
@@ -168,18 +168,19 @@ def _extremes(table: pd.DataFrame, dial: str) -> tuple[pd.Series, pd.Series]:
     return rows.iloc[0], rows.iloc[-1]
 
 
-_COLUMNS = ["dial", "run", "n_layer", "d_model", "d_ff", "n_head", "N", "loss", "excess", "low", "high"]
+_COLUMNS = ["n_layer", "d_model", "d_ff", "n_head", "N", "loss", "excess", "low", "high"]
 
 
 def _panel(table: pd.DataFrame, dial: str) -> Figure:
-    from allometry.figures.groups import groups
+    from allometry.figures.several import several
 
     column, axis, what = _DIALS[dial]
-    rows = table[table["dial"] == dial].sort_values(column)
-    return groups(
-        rows[[column, *_COLUMNS]],
-        x=column, y="excess", by="dial", join=True, percent=True, zero=True, x_title=axis,
-        y_title="Loss over L(N), less one", name=f"shape-{dial}", title=f"Loss against {what}",
+    rows = table[table["dial"] == dial].sort_values(column).assign(series=f"{dial} of each shape")
+    return several(
+        rows[["series", column, *_COLUMNS]],
+        rows[["series", column, "excess"]],
+        x=column, y="excess", y_scale="percent", x_title=axis, y_title="Loss over L(N), less one",
+        name=f"shape-{dial}", title=f"Loss against {what}",
         caption=(
             f"{len(rows)} shapes of about {rows['N'].median():,.0f} parameters. Zero is the mean of the "
             f"baseline's seeds; bars are {LEVEL:.0%} intervals of a single run from their spread. Kaplan et "
@@ -193,7 +194,7 @@ def _wide(table: pd.DataFrame) -> Table:
         name="shapes",
         title="Every shape",
         caption="Excess in percent over the law L(N) through the baseline at the model's own N.",
-        frame=table[_COLUMNS].sort_values(["dial", "excess"]),
+        frame=table[["dial", *_COLUMNS]].sort_values(["dial", "excess"]),
     )
 
 
@@ -246,6 +247,6 @@ def _text(base: Baseline, worst: dict[str, tuple[pd.Series, pd.Series]]) -> str:
         f"The baseline has {row['n_layer']:.0f} layers of width {row['d_model']:.0f}, {row['n_head']:.0f} "
         f"heads and d_ff = {row['d_ff']:.0f}; all shapes saw {row['D']:,.0f} tokens. Differences in N are "
         f"taken out with the slope of our own sizes, {base.slope:.3f} ± {base.slope_error:.3f}. Each shape "
-        f"is one run, and runs of {base.seeds} seeds of the baseline differ by {percent(base.noise)} of the loss. {seen}"
+        fX
         "Peak learning rates follow the rule in d_model, so narrow and deep models get higher ones."
     )

@@ -247,6 +247,7 @@ def _text(base: Baseline, worst: dict[str, tuple[pd.Series, pd.Series]]) -> str:
         f"The baseline has {row['n_layer']:.0f} layers of width {row['d_model']:.0f}, {row['n_head']:.0f} "
         f"heads and d_ff = {row['d_ff']:.0f}; all shapes saw {row['D']:,.0f} tokens. Differences in N are "
         f"taken out with the slope of our own sizes, {base.slope:.3f} ± {base.slope_error:.3f}. Each shape "
-        fX
+        f"is one run, and runs of {base.seeds} seeds of the baseline differ by {percent(base.noise)} of the "
+        f"loss. {seen}"
         "Peak learning rates follow the rule in d_model, so narrow and deep models get higher ones."
     )

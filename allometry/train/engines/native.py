@@ -63,8 +63,6 @@ class NativeEngine(Engine):
             return (
                 f"the native engine applies every block to every position, without ACT's halting: {INSTEAD}"
             )
-        if getattr(model, "timestep", False) or getattr(model, "act", None):
-            return f"the native engine repeats blocks without time-step signal (timestep) and ACT: {INSTEAD}"
         if model.n_ctx > LONGEST:
             return f"the native engine holds contexts to {LONGEST}, not {model.n_ctx}: {INSTEAD}"
         return no_library(environment())

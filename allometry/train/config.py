@@ -14,7 +14,7 @@ from allometry.models.base import Frozen, ModelConfig, families, family
 FORMAT = 1
 """Version of the run format on disk; a store written by a newer one is refused, not guessed at."""
 
-ADDED = {"train": ("noise_batches",)}
+ADDED = {"train": ("noise_batches", "init_from")}
 """Settings that came after runs had been trained. At their default they do not count towards a run's
 identity, which they do not change: runs keep their ids."""
 
@@ -46,6 +46,7 @@ class TrainConfig(Frozen):
     `early_stop`: give up after that many evaluations without a better test loss, and report the best one.
     `noise_batches`: measure the gradient noise scale over that many batches at each evaluation, which costs
     as much as twice so many steps, or more (see `train.noise_scale`).
+    `init_from`: the id of a finished run in the same store whose final weights this one starts from.
     """
 
     tokens: Annotated[int, Field(ge=1)]
@@ -63,6 +64,7 @@ class TrainConfig(Frozen):
     early_stop: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     noise_batches: Annotated[int, Field(ge=0)] = 0
+    init_from: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = None
 
     @property
     def steps(self) -> int:

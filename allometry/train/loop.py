@@ -27,6 +27,7 @@ from allometry.train import checkpoint, noise_scale
 from allometry.train.checkpoint import Position
 from allometry.train.config import FORMAT, RunConfig
 from allometry.train.engines.select import engine
+from allometry.train.inherit import inherited
 from allometry.train.inputs import load_inputs
 from allometry.train.schedules import evaluation_steps, learning_rate
 
@@ -104,6 +105,9 @@ class _Run:
         if found:
             self.engine.load_state(found[0])
             self.log(f"continues after step {self.position.step}")
+        elif weights := inherited(config, directory.parent):
+            self.engine.load_state(self.engine.state() | weights)
+            self.log(f"starts from the weights of {config.train.init_from}")
         self.position.engine = self.engine.name
         self.position.started = self.position.started or _clock()
         self.resumed_seconds = self.position.seconds

@@ -45,7 +45,7 @@ def synthetic(noise: float = 0.0, seed: int = 0) -> tuple[pd.DataFrame, pd.DataF
     return frame, pd.concat(curves, ignore_index=True)
 
 
-@pytest.mark.parametrize("compute", [1e11, 5e13, 4e14])
+@pytest.mark.parametrize("compute", [1.5e11, 5e13, 4e14])
 def test_the_design_spans_batches_and_rates_at_two_sizes(compute: float) -> None:
     runs = batches(compute, DataConfig())
     sizes = {run.model.counts().N for run in runs}
@@ -57,6 +57,7 @@ def test_the_design_spans_batches_and_rates_at_two_sizes(compute: float) -> None
         assert len({run.train.lr for run in runs if run.train.batch_tokens == batch}) >= 2
     assert {run.train.schedule for run in runs} == {"constant"}
     assert min(run.train.steps for run in runs) >= 100
+    assert {run.model.counts().N for run in runs if run.train.noise_batches} == sizes
     spent = sum(run.model.counts().flops_per_token("attention") * run.train.tokens for run in runs)
     assert spent == pytest.approx(compute, rel=0.02)
 

@@ -11,33 +11,44 @@ if TYPE_CHECKING:
     from allometry.models.base import ModelConfig
     from allometry.train.config import DataConfig, RunConfig
 
-BATCHES: tuple[int, ...] = (128, 256, 512, 1024, 2048, 4096)
-"""Batches in tokens: a factor of 32 about the best batch of these sizes at equal tokens (`docs/log.md`)."""
+BATCHES: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192, 16_384)
+"""Batches in tokens, a factor of 64 apart: B_crit was near 2,000 tokens at a loss of 2.4 nats, and near
+14,000 at 2.0."""
 
-FEW_BATCHES = BATCHES[::2]
+RATES: tuple[float, ...] = (0.3, 0.6, 1.2)
+"""Learning rates over the rule for their batch: the best one differs with batch and with target loss, and
+at a constant rate it is about half of that with a final decay."""
+
+FEW_BATCHES: tuple[int, ...] = (128, 512, 2048)
 """What a small budget tries: a factor of 16 in three batches, which is as few as determine two constants."""
 
-RATES: tuple[float, ...] = (0.5, 1.0, 2.0)
-"""Learning rates over the rule for their batch: the best one differs with batch and with target loss."""
+FEW_RATES: tuple[float, ...] = (0.4, 1.0)
 
-FEW_RATES = (0.7, 1.4)
-
-EXPECTED_CRITICAL = 1500.0
+EXPECTED_CRITICAL = 6000.0
 """Tokens at which B_crit is expected, for nothing but the horizons: batch B sees (1 + B/B_crit) times the
 tokens of the smallest (Kaplan et al. 2020, eq. 5.1), so that all batches end near one loss."""
 
-RATE_SATURATES = 2000.0
+RATE_SATURATES = 8000.0
 """Tokens of batch from which Adam's best rate no longer grows as the square root of the batch."""
 
 WARMUP_STEPS, WARMUP_TOKENS = 20, 25_600
 """The warm-up of batch B takes WARMUP_STEPS + WARMUP_TOKENS/B steps: a trade of the same form as that of
 steps against tokens, which it then does not bend."""
 
+NOISE_AT: tuple[int, ...] = (512, 2048, 8192)
+"""Batches at which the gradient noise scale is measured along the way, at the middle rate."""
+
+NOISE_TOKENS, FEW_NOISE_TOKENS = 32_768, 4096
+"""Tokens of a measurement of the noise: several times B_crit, or |G|^2 is lost in it."""
+
 REFERENCE, N_AT_REFERENCE, RATIO = 5e13, 14_000, 4
 """FLOPs at which the smaller model has N_AT_REFERENCE parameters, and the larger over the smaller."""
 
-FEWEST_UPDATES, ENOUGH_UPDATES = 100, 400
-"""Updates of the largest batch below which there is no scan, and below which it is the small one."""
+FEWEST_UPDATES = 100
+"""Updates of the largest batch below which there is no scan."""
+
+ENOUGH = 3e12
+"""FLOPs from which the whole scan is affordable; less buys the small one."""
 
 
 @register
@@ -50,15 +61,18 @@ def batches(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     scale, n_vocab = (compute / REFERENCE) ** 0.5, vocabulary(data)
     small = small_model(max(1500, round(N_AT_REFERENCE * scale)), n_vocab=n_vocab)
     models = [small, small_model(RATIO * small.counts().N, n_vocab=n_vocab)]
-    tried, rates = BATCHES, RATES
-    if _updates(compute, models, tried, rates) < ENOUGH_UPDATES:
-        tried, rates = FEW_BATCHES, FEW_RATES
-    if _updates(compute, models, tried, rates) < FEWEST_UPDATES:
+    whole = compute >= ENOUGH
+    tried, rates = (BATCHES, RATES) if whole else (FEW_BATCHES, FEW_RATES)
+    noise = NOISE_TOKENS if whole else FEW_NOISE_TOKENS
+    least, middle = _least_tokens(compute, models, tried, rates), rates[len(rates) // 2]
+    if least * _longer(tried[-1]) < FEWEST_UPDATES * tried[-1]:
         raise too_little(compute, "batch scan")
-    least = _least_tokens(compute, models, tried, rates)
-    return tuple(
-        _run(model, batch, rate, least, data) for model in models for batch in tried for rate in rates
-    )
+
+    def run(model: ModelConfig, batch: int, rate: float) -> RunConfig:
+        measured = noise // batch if batch in NOISE_AT and rate == middle else 0
+        return _run(model, batch, rate, data, tokens=least * _longer(batch), noise_batches=measured)
+
+    return tuple(run(model, batch, rate) for model in models for batch in tried for rate in rates)
 
 
 def rate_for_batch(rate: float, batch: float, *, at: float) -> float:
@@ -67,19 +81,22 @@ def rate_for_batch(rate: float, batch: float, *, at: float) -> float:
     return rate * math.sqrt((1 + RATE_SATURATES / at) / (1 + RATE_SATURATES / batch))
 
 
-def _run(model: ModelConfig, batch: int, rate: float, least: float, data: DataConfig) -> RunConfig:
+def _run(
+    model: ModelConfig, batch: int, rate: float, data: DataConfig, *, tokens: float, noise_batches: int
+) -> RunConfig:
     from allometry.studies.recipe import BATCH_TOKENS, learning_rate, small_run
 
     rule = learning_rate(model.d_model)  # type: ignore[attr-defined]
     return small_run(
         model,
-        tokens=batch * round(least * _longer(batch) / batch),
+        tokens=batch * round(tokens / batch),
         data=data,
         batch_tokens=batch,
         lr=round(rate * rate_for_batch(rule, batch, at=BATCH_TOKENS), 6),
         schedule="constant",
         warmup=WARMUP_STEPS + round(WARMUP_TOKENS / batch),
         evals_per_octave=4,
+        noise_batches=noise_batches,
     )
 
 
@@ -94,10 +111,3 @@ def _least_tokens(
     """Tokens of a vanishing batch with which the whole scan costs `compute`."""
     each = sum(model.counts().flops_per_token("attention") for model in models)
     return compute / (each * len(rates) * sum(_longer(batch) for batch in tried))
-
-
-def _updates(
-    compute: float, models: list[ModelConfig], tried: tuple[int, ...], rates: tuple[float, ...]
-) -> float:
-    """Updates of the largest batch, the shortest run of all."""
-    return _least_tokens(compute, models, tried, rates) * _longer(tried[-1]) / tried[-1]

@@ -37,7 +37,7 @@ class Quickstart(Study):
         "Straight lines in log-log over two orders of magnitude of N, with exponents near Kaplan's, and the "
         "two largest sizes within 2 % of what the smaller ones foretell."
     )
-    designs: ClassVar[dict[str, float]] = {"grid": 1.0}
+    designs: ClassVar[dict[str, float]] = {"bare_grid": 1.0}
 
     def held_back(self, run: RunConfig, sweep: Sweep) -> bool:
         """The two largest sizes, at every horizon."""

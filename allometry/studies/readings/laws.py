@@ -111,13 +111,18 @@ def _size_text(table: pd.DataFrame, straight: FitResult, bent: FitResult, total:
     )
 
 
+def horizons_in_common(runs: pd.DataFrame) -> list[float]:
+    """The horizons D to which every size was trained, ascending; empty if there is none."""
+    shared = runs.groupby("D")["N"].nunique()
+    return [float(d) for d in sorted(shared[shared == runs["N"].nunique()].index)]
+
+
 def common_horizon(runs: pd.DataFrame) -> float:
     """The longest D to which every size was trained. Raises AllometryError if there is none."""
-    sizes = runs["N"].nunique()
-    shared = runs.groupby("D")["N"].nunique()
-    if not (shared == sizes).any():
+    shared = horizons_in_common(runs)
+    if not shared:
         raise AllometryError("no horizon D is common to all sizes", hint="train the missing runs")
-    return float(shared[shared == sizes].index.max())
+    return shared[-1]
 
 
 def by_data(runs: pd.DataFrame) -> Reading:

@@ -1,6 +1,6 @@
 """How the exponent of L(N) moves with the horizon, and where it goes as D → ∞.
 
-Kaplan et al. 2020 read L(N) off models near convergence; ours are not, so the limit is an extrapolation through
+Kaplan et al. 2020 read L(N) off models near convergence; ours are not, so the limit is extrapolated through
 L(N, D).
 """
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from allometry.errors import AllometryError
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -33,15 +34,30 @@ EVAL_TOKENS = 65_536
 all."""
 
 RATE_TIMES_WIDTH = 0.16
-"""Peak learning rate x d_model: the best rate goes as 1 / width, hardly with depth."""
+"""Peak learning rate x d_model of transformers: the best rate goes as 1 / width, hardly with depth."""
 
 HIGHEST_RATE = 0.01
 """The rule's 1 / width is capped for the narrowest models."""
 
+LSTM_RATE = 0.02
+"""Peak learning rate of LSTMs at any width."""
 
-def learning_rate(d_model: int) -> float:
-    """Peak learning rate of a width."""
-    return min(HIGHEST_RATE, RATE_TIMES_WIDTH / d_model)
+
+def learning_rate(model: ModelConfig) -> float:
+    """Peak learning rate of a model at BATCH_TOKENS, by its family's rule; other families: the transformer's.
+
+    A Universal Transformer takes the rate of the transformer of its width. AllometryError for a family
+    without d_model.
+    """
+    if model.family == "lstm":  # type: ignore[attr-defined]
+        return LSTM_RATE
+    width = getattr(model, "d_model", None)
+    if width is None:
+        raise AllometryError(
+            f"the recipe has no learning rate for {type(model).__name__}, which has no d_model",
+            hint="give lr",
+        )
+    return min(HIGHEST_RATE, RATE_TIMES_WIDTH / width)
 
 
 def heads(d_model: int) -> int:
@@ -54,21 +70,38 @@ def heads(d_model: int) -> int:
     return d_model // min(widths, key=lambda width: abs(math.log(width / wanted)))
 
 
-def small_model(n: int, *, n_vocab: int) -> ModelConfig:
-    """The transformer of about `n` parameters that studies train: two layers, wider and wider.
+def small_model(n: int, *, n_vocab: int, family: str = "transformer", **fixed: Any) -> ModelConfig:
+    """The model of about `n` parameters that studies train: two layers, wider and wider.
 
-    Up to d_model / n_layer of about ASPECT a third layer makes a model of the same N no better on these
-    horizons, and a ladder that mixes depths has kinks that no law of N can follow.
+    Up to d_model / n_layer of about ASPECT a third layer makes a transformer of the same N no better on these
+    horizons, and a ladder that mixes depths has kinks that no law of N can follow. A Universal Transformer
+    has the transformer of this N as its stack of distinct blocks. `fixed` sets any field of the family's
+    configuration, and a fixed depth or width decides the other. AllometryError for an unknown family.
     """
-    from allometry.models.transformer import TransformerConfig
+    from allometry.models.base import family as config_class
 
-    layers = max(2, round((n / (12 * ASPECT**2)) ** (1 / 3)))
-    width = math.sqrt(n / (12 * layers))
+    fixed = {"n_ctx": CONTEXT, "n_vocab": n_vocab, **fixed}
+    config = config_class(family)
+    if family == "lstm":
+        depth = fixed.get("n_layer", 2)
+        return config.model_validate({"n_layer": depth, "d_model": _width(n / (8 * depth)), **fixed})
+    if family not in ("transformer", "universal"):
+        return config.of_size(n, **fixed)
+    reuse = fixed.setdefault("reuse", 2) if family == "universal" else 1
+    depth = max(2, round((n / (12 * ASPECT**2)) ** (1 / 3)))
+    if "d_model" in fixed:
+        depth = max(1, round(n / (12 * fixed["d_model"] ** 2)))
+    depth = max(1, fixed["n_layer"] // reuse) if "n_layer" in fixed else depth
+    width = fixed.get("d_model") or _width(n / (12 * depth))
+    shape = {"n_layer": depth * reuse, "d_model": width, "n_head": heads(width), "d_ff": 4 * width}
+    return config.model_validate({**shape, **fixed})
+
+
+def _width(square: float) -> int:
+    """The width near the root of `square`: a multiple of 8, of 16 from 40 on."""
+    width = math.sqrt(square)
     grain = 8 if width < 40 else 16
-    width = grain * max(1, round(width / grain))
-    return TransformerConfig(
-        n_layer=layers, d_model=width, n_head=heads(width), d_ff=4 * width, n_ctx=CONTEXT, n_vocab=n_vocab
-    )
+    return grain * max(1, round(width / grain))
 
 
 def small_run(
@@ -78,11 +111,10 @@ def small_run(
 
     `changes` are fields of `TrainConfig` that a study varies on purpose.
     """
-    width: int = model.d_model  # type: ignore[attr-defined]
     train = {
         "tokens": tokens,
         "batch_tokens": BATCH_TOKENS,
-        "lr": learning_rate(width),
+        "lr": learning_rate(model),
         "schedule": "wsd",
         "evals_per_octave": 1,
         "seed": seed,

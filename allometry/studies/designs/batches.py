@@ -86,7 +86,7 @@ def _run(
 ) -> RunConfig:
     from allometry.studies.recipe import BATCH_TOKENS, learning_rate, small_run
 
-    rule = learning_rate(model.d_model)  # type: ignore[attr-defined]
+    rule = learning_rate(model)
     return small_run(
         model,
         tokens=batch * round(tokens / batch),

@@ -15,16 +15,23 @@ from allometry.runs.files import writing
 
 
 @contextlib.contextmanager
-def exclusive(store: Path) -> Iterator[None]:
-    """Hold the store for writing; AllometryError, naming the other process, if it is taken."""
+def exclusive(store: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold the store for writing; AllometryError, naming the other process, if it is taken.
+
+    `shared` keeps out only those who want it for themselves: whoever shares it claims each run
+    (`allometry.runs.claims`), which also works where the file system has no locks.
+    """
     path = store / ".lock"
     with writing(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
             raise _taken(store, handle) from error
+        except OSError:
+            if not shared:
+                raise
         with writing(path):
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)

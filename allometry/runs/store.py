@@ -17,6 +17,8 @@ from allometry.errors import AllometryError, unknown
 from allometry.runs.files import read_json, write_json, writing
 from allometry.runs.index import read_index, run_directories
 from allometry.runs.lock import exclusive
+from allometry.runs.mirror import Mirror
+from allometry.runs.place import place, url_of
 from allometry.runs.positions import read_all_positions
 from allometry.runs.query import select
 from allometry.runs.record import (
@@ -45,8 +47,12 @@ class Membership:
 
 
 class Store:
-    """Runs on disk. Opening one reads nothing but its marker; every question reads the files as they are
-    now.
+    """Runs in a folder, or at a URL. Opening one reads nothing but its marker; every question reads the files
+    as they are now.
+
+    `path` is the folder. A store at a URL (`remote`) is mirrored there: opening it, `pull` and `refresh`
+    fetch what has changed, `push` sends what was written into the folder (`allometry.runs.mirror`). `place`
+    reaches the files where they really are.
     """
 
     def __init__(self, path: Path | str = "runs", *, create: bool = False) -> None:
@@ -55,15 +61,52 @@ class Store:
         Raises AllometryError for a directory that holds something else, one that cannot be written (with
         `create`), or a store of a newer release.
         """
-        self.path = Path(path)
+        self.place = place(path)
+        self._mirror = None if url_of(path) is None else Mirror(self.place)
+        self.path = Path(path) if self._mirror is None else self._mirror.path
         self.notes: tuple[str, ...] = ()
+        self.pull()
         if create:
             _create(self.path)
+            self.push("store.json")
         else:
-            _check(self.path)
+            _check(self.path, name=str(path) if self._mirror is None else self.place.location)
 
     def __repr__(self) -> str:
-        return f"Store({str(self.path)!r})"
+        return f"Store({str(self.path) if self._mirror is None else self.place.location!r})"
+
+    @property
+    def remote(self) -> bool:
+        """Whether the store is at a URL."""
+        return self._mirror is not None
+
+    def pull(self) -> None:
+        """Fetch what has changed at the URL; a store in a folder has nothing to fetch."""
+        if self._mirror is not None:
+            self._mirror.pull()
+
+    def refresh(self, run: str) -> None:
+        """Fetch what has changed of one run."""
+        if self._mirror is not None:
+            self._mirror.pull(run)
+
+    def push(self, folder: str = "") -> None:
+        """Send what was written into the folder (or a folder in it) to the URL."""
+        if self._mirror is not None:
+            self._mirror.push(folder)
+
+    def publish(self, path: Path, text: str) -> bool:
+        """Write a file that must be written once only, such as a plan or a prediction; False, and nothing
+        written, if it is there already. Many may try: one succeeds, and all read its text from `path`.
+        """
+        name = path.relative_to(self.path).as_posix()
+        if self._mirror is not None:
+            return self._mirror.create(name, text.encode())
+        return self.place.create(name, text.encode())
+
+    def checkpoints(self, run: str) -> list[str]:
+        """Names of the files in a run's folder of checkpoints, looked up where they really are."""
+        return [name.rpartition("/")[2] for name in self.place.names(f"{run}/checkpoints")]
 
     def directory(self, run: str) -> Path:
         """Where the run of that id lives, whether it exists or not."""
@@ -161,6 +204,7 @@ class Store:
             folder.mkdir(exist_ok=True)
         fields = {"runs": list(member.runs), "question": question, "command": command}
         write_json(folder / f"{study}.json", {"format": FORMAT, "study": study, **fields})
+        self.push(_STUDIES)
         return member
 
     def remove(self, runs: Iterable[str]) -> list[str]:
@@ -168,6 +212,7 @@ class Store:
         ids = [self.get(run).id for run in runs]
         if not ids:
             return []
+        self._require_folder()
         batch = self.path / _REMOVED / str(time.time_ns())
         with exclusive(self.path), writing(batch):
             batch.mkdir(parents=True)
@@ -179,6 +224,7 @@ class Store:
         """Bring back what the last `remove` took away; returns the ids. AllometryError if there is
         nothing.
         """
+        self._require_folder()
         batches = sorted((self.path / _REMOVED).glob("*"))
         if not batches:
             raise AllometryError(f"nothing was removed from {self.path}", hint="allometry runs list")
@@ -193,6 +239,14 @@ class Store:
                 (batches[-1] / run).rename(self.directory(run))
             shutil.rmtree(batches[-1])
         return ids
+
+    def _require_folder(self) -> None:
+        """Runs at a URL are not moved about: an undo folder there would cost as much as the runs."""
+        if self._mirror is not None:
+            raise AllometryError(
+                f"runs are not removed from a store at a URL ({self.place.location})",
+                hint="remove their folders with the tools of the object store",
+            )
 
 
 def _used_by(studies: Iterable[Membership]) -> Mapping[str, list[str]]:
@@ -212,11 +266,11 @@ def _create(path: Path) -> None:
         write_json(path / _MARKER, {"format": FORMAT, "kind": "allometry run store"})
 
 
-def _check(path: Path, *, empty_is_fine: bool = False) -> None:
+def _check(path: Path, *, empty_is_fine: bool = False, name: str | None = None) -> None:
     """Refuse what is not a store of this release, or of an older one."""
-    if not path.exists():
+    if not path.exists() or (name is not None and "://" in name and not (path / _MARKER).exists()):
         raise AllometryError(
-            f"there is no run store at {path}",
+            f"there is no run store at {name or path}",
             hint="allometry run quickstart makes one; or name yours with --store PATH",
         )
     if not path.is_dir():

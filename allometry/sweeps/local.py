@@ -95,9 +95,9 @@ class LocalPool:
         self.close()
 
     @property
-    def speeds(self) -> list[float]:
-        """All alike."""
-        return [1.0] * self.workers
+    def slots(self) -> dict[int, float]:
+        """The workers, all alike."""
+        return dict.fromkeys(range(self.workers), 1.0)
 
     @property
     def pids(self) -> tuple[int, ...]:

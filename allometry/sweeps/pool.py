@@ -13,23 +13,25 @@ Report = dict[str, Any]
 
 
 class Pool(Protocol):
-    """Slots that each train one run at a time, numbered from 0 to `workers` - 1.
+    """Slots that each train one run at a time; use it as a context manager.
 
     `device` is where they train. `shared` says that others may write to the same store at the same time, so
-    that every run must be claimed. `speeds` are relative to the slots that the cost model was calibrated on.
-    Use a pool as a context manager.
+    that every run must be claimed.
     """
 
     device: str
     shared: bool
 
     @property
-    def workers(self) -> int:
-        """How many slots there are now; on a cluster nodes come and go."""
+    def slots(self) -> Mapping[int, float]:
+        """The slots there are now, by number, each with its speed relative to what the cost model predicts.
+
+        On a cluster nodes come and go, and slots with them; a number is never used for another slot.
+        """
 
     @property
-    def speeds(self) -> list[float]:
-        """The speed of each slot; 1 is what the cost model predicts."""
+    def workers(self) -> int:
+        """How many slots there are now."""
 
     def __enter__(self) -> Self: ...
 

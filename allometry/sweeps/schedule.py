@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from allometry.train.config import RunConfig
@@ -134,3 +134,27 @@ def makespan(todo: Sequence[Job], seconds: Seconds, workers: int, running: Colle
         heapq.heappush(free, finish)
         end = max(end, finish)
     return end
+
+
+def assign(
+    ready: Iterable[Job], free: Mapping[int, float], speeds: Mapping[int, float], seconds: Seconds
+) -> dict[int, Job]:
+    """Which slot starts which job now. `ready` has the most urgent first; `free` gives the seconds until each
+    slot is free (0: idle), `speeds` how fast it is.
+
+    Each job in turn goes where it would end first; if that slot is still busy, the job waits for it, so that
+    a slow slot is not given work that would end sooner elsewhere. With equal speeds the most urgent jobs
+    simply take the idle slots.
+    """
+    until, started = dict(free), {}
+    idle = {slot for slot in free if free[slot] <= 0}
+    for job in ready:
+        if not idle:
+            break
+        alone = seconds(job.config, job.start, job.config.train.steps)
+        best = min(until, key=lambda slot: (until[slot] + alone / speeds[slot], -speeds[slot], slot))
+        until[best] += alone / speeds[best]
+        if best in idle:
+            started[best] = job
+            idle.remove(best)
+    return started

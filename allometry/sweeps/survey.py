@@ -68,7 +68,7 @@ def survey(runs: Sequence[RunConfig], store: Store | None) -> Survey:
         pending.append(run)
         if status == "failed":
             failed.append(run.id)
-        step = newest_step(store.directory(run.id)) if store else 0
+        step = newest_step(store, run.id) if store and status else 0
         if step:
             resumes[run.id] = step
     return Survey(
@@ -81,26 +81,22 @@ def survey(runs: Sequence[RunConfig], store: Store | None) -> Survey:
     )
 
 
-def newest_step(directory: Path) -> int:
+def newest_step(store: Store, run: str) -> int:
     """The step of a run's newest checkpoint; 0 if it has none."""
-    return max(_numbers(directory, _STEP), default=0)
+    return max(_numbers(store.checkpoints(run), _STEP), default=0)
 
 
 def branch_points(runs: Iterable[RunConfig], store: Store) -> dict[str, dict[int, str]]:
     """Branch points that lie in the runs' directories: trunk -> step -> run."""
     found: dict[str, dict[int, str]] = {}
     for run in runs:
-        if run.trunk is not None:
-            for step in _numbers(store.directory(run.id), _BRANCH):
+        if run.trunk is not None and store.directory(run.id).exists():
+            for step in _numbers(store.checkpoints(run.id), _BRANCH):
                 found.setdefault(run.trunk, {})[step] = run.id
     return found
 
 
-def _numbers(directory: Path, pattern: re.Pattern[str]) -> list[int]:
-    try:
-        names = [path.name for path in (directory / "checkpoints").iterdir()]
-    except OSError:
-        return []
+def _numbers(names: Iterable[str], pattern: re.Pattern[str]) -> list[int]:
     return [int(match[1]) for name in names if (match := pattern.fullmatch(name))]
 
 
@@ -120,10 +116,10 @@ def mend(directory: Path) -> list[str]:
     return notes
 
 
-def drop_branch(directory: Path, step: int) -> None:
+def drop_branch(store: Store, run: str, step: int) -> None:
     """Remove a branch point that nothing waits for any more."""
-    with contextlib.suppress(OSError):
-        (directory / "checkpoints" / f"branch-{step}.safetensors").unlink()
+    with contextlib.suppress(OSError, AllometryError):
+        store.place.remove(f"{run}/checkpoints/branch-{step}.safetensors")
 
 
 def tidy(runs: Iterable[RunConfig], store: Store) -> None:
@@ -131,7 +127,10 @@ def tidy(runs: Iterable[RunConfig], store: Store) -> None:
     left."""
     for run in runs:
         directory = store.directory(run.id)
-        for pattern in ("checkpoints/branch-*.safetensors", "checkpoints/*.tmp", ".*.tmp"):
-            for path in directory.glob(pattern):
-                with contextlib.suppress(OSError):
-                    path.unlink()
+        if not directory.exists():
+            continue
+        for step in _numbers(store.checkpoints(run.id), _BRANCH):
+            drop_branch(store, run.id, step)
+        for path in (*directory.glob("checkpoints/*.tmp"), *directory.glob(".*.tmp")):
+            with contextlib.suppress(OSError):
+                path.unlink()

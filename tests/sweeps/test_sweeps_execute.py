@@ -120,7 +120,7 @@ def test_a_killed_worker_costs_nothing(make_run, store: Store, alone: Store, fam
 
 
 def test_a_run_whose_worker_keeps_dying_fails(make_run, store: Store, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("allometry.sweeps.execute.DEATHS_ALLOWED", 1)
+    monkeypatch.setattr("allometry.sweeps.execution.DEATHS_ALLOWED", 1)
     long = make_run(20_000)
     with LocalPool(1) as pool:
         kill = lambda event: kill_busiest(pool) if event.kind == "progress" else None  # noqa: E731

@@ -1,0 +1,113 @@
+"""A store at a URL is read and written through a folder of this machine that mirrors its small files.
+
+Everything that reads a store reads the mirror; `pull` fetches what has changed at the URL, `push` sends what
+has changed here. Checkpoints, claims and training data are never mirrored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from allometry.env import cache_dir
+from allometry.errors import AllometryError
+from allometry.runs.files import read_json, write_json
+from allometry.runs.place import Place
+
+_RECORD = ".mirror.json"
+_LARGE = "/checkpoints/"
+_AT_ONCE = 16
+"""Files that travel at the same time."""
+
+CONTENTS = ("data",)
+"""Folders of a store that are not mirrored, besides hidden ones."""
+
+
+class Mirror:
+    """The folder that mirrors a place. `known` has, by file name, the stamps it had at the place and here
+    when both were the same."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        digest = hashlib.sha256(place.location.encode()).hexdigest()[:16]
+        self.path = cache_dir("stores", digest)
+        with contextlib.suppress(AllometryError):  # damaged: everything is fetched again
+            self.known: dict[str, list[str]] = dict((read_json(self.path / _RECORD) or {}).get("files", {}))
+            return
+        self.known = {}
+
+    def pull(self, folder: str = "") -> None:
+        """Fetch what has changed at the place, and drop what is gone there."""
+        there = {name: stamp for name, stamp in self.place.names(folder).items() if _mirrored(name)}
+        changed = [
+            name
+            for name, stamp in there.items()
+            if self.known.get(name, [""])[0] != stamp or not (self.path / name).exists()
+        ]
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            list(threads.map(self._fetch, changed))
+        self._remember(there, changed)
+        gone = [name for name in self.known if _below(name, folder) and name not in there]
+        for name in gone:
+            (self.path / name).unlink(missing_ok=True)
+            del self.known[name]
+        if changed or gone:
+            self._save()
+
+    def push(self, folder: str = "") -> None:
+        """Send what has changed here since it was last fetched or sent."""
+        changed = [
+            name
+            for name, stamp in _local(self.path, folder).items()
+            if self.known.get(name, ["", ""])[1] != stamp
+        ]
+        if not changed:
+            return
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            list(threads.map(lambda name: self.place.upload(self.path / name, name), changed))
+        self._remember(self.place.names(folder), changed)
+        self._save()
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Create a file at the place; False if it is there already. The mirror then has what is there."""
+        created = self.place.create(name, data)
+        self.pull(name.rpartition("/")[0])
+        return created
+
+    def _fetch(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            self.place.download(name, self.path / name)
+
+    def _remember(self, there: Mapping[str, str], names: list[str]) -> None:
+        for name in names:
+            with contextlib.suppress(OSError):
+                self.known[name] = [there.get(name, ""), _stamp(self.path / name)]
+
+    def _save(self) -> None:
+        write_json(self.path / _RECORD, {"location": self.place.location, "files": self.known})
+
+
+def _mirrored(name: str) -> bool:
+    return not (name.startswith((".", *(f"{folder}/" for folder in CONTENTS))) or _LARGE in name)
+
+
+def _below(name: str, folder: str) -> bool:
+    return not folder or name == folder or name.startswith(f"{folder}/")
+
+
+def _local(path: Path, folder: str) -> dict[str, str]:
+    """Files of the mirror that belong to the store, with their stamps."""
+    found = {}
+    for file in (path / folder).rglob("*"):
+        name = file.relative_to(path).as_posix()
+        if file.is_file() and not file.name.startswith(".") and _mirrored(name):
+            found[name] = _stamp(file)
+    return found
+
+
+def _stamp(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_mtime_ns}-{status.st_size}"

@@ -1,0 +1,315 @@
+"""A sweep under way: which job is where, and what follows from each report of a worker."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import astuple, dataclass, replace
+from typing import Any
+
+from allometry.errors import AllometryError
+from allometry.runs.store import Store
+from allometry.sweeps.cost import CostModel
+from allometry.sweeps.elsewhere import News, Watch
+from allometry.sweeps.events import Event, EventKind, OnEvent, Summary
+from allometry.sweeps.forecast import Forecast
+from allometry.sweeps.pool import Pool, Report
+from allometry.sweeps.schedule import BranchPoint, Job, assign, jobs, urgency
+from allometry.sweeps.service import keep_failure
+from allometry.sweeps.survey import Survey, branch_points, drop_branch, mend, newest_step, survey
+from allometry.sweeps.sweep import Sweep
+from allometry.train.config import RunConfig
+
+DEATHS_ALLOWED = 3
+"""How often a run's worker may be killed before the run counts as failed."""
+
+_TICK = 0.5
+"""Seconds to wait for a report before looking around again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a sweep is executed: see `execute`. `lease` (seconds) is that of claims; None where nobody else
+    writes to the store."""
+
+    checkpoint_every: float = 15.0
+    fail_fast: bool = False
+    later: float = 0.0
+    lease: float | None = None
+    first: frozenset[str] = frozenset()
+
+
+@dataclass
+class _Running:
+    """A job on a worker, and how far it is."""
+
+    job: Job
+    step: int
+    since: float
+    seen: float
+
+
+class Execution:
+    """The state of a sweep and the decisions about it; `run` feeds a pool until nothing is left."""
+
+    def __init__(
+        self, sweep: Sweep, store: Store, cost: CostModel, on_event: OnEvent, settings: Settings
+    ) -> None:
+        self.sweep, self.store, self.cost, self.on_event = sweep, store, cost, on_event
+        self.settings = settings
+        self.session = uuid.uuid4().hex[:12]
+        shared = settings.lease is not None
+        self.notes = [] if shared else [note for run in sweep for note in mend(store.directory(run.id))]
+        self.before: Survey = survey(sweep.runs, store)
+        self.ready: list[Job] = []
+        self.waiting: list[Job] = []
+        self.running: dict[int, _Running] = {}
+        self.watch = Watch(store, settings.lease) if settings.lease is not None else None
+        self.over: dict[str, Any] = {}
+        self.left: set[BranchPoint] = {
+            (run, step) for steps in self.before.branches.values() for step, run in steps.items()
+        }
+        self.deaths: dict[str, int] = {}
+        self.ended: dict[str, str] = {}
+        self.elsewhere: list[str] = []
+        self.failed: dict[str, str] = {}
+        self.began = time.monotonic()
+        self.worked = self.offered = 0.0
+        self.slots: dict[int, float] = {}
+        self._urgent: dict[str, float] = {}
+        self._add(self.before.jobs())
+        planned = sum(self.cost.seconds(job.config, job.start) for job in self.ready + self.waiting)
+        self.forecast = Forecast(cost, planned)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing to do, here or elsewhere."""
+        return not (self.ready or self.waiting or self.running or (self.watch and self.watch.jobs))
+
+    def run(self, pool: Pool) -> None:
+        """Feed the pool until nothing is left."""
+        self.slots = dict(pool.slots)
+        self.announce()
+        while not self.finished:
+            began = time.monotonic()
+            self.slots = dict(pool.slots)
+            self._dispatch(pool)
+            for worker, report in pool.reports(_TICK):
+                self._handle(worker, report)
+            self._look_elsewhere()
+            self.offered += (time.monotonic() - began) * len(self.slots)
+            if self.settings.fail_fast and self.failed:
+                run, reason = next(iter(self.failed.items()))
+                raise AllometryError(f"{run} failed: {reason}", hint="the same command tries it again")
+        self._tell("end")
+
+    def announce(self) -> None:
+        """Say what there is to do, and what had to be set aside."""
+        self._tell("begin", text="; ".join([self.before.sentence, *self.notes]))
+
+    def _add(self, found: list[Job]) -> None:
+        """Queue jobs: at once, or when their branch point exists."""
+        for job in found:
+            (self.ready if self._may_start(job) else self.waiting).append(job)
+        self._urgent.clear()
+
+    def _may_start(self, job: Job) -> bool:
+        return job.source is None or job.source in self.left
+
+    def _dispatch(self, pool: Pool) -> None:
+        now = time.monotonic()
+        free = dict.fromkeys(self.slots, 0.0)
+        for slot, at in self.running.items():
+            if slot in free:
+                rest = self.cost.between(at.job.config, at.step, at.job.config.train.steps)
+                free[slot] = max(rest / self.slots[slot] - (now - at.seen), 0.1)
+        if not self.ready or all(free.values()):
+            return
+        started = assign(self._in_order(), free, self.slots, self.cost.between)
+        ids = {job.id for job in started.values()}
+        self.ready = [job for job in self.ready if job.id not in ids]
+        for slot, job in started.items():
+            pool.send(slot, self._order(job))
+            self.running[slot] = _Running(job, job.start, now, now)
+            self._tell("start", job.config, step=job.start)
+
+    def _in_order(self) -> list[Job]:
+        """Jobs that may start: those to be trained `first`, then the longest chains."""
+        if any(job.id not in self._urgent for job in self.ready):
+            self._urgent = urgency([*self.ready, *self.waiting], self.cost.between)
+        first = self.settings.first
+        return sorted(self.ready, key=lambda job: (job.id in first, self._urgent[job.id]), reverse=True)
+
+    def _order(self, job: Job) -> dict[str, Any]:
+        claim = None
+        if self.settings.lease is not None:
+            over = self.over.pop(job.id, None)
+            claim = {"owner": self.session, "lease": self.settings.lease, "over": over and astuple(over)}
+        return {
+            "do": "train",
+            "store": self.store.place.location,
+            "run": job.id,
+            "config": job.config.model_dump(mode="json"),
+            "branch_at": list(job.branch_at),
+            "source": None if job.source is None else list(job.source),
+            "threads": 1,
+            "memory": self.cost.memory(job.config),
+            "checkpoint_every": self.settings.checkpoint_every,
+            "claim": claim,
+        }
+
+    def _handle(self, worker: int, report: Report) -> None:
+        current = self.running.get(worker)
+        if current is None:
+            return
+        kind = report["is"]
+        if kind == "progress":
+            self._progress(current, report)
+        elif kind == "left":
+            self.left.add((current.job.id, report["step"]))
+            self._release()
+        elif kind == "branched":
+            self._used(current.job)
+        elif kind == "restarted":
+            self._restarted(current.job, report)
+        elif kind in ("done", "failed", "died", "elsewhere"):
+            self.worked += time.monotonic() - self.running.pop(worker).since
+            self._over(current.job, kind, report)
+            self._orphans(current.job)
+
+    def _over(self, job: Job, kind: str, report: Report) -> None:
+        """A job has left its worker."""
+        if kind == "done":
+            self._finish(job, report["result"])
+        elif kind == "elsewhere":
+            assert self.watch is not None
+            self.watch.add(job)
+            self._tell("elsewhere", job.config, text="another process trains it")
+        elif kind == "failed":
+            if report["full"]:
+                raise AllometryError(report["error"], hint=report["hint"])
+            self._fail(job, report["error"])
+        else:
+            self._died(job, report)
+
+    def _progress(self, current: _Running, report: Report) -> None:
+        now = time.monotonic()
+        predicted = self.cost.between(current.job.config, current.step, report["step"])
+        self.forecast.learn(predicted, now - current.seen)
+        current.step, current.seen = report["step"], now
+        self._tell(
+            "progress", current.job.config, step=current.step, loss=report["loss"], pace=report["pace"]
+        )
+
+    def _used(self, job: Job) -> None:
+        """The run has its copy of the branch point; the last one to take it removes it."""
+        others = (*self.ready, *self.waiting, *(self.watch.jobs.values() if self.watch else ()))
+        if job.source is not None and all(other.source != job.source for other in others):
+            drop_branch(self.store, *job.source)
+
+    def _finish(self, job: Job, result: Report) -> None:
+        self.ended[job.id] = result["status"]
+        text = "; ".join(result.get("notes", ()))
+        step = int(result.get("step", job.config.train.steps))
+        self._tell("done", job.config, step=step, loss=result.get("loss"), text=text)
+
+    def _fail(self, job: Job, reason: str) -> None:
+        self.failed[job.id] = reason
+        self._tell("failed", job.config, text=reason)
+
+    def _restarted(self, job: Job, report: Report) -> None:
+        """The pool itself started the job again after its worker was lost."""
+        self.deaths[job.id] = report["times"]
+        step = newest_step(self.store, job.id)
+        self._tell("retry", job.config, step=step, text="its worker was lost")
+
+    def _died(self, job: Job, report: Report) -> None:
+        """The worker was killed from outside: the run continues from its checkpoint, a few times."""
+        self.deaths[job.id] = self.deaths.get(job.id, 0) + 1
+        cause = f"its worker was killed ({report['signal'] or 'exit'})"
+        if self.deaths[job.id] > DEATHS_ALLOWED:
+            reason = f"{cause} {self.deaths[job.id]} times; the machine may be short of memory"
+            keep_failure(self.store.directory(job.id), reason)
+            self.store.push(job.id)
+            self._fail(job, reason)
+            return
+        step = newest_step(self.store, job.id)
+        self._tell("retry", job.config, step=step, text=cause)
+        again = replace(job, start=step, source=None) if step else job
+        if self.watch is not None and not report.get("certain", True):
+            self.watch.add(again)  # it may live on unseen: its claim will tell
+        else:
+            self.ready.append(again)
+
+    def _look_elsewhere(self) -> None:
+        for news in self.watch.news() if self.watch else ():
+            self._from_elsewhere(news)
+
+    def _from_elsewhere(self, news: News) -> None:
+        job = news.job
+        if news.outcome == "ended":
+            self.elsewhere.append(job.id)
+            result = self.store.get(job.id).result
+            self._finish(job, {**result, "status": news.status, "notes": ["trained by another process"]})
+        elif news.outcome == "failed":
+            self._fail(job, (self.store.get(job.id).error or "it failed").splitlines()[0])
+        else:
+            if news.over is not None:
+                self.over[job.id] = news.over
+            step = newest_step(self.store, job.id)
+            self._add([replace(job, start=step, source=None) if step else job])
+            return
+        self._orphans(job)
+
+    def _release(self) -> None:
+        """Move jobs whose branch point has come into being to the queue."""
+        if any(self._may_start(job) for job in self.waiting):
+            waiting, self.waiting = self.waiting, []
+            self._add(waiting)
+
+    def _orphans(self, job: Job) -> None:
+        """Jobs that waited for a trunk which ended without leaving their branch point find another way."""
+        if job.id not in self.ended and job.id not in self.failed:
+            return
+        orphans = [other for other in self.waiting if other.source is not None and other.source[0] == job.id]
+        if not orphans:
+            return
+        self.waiting = [other for other in self.waiting if other not in orphans]
+        points = branch_points([job.config], self.store)
+        self.left |= {(run, step) for steps in points.values() for step, run in steps.items()}
+        self._add(jobs([other.config for other in orphans], {}, points))
+
+    def _tell(self, kind: EventKind, run: RunConfig | None = None, **fields: Any) -> None:
+        fraction, seconds = self.forecast.now(self._left, self.slots.values(), fresh=kind in ("begin", "end"))
+        self.on_event(
+            Event(
+                kind=kind,
+                sweep=self.sweep.name,
+                finished=len(self.before.finished) + len(self.ended) + len(self.failed),
+                total=len(self.sweep),
+                fraction=fraction,
+                eta=self.settings.later + seconds,
+                run=run,
+                **fields,
+            )
+        )
+
+    def _left(self) -> tuple[list[Job], set[str]]:
+        under_way = [replace(at.job, start=at.step, source=None) for at in self.running.values()]
+        others = list(self.watch.jobs.values()) if self.watch else []
+        return [*under_way, *others, *self.ready, *self.waiting], {job.id for job in under_way}
+
+    def summary(self) -> Summary:
+        """How it ended."""
+        by = {
+            status: tuple(run for run, end in self.ended.items() if end == status)
+            for status in ("done", "diverged")
+        }
+        return Summary(
+            **by,
+            failed=self.failed,
+            skipped=self.before.finished,
+            seconds=time.monotonic() - self.began,
+            busy=self.worked / self.offered if self.offered > 0 else 0.0,
+            elsewhere=tuple(self.elsewhere),
+        )

@@ -1,0 +1,174 @@
+"""What a worker does with an order, whether it came through a pipe or from a cluster.
+
+Orders (JSON objects): {"do": "train", "store", "run", "config", "branch_at", "source", "threads", "device",
+"checkpoint_every", "claim"} and {"do": "measure", "config", "device"}. `source` is (run, step) of a branch
+point; `claim`, where others write to the same store, is {"owner", "lease", "over"} (`allometry.runs.claims`).
+
+Reports: {"is": "progress", "step", "loss", "train_loss", "pace"}; {"is": "branched"} when the run has its
+copy of the trunk that it starts from; {"is": "left", "step"} when it has left a branch point for others; and
+at the end {"is": "done", "result"}, {"is": "measured", …}, {"is": "failed", "error", "hint", "full"}, {"is":
+"stopped"}, or {"is": "elsewhere"} if somebody else trains the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from allometry.runs.claims import Claim
+    from allometry.train.loop import Progress
+
+Order = Mapping[str, Any]
+
+
+class Tell(Protocol):
+    """Where reports go: `tell("progress", step=3, …)`."""
+
+    def __call__(self, kind: str, /, **fields: Any) -> None:
+        """Send one report."""
+
+
+class Stopped(KeyboardInterrupt):
+    """The executor asked for a stop: training ends as it does on ctrl-C, with its checkpoint kept."""
+
+
+class Elsewhere(KeyboardInterrupt):
+    """Somebody else trains this run."""
+
+
+class Service:
+    """Carries out one order after the other in this process."""
+
+    def __init__(self, tell: Tell, stopping: Callable[[], bool]) -> None:
+        """`stopping` is asked at every report of progress whether to stop."""
+        self.tell = tell
+        self.stopping = stopping
+
+    def serve(self, order: Order) -> None:
+        """Do what is ordered; failures are reported, never raised."""
+        try:
+            if order["do"] == "train":
+                self.tell("done", result=_Training(order, self).run())
+            else:
+                self.tell("measured", **_measure(order))
+        except Stopped:
+            self.tell("stopped")
+        except Elsewhere:
+            self.tell("elsewhere")
+        except BaseException as error:
+            self._fail(order, error)
+
+    def _fail(self, order: Order, error: BaseException) -> None:
+        """Keep the failure with the run, and report it in a sentence."""
+        from allometry.errors import AllometryError
+        from allometry.runs.files import is_full
+
+        known = isinstance(error, AllometryError)
+        message = error.message if isinstance(error, AllometryError) else f"{type(error).__name__}: {error}"
+        hint = error.hint if isinstance(error, AllometryError) else None
+        if order["do"] == "train":
+            directory = Path(order["store"]) / order["run"]
+            if not (directory / "error.txt").exists():
+                text = str(error) if known else "".join(traceback.format_exception(error))
+                with contextlib.suppress(OSError, AllometryError):
+                    keep_failure(directory, text)
+        self.tell("failed", error=message, hint=hint, full=is_full(error))
+
+
+class _Training:
+    """One order to train."""
+
+    def __init__(self, order: Order, service: Service) -> None:
+        self.order, self.service = order, service
+        self.directory = Path(order["store"]) / order["run"]
+        self.leaves = sorted(order["branch_at"])
+        self.claim: Claim | None = None
+
+    def run(self) -> dict[str, Any]:
+        """Train the run, or finish it; what its result.json holds."""
+        from allometry.runs.files import read_json
+
+        if self.order["claim"] is None:
+            return self._train()
+        self.claim = self._take(self.order["claim"])
+        finished = False
+        try:
+            result = read_json(self.directory / "result.json") or self._train()
+            finished = True
+        finally:
+            self.claim.release(finished=finished)
+        return result
+
+    def _take(self, wanted: Mapping[str, Any]) -> Claim:
+        """The claim on the run; Elsewhere if another holds it."""
+        from allometry.runs.claims import Claims, Sight
+        from allometry.runs.place import place
+
+        over = None if wanted["over"] is None else Sight(*wanted["over"])
+        claims = Claims(place(self.order["store"]), wanted["lease"])
+        claim = claims.take(self.order["run"], wanted["owner"], over)
+        if claim is None:
+            raise Elsewhere
+        return claim
+
+    def _train(self) -> dict[str, Any]:
+        from allometry.train.config import RunConfig
+        from allometry.train.loop import train
+
+        order = self.order
+        (self.directory / "error.txt").unlink(missing_ok=True)
+        if order["source"] is not None:
+            self._branch(*order["source"])
+        return train(
+            RunConfig.model_validate(order["config"]),
+            self.directory,
+            threads=order["threads"],
+            device=order["device"],
+            branch_at=tuple(order["branch_at"]),
+            on_progress=self._progress,
+            checkpoint_every=order["checkpoint_every"],
+        )
+
+    def _branch(self, source: str, step: int) -> None:
+        """Start from another run's trunk; if its branch point is damaged, from the beginning."""
+        from allometry.errors import AllometryError
+        from allometry.runs.files import is_full
+        from allometry.train.checkpoint import branch
+
+        try:
+            branch(Path(self.order["store"]) / source, step, self.directory)
+        except AllometryError as error:
+            if is_full(error):
+                raise
+        self.service.tell("branched")
+
+    def _progress(self, at: Progress) -> None:
+        if self.service.stopping():
+            raise Stopped
+        if self.claim is not None and not self.claim.held:
+            raise Elsewhere
+        while self.leaves and self.leaves[0] <= at.step:
+            self.service.tell("left", step=self.leaves.pop(0))
+        loss = at.train_loss if at.loss is None else at.loss
+        self.service.tell(
+            "progress", step=at.step, loss=loss, train_loss=at.train_loss, pace=at.tokens_per_second
+        )
+
+
+def keep_failure(directory: Path, text: str) -> None:
+    """Write down in a run's directory why it failed."""
+    from allometry.runs.files import write_text
+
+    directory.mkdir(parents=True, exist_ok=True)
+    write_text(directory / "error.txt", text.rstrip() + "\n")
+
+
+def _measure(order: Order) -> dict[str, Any]:
+    from allometry.sweeps.measure import measure
+    from allometry.train.config import RunConfig
+
+    return measure(RunConfig.model_validate(order["config"]), device=order["device"])

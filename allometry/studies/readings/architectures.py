@@ -163,13 +163,14 @@ def _slopes(runs: pd.DataFrame, series: list[str]) -> Table:
         means = runs[runs["series"] == name].groupby("N")["loss"].mean()
         row = {"series": name, "sizes": len(means)}
         if len(means) > 2:
-            row |= _slope_of(means)
+            row |= slope_of(means)
         rows.append(row)
     caption = f"Straight lines of log L in log N at one horizon; {LEVEL:.0%} intervals from their residuals."
     return Table(name="slopes", title="Slopes against size", caption=caption, frame=pd.DataFrame(rows))
 
 
-def _slope_of(means: pd.Series) -> dict[str, float]:
+def slope_of(means: pd.Series) -> dict[str, float]:
+    """The slope of log L in log N of losses indexed by N (three or more), with its interval."""
     from scipy.stats import linregress, t
 
     line = linregress(np.log(means.index.to_numpy(dtype=float)), np.log(means.to_numpy()))

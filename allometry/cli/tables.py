@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 Form = Literal["json", "csv"]
 Formatter = Callable[[Any], str]
+MANY = 400
+"""Rows from which on a table is laid out by itself: rich takes milliseconds a row."""
+
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
@@ -48,6 +51,8 @@ def print_table(
         click.echo(frame.to_csv(index=False), nl=False)
     elif frame.empty:
         click.echo(empty)
+    elif len(frame) > MANY:
+        _print_plain(frame, formats or {}, title)
     else:
         _print_rich(frame, formats or {}, title)
 
@@ -72,6 +77,26 @@ def _print_rich(frame: pd.DataFrame, formats: Mapping[str, Formatter], title: st
         cells = (cell(value, formats.get(str(name))) for name, value in zip(frame.columns, row, strict=True))
         table.add_row(*cells)
     console().print(table)
+
+
+def _print_plain(frame: pd.DataFrame, formats: Mapping[str, Formatter], title: str | None) -> None:
+    """The same layout as `_print_rich`, for long tables."""
+    from pandas.api.types import is_numeric_dtype
+
+    columns = [[cell(value, formats.get(str(name))) for value in frame[name].tolist()] for name in frame]
+    widths = [max(len(str(name)), *map(len, cells)) for name, cells in zip(frame, columns, strict=True)]
+    right = [is_numeric_dtype(frame[name]) for name in frame]
+
+    def line(cells: Sequence[str]) -> str:
+        placed = [
+            text.rjust(width) if is_number else text.ljust(width)
+            for text, width, is_number in zip(cells, widths, right, strict=True)
+        ]
+        return (" " + "   ".join(placed)).rstrip()
+
+    rule = " " + "─" * (sum(widths) + 3 * (len(widths) - 1))
+    head = [*([title] if title else []), line([str(name) for name in frame]), rule]
+    click.echo("\n".join(["", *head, *map(line, zip(*columns, strict=True)), ""]))
 
 
 def console() -> Any:

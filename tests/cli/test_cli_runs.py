@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from allometry.cli import main
+from allometry.cli.tables import print_table
 from allometry.runs.store import Store
 
 DONE, PARTIAL = "transformer-2x16-sotu-512-s0-aaaaaaaa", "transformer-2x16-sotu-512-s1-bbbbbbbb"
@@ -110,3 +111,11 @@ def test_a_foreign_folder_is_refused(allometry, tmp_path: Path):
     status, _, error = allometry("runs", "--store", str(tmp_path))
     assert status == 1
     assert "not a run store" in error
+
+
+def test_a_long_table_looks_like_a_short_one(capsys: pytest.CaptureFixture[str]) -> None:
+    frame = pd.DataFrame({"run": ["a", "long-name"] * 300, "N": [1, 2000] * 300})
+    print_table(frame.head(2))
+    short = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    print_table(frame)
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()][:5] == short[:5]

@@ -36,17 +36,19 @@ def _console() -> Console:
 
 
 def print_plan(plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
-    """The question, one row a model size with its horizons, and the total with its predicted time."""
+    """The question, one row a design (or a model size, for a study of one design), and the total with its
+    predicted time.
+    """
     console = _console()
     console.print(
         f"\n[bold]{plan.study}[/bold]", textwrap.fill(plan.sweep.question, 96), sep="\n", end="\n\n"
     )
     frame = plan.sweep.frame(store, cost)
     frame["held"] = frame["run"].isin(plan.held_back)
-    table = _table("model", "N", "runs", "seeds", "tokens D", "FLOPs 6ND", "alone, 1 core", "state")
-    for shape, part in frame.groupby("shape", sort=False):
-        table.add_row(str(shape), format_count(part["N"].iloc[0]), *_row(part))
-    console.print(table)
+    many = len(plan.designs) > 1
+    console.print(_by_design(frame, plan, cost) if many else _by_shape(frame))
+    if many and len(plan.parts) > 1:
+        console.print(_by_study(frame, plan))
     total = cost.total(plan.sweep.runs, store=store)
     measured = "timed on this machine" if total.measured else "not calibrated"
     console.print(
@@ -56,19 +58,52 @@ def print_plan(plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
     )
 
 
-def _row(part: pd.DataFrame) -> list[str]:
-    low, high = part["D"].min(), part["D"].max()
-    horizons = format_count(low) if low == high else f"{format_count(low)} - {format_count(high)}"
+def _by_shape(frame: pd.DataFrame) -> Table:
+    table = _table("model", "N", "runs", "seeds", "tokens D", "FLOPs 6ND", "alone, 1 core", "state")
+    for shape, part in frame.groupby("shape", sort=False):
+        table.add_row(
+            str(shape), format_count(part["N"].iloc[0]), str(len(part)), str(part["seed"].nunique()),
+            _span(part["D"]), format_flops(part["C"].sum()), format_duration(part["seconds"].sum()),
+            _state(part),
+        )  # fmt: skip
+    return table
+
+
+def _by_design(frame: pd.DataFrame, plan: StudyPlan, cost: CostModel) -> Table:
+    """A run of several designs is counted with the first."""
+    table = _table("design", "runs", "N", "tokens D", "FLOPs 6ND", "core time", "state")
+    configs = {run.id: run for run in plan.sweep}
+    counted: set[str] = set()
+    for name, ids in plan.designs.items():
+        own = [run for run in ids if run not in counted]
+        counted.update(own)
+        part = frame[frame["run"].isin(own)]
+        if not len(part):
+            continue
+        work = cost.total([configs[run] for run in own]).work
+        table.add_row(
+            name, str(len(part)), _span(part["N"]), _span(part["D"]), format_flops(part["C"].sum()),
+            format_duration(work), _state(part),
+        )  # fmt: skip
+    return table
+
+
+def _by_study(frame: pd.DataFrame, plan: StudyPlan) -> Table:
+    table = _table("study", "runs that it reads", "predicted first")
+    for name, ids in plan.parts.items():
+        table.add_row(name, str(len(ids)), str(int(frame.loc[frame["run"].isin(ids), "held"].sum()) or "-"))
+    return table
+
+
+def _span(column: pd.Series) -> str:
+    low, high = column.min(), column.max()
+    return format_count(low) if low == high else f"{format_count(low)} - {format_count(high)}"
+
+
+def _state(part: pd.DataFrame) -> str:
     states = part["state"].fillna("new").value_counts()
     state = ", ".join(f"{count} {name}" for name, count in states.items())
-    return [
-        str(len(part)),
-        str(part["seed"].nunique()),
-        horizons,
-        format_flops(part["C"].sum()),
-        format_duration(part["seconds"].sum()),
-        state + (" (predicted first)" if part["held"].any() else ""),
-    ]
+    return state + (" (predicted first)" if part["held"].any() else "")
 
 
 def print_answer(analysis: Analysis) -> None:

@@ -24,7 +24,7 @@ def command(name: str) -> click.Command:
 
 @click.command()
 @click.argument("study")
-@click.option("--budget", default="10m", show_default=True, help="Time to spend, such as 2m, 10m or 1h.")
+@click.option("--budget", help="Time to spend, such as 2m, 10m or 1h (default: the study's own).")
 @click.option("--compute", help="FLOPs to spend instead of a time, such as 5e13; 0 for the smallest study.")
 @click.option(
     "--store", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where runs are kept."
@@ -40,7 +40,7 @@ def command(name: str) -> click.Command:
 @click.option("--quiet", is_flag=True, help="Print the plan and the answer only.")
 def run(
     study: str,
-    budget: str,
+    budget: str | None,
     compute: str | None,
     store: Path,
     data: str,
@@ -53,6 +53,7 @@ def run(
 ) -> None:
     """Run a STUDY: plan it, train what is missing, fit, report. The same command continues after any
     interruption."""
+    from allometry.studies.base import study as study_of
     from allometry.studies.conduct import Request, conduct
     from allometry.sweeps.progress import Display as Progress
     from allometry.train.config import DataConfig
@@ -60,7 +61,7 @@ def run(
 
     request = Request(
         study=study,
-        budget=parse_duration(budget, "--budget"),
+        budget=parse_duration(budget or study_of(study).budget, "--budget"),
         compute=None if compute is None else parse_number(compute, "--compute"),
         store=store,
         data=DataConfig(corpus=data, tokenizer=tokenizer),
@@ -103,7 +104,7 @@ def _command_line() -> str:
 )
 def report(study: str | None, store: Path, output: Path | None, figures: Path | None, suffix: str) -> None:
     """Write the report of a STUDY (default: the latest) from the runs in the store; nothing is trained."""
-    from allometry.studies.conduct import report as write_report
+    from allometry.studies.reporting import report as write_report
 
     analysis, path = write_report(store, study, output)
     print(f"report: {path}")
@@ -128,7 +129,7 @@ def studies() -> None:
     from allometry.studies.base import studies as known
 
     for name, study in known().items():
-        print(f"{name}\n    {study.question}")
+        print(f"{name}   (--budget {study.budget} unless told otherwise)\n    {study.question}")
 
 
 class Terminal:

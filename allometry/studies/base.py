@@ -64,12 +64,14 @@ class Study(ABC):
     """A question with a docstring that says why it is asked and how it is answered.
 
     `expected` says in a sentence or two what one expects to see, before it is seen. `designs` names the sets
-    of runs that the study reads (`studies.designs`), each with its share of the study's compute.
+    of runs that the study reads (`studies.designs`), each with its share of the study's compute. `budget` is
+    the time that `allometry run` gives it unless it is told another.
     """
 
     name: ClassVar[str]
     question: ClassVar[str]
     expected: ClassVar[str] = ""
+    budget: ClassVar[str] = "10m"
     designs: ClassVar[dict[str, float]] = {}
 
     def sweep(self, compute: float, data: DataConfig) -> Sweep:
@@ -79,15 +81,24 @@ class Study(ABC):
         Larger compute must never ask for less. Raises AllometryError if `compute` is too little to ask the
         question.
         """
-        from allometry.studies.designs.base import design
         from allometry.sweeps.sweep import Sweep
 
-        runs = [run for name, share in self.designs.items() for run in design(name)(share * compute, data)]
-        return Sweep(self.name, self.question, tuple({run.id: run for run in runs}.values()))
+        runs = [run for part in self.by_design(compute, data).values() for run in part]
+        return Sweep(self.name, self.question, tuple(runs))
+
+    def by_design(self, compute: float, data: DataConfig) -> dict[str, tuple[RunConfig, ...]]:
+        """The runs by design; two designs may ask for the same run."""
+        from allometry.studies.designs.base import design
+
+        return {name: design(name)(share * compute, data) for name, share in self.designs.items()}
 
     def parts(self, compute: float, data: DataConfig) -> dict[str, Sweep]:
         """The runs by study: of this one, or of each member of a collection."""
         return {self.name: self.sweep(compute, data)}
+
+    def member(self, name: str) -> Study:
+        """The study of that name among `parts`: this one, or a member of a collection."""
+        return self if name == self.name else study(name)
 
     def held_back(self, run: RunConfig, sweep: Sweep) -> bool:
         """Whether this run's loss is to be predicted, in writing, before it is trained. Default: none is."""

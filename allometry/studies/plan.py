@@ -9,9 +9,10 @@ runs.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from allometry.errors import AllometryError
 from allometry.units import format_duration
@@ -42,7 +43,8 @@ class StudyPlan:
     they are trained.
 
     `compute` is what the study was asked to spend (FLOPs, everything counted), `seconds` the predicted time
-    of the training.
+    of the training, `parts` the ids of the runs by study: of this one, or of each member of a collection;
+    `designs` the same by design, empty for a study that names none.
     """
 
     study: str
@@ -52,6 +54,8 @@ class StudyPlan:
     sweep: Sweep
     held_back: tuple[str, ...]
     created: str
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    designs: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def stages(self) -> list[Sweep]:
         """What is trained first, and what is trained after the prediction has been registered (if anything
@@ -61,10 +65,62 @@ class StudyPlan:
         parts = [[r for r in self.sweep if r.id not in held], [r for r in self.sweep if r.id in held]]
         return [self._part(runs) for runs in parts if runs]
 
+    def part(self, name: str) -> Sweep:
+        """The runs of one study of the plan."""
+        own = set(self.parts[name])
+        return self._part([run for run in self.sweep if run.id in own])
+
     def _part(self, runs: list[RunConfig]) -> Sweep:
         from allometry.sweeps.sweep import Sweep
 
         return Sweep(self.sweep.name, self.sweep.question, tuple(runs))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a study asks for with `compute` FLOPs: its runs, those of each member, and which are held back."""
+
+    study: Study
+    compute: float
+    data: DataConfig
+
+    @cached_property
+    def parts(self) -> dict[str, Sweep]:
+        """The runs by study."""
+        return self.study.parts(self.compute, self.data)
+
+    @cached_property
+    def sweep(self) -> Sweep:
+        """Every run once."""
+        from allometry.sweeps.sweep import Sweep
+
+        runs = tuple(run for part in self.parts.values() for run in part)
+        return Sweep(self.study.name, self.study.question, runs)
+
+    @cached_property
+    def held_back(self) -> tuple[str, ...]:
+        """The runs that some member predicts before they are trained."""
+        held = {run for name, part in self.parts.items() for run in held_back(self.study.member(name), part)}
+        return tuple(run for run in self.sweep.ids if run in held)
+
+    def seconds(self, cost: CostModel, workers: int | None) -> float:
+        """Predicted time of the stages, one after the other."""
+        held = set(self.held_back)
+        first = tuple(run for run in self.sweep if run.id not in held)
+        later = tuple(run for run in self.sweep if run.id in held)
+        return sum(cost.total(stage, workers=workers).seconds for stage in (first, later) if stage)
+
+
+def _ask(study: Study, compute: float, data: DataConfig) -> Asked:
+    """Raises AllometryError if the compute is too little to ask."""
+    asked = Asked(study, compute, data)
+    assert asked.parts
+    return asked
+
+
+def held_back(study: Study, sweep: Sweep) -> tuple[str, ...]:
+    """The runs of a study that are to be predicted before they are trained."""
+    return tuple(run.id for run in sweep if study.held_back(run, sweep))
 
 
 def train_seconds(budget: float) -> float:
@@ -85,19 +141,20 @@ def within_budget(
 
     Raises AllometryError, naming the smallest budget that works on this machine, if none does.
     """
-    sweep_of = _cached(lambda compute: study.sweep(compute, data))
+    asked = _cached(lambda compute: _ask(study, compute, data))
 
-    def seconds(sweep: Sweep) -> float:
-        return _seconds(study, sweep, cost, workers)
+    def seconds(compute: float) -> float:
+        return asked(compute).seconds(cost, workers)
 
-    compute = _largest(sweep_of, seconds, train_seconds(budget) - spent)
+    least = smallest(asked)
+    compute = _largest(seconds, least, train_seconds(budget) - spent)
     if compute is None:
-        needed = (seconds(sweep_of(_smallest(sweep_of))) + spent + _FIXED) / (1 - _SHARE)
+        needed = (seconds(least) + spent + _FIXED) / (1 - _SHARE)
         raise AllometryError(
             f"a budget of {format_duration(budget)} is too small for {study.name!r} on this machine",
             hint=f"the smallest that works is about --budget {math.ceil((needed + 2) / 5) * 5}s",
         )
-    return _plan(study, sweep_of(compute), budget, compute, cost, workers)
+    return _plan(asked(compute), budget, cost, workers)
 
 
 def of_compute(
@@ -108,73 +165,69 @@ def of_compute(
     workers: int | None = None,
 ) -> StudyPlan:
     """The version of a study that spends `compute` FLOPs, or the smallest one for 0, whatever it takes."""
-    least = compute or _smallest(_cached(lambda amount: study.sweep(amount, data)))
-    return _plan(study, study.sweep(least, data), math.nan, least, cost, workers)
+    asked = _cached(lambda amount: _ask(study, amount, data))
+    least = compute or smallest(asked)
+    return _plan(asked(least), math.nan, cost, workers)
 
 
-def _plan(
-    study: Study, sweep: Sweep, budget: float, compute: float, cost: CostModel | None, workers: int | None
-) -> StudyPlan:
+def _plan(asked: Asked, budget: float, cost: CostModel | None, workers: int | None) -> StudyPlan:
+    by_design = asked.study.by_design(asked.compute, asked.data)
     return StudyPlan(
-        study=study.name,
+        study=asked.study.name,
         budget=budget if math.isfinite(budget) else 0.0,
-        compute=compute,
-        seconds=_seconds(study, sweep, cost, workers) if cost else 0.0,
-        sweep=sweep,
-        held_back=tuple(run.id for run in sweep if study.held_back(run, sweep)),
+        compute=asked.compute,
+        seconds=asked.seconds(cost, workers) if cost else 0.0,
+        sweep=asked.sweep,
+        held_back=asked.held_back,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        parts={name: part.ids for name, part in asked.parts.items()},
+        designs={name: tuple(run.id for run in runs) for name, runs in by_design.items()},
     )
 
 
-def _seconds(study: Study, sweep: Sweep, cost: CostModel, workers: int | None) -> float:
-    """Predicted time of the stages, one after the other."""
-    held = tuple(run for run in sweep if study.held_back(run, sweep))
-    first = tuple(run for run in sweep if run not in held)
-    return sum(cost.total(stage, workers=workers).seconds for stage in (first, held) if stage)
+Made = TypeVar("Made")
 
 
-def _cached(sweep_of: Callable[[float], Sweep]) -> Callable[[float], Sweep]:
-    made: dict[float, Sweep] = {}
+def _cached(of: Callable[[float], Made]) -> Callable[[float], Made]:
+    made: dict[float, Made] = {}
 
-    def cached(compute: float) -> Sweep:
+    def cached(compute: float) -> Made:
         if compute not in made:
-            made[compute] = sweep_of(compute)
+            made[compute] = of(compute)
         return made[compute]
 
     return cached
 
 
-def _possible(sweep_of: Callable[[float], Sweep], compute: float) -> bool:
+def _possible(of: Callable[[float], object], compute: float) -> bool:
     try:
-        sweep_of(compute)
+        of(compute)
     except AllometryError:
         return False
     return True
 
 
-def _smallest(sweep_of: Callable[[float], Sweep]) -> float:
-    """The least compute with which the study can be asked at all, to within a tenth (bisection in the
-    logarithm).
+def smallest(of: Callable[[float], object]) -> float:
+    """The least compute with which a study or a design can be asked for at all (it raises AllometryError
+    below), to within a tenth (bisection in the logarithm).
     """
     low, high = LEAST_COMPUTE, MOST_COMPUTE
-    if _possible(sweep_of, low):
+    if _possible(of, low):
         return low
     while high / low > 1.1:
         middle = math.sqrt(low * high)
-        low, high = (low, middle) if _possible(sweep_of, middle) else (middle, high)
+        low, high = (low, middle) if _possible(of, middle) else (middle, high)
     return high
 
 
-def _largest(
-    sweep_of: Callable[[float], Sweep], seconds: Callable[[Sweep], float], allowed: float
-) -> float | None:
-    """The most compute whose sweep is predicted to take no longer than `allowed` seconds, to within 1 %."""
-    low, high = _smallest(sweep_of), MOST_COMPUTE
-    if seconds(sweep_of(low)) > allowed:
+def _largest(seconds: Callable[[float], float], least: float, allowed: float) -> float | None:
+    """The most compute that is predicted to take no longer than `allowed` seconds, to within 1 %."""
+    low, high = least, MOST_COMPUTE
+    if seconds(low) > allowed:
         return None
     while high / low > 1.01:
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if seconds(sweep_of(middle)) <= allowed else (low, middle)
+        low, high = (middle, high) if seconds(middle) <= allowed else (low, middle)
     return low
 
 
@@ -190,6 +243,8 @@ def save(plan: StudyPlan, folder: Path) -> None:
         "seconds": plan.seconds,
         "created": plan.created,
         "held_back": list(plan.held_back),
+        "parts": {name: list(ids) for name, ids in plan.parts.items()},
+        "designs": {name: list(ids) for name, ids in plan.designs.items()},
         "runs": [run.model_dump(mode="json") for run in plan.sweep],
     }
     write_json(folder / FILE, content)
@@ -213,4 +268,11 @@ def load(folder: Path) -> StudyPlan | None:
         sweep=Sweep(content["study"], content["question"], runs),
         held_back=tuple(content["held_back"]),
         created=content["created"],
+        # a plan from before there were collections is of one study
+        parts=_tuples(content.get("parts") or {content["study"]: [run.id for run in runs]}),
+        designs=_tuples(content.get("designs", {})),
     )
+
+
+def _tuples(ids: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(listed) for name, listed in ids.items()}

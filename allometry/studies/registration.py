@@ -49,14 +49,14 @@ def register_prediction(
     returned unchanged.
 
     `runs` are those that the prediction was made from; `predicted` has columns run, N, D, loss, low, high,
-    level, method; `known` are ids of predicted runs whose loss was in the store before (they are marked, and
-    never scored).
+    level, method and study (which predicted it); `known` are ids of predicted runs whose loss was in the
+    store before (they are marked, and never scored).
     """
     existing = registered(folder)
     if existing is not None:
         return existing
-    columns = ["run", "N", "D", "seed", "loss", "low", "high", "level", "method"]
-    rows = json.loads(predicted[columns].to_json(orient="records", double_precision=15))
+    columns = ["run", "N", "D", "seed", "loss", "low", "high", "level", "method", "study"]
+    rows = json.loads(predicted.reindex(columns=columns).to_json(orient="records", double_precision=15))
     content = {
         "registered": datetime.now(UTC).isoformat(timespec="seconds"),
         "made_from": sorted(runs["run"]),
@@ -91,7 +91,7 @@ def ledger(studies_folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
     for path in sorted(studies_folder.glob(f"*/{FILE}")):
         prediction = registered(path.parent)
         assert prediction is not None
-        table = score(prediction, runs)
+        table = score(prediction, runs).drop(columns="study", errors="ignore")
         table.insert(0, "study", path.parent.name)
         table.insert(1, "registered", prediction["registered"])
         tables.append(table)

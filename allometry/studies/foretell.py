@@ -1,0 +1,42 @@
+"""The predictions of a plan's held-back runs, each by the study that holds it back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from allometry.errors import AllometryError
+from allometry.studies.plan import held_back
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from allometry.studies.base import Study
+    from allometry.studies.plan import StudyPlan
+
+
+def foretell(question: Study, plan: StudyPlan, finished: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The held-back runs predicted, each by the first study that holds it back, from that study's own
+    finished runs; and the studies that could not, with the reason. Raises AllometryError if none could.
+    """
+    import pandas as pd
+
+    wanted = plan.sweep.frame().set_index("run", drop=False)
+    tables: list[pd.DataFrame] = []
+    failures: dict[str, AllometryError] = {}
+    taken: set[str] = set()
+    for name, ids in plan.parts.items():
+        member = question.member(name)
+        own = [run for run in held_back(member, plan.part(name)) if run not in taken]
+        if not own:
+            continue
+        mine = finished[finished["run"].isin(ids)].reset_index(drop=True)
+        try:
+            table = member.predict(mine, wanted.loc[own].reset_index(drop=True))
+        except AllometryError as error:
+            failures[name] = error
+            continue
+        tables.append(table.assign(study=name))
+        taken |= set(own)
+    if not tables:
+        raise next(iter(failures.values()))
+    return pd.concat(tables, ignore_index=True), {name: error.message for name, error in failures.items()}

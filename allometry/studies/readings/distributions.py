@@ -1,0 +1,245 @@
+"""Reading losses on other distributions against the loss on the training distribution."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from allometry.errors import AllometryError
+from allometry.report.content import Analysis, Constant, Figure, Section, Table, Verdict
+from allometry.studies.readings.base import KAPLAN, LEVEL, Reading, attempt, constant, mean_estimate
+from allometry.studies.readings.runs import scope, seed_noise, usable_runs
+
+if TYPE_CHECKING:
+    from allometry.studies.base import Evidence, Study
+
+SAME = 2.0
+"""Per cent of loss within which two ways to the same test loss count as one."""
+
+
+def analyse(study: Study, evidence: Evidence) -> Analysis:
+    """The report's content from the finished runs."""
+    usable, excluded = usable_runs(evidence)
+    readings = {
+        "sizes": attempt("Losses elsewhere against size", lambda: by_size(usable)),
+        "loss": attempt("Losses elsewhere against the loss here", lambda: loss_to_loss(usable)),
+        "during": attempt("During training and after it", lambda: during(usable, evidence.curves)),
+        "noise": seed_noise(usable)[1],
+    }
+    found = [reading.fits["summary"] for reading in readings.values() if "summary" in reading.fits]
+    return Analysis(
+        study=study.name,
+        question=study.question,
+        expected=study.expected,
+        answer=" ".join(found) or "The runs do not answer this.",
+        next=_NEXT,
+        command=evidence.command,
+        sections=tuple(reading.section for reading in readings.values()),
+        constants=tuple(row for reading in readings.values() for row in reading.constants),
+        warnings=(
+            *missing(usable),
+            *scope(usable, evidence),
+            *(w for r in readings.values() for w in r.warnings),
+        ),
+        excluded=excluded,
+        runs=evidence.runs,
+        environment=evidence.environment,
+    )
+
+
+_NEXT = (
+    "Whether the offset stays constant where a corpus is mixed into the training data at a few per cent, and "
+    "which distributions leave the line at larger N."
+)
+
+
+def elsewhere(runs: pd.DataFrame) -> list[str]:
+    """The distributions that the runs were tested on beside their own."""
+    columns = [c for c in runs.columns if c.startswith("loss_") and runs[c].notna().any()]
+    return [column.removeprefix("loss_") for column in columns]
+
+
+def missing(runs: pd.DataFrame) -> tuple[str, ...]:
+    """A warning for the distributions that could not be had when the study was planned."""
+    from allometry.studies.designs.distributions import AT_HAND, WANTED
+
+    found = set(elsewhere(runs))
+    if not found or found <= set(AT_HAND):
+        return ()
+    lost = [name for name in WANTED if name not in found and name not in set(runs["corpus"])]
+    if not lost:
+        return ()
+    return (
+        f"Not tested on {', '.join(lost)}, which could not be had when the study was planned: "
+        f"`allometry data prepare {lost[0]}` fetches it.",
+    )
+
+
+def _long(runs: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """One row a run and distribution: series (the distribution, "here" for its own), N, here, loss."""
+    parts = [runs.assign(series="here (test split)", elsewhere=runs["loss"])]
+    parts += [runs.assign(series=name, elsewhere=runs[f"loss_{name}"]) for name in names]
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(here=table["loss"])[["series", "run", "N", "seed", "here", "elsewhere"]].dropna()
+
+
+def by_size(runs: pd.DataFrame) -> Reading:
+    """Losses on every distribution against N (Kaplan et al. 2020, figure 8, left)."""
+    from allometry.figures.several import several
+    from allometry.studies.readings.architectures import slope_of
+
+    names = elsewhere(runs)
+    if not names:
+        raise AllometryError("no run was tested on another distribution", hint="run the study again")
+    table = _long(runs, names)
+    means = table.groupby(["series", "N"], sort=False)["elsewhere"].mean().reset_index()
+    means = means.rename(columns={"elsewhere": "loss"}).sort_values(["series", "N"])
+    if means["N"].nunique() < 3:
+        raise AllometryError("fewer than three sizes are done", hint="finish the study's runs")
+    rows = [
+        {"distribution": s, **slope_of(part.set_index("N")["loss"])} for s, part in means.groupby("series")
+    ]
+    figure = several(
+        means, means, x="N", y="loss", name="loss-elsewhere-against-size",
+        title="Loss on each distribution against size",
+        caption="All models saw the same tokens of the training corpus and none of the others (figure 8, "
+        "left).",
+    )  # fmt: skip
+    slopes = Table(
+        name="slopes-elsewhere", title="Slope of log L in log N on each distribution",
+        caption=f"{LEVEL:.0%} intervals of straight lines from their residuals.", frame=pd.DataFrame(rows),
+    )  # fmt: skip
+    text = "Parallel lines in log-log would mean that size buys the same share of the loss everywhere."
+    return Reading(
+        section=Section(title="Losses elsewhere against size", text=text, evidence=(figure, slopes))
+    )
+
+
+def loss_to_loss(runs: pd.DataFrame) -> Reading:
+    """The exponent kappa in L_elsewhere ∝ L_here^kappa over finished models of all sizes."""
+    names = elsewhere(runs)
+    if runs["N"].nunique() < 3 or not names:
+        raise AllometryError("fewer than three sizes are done", hint="finish the study's runs")
+    means = runs.groupby("N")[["loss", *(f"loss_{name}" for name in names)]].mean()
+    lines = {name: _kappa(means["loss"], means[f"loss_{name}"]) for name in names}
+    why = "finished models of all sizes at one horizon; 1 is Kaplan's constant offset on a logarithmic axis"
+    rows = tuple(
+        constant(f"loss on {name} against loss here", "κ", {KAPLAN: 1.0}, line[:3], why)
+        for name, line in lines.items()
+    )
+    frame = pd.DataFrame(
+        [
+            {"distribution": name, "kappa": k, "low": low, "high": high, "rms residual": rms,
+             "loss there over here, largest model": means[f"loss_{name}"].iloc[-1] / means["loss"].iloc[-1]}
+            for name, (k, low, high, rms) in lines.items()
+        ]
+    )  # fmt: skip
+    straight = [name for name, (_, low, high, _) in lines.items() if low <= 1 <= high]
+    off = {name: k for name, (k, low, high, _) in lines.items() if not low <= 1 <= high}
+    parts = [f"{name} {k:.2f}" for name, k in off.items()]
+    summary = (
+        f"Of {len(lines)} other distributions, the loss falls in proportion to the loss here on "
+        f"{len(straight)}"
+        + (f" ({', '.join(straight)})" if straight else "")
+        + (f"; with another exponent on {', '.join(parts)}." if parts else ".")
+    )
+    table = Table(name="loss-to-loss", title="Loss-to-loss exponents", caption=f"{LEVEL:.0%} intervals from the "
+                  "residuals of straight lines in log-log.", frame=frame)  # fmt: skip
+    return Reading(
+        section=Section(title="Losses elsewhere against the loss here", text=summary, evidence=(table,)),
+        constants=rows,
+        fits={"summary": summary},
+    )
+
+
+def _kappa(here: pd.Series, there: pd.Series) -> tuple[float, float, float, float]:
+    """Slope in log-log with its interval, and the root mean square residual."""
+    from scipy.stats import linregress, t
+
+    x, y = np.log(here.to_numpy(dtype=float)), np.log(there.to_numpy(dtype=float))
+    line = linregress(x, y)
+    half = float(t.ppf(0.5 + LEVEL / 2, len(x) - 2) * line.stderr)
+    rms = float(np.sqrt(np.mean((y - line.intercept - line.slope * x) ** 2)))
+    return float(line.slope), float(line.slope) - half, float(line.slope) + half, rms
+
+
+def during(runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
+    """The largest model while it trains against finished models of all sizes (figure 8, right)."""
+    names = elsewhere(runs)
+    largest = runs.sort_values("N")["run"].iloc[-1]
+    curve = curves[(curves["run"] == largest) & curves["loss"].notna()].sort_values("loss")
+    if len(curve) < 3 or not names:
+        raise AllometryError(
+            "the largest model's losses elsewhere were not recorded", hint="run the study again"
+        )
+    finished = runs[runs["run"] != largest]
+    tables = [_beside(finished, curve, name) for name in names]
+    table = pd.concat([t for t in tables if len(t)], ignore_index=True) if any(map(len, tables)) else None
+    if table is None or len(table) < 3:
+        raise AllometryError("too few finished models have a test loss that the largest one passed through")
+    ours = mean_estimate(table.groupby("run")["excess"].mean())
+    summary = (
+        f"At the same test loss, finished models have {ours[0]:+.1f} % [{ours[1]:+.1f}, {ours[2]:+.1f}] of "
+        "the "
+        "loss elsewhere that the largest has on its way."
+    )
+    return Reading(
+        section=Section(
+            title="During training and after it",
+            text=f"{summary} Kaplan et al. see no difference. The largest model's curve is at its constant "
+            "rate but for its last part, the finished ones have their rate decayed to zero.",
+            evidence=(_both(finished, curve, names), _shares(table)),
+        ),
+        constants=(_same("loss elsewhere at equal loss here, after over during, %", ours),),
+        fits={"summary": summary},
+    )
+
+
+def _beside(finished: pd.DataFrame, curve: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Finished models' loss on a distribution over that of the curve at the same test loss, in percent."""
+    known = curve.dropna(subset=[f"loss_{name}"])
+    inside = finished[finished["loss"].between(known["loss"].min(), known["loss"].max())]
+    on_curve = np.exp(np.interp(np.log(inside["loss"]), np.log(known["loss"]), np.log(known[f"loss_{name}"])))
+    excess = 100 * (inside[f"loss_{name}"] / on_curve - 1)
+    return inside[["run", "N", "loss"]].assign(distribution=name, excess=excess).dropna()
+
+
+def _both(finished: pd.DataFrame, curve: pd.DataFrame, names: list[str]) -> Figure:
+    from allometry.figures.several import several
+
+    points = _long(finished, names)
+    lines = _long(curve.assign(N=0, seed=0), names)
+    keep = [points["series"].isin(names), lines["series"].isin(names)]
+    return several(
+        points[keep[0]].rename(columns={"elsewhere": "loss"}),
+        lines[keep[1]].rename(columns={"elsewhere": "loss"}).sort_values(["series", "here"]),
+        x="here", y="loss", x_title="test loss on the training distribution (nats per token)",
+        y_title="Loss on another distribution", name="loss-elsewhere-against-here",
+        title="Loss elsewhere against loss here",
+        caption="Points: finished models of all other sizes. Lines: the largest model while it trains "
+        "(figure 8, "
+        "right).",
+    )  # fmt: skip
+
+
+def _shares(table: pd.DataFrame) -> Table:
+    frame = table.groupby("distribution", sort=False)["excess"].agg(["mean", "std", "size"]).reset_index()
+    return Table(
+        name="after-over-during", title="After training over during training, by distribution",
+        caption="Per cent of the loss elsewhere, at equal loss here.", frame=frame,
+    )  # fmt: skip
+
+
+def _same(name: str, estimate: tuple[float, float, float]) -> Constant:
+    """A row for a claim that there is no difference: agrees if the interval lies within ± SAME."""
+    ours, low, high = estimate
+    verdict: Verdict = "agrees" if max(-low, high) < SAME else "cannot tell"
+    if low > 0 or high < 0:
+        verdict = verdict if verdict == "agrees" else "differs"
+    why = f"counted as the same if the whole interval is within ± {SAME:.0f} %; models share their test text"
+    return Constant(
+        name=name, symbol="ΔL/L", published={KAPLAN: 0.0}, ours=ours, low=low, high=high, level=LEVEL,
+        verdict=verdict, why=why,
+    )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from allometry.errors import AllometryError
-from allometry.studies.recipe import BATCH_TOKENS, learning_rate
+from allometry.studies.recipe import BATCH_TOKENS, HIGHEST_RATE, RATE_TIMES_WIDTH
 from allometry.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def recipe_runs(runs: pd.DataFrame) -> pd.DataFrame:
     if "dropout" in runs:
         keep &= ~(runs["dropout"].astype(float).to_numpy() > 0)
     if {"lr", "d_model"} <= set(runs.columns):
-        rule = np.array([learning_rate(int(d)) if d > 0 else np.nan for d in runs["d_model"]])
+        rule = np.minimum(HIGHEST_RATE, RATE_TIMES_WIDTH / runs["d_model"].to_numpy(float))
         keep &= np.abs(runs["lr"].astype(float).to_numpy() / rule - 1) < _RULE
     if not keep.any():
         raise AllometryError("none of the runs follows the recipe", hint="train the grid: allometry run size")

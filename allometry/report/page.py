@@ -1,0 +1,149 @@
+"""What the report and the live page are both made of: templates, charts as JSON, tables, scripts and their
+policy."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from contextlib import suppress
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import vl_convert
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from allometry.env import cache_dir, package_version
+from allometry.errors import AllometryError
+from allometry.figures import theme
+from allometry.report import format as fmt
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+    from allometry.report.content import Figure
+
+
+@cache
+def template(source: str) -> Template:
+    """A template from its text, with the macros for tables; all that is put into it is escaped."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(asset("tables.html") + source)
+
+
+def colours() -> Markup:
+    """The style sheet's variables: the palettes of light and dark."""
+    light, dark = theme.palette("light"), theme.palette("dark")
+    pairs = {name: (light[name], dark[name]) for name in ("paper", "ink", "muted", "grid", "accent")}
+    for place, name in enumerate(("ours", "theirs", "good")):
+        pairs[name] = (light["category"][place], dark["category"][place])
+    lines = "".join(f"  --{name}: light-dark({a}, {b});\n" for name, (a, b) in pairs.items())
+    return Markup(":root {\n  color-scheme: light dark;\n" + lines + "}\n")
+
+
+def themes() -> Markup:
+    """The charts' configuration in light and dark, as JSON."""
+    return fmt.script_json({"light": theme.config("light"), "dark": theme.config("dark")})
+
+
+def chart_json(figure: Figure) -> Markup:
+    """A figure's chart as Vega-Lite JSON without a theme, described for those who cannot see it."""
+    spec = _rounded(theme.specification(figure))
+    spec["description"] = f"{figure.title}. {figure.caption}"
+    return fmt.script_json(spec)
+
+
+def _rounded(value: Any) -> Any:
+    """A specification with six digits to a number: more than a screen can show, in half the size.
+
+    All of it, since colours are looked up by exact values: those in the data and those in a scale's
+    domain must agree.
+    """
+    if isinstance(value, float) and math.isfinite(value):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value
+
+
+def table_of(frame: pd.DataFrame | None, name: str, limit: int | None) -> dict[str, Any] | None:
+    """A frame for the template: headers, cells as text with what they sort by, and the whole as CSV."""
+    if frame is None or frame.empty:
+        return None
+    shown = frame if limit is None else frame.head(limit)
+    numeric = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame]
+    columns = [shown[column].tolist() for column in shown]
+    return {
+        "name": name,
+        "headers": [
+            (str(column), is_number) for column, is_number in zip(frame.columns, numeric, strict=True)
+        ],
+        "rows": [
+            list(zip(map(fmt.number, row), map(_sort_key, row), numeric, strict=True))
+            for row in zip(*columns, strict=True)
+        ],
+        "left_out": len(frame) - len(shown),
+        "total": len(frame),
+        "csv": fmt.script_json(frame.to_csv(index=False)),
+    }
+
+
+def _sort_key(value: Any) -> str | None:
+    """What a cell sorts by where that is not its text."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        return None
+    return repr(value)
+
+
+def policy(scripts: str, **sources: str) -> str:
+    """A content security policy under which only `scripts` run, and nothing is loaded or sent but what
+    `sources` allow (directive, with underscores, and value).
+    """
+    further = "".join(f"{name.replace('_', '-')} {value}; " for name, value in sources.items())
+    return (
+        f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"{further}base-uri 'none'; form-action 'none'"
+    )
+
+
+def digests(*scripts: str) -> str:
+    """Scripts as a policy names them: by their hashes."""
+    hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
+    return " ".join(f"'sha256-{digest}'" for digest in hashes)
+
+
+_GLOBALS = "window.vegaEmbed = vegaEmbed;"
+"""What the bundle leaves on the page: one function."""
+
+
+@cache
+def runtime() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script: once for all charts of a page.
+
+    Bundling takes seconds, so the script is kept in the cache folder, under the versions that it was
+    made by.
+    """
+    kept: Path | None = None
+    with suppress(AllometryError):  # no cache folder: it only saves time
+        version = package_version("vl-convert-python")
+        kept = cache_dir("report") / f"vega-{version}-{theme.vegalite()}.js"
+        if kept.is_file() and kept.stat().st_size > 100_000:
+            return kept.read_text(encoding="utf-8")
+    script = str(vl_convert.javascript_bundle(_GLOBALS, vl_version=theme.vegalite()))
+    script = script.replace("</script", r"<\/script")
+    if kept is not None:
+        with suppress(AllometryError):
+            theme.write_atomically(kept, script.encode())
+    return script
+
+
+@cache
+def asset(name: str) -> str:
+    """The text of a template, style sheet or script of this package."""
+    return files("allometry.report").joinpath(name).read_text(encoding="utf-8")

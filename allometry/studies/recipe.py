@@ -49,15 +49,18 @@ def learning_rate(model: ModelConfig) -> float:
     A Universal Transformer takes the rate of the transformer of its width. AllometryError for a family
     without d_model.
     """
-    if model.family == "lstm":  # type: ignore[attr-defined]
-        return LSTM_RATE
     width = getattr(model, "d_model", None)
     if width is None:
         raise AllometryError(
             f"the recipe has no learning rate for {type(model).__name__}, which has no d_model",
             hint="give lr",
         )
-    return min(HIGHEST_RATE, RATE_TIMES_WIDTH / width)
+    return rule_rate(model.family, width)  # type: ignore[attr-defined]
+
+
+def rule_rate(family: str, d_model: float) -> float:
+    """The rule itself: peak learning rate of a family at a width, as `learning_rate` gives it to a model."""
+    return LSTM_RATE if family == "lstm" else min(HIGHEST_RATE, RATE_TIMES_WIDTH / d_model)
 
 
 def heads(d_model: int) -> int:

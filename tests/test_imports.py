@@ -16,6 +16,7 @@ BELOW = {
     "discovery": set(),
     "units": set(),
     "env": set(),
+    "cluster": set(),
     "runs": set(),
     "data": {"runs"},
     "models": {"runs", "data"},
@@ -27,7 +28,7 @@ BELOW = {
     "report": {"runs", "laws", "planner", "figures"},
     "studies": {"runs", "data", "models", "train", "sweeps", "laws", "planner", "figures", "report"},
 }
-EVERYWHERE = {"errors", "version", "discovery", "units", "env"}
+EVERYWHERE = {"cluster", "errors", "version", "discovery", "units", "env"}
 READING = ("runs.store", "laws.fit", "laws.backtest", "laws.isoflop", "planner", "figures", "report.build")
 
 

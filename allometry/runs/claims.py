@@ -1,6 +1,6 @@
 """Claims: many drivers and workers share a store, and no run is trained by two of them at once.
 
-A claim is a file `.claims/RUN/EPOCH.json`. To take a run is to create the next epoch, which only one of many
+A claim is a file `.claims/RUN.EPOCH.json`. To take a run is to create the next epoch, which only one of many
 can do. Its holder renews it, counting beats; one whose beats stop for the length of a lease is stale, and may
 be taken over. Clocks are never compared between machines: whoever waits for a claim watches its beats change
 by a clock of its own. A holder that cannot renew its claim in time, or finds a later epoch, has lost it and
@@ -47,15 +47,17 @@ class Claims:
 
     def sight(self, run: str) -> Sight | None:
         """The newest claim on a run; None if there is none."""
-        epochs = sorted(self.place.names(f"{FOLDER}/{run}"))
-        while epochs:
-            name = epochs.pop()
+        for name in reversed(self.names(run)):
             data = self.place.read(name)
-            if data is not None:
+            if data is not None:  # else it was removed meanwhile
                 stored = json.loads(data)
-                epoch = int(name.rpartition("/")[2].removesuffix(".json"))
-                return Sight(epoch, stored["owner"], stored["beat"], stored["released"])
+                return Sight(_epoch(name), stored["owner"], stored["beat"], stored["released"])
         return None
+
+    def names(self, run: str) -> list[str]:
+        """The files of all claims on a run that there are, oldest first."""
+        mine = (name for name in self.place.names(FOLDER) if name.startswith(f"{FOLDER}/{run}."))
+        return sorted(mine, key=_epoch)
 
     def take(self, run: str, owner: str, over: Sight | None = None) -> Claim | None:
         """The claim on a run, kept alive by a thread until it is released; None if somebody else holds it.
@@ -103,7 +105,7 @@ class Claim:
         if not finished:
             place.write(self._name(self.epoch), self._content(released=True))
             return
-        for name in sorted(place.names(f"{FOLDER}/{self.run}")):
+        for name in self.claims.names(self.run):
             place.remove(name)
 
     def _keep(self) -> None:
@@ -121,10 +123,14 @@ class Claim:
                 self._renewed = began
 
     def _name(self, epoch: int) -> str:
-        return f"{FOLDER}/{self.run}/{epoch:06d}.json"
+        return f"{FOLDER}/{self.run}.{epoch}.json"
 
     def _content(self, *, released: bool = False) -> bytes:
         return json.dumps({"owner": self.owner, "beat": self._beat, "released": released}).encode()
+
+
+def _epoch(name: str) -> int:
+    return int(name.removesuffix(".json").rpartition(".")[2])
 
 
 class Lookout:

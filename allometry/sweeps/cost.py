@@ -19,6 +19,7 @@ from allometry.env import cache_dir, cores, cpu_model, package_version
 from allometry.errors import AllometryError
 from allometry.runs.files import read_json, write_json
 from allometry.runs.store import Store
+from allometry.sweeps.pool import measure_all
 from allometry.sweeps.schedule import makespan
 from allometry.sweeps.survey import survey
 from allometry.train.config import RunConfig
@@ -249,7 +250,7 @@ def _spread(runs: Iterable[RunConfig]) -> list[RunConfig]:
 def _time(run: RunConfig, pool: Pool | None) -> Timing:
     """The mean over workers that all measure the same shape at the same time."""
     assert pool is not None
-    measured = pool.measure(run)
+    measured = [report for _, report in measure_all(pool, run)]
     return Timing(
         family=getattr(run.model, "family", ""),
         engine=measured[0]["engine"],

@@ -17,7 +17,6 @@ from typing import Any, Self
 from allometry.env import cores, thread_variables
 from allometry.errors import AllometryError
 from allometry.sweeps.pool import Report
-from allometry.train.config import RunConfig
 
 
 class _Process:
@@ -124,22 +123,6 @@ class LocalPool:
             else:
                 for report in reports:
                     yield number, report
-
-    def measure(self, run: RunConfig) -> list[Report]:
-        """Time a configuration in all workers at once; one report a worker (see
-        `allometry.sweeps.measure`).
-        """
-        for worker in range(self.workers):
-            self.send(worker, {"do": "measure", "config": run.model_dump(mode="json")})
-        found: dict[int, Report] = {}
-        while len(found) < self.workers:
-            for worker, report in self.reports(1.0):
-                if report["is"] == "measured":
-                    found[worker] = report
-                elif report["is"] in ("failed", "died"):
-                    reason = report.get("error") or f"its worker was killed ({report['signal']})"
-                    raise AllometryError(f"cannot time {run.id}: {reason}", hint=report.get("hint"))
-        return list(found.values())
 
     def _replace(self, number: int) -> str | None:
         process = self._processes[number].process

@@ -46,14 +46,32 @@ class Pool(Protocol):
         A worker that died reports {"is": "died", "signal": name or None}; its slot can be used again.
         """
 
-    def measure(self, run: RunConfig) -> list[Report]:
-        """Time a configuration in all slots at once; one report a slot (see `allometry.sweeps.measure`)."""
-
     def stop(self, grace: float = 2.0) -> None:
         """Ask all workers to write their checkpoints and end; after `grace` seconds they are killed."""
 
     def close(self) -> None:
         """End the workers at once."""
+
+
+def measure_all(pool: Pool, run: RunConfig) -> list[tuple[int, Report]]:
+    """Time a configuration in all slots at once: (slot, report) of each (`allometry.sweeps.measure`).
+
+    AllometryError if it cannot be trained anywhere.
+    """
+    order = {"do": "measure", "config": run.model_dump(mode="json")}
+    waiting = set(pool.slots)
+    for slot in waiting:
+        pool.send(slot, order)
+    found = []
+    while waiting:
+        for slot, report in pool.reports(1.0):
+            if report["is"] == "measured":
+                found.append((slot, report))
+                waiting.discard(slot)
+            elif report["is"] in ("failed", "died"):
+                reason = report.get("error") or f"its worker was killed ({report['signal']})"
+                raise AllometryError(f"cannot time {run.id}: {reason}", hint=report.get("hint"))
+    return found
 
 
 def open_pool(on: str | None = None, workers: int | None = None) -> Pool:

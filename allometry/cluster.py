@@ -1,0 +1,141 @@
+"""Joining a Ray cluster, or starting one on this machine: with a time limit, without Ray's dashboard,
+messages and usage reports, and with Ray's refusals in the user's words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from allometry.env import cores
+from allometry.errors import AllometryError, missing_extra
+
+NAMESPACE = "allometry"
+CONNECT_SECONDS = 5.0
+"""How long a cluster may take to answer on its port."""
+
+_STORE_BYTES = 200_000_000
+"""Shared memory of a cluster that is started here: nothing large passes through it."""
+
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray warns that it will leave CUDA_VISIBLE_DEVICES alone
+    "RAY_DEDUP_LOGS": "0",
+}
+
+
+@dataclass(frozen=True)
+class Connection:
+    """The module `ray`, connected; `ours` if `close` is to end the connection, and a cluster started for
+    it."""
+
+    ray: Any
+    ours: bool
+
+    def close(self) -> None:
+        """End the connection, unless somebody else made it."""
+        if self.ours:
+            self.ray.shutdown()
+
+
+def connect(on: str = "ray", *, workers: int | None = None) -> Connection:
+    """A connection to the cluster that `on` names: "ray" or "ray://host:port".
+
+    "ray" means the cluster that the environment's RAY_ADDRESS names, else one that runs on this machine, else
+    a new one here with `workers` cores (default: all), which ends with this process. A connection that this
+    process has already is used.
+
+    Raises AllometryError if Ray is not installed, the cluster does not answer, or it runs other versions.
+    """
+    os.environ.update({name: value for name, value in _SETTINGS.items() if name not in os.environ})
+    try:
+        import ray
+    except ImportError as error:
+        raise missing_extra("ray", "ray", "running on a cluster") from error
+    if ray.is_initialized():
+        return Connection(ray, ours=False)
+    address = on if on.startswith("ray://") else os.environ.get("RAY_ADDRESS")
+    if address and address not in ("auto", "local"):
+        _require_answer(address)
+        _initialise(ray, address)
+    elif address == "local" or not _join_here(ray):
+        _start(ray, workers or cores())
+    return Connection(ray, ours=True)
+
+
+def _initialise(ray: Any, address: str) -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
+    with _refusals(address):
+        ray.init(address=address, **quiet)
+
+
+def _join_here(ray: Any) -> bool:
+    """Join the cluster that runs on this machine; False if there is none."""
+    try:
+        _initialise(ray, "auto")
+    except ConnectionError:
+        return False
+    return True
+
+
+def _start(ray: Any, count: int) -> None:
+    with _refusals("a cluster on this machine"):
+        ray.init(
+            num_cpus=count,
+            namespace=NAMESPACE,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+        )
+
+
+def _require_answer(address: str) -> None:
+    """Find out whether anything listens at an address, rather than wait for Ray to give up."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise AllometryError(
+            f"{address!r} is no address of a Ray cluster", hint="write --on ray://HOST:10001, or RAY_ADDRESS"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise AllometryError(
+            f"no Ray cluster answers at {address}: {error.strerror or error}",
+            hint="start one there (ray start --head --ray-client-server-port 10001), or check host, port "
+            "and firewall",
+        ) from error
+
+
+@contextlib.contextmanager
+def _refusals(address: str) -> Iterator[None]:
+    """What Ray raises when it cannot connect, as a sentence with the remedy."""
+    try:
+        yield
+    except ConnectionError as error:
+        if address == "auto":
+            raise
+        raise AllometryError(
+            f"the cluster at {address} does not let us in: {_first_line(error)}",
+            hint="check that it is a Ray cluster, and that its Ray client server runs for ray:// addresses",
+        ) from error
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        if "ersion" in text and "match" in text:
+            raise AllometryError(
+                f"the cluster at {address} runs other versions of Ray or Python: {text[:300]}",
+                hint="install the same versions of Ray and Python here and on every node",
+            ) from error
+        raise AllometryError(
+            f"cannot use {address}: {_first_line(error)}", hint="see `ray status` on the cluster"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

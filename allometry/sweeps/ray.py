@@ -1,0 +1,166 @@
+"""A Ray cluster as a pool: a slot for every core (or share of a GPU) of every node, as nodes come and go.
+
+Ray places the tasks, gives them their resources, and starts them again when a worker or node is lost; a run
+continues from its checkpoint in the store. Which run goes where and when is the executor's business, as on
+one machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from allometry.cluster import NAMESPACE, connect
+from allometry.errors import AllometryError
+from allometry.sweeps.foreman import Foreman
+from allometry.sweeps.pool import Report
+
+_LOOK_SECONDS = 2.0
+"""How often the cluster is asked which nodes it has."""
+
+_PATIENCE = 60.0
+"""Seconds that the foreman may take to start or answer."""
+
+
+@dataclass
+class _Slot:
+    """A place for one run: the node it is on (Ray's id) and whether that is still there."""
+
+    node: str
+    alive: bool = True
+
+
+class RayPool:
+    """The workers of a Ray cluster; see `allometry.sweeps.pool.Pool`.
+
+    On a cluster with GPUs a run gets 1/`per_gpu` of one, else a core. `workers` limits how many runs are
+    trained at the same time.
+    """
+
+    shared = True
+
+    def __init__(self, on: str = "ray", *, workers: int | None = None, per_gpu: int = 1) -> None:
+        """Connect as `on` says (`allometry.cluster.connect`) and start a foreman there.
+
+        Raises AllometryError if the cluster cannot be used.
+        """
+        self._connection = connect(on, workers=workers)
+        self._ray = self._connection.ray
+        self._limit, self._per_gpu = workers, per_gpu
+        self._slots: dict[int, _Slot] = {}
+        self._looked = 0.0
+        self._memory = 0.0
+        self.paces: dict[str, float] = {}
+        self.device = "cuda" if self._ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
+        self._foreman = self._hire()
+        self._busy: set[int] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def slots(self) -> dict[int, float]:
+        """A slot for every core or share of a GPU that the cluster has now."""
+        self._look()
+        alive = [number for number, slot in self._slots.items() if slot.alive]
+        return {number: self.paces.get(self._slots[number].node, 1.0) for number in alive[: self._limit]}
+
+    @property
+    def workers(self) -> int:
+        """How many slots there are now."""
+        return len(self.slots)
+
+    def node(self, slot: int) -> str:
+        """Ray's id of the node that a slot is on."""
+        return self._slots[slot].node
+
+    def send(self, worker: int, order: Mapping[str, Any]) -> None:
+        """Give an order to a slot."""
+        self._busy.add(worker)
+        share = {"num_gpus": 1 / self._per_gpu} if self.device == "cuda" else {}
+        memory = int(min(order.get("memory", 0), self._memory))
+        options = {"num_cpus": 1, "memory": memory, "node": self._slots[worker].node, **share}
+        self._foreman.send.remote(worker, {"device": self.device, **order}, options)
+
+    def reports(self, timeout: float) -> Iterator[tuple[int, Report]]:
+        """What the workers have to say, waiting at most `timeout` seconds for the first to speak."""
+        try:
+            reports = self._ask(self._foreman.take.remote(timeout), timeout + _PATIENCE)
+        except self._ray.exceptions.RayActorError:
+            yield from self._start_over()
+            return
+        for slot, report in reports:
+            if report["is"] in ("done", "failed", "died", "stopped", "elsewhere", "measured"):
+                self._busy.discard(slot)
+            yield slot, report
+
+    def stop(self, grace: float = 5.0) -> None:
+        """Ask all tasks to write their checkpoints and end; after `grace` seconds they are killed."""
+        with contextlib.suppress(AllometryError, self._ray.exceptions.RayError):
+            self._ask(self._foreman.stop.remote(grace), grace + 5.0)
+        self.close()
+
+    def close(self) -> None:
+        """End the tasks at once, and the cluster if it was started here."""
+        with contextlib.suppress(Exception):  # whatever is wrong with the cluster, we are leaving
+            self._ray.kill(self._foreman)
+        self._connection.close()
+
+    def _hire(self) -> Any:
+        """A foreman beside the head, which is the node that must not be lost anyway."""
+        actor = self._ray.remote(Foreman).options(
+            name=f"foreman-{uuid.uuid4().hex[:12]}",
+            namespace=NAMESPACE,
+            lifetime="detached",
+            num_cpus=0,
+            resources={"node:__internal_head__": 0.001},
+            max_concurrency=1000,
+        )
+        foreman = actor.remote()
+        self._ask(foreman.ready.remote(), _PATIENCE)
+        return foreman
+
+    def _start_over(self) -> Iterator[tuple[int, Report]]:
+        """The foreman was lost, and its tasks with it: a new one, and every order counts as died."""
+        self._foreman = self._hire()
+        lost, self._busy = sorted(self._busy), set()
+        for slot in lost:
+            yield slot, {"is": "died", "signal": "the cluster lost its foreman", "certain": False}
+
+    def _ask(self, question: Any, timeout: float) -> Any:
+        """The answer of an actor; AllometryError if the cluster does not answer any more."""
+        try:
+            return self._ray.get(question, timeout=timeout)
+        except (self._ray.exceptions.GetTimeoutError, ConnectionError) as error:
+            raise AllometryError(
+                "the Ray cluster does not answer any more",
+                hint="the same command continues; runs that are under way there go on",
+            ) from error
+
+    def _look(self) -> None:
+        """Bring the slots up to date with the nodes there are."""
+        if time.monotonic() - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        nodes = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
+        self._memory = max((each.get("memory", 0.0) for each in nodes.values()), default=0.0)
+        for slot in self._slots.values():
+            slot.alive = slot.node in nodes
+        known = {slot.node for slot in self._slots.values()}
+        for node, resources in nodes.items():
+            if node not in known:
+                for _ in range(self._places(resources)):
+                    self._slots[len(self._slots)] = _Slot(node)
+
+    def _places(self, resources: Mapping[str, float]) -> int:
+        """How many runs a node with these resources trains at the same time."""
+        if self.device == "cuda":
+            return int(resources.get("GPU", 0)) * self._per_gpu
+        return int(resources.get("CPU", 0))

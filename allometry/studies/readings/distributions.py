@@ -136,8 +136,8 @@ def loss_to_loss(runs: pd.DataFrame) -> Reading:
             for name, (k, low, high, rms) in lines.items()
         ]
     )  # fmt: skip
-    straight = [name for name, (_, low, high, _) in lines.items() if low <= 1 <= high]
-    off = {name: k for name, (k, low, high, _) in lines.items() if not low <= 1 <= high}
+    straight = [row.name.split()[2] for row in rows if row.verdict == "agrees"]
+    off = {row.name.split()[2]: row.ours for row in rows if row.verdict == "differs"}
     parts = [f"{name} {k:.2f}" for name, k in off.items()]
     summary = (
         f"Of {len(lines)} other distributions, the loss falls in proportion to the loss here on "
@@ -145,8 +145,12 @@ def loss_to_loss(runs: pd.DataFrame) -> Reading:
         + (f" ({', '.join(straight)})" if straight else "")
         + (f"; with another exponent on {', '.join(parts)}." if parts else ".")
     )
-    table = Table(name="loss-to-loss", title="Loss-to-loss exponents", caption=f"{LEVEL:.0%} intervals from the "
-                  "residuals of straight lines in log-log.", frame=frame)  # fmt: skip
+    table = Table(
+        name="loss-to-loss",
+        title="Loss-to-loss exponents",
+        caption=f"{LEVEL:.0%} intervals from the residuals of straight lines in log-log.",
+        frame=frame,
+    )
     return Reading(
         section=Section(title="Losses elsewhere against the loss here", text=summary, evidence=(table,)),
         constants=rows,

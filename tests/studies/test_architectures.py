@@ -1,0 +1,90 @@
+"""The study of architectures: pairs of one N, and planted differences found with their sign."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from allometry.studies.base import Evidence, study
+from allometry.studies.designs.recurrent import LONG_CONTEXT, recurrent
+from allometry.train.config import DataConfig
+
+
+def planted(late: float = 0.1, at_equal_n: float = -0.03) -> Evidence:
+    """LSTMs that lose `late` of the loss towards the end of the context and nothing at its start; Universal
+    Transformers `at_equal_n` off at equal N."""
+    rng = np.random.default_rng(1)
+    rows, places = [], []
+    for run in recurrent(6e13, DataConfig()):
+        counts, n_ctx = run.model.counts(), run.model.n_ctx
+        family, N = run.model.family, counts.N
+        position = np.arange(1, n_ctx + 1)
+        factor = 1 + (late * np.minimum(1, position / n_ctx) if family == "lstm" else 0.0 * position)
+        factor = factor * (1 + at_equal_n if family == "universal" else 1)
+        loss = 3 * N**-0.08 * (1 + 0.5 / position) * factor * np.exp(0.002 * rng.standard_normal(n_ctx))
+        common = {"run": run.id, "step": run.train.steps}
+        places.append(pd.DataFrame({**common, "position": position, "loss": loss}))
+        rows.append(
+            {
+                **common,
+                "status": "done",
+                "family": family,
+                "N": N,
+                "D": run.train.tokens,
+                "S": run.train.steps,
+                "C": 3.0 * counts.flops_blocks * run.train.tokens,
+                "unique": 1e7,
+                "n_layer": run.model.n_layer,
+                "reuse": getattr(run.model, "reuse", None),
+                "n_ctx": n_ctx,
+                "seed": run.train.seed,
+                "loss": loss.mean(),
+            }
+        )
+    runs = pd.DataFrame(rows)
+    positions = pd.concat(places, ignore_index=True)
+    return Evidence(runs=runs, curves=pd.DataFrame(), positions=positions, planned=tuple(runs["run"]))
+
+
+def test_runs_are_pairs_of_equal_size_and_tokens() -> None:
+    runs = recurrent(6e13, DataConfig())
+    assert len({run.train.tokens for run in runs}) == 1
+    sizes = {
+        family: [
+            run.model.counts().N for run in runs if run.model.family == family and run.model.n_layer == 2
+        ]
+        for family in ("transformer", "lstm")
+    }
+    for N in sizes["lstm"]:
+        assert min(abs(np.log(N / other)) for other in sizes["transformer"]) < np.log(1.25)
+    assert {run.model.n_ctx for run in runs} == {64, LONG_CONTEXT}
+
+
+def test_finds_what_was_planted() -> None:
+    analysis = study("architectures").analyse(planted())
+    verdicts = {row.name: row.verdict for row in analysis.constants}
+    assert verdicts["LSTM over transformer late in the context, %"] == "agrees"
+    assert verdicts["the same, late less early, %"] == "agrees"
+    assert verdicts["Universal over plain at equal N, %"] == "agrees"
+    assert verdicts["Universal over plain at equal compute, %"] == "agrees"
+    late = next(row for row in analysis.constants if "late in" in row.name)
+    assert late.low < 8.8 < late.high
+
+
+def test_finds_the_opposite_too() -> None:
+    analysis = study("architectures").analyse(planted(late=-0.1, at_equal_n=0.03))
+    verdicts = {row.name: row.verdict for row in analysis.constants}
+    assert verdicts["LSTM over transformer late in the context, %"] == "differs"
+    assert verdicts["Universal over plain at equal N, %"] == "differs"
+
+
+def test_without_one_family_the_others_are_answered() -> None:
+    full = planted()
+    runs = full.runs[full.runs["family"] != "universal"].reset_index(drop=True)
+    analysis = study("architectures").analyse(
+        Evidence(runs=runs, curves=full.curves, positions=full.positions, planned=full.planned)
+    )
+    assert "Universal Transformer" in analysis.sections[2].text
+    assert any("late in" in row.name for row in analysis.constants)
+    assert analysis.excluded is not None
+    assert (analysis.excluded["reason"] == "not trained yet").any()

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from allometry.data import files, hub, packages, sources
+from allometry.data import arithmetic, files, hub, packages, sources
+from allometry.data.arithmetic import Equations
 from allometry.data.packaged import PACKAGED, Packaged
 from allometry.data.split import Document
 from allometry.data.synthetic import Language
@@ -29,7 +30,10 @@ class CorpusSpec:
     changes; what it downloads it keeps under `cache`. `fingerprint()` changes whenever the text may have
     changed, and is cheap: it reads no text. `size` is the amount of text, for tables. `entropy` is the
     entropy rate of a generated language in nats per byte, where a document is its bytes and one separator.
-    `package` is what must be downloaded first. `limits` may hold "docs" and "bytes".
+    `package` is what must be downloaded first. `limits` may hold "docs" and "bytes". `symbols` are the words
+    of a corpus that has a closed vocabulary, in the order of their ids. Where documents are questions with an
+    answer, `record` is how many tokens each takes, with its separator, and `answer` which of them, from 0, is
+    asked for.
     """
 
     name: str
@@ -43,6 +47,9 @@ class CorpusSpec:
     package: packages.Package | None = None
     entropy: float | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
+    symbols: tuple[str, ...] = ()
+    record: int | None = None
+    answer: int | None = None
 
     def documents(self, cache: Path | None = None) -> Iterator[Document]:
         """The documents up to the limits: so many, and no further one once there are so many bytes.
@@ -117,8 +124,9 @@ def kinds() -> dict[str, Kind]:
             open=_hub,
         ),
         "synthetic": Kind(
-            about="a generated language whose entropy is known",
-            usage="synthetic:zipf[,order=2,symbols=64,exponent=1.5,length=1000,bytes=10M,seed=0]",
+            about="a generated language whose entropy is known, or the equations of modular arithmetic or S5",
+            usage="synthetic:zipf[,order=2,symbols=64,exponent=1.5,length=1000,bytes=10M,seed=0], "
+            f"{arithmetic.FORM}",
             licence="none needed",
             where="generated",
             options=frozenset({"order", "symbols", "exponent", "length", "bytes", "seed"}),
@@ -278,8 +286,10 @@ def _hub(name: str, argument: str, options: Mapping[str, str]) -> CorpusSpec:
 
 
 def _synthetic(name: str, argument: str, options: Mapping[str, str]) -> CorpusSpec:
+    if argument.partition(":")[0] in ("modular", "s5"):
+        return _equations(name, argument, options)
     if argument != "zipf":
-        raise unknown("synthetic language", argument, ["zipf"])
+        raise unknown("synthetic language", argument, ["zipf", "modular:P:OPERATION", "s5:OPERATION"])
     numbers = {key: parse_number(value, f"option {key} of corpus {name!r}") for key, value in options.items()}
     language = Language.of(numbers)
     return CorpusSpec(
@@ -292,4 +302,23 @@ def _synthetic(name: str, argument: str, options: Mapping[str, str]) -> CorpusSp
         read=lambda cache: language.documents(),
         fingerprint=lambda: asdict(language),
         entropy=language.entropy,
+    )
+
+
+def _equations(name: str, argument: str, options: Mapping[str, str]) -> CorpusSpec:
+    _refuse_unknown(name, options, ())
+    equations = Equations.of(argument)
+    where = "permutations of five things" if equations.modulus is None else f"residues of {equations.modulus}"
+    return CorpusSpec(
+        name=name,
+        about=f"all equations of {equations.operation} over {where}, {equations.train:.0%} for training",
+        source="generated",
+        licence="none needed",
+        attribution="",
+        size=f"{len(equations.table())} equations",
+        read=lambda cache: equations.documents(),
+        fingerprint=lambda: asdict(equations),
+        symbols=equations.symbols,
+        record=arithmetic.LENGTH,
+        answer=arithmetic.ANSWER,
     )

@@ -1,4 +1,5 @@
-"""Text to token ids and back: bytes, BPE trained on the corpus, and GPT-2's vocabulary.
+"""Text to token ids and back: bytes, BPE trained on the corpus, GPT-2's vocabulary, and a corpus's own
+symbols.
 
 Every document ends with one separator token, so that a model learns where texts begin. Ids are the same in
 every process and for ever: they depend on the tokenizer's name and, for a trained one, on its training text
@@ -74,6 +75,31 @@ class Bytes:
         return np.asarray(ids, dtype=np.uint8).tobytes().decode(errors="replace").replace("\0", "\n\n")
 
 
+class Symbols:
+    """A closed vocabulary: each word is one id, in the order of `words`; the next id is the separator."""
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = words
+        self.separator = len(words)
+        self.n_vocab = len(words) + 1
+        self._ids = {word: number for number, word in enumerate(words)}
+
+    def encode(self, text: str) -> npt.NDArray[np.uint16]:
+        """The ids of the words of the text; AllometryError for a word that is not in the vocabulary."""
+        words = text.split()
+        if strange := [word for word in words if word not in self._ids]:
+            raise AllometryError(
+                f"{strange[0]!r} is none of the corpus's {len(self.words)} symbols",
+                hint="use the tokenizer bytes for other text",
+            )
+        return np.array([self._ids[word] for word in words], dtype=np.uint16)
+
+    def decode(self, ids: npt.ArrayLike) -> str:
+        """The words, separated by spaces; each separator ends a line."""
+        shown = (*self.words, "\n")
+        return " ".join(shown[number] for number in np.asarray(ids).tolist()).replace(" \n ", "\n")
+
+
 class BytePairs:
     """Byte-pair encoding: `ranks` maps each token's bytes to its id; the next id is the separator."""
 
@@ -106,7 +132,7 @@ def _encoding(name: str, ranks: dict[bytes, int]) -> tiktoken.Encoding:
 
 
 def full_name(tokenizer: str, corpus: str) -> str:
-    """The tokenizer with the corpus that it is trained on: "bpe:512" for sotu is "bpe:512@sotu".
+    """The tokenizer with the corpus that it comes from: "bpe:512" for sotu is "bpe:512@sotu".
 
     Raises AllometryError for a name that is no tokenizer and for a vocabulary size that BPE cannot have.
     """
@@ -117,9 +143,23 @@ def full_name(tokenizer: str, corpus: str) -> str:
                 f"tokenizer {tokenizer!r}: {head} is not trained on anything", hint=f"write {head}"
             )
         return head
+    if head == "symbols":
+        _symbols(trained_on or corpus)
+        return f"symbols@{trained_on or corpus}"
     if not head.startswith("bpe:"):
-        raise unknown("tokenizer", tokenizer, ["bytes", "gpt2", "bpe:V", "bpe:V@CORPUS"])
+        raise unknown("tokenizer", tokenizer, ["bytes", "gpt2", "bpe:V", "bpe:V@CORPUS", "symbols"])
     return f"bpe:{_vocabulary_size(head)}@{trained_on or corpus}"
+
+
+def _symbols(corpus: str) -> tuple[str, ...]:
+    """The closed vocabulary of a corpus; AllometryError if it has none."""
+    symbols = corpora.resolve(corpus).symbols
+    if not symbols:
+        raise AllometryError(
+            f"corpus {corpus!r} has no closed vocabulary for the tokenizer symbols",
+            hint="use bytes, bpe:V or gpt2",
+        )
+    return symbols
 
 
 def _vocabulary_size(head: str) -> int:
@@ -136,7 +176,7 @@ def _vocabulary_size(head: str) -> int:
 
 def identity(name: str) -> Any:
     """What the ids of the tokenizer with this full name depend on, as JSON."""
-    if not name.startswith("bpe:"):
+    if not name.startswith(("bpe:", "symbols@")):
         return name
     head, _, trained_on = name.partition("@")
     return [_FORMAT, head, corpora.resolve(trained_on).identity()]
@@ -153,6 +193,8 @@ def load(name: str, *, cache: Path | None = None, progress: Callable[[str], None
     if name == "gpt2":
         return BytePairs("gpt2", _gpt2_ranks())
     head, _, trained_on = name.partition("@")
+    if head == "symbols":
+        return Symbols(_symbols(trained_on))
     target = cache_dir(cache) / "tokenizers" / slug(head, trained_on, identity=identity(name))
 
     def build(directory: Path) -> None:

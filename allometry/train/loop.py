@@ -16,17 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from allometry import env
 from allometry.errors import AllometryError
 from allometry.runs.files import read_json, write_json, write_text, writing
-from allometry.runs.positions import by_position
-from allometry.runs.record import BY_POSITION
-from allometry.train import checkpoint, noise_scale
+from allometry.train import checkpoint
 from allometry.train.checkpoint import Position
 from allometry.train.config import FORMAT, RunConfig
 from allometry.train.engines.select import engine
+from allometry.train.evaluate import final, measurements
 from allometry.train.inherit import inherited
 from allometry.train.inputs import load_inputs
 from allometry.train.schedules import evaluation_steps, learning_rate
@@ -139,7 +136,8 @@ class _Run:
             step = at.step + 1
             lr = learning_rate(train, step)
             began = time.perf_counter()
-            loss, norm = self.engine.step(self.inputs.order.batch(step), lr=lr, step=step)
+            batch = self.inputs.order.batch(step)
+            loss, norm = self.engine.step(batch, lr=lr, step=step, weights=self.inputs.weights_of(batch))
             now = time.perf_counter()
             at.advance(loss, norm, now - began)
             if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -173,14 +171,10 @@ class _Run:
         tokens = at.step * self.config.train.batch_tokens
         row: dict[str, Any] = {"step": at.step, "tokens": tokens, "lr": lr}
         row |= {"train_loss": train_loss, "grad_norm": grad_norm}
-        for name, test in self.inputs.tests.items():
-            losses = self.engine.losses(test)
-            row[name] = float(losses.mean(dtype=np.float64))
-            if name == "loss":
-                row[BY_POSITION] = by_position(losses)
+        noise = self.config.train.noise_batches
+        row |= measurements(self.engine, self.inputs, step=at.step, noise_batches=noise)
         if not all(math.isfinite(row[name]) for name in self.inputs.tests):
             return "diverged", f"the test loss is no longer finite at step {at.step}"
-        row |= self._noise()
         at.curve.append(row)
         with writing(self.directory / "curve.jsonl"), (self.directory / "curve.jsonl").open("a") as file:
             file.write(_line(row))
@@ -189,14 +183,6 @@ class _Run:
             rise = f"{row['train_loss']:.3g} at step {at.step} is far above its start, {at.first_loss:.3g}"
             return "diverged", f"the training loss {rise}"
         return self._stop_early(row)
-
-    def _noise(self) -> dict[str, float | None]:
-        """The gradient noise at the parameters as they are now, if the run is to measure it."""
-        batches = self.config.train.noise_batches
-        if not batches:
-            return {}
-        noise = noise_scale.measure(self.engine, self.inputs.order, after=self.position.step, batches=batches)
-        return {f"noise_{k}": v if math.isfinite(v) else None for k, v in noise._asdict().items()}
 
     def _stop_early(self, row: dict[str, Any]) -> tuple[str, str | None] | None:
         at, patience = self.position, self.config.train.early_stop
@@ -261,17 +247,10 @@ class _Run:
         return result
 
     def _final_losses(self) -> dict[str, Any]:
-        """The last row's losses; with early stopping those of the best row."""
+        """The last row's losses and accuracies; with early stopping those of the best row."""
         rows = {row["step"]: row for row in self.position.curve}
         last = self.position.best_step if self.config.train.early_stop else self.position.step
-        losses = {
-            name: value for name, value in rows[last].items() if name.startswith(("loss", "train_loss"))
-        }
-        return {
-            **losses,
-            "best_step": self.position.best_step,
-            "bits_per_byte": rows[last]["loss"] / math.log(2) / self.inputs.bytes_per_token,
-        }
+        return {**final(rows[last], self.inputs), "best_step": self.position.best_step}
 
     def log(self, text: str) -> None:
         """A line in log.txt, with the time."""

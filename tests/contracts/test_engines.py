@@ -175,6 +175,22 @@ def test_losses_of_each_token(engine: type[Engine]) -> None:
     assert np.allclose(found, autograd(config, tokens)[2], atol=1e-5)
 
 
+def test_hits_are_where_the_largest_logit_is_the_target(engine: type[Engine]) -> None:
+    config = run(SHAPES[1])
+    trained = engine(config)
+    tokens = batch(config)
+    for step in range(1, 6):  # learns some of the batch
+        trained.step(tokens, lr=0.01, step=step)
+    model = config.model.build()
+    state = trained.state()
+    model.load_state_dict({name: torch.from_numpy(state[f"params/{name}"]) for name in model.state_dict()})
+    expected = model(torch.from_numpy(tokens[:, :-1])).argmax(-1).numpy() == tokens[:, 1:]
+    found = trained.hits(tokens)
+    assert found.dtype == np.bool_
+    assert np.array_equal(found, expected)
+    assert 0 < found.mean() < 1
+
+
 def test_trains_as_the_reference_does(engine: type[Engine]) -> None:
     config = run(clip=0.5)
     ours, theirs = engine(config), ReferenceEngine(config)

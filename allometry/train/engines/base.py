@@ -124,6 +124,10 @@ class Engine(ABC):
         """Loss in nats of every predicted token, shape (sequences, n_ctx), without dropout or gradients."""
 
     @abstractmethod
+    def hits(self, windows: Tokens) -> NDArray[np.bool_]:
+        """Whether the most probable token is the target, for every predicted token, (sequences, n_ctx)."""
+
+    @abstractmethod
     def state(self) -> State:
         """Copies of everything that training changes, under names that every engine shares.
 

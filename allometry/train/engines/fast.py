@@ -29,6 +29,7 @@ from allometry.train.engines.base import (
     decays,
     normalised,
 )
+from allometry.train.engines.predictions import hits
 from allometry.train.engines.reference import as_tensor, dropout_masks, with_auxiliary
 
 if TYPE_CHECKING:
@@ -165,6 +166,11 @@ class FastEngine(Engine):
             each = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
             parts.append(each.view(targets.shape).cpu())
         return torch.cat(parts).numpy()
+
+    def hits(self, windows: Tokens) -> NDArray[np.bool_]:
+        """See `Engine.hits`."""
+        with self._autocast():
+            return hits(self.model, windows, self.device)
 
     def state(self) -> State:
         """Copies of parameters and moments, under the names of the module's state_dict."""

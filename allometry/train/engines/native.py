@@ -13,6 +13,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from allometry.errors import AllometryError
@@ -39,6 +40,7 @@ from allometry.train.engines.bindings import (
     parameter_names,
     stack_of,
 )
+from allometry.train.engines.predictions import hits, with_parameters
 
 if TYPE_CHECKING:
     from allometry.train.config import RunConfig
@@ -174,6 +176,11 @@ class NativeEngine(Engine):
         structure, _alive = self._batch(windows, losses=result)
         self._lib.allometry_losses(self._model, ctypes.byref(structure))
         return result
+
+    def hits(self, windows: Tokens) -> NDArray[np.bool_]:
+        """See `Engine.hits`. PyTorch computes it, since the compiled step keeps no logits."""
+        module = self._config.model.build(self._config.train.seed)
+        return hits(with_parameters(module, self.state()), windows, torch.device("cpu"))
 
     def gradients(
         self, windows: Tokens, *, step: int = 1, weights: Floats | None = None

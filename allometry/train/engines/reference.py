@@ -25,6 +25,7 @@ from allometry.train.engines.base import (
     decays,
     normalised,
 )
+from allometry.train.engines.predictions import hits
 
 if TYPE_CHECKING:
     from allometry.train.config import RunConfig
@@ -136,6 +137,10 @@ class ReferenceEngine(Engine):
             logits = self.model(tokens[:, :-1]).float()
             parts.append(F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none").cpu())
         return torch.cat(parts).numpy()
+
+    def hits(self, windows: Tokens) -> NDArray[np.bool_]:
+        """See `Engine.hits`."""
+        return hits(self.model, windows, self.device)
 
     def state(self) -> State:
         """Copies of parameters and moments, under the names of the module's state_dict."""

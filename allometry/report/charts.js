@@ -20,6 +20,37 @@
     return made;
   }
 
+  // A chart that is drawn when it comes near the screen; `load` gives its specification then. Those left are
+  // drawn when there is nothing else to do, so that a printed page has them all.
+  const waiting = new Map(); // box -> what to do with it
+  const near = new IntersectionObserver((entries) => {
+    for (const entry of entries) if (entry.isIntersecting) wake(entry.target);
+  }, { rootMargin: "600px 0px" });
+
+  function lazily(box, name, load) {
+    waiting.set(box, async () => {
+      const made = chart(box, name, load());
+      equip(made);
+      await draw(made);
+    });
+    near.observe(box);
+  }
+
+  function wake(box) {
+    const act = waiting.get(box);
+    waiting.delete(box);
+    near.unobserve(box);
+    return act ? act() : undefined;
+  }
+
+  const idle = window.requestIdleCallback || ((act) => setTimeout(act, 200));
+
+  function drawTheRest(whenDone) {
+    const [box] = waiting.keys();
+    if (!box) return whenDone();
+    idle(async () => { await wake(box); drawTheRest(whenDone); });
+  }
+
   function configuration(width) {
     const config = structuredClone(themes[mode()]);
     config.background = "transparent";
@@ -148,6 +179,7 @@
     drawAll();
   });
   prefersDark.addEventListener("change", () => { if (!chosen) { applyMode(); drawAll(); } });
+  addEventListener("beforeprint", () => { for (const box of [...waiting.keys()]) wake(box); });
   addEventListener("beforeprint", () => { if (mode() === "dark") { printing = true; applyMode(); drawAll(); } });
   addEventListener("afterprint", () => { if (printing) { printing = false; applyMode(); drawAll(); } });
 
@@ -237,5 +269,5 @@
   }
 
   applyMode();
-  window.allometry = { root, charts, chart, draw, drawAll, redraw, forget, equip, csvButton, sortable };
+  window.allometry = { root, charts, chart, lazily, drawTheRest, draw, drawAll, redraw, forget, equip, csvButton, sortable };
 })();

@@ -77,9 +77,9 @@ class Constant:
 class Analysis:
     """The answer of a study. Everything in it that came from outside is escaped when it is rendered.
 
-    Read as an entry of a log: `date` (of the last run that it reads), the question, what was `expected` before
-    looking, what was seen (`answer` and sections), and what to ask `next`. `chapters` are the studies of a
-    collection, in order; a collection's own sections and constants come before them.
+    Read as an entry of a log: `date` (of the last run that it reads), the question, what was `expected`
+    before looking, what was seen (`answer` and sections), and what to ask `next`. `chapters` are the studies
+    of a collection, in order; a collection's own sections and constants come before them.
     """
 
     study: str

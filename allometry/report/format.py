@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from datetime import datetime, timedelta
 from typing import Any
 
 import pandas as pd
@@ -84,6 +85,16 @@ def _places(half_width: float) -> int:
 
 def _round3(value: float) -> float:
     return float(f"{value:.2e}")
+
+
+def date(text: str) -> str:
+    """An ISO date and time as a reader writes it, to the minute; what is none is left as it is."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    zone = " UTC" if moment.utcoffset() == timedelta(0) else ""
+    return f"{moment.day} {moment:%B %Y, %H:%M}{zone}"
 
 
 def identifier(text: str) -> str:

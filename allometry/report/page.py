@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import math
+import re
 from contextlib import suppress
 from functools import cache
 from importlib.resources import files
@@ -54,7 +56,7 @@ def themes() -> Markup:
 
 def chart_json(figure: Figure) -> Markup:
     """A figure's chart as Vega-Lite JSON without a theme, described for those who cannot see it."""
-    spec = _rounded(theme.specification(figure))
+    spec = _renumbered(_rounded(theme.specification(figure)))
     spec["description"] = f"{figure.title}. {figure.caption}"
     return fmt.script_json(spec)
 
@@ -70,6 +72,25 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     return [_rounded(item) for item in value] if isinstance(value, list) else value
+
+
+_GIVEN = re.compile(r'"name": ?"((?:view|param)_\d+)"')
+
+
+def _renumbered(spec: dict[str, Any]) -> dict[str, Any]:
+    """The specification with the names that Altair counts through a whole process counted from 1, so that
+    the same figure is the same text whenever it is drawn.
+    """
+    outside = json.dumps({key: value for key, value in spec.items() if key != "datasets"})
+    new: dict[str, str] = {}
+    for old in _GIVEN.findall(outside):
+        kind = old.split("_")[0]
+        new.setdefault(old, f"{kind}_n{sum(name.startswith(kind) for name in new) + 1}")
+    if not new:
+        return spec
+    pattern = re.compile(r"\b(" + "|".join(map(re.escape, new)) + r")\b")
+    renamed: dict[str, Any] = json.loads(pattern.sub(lambda match: new[match[1]], outside))
+    return {**renamed, "datasets": spec["datasets"]} if "datasets" in spec else renamed
 
 
 def table_of(frame: pd.DataFrame | None, name: str, limit: int | None) -> dict[str, Any] | None:
@@ -90,7 +111,7 @@ def table_of(frame: pd.DataFrame | None, name: str, limit: int | None) -> dict[s
         ],
         "left_out": len(frame) - len(shown),
         "total": len(frame),
-        "csv": fmt.script_json(frame.to_csv(index=False)),
+        "csv": fmt.script_json(frame.to_csv(index=False, float_format="%.10g")),
     }
 
 
@@ -98,7 +119,7 @@ def _sort_key(value: Any) -> str | None:
     """What a cell sorts by where that is not its text."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         return None
-    return repr(value)
+    return f"{value:.10g}"
 
 
 def policy(scripts: str, **sources: str) -> str:
@@ -144,6 +165,6 @@ def runtime() -> str:
 
 
 @cache
-def asset(name: str) -> str:
-    """The text of a template, style sheet or script of this package."""
-    return files("allometry.report").joinpath(name).read_text(encoding="utf-8")
+def asset(name: str, package: str = "allometry.report") -> str:
+    """The text of a template, style sheet or script of a package."""
+    return files(package).joinpath(name).read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from allometry import figures
 from allometry.errors import AllometryError
 from allometry.report.build import build, write
 from allometry.report.content import Analysis, Constant, Section, Table
+from allometry.report.page import chart_json
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u2028\u2029<!--'\"&{{7*7}}"
 
@@ -179,6 +181,45 @@ def test_it_is_written_whole(analysis: Analysis, tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
     with pytest.raises(AllometryError, match="cannot write"):
         write(analysis, path / "below-a-file.html")
+
+
+@pytest.fixture(scope="module")
+def log(analysis: Analysis) -> Reader:
+    """A collection's report: two chapters with the same figures, and one that could say nothing."""
+    chapter = replace(
+        analysis, date="2026-05-01T10:20:30+00:00", expected="A straight line.", next="Ask for more.",
+        constants=tuple(replace(c, symbol="beta") for c in analysis.constants), runs=None, environment={},
+    )  # fmt: skip
+    silent = Analysis(
+        study="silent", question="Why?", answer="Nothing to read yet.", command="c", sections=()
+    )
+    chapters = (replace(chapter, study="first"), replace(chapter, study="runs"), silent)
+    return Reader(build(replace(analysis, sections=(), constants=(), excluded=None, chapters=chapters)))
+
+
+def test_chapters_read_as_a_log(log: Reader) -> None:
+    for text in ("What we expected", "A straight line.", "What to ask next", "Ask for more."):
+        assert log.text.count(text) == 2
+    assert log.text.count("1 May 2026, 10:20 UTC") == 2
+    assert "Nothing to read yet." in log.text
+    assert log.text.count("beta") == 4  # at the top, grouped by chapter, and in each chapter
+    assert "first, runs" in log.text  # one row for a run that two chapters left out
+    assert "1 run took no part in some of the fits" in log.text
+
+
+def test_ids_are_unique_across_chapters_and_the_contents_lead_to_them(log: Reader) -> None:
+    ids = [attributes["id"] for _, attributes in log.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [a["href"] for tag, a in log.tags if tag == "a" and a.get("href")]
+    assert {"#first", "#first-s1-curves", "#runs-2", "#silent", "#excluded"} <= set(links)
+    assert all(link is not None and link[0] == "#" and link[1:] in ids for link in links)
+    names = [a["data-name"] for _, a in log.tags if a.get("class") == "csv"]
+    assert len(names) == len(set(names))
+
+
+def test_the_same_figure_is_the_same_text_whenever_it_is_drawn(planted_runs: pd.DataFrame) -> None:
+    first, again = (chart_json(figures.power_law(planted_runs)) for _ in range(2))
+    assert first == again
 
 
 @pytest.mark.slow

@@ -104,6 +104,11 @@ def answer(readings: dict[str, Reading]) -> str:
         parts.append(
             "The form's two terms change places, so these curves do not identify it without a floor."
         )
+    for row in readings["starts"].constants[1:]:
+        parts.append(
+            f"The decayed ends of all horizons, above a floor, have α_S = {row.ours:.2f} [{row.low:.2f}, "
+            f"{row.high:.2f}]."
+        )
     return " ".join(parts)
 
 

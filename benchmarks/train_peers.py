@@ -62,15 +62,36 @@ class PlainGPT(nn.Module):
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
 
 
+class PlainLSTM(nn.Module):
+    """Token embeddings, torch.nn.LSTM, a tied head."""
+
+    def __init__(self, vocab: int, layers: int, width: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocab, width)
+        self.lstm = nn.LSTM(width, width, num_layers=layers, batch_first=True)
+
+    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss."""
+        logits = F.linear(self.lstm(self.embed(tokens))[0], self.embed.weight)
+        return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
+
+
+def plain_model(config: RunConfig) -> nn.Module:
+    """The model of a configuration as it is usually written."""
+    shape: Any = config.model
+    if shape.family == "lstm":
+        return PlainLSTM(shape.n_vocab, shape.n_layer, shape.d_model)
+    return PlainGPT(shape.n_vocab, shape.n_ctx, shape.n_layer, shape.d_model, shape.n_head)
+
+
 def plain_loop(config: RunConfig, tokens: np.ndarray, clock: Clock) -> Seconds:
     """Batches cut out one by one, autograd, clip_grad_norm_, torch.optim.AdamW with two groups."""
-    shape: Any = config.model
-    model = PlainGPT(shape.n_vocab, shape.n_ctx, shape.n_layer, shape.d_model, shape.n_head)
+    model = plain_model(config)
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     gains = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": gains, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95))
-    T, B = shape.n_ctx, config.train.batch_tokens // shape.n_ctx
+    T, B = config.model.n_ctx, config.train.batch_tokens // config.model.n_ctx
 
     def one_step() -> float:
         starts = torch.randint(len(tokens) - T - 1, (B,))
@@ -105,7 +126,7 @@ def trainer_loop(config: RunConfig, tokens: np.ndarray, clock: Clock) -> Seconds
     import transformers
 
     shape: Any = config.model
-    T, B = shape.n_ctx, config.train.batch_tokens // shape.n_ctx
+    T, B = config.model.n_ctx, config.train.batch_tokens // config.model.n_ctx
     gpt2 = transformers.GPT2Config(
         vocab_size=shape.n_vocab,
         n_positions=T,

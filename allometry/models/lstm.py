@@ -12,6 +12,7 @@ In shapes: B sequences of T <= n_ctx tokens, d = d_model, V = n_vocab. `docs/lst
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -125,8 +126,10 @@ class LSTM(nn.Module):
     def features(self, tokens: Tensor) -> Tensor:
         """What the head reads: the hidden state of the last layer, (B, T, d)."""
         x = self.dropout(self.embed(tokens.T))  # (T, B, d): time first, as the recurrence goes
-        for layer in self.layers:
-            x = self.dropout(layer(x))
+        start = x.new_zeros(1, x.shape[1], x.shape[2])
+        with _full_precision(x.device.type):
+            for layer in self.layers:
+                x = self.dropout(layer(x, start))
         return x.transpose(0, 1)
 
     def head(self) -> Tensor:
@@ -168,24 +171,20 @@ class Layer(nn.Module):
         self.recurrent = nn.Linear(d, 4 * d, bias=False)
         self.bias = nn.Parameter(torch.empty(4 * d))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(T, B, d) to (T, B, d), starting from h = c = 0, by PyTorch's fused kernels.
-
-        In the precision of the weights even under autocast: that fewer bits do the recurrence no harm is not
-        shown.
-        """
-        start = x.new_zeros(1, x.shape[1], x.shape[2], dtype=self.bias.dtype)
+    def forward(self, x: Tensor, start: Tensor) -> Tensor:
+        """(T, B, d) to (T, B, d) by PyTorch's fused kernels; h and c begin as `start`, (1, B, d)."""
         weights = [self.input.weight, self.recurrent.weight, self.bias, torch.zeros_like(self.bias)]
-        with torch.autocast(x.device.type, enabled=False):
-            y, _, _ = torch.lstm(
-                x.to(self.bias.dtype),
-                (start, start),
-                weights,
-                has_biases=True,
-                num_layers=1,
-                dropout=0.0,
-                train=torch.is_grad_enabled(),
-                bidirectional=False,
-                batch_first=False,
-            )
+        # has_biases, num_layers, dropout, train, bidirectional, batch_first
+        settings = (True, 1, 0.0, torch.is_grad_enabled(), False, False)
+        y, _, _ = torch.lstm(x, (start, start), weights, *settings)
         return y
+
+
+def _full_precision(device: str) -> AbstractContextManager[Any]:
+    """No autocast within it: that fewer bits do a recurrence no harm is not shown.
+
+    Where there is no autocast nothing is entered, which would cost 8 % of a step at d = 32.
+    """
+    if not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)

@@ -249,6 +249,13 @@ class Store:
             )
 
 
+def store_exists(location: Path | str) -> bool:
+    """Whether there is anything at the path or URL of a store."""
+    if url_of(location) is None:
+        return Path(location).exists()
+    return place(location).read(_MARKER) is not None
+
+
 def _used_by(studies: Iterable[Membership]) -> Mapping[str, list[str]]:
     used: dict[str, list[str]] = {}
     for member in studies:

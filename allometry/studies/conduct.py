@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from allometry.env import cores
 from allometry.errors import AllometryError
-from allometry.runs.store import Store
+from allometry.runs.store import Store, store_exists
 from allometry.studies import plan as planning
 from allometry.studies.base import Study, study
 from allometry.studies.foretell import foretell
 from allometry.studies.registration import register_prediction, registered
-from allometry.studies.reporting import folder_of, read, runs_of, write_report
+from allometry.studies.reporting import STUDIES, folder_of, read, runs_of, write_report
 from allometry.units import compact_duration
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def conduct(request: Request, display: Display, *, dry_run: bool = False) -> Pat
 
     question = study(request.study)
     began = time.monotonic()
-    store = Store(request.store, create=not dry_run) if not dry_run or request.store.exists() else None
+    store = Store(request.store, create=not dry_run) if not dry_run or store_exists(request.store) else None
     with open_pool(request.on, request.workers) as pool:  # the workers load torch while the data are prepared
         _prepare_data(request, display)
         plan, cost = _plan(request, question, pool, store, display, began)
@@ -104,6 +104,7 @@ def conduct(request: Request, display: Display, *, dry_run: bool = False) -> Pat
         prediction = _train(request, question, plan, cost, pool, store, display)
     analysis = read(question, plan, store, request.key, request.command, prediction)
     path = write_report(analysis, folder_of(store, request.key))
+    store.push(STUDIES)
     display.answer(analysis, path, time.monotonic() - began)
     return path
 
@@ -139,7 +140,7 @@ def _plan(
     else:
         plan = planning.of_compute(question, request.compute, request.data, cost, pool.workers)
     if store:
-        planning.save(plan, folder_of(store, request.key))
+        plan = planning.keep(plan, store, folder_of(store, request.key))
     return plan, cost
 
 
@@ -204,6 +205,6 @@ def _register(
     for name, reason in reasons.items():
         display.say(f"{name} could not predict its larger runs: {reason}")
     known = {run for run in held if store.status(run) in ("done", "diverged")}
-    content = register_prediction(folder, finished, predicted, known)
+    content = register_prediction(folder, finished, predicted, known, store.publish)
     display.say(f"predicted {len(predicted)} larger runs before training them: {folder / 'prediction.json'}")
     return content

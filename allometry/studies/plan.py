@@ -8,6 +8,7 @@ runs.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from allometry.runs.store import Store
     from allometry.studies.base import Study
     from allometry.sweeps.cost import CostModel
     from allometry.sweeps.sweep import Sweep
@@ -231,10 +233,10 @@ def _largest(seconds: Callable[[float], float], least: float, allowed: float) ->
     return low
 
 
-def save(plan: StudyPlan, folder: Path) -> None:
-    """Write the plan into a study's folder, with its runs resolved."""
-    from allometry.runs.files import write_json
-
+def keep(plan: StudyPlan, store: Store, folder: Path) -> StudyPlan:
+    """Write the plan into a study's folder, with its runs resolved, unless another driver has been quicker:
+    then that plan is everybody's, and is returned.
+    """
     content: dict[str, Any] = {
         "study": plan.study,
         "question": plan.sweep.question,
@@ -247,7 +249,8 @@ def save(plan: StudyPlan, folder: Path) -> None:
         "designs": {name: list(ids) for name, ids in plan.designs.items()},
         "runs": [run.model_dump(mode="json") for run in plan.sweep],
     }
-    write_json(folder / FILE, content)
+    store.publish(folder / FILE, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    return load(folder) or plan
 
 
 def load(folder: Path) -> StudyPlan | None:

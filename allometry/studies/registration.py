@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from allometry.errors import AllometryError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import pandas as pd
@@ -42,15 +43,30 @@ def registered(folder: Path) -> dict[str, Any] | None:
         ) from error
 
 
+def create(path: Path, text: str) -> bool:
+    """Write a file that does not exist yet; False, and nothing written, if it does."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        return False
+    return True
+
+
 def register_prediction(
-    folder: Path, runs: pd.DataFrame, predicted: pd.DataFrame, known: set[str]
+    folder: Path,
+    runs: pd.DataFrame,
+    predicted: pd.DataFrame,
+    known: set[str],
+    publish: Callable[[Path, str], bool] = create,
 ) -> dict[str, Any]:
     """Write down the predicted losses of runs that are not trained yet; what is already registered is
     returned unchanged.
 
     `runs` are those that the prediction was made from; `predicted` has columns run, N, D, loss, low, high,
     level, method and study (which predicted it); `known` are ids of predicted runs whose loss was in the
-    store before (they are marked, and never scored).
+    store before (they are marked, and never scored). `publish` writes a file that must not exist yet, or
+    says False (`Store.publish`): of several drivers that predict at once, one registers.
     """
     existing = registered(folder)
     if existing is not None:
@@ -63,9 +79,8 @@ def register_prediction(
         "digest": digest(runs),
         "predictions": [{**row, "already_known": row["run"] in known} for row in rows],
     }
-    with (folder / FILE).open("x") as file:
-        json.dump(content, file, indent=1)
-    return content
+    publish(folder / FILE, json.dumps(content, indent=1))
+    return registered(folder) or content
 
 
 def score(prediction: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:

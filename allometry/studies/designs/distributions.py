@@ -18,7 +18,7 @@ WANTED = ("web-bible", "shakespeare", "factbook", "milton", "django", "stdlib")
 AT_HAND = ("stdlib", "synthetic:zipf,bytes=300k")
 """What is tested on where a study is too small to be worth a download."""
 
-WORTH_FETCHING = 1e12
+WORTH_FETCHING = 2e12
 """FLOPs from which it is."""
 
 N_AT_REFERENCE = 2e5

@@ -24,7 +24,7 @@ SHORT, LONG = 0.0, 0.1
 """Warm-ups that differ from the recipe's: none, and a share of the horizon."""
 
 SEEDS = 3
-"""Seeds of the recipe's schedule: what losses differ by for no reason."""
+"""Seeds of the recipe's schedule and of the cosine: what losses differ by for no reason."""
 
 ENOUGH = 1e12
 """FLOPs from which all schedules are affordable; less buys one of each shape."""
@@ -41,14 +41,20 @@ def schedules(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
     wanted = max(SMALLEST, round(N_AT_REFERENCE * (compute / REFERENCE) ** 0.5))
     model = small_model(wanted, n_vocab=vocabulary(data))
-    count = len(_variants(compute, 1.0, 1)) + SEEDS - 1
+    count = len(_variants(compute, 1.0, 1)) + len(_repeats(compute))
     steps = round(compute / (count * model.counts().flops_per_token("attention")) / BATCH_TOKENS)
     if steps < FEWEST_UPDATES:
         raise too_little(compute, "schedules of one size")
     rule = learning_rate(model)
-    variants = [*_variants(compute, rule, steps), *({"seed": seed} for seed in range(1, SEEDS))]
+    variants = [*_variants(compute, rule, steps), *_repeats(compute)]
     runs = [small_run(model, tokens=steps * BATCH_TOKENS, data=data, **changes) for changes in variants]
     return tuple({run.id: run for run in runs}.values())
+
+
+def _repeats(compute: float) -> list[dict[str, Any]]:
+    """Further seeds."""
+    repeated = ("wsd", "cosine") if compute >= ENOUGH else ("wsd",)
+    return [{"schedule": name, "seed": seed} for name in repeated for seed in range(1, SEEDS)]
 
 
 def _variants(compute: float, rule: float, steps: int) -> list[dict[str, Any]]:

@@ -17,9 +17,12 @@ SIZES, FEW_SIZES = 5, 3
 SPAN, FEW_SPAN = 50, 9
 """N of the largest model over N of the smallest."""
 
-HALVINGS, FEW_HALVINGS = (1, 2, 3, 4, 5, 6), (1, 3, 5)
-"""Subsets are at most the horizon over 2^k: one that the horizon does not repeat is as good as all the text,
-and one that it repeats 128 times is learnt by heart."""
+HALVINGS, FEW_HALVINGS = (2, 3, 4, 5, 6, 7), (2, 4, 6)
+"""Subsets are at most the horizon over 2^k: one that is repeated four times is as good as all the text, and
+the models of these sizes, with dropout, need dozens of repeats to learn one by heart."""
+
+EPOCHS = 100
+"""Passes over a subset after which a run ends even if its test loss still falls."""
 
 SMALLEST_SET = 4096
 """Tokens below which a subset is hardly text."""
@@ -54,8 +57,8 @@ def subsets(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     """Every size on all the text and on subsets of it, at a constant rate, to one horizon or until the test
     loss has turned: L(D) and L(N, D) of Kaplan et al. 2020 (figures 1, 4, 9 and 16).
 
-    All runs have the same horizon, so that those on all the text stand for infinite data. Subsets are 1/2^k
-    of the training text.
+    All runs have the same horizon (or EPOCHS passes), so that those on all the text stand for infinite data.
+    Subsets are 1/2^k of the training text.
     """
     from allometry.data.tokens import prepare
     from allometry.studies.recipe import BATCH_TOKENS
@@ -83,7 +86,7 @@ def _run(model: ModelConfig, horizon: int, data: DataConfig, seed: int) -> RunCo
 
     return small_run(
         model,
-        tokens=horizon,
+        tokens=min(horizon, EPOCHS * data.limit) if data.limit else horizon,
         data=data,
         seed=seed,
         lr=round(RATE * learning_rate(model), 6),

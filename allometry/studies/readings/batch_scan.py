@@ -147,8 +147,8 @@ def _alpha(law: BatchLaw) -> Constant | None:
         return None
     span = law.losses[1] / law.losses[0]
     why = (
-        f"our losses are a factor of {span:.2f} apart and his more than 3, in nats per token of about four "
-        "bytes where ours is one; his losses and the exponent change with that unit"
+        f"our losses are a factor of {span:.2f} apart, his more than 3; the law is of the whole loss, its "
+        "irreducible part included, and need not have one exponent over both ranges"
     )
     row = constant(
         "critical batch against loss", "α_B", {KAPLAN: _KAPLAN_ALPHA, _SHEHPER: 0.235},

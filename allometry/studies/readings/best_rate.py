@@ -24,7 +24,7 @@ DRAWS = 400
 @dataclass(frozen=True, kw_only=True)
 class Optimum:
     """One family at one size: the parabola's best rate, the rule's rate, and what the rule costs in relative
-    loss. `inside`: whether the best rate lies between the lowest and the highest that were tried.
+    loss. `inside`: whether the best rate lies between those tried, or is the lowest or highest of them.
     """
 
     family: str
@@ -84,24 +84,24 @@ def _optimum(part: pd.DataFrame, noise: float) -> Optimum | None:
     value, samples = solve @ y, (y + wobble) @ solve.T
     if value[0] <= 0:
         return None
-    best, cost = _vertex(value[None])
-    bests, costs = _vertex(samples)
-    low, high = x.min() - 0.35, x.max() + 0.35
+    tried = float(x.min()), float(x.max())
+    best, cost = _vertex(value[None], *tried)
+    bests, costs = _vertex(samples, *tried)
     return Optimum(
         family=family, N=float(part["N"].iloc[0]), d_model=width, D=float(part["D"].iloc[0]), rule=rule,
-        points=part, coefficients=value, inside=bool(low <= best[0] <= high),
+        points=part, coefficients=value, inside=tried[0] < best[0] < tried[1],
         best=Estimate(value=rule * math.exp(best[0]), samples=rule * np.exp(bests)),
         cost=Estimate(value=float(cost[0]), samples=costs),
     )  # fmt: skip
 
 
-def _vertex(coefficients: Array) -> tuple[Array, Array]:
-    """Log of the best rate over the rule's, and the rule's relative cost; NaN for parabolas that open down.
+def _vertex(coefficients: Array, lowest: float, highest: float) -> tuple[Array, Array]:
+    """Log of the best rate over the rule's, at most at the edge of those tried, and the rule's relative cost.
 
-    `coefficients`: (draws, 3), of log loss in the log of the rate over the rule's.
+    `coefficients`: (draws, 3), of log loss in the log of the rate over the rule's. NaN for parabolas that
+    open down.
     """
     a, b = coefficients[:, 0], coefficients[:, 1]
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        best = np.where(a > 0, np.clip(-b / (2 * a), -5, 5), np.nan)
-        cost = np.where(a > 0, np.exp(np.clip(b**2 / (4 * a), 0, 5)) - 1, np.nan)
-    return best, cost
+    with np.errstate(divide="ignore", invalid="ignore"):
+        best = np.where(a > 0, np.clip(-b / (2 * a), lowest, highest), np.nan)
+    return best, np.exp(-(a * best**2 + b * best)) - 1

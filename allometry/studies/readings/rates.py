@@ -16,7 +16,7 @@ from allometry.report.content import Constant, Section, Table
 from allometry.studies.readings.base import LEVEL, Reading, attempt, constant, percent
 from allometry.studies.readings.best_rate import Optimum, optima
 from allometry.studies.readings.chapter import chapter
-from allometry.studies.readings.runs import usable_runs
+from allometry.studies.readings.runs import scope, usable_runs
 from allometry.studies.recipe import HIGHEST_RATE, LSTM_RATE, RATE_TIMES_WIDTH
 from allometry.units import format_count
 
@@ -38,12 +38,17 @@ def analyse(study: Study, evidence: Evidence) -> Analysis:
         "best": attempt(_BEST, lambda: _best(found)),
         "rules": attempt(_RULES, lambda: _published(found)),
     }
-    missing = sorted({"transformer", "lstm", "universal"} - {each.family for each in found})
-    warnings = tuple(f"No rate study of the {family} family could be read." for family in missing)
+    limits = tuple(w for w in scope(runs, evidence) if "updates" in w)
+    warnings = (*limits, *_unread(found))
     return chapter(
         study, evidence, readings, answer=_answer(found), next=_next(found), excluded=excluded,
         warnings=warnings,
     )  # fmt: skip
+
+
+def _unread(found: list[Optimum]) -> tuple[str, ...]:
+    missing = sorted({"transformer", "lstm", "universal"} - {each.family for each in found})
+    return tuple(f"No rate study of the {family} family could be read." for family in missing)
 
 
 def _best(found: list[Optimum]) -> Reading:
@@ -88,7 +93,9 @@ def _warnings(found: list[Optimum]) -> list[str]:
                 f"loss; {each.best.value:.2g} is better at this horizon."
             )
         if not each.inside:
-            out.append(f"{each.label}: the best rate lies outside those tried, so its value is extrapolated.")
+            out.append(
+                f"{each.label}: the best rate is the lowest or highest of those tried: it may lie beyond."
+            )
     return out
 
 

@@ -79,7 +79,7 @@ def make_slices(frame: pd.DataFrame, budgets: list[float] | None = None) -> tupl
         groups = _set_budgets(frame)
         if sum(len(g) for g in groups) >= 0.7 * len(frame):
             return [_set_slice(frame, rows) for rows in groups], f"{len(groups)} set budgets"
-        budgets = _choose(frame)
+        budgets = grid_budgets(frame)
     made = [_grid_slice(frame, c) for c in sorted(budgets)]
     kept = [s for s in made if s is not None]
     if not kept:
@@ -137,9 +137,12 @@ def _set_slice(frame: pd.DataFrame, rows: Rows) -> Slice:
     return Slice(C=budget, N=sizes.astype(float), D=tokens, pieces=pieces)
 
 
-def _choose(frame: pd.DataFrame, most: int = 16) -> list[float]:
+def grid_budgets(frame: pd.DataFrame, most: int = 16) -> list[float]:
     """Log-spaced budgets, half an octave apart, over the computes at which at least three sizes were
-    measured.
+    measured (columns N and C).
+
+    Give them to `isoflop` where runs are known to be a grid of N and D: on such a grid a few sizes may meet
+    at equal compute by chance, which looks like set budgets.
     """
     log_c = np.log(frame["C"])
     ranges = log_c.groupby(frame["N"]).agg(["min", "max", "nunique"])

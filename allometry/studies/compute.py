@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @register
 class Compute(Study):
     """The frontier of loss against compute at the fixed batch and adjusted to the best one, and how size,
-    batch and steps grow along it (Kaplan et al. 2020, sections 3.3 and 6, appendix B; figures 2, 3, 12 to 15).
+    batch and steps grow along it (Kaplan et al. 2020, sections 3.3 and 6, appendix B; figures 2, 3, 12-15).
 
     The critical batch from the batch scan turns C into C_min; the law of the learning curves and B_crit(L)
     foretell the frontier with nothing left to fit, and stand beside it.

@@ -1,4 +1,7 @@
-"""Where the frontier would meet the loss that its own data allow (Kaplan et al. 2020, section 6.3, figure 15)."""
+"""Where the frontier would meet the loss that its own data allow.
+
+Kaplan et al. 2020, section 6.3 and figure 15.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from allometry.errors import AllometryError
 from allometry.laws.envelope import fit_envelope
 from allometry.laws.isoflop import isoflop
+from allometry.laws.slices import grid_budgets
 from allometry.report.content import Section, Table
 from allometry.studies.readings.base import (
     CHINCHILLA,
@@ -117,7 +118,8 @@ def _exponents(table: pd.DataFrame) -> dict[str, str]:
     except AllometryError as error:
         alpha = f"not to be had: {error.message}"
     try:
-        a = isoflop(table, columns={"N": "N", "D": "D", "C": "C", "loss": "loss"}).a.text(LEVEL)
+        columns = {"N": "N", "D": "D", "C": "C", "loss": "loss"}
+        a = isoflop(table, columns=columns, budgets=grid_budgets(table)).a.text(LEVEL)
     except AllometryError as error:
         a = f"not to be had: {error.message}"
     return {"exponent of L(C)": alpha, "a in N_opt ∝ C^a": a}

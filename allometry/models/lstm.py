@@ -34,7 +34,8 @@ FORGET_BIAS = 1.0
 Jozefowicz et al. 2015 find it the one initialisation that matters)."""
 
 STATE_SCALE = 1 / 6
-"""Root mean square of h in a fresh layer whose input has scale 1, at any width (measured: 0.155 to 0.165)."""
+"""About the root mean square of a fresh model's state, at any width. Measured: 0.23 after one layer whose
+input has scale 1, 0.16 after two or more."""
 
 
 @register
@@ -87,8 +88,8 @@ class LSTMConfig(ModelConfig):
     def of_size(cls, n: int, **fixed: Any) -> Self:
         """The dial: the width with N nearest to `n`, at two layers unless depth or width is fixed.
 
-        Widths are multiples of 4 (of 8 from 64 on, of 16 from 256 on), so N is within 15 % of `n` from 3e3
-        on and 10 % from 1e5. Raises AllometryError for n < 1 and for impossible fields.
+        Widths are multiples of 2 (of 4 from 32 on, 8 from 64 on, 16 from 256 on), so N is within 15 % of `n`
+        from 3e3 on. Raises AllometryError for n < 1 and for impossible fields.
         """
         if n < 1:
             raise AllometryError(f"no LSTM has {n} parameters", hint="ask for at least 1e3")
@@ -104,7 +105,7 @@ class LSTMConfig(ModelConfig):
 def _width_near(square: float) -> int:
     """The usable width whose square is nearest to `square`, in proportion."""
     width = math.sqrt(square)
-    grain = 4 if width < 64 else 8 if width < 256 else 16
+    grain = next((grain for limit, grain in ((32, 2), (64, 4), (256, 8)) if width < limit), 16)
     below = max(grain, int(width / grain) * grain)
     return min(below, below + grain, key=lambda d: abs(math.log(d / width)))
 

@@ -55,7 +55,7 @@ constexpr int round_up(int n, int step) { return (n + step - 1) / step * step; }
 constexpr int row_stride(int n) { return round_up(n, 32) + 16 + (PANEL > 16 ? 32 : 0); }
 
 // What becomes of the sums of row r, from column j of the tile on.
-inline void finish(const Out& c, int r, int j, Vec sums) {
+__attribute__((always_inline)) inline void finish(const Out& c, int r, int j, Vec sums) {
   if (c.plus) sums += load(c.plus + r * c.plus_stride + j);
   if (c.times) sums *= load(c.times + r * c.stride + j);
   store(c.at + r * c.stride + j, sums);
@@ -130,29 +130,39 @@ inline Out corner(const Out& c, ptrdiff_t m, ptrdiff_t n) {
           c.times ? c.times + m * c.stride + n : nullptr};
 }
 
-// C = (A B + plus) * times, C of shape (rows, columns). The depth is cut so that a panel of B stays in the first-level
-// cache while all rows of A pass by it.
+// What one panel of B contributes to rows [m, end) of C, for first <= k < last of the depth as `causal` allows.
+inline void multiply_panel(int m, int end, int k0, int k1, Left a, const float* b, ptrdiff_t b_stride, const Out& c, int n,
+                           int width, Causal causal) {
+  const int vecs = (width + LANES - 1) / LANES;
+  const Tile full = find_tile<TILE_ROWS, TILE_VECS>(TILE_ROWS, vecs, a.transposed);
+  for (int count; m < end; m += count) {
+    count = next_rows(end - m);
+    const int first = causal == Causal::from_row ? std::max(k0, m) : k0;
+    const int last = causal == Causal::up_to_row ? std::min(k1, m + count) : k1;
+    if (first >= last && k0 > 0) continue;
+    const Tile run = count == TILE_ROWS ? full : find_tile<TILE_ROWS, TILE_VECS>(count, vecs, a.transposed);
+    const float* left = a.at + (a.transposed ? first * a.stride + m : m * a.stride + first);
+    run(last - first, left, a.stride, b + first * b_stride, b_stride, corner(c, m, n), width);
+  }
+}
+
+// C = (A B + plus) * times, C of shape (rows, columns). Depth and rows are cut so that a panel of B stays in the
+// first-level cache while rows of A pass by it, and these rows in the second-level cache for the panels that follow.
 inline void product(int rows, int columns, int depth, Left a, Right b, Out c, Causal causal = Causal::none) {
-  constexpr int CUT = 4096 / PANEL;
+  constexpr int CUT = 4096 / PANEL, BLOCK = 16 * TILE_ROWS;
   const float* times = c.times;
   for (int k0 = 0; k0 < depth; k0 += CUT) {
     const int k1 = std::min(depth, k0 + CUT);
     if (k0 > 0) c = add_to(c.at, c.stride);
     c.times = k1 == depth ? times : nullptr;
-    for (int n = 0; n < columns; n += PANEL) {
-      const int width = std::min(PANEL, columns - n), vecs = (width + LANES - 1) / LANES;
-      const Tile full = find_tile<TILE_ROWS, TILE_VECS>(TILE_ROWS, vecs, a.transposed);
-      const float* panel = b.at + n / PANEL * b.panel;
-      int count;
-      for (int m = causal == Causal::from_column ? n : 0; m < rows; m += count) {
-        count = next_rows(rows - m);
-        const int first = causal == Causal::from_row ? std::max(k0, m) : k0;
-        const int last = causal == Causal::up_to_row ? std::min(k1, m + count) : k1;
-        if (first >= last && k0 > 0) continue;
-        const Tile run = count == TILE_ROWS ? full : find_tile<TILE_ROWS, TILE_VECS>(count, vecs, a.transposed);
-        const float* left = a.at + (a.transposed ? first * a.stride + m : m * a.stride + first);
-        run(last - first, left, a.stride, panel + first * b.stride, b.stride, corner(c, m, n), width);
+    for (int m = 0; m < rows; m += BLOCK) {
+      const int end = rows - m < 2 * BLOCK ? rows : m + BLOCK;
+      for (int n = 0; n < columns; n += PANEL) {
+        const int start = causal == Causal::from_column ? std::max(m, n) : m;
+        multiply_panel(start, end, k0, k1, a, b.at + n / PANEL * b.panel, b.stride, c, n, std::min(PANEL, columns - n),
+                       causal);
       }
+      if (end == rows) break;
     }
   }
 }

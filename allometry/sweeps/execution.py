@@ -13,6 +13,7 @@ from allometry.sweeps.cost import CostModel
 from allometry.sweeps.elsewhere import News, Watch
 from allometry.sweeps.events import Event, EventKind, OnEvent, Summary
 from allometry.sweeps.forecast import Forecast
+from allometry.sweeps.parents import check_parents
 from allometry.sweeps.pool import Pool, Report
 from allometry.sweeps.schedule import BranchPoint, Job, assign, jobs, urgency
 from allometry.sweeps.service import keep_failure
@@ -61,6 +62,8 @@ class Execution:
         shared = settings.lease is not None
         self.notes = [] if shared else [note for run in sweep for note in mend(store.directory(run.id))]
         self.before: Survey = survey(sweep.runs, store)
+        check_parents(self.before.pending, store)
+        self.unfinished = {run.id for run in self.before.pending}
         self.ready: list[Job] = []
         self.waiting: list[Job] = []
         self.running: dict[int, _Running] = {}
@@ -114,7 +117,9 @@ class Execution:
         self._urgent.clear()
 
     def _may_start(self, job: Job) -> bool:
-        return job.source is None or job.source in self.left
+        if job.source is not None and job.source not in self.left:
+            return False
+        return job.parent not in self.unfinished or job.parent in self.ended or job.parent in self.failed
 
     def _dispatch(self, pool: Pool) -> None:
         now = time.monotonic()
@@ -268,9 +273,12 @@ class Execution:
             self._add(waiting)
 
     def _orphans(self, job: Job) -> None:
-        """Jobs that waited for a trunk which ended without leaving their branch point find another way."""
+        """Jobs that waited for this one to end may start; those that waited for a branch point which it did
+        not leave find another way.
+        """
         if job.id not in self.ended and job.id not in self.failed:
             return
+        self._release()
         orphans = [other for other in self.waiting if other.source is not None and other.source[0] == job.id]
         if not orphans:
             return

@@ -18,7 +18,8 @@ class Job:
     """One run to be trained: where it starts, and the steps at which it must leave a branch point for others.
 
     `start` is the step of its last checkpoint (0 for a new run) or of its branch point; `source` is the
-    branch point that it starts from, if it is to start from another run's trunk.
+    branch point that it starts from, if it is to start from another run's trunk. A new run may also start
+    from the end of another, its `parent`.
     """
 
     config: RunConfig
@@ -30,6 +31,20 @@ class Job:
     def id(self) -> str:
         """The run's id."""
         return self.config.id
+
+    @property
+    def parent(self) -> str | None:
+        """The run whose final weights are needed to start this one; None if it starts or goes on without."""
+        return self.config.train.init_from if self.start == 0 else None
+
+    @property
+    def awaits(self) -> str | None:
+        """The run that must get somewhere, or end, before this one starts."""
+        return self.parent if self.source is None else self.source[0]
+
+    def until(self, other: Job) -> int:
+        """How far `other`, which this one awaits, must get."""
+        return other.config.train.steps if self.source is None else self.start
 
 
 def jobs(
@@ -89,35 +104,46 @@ Seconds = Callable[[RunConfig, int, int], float]
 
 def urgency(todo: Sequence[Job], seconds: Seconds) -> dict[str, float]:
     """Seconds until the last run that depends on a job could end: the longest goes first."""
-    following: dict[str, list[Job]] = {}
-    for job in todo:
-        if job.source is not None:
-            following.setdefault(job.source[0], []).append(job)
-    times = {}
-    for job in todo:
+    following = _following(todo)
+    times: dict[str, float] = {}
+    for job in reversed(_leaders_first(todo, following)):
         chains = [seconds(job.config, job.start, job.config.train.steps)]
         for other in following.get(job.id, ()):
-            until = seconds(job.config, job.start, other.start)
-            chains.append(until + seconds(other.config, other.start, other.config.train.steps))
+            chains.append(seconds(job.config, job.start, other.until(job)) + times[other.id])
         times[job.id] = max(chains)
     return times
+
+
+def _following(todo: Sequence[Job]) -> dict[str, list[Job]]:
+    """The jobs among `todo` that await another of them, by the id of that."""
+    ids = {job.id for job in todo}
+    following: dict[str, list[Job]] = {}
+    for job in todo:
+        if job.awaits is not None and job.awaits in ids:
+            following.setdefault(job.awaits, []).append(job)
+    return following
+
+
+def _leaders_first(todo: Sequence[Job], following: Mapping[str, Sequence[Job]]) -> list[Job]:
+    """The jobs in an order in which each comes after the one that it awaits."""
+    behind = {job.id for others in following.values() for job in others}
+    found = [job for job in todo if job.id not in behind]
+    for job in found:  # grows as it is gone through
+        found += following.get(job.id, ())
+    return found
 
 
 def makespan(todo: Sequence[Job], seconds: Seconds, workers: int, running: Collection[str] = ()) -> float:
     """Seconds until all jobs are done on `workers` single-thread workers: running ones first, then the
     longest.
 
-    A job whose source is not among `todo` may start at once.
+    A job that awaits none of `todo` may start at once.
     """
     order = {job.id: number for number, job in enumerate(todo)}
     urgent = urgency(todo, seconds) | dict.fromkeys(running, math.inf)
-    following: dict[str, list[Job]] = {}
-    ready: list[tuple[float, int, Job]] = []
-    for job in todo:
-        if job.source is not None and job.source[0] in order:
-            following.setdefault(job.source[0], []).append(job)
-        else:
-            heapq.heappush(ready, (-urgent[job.id], order[job.id], job))
+    following = _following(todo)
+    ready = [(-urgent[job.id], order[job.id], job) for job in todo if job.awaits not in order]
+    heapq.heapify(ready)
     opens: list[tuple[float, int, Job]] = []
     free, end = [0.0] * workers, 0.0
     while ready or opens:
@@ -129,7 +155,8 @@ def makespan(todo: Sequence[Job], seconds: Seconds, workers: int, running: Colle
             heapq.heappush(ready, (-urgent[job.id], number, job))
         _, _, job = heapq.heappop(ready)
         for other in following.get(job.id, ()):
-            heapq.heappush(opens, (now + seconds(job.config, job.start, other.start), order[other.id], other))
+            until = seconds(job.config, job.start, other.until(job))
+            heapq.heappush(opens, (now + until, order[other.id], other))
         finish = now + seconds(job.config, job.start, job.config.train.steps)
         heapq.heappush(free, finish)
         end = max(end, finish)

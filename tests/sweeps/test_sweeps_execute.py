@@ -98,6 +98,39 @@ def test_a_failure_is_a_result_and_is_tried_again(make_run, store: Store, pool: 
     assert not (store.directory(bad.id) / "error.txt").exists()
 
 
+def test_a_run_that_starts_from_another_is_trained_after_it(make_run, store: Store, pool: LocalPool):
+    parent = make_run(20)
+    children = [make_run(steps, init_from=parent.id) for steps in (30, 20)]  # share a trunk
+    summary, watcher = train([*children, parent], store, pool)
+    assert set(summary.done) == {parent.id, *(run.id for run in children)}
+    assert watcher.of("start")[0] == parent.id
+    assert watcher.of("done")[0] == parent.id
+    again = Store(store.path.parent / "again", create=True)
+    train([parent], again, pool)
+    train([children[1]], again, pool)  # the parent is in the store, and no part of this sweep
+    assert run_bytes(again, children[1]) == run_bytes(store, children[1])
+
+
+def test_what_cannot_start_from_another_run_is_refused_or_fails(make_run, store: Store, pool: LocalPool):
+    wild = make_run(20, lr=50.0, clip=None, warmup=0)
+    child = make_run(10, init_from=wild.id)
+    with pytest.raises(AllometryError, match="neither in the sweep nor in"):
+        train([make_run(10), child], store, pool)
+    wide = make_run(10, d_model=32, init_from=wild.id)
+    with pytest.raises(AllometryError, match="d_model 16 instead of 32"):
+        train([wild, wide], store, pool)
+    assert not any(store.status(run.id) for run in (wild, wide, child, make_run(10)))
+    summary, _ = train([child, wild], store, pool)
+    assert summary.diverged == (wild.id,)
+    assert "it diverged" in summary.failed[child.id]
+    gone = make_run(10)
+    gone = gone.replace(data=gone.data.replace(corpus=f"files:{store.path}/nowhere"))
+    orphan = make_run(10, init_from=gone.id)
+    summary, _ = train([orphan, gone], store, pool)
+    assert "it failed" in summary.failed[orphan.id]
+    assert "nowhere" in summary.failed[orphan.id]
+
+
 def kill_busiest(pool: LocalPool) -> None:
     busiest = max(pool.pids, key=lambda pid: sum(psutil.Process(pid).cpu_times()[:2]))
     os.kill(busiest, signal.SIGKILL)

@@ -8,10 +8,11 @@ from allometry.sweeps.schedule import Job, jobs, makespan, urgency
 from allometry.train.config import RunConfig, TrainConfig
 
 
-def a_run(steps: int, seed: int = 0, schedule: str = "wsd") -> RunConfig:
+def a_run(steps: int, seed: int = 0, schedule: str = "wsd", **more: object) -> RunConfig:
+    recipe = {"tokens": steps * 32, "batch_tokens": 32, "lr": 0.01, "seed": seed, "schedule": schedule}
     return RunConfig(
         model=TransformerConfig(n_layer=2, d_model=16, n_ctx=32, n_vocab=256),
-        train=TrainConfig(tokens=steps * 32, batch_tokens=32, lr=0.01, seed=seed, schedule=schedule),
+        train=TrainConfig(**recipe, **more),
     )
 
 
@@ -58,6 +59,23 @@ def test_urgency_counts_what_waits_behind_a_trunk():
     todo = jobs([long, middle], {}, {})
     slow_end = lambda config, start, stop: float(stop - start) * (9 if config is middle else 1)  # noqa: E731
     assert urgency(todo, slow_end)[long.id] == 72 + 9 * 18
+
+
+def test_a_run_that_starts_from_another_awaits_its_end():
+    parent = a_run(100)
+    child = a_run(30, init_from=parent.id)
+    grandchild = a_run(20, init_from=child.id)
+    todo = jobs([grandchild, child, parent, a_run(120, seed=1)], {}, {})
+    assert urgency(todo, unit) == {
+        parent.id: 150,
+        child.id: 50,
+        grandchild.id: 20,
+        a_run(120, seed=1).id: 120,
+    }
+    assert makespan(todo, unit, 2) == 150
+    begun = jobs([child, parent], {child.id: 10}, {})
+    assert {job.id: job.awaits for job in begun} == {child.id: None, parent.id: None}
+    assert makespan(begun, unit, 2) == 100
 
 
 @settings(derandomize=True, max_examples=60, deadline=None)

@@ -41,7 +41,9 @@ def attempt(config: RunConfig, directory: Path, kill_after: float | None) -> Non
 def test_killed_runs_end_bitwise_the_same(
     make_run: Callable[..., RunConfig], run_files: Callable[[Path], tuple[bytes, bytes]], tmp_path: Path
 ) -> None:
-    config = make_run(tokens=250 * 128)
+    parent = make_run(tokens=5 * 128)
+    train(parent, tmp_path / parent.id)
+    config = make_run(tokens=250 * 128, init_from=parent.id, noise_batches=1)
     train(config, tmp_path / "whole")
     random = np.random.default_rng(0)
     for _ in range(2):

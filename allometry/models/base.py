@@ -73,7 +73,9 @@ class ModelConfig(Frozen, ABC):
     def build(self, seed: int = 0) -> nn.Module:
         """The PyTorch module with freshly initialised fp32 weights, a pure function of (shape, seed).
 
-        Its forward maps token ids of shape (batch, time) to logits of shape (batch, time, n_vocab).
+        Its forward maps token ids of shape (batch, time) to logits of shape (batch, time, n_vocab). If it has
+        an attribute `auxiliary_loss` that is not None after a forward pass in training, that (one number) is
+        added to what the PyTorch engines differentiate, and not to the losses that they report.
         """
 
     @classmethod

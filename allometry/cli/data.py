@@ -42,7 +42,7 @@ def data() -> None:
 
     A corpus is sotu, stdlib, kjv, …, or files:PATH, hf:OWNER/NAME, webtext:PATH, synthetic:zipf; options
     follow after commas, as in files:notes,column=body. A tokenizer is bytes, gpt2, bpe:V (trained on the
-    corpus) or bpe:V@CORPUS (trained on another).
+    corpus), bpe:V@CORPUS (trained on another) or symbols (of a corpus with a closed vocabulary).
     """
 
 
@@ -67,7 +67,7 @@ def list_corpora(form: Form | None) -> None:
     if form is None:
         for kind in kinds().values():
             click.echo(f"  {kind.usage}")
-        click.echo("  tokenizers: bytes (256 ids), bpe:V, bpe:V@CORPUS, gpt2 (50,257)")
+        click.echo("  tokenizers: bytes (256 ids), bpe:V, bpe:V@CORPUS, gpt2 (50,257), symbols (closed)")
 
 
 @data.command()

@@ -26,10 +26,20 @@ BELOW = {
     "planner": {"runs", "laws"},
     "figures": {"runs", "laws", "planner", "report.content"},
     "report": {"runs", "laws", "planner", "figures"},
+    "watch": {"runs", "laws", "planner", "figures", "report", "studies.registration"},
     "studies": {"runs", "data", "models", "train", "sweeps", "laws", "planner", "figures", "report"},
 }
 EVERYWHERE = {"cluster", "errors", "version", "discovery", "units", "env"}
-READING = ("runs.store", "laws.fit", "laws.backtest", "laws.isoflop", "planner", "figures", "report.build")
+READING = (
+    "runs.store",
+    "laws.fit",
+    "laws.backtest",
+    "laws.isoflop",
+    "planner",
+    "figures",
+    "report.build",
+    "watch.server",
+)
 
 
 def imported(path: Path) -> set[str]:

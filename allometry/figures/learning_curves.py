@@ -6,6 +6,7 @@ After figure 1 (left) of Kaplan et al. 2020 and figure 2 of Hoffmann et al. 2022
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pandas as pd
@@ -29,6 +30,7 @@ def learning_curves(
     label: str | None = None,
     level: float = 0.95,
     points: int = 48,
+    growing: Collection[str] = (),
     name: str = "learning-curves",
     title: str | None = None,
     caption: str | None = None,
@@ -37,7 +39,7 @@ def learning_curves(
 
     `curves` has columns run, x, y; `runs` has run and `colour`. `frontier` has columns x and y
     (`laws.envelope.frontier` gives it), `fit` is a law of x alone fitted to it, or its power law. Each
-    curve is thinned to `points`. Raises AllometryError for missing columns, or where no curve can be
+    curve is thinned to `points`; those of `growing` runs, still being trained, end in a dot. Raises AllometryError for missing columns, or where no curve can be
     drawn.
     """
     what = title or capital(f"{quantity(y).name} while training")
@@ -52,6 +54,8 @@ def learning_curves(
     drawn = [layers.lines(table, *position, detail=["run"], colour=ramp, width=1.4)]
     drawn += _frontier(frontier, fit, position, x, y, label, level)
     tips = layers.run_tips(table, "run", colour, "step", "tokens", x, y)
+    last = table[table["run"].isin(list(growing))].drop_duplicates("run", keep="last")
+    drawn.append(layers.points(last, *position, tips=tips, colour=ramp))
     drawn.append(layers.hover(table, *position, tips=tips))
     return Figure(
         name=name,

@@ -1,0 +1,271 @@
+"""The parts of the live page as they are now: JSON by name, made again only where something has changed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from allometry.errors import AllometryError
+from allometry.figures.predictions import predictions
+from allometry.report import format as fmt
+from allometry.report.content import Figure
+from allometry.report.page import asset, chart_json, table_of, template
+from allometry.runs.store import Store
+from allometry.studies.registration import ledger
+from allometry.units import format_duration
+from allometry.watch import charts
+from allometry.watch.polite import yield_to_training
+from allometry.watch.progress import Clock, Progress, progress
+from allometry.watch.reader import Reader, Underway
+
+FAILURES = 50
+"""Failed runs that are shown with their logs."""
+
+_TAIL = 12
+"""Lines of a log that are shown."""
+
+_RUNNING = 16
+"""Runs being trained that have a bar of their own."""
+
+_REST = 4.0
+"""After a fit, so many times its duration pass before the next: training needs the cores more."""
+
+Parts = dict[str, str]
+
+
+@dataclass
+class _View:
+    """What is kept of one study between two updates."""
+
+    clock: Clock = field(default_factory=Clock)
+    parts: Parts = field(default_factory=dict)
+    made_from: dict[str, object] = field(default_factory=dict)
+    fitting: Future[charts.Fits] | None = None
+    began: float = 0.0
+    rest_until: float = 0.0
+
+
+class Page:
+    """The page about a store: `update` looks at the store and returns the parts for one of its studies."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.reader = Reader(store)
+        self._views: dict[str, _View] = {}
+        self._lock = threading.Lock()
+        self._fitter = ThreadPoolExecutor(1, "fits", initializer=yield_to_training)
+
+    def close(self) -> None:
+        """Begin no further fit."""
+        self._fitter.shutdown(wait=False, cancel_futures=True)
+
+    def settle(self) -> None:
+        """Wait for the fits that are being made; the next update has them."""
+        for view in self._views.values():
+            if view.fitting is not None:
+                view.fitting.result()
+
+    def newest(self) -> str:
+        """The study that was started last; "" (all runs) in a store without studies."""
+        files = sorted((self.store.path / "studies").glob("*.json"), key=lambda path: path.stat().st_mtime)
+        return files[-1].stem if files else ""
+
+    def update(self, study: str = "") -> Parts:
+        """The parts as they are now, by name, each a JSON object; "" asks for all runs of the store."""
+        with self._lock:
+            self.reader.refresh()
+            view = self._views.setdefault(study, _View())
+            member = self.store.studies().get(study)
+            runs = list(member.runs) if member else self.reader.frame["run"].tolist()
+            frame = self.reader.frame
+            frame = frame[frame["run"].isin(runs)] if member else frame
+            state = progress(self.reader, study, runs, view.clock, time.monotonic())
+            question = member.question if member else f"All runs of {self.store.path.name}"
+            command = member.command if member else ""
+            self._put(view, "studies", {"html": self._studies(study)})
+            self._put(view, "progress", _progress(state, question, command, frame))
+            self._curves(view, frame, state)
+            self._fits(view, frame)
+            self._ledger(view, frame)
+            self._failures(view, frame)
+            return dict(view.parts)
+
+    def _put(self, view: _View, name: str, content: Mapping[str, Any]) -> None:
+        view.parts[name] = str(fmt.script_json({"name": name, **content}))
+
+    def _studies(self, chosen: str) -> str:
+        names = ["", *sorted(self.store.studies())]
+        return str(template(_OPTIONS).render(names=names, chosen=chosen))
+
+    def _curves(self, view: _View, frame: pd.DataFrame, state: Progress) -> None:
+        """The chart of the curves, if any of those that it shows has changed."""
+        growing = [run.run for run in state.running]
+        runs = charts.chosen(frame, growing)
+        source = [(run, self.reader.stamp(run)) for run in runs], growing
+        if view.made_from.get("curves") != source:
+            view.made_from["curves"] = source
+            self._draw(
+                view, "curves", lambda: charts.curves(self.reader.curves(runs), frame, growing, len(frame))
+            )
+
+    def _draw(self, view: _View, name: str, make: Any) -> None:
+        """A figure as a part; what stands in its place if it cannot be drawn yet."""
+        try:
+            self._put(view, name, _figure(make()))
+        except AllometryError as error:
+            self._put(view, name, {"html": str(fmt.inline(error.message))})
+
+    def _fits(self, view: _View, frame: pd.DataFrame) -> None:
+        """Take what was fitted, and have the laws fitted again if further runs have ended."""
+        if view.fitting is not None and view.fitting.done():
+            made, view.fitting = view.fitting, None
+            view.rest_until = time.monotonic() + _REST * (time.monotonic() - view.began)
+            self._fitted(view, made.result())
+        ended = tuple(
+            zip(frame["run"], frame["loss"].where(frame["status"] == "done").fillna(0.0), strict=True)
+        )
+        if (
+            view.fitting is None
+            and time.monotonic() >= view.rest_until
+            and view.made_from.get("fits") != ended
+        ):
+            view.made_from["fits"] = ended
+            view.began = time.monotonic()
+            view.fitting = self._fitter.submit(charts.laws, frame)
+
+    def _fitted(self, view: _View, fits: charts.Fits) -> None:
+        for figure in fits.figures:
+            self._put(view, figure.name, _figure(figure))
+        table = table_of(fits.table, "laws", limit=None)
+        self._put(view, "laws", {"html": str(_template("laws.html").render(table=table, notes=fits.notes))})
+
+    def _ledger(self, view: _View, frame: pd.DataFrame) -> None:
+        """Predictions of all studies of the store that were made before the fact, with what came of them."""
+        written = [
+            (str(path), path.stat().st_mtime_ns)
+            for path in sorted((self.store.path / "studies").glob("*/*.json"))
+        ]
+        source = written, tuple(self.reader.frame.loc[self.reader.frame["status"] == "done", "run"])
+        if view.made_from.get("ledger") == source:
+            return
+        view.made_from["ledger"] = source
+        scored = ledger(self.store.path / "studies", self.reader.frame)
+        shown = _ledger_table(scored)
+        table = table_of(shown, "ledger", limit=100)
+        hits = int(scored.loc[scored["scored"], "inside"].sum()) if len(scored) else 0
+        count = int(scored["scored"].sum()) if len(scored) else 0
+        waiting = self._open_predictions(scored)
+        html = _template("ledger.html").render(table=table, hits=hits, count=count, waiting=waiting)
+        self._put(view, "ledger", {"html": str(html)})
+        if len(scored):
+            self._draw(view, "predictions", lambda: predictions(scored, name="predictions"))
+
+    def _open_predictions(self, scored: pd.DataFrame) -> int:
+        """Predicted runs that have not been trained yet."""
+        from allometry.studies.registration import registered
+
+        folders = {path.parent for path in (self.store.path / "studies").glob("*/prediction.json")}
+        made = sum(len((registered(folder) or {}).get("predictions", ())) for folder in folders)
+        return made - len(scored)
+
+    def _failures(self, view: _View, frame: pd.DataFrame) -> None:
+        """Runs that failed or diverged, with the end of their logs, and what could not be read."""
+        failed = frame[frame["status"].isin(["failed", "diverged"])]["run"].tolist()
+        source = [(run, self.reader.stamp(run)) for run in failed], tuple(self.reader.notes)
+        if view.made_from.get("failures") == source:
+            return
+        view.made_from["failures"] = source
+        shown = [self._failure(run) for run in failed[:FAILURES]]
+        html = _template("failures.html").render(
+            failures=shown, more=len(failed) - len(shown), notes=self.reader.notes[:FAILURES]
+        )
+        self._put(view, "failures", {"html": str(html)})
+
+    def _failure(self, run: str) -> dict[str, str]:
+        folder = self.store.directory(run)
+        logs = ((name, _tail(folder / name)) for name in ("error.txt", "log.txt"))
+        text = "\n".join(f"{name}:\n{lines}" for name, lines in logs if lines)
+        status = self.reader.frame.set_index("run").at[run, "status"]
+        return {"run": run, "status": str(status), "log": text or "It left no log."}
+
+
+def _tail(path: Path) -> str:
+    """The last lines of a log, of its last 16 kB."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 16_384))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    return "\n".join(lines[-_TAIL:])
+
+
+_OPTIONS = """
+{% for name in names %}
+<option value="{{ name }}"{{ " selected" if name == chosen }}>{{ name or "all runs" }}</option>
+{% endfor %}
+"""
+
+
+def _template(name: str) -> Any:
+    return template(asset(name, "allometry.watch"))
+
+
+def _figure(figure: Figure) -> dict[str, Any]:
+    return {"title": figure.title, "caption": figure.caption, "chart": str(chart_json(figure))}
+
+
+def _progress(state: Progress, question: str, command: str, frame: pd.DataFrame) -> dict[str, Any]:
+    """The headline, the bar of the whole, and a bar for each run that is being trained."""
+    spent = float(frame["seconds"].sum())
+    html = _template("progress.html").render(
+        state=state,
+        question=question,
+        command=command,
+        words=_words(state),
+        running=[_bar(run) for run in state.running[:_RUNNING]],
+        more=max(0, len(state.running) - _RUNNING),
+        spent=format_duration(spent) if spent > 0 else "",
+    )
+    share = f"{state.finished}/{state.planned}"
+    return {"html": str(html), "title": f"{share} {question[:40]}"}
+
+
+def _words(state: Progress) -> str:
+    """When it will be finished, in a few words."""
+    if state.planned and state.finished + state.failed == state.planned:
+        return "finished" if not state.failed else f"finished, {state.failed} failed"
+    if not state.running:
+        return "nothing is being trained at the moment"
+    if state.eta is None:
+        return "time left: not known yet"
+    return f"about {format_duration(state.eta)} left"
+
+
+def _bar(run: Underway) -> dict[str, Any]:
+    return {
+        "run": run.run,
+        "percent": round(100 * run.step / run.steps, 1),
+        "steps": f"{run.step:,} of {run.steps:,}",
+        "loss": "" if run.loss is None else f"{run.loss:.3f}",
+    }
+
+
+def _ledger_table(scored: pd.DataFrame) -> pd.DataFrame | None:
+    """The ledger for people: newest first."""
+    if scored.empty:
+        return None
+    columns = ["study", "run", "N", "D", "predicted", "low", "high", "measured"]
+    table = scored[[name for name in columns if name in scored]].iloc[::-1].reset_index(drop=True)
+    error = 100 * scored["error"].iloc[::-1].to_numpy()
+    table["error %"] = error.round(2)
+    words = scored["inside"].map({True: "inside", False: "outside"}).where(scored["scored"], "known before")
+    table["interval"] = words.iloc[::-1].to_numpy()
+    return table

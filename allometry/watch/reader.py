@@ -1,0 +1,136 @@
+"""The store as it stands, asked again and again: only what has changed is read."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from allometry.errors import AllometryError
+from allometry.runs.files import read_json
+from allometry.runs.index import Index, read_index
+from allometry.runs.record import COLUMNS, CURVE_COLUMNS, FINISHED, read_run
+from allometry.runs.store import Store
+
+AGAIN = 60.0
+"""Seconds after which runs that were finished are looked at again: they seldom change."""
+
+ACTIVE = 90.0
+"""Seconds since the last sign of life within which an unfinished run counts as running: checkpoints are
+written more often."""
+
+_CHECKPOINT = re.compile(r"step-(\d+)\.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Underway:
+    """An unfinished run: the last step on record, the step it goes to, and whether it is being trained."""
+
+    run: str
+    step: int
+    steps: int
+    running: bool
+    loss: float | None
+
+
+class Reader:
+    """What the page knows of a store. `refresh` looks for changes; the rest answers from what it found."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.frame = pd.DataFrame(columns=list(COLUMNS))
+        self._index = Index()
+        self._looked = -AGAIN
+        self._curves: dict[str, tuple[list[int], pd.DataFrame]] = {}
+        self._plans: dict[str, tuple[int, dict[str, Any]]] = {}
+        self._seen: dict[str, tuple[object, float]] = {}
+
+    def refresh(self) -> None:
+        """Bring `frame` up to date."""
+        self.store.pull()
+        now = time.monotonic()
+        trust = now - self._looked < AGAIN
+        self._looked = self._looked if trust else now
+        before = self._index
+        self._index = read_index(self.store.path, before, trust=trust)
+        if self._index.rows != before.rows:
+            table = pd.DataFrame(list(self._index.rows.values()))
+            further = [name for name in table.columns if name not in COLUMNS]
+            self.frame = table.reindex(columns=[*COLUMNS, *further])
+
+    @property
+    def notes(self) -> list[str]:
+        """What could not be read."""
+        return self._index.notes
+
+    def stamp(self, run: str) -> list[int]:
+        """Changes when the files of a run do; empty for one that was never started."""
+        entry = self._index.entries.get(run)
+        return entry["stamp"] if entry else []
+
+    def curves(self, runs: Iterable[str]) -> pd.DataFrame:
+        """Losses of the named runs while they trained: the columns run, step, tokens, C, loss."""
+        columns = [name for name in CURVE_COLUMNS if name not in ("lr", "train_loss", "grad_norm")]
+        frames = [frame for run in runs if len(frame := self._curve(run, columns))]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+    def _curve(self, run: str, columns: list[str]) -> pd.DataFrame:
+        stamp = self.stamp(run)
+        known = self._curves.get(run)
+        if known is None or known[0] != stamp:
+            try:
+                frame = read_run(self.store.directory(run)).curve.losses()[columns]
+            except AllometryError:  # removed or damaged meanwhile; the index notes it next time
+                frame = pd.DataFrame(columns=columns)
+            known = self._curves[run] = stamp, frame
+        return known[1]
+
+    def plan(self, study: str) -> Mapping[str, Any]:
+        """What was planned for a study, as it was written down; empty if nothing was."""
+        path = self.store.path / "studies" / study / "plan.json"
+        try:
+            changed = path.stat().st_mtime_ns
+        except OSError:
+            return {}
+        known = self._plans.get(study)
+        if known is None or known[0] != changed:
+            known = self._plans[study] = changed, read_json(path) or {}
+        return known[1]
+
+    def underway(self, runs: Iterable[str]) -> list[Underway]:
+        """Those of the named runs that have begun and not ended, in order."""
+        rows = self._index.rows
+        unfinished = (run for run in runs if run in rows and rows[run]["status"] not in FINISHED)
+        return [self._underway(run, rows[run]) for run in unfinished]
+
+    def _underway(self, run: str, row: Mapping[str, Any]) -> Underway:
+        files = self.store.checkpoints(run)
+        saved = [int(match[1]) for name in files if (match := _CHECKPOINT.fullmatch(name))]
+        described = read_json(self.store.directory(run) / "config.json") or {}
+        train = described.get("config", described).get("train", {})
+        steps = max(1, round(train.get("tokens", 0) / (train.get("batch_tokens") or 1)))
+        losses = self._curve(
+            run, [name for name in CURVE_COLUMNS if name in ("run", "step", "tokens", "C", "loss")]
+        )
+        return Underway(
+            run=run,
+            step=min(max([int(row["S"]), *saved]), steps),
+            steps=steps,
+            running=row["status"] == "partial"
+            and self._alive(run, (tuple(self.stamp(run)), tuple(sorted(files)))),
+            loss=float(losses["loss"].iloc[-1]) if len(losses) else None,
+        )
+
+    def _alive(self, run: str, sign: tuple[tuple[int, ...], tuple[str, ...]]) -> bool:
+        """Whether a run has shown a sign of life lately: by its files' times, then by changes."""
+        now = time.time()
+        known = self._seen.get(run)
+        if known is None:
+            self._seen[run] = sign, max([0.0, *(when / 1e9 for when in sign[0][::2])])
+        elif known[0] != sign:
+            self._seen[run] = sign, now
+        return now - self._seen[run][1] < ACTIVE

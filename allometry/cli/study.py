@@ -93,6 +93,17 @@ def _command_line() -> str:
     type=click.Path(path_type=Path),
     help="File to write (default: beside the plan in the store).",
 )
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path),
+    help="Write the results (tables, curves, report) into this folder, to be kept without the store.",
+)
+@click.option(
+    "--from",
+    "saved",
+    type=click.Path(path_type=Path),
+    help="Write the report of results that --save wrote; needs no store.",
+)
 @click.option("--figures", type=click.Path(path_type=Path), help="Also export every figure into this folder.")
 @click.option(
     "--format",
@@ -102,25 +113,49 @@ def _command_line() -> str:
     show_default=True,
     help="Format of exported figures.",
 )
-def report(study: str | None, store: Path, output: Path | None, figures: Path | None, suffix: str) -> None:
+def report(
+    study: str | None,
+    store: Path,
+    output: Path | None,
+    save: Path | None,
+    saved: Path | None,
+    figures: Path | None,
+    suffix: str,
+) -> None:
     """Write the report of a STUDY (default: the latest) from the runs in the store; nothing is trained."""
-    from allometry.studies.reporting import report as write_report
+    from allometry.errors import AllometryError
 
-    analysis, path = write_report(store, study, output)
+    if saved is not None and (study is not None or save is not None):
+        raise AllometryError(
+            "--from names the results to read: no study and no --save with it",
+            hint=f"allometry report --from {saved}",
+        )
+    if saved is not None:
+        from allometry.studies.results import rebuild
+
+        analysis, path = rebuild(saved, output)
+    else:
+        from allometry.studies.reporting import report as write_report
+
+        analysis, path = write_report(store, study, output, save)
+    if save is not None:
+        print(f"results: {save}")
     print(f"report: {path}")
     if figures is not None:
         _export(analysis, figures, suffix)
 
 
 def _export(analysis: Analysis, folder: Path, suffix: str) -> None:
+    """Every figure as a file; those of a collection are named by their study."""
     from allometry.figures.theme import save
     from allometry.report.content import Figure
 
     folder.mkdir(parents=True, exist_ok=True)
-    for section in analysis.sections:
-        for item in section.evidence:
+    for entry in (analysis, *analysis.chapters):
+        prefix = "" if entry is analysis else f"{entry.study}-"
+        for item in (item for section in entry.sections for item in section.evidence):
             if isinstance(item, Figure):
-                print(f"figure: {save(item, folder / f'{item.name}.{suffix}')}")
+                print(f"figure: {save(item, folder / f'{prefix}{item.name}.{suffix}')}")
 
 
 @click.command()

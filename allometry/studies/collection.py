@@ -64,7 +64,7 @@ class Collection(Study):
 
     def analyse(self, evidence: Evidence) -> Analysis:
         """One chapter a study, and an answer over all of them."""
-        own = {name: evidence.of(name) for name in evidence.parts}
+        own = {name: evidence.of(name) for name in self.members if name in evidence.parts}
         chapters = [dated(chapter(self.member(name), part), part.runs) for name, part in own.items()]
         everywhere, chapters = _shared_warnings(chapters)
         return Analysis(

@@ -43,22 +43,30 @@ def read(
     question: Study, plan: StudyPlan, store: Store, key: str, command: str, prediction: dict[str, Any] | None
 ) -> Analysis:
     """The analysis of a study's runs as they stand in the store; needs no torch and trains nothing."""
+    evidence = evidence_of(plan, store, key, command, prediction)
+    return dated(question.analyse(evidence), evidence.runs)
+
+
+def evidence_of(
+    plan: StudyPlan, store: Store, key: str, command: str, prediction: dict[str, Any] | None = None
+) -> Evidence:
+    """What a study reads of its store. AllometryError if none of its runs is finished."""
     ids = list(plan.sweep.ids)
     runs = runs_of(store, ids)
     if not (runs["status"] == "done").any():
         raise AllometryError(
             f"the study {key!r} has no finished run in {store.path}", hint=f"train it first: {command}"
         )
-    present = [run for run in ids if run in set(runs["run"])]
+    begun = [run for run in ids if run in set(runs["run"])]
     environment = {
         **snapshot(),
         "budget": format_duration(plan.budget),
         "planned seconds": round(plan.seconds),
     }
-    evidence = Evidence(
+    return Evidence(
         runs=runs,
-        curves=store.curves(present),
-        positions=store.positions(present),
+        curves=store.curves(begun),
+        positions=store.positions(begun),
         parts=plan.parts,
         planned=tuple(ids),
         prediction=prediction or registered(folder_of(store, key)),
@@ -66,14 +74,15 @@ def read(
         environment=environment,
         ledger=ledger(store.path / STUDIES, store.frame()),
     )
-    return dated(question.analyse(evidence), runs)
 
 
-def report(store_path: Path, name: str | None, output: Path | None) -> tuple[Analysis, Path]:
-    """Write the report of a study in the store again, from its runs alone.
+def report(
+    store_path: Path, name: str | None, output: Path | None, save: Path | None = None
+) -> tuple[Analysis, Path]:
+    """Write the report of a study in the store again, from its runs alone; with `save`, its results too.
 
     `name` is the study's name in the store or the beginning of it; without it, the study that was planned
-    last.
+    last. See `studies.results` for what is saved.
     """
     store = Store(store_path)
     key = _find(store, name)
@@ -82,7 +91,13 @@ def report(store_path: Path, name: str | None, output: Path | None) -> tuple[Ana
     if plan is None:
         raise AllometryError(f"{folder} holds no plan", hint="allometry run quickstart")
     member = store.studies().get(key)
-    analysis = read(study(plan.study), plan, store, key, member.command if member else "", None)
+    evidence = evidence_of(plan, store, key, member.command if member else "")
+    if save is not None:
+        from allometry.studies import results
+
+        analysis, path = results.save(plan.study, evidence, save)
+        return analysis, write_report(analysis, folder, output) if output else path
+    analysis = dated(study(plan.study).analyse(evidence), evidence.runs)
     return analysis, write_report(analysis, folder, output)
 
 

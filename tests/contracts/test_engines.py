@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from allometry.errors import AllometryError
+from allometry.models.base import families
 from allometry.models.transformer import TransformerConfig
 from allometry.train.config import RunConfig, TrainConfig
 from allometry.train.engines.base import ADAM_EPS, CLIP_EPS, Engine, decays
@@ -97,6 +98,31 @@ def test_only_weighted_positions_count(engine: type[Engine], shape: dict[str, ob
     result = trained.step(tokens, lr=0.0, step=1, weights=3 * weights)
     assert result.loss == pytest.approx(loss, rel=1e-6)
     assert result.grad_norm == pytest.approx(norm(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", families())
+def test_every_family_is_computed_alike(engine: type[Engine], family: str) -> None:
+    """Losses, weighted gradients, norms of sequences and an update, against float64 or the reference."""
+    model = families()[family].of_size(3000, n_ctx=10, n_vocab=40)
+    config = RunConfig(model=model, train=TrainConfig(tokens=4000, batch_tokens=40, lr=0.01, seed=1))
+    if lack := engine.lacks(config):
+        pytest.skip(lack)
+    tokens, trained = batch(config), engine(config)
+    weights = np.random.default_rng(1).random((4, 10)).astype(np.float32)
+    loss, expected, _ = autograd(config, tokens, weights)
+    found_loss, found = trained.gradients(tokens, weights=weights)
+    assert found_loss == pytest.approx(loss, rel=1e-5)
+    for name in expected:
+        error = np.linalg.norm(found[name] - expected[name])
+        assert error < 1e-4 * max(np.linalg.norm(expected[name]), 1e-3), name
+    alone = [norm(autograd(config, window[None])[1]) for window in tokens]
+    assert trained.sequence_norms(tokens) == pytest.approx(alone, rel=1e-4)
+    theirs = ReferenceEngine(config)
+    for step in (1, 2):
+        a, b = trained.step(tokens, lr=0.01, step=step), theirs.step(tokens, lr=0.01, step=step)
+        assert a == pytest.approx(b, rel=1e-4)
+    assert np.allclose(trained.losses(tokens), theirs.losses(tokens), atol=1e-4)
+    assert np.mean(trained.hits(tokens) == theirs.hits(tokens)) > 0.9  # near ties may differ
 
 
 def test_equal_weights_are_the_mean(engine: type[Engine]) -> None:

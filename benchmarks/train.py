@@ -1,6 +1,7 @@
 """How fast each engine trains, against loops that people would use instead. One command, one table:
 
     python benchmarks/train.py --quick
+    python benchmarks/train.py --quick --family lstm --context 64 --batch 512
 
 Every contender trains the same shapes on the same tokens with AdamW and clipping; they take turns within one
 run, so that a busy machine slows all of them alike, and the table compares medians. On one thread the clock
@@ -24,11 +25,19 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from train_peers import Clock, missing_for_trainer, plain_loop, trainer_loop
+from train_peers import (
+    Clock,
+    litgpt_model,
+    missing_for_litgpt,
+    missing_for_trainer,
+    plain_loop,
+    plain_model,
+    trainer_loop,
+)
 
 from allometry import env
 from allometry.errors import AllometryError
-from allometry.models.transformer import TransformerConfig
+from allometry.models.base import family as family_called
 from allometry.train.config import RunConfig, TrainConfig
 from allometry.train.engines import build
 from allometry.train.engines.base import Engine
@@ -40,7 +49,8 @@ Seconds = Callable[[int], list[float]]
 LADDER = ((2, 32), (2, 64), (4, 64), (4, 128), (6, 192), (6, 256))
 QUICK = ((2, 32), (4, 64), (4, 128))
 ENGINES = ("native", "fast", "reference")
-PLAIN, TRAINER = "plain loop", "HF Trainer"
+FAMILIES = ("transformer", "universal", "lstm")
+PLAIN, LITGPT, TRAINER = "plain loop", "LitGPT", "HF Trainer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +62,11 @@ class Case:
     vocab: int
     context: int
     batch: int
+    family: str = "transformer"
 
     def config(self) -> RunConfig:
         """The run that every contender trains."""
-        model = TransformerConfig(
+        model = family_called(self.family)(
             n_layer=self.n_layer, d_model=self.d_model, n_vocab=self.vocab, n_ctx=self.context
         )
         train = TrainConfig(tokens=self.batch, batch_tokens=self.batch, lr=1e-3)
@@ -87,11 +98,13 @@ def engine_loop(engine: Engine, tokens: np.ndarray, config: RunConfig, clock: Cl
 
 
 def contenders(case: Case, threads: int, skip_trainer: bool) -> dict[str, Seconds]:
-    """Everything that can run this case here, by name."""
+    """Everything that can run this case here, by name; the peers have transformers only."""
     config, clock = case.config(), clock_for(threads)
     tokens = np.random.default_rng(1).integers(0, case.vocab, 1 << 20).astype(np.uint16)
-    loops: dict[str, Seconds] = {PLAIN: plain_loop(config, tokens, clock)}
-    if not skip_trainer and missing_for_trainer() is None:
+    loops: dict[str, Seconds] = {PLAIN: plain_loop(plain_model(config.model), config, tokens, clock)}
+    if case.family == "transformer" and missing_for_litgpt() is None:
+        loops[LITGPT] = plain_loop(litgpt_model(config.model), config, tokens, clock)
+    if case.family == "transformer" and not skip_trainer and missing_for_trainer() is None:
         loops[TRAINER] = trainer_loop(config, tokens, clock)
     for name in ENGINES:
         kind = engine_class(name)
@@ -151,16 +164,18 @@ def table(rows: Sequence[tuple[Case, dict[str, float]]]) -> Table:
         "ctx",
         "batch",
         f"{PLAIN} tok/s",
-        f"× {TRAINER}",
+        *(f"× {peer}" for peer in (LITGPT, TRAINER)),
         *(f"× {e}" for e in ENGINES),
     ):
         result.add_column(column, justify="right")
     result.add_column("native GF/s", justify="right")
     result.add_column("of peak", justify="right")
     for case, times in rows:
-        ratios = [f"{times[PLAIN] / times[n]:.2f}" if n in times else "–" for n in (TRAINER, *ENGINES)]
+        ratios = [
+            f"{times[PLAIN] / times[n]:.2f}" if n in times else "–" for n in (LITGPT, TRAINER, *ENGINES)
+        ]
         pace = case.flops() / times["native"] if "native" in times else float("nan")
-        start = (f"{case.n_layer}x{case.d_model}", case.vocab, case.context, case.batch)
+        start = (case.config().model.shape, case.vocab, case.context, case.batch)
         cells = [*start, f"{case.batch / times[PLAIN]:,.0f}", *ratios, f"{pace / 1e9:.0f}"]
         result.add_row(*map(str, cells), f"{pace / times['peak']:.0%}")
     return result
@@ -168,6 +183,9 @@ def table(rows: Sequence[tuple[Case, dict[str, float]]]) -> Table:
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Three shapes, half a second for each contender.")
+@click.option(
+    "--family", type=click.Choice(FAMILIES), default=FAMILIES[0], show_default=True, help="What to train."
+)
 @click.option("--threads", default=1, show_default=True, help="Threads of each contender.")
 @click.option("--vocab", default=(256,), multiple=True, show_default=True, help="Vocabulary sizes.")
 @click.option("--context", default=(128,), multiple=True, show_default=True, help="Context lengths.")
@@ -177,6 +195,7 @@ def table(rows: Sequence[tuple[Case, dict[str, float]]]) -> Table:
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the medians here.")
 def main(
     quick: bool,
+    family: str,
     threads: int,
     vocab: tuple[int, ...],
     context: tuple[int, ...],
@@ -190,10 +209,11 @@ def main(
     console = Console(width=120)
     for line in environment(threads):
         console.print(line, highlight=False)
-    if not skip_trainer and (reason := missing_for_trainer()):
-        console.print(f"without {TRAINER}: {reason}", highlight=False)
+    for peer, reason in ((LITGPT, missing_for_litgpt()), (TRAINER, missing_for_trainer())):
+        if reason:
+            console.print(f"without {peer}: {reason}", highlight=False)
     shapes = QUICK if quick else LADDER
-    cases = [Case(*s, v, c, b) for s in shapes for v in vocab for c in context for b in batch]
+    cases = [Case(*s, v, c, b, family) for s in shapes for v in vocab for c in context for b in batch]
     rows = [(case, measure(case, threads, 0.5 if quick else seconds, skip_trainer)) for case in cases]
     console.print(table(rows))
     if json_path:

@@ -1,4 +1,6 @@
-"""What people train small models with otherwise: a plain PyTorch loop, and GPT-2 under the HF Trainer."""
+"""What people train small models with otherwise: plain PyTorch loops, LitGPT's model, GPT-2 under the HF
+Trainer.
+"""
 
 from __future__ import annotations
 
@@ -43,61 +45,89 @@ class PlainBlock(nn.Module):
 
 
 class PlainGPT(nn.Module):
-    """Token and position embeddings, blocks, a tied head."""
+    """Token and position embeddings, a stack of blocks gone through `repeats` times, a tied head."""
 
-    def __init__(self, vocab: int, context: int, layers: int, width: int, heads: int) -> None:
+    def __init__(
+        self, vocab: int, context: int, layers: int, width: int, heads: int, repeats: int = 1
+    ) -> None:
         super().__init__()
         self.embed, self.position = nn.Embedding(vocab, width), nn.Embedding(context, width)
-        self.blocks = nn.ModuleList(PlainBlock(width, heads) for _ in range(layers))
+        self.blocks, self.repeats = nn.ModuleList(PlainBlock(width, heads) for _ in range(layers)), repeats
         self.norm = nn.LayerNorm(width, bias=False)
         self.head = nn.Linear(width, vocab, bias=False)
         self.head.weight = self.embed.weight
 
-    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss."""
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits."""
         x = self.embed(tokens) + self.position(torch.arange(tokens.shape[1]))
-        for block in self.blocks:
-            x = block(x)
-        logits = self.head(self.norm(x))
-        return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
+        for _ in range(self.repeats):
+            for block in self.blocks:
+                x = block(x)
+        return self.head(self.norm(x))
 
 
 class PlainLSTM(nn.Module):
-    """Token embeddings, torch.nn.LSTM, a tied head."""
+    """PyTorch's LSTM between token embeddings and a tied head."""
 
     def __init__(self, vocab: int, layers: int, width: int) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocab, width)
-        self.lstm = nn.LSTM(width, width, num_layers=layers, batch_first=True)
+        self.lstm = nn.LSTM(width, width, layers, batch_first=True)
+        self.head = nn.Linear(width, vocab, bias=False)
+        self.head.weight = self.embed.weight
 
-    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss."""
-        logits = F.linear(self.lstm(self.embed(tokens))[0], self.embed.weight)
-        return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits."""
+        return self.head(self.lstm(self.embed(tokens))[0])
 
 
-def plain_model(config: RunConfig) -> nn.Module:
-    """The model of a configuration as it is usually written."""
-    shape: Any = config.model
+def plain_model(shape: Any) -> nn.Module:
+    """The model of a configuration of Allometry's, as one writes it without thinking of speed."""
     if shape.family == "lstm":
         return PlainLSTM(shape.n_vocab, shape.n_layer, shape.d_model)
-    return PlainGPT(shape.n_vocab, shape.n_ctx, shape.n_layer, shape.d_model, shape.n_head)
+    repeats = getattr(shape, "reuse", 1)
+    layers = shape.n_layer // repeats
+    return PlainGPT(shape.n_vocab, shape.n_ctx, layers, shape.d_model, shape.n_head, repeats)
 
 
-def plain_loop(config: RunConfig, tokens: np.ndarray, clock: Clock) -> Seconds:
+def missing_for_litgpt() -> str | None:
+    """The line that installs LitGPT, or None."""
+    return None if importlib.util.find_spec("litgpt") else "pip install litgpt"
+
+
+def litgpt_model(shape: Any) -> nn.Module:
+    """LitGPT's GPT in the same shape; its positions are rotary and its head has weights of its own."""
+    from litgpt import GPT, Config
+
+    config = Config(
+        block_size=shape.n_ctx,
+        vocab_size=shape.n_vocab,
+        padded_vocab_size=shape.n_vocab,
+        n_layer=shape.n_layer,
+        n_head=shape.n_head,
+        n_embd=shape.d_model,
+        bias=False,
+        parallel_residual=False,
+        norm_class_name="LayerNorm",
+        mlp_class_name="GptNeoxMLP",
+    )
+    return GPT(config)
+
+
+def plain_loop(model: nn.Module, config: RunConfig, tokens: np.ndarray, clock: Clock) -> Seconds:
     """Batches cut out one by one, autograd, clip_grad_norm_, torch.optim.AdamW with two groups."""
-    model = plain_model(config)
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     gains = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": gains, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95))
+    optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=1e-3, betas=(0.9, 0.95))
     T, B = config.model.n_ctx, config.train.batch_tokens // config.model.n_ctx
 
     def one_step() -> float:
         starts = torch.randint(len(tokens) - T - 1, (B,))
         x = torch.stack([torch.from_numpy(tokens[i : i + T].astype(np.int64)) for i in starts])
         y = torch.stack([torch.from_numpy(tokens[i + 1 : i + 1 + T].astype(np.int64)) for i in starts])
-        loss = model(x, y)
+        logits = model(x)
+        loss = F.cross_entropy(logits.view(-1, logits.shape[-1]), y.reshape(-1))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()

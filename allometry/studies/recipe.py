@@ -39,8 +39,11 @@ RATE_TIMES_WIDTH = 0.16
 HIGHEST_RATE = 0.01
 """The rule's 1 / width is capped for the narrowest models."""
 
-LSTM_RATE = 0.02
-"""Peak learning rate of LSTMs at any width."""
+LSTM_RATE, LSTM_POWER = 0.33, 0.75
+"""Peak learning rate of LSTMs: LSTM_RATE / d_model^LSTM_POWER, several times the transformer's."""
+
+LSTM_HIGHEST_RATE = 0.05
+"""The cap of the LSTMs' rule, for the narrowest."""
 
 
 def learning_rate(model: ModelConfig) -> float:
@@ -60,7 +63,11 @@ def learning_rate(model: ModelConfig) -> float:
 
 def rule_rate(family: str, d_model: float) -> float:
     """The rule itself: peak learning rate of a family at a width, as `learning_rate` gives it to a model."""
-    return LSTM_RATE if family == "lstm" else min(HIGHEST_RATE, RATE_TIMES_WIDTH / d_model)
+    if (
+        family == "lstm"
+    ):  # rounded: the last bits of a power differ between machines, and runs' names with them
+        return float(f"{min(LSTM_HIGHEST_RATE, LSTM_RATE / d_model**LSTM_POWER):.3g}")
+    return min(HIGHEST_RATE, RATE_TIMES_WIDTH / d_model)
 
 
 def heads(d_model: int) -> int:
@@ -78,16 +85,14 @@ def small_model(n: int, *, n_vocab: int, family: str = "transformer", **fixed: A
 
     Up to d_model / n_layer of about ASPECT a third layer makes a transformer of the same N no better on these
     horizons, and a ladder that mixes depths has kinks that no law of N can follow. A Universal Transformer
-    has the transformer of this N as its stack of distinct blocks. `fixed` sets any field of the family's
-    configuration, and a fixed depth or width decides the other. AllometryError for an unknown family.
+    has the transformer of this N as its stack of distinct blocks; other families have their own dial, an
+    LSTM's being two layers too. `fixed` sets any field of the family's configuration, and a fixed depth or
+    width decides the other. AllometryError for an unknown family.
     """
     from allometry.models.base import family as config_class
 
     fixed = {"n_ctx": CONTEXT, "n_vocab": n_vocab, **fixed}
     config = config_class(family)
-    if family == "lstm":
-        depth = fixed.get("n_layer", 2)
-        return config.model_validate({"n_layer": depth, "d_model": _width(n / (8 * depth)), **fixed})
     if family not in ("transformer", "universal"):
         return config.of_size(n, **fixed)
     reuse = fixed.setdefault("reuse", 2) if family == "universal" else 1

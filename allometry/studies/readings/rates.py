@@ -17,7 +17,7 @@ from allometry.studies.readings.base import LEVEL, Reading, attempt, constant, p
 from allometry.studies.readings.best_rate import Optimum, optima
 from allometry.studies.readings.chapter import chapter
 from allometry.studies.readings.runs import scope, usable_runs
-from allometry.studies.recipe import HIGHEST_RATE, LSTM_RATE, RATE_TIMES_WIDTH
+from allometry.studies.recipe import rule_rate
 from allometry.units import format_count
 
 if TYPE_CHECKING:
@@ -191,8 +191,8 @@ def _rules(low: float, high: float, tokens: float) -> pd.DataFrame:
     """Every rule as a line over sizes: series, N, lr."""
     n = np.geomspace(low / 1.5, high * 1.5, 30)
     rules = {
-        "recipe, transformers": np.minimum(HIGHEST_RATE, RATE_TIMES_WIDTH / np.sqrt(n / 24)),
-        "recipe, LSTMs": np.full_like(n, LSTM_RATE),
+        "recipe, transformers": [rule_rate("transformer", width) for width in np.sqrt(n / 24)],
+        "recipe, LSTMs": [rule_rate("lstm", width) for width in np.sqrt(n / 16)],
         "Kaplan 2020": 0.003239 - 0.0001395 * np.log(n),
         "Porian 2024": 0.0047 * (n / 108e6) ** (-1 / 3),
         "Step Law 2025": 1.79 * n**-0.713 * tokens**0.307,

@@ -45,8 +45,9 @@ class Frontiers:
 
 
 def frontiers(runs: pd.DataFrame, points: pd.DataFrame, critical: Critical) -> Frontiers:
-    """Envelopes of the finished horizons and of the trunks' points, at C and, where B_crit is known, "
-    "C_min."""
+    """Envelopes of the finished horizons and of the trunks' points, at C and, where B_crit is known,
+    C_min.
+    """
     tables = {ENDS: critical.adjusted(runs), CURVES: critical.adjusted(points)}
     fits, problems = {}, []
     for source, table in tables.items():

@@ -1,5 +1,6 @@
-"""What L(N, S_min) says at fixed steps, at fixed compute and at fixed loss (Kaplan et al. 2020, figures 11, "
-"19)."""
+"""What L(N, S_min) says at fixed steps, at fixed compute and at fixed loss (Kaplan et al. 2020, figures 11,
+19).
+"""
 
 from __future__ import annotations
 
@@ -125,8 +126,9 @@ def arrivals(points: pd.DataFrame, critical: Critical, count: int = 6) -> pd.Dat
 
 
 def _gain(reached: pd.DataFrame, tokens: str) -> tuple[float, float, float]:
-    """Tokens of the smallest over those of the largest size at the loss that most sizes reach; their ratio "
-    "of N."""
+    """Tokens of the smallest over those of the largest size at the loss that most sizes reach; their ratio
+    of N.
+    """
     counts = reached.groupby("loss")["N"].nunique()
     level = float(counts.index[int(counts.to_numpy().argmax())])
     at = reached[reached["loss"] == level].groupby("N")[tokens].mean()

@@ -31,8 +31,9 @@ NAMES = {"p_N": "model size N", "p_B": "batch B", "p_S": "serial steps S"}
 
 
 def spending(found: Frontiers) -> Reading:
-    """Exponents of N, B and S along the frontier of C_min, and what a growth of compute goes into (figure "
-    "3)."""
+    """Exponents of N, B and S along the frontier of C_min, and what a growth of compute goes into (figure
+    3).
+    """
     from allometry.figures.several import several
 
     law, fitted = adjusted_frontier(found)
@@ -220,8 +221,9 @@ def wrong_size(points: pd.DataFrame, critical: Critical, laws: dict[str, TimeLaw
 
 
 def _excess(reached: pd.DataFrame, compute: str) -> pd.DataFrame:
-    """Compute over the least, and N over the best, at losses whose best size lies inside: loss, N, ratio, "
-    "excess."""
+    """Compute over the least, and N over the best, at losses whose best size lies inside: loss, N, ratio,
+    excess.
+    """
     parts = []
     for _, part in reached.groupby("loss"):
         mean = part.groupby("N")[compute].apply(lambda c: float(np.exp(np.log(c).mean())))

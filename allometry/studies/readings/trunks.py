@@ -65,40 +65,39 @@ def longest(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def trunk_points(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """Evaluations at the constant rate, once for each trunk: columns run, N, N_head, N_total, seed, B, S
-    (steps so far), D (tokens so far), C, loss.
+    """Evaluations at the constant rate, once for each trunk, with the columns of `along`.
 
     Branches of a trunk share its points, so they are read from its longest run. Raises AllometryError where
     no run was evaluated on its trunk.
     """
     default = TrainConfig.model_fields
-    kept = [c for c in ("N", "N_head", "N_total", "seed", "B", "warmup", "decay", "C_head", "C_attention")
-            if c in runs]  # fmt: skip
-    table = longest(runs)[["run", "S", "C", "D", *kept]].rename(
-        columns={
-            "S": "last",
-            "C": "C_end",
-            "D": "D_end",
-            "C_head": "head_end",
-            "C_attention": "attention_end",
-        }
-    )
-    points = curves[["run", "step", "tokens", "loss"]].dropna().merge(table, on="run")
-    decay = _filled(points, "decay", default["decay"].default)
-    warmup = _filled(points, "warmup", default["warmup"].default)
-    last = points["last"] - np.maximum(1, np.round(decay * points["last"]))
-    points = points[(points["step"] > warmup) & (points["step"] <= last)].copy()
+    table = longest(runs)
+    points = along(table, curves)
+    own = points[["run"]].merge(table, on="run", how="left")
+    decay = _filled(own, "decay", default["decay"].default)
+    last = (own["S"] - np.maximum(1, np.round(decay * own["S"]))).to_numpy()
+    warmup = _filled(own, "warmup", default["warmup"].default)
+    steps = points["S"].to_numpy()
+    points = points[(steps > warmup) & (steps <= last)].reset_index(drop=True)
     if not len(points):
         raise AllometryError("no run was evaluated at its constant rate", hint="train longer horizons")
-    share = points["tokens"] / points["D_end"]
-    points["C"] = points["C_end"] * share
-    for source, name in (("head_end", "C_head"), ("attention_end", "C_attention")):
-        if source in points:
-            points[name] = points[source] * share
-    points = points.rename(columns={"step": "S", "tokens": "D"})
-    gone = ["last", "C_end", "D_end", "head_end", "attention_end", "warmup", "decay"]
-    return points.drop(columns=gone, errors="ignore").reset_index(drop=True)
+    return points
+
+
+def along(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """Every evaluation of these runs: columns run, S (steps so far), D (tokens so far), loss, what `runs`
+    knows of N, N_head, N_total, seed and B, and C, C_head and C_attention so far.
+    """
+    kept = [c for c in ("N", "N_head", "N_total", "seed", "B") if c in runs]
+    counted = [c for c in ("C", "C_head", "C_attention") if c in runs]
+    ends = runs[["run", "D", *kept, *counted]].rename(columns={"D": "end"})
+    points = curves[["run", "step", "tokens", "loss"]].dropna().merge(ends, on="run")
+    for column in counted:
+        points[column] = points[column] * points["tokens"] / points["end"]
+    return points.rename(columns={"step": "S", "tokens": "D"}).drop(columns="end")
 
 
 def _filled(points: pd.DataFrame, column: str, default: float) -> Any:
-    return points[column].astype(float).fillna(default) if column in points else default
+    if column not in points:
+        return default
+    return points[column].astype(float).fillna(default).to_numpy()

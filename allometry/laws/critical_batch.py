@@ -183,10 +183,9 @@ def _one_loss(loss: float, part: pd.DataFrame, signs: dict[float, Array]) -> tup
     B, log_s = part["B"].to_numpy(float), np.log(part["S"].to_numpy(float))
     best = _tradeoff(B, log_s[None])[0]
     fitted = np.log(np.exp(best[0]) + np.exp(best[1]) / B)
-    spare = max(len(B) - 2, 1)
-    residual = (log_s - fitted) * np.sqrt(len(B) / spare)
+    residual = (log_s - fitted) / _slack(best, B)
     flips = np.column_stack([signs[float(b)] for b in B])
-    draws = _tradeoff(B, fitted + flips * residual)
+    draws = best + _few(len(B)) * (_tradeoff(B, fitted + flips * residual) - best)
     row = {
         "loss": loss,
         "batches": float(len(np.unique(B))),
@@ -198,6 +197,22 @@ def _one_loss(loss: float, part: pd.DataFrame, signs: dict[float, Array]) -> tup
         low, high = percentile_interval(np.exp(sample), 0.95)
         row |= {name: float(np.exp(value)), f"{name}_low": low, f"{name}_high": high}
     return row, np.exp(draws[:, 1] - draws[:, 0])
+
+
+def _few(points: int) -> float:
+    """How much wider Student's intervals are than the normal ones for so few points and two parameters."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, max(points - 2, 2)) / 1.96)
+
+
+def _slack(theta: Array, B: Array) -> Array:
+    """By how much the fit itself shrinks each residual, 1 minus its leverage: the smallest batch alone
+    decides E_min, so that its residual says little of its noise (MacKinnon & White 1985, HC3)."""
+    share = 1 / (1 + np.exp(theta[1] - np.log(B) - theta[0]))
+    J = np.column_stack([share, 1 - share])
+    leverage = np.einsum("ni,ij,nj->n", J, np.linalg.pinv(J.T @ J), J)
+    return np.asarray(np.maximum(1 - leverage, 0.1))
 
 
 def _tradeoff(B: Array, log_s: Array, steps: int = 60) -> Array:

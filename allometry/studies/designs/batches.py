@@ -15,9 +15,9 @@ BATCHES: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192, 16_384)
 """Batches in tokens, a factor of 64 apart: B_crit was near 2,000 tokens at a loss of 2.4 nats, and near
 14,000 at 2.0."""
 
-RATES: tuple[float, ...] = (0.3, 0.6, 1.2)
-"""Learning rates over the rule for their batch: the best one differs with batch and with target loss, and
-at a constant rate it is about half of that with a final decay."""
+RATES: tuple[float, ...] = (0.3, 0.75, 1.8)
+"""Learning rates over the rule for their batch: at a constant rate the best one is about twice the rule's
+early in training, and half of it or less in the end."""
 
 FEW_BATCHES: tuple[int, ...] = (128, 512, 2048)
 """What a small budget tries: a factor of 16 in three batches, which is as few as determine two constants."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from allometry.errors import AllometryError
 from allometry.report.content import Analysis
-from allometry.studies.base import Study, studies
+from allometry.studies.base import Study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +60,7 @@ class Collection(Study):
         }
 
     def _members(self) -> list[Study]:
-        return [self.member(name) for name in self.members if name in studies()]
+        return [self.member(name) for name in self.members]
 
     def analyse(self, evidence: Evidence) -> Analysis:
         """One chapter a study, and an answer over all of them."""

@@ -7,17 +7,25 @@ import math
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
 from allometry.cli import main
 from allometry.runs.store import Store
 from allometry.studies.base import studies, study
+from allometry.studies.collection import BROKEN, Collection
 from allometry.studies.plan import LEAST_COMPUTE, load
 from allometry.train.config import DataConfig
+from allometry.units import parse_duration
 
 NAMES = sorted(studies())
+COLLECTIONS = [name for name in NAMES if isinstance(study(name), Collection)]
+SLOW = pytest.mark.slow
+CONDUCTED = [pytest.param(n, marks=() if n in ("quickstart", *COLLECTIONS) else SLOW) for n in NAMES]
+"""A collection covers its members; each of them alone takes longer than the others' tests together."""
+AGAIN = [pytest.param(n, marks=() if n == "quickstart" else SLOW) for n in NAMES]
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module")
 def conducted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A study run at its smallest size with the command that a user types, and its store."""
     store = tmp_path_factory.mktemp("store") / "runs"
@@ -35,7 +43,19 @@ def exit_code(argv: list[str]) -> int:
 def test_asks_a_question_and_says_why(name: str) -> None:
     asked = study(name)
     assert asked.question.endswith("?")
+    assert asked.expected
     assert asked.__doc__
+    assert parse_duration(asked.budget) <= (7200 if name in COLLECTIONS else 900)
+    assert name in COLLECTIONS or sum(asked.designs.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", COLLECTIONS)
+def test_a_collection_gives_every_design_of_its_members_a_share(name: str) -> None:
+    collection = study(name)
+    assert isinstance(collection, Collection)
+    assert sum(collection.shares.values()) == pytest.approx(1)
+    assert {d for member in collection.members for d in study(member).designs} == set(collection.shares)
+    assert set(collection.headlines) <= set(collection.members) <= set(NAMES) - set(COLLECTIONS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,6 +71,7 @@ def test_is_a_pure_function_of_its_compute(name: str) -> None:
     assert study(name).sweep(1e14, DataConfig()).ids == study(name).sweep(1e14, DataConfig()).ids
 
 
+@pytest.mark.parametrize("conducted", CONDUCTED, indirect=True)
 def test_every_planned_run_is_finished(conducted: tuple[str, Path]) -> None:
     name, path = conducted
     store = Store(path)
@@ -62,8 +83,12 @@ def test_every_planned_run_is_finished(conducted: tuple[str, Path]) -> None:
     frame = store.frame()
     assert set(frame["run"]) == set(plan.sweep.ids)
     assert (frame["status"] == "done").all()
+    page = (path / "studies" / key / "report.html").read_text()
+    assert BROKEN not in page
+    assert all(str(escape(study(part).question)) in page for part in plan.parts)
 
 
+@pytest.mark.parametrize("conducted", AGAIN, indirect=True)
 def test_the_report_renders_from_the_store_alone(conducted: tuple[str, Path]) -> None:
     name, path = conducted
     (key,) = Store(path).studies()
@@ -74,6 +99,7 @@ def test_the_report_renders_from_the_store_alone(conducted: tuple[str, Path]) ->
     assert abs(len(again.read_text()) - len(first)) < 0.02 * len(first)
 
 
+@pytest.mark.parametrize("conducted", AGAIN, indirect=True)
 def test_the_same_command_trains_nothing_twice(conducted: tuple[str, Path]) -> None:
     name, path = conducted
     before = {p: p.stat().st_mtime_ns for p in path.glob("*/result.json")}
@@ -81,6 +107,7 @@ def test_the_same_command_trains_nothing_twice(conducted: tuple[str, Path]) -> N
     assert before == {p: p.stat().st_mtime_ns for p in path.glob("*/result.json")}
 
 
+@pytest.mark.parametrize("conducted", AGAIN, indirect=True)
 def test_a_registered_prediction_is_never_rewritten(conducted: tuple[str, Path]) -> None:
     name, path = conducted
     files = list(path.glob("studies/*/prediction.json"))

@@ -39,8 +39,8 @@ def learning_curves(
 
     `curves` has columns run, x, y; `runs` has run and `colour`. `frontier` has columns x and y
     (`laws.envelope.frontier` gives it), `fit` is a law of x alone fitted to it, or its power law. Each
-    curve is thinned to `points`; those of `growing` runs, still being trained, end in a dot. Raises AllometryError for missing columns, or where no curve can be
-    drawn.
+    curve is thinned to `points`; those of `growing` runs, still being trained, end in a dot.
+    Raises AllometryError for missing columns, or where no curve can be drawn.
     """
     what = title or capital(f"{quantity(y).name} while training")
     frames.require(runs, ["run", colour], what)

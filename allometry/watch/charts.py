@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import zlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +21,7 @@ from allometry.report.content import Figure
 from allometry.units import format_count
 
 CURVES = 240
-"""Curves that one chart shows; of more, an even choice over the sizes is drawn."""
+"""Curves that one chart shows at most."""
 
 _POINTS = 4800
 """Points of all curves of the chart together."""
@@ -42,16 +44,15 @@ class Fits:
     notes: tuple[str, ...] = ()
 
 
-def chosen(frame: pd.DataFrame, growing: Collection[str]) -> list[str]:
-    """The runs whose curves are drawn: all that are being trained, and the others, or an even choice of them
-    in the order of N and D.
+def chosen(runs: Sequence[str], growing: Sequence[str]) -> list[str]:
+    """The runs whose curves are drawn: those that are being trained, and the others, or a choice of them.
+
+    The choice is by a checksum of the id: as runs are added, it changes by one at a time.
     """
-    first = frame[frame["run"].isin(list(growing))]["run"].tolist()[:CURVES]
-    others = frame[~frame["run"].isin(first)].sort_values(["N", "D"])["run"].to_numpy()
-    room = CURVES - len(first)
-    if len(others) > room:
-        others = others[np.unique(np.linspace(0, len(others) - 1, room).astype(int))] if room else others[:0]
-    return [*first, *others]
+    first = dict.fromkeys(growing[:CURVES])
+    others = (run for run in runs if run not in first)
+    ranked = heapq.nsmallest(CURVES - len(first), others, key=lambda run: zlib.crc32(run.encode()))
+    return [*first, *sorted(ranked)]
 
 
 def curves(curves: pd.DataFrame, frame: pd.DataFrame, growing: Collection[str], total: int) -> Figure:
@@ -79,9 +80,7 @@ def _frontier(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def _caption(shown: int, total: int, growing: int) -> str:
-    text = "One line a run" + (
-        f", {shown} of {total:,} runs, chosen evenly over the sizes" if shown < total else ""
-    )
+    text = "One line a run" + (f", {shown} of {total:,} runs, chosen by chance" if shown < total else "")
     text += f"; a dot at the end of each of the {growing} that are being trained." if growing else "."
     return text + " The line below them: the lowest loss that was reached with so much compute or less."
 

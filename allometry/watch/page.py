@@ -17,12 +17,12 @@ from allometry.figures.predictions import predictions
 from allometry.report import format as fmt
 from allometry.report.content import Figure
 from allometry.report.page import asset, chart_json, table_of, template
-from allometry.runs.store import Store
+from allometry.runs.store import Membership, Store
 from allometry.studies.registration import ledger
 from allometry.units import format_duration
 from allometry.watch import charts
 from allometry.watch.polite import yield_to_training
-from allometry.watch.progress import Clock, Progress, progress
+from allometry.watch.progress import Clock, Progress, progress, work_of
 from allometry.watch.reader import Reader, Underway
 
 FAILURES = 50
@@ -47,6 +47,10 @@ class _View:
     clock: Clock = field(default_factory=Clock)
     parts: Parts = field(default_factory=dict)
     made_from: dict[str, object] = field(default_factory=dict)
+    frame: pd.DataFrame = field(default_factory=pd.DataFrame)
+    work: dict[str, float] = field(default_factory=dict)
+    ended: tuple[tuple[str, float], ...] = ()
+    chosen: list[str] = field(default_factory=list)
     fitting: Future[charts.Fits] | None = None
     began: float = 0.0
     rest_until: float = 0.0
@@ -82,20 +86,34 @@ class Page:
         with self._lock:
             self.reader.refresh()
             view = self._views.setdefault(study, _View())
-            member = self.store.studies().get(study)
-            runs = list(member.runs) if member else self.reader.frame["run"].tolist()
-            frame = self.reader.frame
-            frame = frame[frame["run"].isin(runs)] if member else frame
-            state = progress(self.reader, study, runs, view.clock, time.monotonic())
-            question = member.question if member else f"All runs of {self.store.path.name}"
-            command = member.command if member else ""
+            member = self.store.studies().get(study) or Membership(
+                study="", runs=tuple(self.reader.rows), question=f"All runs of {self.store.place.location}"
+            )
+            plan = self.reader.plan(study)
+            self._look(view, member, plan)
+            now, seconds = time.monotonic(), float(plan.get("seconds") or 0.0)
+            state = progress(self.reader, member.runs, view.work, seconds, view.clock, now)
             self._put(view, "studies", {"html": self._studies(study)})
-            self._put(view, "progress", _progress(state, question, command, frame))
-            self._curves(view, frame, state)
-            self._fits(view, frame)
-            self._ledger(view, frame)
-            self._failures(view, frame)
+            self._put(view, "progress", _progress(state, member, view.frame))
+            self._curves(view, state)
+            self._fits(view)
+            self._ledger(view)
+            self._failures(view)
             return dict(view.parts)
+
+    def _look(self, view: _View, member: Membership, plan: Mapping[str, Any]) -> None:
+        """Bring the view's table up to date, if the store's has changed or other runs are planned."""
+        source = (self.reader.version, member.runs, id(plan))
+        if view.made_from.get("frame") == source:
+            return
+        view.made_from["frame"] = source
+        table = self.reader.frame
+        view.frame = (
+            table[[run in own for run in table["run"]]] if (own := set(member.runs)) else table.head(0)
+        )
+        view.work = work_of(self.reader, member.runs, plan)
+        done = view.frame["status"] == "done"
+        view.ended = tuple(zip(view.frame.loc[done, "run"], view.frame.loc[done, "loss"], strict=True))
 
     def _put(self, view: _View, name: str, content: Mapping[str, Any]) -> None:
         view.parts[name] = str(fmt.script_json({"name": name, **content}))
@@ -104,16 +122,20 @@ class Page:
         names = ["", *sorted(self.store.studies())]
         return str(template(_OPTIONS).render(names=names, chosen=chosen))
 
-    def _curves(self, view: _View, frame: pd.DataFrame, state: Progress) -> None:
+    def _curves(self, view: _View, state: Progress) -> None:
         """The chart of the curves, if any of those that it shows has changed."""
         growing = [run.run for run in state.running]
-        runs = charts.chosen(frame, growing)
-        source = [(run, self.reader.stamp(run)) for run in runs], growing
-        if view.made_from.get("curves") != source:
-            view.made_from["curves"] = source
-            self._draw(
-                view, "curves", lambda: charts.curves(self.reader.curves(runs), frame, growing, len(frame))
-            )
+        if view.made_from.get("chosen") != (source := (view.made_from["frame"], growing)):
+            view.made_from["chosen"] = source
+            view.chosen = charts.chosen(view.frame["run"].tolist(), growing)
+        stamps = [(run, self.reader.stamp(run)) for run in view.chosen], growing
+        if view.made_from.get("curves") == stamps:
+            return
+        view.made_from["curves"] = stamps
+        frame, total = view.frame[view.frame["run"].isin(view.chosen)], len(view.frame)
+        self._draw(
+            view, "curves", lambda: charts.curves(self.reader.curves(view.chosen), frame, growing, total)
+        )
 
     def _draw(self, view: _View, name: str, make: Any) -> None:
         """A figure as a part; what stands in its place if it cannot be drawn yet."""
@@ -122,23 +144,17 @@ class Page:
         except AllometryError as error:
             self._put(view, name, {"html": str(fmt.inline(error.message))})
 
-    def _fits(self, view: _View, frame: pd.DataFrame) -> None:
+    def _fits(self, view: _View) -> None:
         """Take what was fitted, and have the laws fitted again if further runs have ended."""
         if view.fitting is not None and view.fitting.done():
             made, view.fitting = view.fitting, None
             view.rest_until = time.monotonic() + _REST * (time.monotonic() - view.began)
             self._fitted(view, made.result())
-        ended = tuple(
-            zip(frame["run"], frame["loss"].where(frame["status"] == "done").fillna(0.0), strict=True)
-        )
-        if (
-            view.fitting is None
-            and time.monotonic() >= view.rest_until
-            and view.made_from.get("fits") != ended
-        ):
-            view.made_from["fits"] = ended
+        idle = view.fitting is None and time.monotonic() >= view.rest_until
+        if idle and view.made_from.get("fits") != view.ended:
+            view.made_from["fits"] = view.ended
             view.began = time.monotonic()
-            view.fitting = self._fitter.submit(charts.laws, frame)
+            view.fitting = self._fitter.submit(charts.laws, view.frame)
 
     def _fitted(self, view: _View, fits: charts.Fits) -> None:
         for figure in fits.figures:
@@ -146,13 +162,13 @@ class Page:
         table = table_of(fits.table, "laws", limit=None)
         self._put(view, "laws", {"html": str(_template("laws.html").render(table=table, notes=fits.notes))})
 
-    def _ledger(self, view: _View, frame: pd.DataFrame) -> None:
+    def _ledger(self, view: _View) -> None:
         """Predictions of all studies of the store that were made before the fact, with what came of them."""
         written = [
             (str(path), path.stat().st_mtime_ns)
             for path in sorted((self.store.path / "studies").glob("*/*.json"))
         ]
-        source = written, tuple(self.reader.frame.loc[self.reader.frame["status"] == "done", "run"])
+        source = written, self.reader.version
         if view.made_from.get("ledger") == source:
             return
         view.made_from["ledger"] = source
@@ -175,13 +191,13 @@ class Page:
         made = sum(len((registered(folder) or {}).get("predictions", ())) for folder in folders)
         return made - len(scored)
 
-    def _failures(self, view: _View, frame: pd.DataFrame) -> None:
+    def _failures(self, view: _View) -> None:
         """Runs that failed or diverged, with the end of their logs, and what could not be read."""
-        failed = frame[frame["status"].isin(["failed", "diverged"])]["run"].tolist()
-        source = [(run, self.reader.stamp(run)) for run in failed], tuple(self.reader.notes)
+        source = view.made_from["frame"], tuple(self.reader.notes)
         if view.made_from.get("failures") == source:
             return
         view.made_from["failures"] = source
+        failed = view.frame.loc[view.frame["status"].isin(["failed", "diverged"]), "run"].tolist()
         shown = [self._failure(run) for run in failed[:FAILURES]]
         html = _template("failures.html").render(
             failures=shown, more=len(failed) - len(shown), notes=self.reader.notes[:FAILURES]
@@ -192,8 +208,7 @@ class Page:
         folder = self.store.directory(run)
         logs = ((name, _tail(folder / name)) for name in ("error.txt", "log.txt"))
         text = "\n".join(f"{name}:\n{lines}" for name, lines in logs if lines)
-        status = self.reader.frame.set_index("run").at[run, "status"]
-        return {"run": run, "status": str(status), "log": text or "It left no log."}
+        return {"run": run, "status": self.reader.rows[run]["status"], "log": text or "It left no log."}
 
 
 def _tail(path: Path) -> str:
@@ -222,20 +237,20 @@ def _figure(figure: Figure) -> dict[str, Any]:
     return {"title": figure.title, "caption": figure.caption, "chart": str(chart_json(figure))}
 
 
-def _progress(state: Progress, question: str, command: str, frame: pd.DataFrame) -> dict[str, Any]:
+def _progress(state: Progress, member: Membership, frame: pd.DataFrame) -> dict[str, Any]:
     """The headline, the bar of the whole, and a bar for each run that is being trained."""
     spent = float(frame["seconds"].sum())
     html = _template("progress.html").render(
         state=state,
-        question=question,
-        command=command,
+        question=member.question,
+        command=member.command,
         words=_words(state),
         running=[_bar(run) for run in state.running[:_RUNNING]],
         more=max(0, len(state.running) - _RUNNING),
         spent=format_duration(spent) if spent > 0 else "",
     )
     share = f"{state.finished}/{state.planned}"
-    return {"html": str(html), "title": f"{share} {question[:40]}"}
+    return {"html": str(html), "title": f"{share} {member.question[:40]}"}
 
 
 def _words(state: Progress) -> str:

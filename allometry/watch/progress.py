@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,27 +62,29 @@ class Clock:
         return left * took / spent if spent > 0 else None
 
 
-def progress(reader: Reader, study: str, runs: Sequence[str], clock: Clock, now: float) -> Progress:
-    """How far the runs of a study are, by what the store holds of them at the moment."""
-    frame = reader.frame
-    states = dict(zip(frame["run"], frame["status"], strict=True))
-    statuses = [states.get(run, "waiting") for run in runs]
+def progress(
+    reader: Reader, runs: Sequence[str], work: Mapping[str, float], seconds: float, clock: Clock, now: float
+) -> Progress:
+    """How far `runs` are, by what the store holds of them at the moment.
+
+    `work` has the FLOPs of each (see `work_of`), `seconds` is the time that was planned for all, 0 if it is
+    not known; `now` a time in seconds.
+    """
+    states = {run: reader.rows[run]["status"] for run in runs if run in reader.rows}
+    count = Counter(states.values())
     underway = reader.underway(runs)
-    plan = reader.plan(study)
-    work = _work(reader, runs, plan)
     total = math.fsum(work.values())
     left = _left(work, states, underway)
     running = tuple(run for run in underway if run.running)
-    planned_speed = total / plan["seconds"] if plan.get("seconds") else None
-    eta = clock.eta(now, left, planned_speed)
+    eta = clock.eta(now, left, total / seconds if seconds else None)
     return Progress(
         planned=len(runs),
-        done=statuses.count("done"),
-        diverged=statuses.count("diverged"),
-        failed=statuses.count("failed"),
+        done=count["done"],
+        diverged=count["diverged"],
+        failed=count["failed"],
         running=running,
         stopped=tuple(run for run in underway if not run.running and states[run.run] == "partial"),
-        waiting=statuses.count("waiting"),
+        waiting=len(runs) - len(states),
         share=1 - left / total if total > 0 else 0.0,
         eta=eta if running else None,
     )
@@ -98,18 +100,18 @@ def _left(work: Mapping[str, float], states: Mapping[str, str], underway: Sequen
     )
 
 
-def _work(reader: Reader, runs: Sequence[str], plan: Mapping[str, Any]) -> dict[str, float]:
+def work_of(reader: Reader, runs: Sequence[str], plan: Mapping[str, Any]) -> dict[str, float]:
     """Training FLOPs of each run. Of runs that share a trunk, all but the longest cost their decay alone."""
     configs = _configs(runs, plan)
     rate = _rates(reader, configs)
-    trunks: dict[str, int] = {}
-    for config in configs.values():
-        trunk, tokens = _trunk(config), config["train"]["tokens"]
-        trunks[trunk] = max(trunks.get(trunk, 0), tokens)
+    trunk = {run: _trunk(config) for run, config in configs.items()}
+    longest: dict[str, int] = {}
+    for run, config in configs.items():
+        longest[trunk[run]] = max(longest.get(trunk[run], 0), config["train"]["tokens"])
     work = {}
     for run, config in configs.items():
         train = config["train"]
-        branches = _branches(train) and train["tokens"] < trunks[_trunk(config)]
+        branches = _branches(train) and train["tokens"] < longest[trunk[run]]
         work[run] = rate[run] * train["tokens"] * (train.get("decay", 1.0) if branches else 1.0)
     typical = statistics.median(work.values()) if work else 1.0
     return {run: work.get(run, typical) for run in runs}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -10,10 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from allometry.errors import AllometryError
-from allometry.runs.files import read_json
+from allometry.runs.files import read_json, read_lines
 from allometry.runs.index import Index, read_index
-from allometry.runs.record import COLUMNS, CURVE_COLUMNS, FINISHED, read_run
+from allometry.runs.record import COLUMNS, FINISHED
 from allometry.runs.store import Store
 
 AGAIN = 60.0
@@ -24,6 +24,10 @@ ACTIVE = 90.0
 written more often."""
 
 _CHECKPOINT = re.compile(r"step-(\d+)\.safetensors")
+
+
+Point = tuple[str, int, float, float, float]
+"""Run, step, tokens, C, loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,29 +42,39 @@ class Underway:
 
 
 class Reader:
-    """What the page knows of a store. `refresh` looks for changes; the rest answers from what it found."""
+    """What the page knows of a store. `refresh` looks for changes; the rest answers from what it found.
+
+    `frame` is the run table, `version` counts how often it has changed.
+    """
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.frame = pd.DataFrame(columns=list(COLUMNS))
-        self._index = Index()
-        self._looked = -AGAIN
-        self._curves: dict[str, tuple[list[int], pd.DataFrame]] = {}
+        self.version = 0
+        self._index: Index = Index()
+        self._looked: float | None = None
+        self._curves: dict[str, tuple[list[int], list[Point]]] = {}
+        self._unplanned: Mapping[str, Any] = {}
         self._plans: dict[str, tuple[int, dict[str, Any]]] = {}
         self._seen: dict[str, tuple[object, float]] = {}
 
     def refresh(self) -> None:
         """Bring `frame` up to date."""
         self.store.pull()
-        now = time.monotonic()
-        trust = now - self._looked < AGAIN
+        now, before = time.monotonic(), self._index
+        trust = self._looked is not None and now - self._looked < AGAIN
+        self._index = read_index(self.store.path, None if self._looked is None else before, trust=trust)
         self._looked = self._looked if trust else now
-        before = self._index
-        self._index = read_index(self.store.path, before, trust=trust)
         if self._index.rows != before.rows:
             table = pd.DataFrame(list(self._index.rows.values()))
             further = [name for name in table.columns if name not in COLUMNS]
+            self.version += 1
             self.frame = table.reindex(columns=[*COLUMNS, *further])
+
+    @property
+    def rows(self) -> Mapping[str, Mapping[str, Any]]:
+        """The rows of `frame` by run."""
+        return self._index.rows
 
     @property
     def notes(self) -> list[str]:
@@ -73,20 +87,24 @@ class Reader:
         return entry["stamp"] if entry else []
 
     def curves(self, runs: Iterable[str]) -> pd.DataFrame:
-        """Losses of the named runs while they trained: the columns run, step, tokens, C, loss."""
-        columns = [name for name in CURVE_COLUMNS if name not in ("lr", "train_loss", "grad_norm")]
-        frames = [frame for run in runs if len(frame := self._curve(run, columns))]
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+        """Test losses of the named runs while they trained: columns run, step, tokens, C (Kaplan's), loss."""
+        points = [point for run in runs for point in self._curve(run)]
+        return pd.DataFrame(points, columns=["run", "step", "tokens", "C", "loss"])
 
-    def _curve(self, run: str, columns: list[str]) -> pd.DataFrame:
+    def _curve(self, run: str) -> list[Point]:
+        """The points of one curve; a step recorded twice counts once, the last time."""
         stamp = self.stamp(run)
         known = self._curves.get(run)
         if known is None or known[0] != stamp:
-            try:
-                frame = read_run(self.store.directory(run)).curve.losses()[columns]
-            except AllometryError:  # removed or damaged meanwhile; the index notes it next time
-                frame = pd.DataFrame(columns=columns)
-            known = self._curves[run] = stamp, frame
+            row = self.rows[run]
+            rate = row["C"] / row["D"] if row["D"] else math.nan
+            lines, _ = read_lines(self.store.directory(run) / "curve.jsonl")
+            last = {line["step"]: line for line in lines if line.get("loss") is not None}
+            points = [
+                (run, step, last[step]["tokens"], rate * last[step]["tokens"], last[step]["loss"])
+                for step in sorted(last)
+            ]
+            known = self._curves[run] = stamp, points
         return known[1]
 
     def plan(self, study: str) -> Mapping[str, Any]:
@@ -95,7 +113,7 @@ class Reader:
         try:
             changed = path.stat().st_mtime_ns
         except OSError:
-            return {}
+            return self._unplanned
         known = self._plans.get(study)
         if known is None or known[0] != changed:
             known = self._plans[study] = changed, read_json(path) or {}
@@ -103,7 +121,7 @@ class Reader:
 
     def underway(self, runs: Iterable[str]) -> list[Underway]:
         """Those of the named runs that have begun and not ended, in order."""
-        rows = self._index.rows
+        rows = self.rows
         unfinished = (run for run in runs if run in rows and rows[run]["status"] not in FINISHED)
         return [self._underway(run, rows[run]) for run in unfinished]
 
@@ -113,16 +131,14 @@ class Reader:
         described = read_json(self.store.directory(run) / "config.json") or {}
         train = described.get("config", described).get("train", {})
         steps = max(1, round(train.get("tokens", 0) / (train.get("batch_tokens") or 1)))
-        losses = self._curve(
-            run, [name for name in CURVE_COLUMNS if name in ("run", "step", "tokens", "C", "loss")]
-        )
+        points = self._curve(run)
         return Underway(
             run=run,
             step=min(max([int(row["S"]), *saved]), steps),
             steps=steps,
             running=row["status"] == "partial"
             and self._alive(run, (tuple(self.stamp(run)), tuple(sorted(files)))),
-            loss=float(losses["loss"].iloc[-1]) if len(losses) else None,
+            loss=float(points[-1][-1]) if points else None,
         )
 
     def _alive(self, run: str, sign: tuple[tuple[int, ...], tuple[str, ...]]) -> bool:

@@ -37,6 +37,13 @@ CURVE_EVALS = 2
 """Evaluations in a doubling of steps. L(N, S) is fitted to points past the plateau, which on the largest
 models' trunks is one doubling or two; the second evaluation of each costs them about 3 % more time."""
 
+SHORTER = 3
+"""Further horizons below the common ones, where they still lie past the plateau: they widen the window of
+compute in which the best size has measured neighbours."""
+
+PLATEAU_UPDATES = 2000
+"""Updates below which a run measures when it left its plateau more than its size (`docs/log.md`)."""
+
 REFERENCE = 5.3e13
 """FLOPs at which the largest model has N_AT_REFERENCE parameters."""
 
@@ -56,17 +63,17 @@ def grid(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     several seeds at one size: L(N), L(D), L(N, D), L(C) and N_opt(C) are all read from it, and L(N, S) from
     the points along its trunks.
     """
-    return _grid(compute, data, evals_per_octave=CURVE_EVALS)
+    return _grid(compute, data, evals_per_octave=CURVE_EVALS, shorter=SHORTER)
 
 
 @register
 def bare_grid(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """The grid with fewer points along its trunks, for those who read only where horizons end."""
-    return _grid(compute, data, evals_per_octave=1)
+    """The grid with fewer horizons, and fewer points along its trunks: the least that the basic laws need."""
+    return _grid(compute, data, evals_per_octave=1, shorter=0)
 
 
-def _grid(compute: float, data: DataConfig, *, evals_per_octave: int) -> tuple[RunConfig, ...]:
-    """The grid's runs, evaluated so often in a doubling of steps."""
+def _grid(compute: float, data: DataConfig, *, evals_per_octave: int, shorter: int) -> tuple[RunConfig, ...]:
+    """The grid's runs, evaluated so often in a doubling of steps, with up to `shorter` further horizons."""
     from allometry.studies.recipe import BATCH_TOKENS, small_run, vocabulary
 
     models = _ladder(compute, vocabulary(data))
@@ -75,6 +82,9 @@ def _grid(compute: float, data: DataConfig, *, evals_per_octave: int) -> tuple[R
     levels = [_levels(model, models[-1]) for model in models]
     repeated = models[2]
     shortest = _shortest(compute, models, levels, repeated)
+    below = _below(shortest, shorter)
+    if below:
+        shortest = _shortest(compute, models, levels, repeated, below)
     if shortest < FEWEST_UPDATES * BATCH_TOKENS:
         raise too_little(compute, "grid of sizes and horizons")
 
@@ -84,7 +94,11 @@ def _grid(compute: float, data: DataConfig, *, evals_per_octave: int) -> tuple[R
             model, tokens=steps * BATCH_TOKENS, data=data, seed=seed, evals_per_octave=evals_per_octave
         )
 
-    runs = [run(model, level) for model, count in zip(models, levels, strict=True) for level in range(count)]
+    runs = [
+        run(model, level)
+        for model, count in zip(models, levels, strict=True)
+        for level in range(-below, count)
+    ]
     runs += [run(repeated, level, seed) for seed in range(1, SEEDS) for level in range(COMMON)]
     return tuple(runs)
 
@@ -105,10 +119,22 @@ def _ladder(compute: float, n_vocab: int) -> list[ModelConfig]:
     return list(dict.fromkeys(small_model(max(1, round(n)), n_vocab=n_vocab) for n in targets))
 
 
-def _shortest(compute: float, models: list[ModelConfig], levels: list[int], repeated: ModelConfig) -> float:
-    """The shortest horizon (tokens) with which trunks and decays of the whole grid cost `compute`."""
-    cost = sum(_relative_cost(model, count) for model, count in zip(models, levels, strict=True))
+def _shortest(
+    compute: float, models: list[ModelConfig], levels: list[int], repeated: ModelConfig, below: int = 0
+) -> float:
+    """The shortest common horizon (tokens) with which trunks and decays of the whole grid cost `compute`."""
+    cost = sum(_relative_cost(model, count, below) for model, count in zip(models, levels, strict=True))
     return compute / (cost + (SEEDS - 1) * _relative_cost(repeated, COMMON))
+
+
+def _below(shortest: float, most: int) -> int:
+    """Horizons that fit between the plateau's end and the common ones, which shrink by a tenth to pay for
+    them.
+    """
+    from allometry.studies.recipe import BATCH_TOKENS
+
+    octaves = math.log2(0.87 * shortest / (PLATEAU_UPDATES * BATCH_TOKENS))
+    return min(most, max(0, math.floor(PER_OCTAVE * octaves)))
 
 
 def _levels(model: ModelConfig, largest: ModelConfig) -> int:
@@ -116,8 +142,8 @@ def _levels(model: ModelConfig, largest: ModelConfig) -> int:
     return COMMON + round(PER_OCTAVE * LONGER * math.log2(largest.counts().N / model.counts().N))
 
 
-def _relative_cost(model: ModelConfig, levels: int) -> float:
+def _relative_cost(model: ModelConfig, levels: int, below: int = 0) -> float:
     """FLOPs of one size's trunk and decays, over the shortest horizon in tokens."""
     decay = TrainConfig.model_fields["decay"].default
-    horizons = [2 ** (level / PER_OCTAVE) for level in range(levels)]
+    horizons = [2 ** (level / PER_OCTAVE) for level in range(-below, levels)]
     return model.counts().flops_per_token("attention") * (horizons[-1] + decay * sum(horizons[:-1]))

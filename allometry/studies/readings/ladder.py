@@ -178,21 +178,20 @@ def _constants(found: list[Rung]) -> list[Constant]:
 def _text(rows: pd.DataFrame) -> str:
     own = rows.dropna(subset=["a", "a, Porian et al. 2024"])
     text = (
-        "Kaplan et al. found N_opt ∝ C^0.88, Hoffmann et al. C^0.50. Porian et al. took the difference apart: "
-        "counting the output matrix, a shorter warm-up, decay to the budget, and tuning each size bring 0.84 "
-        "to 0.50. "
+        "Kaplan et al. found N_opt ∝ C^0.88, Hoffmann et al. C^0.50. Porian et al. took the difference "
+        "apart: counting the output matrix, a shorter warm-up, decay to the budget, and tuning each size "
+        "bring 0.84 to 0.50. "
     )
     if len(own) < 2:
         return text + "Of these steps our runs give fewer than two; the rest of the table is other counts."
-    first, last, moves = own.iloc[0], own.iloc[-1], own["a"].diff()
-    said = "; ".join(
-        f"{row['step'].removeprefix('+ ')} {moves[i]:+.2f}" for i, row in own.iloc[1:].iterrows()
-    )
+    first, last = own.iloc[0], own.iloc[-1]
+    moves = zip(own["step"].iloc[1:], own["a"].diff().iloc[1:], strict=True)
+    said = "; ".join(f"{step.removeprefix('+ ')} {move:+.2f}" for step, move in moves)
     overlap = first["low (95 %)"] <= last["high (95 %)"] and last["low (95 %)"] <= first["high (95 %)"]
     return (
         f"{text}The same steps on our ladder: from {first['a']:.2f} [{first['low (95 %)']:.2f}, "
-        f"{first['high (95 %)']:.2f}] to {last['a']:.2f} [{last['low (95 %)']:.2f}, {last['high (95 %)']:.2f}] "
-        f"({said}). "
+        f"{first['high (95 %)']:.2f}] to {last['a']:.2f} [{last['low (95 %)']:.2f}, "
+        f"{last['high (95 %)']:.2f}] ({said}). "
         + (
             "The intervals of the two ends overlap, so this ladder does not show that the exponent moves."
             if overlap

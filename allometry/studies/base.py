@@ -133,7 +133,6 @@ def studies() -> dict[str, type[Study]]:
 
 def study(name: str) -> Study:
     """A study by name; AllometryError with the nearest names for an unknown one."""
-    known = studies()
-    if name not in known:
-        raise unknown("study", name, known)
-    return known[name]()
+    if name not in _STUDIES and name not in studies():
+        raise unknown("study", name, _STUDIES)
+    return _STUDIES[name]()

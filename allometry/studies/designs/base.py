@@ -38,10 +38,9 @@ def designs() -> dict[str, Design]:
 
 def design(name: str) -> Design:
     """A design by name; AllometryError with the nearest names for an unknown one."""
-    known = designs()
-    if name not in known:
-        raise unknown("design", name, known)
-    return known[name]
+    if name not in _DESIGNS and name not in designs():
+        raise unknown("design", name, _DESIGNS)
+    return _DESIGNS[name]
 
 
 def too_little(compute: float, name: str) -> AllometryError:

@@ -11,7 +11,7 @@ from allometry.figures import frames, layers
 from allometry.figures.axes import log_x, log_y
 from allometry.report.content import Figure
 
-_KINDS = {"loss": "test loss", "train_loss": "training loss"}
+_KINDS = ("test loss", "training loss")
 
 
 def train_and_test(
@@ -30,13 +30,12 @@ def train_and_test(
     """
     frames.require(runs, ["run", "unique", "stop", "loss"], title)
     usable = frames.finite(curves, ["step", "loss", "train_loss"], title)
-    long = usable.melt(["run", "step"], list(_KINDS), "kind", "value").rename(columns={"value": "loss"})
-    table = long.assign(series=long["kind"].map(_KINDS)).merge(runs[["run", "unique"]], on="run")
+    table = pd.concat([_test(usable), _training(usable)]).merge(runs[["run", "unique"]], on="run")
     frames.require(table, ["loss"], title)
     position = log_x("step"), log_y("loss", title="Loss (nats per token)")
     ramp = layers.ordered_colour(table["unique"], "unique", title="Tokens in the set")
     lines = layers.series(
-        table, *position, list(_KINDS.values()), coloured=False, detail=["run"]
+        table, *position, _KINDS, coloured=False, detail=["run"]
     ).encode(color=ramp.encoding, opacity=ramp.opacity)  # fmt: skip
     stops = runs.rename(columns={"stop": "step"})[["run", "unique", "step", "loss"]]
     tips = layers.run_tips(stops, "run", "unique", "step", "loss")
@@ -45,8 +44,23 @@ def train_and_test(
         name=name,
         title=title,
         caption=caption
-        or "Lines: test loss, dashed: training loss (the mean since the evaluation before). "
+        or "Lines: test loss, dashed: training loss (the mean between evaluations). "
         "Points: the best test loss, where a run is said to stop.",
         chart=layers.compose(lines, marks, params=ramp.params, height=380),
         table=table[["run", "unique", "step", "series", "loss"]],
+    )
+
+
+def _test(curves: pd.DataFrame) -> pd.DataFrame:
+    return curves[["run", "step", "loss"]].assign(series=_KINDS[0])
+
+
+def _training(curves: pd.DataFrame) -> pd.DataFrame:
+    """Training loss is a mean since the evaluation before: it belongs to the step in the middle, and the
+    first one, which begins with an untrained model, to none."""
+    ordered = curves.sort_values(["run", "step"])
+    before = ordered.groupby("run")["step"].shift()
+    shown = ordered.assign(step=(before + ordered["step"]) / 2).dropna(subset=["step"])
+    return (
+        shown[["run", "step", "train_loss"]].rename(columns={"train_loss": "loss"}).assign(series=_KINDS[1])
     )

@@ -17,14 +17,14 @@ SIZES, FEW_SIZES = 5, 3
 SPAN, FEW_SPAN = 50, 9
 """N of the largest model over N of the smallest."""
 
-HALVINGS, FEW_HALVINGS = (2, 3, 4, 5, 6, 7), (2, 4, 6)
+HALVINGS, FEW_HALVINGS = (2, 3, 4, 5, 6, 7), (3, 5, 7)
 """Subsets are at most the horizon over 2^k: one that is repeated four times is as good as all the text, and
 the models of these sizes, with dropout, need dozens of repeats to learn one by heart."""
 
 EPOCHS = 100
 """Passes over a subset after which a run ends even if its test loss still falls."""
 
-SMALLEST_SET = 4096
+SMALLEST_SET = 1024
 """Tokens below which a subset is hardly text."""
 
 BLOCK = 2048

@@ -5,6 +5,7 @@ scale at the same losses.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +39,7 @@ def analyse(study: Study, evidence: Evidence) -> Analysis:
     runs, excluded = usable_runs(evidence)
     curves = evidence.curves
 
+    @cache
     def law() -> BatchLaw:
         return critical_batch(runs, curves)
 

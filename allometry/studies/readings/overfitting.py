@@ -8,6 +8,7 @@ takes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,10 +51,12 @@ def analyse(study: Study, evidence: Evidence) -> Analysis:
     """The report's content from the finished runs; what cannot be answered says why."""
     runs, excluded = usable_runs(evidence)
 
+    @cache
     def table() -> pd.DataFrame:
         found = early_stopped(runs, evidence.curves)
         return found.assign(excess=excess(found))
 
+    @cache
     def law() -> FitResult:
         return joint_law(table())
 
@@ -85,7 +88,7 @@ def _joint(table: pd.DataFrame, law: FitResult) -> Reading:
     """Figures 4 (left) and 9 (left): the joint law against D and against N."""
     from allometry.figures.surface import surface
 
-    fits = {"Kaplan's L(N, D)": law}
+    fits = {"Kaplan L(N, D)": law}
     figures: tuple[Figure, ...] = (
         surface(table, fits, x="unique", name="early-stopped-loss-against-data"),
         surface(table, fits, x="N", colour="unique", name="early-stopped-loss-against-size"),
@@ -127,7 +130,7 @@ class _Collapse:
 def _collapsed(table: pd.DataFrame, law: FitResult) -> _Collapse:
     p = law.parameters
     power = p["alpha_N"] / p["alpha_D"]
-    on_subsets = table[~table["infinite"] & np.isfinite(table["excess"])]
+    on_subsets = table[~table["infinite"] & np.isfinite(table["excess"])].sort_values("N")
     if not len(on_subsets):
         raise AllometryError(
             "no run on a subset has a partner on all the text", hint="train the missing runs"

@@ -45,7 +45,8 @@ def stopping(table: pd.DataFrame, curves: pd.DataFrame) -> Reading:
             "every run that turned ended below the fitted loss of infinite training", hint="train longer"
         )
     held = float((points["stop"] >= points["bound"]).mean())
-    shown = points.assign(series=[f"N = {format_count(n)}" for n in points["N"]])
+    shown = points.sort_values("N")
+    shown = shown.assign(series=[f"N = {format_count(n)}" for n in shown["N"]])
     ends = np.array([min(points["bound"].min(), points["stop"].min()), points["bound"].max()])
     figure = several(
         shown[["series", "bound", "stop", "N", "unique", "loss", "run"]],

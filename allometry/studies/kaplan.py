@@ -31,14 +31,14 @@ class Kaplan(Collection):
         *("position", "transfer_test", "schedules", "chinchilla", "reconcile"),
     )
     shares: ClassVar[dict[str, float]] = {
-        "grid": 0.36,
+        "grid": 0.44,
         "subsets": 0.14,
-        "recurrent": 0.14,
-        "batches": 0.12,
-        "shapes": 0.08,
+        "recurrent": 0.13,
+        "batches": 0.09,
+        "shapes": 0.06,
         "distributions": 0.05,
-        "rates": 0.04,
-        "schedules": 0.03,
+        "rates": 0.03,
+        "schedules": 0.02,
         "contexts": 0.02,
         "ladders": 0.02,
     }

@@ -47,6 +47,10 @@ PLATEAU_UPDATES = 2000
 REFERENCE = 5.3e13
 """FLOPs at which the largest model has N_AT_REFERENCE parameters."""
 
+CONVERGED_REFERENCE = 1.8e14
+"""The same for the grid of the laws: half the size for the same compute and twice the tokens, since L(N) is a
+law of converged models, and the largest ones bend it by being far from that (`docs/log.md`)."""
+
 N_AT_REFERENCE = 7e5
 
 FEWEST_UPDATES = 200
@@ -63,20 +67,22 @@ def grid(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     several seeds at one size: L(N), L(D), L(N, D), L(C) and N_opt(C) are all read from it, and L(N, S) from
     the points along its trunks.
     """
-    return _grid(compute, data, evals_per_octave=CURVE_EVALS, shorter=SHORTER)
+    return _grid(compute, data, CONVERGED_REFERENCE, evals_per_octave=CURVE_EVALS, shorter=SHORTER)
 
 
 @register
 def bare_grid(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     """The grid with fewer horizons, and fewer points along its trunks: the least that the basic laws need."""
-    return _grid(compute, data, evals_per_octave=1, shorter=0)
+    return _grid(compute, data, REFERENCE, evals_per_octave=1, shorter=0)
 
 
-def _grid(compute: float, data: DataConfig, *, evals_per_octave: int, shorter: int) -> tuple[RunConfig, ...]:
+def _grid(
+    compute: float, data: DataConfig, reference: float, *, evals_per_octave: int, shorter: int
+) -> tuple[RunConfig, ...]:
     """The grid's runs, evaluated so often in a doubling of steps, with up to `shorter` further horizons."""
     from allometry.studies.recipe import BATCH_TOKENS, small_run, vocabulary
 
-    models = _ladder(compute, vocabulary(data))
+    models = _ladder(compute / reference, vocabulary(data))
     if len(models) < FEWEST_SIZES:
         raise too_little(compute, "grid of sizes and horizons")
     levels = [_levels(model, models[-1]) for model in models]
@@ -109,12 +115,12 @@ def largest_sizes(run: RunConfig, runs: tuple[RunConfig, ...]) -> bool:
     return sizes[-2] <= run.model.counts().N
 
 
-def _ladder(compute: float, n_vocab: int) -> list[ModelConfig]:
+def _ladder(share: float, n_vocab: int) -> list[ModelConfig]:
     """Sizes in equal steps of log N; the largest grows with the square root of the compute, as the horizon
-    does."""
+    does. `share` is the compute over that of N_AT_REFERENCE."""
     from allometry.studies.recipe import small_model
 
-    largest = N_AT_REFERENCE * (compute / REFERENCE) ** 0.5
+    largest = N_AT_REFERENCE * share**0.5
     targets = [largest / SPAN ** (1 - i / (SIZES - 1)) for i in range(SIZES)]
     return list(dict.fromkeys(small_model(max(1, round(n)), n_vocab=n_vocab) for n in targets))
 

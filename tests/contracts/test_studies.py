@@ -58,6 +58,14 @@ def test_a_collection_gives_every_design_of_its_members_a_share(name: str) -> No
     assert set(collection.headlines) <= set(collection.members) <= set(NAMES) - set(COLLECTIONS)
 
 
+def test_the_guide_to_kaplan_has_its_shares_and_members() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "reproducing-kaplan.md").read_text()
+    kaplan = study("kaplan")
+    assert isinstance(kaplan, Collection)
+    assert all(f"| `{name}` | {100 * share:.0f} % |" in guide for name, share in kaplan.shares.items())
+    assert all(f"\n| `{name}` |" in guide for name in kaplan.members)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_more_compute_never_asks_for_less(name: str) -> None:
     asked = [study(name).sweep(10.0**k, DataConfig()) for k in (13, 14, 15)]

@@ -1,0 +1,77 @@
+"""The study of schedules: its design, and what its reading says of planted losses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from allometry.studies.base import Evidence, study
+from allometry.studies.designs.schedules import schedules
+from allometry.studies.readings.schedules import scheduled
+from allometry.train.config import DataConfig, RunConfig
+
+
+def run_table(runs: tuple[RunConfig, ...]) -> pd.DataFrame:
+    """A run table of finished runs of these configurations, without losses."""
+    rows = []
+    for run in runs:
+        settings = run.train.model_dump()
+        wanted = ("lr", "schedule", "warmup", "decay", "final_lr", "seed")
+        rows.append({name: settings[name] for name in wanted} | {"run": run.id, "S": run.train.steps})
+    return pd.DataFrame(rows).assign(
+        status="done", family="transformer", N=24_576, B=512, D=runs[0].train.tokens, unique=1e7
+    )
+
+
+def evidence(decay_gain: float = 0.03, shape: float = 0.0, noise: float = 0.003) -> Evidence:
+    """Losses in which only the final decay matters, or the cosine's shape too."""
+    runs = run_table(schedules(2e12, DataConfig()))
+    rng = np.random.default_rng(1)
+    decays = (runs["schedule"] != "constant") & ~(runs["final_lr"] > 0)
+    log_loss = 0.5 - decay_gain * decays + shape * (runs["schedule"] == "cosine")
+    loss = np.exp(log_loss + noise * rng.standard_normal(len(runs)))
+    return Evidence(runs=runs.assign(loss=loss), curves=pd.DataFrame(), planned=tuple(runs["run"]))
+
+
+@pytest.mark.parametrize("compute", [5e10, 1.2e13])
+def test_the_design_has_every_shape_and_seeds(compute: float) -> None:
+    runs = schedules(compute, DataConfig())
+    assert {run.train.schedule for run in runs} == {"wsd", "cosine", "linear", "constant"}
+    assert len({run.train.seed for run in runs}) == 3
+    assert len({(run.model.shape, run.train.tokens) for run in runs}) == 1
+
+
+def test_summed_rates_are_those_of_the_schedule() -> None:
+    table, noise, freedom = scheduled(evidence().runs)
+    assert freedom == 4
+    assert 0 < noise < 0.01
+    steps = float(table["D"].iloc[0] / table["B"].iloc[0])
+    flat = table[(table["schedule"] == "constant")].iloc[0]
+    assert flat["summed"] == pytest.approx(flat["lr"] * (steps - (flat["warmup"] - 1) / 2))
+    assert not flat["decays"]
+    cosine = table[(table["schedule"] == "cosine") & (table["warmup"] == 0) & (table["final_lr"] == 0)].iloc[
+        0
+    ]
+    assert cosine["summed"] == pytest.approx(cosine["lr"] * steps / 2, rel=0.01)
+    assert cosine["decays"]
+    assert not cosine["warms"]
+
+
+def test_schedules_that_differ_by_noise_agree_with_the_claim() -> None:
+    analysis = study("schedules").analyse(evidence())
+    (row,) = analysis.constants
+    assert row.verdict == "agrees"
+    assert "no difference between them is seen" in analysis.answer
+    assert "Leaving the decay out costs" in analysis.answer
+
+
+def test_a_shape_that_matters_is_seen() -> None:
+    (row,) = study("schedules").analyse(evidence(shape=0.05)).constants
+    assert row.verdict == "differs"
+
+
+def test_too_few_schedules_say_so() -> None:
+    few = evidence().runs.query("schedule == 'wsd'").head(2)
+    analysis = study("schedules").analyse(Evidence(runs=few, curves=pd.DataFrame(), planned=()))
+    assert "not be answered" in analysis.answer

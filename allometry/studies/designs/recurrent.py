@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from allometry.models.base import ModelConfig
     from allometry.train.config import DataConfig, RunConfig
 
-N_AT_REFERENCE = 2.2e5
+N_AT_REFERENCE = 1.1e5
 """Parameters of the largest transformer at REFERENCE compute; N and D grow with its square root."""
 
 REFERENCE = 6e13

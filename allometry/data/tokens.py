@@ -27,6 +27,9 @@ __all__ = ["BatchOrder", "Manifest", "TokenSet", "prepare", "windows"]
 FORMAT = 1
 """Version of the layout on disk and of the rules that made it; part of the cache's keys."""
 
+NAMES = "names.json"
+"""In a cache: paths of token sets that were made elsewhere, by `key`."""
+
 Progress = Callable[[str], None]
 
 
@@ -93,6 +96,9 @@ def prepare(
     Raises AllometryError, with the remedy, for what cannot be read, is too small, or does not fit the
     tokenizer.
     """
+    placed = _placed(corpus, tokenizer, cache)
+    if placed is not None:
+        return load(placed)
     spec = corpora.resolve(corpus)
     name = tokenizers.full_name(tokenizer, corpus)
     identity = {"format": FORMAT, "corpus": spec.identity(), "tokenizer": tokenizers.identity(name)}
@@ -101,8 +107,21 @@ def prepare(
     def build(directory: Path) -> None:
         _build(spec, name, directory, cache, progress or (lambda text: None))
 
-    build_once(target, build, complete=_is_complete)
+    build_once(target, build, complete=is_complete)
     return load(target)
+
+
+def key(corpus: str, tokenizer: str) -> str:
+    """The name of a token set in a cache that was settled for this machine (`allometry.data.placed`)."""
+    return f"{corpus} | {tokenizer}"
+
+
+def _placed(corpus: str, tokenizer: str, cache: Path | None) -> Path | None:
+    """Where a token set lies that another machine made; None if the cache says nothing about it."""
+    if cache is None or not (cache / NAMES).exists():
+        return None
+    where = json.loads((cache / NAMES).read_text(encoding="utf-8")).get(key(corpus, tokenizer))
+    return None if where is None else Path(where)
 
 
 def load(path: Path) -> TokenSet:
@@ -121,7 +140,7 @@ def _map(path: Path, split: str, manifest: Manifest) -> npt.NDArray[Any]:
     return np.memmap(path / f"{split}.bin", dtype=manifest.dtype, mode="r")
 
 
-def _is_complete(path: Path) -> bool:
+def is_complete(path: Path) -> bool:
     """Whether a directory holds all that its manifest promises."""
     try:
         manifest = _manifest(path)

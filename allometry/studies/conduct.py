@@ -126,7 +126,7 @@ def _plan(
     request: Request, question: Study, pool: Pool, store: Store | None, display: Display, began: float
 ) -> tuple[StudyPlan, CostModel]:
     """The plan that the store holds for this request, or a new one for what is left of the budget."""
-    from allometry.sweeps.cost import calibrate
+    from allometry.sweeps.calibrate import calibrate
 
     existing = planning.load(folder_of(store, request.key)) if store else None
     guess = existing.sweep if existing else _rough(question, request)

@@ -8,29 +8,17 @@ import hashlib
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from allometry.env import cache_dir, cores, cpu_model, package_version
-from allometry.errors import AllometryError
-from allometry.runs.files import read_json, write_json
+from allometry.env import cores
 from allometry.runs.store import Store
-from allometry.sweeps.pool import measure_all
 from allometry.sweeps.schedule import makespan
 from allometry.sweeps.survey import survey
 from allometry.train.config import RunConfig
 from allometry.train.schedules import evaluation_steps
-from allometry.version import __version__
-
-if TYPE_CHECKING:
-    from allometry.sweeps.pool import Pool
-
-MAX_SHAPES = 10
-"""Shapes that are timed at most; the others are interpolated between them."""
 
 _NOMINAL_FLOPS = 2e10
 """FLOP/s of one core, assumed where nothing was measured."""
@@ -95,7 +83,7 @@ class CostModel:
     """
 
     def __init__(self, timings: Mapping[str, Timing] | None = None) -> None:
-        """`timings` by `shape_key`; see `calibrate`."""
+        """`timings` by `shape_key`; see `allometry.sweeps.calibrate`."""
         self.timings = dict(timings or {})
         self._known: dict[str, _Rates] = {}
 
@@ -163,14 +151,23 @@ class CostModel:
             evaluations=tuple(evaluation_steps(config)),
         )
 
+    def _near(self, family: str, batch: int) -> list[Timing]:
+        """The timings that say most of a family at a batch, by FLOPs per token: its own at the batch nearest
+        to it where two sizes were timed.
+        """
+        timings = list(self.timings.values())
+        own = [timing for timing in timings if timing.family == family] or timings
+        batches = sorted({timing.batch_tokens for timing in own}, key=lambda b: abs(math.log(b / batch)))
+        kinds = [[timing for timing in own if timing.batch_tokens == b] for b in batches]
+        several = [kind for kind in kinds if len({timing.flops_per_token for timing in kind}) > 1]
+        return sorted(several[0] if several else own, key=lambda timing: timing.flops_per_token)
+
     def _interpolate(self, config: RunConfig, flops: float) -> Timing:
         """A timing for a shape that has none: the neighbours' speed, linear in the logarithm of FLOPs per
         token.
         """
         family, batch = getattr(config.model, "family", ""), config.train.batch_tokens
-        timings = list(self.timings.values())
-        near = [timing for timing in timings if timing.family == family] or timings
-        near.sort(key=lambda timing: timing.flops_per_token)
+        near = self._near(family, batch)
 
         def at(value: Callable[[Timing], float], default: float) -> float:
             if not near:
@@ -201,77 +198,3 @@ def shape_key(config: RunConfig) -> str:
     train = config.train
     parts = [config.model.model_dump(mode="json"), train.batch_tokens, train.clip is None, config.engine]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def calibrate(
-    runs: Iterable[RunConfig],
-    *,
-    pool: Pool | None = None,
-    workers: int | None = None,
-    refresh: bool = False,
-    on_shape: Callable[[int, int], None] | None = None,
-) -> CostModel:
-    """Time ten steps of the shapes of `runs` with all workers busy, and keep the result for next time.
-
-    At most MAX_SHAPES are timed, spread evenly from the smallest to the largest; the others are interpolated.
-    Timings are kept per machine, device, number of workers and versions in the cache folder; `refresh` takes
-    them anew. `on_shape` is told how many of how many are done.
-    """
-    from allometry.sweeps.local import LocalPool
-
-    chosen = _spread(runs)
-    count = pool.workers if pool else workers or cores()
-    path = cache_dir("timings") / f"{_machine(count, pool.device if pool else 'cpu')}.json"
-    timings = {} if refresh else _load(path)
-    missing = [run for run in chosen if shape_key(run) not in timings]
-    if missing:
-        own = None if pool else LocalPool(count)
-        try:
-            for number, run in enumerate(missing):
-                timings[shape_key(run)] = _time(run, pool or own)
-                if on_shape:
-                    on_shape(number + 1, len(missing))
-        finally:
-            if own:
-                own.close()
-        write_json(path, {key: asdict(timing) for key, timing in timings.items()})
-    return CostModel(timings)
-
-
-def _spread(runs: Iterable[RunConfig]) -> list[RunConfig]:
-    """One run of each shape, smallest first; if there are too many, evenly spread ones with both ends."""
-    shapes = {shape_key(run): run for run in runs}
-    ordered = sorted(shapes.values(), key=lambda run: run.model.counts().flops_per_token("attention"))
-    if len(ordered) <= MAX_SHAPES:
-        return ordered
-    return [ordered[round(k * (len(ordered) - 1) / (MAX_SHAPES - 1))] for k in range(MAX_SHAPES)]
-
-
-def _time(run: RunConfig, pool: Pool | None) -> Timing:
-    """The mean over workers that all measure the same shape at the same time."""
-    assert pool is not None
-    measured = [report for _, report in measure_all(pool, run)]
-    return Timing(
-        family=getattr(run.model, "family", ""),
-        engine=measured[0]["engine"],
-        flops_per_token=float(run.model.counts().flops_per_token("attention")),
-        batch_tokens=run.train.batch_tokens,
-        **{
-            key: sum(m[key] for m in measured) / len(measured)
-            for key in ("step", "evaluation", "start", "memory")
-        },
-    )
-
-
-def _machine(workers: int, device: str) -> str:
-    """What timings depend on besides the shape, as a hash."""
-    parts = [cpu_model(), cores(), workers, device, package_version("torch"), __version__]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
-
-
-def _load(path: Path) -> dict[str, Timing]:
-    """Timings from the cache; damaged or outdated ones are taken anew."""
-    try:
-        return {key: Timing(**value) for key, value in (read_json(path) or {}).items()}
-    except (AllometryError, TypeError):
-        return {}

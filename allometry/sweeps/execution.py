@@ -79,6 +79,7 @@ class Execution:
         self.began = time.monotonic()
         self.worked = self.offered = 0.0
         self.slots: dict[int, float] = {}
+        self.data: dict[str, str] = {}
         self._urgent: dict[str, float] = {}
         self._add(self.before.jobs())
         planned = sum(self.cost.seconds(job.config, job.start) for job in self.ready + self.waiting)
@@ -93,6 +94,7 @@ class Execution:
         """Feed the pool until nothing is left."""
         self.slots = dict(pool.slots)
         self.announce()
+        self.data = pool.settle(self.sweep, self.store)
         while not self.finished:
             began = time.monotonic()
             self.slots = dict(pool.slots)
@@ -161,6 +163,7 @@ class Execution:
             "memory": self.cost.memory(job.config),
             "checkpoint_every": self.settings.checkpoint_every,
             "claim": claim,
+            "data": self.data,
         }
 
     def _handle(self, worker: int, report: Report) -> None:

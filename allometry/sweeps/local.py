@@ -12,11 +12,15 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from allometry.env import cores, thread_variables
+from allometry.env import cores, cpu_model, thread_variables
 from allometry.errors import AllometryError
 from allometry.sweeps.pool import Report
+
+if TYPE_CHECKING:
+    from allometry.runs.store import Store
+    from allometry.sweeps.sweep import Sweep
 
 
 class _Process:
@@ -80,6 +84,7 @@ class LocalPool:
     def __init__(self, workers: int | None = None, *, device: str = "cpu") -> None:
         """`workers` defaults to the cores this process may use; on an accelerator to one."""
         self.device = device
+        self.paces: dict[str, float] = {}
         self.workers = workers or (cores() if device == "cpu" else 1)
         if self.workers < 1:
             raise AllometryError(
@@ -97,6 +102,19 @@ class LocalPool:
     def slots(self) -> dict[int, float]:
         """The workers, all alike."""
         return dict.fromkeys(range(self.workers), 1.0)
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """This machine's processor."""
+        return {cpu_model(): self.workers}
+
+    def kind(self, slot: int) -> str:
+        """This machine's processor."""
+        return cpu_model()
+
+    def settle(self, sweep: Sweep, store: Store) -> dict[str, str]:
+        """Nothing to do: the workers see what this process sees."""
+        return {}
 
     @property
     def pids(self) -> tuple[int, ...]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from allometry.errors import AllometryError
-from allometry.train.config import RunConfig
+
+if TYPE_CHECKING:
+    from allometry.runs.store import Store
+    from allometry.sweeps.sweep import Sweep
+    from allometry.train.config import RunConfig
 
 Report = dict[str, Any]
 """What a worker says; `allometry.sweeps.service` lists the kinds."""
@@ -16,11 +20,13 @@ class Pool(Protocol):
     """Slots that each train one run at a time; use it as a context manager.
 
     `device` is where they train. `shared` says that others may write to the same store at the same time, so
-    that every run must be claimed.
+    that every run must be claimed. `paces` has the speed of each kind of machine relative to the first of
+    `kinds`.
     """
 
     device: str
     shared: bool
+    paces: dict[str, float]
 
     @property
     def slots(self) -> Mapping[int, float]:
@@ -30,12 +36,26 @@ class Pool(Protocol):
         """
 
     @property
+    def kinds(self) -> Mapping[str, int]:
+        """The kinds of machine (processor or GPU), the most frequent first, and how many slots one has."""
+
+    def kind(self, slot: int) -> str:
+        """The kind of machine that a slot is on."""
+
+    @property
     def workers(self) -> int:
         """How many slots there are now."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
+
+    def settle(self, sweep: Sweep, store: Store) -> dict[str, str]:
+        """Make sure that every worker can train the sweep into the store, before the first run starts.
+
+        Returns the names of the token sets for orders (`allometry.data.placed`); none where workers share
+        this machine's cache. AllometryError, with the remedy, if a worker cannot.
+        """
 
     def send(self, worker: int, order: Mapping[str, Any]) -> None:
         """Give an order to a slot (see `allometry.sweeps.service`)."""

@@ -8,16 +8,24 @@ one machine.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from allometry.cluster import NAMESPACE, connect
 from allometry.errors import AllometryError
 from allometry.sweeps.foreman import Foreman
 from allometry.sweeps.pool import Report
+from allometry.sweeps.preflight import Node, describe, require_same_versions, settle
+from allometry.version import __version__
+
+if TYPE_CHECKING:
+    from allometry.runs.store import Store
+    from allometry.sweeps.sweep import Sweep
 
 _LOOK_SECONDS = 2.0
 """How often the cluster is asked which nodes it has."""
@@ -51,13 +59,20 @@ class RayPool:
         self._connection = connect(on, workers=workers)
         self._ray = self._connection.ray
         self._limit, self._per_gpu = workers, per_gpu
-        self._slots: dict[int, _Slot] = {}
-        self._looked = 0.0
-        self._memory = 0.0
-        self.paces: dict[str, float] = {}
         self.device = "cuda" if self._ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
-        self._foreman = self._hire()
+        self.paces: dict[str, float] = {}
+        self._nodes: dict[str, Node] = {}
+        self._seen: set[str] = set()
+        self._slots: dict[int, _Slot] = {}
+        self._looked = -math.inf
+        self._memory = 0.0
         self._busy: set[int] = set()
+        self._foreman = self._hire()
+        try:
+            self._look()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -70,16 +85,28 @@ class RayPool:
         """A slot for every core or share of a GPU that the cluster has now."""
         self._look()
         alive = [number for number, slot in self._slots.items() if slot.alive]
-        return {number: self.paces.get(self._slots[number].node, 1.0) for number in alive[: self._limit]}
+        return {number: self.paces.get(self.kind(number), 1.0) for number in alive[: self._limit]}
 
     @property
     def workers(self) -> int:
         """How many slots there are now."""
         return len(self.slots)
 
-    def node(self, slot: int) -> str:
-        """Ray's id of the node that a slot is on."""
-        return self._slots[slot].node
+    @property
+    def kinds(self) -> dict[str, int]:
+        """See `Pool.kinds`."""
+        slots = Counter(self.kind(slot) for slot in self.slots)
+        nodes = Counter(self._nodes[node].kind for node in {self._slots[slot].node for slot in self.slots})
+        return {kind: round(count / nodes[kind]) for kind, count in slots.most_common()}
+
+    def kind(self, slot: int) -> str:
+        """The processor or GPU that a slot has."""
+        return self._nodes[self._slots[slot].node].kind
+
+    def settle(self, sweep: Sweep, store: Store) -> dict[str, str]:
+        """See `Pool.settle`: every node is asked (`allometry.sweeps.preflight`)."""
+        alive = sorted({slot.node for slot in self._slots.values() if slot.alive})
+        return settle(sweep, store, lambda function, arguments: self._each(alive, function, arguments))
 
     def send(self, worker: int, order: Mapping[str, Any]) -> None:
         """Give an order to a slot."""
@@ -153,11 +180,44 @@ class RayPool:
         self._memory = max((each.get("memory", 0.0) for each in nodes.values()), default=0.0)
         for slot in self._slots.values():
             slot.alive = slot.node in nodes
-        known = {slot.node for slot in self._slots.values()}
-        for node, resources in nodes.items():
-            if node not in known:
-                for _ in range(self._places(resources)):
-                    self._slots[len(self._slots)] = _Slot(node)
+        new = [node for node, each in nodes.items() if node not in self._seen and self._places(each)]
+        self._seen.update(new)
+        if self._slots:  # a node that joins later and cannot be used is left alone, and nobody is stopped
+            with contextlib.suppress(AllometryError, self._ray.exceptions.RayError):
+                self._welcome(new, nodes)
+        else:
+            self._welcome(new, nodes)
+
+    def _welcome(self, new: list[str], nodes: Mapping[str, Mapping[str, float]]) -> None:
+        """Give slots to nodes that run the same versions; AllometryError if one does not."""
+        found = [Node(**each) for each in self._each(new, describe, (self.device,))]
+        require_same_versions(found)
+        for node, description in zip(new, found, strict=True):
+            self._nodes[node] = description
+            for _ in range(self._places(nodes[node])):
+                self._slots[len(self._slots)] = _Slot(node)
+
+    def _each(self, nodes: list[str], function: Any, arguments: tuple[Any, ...]) -> list[dict[str, Any]]:
+        """Run a function on each of the nodes, whatever else runs there; what it returned."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        def task(node: str) -> Any:
+            where = NodeAffinitySchedulingStrategy(node, soft=False)
+            return self._ray.remote(function).options(num_cpus=0, scheduling_strategy=where)
+
+        answers = [task(node).remote(*arguments) for node in nodes]
+        try:
+            return list(self._ray.get(answers, timeout=_PATIENCE)) if answers else []
+        except self._ray.exceptions.RayTaskError as error:
+            raise AllometryError(
+                f"a node of the cluster cannot run Allometry: {error.cause}",
+                hint=f"pip install 'allometry[ray]=={__version__}' on every node",
+            ) from error
+        except self._ray.exceptions.GetTimeoutError as error:
+            raise AllometryError(
+                f"{len(nodes)} nodes of the cluster did not answer within {_PATIENCE:.0f} s",
+                hint="look at `ray status` and at the nodes' logs",
+            ) from error
 
     def _places(self, resources: Mapping[str, float]) -> int:
         """How many runs a node with these resources trains at the same time."""

@@ -1,8 +1,9 @@
 """What a worker does with an order, whether it came through a pipe or from a cluster.
 
 Orders (JSON objects): {"do": "train", "store", "run", "config", "branch_at", "source", "threads", "device",
-"checkpoint_every", "claim"} and {"do": "measure", "config", "device"}. `source` is (run, step) of a branch
-point; `claim`, where others write to the same store, is {"owner", "lease", "over"} (`allometry.runs.claims`).
+"checkpoint_every", "claim", "data"} and {"do": "measure", "config", "device"}. `source` is (run, step) of a
+branch point; `data` names token sets (`allometry.data.placed`); `claim`, where others write to the same
+store, is {"owner", "lease", "over"} (`allometry.runs.claims`).
 
 Reports: {"is": "progress", "step", "loss", "train_loss", "pace"}; {"is": "branched"} when the run has its
 copy of the trunk that it starts from; {"is": "left", "step"} when it has left a branch point for others; and
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from allometry.runs.claims import Claim
+    from allometry.runs.scratch import Scratch
     from allometry.train.loop import Progress
 
 Order = Mapping[str, Any]
@@ -66,11 +68,12 @@ class Service:
         """Keep the failure with the run, and report it in a sentence."""
         from allometry.errors import AllometryError
         from allometry.runs.files import is_full
+        from allometry.runs.place import url_of
 
         known = isinstance(error, AllometryError)
         message = error.message if isinstance(error, AllometryError) else f"{type(error).__name__}: {error}"
         hint = error.hint if isinstance(error, AllometryError) else None
-        if order["do"] == "train":
+        if order["do"] == "train" and url_of(order["store"]) is None:
             directory = Path(order["store"]) / order["run"]
             if not (directory / "error.txt").exists():
                 text = str(error) if known else "".join(traceback.format_exception(error))
@@ -80,24 +83,26 @@ class Service:
 
 
 class _Training:
-    """One order to train."""
+    """One order to train: in the store's folder, or on scratch space if the store is at a URL."""
 
     def __init__(self, order: Order, service: Service) -> None:
+        from allometry.runs.place import place
+
         self.order, self.service = order, service
+        self.place = place(order["store"])
         self.directory = Path(order["store"]) / order["run"]
         self.leaves = sorted(order["branch_at"])
         self.claim: Claim | None = None
+        self.scratch: Scratch | None = None
 
     def run(self) -> dict[str, Any]:
         """Train the run, or finish it; what its result.json holds."""
-        from allometry.runs.files import read_json
-
         if self.order["claim"] is None:
             return self._train()
         self.claim = self._take(self.order["claim"])
         finished = False
         try:
-            result = read_json(self.directory / "result.json") or self._train()
+            result = self._train_where_it_may_be()
             finished = True
         finally:
             self.claim.release(finished=finished)
@@ -106,22 +111,38 @@ class _Training:
     def _take(self, wanted: Mapping[str, Any]) -> Claim:
         """The claim on the run; Elsewhere if another holds it."""
         from allometry.runs.claims import Claims, Sight
-        from allometry.runs.place import place
 
         over = None if wanted["over"] is None else Sight(*wanted["over"])
-        claims = Claims(place(self.order["store"]), wanted["lease"])
-        claim = claims.take(self.order["run"], wanted["owner"], over)
+        claim = Claims(self.place, wanted["lease"]).take(self.order["run"], wanted["owner"], over)
         if claim is None:
             raise Elsewhere
         return claim
 
+    def _train_where_it_may_be(self) -> dict[str, Any]:
+        """Train in the store's folder; for a store at a URL in a scratch directory, which is sent there."""
+        from allometry.runs.place import url_of
+        from allometry.runs.scratch import Scratch
+
+        claim = self.claim
+        assert claim is not None
+        if url_of(self.order["store"]) is None:
+            return self._train()
+        every = self.order["checkpoint_every"]
+        with Scratch(self.place, self.order["run"], every=every, held=lambda: claim.held) as self.scratch:
+            self.directory = self.scratch.path
+            result = self._train()
+        if not claim.held:
+            raise Elsewhere
+        return result
+
     def _train(self) -> dict[str, Any]:
+        from allometry.data.placed import settle
         from allometry.train.config import RunConfig
         from allometry.train.loop import train
 
         order = self.order
         (self.directory / "error.txt").unlink(missing_ok=True)
-        if order["source"] is not None:
+        if order["source"] is not None and not (self.directory / "result.json").exists():
             self._branch(*order["source"])
         return train(
             RunConfig.model_validate(order["config"]),
@@ -131,6 +152,7 @@ class _Training:
             branch_at=tuple(order["branch_at"]),
             on_progress=self._progress,
             checkpoint_every=order["checkpoint_every"],
+            cache=settle(order["data"], self.place) if order["data"] else None,
         )
 
     def _branch(self, source: str, step: int) -> None:
@@ -140,11 +162,13 @@ class _Training:
         from allometry.train.checkpoint import branch
 
         try:
-            branch(Path(self.order["store"]) / source, step, self.directory)
+            scratch = self.scratch
+            folder = scratch.fetch_branch(source, step) if scratch else Path(self.order["store"]) / source
+            branch(folder, step, self.directory)
         except AllometryError as error:
             if is_full(error):
                 raise
-        self.service.tell("branched")
+        self._tell_once_sent("branched")
 
     def _progress(self, at: Progress) -> None:
         if self.service.stopping():
@@ -152,11 +176,17 @@ class _Training:
         if self.claim is not None and not self.claim.held:
             raise Elsewhere
         while self.leaves and self.leaves[0] <= at.step:
-            self.service.tell("left", step=self.leaves.pop(0))
+            self._tell_once_sent("left", step=self.leaves.pop(0))
         loss = at.train_loss if at.loss is None else at.loss
         self.service.tell(
             "progress", step=at.step, loss=loss, train_loss=at.train_loss, pace=at.tokens_per_second
         )
+
+    def _tell_once_sent(self, kind: str, **fields: Any) -> None:
+        """Report something that others build on, after the store has it."""
+        if self.scratch is not None:
+            self.scratch.send()
+        self.service.tell(kind, **fields)
 
 
 def keep_failure(directory: Path, text: str) -> None:

@@ -107,7 +107,18 @@ def _answers(data: DataConfig, n_ctx: int, sets: Sequence[TokenSet]) -> NDArray[
     return (np.arange(n_ctx) == answer - 1).astype(np.float32)
 
 
+def token_sets(data: DataConfig) -> list[tuple[str, str]]:
+    """(corpus, tokenizer) of every token set that a run on these data reads, the training corpus first."""
+    others = [(corpus, _tokenizer_of_others(data)) for corpus in data.eval_on]
+    return [(data.corpus, data.tokenizer), *others]
+
+
+def _tokenizer_of_others(data: DataConfig) -> str:
+    """What other distributions are read with: the tokens of the training corpus."""
+    trained = data.tokenizer.startswith(("bpe:", "symbols")) and "@" not in data.tokenizer
+    return f"{data.tokenizer}@{data.corpus}" if trained else data.tokenizer
+
+
 def _other(data: DataConfig, corpus: str, cache: Path | None) -> TokenSet:
     """Another distribution in the tokens of the training corpus."""
-    trained = data.tokenizer.startswith(("bpe:", "symbols")) and "@" not in data.tokenizer
-    return prepare(corpus, f"{data.tokenizer}@{data.corpus}" if trained else data.tokenizer, cache=cache)
+    return prepare(corpus, _tokenizer_of_others(data), cache=cache)

@@ -4,7 +4,8 @@ import pytest
 
 from allometry.env import cache_dir
 from allometry.runs.store import Store
-from allometry.sweeps.cost import CostModel, Timing, calibrate, shape_key
+from allometry.sweeps.calibrate import calibrate
+from allometry.sweeps.cost import CostModel, Timing, shape_key
 from allometry.sweeps.local import LocalPool
 from allometry.sweeps.sweep import Sweep
 

@@ -1,0 +1,132 @@
+"""Timing ten steps of a few shapes of a sweep, on every kind of machine that the workers have."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from allometry.env import cache_dir, cores, package_version
+from allometry.errors import AllometryError
+from allometry.runs.files import read_json, write_json
+from allometry.sweeps.cost import CostModel, Timing, shape_key
+from allometry.sweeps.pool import Pool, Report, measure_all, open_pool
+from allometry.train.config import RunConfig
+from allometry.version import __version__
+
+MAX_OF_A_KIND = 10
+"""Shapes of one family, batch and context that are timed at most; the others are interpolated."""
+
+MAX_SHAPES = 40
+"""Shapes that are timed at most, of all kinds together."""
+
+Timings = dict[str, Timing]
+"""Timings of one kind of machine by `shape_key`."""
+
+
+def calibrate(
+    runs: Iterable[RunConfig],
+    *,
+    pool: Pool | None = None,
+    workers: int | None = None,
+    refresh: bool = False,
+    on_shape: Callable[[int, int], None] | None = None,
+) -> CostModel:
+    """Time ten steps of the shapes of `runs` with all workers busy, and keep the result for next time.
+
+    At most MAX_SHAPES are timed, of each kind spread evenly from the smallest to the largest (see `spread`);
+    the others are interpolated. Timings are kept per kind of machine, device, number of workers and versions
+    in the cache folder; `refresh` takes them anew. `on_shape` is told how many of how many are done. Where
+    the pool has machines of several kinds, the cost model is that of the most frequent one, and the pool
+    learns how fast the others are.
+    """
+    if pool is None:
+        with open_pool(None, workers) as own:
+            return calibrate(runs, pool=own, refresh=refresh, on_shape=on_shape)
+    paths = {kind: _path(kind, count, pool.device) for kind, count in pool.kinds.items()}
+    known = {kind: {} if refresh else _load(path) for kind, path in paths.items()}
+    chosen = spread(runs)
+    missing = [run for run in chosen if any(shape_key(run) not in timings for timings in known.values())]
+    for number, run in enumerate(missing):
+        for kind, timing in _time(run, pool).items():
+            known.setdefault(kind, {})[shape_key(run)] = timing
+        if on_shape:
+            on_shape(number + 1, len(missing))
+    for kind, path in paths.items() if missing else ():
+        write_json(path, {key: asdict(timing) for key, timing in known[kind].items()})
+    first = next(iter(pool.kinds))
+    pool.paces.update({kind: _speed(known[kind], known[first]) for kind in known})
+    return CostModel(known[first])
+
+
+def _speed(timings: Timings, reference: Timings) -> float:
+    """How many times faster than the reference a kind of machine is: the geometric mean over shapes."""
+    ratios = [math.log(timings[key].pace / reference[key].pace) for key in timings.keys() & reference.keys()]
+    return math.exp(sum(ratios) / len(ratios)) if ratios else 1.0
+
+
+def spread(runs: Iterable[RunConfig]) -> list[RunConfig]:
+    """One run of each shape to be timed, smallest first.
+
+    Speed depends on the family, the batch and the context besides the size; of each such kind with too many
+    shapes those are taken that are evenly spread over its sizes, with both ends.
+    """
+    kinds: dict[tuple[str, int, int], list[RunConfig]] = {}
+    for run in {shape_key(run): run for run in runs}.values():
+        family = getattr(run.model, "family", "")
+        kinds.setdefault((family, run.train.batch_tokens, run.model.n_ctx), []).append(run)
+    most = MAX_OF_A_KIND
+    while most > 2 and sum(min(most, len(kind)) for kind in kinds.values()) > MAX_SHAPES:
+        most -= 1
+    return sorted((run for kind in kinds.values() for run in _evenly(kind, most)), key=_flops)
+
+
+def _evenly(runs: list[RunConfig], most: int) -> list[RunConfig]:
+    ordered = sorted(runs, key=_flops)
+    if len(ordered) <= most:
+        return ordered
+    return [ordered[round(k * (len(ordered) - 1) / (most - 1))] for k in range(most)]
+
+
+def _flops(run: RunConfig) -> float:
+    return run.model.counts().flops_per_token("attention")
+
+
+def _time(run: RunConfig, pool: Pool) -> Timings:
+    """For each kind of machine the mean over its workers, all of which measure the shape at the same time."""
+    found: dict[str, list[Report]] = {}
+    for slot, report in measure_all(pool, run):
+        found.setdefault(pool.kind(slot), []).append(report)
+    return {kind: _timing(run, reports) for kind, reports in found.items()}
+
+
+def _timing(run: RunConfig, measured: list[Report]) -> Timing:
+    return Timing(
+        family=getattr(run.model, "family", ""),
+        engine=measured[0]["engine"],
+        flops_per_token=float(run.model.counts().flops_per_token("attention")),
+        batch_tokens=run.train.batch_tokens,
+        **{
+            key: sum(report[key] for report in measured) / len(measured)
+            for key in ("step", "evaluation", "start", "memory")
+        },
+    )
+
+
+def _path(kind: str, count: int, device: str) -> Path:
+    """The file of the timings of `count` workers on a kind of machine; its name says what they depend on."""
+    parts = [kind, cores(), count, device, package_version("torch"), __version__]
+    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+    return cache_dir("timings") / f"{digest}.json"
+
+
+def _load(path: Path) -> Timings:
+    """Timings from the cache; damaged or outdated ones are taken anew."""
+    try:
+        stored: Mapping[str, dict[str, object]] = read_json(path) or {}
+        return {key: Timing(**value) for key, value in stored.items()}  # type: ignore[arg-type]
+    except (AllometryError, TypeError):
+        return {}

@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("study", "Run a study: plan it, train what is missing, fit, report."),
     "report": ("study", "Write the report of a study from the runs in the store."),
     "watch": ("watch", "Serve a live page: progress, curves, laws so far, predictions and failures."),
+    "train": ("train", "Train one run from its configuration, on one device or several."),
     "studies": ("study", "List the studies and the questions they ask."),
     "data": ("data", "List, prepare and show corpora and tokenizers."),
     "runs": ("runs", "List, show, compare, export and remove runs."),

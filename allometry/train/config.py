@@ -85,12 +85,17 @@ class TrainConfig(Frozen):
 
 
 class RunConfig(Frozen):
-    """A run, fully resolved. `id` is its name everywhere: a slug to read and a hash that is exact."""
+    """A run, fully resolved. `id` is its name everywhere: a slug to read and a hash that is exact.
+
+    `devices` is how many train it together (`allometry.train.torchrun`). Like the machine, it changes no more
+    than the last digits of a run without dropout, so it is no part of the identity.
+    """
 
     model: SerializeAsAny[ModelConfig]
     data: DataConfig = DataConfig()
     train: TrainConfig
     engine: EngineName = "auto"
+    devices: Annotated[int, Field(ge=1)] = 1
 
     @field_validator("model", mode="before")
     @classmethod
@@ -128,6 +133,7 @@ class RunConfig(Frozen):
         default.
         """
         plain = self.model_dump(mode="json")
+        del plain["devices"]
         records: dict[str, type[Frozen]] = {"train": TrainConfig, "data": DataConfig}
         for part, names in ADDED.items():
             for name in names:

@@ -22,8 +22,8 @@ from allometry.runs.files import read_json, write_json, write_text, writing
 from allometry.train import checkpoint
 from allometry.train.checkpoint import Position
 from allometry.train.config import FORMAT, RunConfig
-from allometry.train.engines.select import engine
 from allometry.train.evaluate import final, measurements
+from allometry.train.group import Alone
 from allometry.train.inherit import inherited
 from allometry.train.inputs import load_inputs
 from allometry.train.schedules import evaluation_steps, learning_rate
@@ -62,23 +62,27 @@ def train(
     on_progress: Callable[[Progress], None] | None = None,
     checkpoint_every: float = 15.0,
     cache: Path | None = None,
+    group: Alone | None = None,
 ) -> dict[str, Any]:
     """Train a run in its directory, or finish it if it was begun there, and return what result.json holds.
 
     `branch_at` names steps at which to leave a point from which runs with another horizon continue
     (`checkpoint.branch`). `checkpoint_every` is in seconds; a kill costs at most that. A run whose loss
-    explodes is a result with status "diverged". Raises AllometryError for what the user can mend, after
-    writing error.txt.
+    explodes is a result with status "diverged". `group`: the processes that train it together, all of which
+    call this; without, this one does. Raises AllometryError for what the user can mend, after writing
+    error.txt.
     """
+    group = group or Alone()
     result = _read_whole(directory / "result.json")
-    if result is not None:
-        return result
+    if group.agree(result is not None):
+        return result or {}
+    home, directory = directory, group.directory(directory)
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "error.txt").unlink(missing_ok=True)
     try:
         _identify(config, directory)
-        run = _Run(config, directory, threads=threads, device=device, cache=cache)
+        run = _Run(config, directory, home, group, threads=threads, device=device, cache=cache)
         return run.finish(run.steps(sorted(set(branch_at)), on_progress, checkpoint_every))
     except Exception as error:
         _record_failure(directory, error)
@@ -89,20 +93,30 @@ class _Run:
     """A run under way: what `train` works on."""
 
     def __init__(
-        self, config: RunConfig, directory: Path, *, threads: int, device: str, cache: Path | None
+        self,
+        config: RunConfig,
+        directory: Path,
+        home: Path,
+        group: Alone,
+        *,
+        threads: int,
+        device: str,
+        cache: Path | None,
     ) -> None:
+        """`directory` is this process's, `home` the run's: the same unless others train it too."""
         self.config, self.directory, self.threads, self.device = config, directory, threads, device
+        self.home, self.group = home, group
         self.inputs = load_inputs(config, cache)
         self.started = time.perf_counter()
         self.position = Position()
-        found = checkpoint.read_newest(directory, config, self.log)
+        found = group.restore(home, config, self.log)
         if found:
-            self.position = found[1]
+            self.position = found[0]
         self.engine = self._engine()
         if found:
-            self.engine.load_state(found[0])
+            found[1](self.engine)
             self.log(f"continues after step {self.position.step}")
-        elif weights := inherited(config, directory.parent):
+        elif weights := inherited(config, home.parent):
             self.engine.load_state(self.engine.state() | weights)
             self.log(f"starts from the weights of {config.train.init_from}")
         self.position.engine = self.engine.name
@@ -115,12 +129,12 @@ class _Run:
         """The engine that the run began with; else the one that its configuration asks for."""
         before = self.position.engine if self.config.engine == "auto" else None
         if before is None:
-            return engine(self.config.engine, self.config, threads=self.threads, device=self.device)
+            return self.group.engine(self.config.engine, self.config, self.threads, self.device)
         try:
-            return engine(before, self.config, threads=self.threads, device=self.device)
+            return self.group.engine(before, self.config, self.threads, self.device)
         except AllometryError as error:
             self.log(f"goes on with another engine, so its last digits may differ ({error.message})")
-            return engine("auto", self.config, threads=self.threads, device=self.device)
+            return self.group.engine("auto", self.config, self.threads, self.device)
 
     def steps(
         self,
@@ -148,13 +162,16 @@ class _Run:
                     return stop
             if step in branch_at:
                 self._save(checkpoint.write_branch)
-            if now - saved >= checkpoint_every and step < train.steps:
-                self._save(checkpoint.write_checkpoint)
+            if step < train.steps and self.group.agree(now - saved >= checkpoint_every):
+                self._checkpoint()
                 saved = time.perf_counter()
             if on_progress and (now - told >= PROGRESS_SECONDS or step == train.steps):
                 self._tell(on_progress, loss)
                 told = now
         return "done", None
+
+    def _checkpoint(self) -> None:
+        self.group.save(self.home, self.config, self.engine, self._now())
 
     def _save(self, write: Callable[[Path, RunConfig, State, Position], None]) -> None:
         write(self.directory, self.config, self.engine.state(), self._now())
@@ -200,7 +217,7 @@ class _Run:
             on_progress(self._progress(loss))
         except KeyboardInterrupt:
             if self.position.step < self.config.train.steps:
-                self._save(checkpoint.write_checkpoint)
+                self._checkpoint()
             raise
 
     def _progress(self, loss: float) -> Progress:
@@ -221,6 +238,7 @@ class _Run:
         status, reason = ending
         at, train = self._now(), self.config.train
         self._save(checkpoint.write_final)
+        self.group.clear(self.directory)
         result: dict[str, Any] = {
             "format": FORMAT,
             "run": self.config.id,

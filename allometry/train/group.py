@@ -1,0 +1,131 @@
+"""The processes that train one run: usually this one alone, else those that torchrun has started.
+
+All of them follow the same loop and hold the same position. The one that leads writes the run's directory;
+the others write to a temporary one that nobody reads. Whatever depends on a clock is decided by the leader.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from allometry.train import checkpoint
+from allometry.train.checkpoint import Position
+from allometry.train.engines.select import engine
+
+if TYPE_CHECKING:
+    from allometry.train.config import RunConfig
+    from allometry.train.engines.base import Engine
+
+_BYTES_PER_PARAMETER = 16
+"""fp32 parameter, gradient and two moments."""
+
+_SHARE = 0.5
+"""Of a device's memory that may go into them; the rest is for activations."""
+
+
+class Alone:
+    """This process trains the run by itself."""
+
+    leads = True
+
+    def directory(self, home: Path) -> Path:
+        """Where this process writes what belongs into the run's directory."""
+        return home
+
+    def agree(self, decision: bool) -> bool:
+        """What the leader has decided."""
+        return decision
+
+    def engine(self, name: str, config: RunConfig, threads: int, device: str) -> Engine:
+        """The engine of that name, or the quickest for "auto"."""
+        return engine(name, config, threads=threads, device=device)
+
+    def save(self, home: Path, config: RunConfig, engine: Engine, position: Position) -> None:
+        """Write the run's newest checkpoint."""
+        checkpoint.write_checkpoint(home, config, engine.state(), position)
+
+    def clear(self, directory: Path) -> None:
+        """Remove distributed checkpoints of a run that is finished; others go with its final parameters."""
+        from allometry.train import sharded
+
+        sharded.clear(directory)
+
+    def restore(
+        self, home: Path, config: RunConfig, log: Callable[[str], None]
+    ) -> tuple[Position, Callable[[Engine], None]] | None:
+        """The position of the newest checkpoint, and what loads its state into an engine; None without."""
+        from allometry.train import sharded
+
+        divided = sharded.newest(home, config, log)
+        found = checkpoint.read_newest(home, config, log)
+        if divided is not None and (found is None or divided[1].step > found[1].step):
+            folder, position = divided
+            return position, lambda engine: sharded.load(folder, engine)
+        if found is None:
+            return None
+        state, position = found
+        return position, lambda engine: engine.load_state(state)
+
+
+class Torchrun(Alone):
+    """The processes that torchrun has started; use it as a context manager."""
+
+    def __init__(self, *, device: str = "cpu", sharded: bool | None = None) -> None:
+        """`sharded`: divide the model's state among the devices (FSDP2) or copy it (DDP); None divides it if
+        it does not fit one."""
+        import torch
+        import torch.distributed as dist
+
+        self._torch, self._dist, self._device, self._sharded = torch, dist, device, sharded
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        self.leads = dist.get_rank() == 0
+        self._scratch = tempfile.TemporaryDirectory(prefix="allometry-rank-")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._dist.destroy_process_group()
+        self._scratch.cleanup()
+
+    def directory(self, home: Path) -> Path:
+        """See `Alone.directory`."""
+        return home if self.leads else Path(self._scratch.name) / home.name
+
+    def agree(self, decision: bool) -> bool:
+        """See `Alone.agree`."""
+        said = self._torch.tensor([float(decision)], device=self._device)
+        self._dist.broadcast(said, src=0)
+        return bool(said.item())
+
+    def engine(self, name: str, config: RunConfig, threads: int, device: str) -> Engine:
+        """The engine that divides batches among the processes, whatever the name."""
+        from allometry.train.engines.parallel import ParallelEngine
+
+        sharded = self._sharded
+        if sharded is None:
+            sharded = not _fits(config, device)
+        return ParallelEngine(config, threads=threads, device=device, sharded=sharded)
+
+    def save(self, home: Path, config: RunConfig, engine: Engine, position: Position) -> None:
+        """See `Alone.save`: as a distributed checkpoint."""
+        from allometry.train import sharded
+
+        sharded.write(home, config, engine, position, leads=self.leads)
+
+
+def _fits(config: RunConfig, device: str) -> bool:
+    """Whether one device holds parameters, gradients and moments with room for activations."""
+    import torch
+
+    from allometry.env import memory
+
+    if device.startswith("cuda"):
+        room = torch.cuda.get_device_properties(device).total_memory
+    else:
+        room = memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return config.model.counts().N_total * _BYTES_PER_PARAMETER < _SHARE * room

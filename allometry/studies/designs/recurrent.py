@@ -19,7 +19,7 @@ REFERENCE = 6e13
 SMALLEST = 6e3
 """N of the largest transformer below which its ladder has no room."""
 
-SIZES, STEP = 5, 2.5
+SIZES, STEP = 5, 2.0
 """Transformers along the ladder, and the factor in N between them."""
 
 REUSES = (2, 4)

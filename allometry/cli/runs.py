@@ -1,4 +1,4 @@
-"""`allometry runs`: list, show, compare, export and remove runs."""
+"""`allometry runs`: list, show, compare, export, mirror and remove runs."""
 
 from __future__ import annotations
 
@@ -139,6 +139,27 @@ def export_runs(file: Path, filters: tuple[str, ...], curves: bool, store: str) 
         _warn(opened.notes)
     export(table, file)
     click.echo(f"{file}: {len(table)} rows from {count} runs")
+
+
+@runs.command("sync")
+@click.argument("filters", nargs=-1, metavar="[FILTER]...")
+@click.option(
+    "--to",
+    "target",
+    required=True,
+    metavar="TRACKER",
+    help="tensorboard:FOLDER, wandb[:PROJECT] or trackio[:PROJECT].",
+)
+@click.option("--offline", is_flag=True, help="wandb only: write files for `wandb sync` to upload.")
+@store_option
+def sync_runs(filters: tuple[str, ...], target: str, offline: bool, store: str) -> None:
+    """Mirror runs in an experiment tracker: configurations, curves, final values. Again: only what is new."""
+    from allometry.runs.sync import sync, tracker
+
+    opened = _open(store)
+    done = sync(opened, tracker(target, opened, offline=offline), " ".join(filters))
+    _warn(opened.notes)
+    click.echo(f"{target}: {done.new} runs new, {done.continued} continued, {done.unchanged} as they were")
 
 
 @runs.command("rm")

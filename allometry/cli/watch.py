@@ -23,19 +23,20 @@ def command(name: str) -> click.Command:
     help="Address to serve on; others than this machine's own are served on with a token only.",
 )
 @click.option("--open", "browse", is_flag=True, help="Open the page in the browser.")
-def watch(store: str, port: int, host: str, browse: bool) -> None:
+@click.option("--no-fits", is_flag=True, help="Fit no laws: leave the cores to training.")
+def watch(store: str, port: int, host: str, browse: bool, no_fits: bool) -> None:
     """Serve a live page about the runs in STORE (a folder or URL): progress, curves as they grow, the laws so
     far, predictions and failures. It only reads the store."""
     from allometry.runs.store import Store
     from allometry.watch.server import Server
 
-    server = Server(Store(store), host=host, port=port)
-    click.echo(f"watching {store}: {server.url}   (ctrl-C ends it)")
-    if browse:
-        import webbrowser
-
-        webbrowser.open(server.url)
+    server = Server(Store(store), host=host, port=port, fits=not no_fits)
     try:
+        click.echo(f"watching {store}: {server.url}   (ctrl-C ends it)")
+        if browse:
+            import webbrowser
+
+            webbrowser.open(server.url)
         server.serve_forever()
     except KeyboardInterrupt:
         click.echo("stopped; training goes on")

@@ -81,8 +81,10 @@ def _frontier(curves: pd.DataFrame) -> pd.DataFrame:
 
 def _caption(shown: int, total: int, growing: int) -> str:
     text = "One line a run" + (f", {shown} of {total:,} runs, chosen by chance" if shown < total else "")
-    text += f"; a dot at the end of each of the {growing} that are being trained." if growing else "."
-    return text + " The line below them: the lowest loss that was reached with so much compute or less."
+    if growing:
+        which = "the one that is" if growing == 1 else f"each of the {growing} that are"
+        text += f"; a dot at the end of {which} being trained"
+    return text + ". The line below them: the lowest loss that was reached with so much compute or less."
 
 
 def laws(frame: pd.DataFrame) -> Fits:

@@ -21,7 +21,6 @@ from allometry.runs.store import Membership, Store
 from allometry.studies.registration import ledger
 from allometry.units import format_duration
 from allometry.watch import charts
-from allometry.watch.polite import yield_to_training
 from allometry.watch.progress import Clock, Progress, progress, work_of
 from allometry.watch.reader import Reader, Underway
 
@@ -59,12 +58,14 @@ class _View:
 class Page:
     """The page about a store: `update` looks at the store and returns the parts for one of its studies."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, fits: bool = True) -> None:
+        """Without `fits` no laws are fitted, which is most of the work."""
         self.store = store
         self.reader = Reader(store)
         self._views: dict[str, _View] = {}
         self._lock = threading.Lock()
-        self._fitter = ThreadPoolExecutor(1, "fits", initializer=yield_to_training)
+        self.fits = fits
+        self._fitter = ThreadPoolExecutor(1, "fits")
 
     def close(self) -> None:
         """Begin no further fit."""
@@ -150,7 +151,7 @@ class Page:
             made, view.fitting = view.fitting, None
             view.rest_until = time.monotonic() + _REST * (time.monotonic() - view.began)
             self._fitted(view, made.result())
-        idle = view.fitting is None and time.monotonic() >= view.rest_until
+        idle = self.fits and view.fitting is None and time.monotonic() >= view.rest_until
         if idle and view.made_from.get("fits") != view.ended:
             view.made_from["fits"] = view.ended
             view.began = time.monotonic()

@@ -53,11 +53,13 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, store: Store, *, host: str = LOOPBACK, port: int = 8765) -> None:
-        """Listen on `host` and `port` (0: any free one). Raises AllometryError where that is impossible."""
+    def __init__(self, store: Store, *, host: str = LOOPBACK, port: int = 8765, fits: bool = True) -> None:
+        """Listen on `host` and `port` (0: any free one); `fits` as for `Page`. Raises AllometryError
+        where that is impossible.
+        """
         self.local = _is_loopback(host)
         self.token = "" if self.local else secrets.token_urlsafe(24)
-        self.page = Page(store)
+        self.page = Page(store, fits=fits)
         self.stopping = threading.Event()
         try:
             super().__init__((host, port), Handler)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,17 @@ FLAGS = (
     "--no-first-run",
     "--remote-debugging-pipe",
 )
+
+
+_START = """
+import os, sys
+for number, given in ((101, sys.argv[1]), (102, sys.argv[2])):
+    os.dup2(int(given), number)
+os.dup2(101, 3)
+os.dup2(102, 4)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+"""Chromium reads commands from descriptor 3 and answers on 4."""
 
 
 def binary() -> str | None:
@@ -36,7 +48,7 @@ class Chromium:
         program = binary()
         assert program
         self.process = subprocess.Popen(
-            ["sh", "-c", f'exec "$0" "$@" 3<&{it_reads} 4>&{it_writes}', program, *FLAGS,
+            [sys.executable, "-c", _START, str(it_reads), str(it_writes), program, *FLAGS,
              f"--user-data-dir={profile}", f"--window-size={width},{height}", "about:blank"],
             pass_fds=(it_reads, it_writes), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -95,7 +107,7 @@ class Chromium:
         """The value of a JavaScript expression in the page."""
         return self.send("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 60.0) -> Any:
+    def wait(self, expression: str, seconds: float = 240.0) -> Any:
         """The first value of the expression that is true in JavaScript's sense."""
         until = time.monotonic() + seconds
         while not (value := self.evaluate(expression)):

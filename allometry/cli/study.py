@@ -35,6 +35,7 @@ def command(name: str) -> click.Command:
 @click.option("--tokenizer", default="bytes", show_default=True, help="bytes, bpe:V or gpt2.")
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes (default: the cores).")
 @click.option("--on", help="Where to train: local (default), ray, or ray://HOST:PORT.")
+@click.option("--shard", help="This task's part of a job array that shares the store, such as 2/8.")
 @click.option("--dry-run", is_flag=True, help="Plan, print, and stop.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first run that fails.")
 @click.option("--quiet", is_flag=True, help="Print the plan and the answer only.")
@@ -47,6 +48,7 @@ def run(
     tokenizer: str,
     workers: int | None,
     on: str | None,
+    shard: str | None,
     dry_run: bool,
     fail_fast: bool,
     quiet: bool,
@@ -56,6 +58,7 @@ def run(
     from allometry.studies.base import study as study_of
     from allometry.studies.conduct import Request, conduct
     from allometry.sweeps.progress import Display as Progress
+    from allometry.sweeps.shard import parse_shard
     from allometry.train.config import DataConfig
     from allometry.units import parse_duration, parse_number
 
@@ -68,6 +71,7 @@ def run(
         command=_command_line(),
         workers=workers,
         on=on,
+        shard=None if shard is None else parse_shard(shard),
         fail_fast=fail_fast,
     )
     with Progress(quiet=quiet) as progress:

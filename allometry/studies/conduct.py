@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from allometry.env import cores
 from allometry.errors import AllometryError
 from allometry.runs.store import Store, store_exists
 from allometry.studies import plan as planning
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from allometry.sweeps.cost import CostModel
     from allometry.sweeps.execute import Event
     from allometry.sweeps.pool import Pool
+    from allometry.sweeps.shard import Shard
     from allometry.sweeps.sweep import Sweep
     from allometry.train.config import DataConfig
 
@@ -38,7 +38,8 @@ class Request:
     """What the user asked for: a study, a budget in seconds, where the runs live, and on what data.
 
     `compute` (FLOPs) fixes the size of the study whatever the machine's speed; 0 asks for the smallest one.
-    `on` names the workers: None for this machine, "ray" or "ray://host:port" for a cluster.
+    `on` names the workers: None for this machine, "ray" or "ray://host:port" for a cluster. `shard` is this
+    process's part of a job array that shares the store.
     """
 
     study: str
@@ -49,6 +50,7 @@ class Request:
     compute: float | None = None
     workers: int | None = None
     on: str | None = None
+    shard: Shard | None = None
     fail_fast: bool = False
 
     @property
@@ -129,28 +131,29 @@ def _plan(
     from allometry.sweeps.calibrate import calibrate
 
     existing = planning.load(folder_of(store, request.key)) if store else None
-    guess = existing.sweep if existing else _rough(question, request)
+    workers = pool.workers * (request.shard.of if request.shard else 1)
+    guess = existing.sweep if existing else _rough(question, request, workers)
     display.say("calibrating: a few steps of each shape on this machine (kept for next time)")
     cost = calibrate(guess, pool=pool, on_shape=display.calibrating)
     if existing is not None:
         return existing, cost
     if request.compute is None:
         spent = time.monotonic() - began
-        plan = planning.within_budget(question, request.budget, request.data, cost, pool.workers, spent=spent)
+        plan = planning.within_budget(question, request.budget, request.data, cost, workers, spent=spent)
     else:
-        plan = planning.of_compute(question, request.compute, request.data, cost, pool.workers)
+        plan = planning.of_compute(question, request.compute, request.data, cost, workers)
     if store:
         plan = planning.keep(plan, store, folder_of(store, request.key))
     return plan, cost
 
 
-def _rough(question: Study, request: Request) -> Sweep:
+def _rough(question: Study, request: Request, workers: int) -> Sweep:
     """Roughly the sweep that will be planned, to know which shapes to time; larger if the guess is too
     little.
     """
     if request.compute is not None:
         return planning.of_compute(question, request.compute, request.data).sweep
-    compute = max(request.budget, 10.0) * (request.workers or cores()) * _GUESS
+    compute = max(request.budget, 10.0) * workers * _GUESS
     for _ in range(40):
         try:
             return question.sweep(compute, request.data)
@@ -170,9 +173,11 @@ def _train(
 ) -> dict[str, Any] | None:
     """Train stage by stage; between the stages, predict the losses of the next one and write them down."""
     from allometry.sweeps.execute import execute
+    from allometry.sweeps.shard import own_part
 
-    stages = plan.stages()
-    times = [cost.total(stage.runs, store=store, workers=pool.workers).seconds for stage in stages]
+    stages, shard = plan.stages(), request.shard
+    workers = pool.workers * (shard.of if shard else 1)
+    times = [cost.total(stage.runs, store=store, workers=workers).seconds for stage in stages]
     prediction = None
     for number, stage in enumerate(stages):
         if number > 0:
@@ -186,14 +191,16 @@ def _train(
             on_event=display.event,
             fail_fast=request.fail_fast,
             later=later,
+            shared=shard is not None,
+            first=own_part(stage.runs, shard) if shard else (),
         )
     return prediction
 
 
 def _register(
     request: Request, question: Study, plan: StudyPlan, store: Store, display: Display
-) -> dict[str, Any]:
-    """Predict the held-back runs from the others, in writing, once."""
+) -> dict[str, Any] | None:
+    """Predict the held-back runs from the others, in writing, once; None if no study could."""
     folder = folder_of(store, request.key)
     existing = registered(folder)
     if existing is not None:
@@ -204,6 +211,8 @@ def _register(
     predicted, reasons = foretell(question, plan, finished)
     for name, reason in reasons.items():
         display.say(f"{name} could not predict its larger runs: {reason}")
+    if predicted.empty:
+        return None
     known = {run for run in held if store.status(run) in ("done", "diverged")}
     content = register_prediction(folder, finished, predicted, known, store.publish)
     display.say(f"predicted {len(predicted)} larger runs before training them: {folder / 'prediction.json'}")

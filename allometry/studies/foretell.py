@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def foretell(question: Study, plan: StudyPlan, finished: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     """The held-back runs predicted, each by the first study that holds it back, from that study's own
-    finished runs; and the studies that could not, with the reason. Raises AllometryError if none could.
+    finished runs; and the studies that could not, with the reason. One study alone that could not raises its
+    AllometryError; in a collection the others go on.
     """
     import pandas as pd
 
@@ -37,6 +38,8 @@ def foretell(question: Study, plan: StudyPlan, finished: pd.DataFrame) -> tuple[
             continue
         tables.append(table.assign(study=name))
         taken |= set(own)
-    if not tables:
+    if failures and len(plan.parts) == 1:
         raise next(iter(failures.values()))
+    if not tables:
+        return pd.DataFrame(), {name: error.message for name, error in failures.items()}
     return pd.concat(tables, ignore_index=True), {name: error.message for name, error in failures.items()}

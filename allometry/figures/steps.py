@@ -5,7 +5,7 @@ After figure 1 of Porian et al. 2024.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import altair as alt
 import pandas as pd
@@ -13,6 +13,8 @@ import pandas as pd
 from allometry.figures import frames, layers
 from allometry.figures.axes import escape
 from allometry.report.content import Figure
+
+OURS = "ours"
 
 _ROW = 34
 """Height of a row in pixels."""
@@ -26,7 +28,7 @@ def steps(
     low: str,
     high: str,
     published: str | None = None,
-    reference: Mapping[str, float] | None = None,
+    reference: Sequence[float] | None = None,
     value_title: str | None = None,
     name: str,
     title: str,
@@ -34,9 +36,9 @@ def steps(
 ) -> Figure:
     """`value` with its interval for each row of `table`, in the table's order from top to bottom.
 
-    `published` is a column with a paper's values, drawn as open diamonds where it has them; `reference` maps
-    names to values drawn as vertical lines. Raises AllometryError for missing columns, or where no row is
-    left.
+    `published` is a column with a paper's values, drawn where it has them under its own name; `reference` are
+    values drawn as vertical lines, which the caption must name. Raises AllometryError for missing columns, or
+    where no row is left.
     """
     frames.require(table, [label, value, low, high], title)
     rows = table.reset_index(drop=True)
@@ -46,11 +48,8 @@ def steps(
         sort=order,
         axis=alt.Axis(title=None, labelLimit=330, grid=True, ticks=False, domain=False),
     )
-    parts = [*_references(reference or {}), *_measured(rows, y, value, low, high, value_title or value)]
-    if published is not None and rows[published].notna().any():
-        theirs = alt.Chart(rows.dropna(subset=[published]))
-        marks = theirs.mark_point(shape="diamond", size=90, filled=False, strokeWidth=1.6, clip=True)
-        parts.append(marks.encode(x=_x(published, value_title or value), y=y, tooltip=[label, published]))
+    title_x = value_title or value
+    parts = [_references(reference or [], title_x), *_measured(rows, y, value, low, high, title_x, published)]
     return Figure(
         name=name,
         title=title,
@@ -64,19 +63,21 @@ def _x(column: str, title: str) -> alt.X:
     return alt.X(f"{escape(column)}:Q", scale=alt.Scale(zero=False, padding=16), axis=alt.Axis(title=title))
 
 
-def _measured(rows: pd.DataFrame, y: alt.Y, value: str, low: str, high: str, title: str) -> list[alt.Chart]:
-    bars = layers.horizontal_intervals(rows, (_x(low, title), y), low, high)
+def _measured(
+    rows: pd.DataFrame, y: alt.Y, value: str, low: str, high: str, title: str, published: str | None
+) -> list[alt.Chart]:
+    """Ours with its bar, and the paper's beside it, in one legend."""
     tips = layers.run_tips(rows, *map(str, rows.columns[:8]))
-    dots = alt.Chart(rows).mark_point(style="measured", filled=True, size=64, clip=True)
-    return [bars, dots.encode(x=_x(value, title), y=y, tooltip=tips)]
+    parts = [rows.assign(who=OURS, at=rows[value])]
+    if published is not None:
+        parts.append(rows.dropna(subset=[published]).assign(who=published, at=lambda t: t[published]))
+    names = [OURS] if published is None else [OURS, published]
+    both = pd.concat(parts, ignore_index=True)
+    bars = layers.horizontal_intervals(rows, (_x(low, title), y), low, high)
+    return [bars, layers.category_points(both, _x("at", title), y, "who", names, tips=tips)]
 
 
-def _references(reference: Mapping[str, float]) -> list[alt.Chart]:
-    """A vertical line for each, named at its upper end."""
-    if not reference:
-        return []
-    table = pd.DataFrame({"reference": list(reference), "at": list(reference.values())})
-    x = alt.X("at:Q")
-    rules = alt.Chart(table).mark_rule(style="guide", clip=True).encode(x=x)
-    names = alt.Chart(table).mark_text(align="left", baseline="bottom", dx=4, dy=-2, fontSize=11)
-    return [rules, names.encode(x=x, y=alt.value(0), text="reference:N")]
+def _references(reference: Sequence[float], title: str) -> alt.Chart:
+    """A vertical line at each value."""
+    table = pd.DataFrame({"reference": list(reference)})
+    return alt.Chart(table).mark_rule(style="guide", clip=True).encode(x=_x("reference", title))

@@ -11,24 +11,25 @@ if TYPE_CHECKING:
     from allometry.models.base import ModelConfig
     from allometry.train.config import DataConfig, RunConfig
 
-SIZES, STEP = 6, 1.9
+SIZES, STEP = 7, 1.5
 """Sizes of a ladder at most, and N of each over the next smaller one, but for rounding to real shapes."""
 
 SMALLEST, LEAST_LARGEST = 1536, 13_824
 """N of d_model = 8, below which there is no shape, and of d_model = 24, which leaves three sizes."""
 
-TOKENS_PER_PARAMETER = 30
-"""The long horizon over N of the largest model: there the best size lies well inside the ladder."""
+TOKENS_PER_PARAMETER = 80
+"""The long horizon over N of the largest model. Best sizes of this range take 30 to 60 tokens a parameter,
+and must lie inside the ladder: at 30, the smallest size that was measured at a budget was always the best."""
 
-HORIZONS: tuple[float, ...] = (1.0, 0.5, 0.25)
+HORIZONS: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)
 """Budgets, over the long horizon, to which rates decay once decay is matched to the budget."""
 
 LONG_WARMUP = 1 / 8
 """The long warm-up over the long horizon, the same for all sizes. Kaplan et al. 2020 warmed up for 3,000
 steps, as many as the compute-optimal runs of their smaller models take in all."""
 
-FEWEST_UPDATES = 300
-"""Updates of the long horizon without which even its quarter is all warm-up."""
+FEWEST_UPDATES = 400
+"""Updates of the long horizon without which its shortest part is all warm-up."""
 
 CURVE_EVALS = 3
 

@@ -149,7 +149,7 @@ def ladder(found: list[Rung]) -> Reading:
         raise AllometryError(f"fewer than two steps have an exponent ({why})", hint="allow more time")
     figure = steps(
         rows.dropna(subset=["a"]), label="step", value="a", low="low (95 %)", high="high (95 %)",
-        published="a, Porian et al. 2024", reference={"Kaplan 2020, fixed batch": 0.88, "Hoffmann 2022": 0.5},
+        published="a, Porian et al. 2024", reference=[0.88, 0.5],
         name="ladder", title="How the exponent moves, one correction at a time",
         caption="Points: a in N_opt ∝ C^a with its 95 % interval, each row with one correction more; open "
         "diamonds: "

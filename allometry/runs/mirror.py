@@ -101,7 +101,8 @@ def _below(name: str, folder: str) -> bool:
 def _local(path: Path, folder: str) -> dict[str, str]:
     """Files of the mirror that belong to the store, with their stamps."""
     found = {}
-    for file in (path / folder).rglob("*"):
+    start = path / folder
+    for file in [start] if start.is_file() else start.rglob("*"):
         name = file.relative_to(path).as_posix()
         if file.is_file() and not file.name.startswith(".") and _mirrored(name):
             found[name] = _stamp(file)

@@ -94,7 +94,7 @@ class ParallelEngine(Engine):
     def _backward(self, batch: Tokens, step: int, weights: Floats | None) -> float:
         """Leave the gradient of the batch's loss in `.grad`, and return the loss, in every process."""
         self.model.train()
-        self.model.zero_grad(set_to_none=True)
+        self._forget()
         tokens = batch[:, 1:].size
         share = (
             np.full(batch[:, 1:].shape, 1 / tokens, np.float32) if weights is None else normalised(weights)
@@ -161,8 +161,13 @@ class ParallelEngine(Engine):
         gradients = {
             name: _whole(p.grad).cpu().numpy() for name, p in self.parameters.items() if p.grad is not None
         }
-        self.model.zero_grad(set_to_none=True)
+        self._forget()
         return loss, gradients
+
+    def _forget(self) -> None:
+        """Drop the gradients; by name, for FSDP shows the module other tensors while it is gathered."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
     def losses(self, windows: Tokens) -> NDArray[np.float32]:
         """See `Engine.losses`; each process evaluates its share."""
@@ -186,6 +191,8 @@ class ParallelEngine(Engine):
             values = measure(logits, tokens[:, 1:].flatten()).view(len(rows), -1)
             keep = torch.from_numpy(wanted < len(windows)).to(self.device)
             found[torch.from_numpy(rows).to(self.device)[keep]] = values[keep]
+        if self.sharded:
+            self.runner.reshard()  # FSDP keeps the root gathered for a backward pass that does not come
         dist.all_reduce(found)
         return found.cpu().numpy()
 

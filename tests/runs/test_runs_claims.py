@@ -1,0 +1,87 @@
+"""Claims: one holder at a time, whoever dies."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from allometry.runs.claims import Claim, Claims, Lookout
+from allometry.runs.place import place
+
+LEASE = 0.5
+
+
+@pytest.fixture(params=["folder", "memory"])
+def claims(request: pytest.FixtureRequest, tmp_path: Path) -> Claims:
+    return Claims(place(tmp_path if request.param == "folder" else f"memory://{tmp_path.name}"), LEASE)
+
+
+def halt(claim: Claim) -> None:
+    """Stop the beats, as the death of its holder does."""
+    claim._ended.set()
+    claim._thread.join()
+
+
+def test_a_run_is_held_by_one(claims: Claims):
+    first = claims.take("run", "a")
+    assert first is not None
+    assert first.held
+    assert claims.take("run", "b") is None
+    assert claims.take("run-2", "b") is not None
+    first.release(finished=False)
+    second = claims.take("run", "b")
+    assert second is not None
+    second.release(finished=True)
+    assert claims.sight("run") is None
+
+
+def test_beats_keep_a_claim_alive(claims: Claims):
+    first = claims.take("run", "a")
+    assert first is not None
+    lookout = Lookout(claims)
+    until = time.monotonic() + 2.5 * LEASE
+    while time.monotonic() < until:
+        assert lookout.state("run")[0] == "held"
+        time.sleep(0.05)
+    assert first.held
+    first.release(finished=True)
+    assert lookout.state("run")[0] == "free"
+
+
+def test_a_claim_without_beats_is_taken_over_once(claims: Claims):
+    dead = claims.take("run", "a")
+    assert dead is not None
+    halt(dead)
+    now = [0.0]
+    lookout = Lookout(claims, lambda: now[0])
+    assert lookout.state("run")[0] == "held"
+    now[0] = 2 * LEASE
+    state, sight = lookout.state("run")
+    assert state == "stale"
+    heir = claims.take("run", "b", over=sight)
+    assert heir is not None
+    assert claims.take("run", "c", over=sight) is None
+    heir.release(finished=False)
+
+
+def test_who_was_halted_and_superseded_knows(claims: Claims):
+    slept = claims.take("run", "a")
+    assert slept is not None
+    halt(slept)
+    heir = claims.take("run", "b", over=claims.sight("run"))
+    assert heir is not None
+    slept._ended.clear()
+    slept._ended.wait = lambda timeout=None: False  # type: ignore[method-assign]  # it wakes up, and beats
+    slept._keep()
+    assert slept.lost
+    assert not slept.held
+    heir.release(finished=True)
+
+
+def test_the_next_attempt_of_the_same_owner_need_not_wait(claims: Claims):
+    died = claims.take("run", "task")
+    assert died is not None
+    halt(died)
+    again = claims.take("run", "task")
+    assert again is not None
+    again.release(finished=True)

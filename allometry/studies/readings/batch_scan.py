@@ -171,11 +171,15 @@ def _size_ratio(law: BatchLaw) -> str:
     middle = float(np.sqrt(low * high))
     ratio = b.at(middle).samples / a.at(middle).samples
     value, bounds = b.at(middle).value / a.at(middle).value, percentile_interval(ratio, LEVEL)
-    same = bounds[0] <= 1 <= bounds[1]
+    verdict = "it is not a function of the loss alone."
+    if bounds[0] <= 1 <= bounds[1]:
+        verdict = "no difference is seen, as the paper says."
+    elif 1 / 1.5 < value < 1.5:
+        verdict = "nearly a function of the loss alone, as the paper says, though a difference is seen."
     return (
         f"At {middle:.2f} nats the larger size ({format_count(large)}) has {value:.2f} times "
         f"[{bounds[0]:.2f}, {bounds[1]:.2f}] the critical batch of the smaller ({format_count(small)}): "
-        + ("no difference is seen, as the paper says." if same else "it is not a function of the loss alone.")
+        + verdict
     )
 
 

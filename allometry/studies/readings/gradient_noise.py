@@ -9,8 +9,8 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.laws.estimate import percentile_interval
-from allometry.report.content import Constant, Section, Table
-from allometry.studies.readings.base import LEVEL, Reading, constant
+from allometry.report.content import Constant, Section, Table, Verdict
+from allometry.studies.readings.base import LEVEL, Reading
 from allometry.studies.readings.batches import scan_runs
 from allometry.train.noise_scale import noise_scale
 from allometry.units import format_count
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from allometry.studies.readings.batches import BatchLaw
 
 TITLE = "The gradient noise scale beside it"
+WITHIN = 2.0
+"""What the noise scale promises of the critical batch: this factor, to both sides."""
+
 FEWEST = 3
 """Evaluations with a measured noise below which a run says nothing."""
 
@@ -60,7 +63,8 @@ def noise_beside(law: BatchLaw, runs: pd.DataFrame, curves: pd.DataFrame) -> Rea
     text = (
         "B_simple = tr Σ/|G|² (McCandlish et al. 2018), from single sequences against all of a measurement, "
         "averaged over neighbouring evaluations before dividing, and in tokens. Over the losses of the scan "
-        f"it is {row.ours:.2f} times the critical batch [{row.low:.2f}, {row.high:.2f}]. {_reason(row.ours)}"
+        f"it is {row.ours:.2f} times the critical batch [{row.low:.2f}, {row.high:.2f}]. {_reason(row.ours)} "
+        f"{_trend(inside)}"
     )
     shown = Table(
         name="noise-scale-over-critical-batch",
@@ -84,14 +88,30 @@ def _ratio_row(law: BatchLaw, inside: pd.DataFrame) -> Constant:
     samples = np.exp(centre + draws.mean() - draws + noise / np.sqrt(runs))
     low, high = percentile_interval(samples, LEVEL)
     why = "B_simple takes the curvature to be the same in all directions and plain gradient steps"
-    return constant(
-        "noise scale over critical batch", "B_simple/B_crit", {"McCandlish 2018, order": 1.0},
-        (float(np.exp(centre)), low, high), why, widest=4.0,
+    promised = low >= 1 / WITHIN and high <= WITHIN
+    refuted = high < 1 / WITHIN or low > WITHIN
+    verdict: Verdict = "agrees" if promised else "differs" if refuted else "cannot tell"
+    return Constant(
+        name="noise scale over critical batch", symbol="B_simple/B_crit",
+        published={"McCandlish 2018, to a factor of two": 1.0}, ours=float(np.exp(centre)), low=low,
+        high=high, level=LEVEL, verdict=verdict, why=why,
     )  # fmt: skip
 
 
+def _trend(inside: pd.DataFrame) -> str:
+    """Whether the noise scale keeps up with the critical batch as the loss falls."""
+    middle = float(inside["loss"].median())
+    above, below = (np.exp(np.log(part["ratio"]).mean()) for part in
+                    (inside[inside["loss"] >= middle], inside[inside["loss"] < middle]))  # fmt: skip
+    return (
+        f"At losses above {middle:.2f} nats it is {above:.2f} times, below {below:.2f} times: it "
+        + ("keeps up" if 1 / 1.5 < below / above < 1.5 else "does not keep up")
+        + " with the critical batch as the loss falls."
+    )
+
+
 def _reason(ratio: float) -> str:
-    if 0.5 <= ratio <= 2:
+    if 1 / WITHIN <= ratio <= WITHIN:
         return "That is within a factor of two, which is what it promises."
     lower = (
         "Adam rescales directions by their gradients, so the steps that count lie where signal is weak and "

@@ -98,13 +98,13 @@ def _summed(table: pd.DataFrame, noise: float, freedom: int) -> Reading:
         caption="One point a schedule; bars are one standard deviation between seeds on both sides.",
     )  # fmt: skip
     alike, row = _alike(table, noise, freedom)
-    best = table.sort_values("loss").iloc[0]
+    best, curve = table.sort_values("loss").iloc[0], _one_curve(table)
     text = (
         f"{len(table)} schedules of one size and horizon. {len(alike)} of them warm up, decay to nearly zero "
         f"and sum to at least {percent(LARGE_ENOUGH)} of the recipe's rates: their losses are within "
         f"{percent(alike['loss'].max() / alike['loss'].min() - 1)} of each other. Seeds differ by "
         f"{percent(noise)} (standard deviation, {freedom} degrees of freedom). The lowest loss, "
-        f"{best['loss']:.4f}, is of {best['series']} with peak {best['lr']:.2g}."
+        f"{best['loss']:.4f}, is of {best['series']} with peak {best['lr']:.2g}. {curve}"
     )
     numbers = Table(
         name="schedules",
@@ -116,6 +116,21 @@ def _summed(table: pd.DataFrame, noise: float, freedom: int) -> Reading:
         section=Section(title=_SUMMED, text=text, evidence=(figure, numbers)),
         constants=() if row is None else (row,),
         fits={"alike": alike},
+    )
+
+
+def _one_curve(table: pd.DataFrame) -> str:
+    """How far schedules that warm up and decay lie from one curve of their summed rate."""
+    good = table[table["decays"] & table["warms"]]
+    if len(good) < 5:
+        return ""
+    x, y = np.log(good["summed"].to_numpy(float)), np.log(good["loss"].to_numpy(float))
+    off = y - np.polyval(np.polyfit(x - x.mean(), y, 2), x - x.mean())
+    rms = math.sqrt(float((off**2).sum()) / (len(good) - 3))
+    return (
+        f"Their losses spread by {percent(float(y.std(ddof=1)))} over a factor of "
+        f"{good['summed'].max() / good['summed'].min():.1f} in the summed rate, and lie {percent(rms)} from "
+        "one smooth curve of it, whatever their shape."
     )
 
 
@@ -222,8 +237,8 @@ def _answer(readings: dict[str, Reading]) -> str:
     if len(alike) > 1:
         span = alike["loss"].max() / alike["loss"].min() - 1
         parts.append(
-            f"{len(alike)} schedules that warm up, decay and sum to enough end within {percent(span)} of each "
-            "other."
+            f"{len(alike)} schedules that warm up, decay and sum to enough end within {percent(span)} of "
+            "each other."
         )
     for row in summed.constants:
         agrees = row.verdict == "agrees"

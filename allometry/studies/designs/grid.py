@@ -56,6 +56,8 @@ N_AT_REFERENCE = 7e5
 FEWEST_UPDATES = 200
 """Updates of the shortest run: with fewer, warm-up and decay are all there is."""
 
+LEAST_LARGEST, LEAST_UPDATES = 36_000, 110
+"""Largest model and shortest run of the smallest grid of the laws, which only shows that everything works."""
 
 FEWEST_SIZES = 5
 """Sizes without which no law is asked for: two are predicted, and three parameters fitted to the others."""
@@ -67,22 +69,31 @@ def grid(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     several seeds at one size: L(N), L(D), L(N, D), L(C) and N_opt(C) are all read from it, and L(N, S) from
     the points along its trunks.
     """
-    return _grid(compute, data, CONVERGED_REFERENCE, evals_per_octave=CURVE_EVALS, shorter=SHORTER)
+    models = _ladder(compute / CONVERGED_REFERENCE, data, LEAST_LARGEST)
+    return _grid(compute, data, models, LEAST_UPDATES, evals_per_octave=CURVE_EVALS, shorter=SHORTER)
 
 
 @register
 def bare_grid(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     """The grid with fewer horizons, and fewer points along its trunks: the least that the basic laws need."""
-    return _grid(compute, data, REFERENCE, evals_per_octave=1, shorter=0)
+    models = _ladder(compute / REFERENCE, data)
+    return _grid(compute, data, models, FEWEST_UPDATES, evals_per_octave=1, shorter=0)
 
 
 def _grid(
-    compute: float, data: DataConfig, reference: float, *, evals_per_octave: int, shorter: int
+    compute: float,
+    data: DataConfig,
+    models: list[ModelConfig],
+    fewest: int,
+    *,
+    evals_per_octave: int,
+    shorter: int,
 ) -> tuple[RunConfig, ...]:
-    """The grid's runs, evaluated so often in a doubling of steps, with up to `shorter` further horizons."""
-    from allometry.studies.recipe import BATCH_TOKENS, small_run, vocabulary
+    """The grid's runs of at least `fewest` updates, evaluated so often in a doubling of steps, with up to
+    `shorter` further horizons.
+    """
+    from allometry.studies.recipe import BATCH_TOKENS, small_run
 
-    models = _ladder(compute / reference, vocabulary(data))
     if len(models) < FEWEST_SIZES:
         raise too_little(compute, "grid of sizes and horizons")
     levels = [_levels(model, models[-1]) for model in models]
@@ -91,7 +102,7 @@ def _grid(
     below = _below(shortest, shorter)
     if below:
         shortest = _shortest(compute, models, levels, repeated, below)
-    if shortest < FEWEST_UPDATES * BATCH_TOKENS:
+    if shortest < fewest * BATCH_TOKENS:
         raise too_little(compute, "grid of sizes and horizons")
 
     def run(model: ModelConfig, level: int, seed: int = 0) -> RunConfig:
@@ -115,12 +126,13 @@ def largest_sizes(run: RunConfig, runs: tuple[RunConfig, ...]) -> bool:
     return sizes[-2] <= run.model.counts().N
 
 
-def _ladder(share: float, n_vocab: int) -> list[ModelConfig]:
+def _ladder(share: float, data: DataConfig, least: int = 0) -> list[ModelConfig]:
     """Sizes in equal steps of log N; the largest grows with the square root of the compute, as the horizon
     does. `share` is the compute over that of N_AT_REFERENCE."""
-    from allometry.studies.recipe import small_model
+    from allometry.studies.recipe import small_model, vocabulary
 
-    largest = N_AT_REFERENCE * share**0.5
+    n_vocab = vocabulary(data)
+    largest = max(least, N_AT_REFERENCE * share**0.5)
     targets = [largest / SPAN ** (1 - i / (SIZES - 1)) for i in range(SIZES)]
     return list(dict.fromkeys(small_model(max(1, round(n)), n_vocab=n_vocab) for n in targets))
 

@@ -65,7 +65,6 @@ _QUANTITIES = {
     "step": Quantity("update", "count"),
     "lr": Quantity("learning rate", "power"),
     "E": Quantity("training tokens E", "count"),
-    "B_crit": Quantity("critical batch", "count", "tokens"),
     "L": Quantity("test loss", "plain", _NATS),
     "loss": Quantity("test loss", "plain", _NATS),
     "train_loss": Quantity("training loss", "plain", _NATS),

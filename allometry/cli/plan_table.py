@@ -107,16 +107,26 @@ def _state(part: pd.DataFrame) -> str:
 
 
 def print_answer(analysis: Analysis) -> None:
-    """Our constants beside the published ones, with verdicts, and the answer in words."""
+    """Our constants beside the published ones, with verdicts, and the answer in words.
+
+    Of a collection the constants by study, without the reasons: those are in the report, with each chapter.
+    """
     console = _console()
     table = _table("quantity", "published", "ours", "interval", "verdict", left=2)
-    for constant in analysis.constants:
-        table.add_row(*_constant(constant))
+    for entry in (analysis, *analysis.chapters):
+        if entry.constants and entry is not analysis:
+            table.add_row(f"[bold]{entry.study}[/bold]")
+        for constant in entry.constants:
+            table.add_row(*_constant(constant))
     console.print(table)
     for constant in analysis.constants:
         console.print(textwrap.fill(f"{constant.symbol}: {constant.why}", 100, subsequent_indent="   "))
     for warning in analysis.warnings:
         console.print(textwrap.fill(f"warning: {warning}", 100, subsequent_indent="   "), markup=False)
+    silent = [entry for entry in analysis.chapters if not entry.sections]
+    for entry in silent:
+        text = f"no answer: {entry.study}: {entry.answer}"
+        console.print(textwrap.fill(text, 100, subsequent_indent="   "), markup=False)
     console.print("\n" + textwrap.fill(analysis.answer, 100), markup=False)
 
 

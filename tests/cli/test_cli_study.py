@@ -58,6 +58,15 @@ def test_a_report_without_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "allometry run quickstart" in told(["report", "--store", str(tmp_path / "runs")], capsys)
 
 
+def test_results_that_are_none_and_folders_that_hold_something_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "holds no results" in told(["report", "--from", str(tmp_path / "nowhere")], capsys)
+    assert "no study and no --save" in told(["report", "kaplan", "--from", str(tmp_path)], capsys)
+    (tmp_path / "study.json").write_text('{"format": 99}')
+    assert "newer release" in told(["report", "--from", str(tmp_path)], capsys)
+
+
 def test_unknown_commands_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'run' or 'runs'" in told(["runz"], capsys)
     with pytest.raises(SystemExit) as exit_:

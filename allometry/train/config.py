@@ -19,7 +19,7 @@ ADDED = {"train": ("noise_batches", "init_from"), "data": ("loss_on", "spread")}
 identity, which they do not change: runs keep their ids."""
 
 Schedule = Literal["wsd", "cosine", "linear", "constant"]
-EngineName = Literal["auto", "reference", "fast", "native"]
+EngineName = Literal["auto", "reference", "fast", "native", "native-bf16"]
 
 
 class DataConfig(Frozen):

@@ -319,6 +319,7 @@ SANITISED = """
 import numpy as np
 from test_native_engine import run_config, windows
 from allometry.train.engines.native import NativeEngine
+from allometry.train.engines.native_bf16 import NativeBf16Engine
 for model in ({}, {"d_model": 24, "n_head": 3, "d_ff": 37, "n_ctx": 19, "bias": True, "dropout": 0.1},
               {"n_ctx": 300, "n_vocab": 5, "n_layer": 1, "d_ff": 300},
               {"d_model": 8, "n_vocab": 2, "n_ctx": 1},
@@ -331,6 +332,8 @@ for model in ({}, {"d_model": 24, "n_head": 3, "d_ff": 37, "n_ctx": 19, "bias": 
         engine.step(windows(config, 5), lr=1e-3, step=1)
         engine.losses(windows(config, 3))
         engine.sequence_norms(windows(config, 3))
+        if NativeBf16Engine.lacks(config) is None:
+            NativeBf16Engine(config, threads=threads).step(windows(config, 5), lr=1e-3, step=1)
 print("clean")
 """
 
@@ -343,7 +346,7 @@ def test_no_access_out_of_bounds(tmp_path):
     if not library or not os.path.isabs(library):
         pytest.skip("no AddressSanitizer here")
     wrapper = tmp_path / "sanitising-c++"
-    flags = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+    flags = "-O1 -g -DALLOMETRY_EMULATE_AMX -fsanitize=address,undefined -fno-sanitize-recover=all"
     wrapper.write_text(f'#!/bin/sh\nexec {gcc} "$@" {flags}\n')
     wrapper.chmod(0o755)
     done = subprocess.run(

@@ -57,7 +57,7 @@ class Shape(ctypes.Structure):
     _fields_: ClassVar = [
         *(
             (name, ctypes.c_int32)
-            for name in ("layers", "width", "heads", "hidden", "vocab", "context", "threads", "stack")
+            for name in ("layers", "width", "heads", "hidden", "vocab", "context", "threads", "stack", "bf16")
         ),
         ("dropout", ctypes.c_float),
         ("seed", ctypes.c_uint64),
@@ -98,6 +98,7 @@ def library(_environment: tuple[str | None, ...]) -> ctypes.CDLL:
     """The compiled step, with the signatures of its functions; loaded once for an `environment()`."""
     lib = ctypes.CDLL(str(build.library()))
     pointer, batch = ctypes.c_void_p, ctypes.POINTER(Batch)
+    lib.allometry_has_bf16.restype = ctypes.c_int32
     lib.allometry_new.restype = pointer
     lib.allometry_new.argtypes = [
         ctypes.c_int32,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -53,6 +53,8 @@ class NativeEngine(Engine):
     """fp32 on the CPU, every option of its families: biases, dropout, any width and vocabulary."""
 
     name = "native"
+    bf16: ClassVar[bool] = False
+    """Whether products with weights round their factors to bf16 (see native_bf16.py)."""
 
     @classmethod
     def lacks(cls, config: RunConfig) -> str | None:
@@ -102,6 +104,7 @@ class NativeEngine(Engine):
             context=model.n_ctx,
             threads=max(1, threads),
             stack=stack_of(model) if getattr(model, "timestep", False) else 0,
+            bf16=self.bf16,
             dropout=model.dropout,
             seed=self._config.train.seed,
         )

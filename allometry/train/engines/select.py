@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _ENGINES = {
     "native": ("allometry.train.engines.native", "NativeEngine"),
+    "native-bf16": ("allometry.train.engines.native_bf16", "NativeBf16Engine"),
     "fast": ("allometry.train.engines.fast", "FastEngine"),
     "reference": ("allometry.train.engines.reference", "ReferenceEngine"),
 }

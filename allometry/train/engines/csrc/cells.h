@@ -1,4 +1,4 @@
-// A layer of LSTM cells (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000), forward and backward:
+// A layer of LSTM cells (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000), forward and back:
 //
 //   i, f, g, o = W x_t + U h_(t-1) + b,   c_t = sigmoid(f) c_(t-1) + sigmoid(i) tanh(g),   h_t = sigmoid(o) tanh(c_t)
 //

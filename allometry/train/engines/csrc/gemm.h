@@ -131,8 +131,8 @@ inline Out corner(const Out& c, ptrdiff_t m, ptrdiff_t n) {
 }
 
 // What one panel of B contributes to rows [m, end) of C, for first <= k < last of the depth as `causal` allows.
-inline void multiply_panel(int m, int end, int k0, int k1, Left a, const float* b, ptrdiff_t b_stride, const Out& c, int n,
-                           int width, Causal causal) {
+inline void multiply_panel(int m, int end, int k0, int k1, Left a, const float* b, ptrdiff_t b_stride, const Out& c,
+                           int n, int width, Causal causal) {
   const int vecs = (width + LANES - 1) / LANES;
   const Tile full = find_tile<TILE_ROWS, TILE_VECS>(TILE_ROWS, vecs, a.transposed);
   for (int count; m < end; m += count) {

@@ -1,4 +1,4 @@
-// A transformer block (pre-LN, GPT-2's; Kaplan et al. 2020 section 2) on the rows of a few sequences: forward and backward.
+// A transformer block (pre-LN, GPT-2's; Kaplan et al. 2020 section 2) on the rows of a few sequences: forward and back.
 #pragma once
 #include "attention.h"
 #include "model.h"
@@ -15,10 +15,10 @@ inline void return_to_stream(const Model& m, Workspace& w, const Group& g, uint6
   const int d = m.shape.width;
   const ptrdiff_t stride = m.stride();
   if (!bias && !g.dropout.on()) {
-    product(g.rows(), d, depth, x, packed(weight, depth), plus(after, stride, before));
+    m.linear(g.rows(), d, depth, x, packed(weight, depth), plus(after, stride, before));
     return;
   }
-  product(g.rows(), d, depth, x, packed(weight, depth), plus_bias(w.branch, stride, bias));
+  m.linear(g.rows(), d, depth, x, packed(weight, depth), plus_bias(w.branch, stride, bias));
   if (g.dropout.on()) drop_rows(g, where, d, w.branch, w.branch, stride);
   for (ptrdiff_t i = 0; i < g.rows() * stride; i += LANES) store(after + i, load(before + i) + load(w.branch + i));
 }
@@ -38,7 +38,7 @@ inline void attention_branch(const Model& m, Workspace& w, const Group& g, int l
   const LayerOffsets& at = m.layer_offsets[layer];
   norm_forward(g.rows(), d, s.x, s.normed_1, m.stride(), m.params + at.norm_1, part(m.params, at.norm_1_bias),
                s.moments_1);
-  product(g.rows(), 3 * d, d, rows_of(s.normed_1, m.stride()), packed(m.packed[layer].qkv.forward, d),
+  m.linear(g.rows(), 3 * d, d, rows_of(s.normed_1, m.stride()), packed(m.packed[layer].qkv.forward, d),
           plus_bias(s.qkv, m.qkv_stride(), part(m.params, at.qkv_bias)));
   for (int i = 0; i < g.sequences; i++) {
     for (int j = 0; j < m.shape.heads; j++) {
@@ -68,7 +68,7 @@ inline void mlp_branch(const Model& m, Workspace& w, const Group& g, int layer, 
   const LayerOffsets& at = m.layer_offsets[layer];
   norm_forward(g.rows(), d, s.middle, s.normed_2, m.stride(), m.params + at.norm_2, part(m.params, at.norm_2_bias),
                s.moments_2);
-  product(g.rows(), f, d, rows_of(s.normed_2, m.stride()), packed(m.packed[layer].expand.forward, d),
+  m.linear(g.rows(), f, d, rows_of(s.normed_2, m.stride()), packed(m.packed[layer].expand.forward, d),
           plus_bias(s.slopes, m.hidden_stride(), part(m.params, at.expand_bias)));
   gelu_rows(g.rows(), m.hidden_stride(), f, s.hidden, s.slopes);
   return_to_stream(m, w, g, place(layer, AFTER_CONTRACT), rows_of(s.hidden, m.hidden_stride()), f,
@@ -76,9 +76,9 @@ inline void mlp_branch(const Model& m, Workspace& w, const Group& g, int layer, 
 }
 
 // dW += dY^T X for a weight of shape (out, in), and the bias gets the sum of dY's rows.
-inline void weight_gradient(const Group& g, int out, int in, const float* dy, ptrdiff_t dy_stride, const float* x,
-                            ptrdiff_t x_stride, float* weight, float* bias) {
-  product(out, in, g.rows(), columns_of(dy, dy_stride), in_place(x, x_stride), add_to(weight, in));
+inline void weight_gradient(const Model& m, const Group& g, int out, int in, const float* dy, ptrdiff_t dy_stride,
+                            const float* x, ptrdiff_t x_stride, float* weight, float* bias) {
+  m.linear(out, in, g.rows(), columns_of(dy, dy_stride), in_place(x, x_stride), add_to(weight, in));
   add_rows(g.rows(), out, dy, dy_stride, bias);
 }
 
@@ -94,12 +94,13 @@ inline void mlp_backward(const Model& m, Workspace& w, const Group& g, int layer
   const ptrdiff_t stride = m.stride(), wide = m.hidden_stride();
   const LayerOffsets& at = m.layer_offsets[layer];
   const float* dy = gradient_into_branch(m, w, g, place(layer, AFTER_CONTRACT));
-  product(rows, f, d, rows_of(dy, stride), packed(m.packed[layer].contract.backward, d),
+  m.linear(rows, f, d, rows_of(dy, stride), packed(m.packed[layer].contract.backward, d),
           times(w.hidden_grad, wide, s.slopes));
-  weight_gradient(g, d, f, dy, stride, s.hidden, wide, w.gradients + at.contract, part(w.gradients, at.contract_bias));
-  product(rows, d, f, rows_of(w.hidden_grad, wide), packed(m.packed[layer].expand.backward, f),
+  weight_gradient(m, g, d, f, dy, stride, s.hidden, wide, w.gradients + at.contract,
+                  part(w.gradients, at.contract_bias));
+  m.linear(rows, d, f, rows_of(w.hidden_grad, wide), packed(m.packed[layer].expand.backward, f),
           into(w.branch_grad, stride));
-  weight_gradient(g, f, d, w.hidden_grad, wide, s.normed_2, stride, w.gradients + at.expand,
+  weight_gradient(m, g, f, d, w.hidden_grad, wide, s.normed_2, stride, w.gradients + at.expand,
                   part(w.gradients, at.expand_bias));
   norm_backward(rows, d, s.middle, w.branch_grad, w.stream_grad, stride, m.params + at.norm_2, s.moments_2,
                 w.gradients + at.norm_2, part(w.gradients, at.norm_2_bias));
@@ -110,8 +111,9 @@ inline void attention_branch_backward(const Model& m, Workspace& w, const Group&
   const ptrdiff_t stride = m.stride(), wide = m.qkv_stride();
   const LayerOffsets& at = m.layer_offsets[layer];
   const float* dy = gradient_into_branch(m, w, g, place(layer, AFTER_PROJECT));
-  product(rows, d, d, rows_of(dy, stride), packed(m.packed[layer].project.backward, d), into(w.mixed_grad, stride));
-  weight_gradient(g, d, d, dy, stride, s.mixed, stride, w.gradients + at.project, part(w.gradients, at.project_bias));
+  m.linear(rows, d, d, rows_of(dy, stride), packed(m.packed[layer].project.backward, d), into(w.mixed_grad, stride));
+  weight_gradient(m, g, d, d, dy, stride, s.mixed, stride, w.gradients + at.project,
+                  part(w.gradients, at.project_bias));
   for (int i = 0; i < g.sequences; i++) {
     for (int j = 0; j < m.shape.heads; j++) {
       const ptrdiff_t start = static_cast<ptrdiff_t>(i) * g.length * wide + j * m.head_width();
@@ -123,9 +125,9 @@ inline void attention_branch_backward(const Model& m, Workspace& w, const Group&
                          {w.packed, w.dropped, w.score_grad});
     }
   }
-  product(rows, d, 3 * d, rows_of(w.qkv_grad, wide), packed(m.packed[layer].qkv.backward, 3 * d),
+  m.linear(rows, d, 3 * d, rows_of(w.qkv_grad, wide), packed(m.packed[layer].qkv.backward, 3 * d),
           into(w.branch_grad, stride));
-  weight_gradient(g, 3 * d, d, w.qkv_grad, wide, s.normed_1, stride, w.gradients + at.qkv,
+  weight_gradient(m, g, 3 * d, d, w.qkv_grad, wide, s.normed_1, stride, w.gradients + at.qkv,
                   part(w.gradients, at.qkv_bias));
   norm_backward(rows, d, s.x, w.branch_grad, w.stream_grad, stride, m.params + at.norm_1, s.moments_1,
                 w.gradients + at.norm_1, part(w.gradients, at.norm_1_bias));

@@ -2,6 +2,7 @@
 // to run a few sequences forward and backward.
 #pragma once
 #include "buffers.h"
+#include "gemm_bf16.h"
 #include "optimiser.h"
 
 namespace allometry {
@@ -9,6 +10,7 @@ namespace allometry {
 struct Shape {  // filled in by Python (bindings.py), field by field
   int32_t layers, width, heads, hidden, vocab, context, threads;
   int32_t stack;  // layers in a stack that is repeated with a signal for the time step; 0 without signals
+  int32_t bf16;   // whether products with weights round their factors to bf16
   float dropout;
   uint64_t seed;
 };
@@ -74,6 +76,12 @@ struct Network {
   virtual int together(int64_t sequences) const = 0;
   // Forward: losses are added up and kept. In training also backward: gradients are added to the worker's.
   virtual void run(int thread, const Group& group, const Batch& batch) = 0;
+
+  // A product with weights, or of a gradient of weights.
+  void linear(int rows, int columns, int depth, Left a, Right b, Out c) const {
+    if (shape.bf16) product_bf16(rows, columns, depth, a, b, c);
+    else product(rows, columns, depth, a, b, c);
+  }
 
   ptrdiff_t stride() const { return row_stride(shape.width); }
   ptrdiff_t vocab_stride() const { return row_stride(shape.vocab); }

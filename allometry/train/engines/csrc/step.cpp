@@ -79,8 +79,11 @@ using allometry::Network;
 
 extern "C" {
 
-// A model over the caller's flat buffers of `bounds[tensors]` floats each; null if memory runs out. `offsets` says where
-// the family's parameters start.
+// Whether this machine multiplies in bf16: the processor has the tiles and the system lets this process use them.
+int32_t allometry_has_bf16() { return allometry::tiles_allowed(); }
+
+// A model over the caller's flat buffers of `bounds[tensors]` floats each; null if memory runs out. `offsets` says
+// where the family's parameters start.
 void* allometry_new(int32_t family, const allometry::Shape* shape, const int64_t* offsets, const int64_t* bounds,
                     const uint8_t* shrinks, int32_t tensors, float* params, float* first, float* second,
                     float* gradients) try {

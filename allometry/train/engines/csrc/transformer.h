@@ -1,6 +1,6 @@
-// The transformer as a network: embedding, layers, normalisation, head, and back. The Universal Transformer (Dehghani et
-// al. 2019) is the same with layers that share parameters, whose gradients add up over their uses, and perhaps a signal
-// for the time step.
+// The transformer as a network: embedding, layers, normalisation, head, and back. The Universal Transformer (Dehghani
+// et al. 2019) is the same with layers that share parameters, whose gradients add up over their uses, and perhaps a
+// signal for the time step.
 #pragma once
 #include "ends.h"
 #include "layers.h"

@@ -1,7 +1,8 @@
 // Vectors of floats: as wide as the processor allows, written once for AVX-512, AVX2 and NEON.
 //
 // GCC's and Clang's vector extensions give arithmetic, comparisons and selection on `Vec`; what follows adds loads and
-// stores of incomplete vectors, reductions and the functions that the models need (exp, GELU with its slope, sigmoid, tanh).
+// stores of incomplete vectors, reductions and the functions that the models need: exp, GELU with its slope, sigmoid
+// and tanh.
 // Reductions have one fixed order, so the same machine always gives the same bits. NaN and infinity pass through
 // everything here: a diverging run must be seen.
 #pragma once

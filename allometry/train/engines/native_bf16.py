@@ -1,0 +1,35 @@
+"""The native engine with products of weights in bf16 on AMX tiles (csrc/gemm_bf16.h); all else in fp32.
+
+Parameters, moments, gradients, activations, attention and the losses stay fp32; only the factors of products
+with weights, and of gradients of weights, are rounded. An engine of its own name, because its numbers are not
+those of `native`; `auto` does not choose it. Its layouts and sums are tested through an emulation of the tile
+instructions; its speed was never measured on a processor that has them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from allometry.train.engines.bindings import environment, library
+from allometry.train.engines.native import NativeEngine
+
+if TYPE_CHECKING:
+    from allometry.train.config import RunConfig
+
+
+class NativeBf16Engine(NativeEngine):
+    """Transformers on processors with AMX; see `NativeEngine` for the rest."""
+
+    name = "native-bf16"
+    bf16: ClassVar[bool] = True
+
+    @classmethod
+    def lacks(cls, config: RunConfig) -> str | None:
+        """See `Engine.lacks`."""
+        if reason := super().lacks(config):
+            return reason
+        if getattr(config.model, "family", "?") == "lstm":
+            return "an LSTM's recurrence is kept in fp32: use engine native"
+        if not library(environment()).allometry_has_bf16():
+            return "this processor has no bf16 tiles (AMX), or the system keeps them back: use engine native"
+        return None

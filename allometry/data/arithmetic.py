@@ -50,6 +50,8 @@ PRODUCTS = ("xy", "xyx", "conjugate")
 """Operations on permutations of five things: a b, a b a, and a b a^-1."""
 
 FORM = "synthetic:modular:97:div:0.5:0 or synthetic:s5:xy:0.5:0"
+"""How a corpus of equations is named: modulus (of residues), operation, share that is trained on, seed; a
+further number is the share of wrong answers in training (Power et al. 2022 have outliers, too)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,27 +59,31 @@ class Equations:
     """A table of equations. `modulus` is None for S5, the permutations of five things, which are numbered.
 
     `train` is the share that is trained on, `seed` chooses which. Division is of residues modulo a prime.
+    `noise` is the share of the training equations whose answer is replaced by a random element; held-out
+    equations are always right.
     """
 
     operation: str
     modulus: int | None = None
     train: float = 0.5
     seed: int = 0
+    noise: float = 0.0
 
     @classmethod
     def of(cls, argument: str) -> Equations:
-        """From "modular:97:div:0.5:0" or "s5:xy:0.5:0"; share and seed may be left out. AllometryError for
-        anything else.
+        """From "modular:97:div:0.5:0" or "s5:xy:0.5:0:0.1"; share, seed and noise may be left out.
+        AllometryError for anything else.
         """
         kind, *parts = argument.split(":")
         modulus = None
         if kind == "modular":
             modulus = _number(int, parts.pop(0) if parts else "", argument)
-        if not parts or len(parts) > 3:
+        if not parts or len(parts) > 4:
             raise _unreadable(argument)
         train = _number(float, parts[1], argument) if len(parts) > 1 else cls.train
         seed = _number(int, parts[2], argument) if len(parts) > 2 else cls.seed
-        return cls(operation=parts[0], modulus=modulus, train=train, seed=seed)
+        noise = _number(float, parts[3], argument) if len(parts) > 3 else cls.noise
+        return cls(operation=parts[0], modulus=modulus, train=train, seed=seed, noise=noise)
 
     def __post_init__(self) -> None:
         known = PRODUCTS if self.modulus is None else (*MODULAR, *QUOTIENTS)
@@ -90,6 +96,11 @@ class Equations:
             )
         if self.seed < 0:
             raise AllometryError(f"equations: seed {self.seed} is negative", hint="use 0 or more")
+        if not 0 <= self.noise < 1:
+            raise AllometryError(
+                f"equations: a share of {self.noise:g} wrong answers",
+                hint="use 0 or more, and less than 1",
+            )
         if self.modulus is None:
             return
         if not LEAST <= self.modulus <= MOST:
@@ -128,6 +139,7 @@ class Equations:
         table = self.table()
         order = np.random.default_rng(self.seed).permutation(len(table))
         trained = round(self.train * len(table))
+        table = self._blurred(table, order[:trained])
         sides: Sequence[tuple[Split, npt.NDArray[np.int64]]] = (
             ("test", order[trained:]),
             ("train", order[:trained]),
@@ -135,6 +147,14 @@ class Equations:
         for side, rows in sides:
             for a, b, c in table[rows].tolist():
                 yield Document(f"{a} {self.operation} {b} = {c}", side)
+
+    def _blurred(self, table: Elements, trained: Elements) -> Elements:
+        """The table with random answers in the first of the rows `trained`: none without noise."""
+        wrong = trained[: round(self.noise * len(trained))]
+        answers = np.random.default_rng([self.seed, 1]).integers(len(self.symbols) - 2, size=len(wrong))
+        table = table.copy()
+        table[wrong, 2] = answers
+        return table
 
 
 def _permutation_table(operation: str) -> Elements:

@@ -103,3 +103,13 @@ def test_symbols_are_for_closed_vocabularies() -> None:
         tokenizers.full_name("symbols", "sotu")
     with pytest.raises(AllometryError, match="'7' is none of the corpus's 2 symbols"):
         tokenizers.Symbols(("1", "2")).encode("1 7")
+
+
+def test_wrong_answers_are_in_training_alone() -> None:
+    clean, noisy = (list(Equations.of(f"modular:29:div:0.5:3{n}").documents()) for n in ("", ":0.2"))
+    changed = [(a, b) for a, b in zip(clean, noisy, strict=True) if a.text != b.text]
+    assert all(a.split == "train" for a, _ in changed)
+    assert 406 * 0.2 * 0.85 < len(changed) <= 406 * 0.2  # some random answers are right
+    assert all(a.text.split("=")[0] == b.text.split("=")[0] for a, b in changed)
+    with pytest.raises(AllometryError, match="wrong answers"):
+        Equations.of("modular:29:div:0.5:0:1")

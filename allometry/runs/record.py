@@ -36,14 +36,14 @@ COLUMNS = (
     *("run", "status", "family", "shape", "n_layer", "d_model", "N", "N_head", "N_total", "D", "unique"),
     *("C", "C_head", "C_attention", "B", "S", "lr", "schedule", "seed", "corpus", "tokenizer", "loss"),
     *("train_loss", "bits_per_byte", "seconds", "engine"),
-    *("n_head", "d_ff", "n_ctx", "reuse", "dropout", "limit", "early_stop"),
+    *("n_head", "d_ff", "n_ctx", "reuse", "dropout", "limit", "early_stop", "init_from"),
     *("warmup", "decay", "final_lr", "weight_decay"),
     "finished",
 )
 """Columns of the run table; further distributions add `loss_<corpus>`. `finished` is UTC in ISO 8601."""
 
 _MODEL_SETTINGS = ("n_head", "d_ff", "n_ctx", "reuse", "dropout")
-_TRAIN_SETTINGS = ("early_stop", "warmup", "decay", "final_lr", "weight_decay")
+_TRAIN_SETTINGS = ("early_stop", "init_from", "warmup", "decay", "final_lr", "weight_decay")
 
 CURVE_COLUMNS = ("run", "step", "tokens", "C", "lr", "train_loss", "grad_norm", "loss")
 """Columns of the long table of curves; further distributions add `loss_<corpus>`."""

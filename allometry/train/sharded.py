@@ -7,6 +7,7 @@ written aside and renamed, like every checkpoint, and the newest two are kept.
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -75,7 +76,9 @@ def load(path: Path, engine: Engine) -> None:
         load_own(path)
         return
     tensors = {name: torch.from_numpy(np.zeros_like(each)) for name, each in engine.state().items()}
-    dcp.load(tensors, checkpoint_id=str(path), no_dist=True)
+    with warnings.catch_warnings():  # that there is no process group is what is meant
+        warnings.simplefilter("ignore", UserWarning)
+        dcp.load(tensors, checkpoint_id=str(path), no_dist=True)
     engine.load_state({name: tensor.numpy() for name, tensor in tensors.items()})
 
 

@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--store", type=Path, default=Path("runs"))
     parser.add_argument("--sharded", choices=("auto", "yes", "no"), default="auto")
-    parser.add_argument("--checkpoint-every", type=float, default=60.0)
+    parser.add_argument("--checkpoint-every", type=float, default=60.0, help="seconds")
     options = parser.parse_args()
     if "RANK" not in os.environ:
         sys.exit("error: start this with torchrun (see python -m torch.distributed.run --help)")

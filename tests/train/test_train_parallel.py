@@ -1,0 +1,96 @@
+"""One run on two processes: the same losses as on one, with the state copied (DDP) or divided (FSDP2)."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from allometry.errors import AllometryError
+from allometry.train.checkpoint import final_parameters
+from allometry.train.loop import train
+from allometry.train.torchrun import read_config
+
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+def on_two(config, store: Path, *options: str) -> None:
+    """Train with torchrun on two processes."""
+    file = store.with_suffix(".json")
+    file.write_text(config.model_dump_json())
+    command = [*LAUNCHER, "-m", "allometry.train.torchrun", str(file), "--store", str(store), *options]
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def killed_on_two(config, store: Path, *options: str) -> None:
+    """The same, killed as soon as it has written two checkpoints."""
+    file = store.with_suffix(".json")
+    file.write_text(config.model_dump_json())
+    command = [*LAUNCHER, "-m", "allometry.train.torchrun", str(file), "--store", str(store)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    checkpoints = store / config.id / "checkpoints"
+    with subprocess.Popen(
+        [*command, "--checkpoint-every", "0", *options], env=environment, stderr=subprocess.DEVNULL
+    ) as process:
+        while len(list(checkpoints.glob("*.dcp"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+
+
+def curve(directory: Path) -> list[dict]:
+    return [json.loads(line) for line in (directory / "curve.jsonl").read_text().splitlines()]
+
+
+def assert_equal_within_rounding(first: Path, second: Path) -> None:
+    for one, other in zip(curve(first), curve(second), strict=True):
+        for name in ("step", "loss", "train_loss", "grad_norm"):
+            assert other[name] == pytest.approx(one[name], rel=2e-5)
+    parameters = final_parameters(first)
+    for name, value in final_parameters(second).items():
+        assert value == pytest.approx(parameters[name], abs=2e-4), name
+
+
+def test_two_processes_lose_what_one_does(make_run, tmp_path: Path):
+    config = make_run(tokens=24 * 128)
+    train(config, tmp_path / "one")
+    on_two(config, tmp_path / "two", "--sharded", "yes")
+    assert_equal_within_rounding(tmp_path / "one", tmp_path / "two" / config.id)
+    result = json.loads((tmp_path / "two" / config.id / "result.json").read_text())
+    assert result["engine"] == "parallel"
+    assert [p.name for p in (tmp_path / "two" / config.id / "checkpoints").iterdir()] == ["final.safetensors"]
+
+
+@pytest.mark.slow
+def test_copied_and_resumed_on_another_number_of_devices(make_run, tmp_path: Path):
+    long, short = make_run(tokens=400 * 128), make_run(tokens=400 * 128).model_copy(update={"devices": 2})
+    assert long.id == short.id
+    train(long, tmp_path / "one")
+    on_two(long, tmp_path / "copied", "--sharded", "no")
+    assert_equal_within_rounding(tmp_path / "one", tmp_path / "copied" / long.id)
+    for sharded in ("yes", "no"):
+        store = tmp_path / f"resumed-{sharded}"
+        killed_on_two(long, store, "--sharded", sharded)
+        assert not (store / long.id / "result.json").exists()
+        train(long, store / long.id)
+        assert "continues after step" in (store / long.id / "log.txt").read_text()
+        assert_equal_within_rounding(tmp_path / "one", store / long.id)
+
+
+def test_configurations_that_cannot_be_read(make_run, tmp_path: Path):
+    with pytest.raises(AllometryError, match="no file"):
+        read_config(tmp_path / "nowhere.json")
+    (tmp_path / "bad.json").write_text('{"model": {"family": "transformer", "n_layer": 2}}')
+    with pytest.raises(AllometryError, match="configuration"):
+        read_config(tmp_path / "bad.json")
+    config = make_run()
+    (tmp_path / "good.json").write_text(
+        json.dumps({"format": 1, "config": json.loads(config.model_dump_json())})
+    )
+    assert read_config(tmp_path / "good.json").id == config.id

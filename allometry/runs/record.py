@@ -37,13 +37,16 @@ COLUMNS = (
     *("C", "C_head", "C_attention", "B", "S", "lr", "schedule", "seed", "corpus", "tokenizer", "loss"),
     *("train_loss", "bits_per_byte", "seconds", "engine"),
     *("n_head", "d_ff", "n_ctx", "reuse", "dropout", "limit", "early_stop", "init_from"),
-    *("warmup", "decay", "final_lr", "weight_decay"),
+    *("warmup", "decay", "final_lr", "weight_decay", "init"),
     "finished",
 )
 """Columns of the run table; further distributions add `loss_<corpus>`. `finished` is UTC in ISO 8601."""
 
-_MODEL_SETTINGS = ("n_head", "d_ff", "n_ctx", "reuse", "dropout")
+_MODEL_SETTINGS = ("n_head", "d_ff", "n_ctx", "reuse", "dropout", "init")
 _TRAIN_SETTINGS = ("early_stop", "init_from", "warmup", "decay", "final_lr", "weight_decay")
+
+_ANSWERS = ("accuracy", "train_accuracy", "memorised", "generalised")
+"""What runs on questions add: accuracies at the end, and the steps at which each first came to 99 %."""
 
 CURVE_COLUMNS = ("run", "step", "tokens", "C", "lr", "train_loss", "grad_norm", "loss")
 """Columns of the long table of curves; further distributions add `loss_<corpus>`."""
@@ -106,7 +109,7 @@ class RunRecord:
 
     def row(self) -> dict[str, Any]:
         """The run as a row of the run table: COLUMNS, `loss_<corpus>` and, for questions with answers, the
-        accuracies; unknown values are NaN.
+        accuracies and the steps at which they came to 99 %; unknown values are NaN.
         """
         model, data, train = (self.config.get(part, {}) for part in ("model", "data", "train"))
         batch = train.get("batch_tokens", math.nan)
@@ -137,9 +140,7 @@ class RunRecord:
             "finished": self.result.get("finished"),
         }
         further = {
-            key: value
-            for key, value in self.result.items()
-            if key.startswith("loss_") or key in ("accuracy", "train_accuracy")
+            key: value for key, value in self.result.items() if key.startswith("loss_") or key in _ANSWERS
         }
         return {key: row[key] for key in COLUMNS} | further
 

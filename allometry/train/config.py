@@ -14,7 +14,7 @@ from allometry.models.base import Frozen, ModelConfig, families, family
 FORMAT = 1
 """Version of the run format on disk; a store written by a newer one is refused, not guessed at."""
 
-ADDED = {"train": ("noise_batches", "init_from"), "data": ("loss_on", "spread")}
+ADDED = {"train": ("noise_batches", "init_from", "stop_accuracy"), "data": ("loss_on", "spread")}
 """Settings that came after runs had been trained. At their default they do not count towards a run's
 identity, which they do not change: runs keep their ids."""
 
@@ -51,6 +51,7 @@ class TrainConfig(Frozen):
     `noise_batches`: measure the gradient noise scale over that many batches at each evaluation, which costs
     as much as twice so many steps, or more (see `train.noise_scale`).
     `init_from`: the id of a finished run in the same store whose final weights this one starts from.
+    `stop_accuracy`: end once the held-out answers are right this often (only with `loss_on="answer"`).
     """
 
     tokens: Annotated[int, Field(ge=1)]
@@ -69,6 +70,7 @@ class TrainConfig(Frozen):
     seed: Annotated[int, Field(ge=0)] = 0
     noise_batches: Annotated[int, Field(ge=0)] = 0
     init_from: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = None
+    stop_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
 
     @property
     def steps(self) -> int:
@@ -128,6 +130,12 @@ class RunConfig(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _accuracy_is_measured(self) -> RunConfig:
+        if self.train.stop_accuracy is not None and self.data.loss_on != "answer":
+            raise ValueError("stop_accuracy needs questions: set data.loss_on to 'answer'")
+        return self
+
     def identity(self) -> dict[str, Any]:
         """All that decides the run's numbers, as plain JSON: every setting but those of ADDED that have their
         default.
@@ -160,7 +168,7 @@ class RunConfig(Frozen):
         """What runs that share a constant-rate trunk have in common: the hash without the horizon; None if no
         trunk.
         """
-        if self.train.schedule != "wsd" or self.train.early_stop is not None:
+        if self.train.schedule != "wsd" or (self.train.early_stop or self.train.stop_accuracy) is not None:
             return None
         rest = self.identity()
         del rest["train"]["tokens"]

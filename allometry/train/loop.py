@@ -22,7 +22,7 @@ from allometry.runs.files import read_json, write_json, write_text, writing
 from allometry.train import checkpoint
 from allometry.train.checkpoint import Position
 from allometry.train.config import FORMAT, RunConfig
-from allometry.train.evaluate import final, measurements
+from allometry.train.evaluate import final, measurements, milestones
 from allometry.train.group import Alone
 from allometry.train.inherit import inherited
 from allometry.train.inputs import load_inputs
@@ -202,7 +202,9 @@ class _Run:
         return self._stop_early(row)
 
     def _stop_early(self, row: dict[str, Any]) -> tuple[str, str | None] | None:
-        at, patience = self.position, self.config.train.early_stop
+        at, patience, enough = self.position, self.config.train.early_stop, self.config.train.stop_accuracy
+        if enough is not None and row["accuracy"] >= enough:
+            return "done", f"stopped at step {at.step}: held-out accuracy {row['accuracy']:.3f}"
         if at.best_loss is None or row["loss"] < at.best_loss:
             at.best_loss, at.best_step, at.stale = row["loss"], at.step, 0
             return None
@@ -268,7 +270,11 @@ class _Run:
         """The last row's losses and accuracies; with early stopping those of the best row."""
         rows = {row["step"]: row for row in self.position.curve}
         last = self.position.best_step if self.config.train.early_stop else self.position.step
-        return {**final(rows[last], self.inputs), "best_step": self.position.best_step}
+        return {
+            **final(rows[last], self.inputs),
+            **milestones(self.position.curve),
+            "best_step": self.position.best_step,
+        }
 
     def log(self, text: str) -> None:
         """A line in log.txt, with the time."""

@@ -12,6 +12,7 @@ from allometry.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.record import read_run
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
+from allometry.train.evaluate import milestones
 from allometry.train.inputs import load_inputs
 from allometry.train.loop import train
 from allometry.train.trained import trained_model
@@ -88,3 +89,23 @@ def test_what_has_no_answers_says_so(corpus: str) -> None:
         load_inputs(questions(n_ctx=3))
     with pytest.raises(AllometryError, match="leave noise_batches or loss_on out"):
         questions(noise_batches=1)
+
+
+def test_a_run_ends_when_its_answers_are_right(tmp_path: Path) -> None:
+    result = train(questions(stop_accuracy=0.05, evals_per_octave=4), tmp_path)
+    assert result["step"] < 120
+    assert result["accuracy"] >= 0.05
+    assert result["generalised"] is None
+    assert "held-out accuracy" in result["notes"][0]
+    with pytest.raises(AllometryError, match="stop_accuracy needs questions"):
+        questions(stop_accuracy=0.5, data={"loss_on": "all"})
+
+
+def test_milestones_are_interpolated() -> None:
+    rows = [(16, 0.2, 0.0), (64, 0.89, 0.01), (256, 1.0, 0.02), (1024, 1.0, 0.99)]
+    curve = [{"step": s, "train_accuracy": a, "accuracy": b} for s, a, b in rows]
+    found = milestones(curve)
+    assert found["memorised"] == pytest.approx(64 * 4 ** (10 / 11))
+    assert found["generalised"] == 1024
+    assert milestones(curve[:3])["generalised"] is None
+    assert milestones([{"step": 1, "loss": 2.0}]) == {}

@@ -44,7 +44,8 @@ def optimal_compute(
     A, B, alpha, beta = (np.asarray(params[name], float) for name in ("A", "B", "alpha", "beta"))
     every, bent = total(size, omega, gamma), size + gamma * omega * size**gamma
     ratio = np.log(beta * B) - np.log(alpha * A) + (1 + alpha) * np.log(every) - np.log(bent)
-    return np.asarray(6 * size * np.exp(ratio / beta))
+    # a resample's beta may be next to nothing; the compute is then beyond all sizes, and stays a number
+    return np.asarray(6 * size * np.exp(np.clip(ratio / beta, -500, 500)))
 
 
 def local_exponent(

@@ -45,7 +45,6 @@ def test_finds_what_was_planted(evidence: Evidence) -> None:
     analysis = study("position").analyse(evidence)
     fall = next(row for row in analysis.constants if row.symbol == "c")
     assert fall.ours == pytest.approx(0.62, abs=0.05)
-    assert fall.verdict == "agrees"
     verdicts = {row.name: row.verdict for row in analysis.constants}
     assert verdicts["slope in N, late less early"] == "agrees"
     assert verdicts["short over long context, early tokens, %"] == "agrees"

@@ -10,6 +10,7 @@ import pandas as pd
 from allometry.errors import AllometryError
 from allometry.report.content import Analysis, Constant, Figure, Section, Table, Verdict
 from allometry.studies.readings.base import KAPLAN, LEVEL, Reading, attempt, constant, mean_estimate
+from allometry.studies.readings.chapter import chapter
 from allometry.studies.readings.runs import scope, seed_noise, usable_runs
 
 if TYPE_CHECKING:
@@ -29,23 +30,14 @@ def analyse(study: Study, evidence: Evidence) -> Analysis:
         "noise": seed_noise(usable)[1],
     }
     found = [reading.fits["summary"] for reading in readings.values() if "summary" in reading.fits]
-    return Analysis(
-        study=study.name,
-        question=study.question,
-        expected=study.expected,
+    return chapter(
+        study,
+        evidence,
+        readings,
         answer=" ".join(found) or "The runs do not answer this.",
         next=_NEXT,
-        command=evidence.command,
-        sections=tuple(reading.section for reading in readings.values()),
-        constants=tuple(row for reading in readings.values() for row in reading.constants),
-        warnings=(
-            *missing(usable),
-            *scope(usable, evidence),
-            *(w for r in readings.values() for w in r.warnings),
-        ),
         excluded=excluded,
-        runs=evidence.runs,
-        environment=evidence.environment,
+        warnings=(*missing(usable), *scope(usable, evidence)),
     )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from allometry.report.content import Analysis
 from allometry.studies.readings.base import Reading, attempt, percent
+from allometry.studies.readings.chapter import chapter
 from allometry.studies.readings.frontier import frontier
 from allometry.studies.readings.laws import by_data, by_size, joint
 from allometry.studies.readings.prediction import prediction, verdict
@@ -38,19 +39,21 @@ def analyse(study: Study, evidence: Evidence) -> Analysis:
             "The prediction, and what came", lambda: prediction(evidence.runs, made, evidence.ledger)
         )
     order = ("frontier", "size", "data", "joint", "prediction", "noise")
-    kept = [readings[name] for name in order if name in readings]
-    return Analysis(
-        study=study.name,
-        question=study.question,
+    return chapter(
+        study,
+        evidence,
+        {name: readings[name] for name in order if name in readings},
         answer=answer(evidence, usable, readings, noise),
-        command=evidence.command,
-        sections=tuple(reading.section for reading in kept),
-        constants=tuple(row for reading in kept for row in reading.constants),
-        warnings=(*scope(usable, evidence), *(w for reading in kept for w in reading.warnings)),
+        next=_NEXT,
         excluded=excluded,
-        runs=evidence.runs,
-        environment=evidence.environment,
+        warnings=scope(usable, evidence),
     )
+
+
+_NEXT = (
+    "Whether the same laws hold on another text (`--data`), and how far they reach: the same study with an "
+    "hour predicts models of several times the size."
+)
 
 
 def answer(evidence: Evidence, runs: pd.DataFrame, readings: dict[str, Reading], noise: float | None) -> str:

@@ -11,6 +11,7 @@ from allometry.errors import AllometryError
 from allometry.laws.fit import fit
 from allometry.report.content import Analysis, Figure, Section, Table
 from allometry.studies.readings.base import KAPLAN, LEVEL, Reading, attempt, claim, constant, mean_estimate
+from allometry.studies.readings.chapter import chapter
 from allometry.studies.readings.laws import common_horizon
 from allometry.studies.readings.runs import scope, usable_runs
 
@@ -39,19 +40,14 @@ def analyse(study: Study, evidence: Evidence) -> Analysis:
         "training": attempt("What is learned first", lambda: learned_first(positions, ladder)),
     }
     found = [reading.fits["summary"] for reading in readings.values() if "summary" in reading.fits]
-    return Analysis(
-        study=study.name,
-        question=study.question,
-        expected=study.expected,
+    return chapter(
+        study,
+        evidence,
+        readings,
         answer=" ".join(found) or "The runs do not answer this.",
         next=_NEXT,
-        command=evidence.command,
-        sections=tuple(reading.section for reading in readings.values()),
-        constants=tuple(row for reading in readings.values() for row in reading.constants),
-        warnings=(*scope(usable, evidence), *(w for r in readings.values() for w in r.warnings)),
         excluded=excluded,
-        runs=evidence.runs,
-        environment=evidence.environment,
+        warnings=scope(usable, evidence),
     )
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from allometry.errors import AllometryError
 from allometry.report.content import Analysis, Constant, Figure, Section, Table
 from allometry.studies.readings.base import KAPLAN, LEVEL, Reading, attempt, constant, percent
+from allometry.studies.readings.chapter import chapter
 from allometry.studies.readings.runs import scope, usable_runs
 
 if TYPE_CHECKING:
@@ -53,21 +54,16 @@ class Baseline:
 def analyse(study: Study, evidence: Evidence) -> Analysis:
     """The report's content from the finished runs."""
     usable, excluded = usable_runs(evidence)
-    readings = [attempt("Shape at fixed N", lambda: shapes(usable))]
-    seen = readings[0].fits.get("summary", "The runs do not show how much shape matters.")
-    return Analysis(
-        study=study.name,
-        question=study.question,
-        expected=study.expected,
+    readings = {"shapes": attempt("Shape at fixed N", lambda: shapes(usable))}
+    seen = readings["shapes"].fits.get("summary", "The runs do not show how much shape matters.")
+    return chapter(
+        study,
+        evidence,
+        readings,
         answer=seen,
         next=_NEXT,
-        command=evidence.command,
-        sections=tuple(reading.section for reading in readings),
-        constants=tuple(row for reading in readings for row in reading.constants),
-        warnings=(*scope(usable, evidence), *(w for reading in readings for w in reading.warnings)),
         excluded=excluded,
-        runs=evidence.runs,
-        environment=evidence.environment,
+        warnings=scope(usable, evidence),
     )
 
 

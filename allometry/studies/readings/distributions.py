@@ -118,7 +118,9 @@ def loss_to_loss(runs: pd.DataFrame) -> Reading:
     lines = {name: _kappa(means["loss"], means[f"loss_{name}"]) for name in names}
     why = "finished models of all sizes at one horizon; 1 is Kaplan's constant offset on a logarithmic axis"
     rows = tuple(
-        constant(f"loss on {name} against loss here", "κ", {KAPLAN: 1.0}, line[:3], why)
+        constant(
+            f"loss on {name} against loss here", "κ", {KAPLAN: 1.0}, line[:3], why, widest=1 / abs(line[0])
+        )
         for name, line in lines.items()
     )
     frame = pd.DataFrame(

@@ -86,9 +86,15 @@ def windows(tokens: Tokens, *, n_ctx: int, n_tokens: int, record: int | None = N
         return np.reshape(tokens[: records * record], (records, record))[
             np.arange(count) * records // count, : n_ctx + 1
         ].astype(np.int64)
-    count = min(n_tokens // n_ctx, (len(tokens) - 1) // n_ctx)
-    starts = np.arange(count) * (len(tokens) - 1 - n_ctx) // max(1, count - 1)
+    starts = window_starts(len(tokens), n_ctx=n_ctx, n_tokens=n_tokens)
     return tokens[starts[:, None] + np.arange(n_ctx + 1)].astype(np.int64)
+
+
+def window_starts(length: int, *, n_ctx: int, n_tokens: int) -> npt.NDArray[np.int64]:
+    """Where the windows of `windows` begin in so many tokens without records."""
+    count = min(n_tokens // n_ctx, (length - 1) // n_ctx)
+    starts: npt.NDArray[np.int64] = np.arange(count) * (length - 1 - n_ctx) // max(1, count - 1)
+    return starts
 
 
 def _require_window(tokens: Tokens, n_ctx: int, record: int | None = None) -> None:

@@ -13,13 +13,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from allometry.data import arithmetic, files, hub, packages, sources
+from allometry.data import arithmetic, files, hub, packages, sources, uniform
 from allometry.data.arithmetic import Equations
 from allometry.data.packaged import PACKAGED, Packaged
 from allometry.data.split import Document
 from allometry.data.synthetic import Language
+from allometry.data.uniform import Uniform
 from allometry.errors import AllometryError, unknown
 from allometry.units import format_bytes, parse_count, parse_number
+
+_LANGUAGE = ("order", "symbols", "exponent", "length", "bytes", "seed")
+_UNIFORM = ("symbols", "length", "sequences", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +35,9 @@ class CorpusSpec:
     changed, and is cheap: it reads no text. `size` is the amount of text, for tables. `entropy` is the
     entropy rate of a generated language in nats per byte, where a document is its bytes and one separator.
     `package` is what must be downloaded first. `limits` may hold "docs" and "bytes". `symbols` are the words
-    of a corpus that has a closed vocabulary, in the order of their ids. Where documents are questions with an
-    answer, `record` is how many tokens each takes, with its separator, and `answer` which of them, from 0, is
-    asked for.
+    of a corpus that has a closed vocabulary, in the order of their ids. Where all documents have one length,
+    `record` is how many tokens each takes, with its separator; where they are questions, `answer` is which of
+    them, from 0, is asked for.
     """
 
     name: str
@@ -124,12 +128,13 @@ def kinds() -> dict[str, Kind]:
             open=_hub,
         ),
         "synthetic": Kind(
-            about="a generated language whose entropy is known, or the equations of modular arithmetic or S5",
+            about="a generated language whose entropy is known, uniform sequences, or the equations of "
+            "modular arithmetic or S5",
             usage="synthetic:zipf[,order=2,symbols=64,exponent=1.5,length=1000,bytes=10M,seed=0], "
-            f"{arithmetic.FORM}",
+            f"{uniform.FORM}, {arithmetic.FORM}",
             licence="none needed",
             where="generated",
-            options=frozenset({"order", "symbols", "exponent", "length", "bytes", "seed"}),
+            options=frozenset({*_LANGUAGE, *_UNIFORM}),
             open=_synthetic,
         ),
     }
@@ -288,9 +293,14 @@ def _hub(name: str, argument: str, options: Mapping[str, str]) -> CorpusSpec:
 def _synthetic(name: str, argument: str, options: Mapping[str, str]) -> CorpusSpec:
     if argument.partition(":")[0] in ("modular", "s5"):
         return _equations(name, argument, options)
-    if argument != "zipf":
-        raise unknown("synthetic language", argument, ["zipf", "modular:P:OPERATION", "s5:OPERATION"])
+    if argument not in ("zipf", "uniform"):
+        raise unknown(
+            "synthetic language", argument, ["zipf", "uniform", "modular:P:OPERATION", "s5:OPERATION"]
+        )
+    _refuse_unknown(name, options, _LANGUAGE if argument == "zipf" else _UNIFORM)
     numbers = {key: parse_number(value, f"option {key} of corpus {name!r}") for key, value in options.items()}
+    if argument == "uniform":
+        return _uniform(name, numbers)
     language = Language.of(numbers)
     return CorpusSpec(
         name=name,
@@ -302,6 +312,23 @@ def _synthetic(name: str, argument: str, options: Mapping[str, str]) -> CorpusSp
         read=lambda cache: language.documents(),
         fingerprint=lambda: asdict(language),
         entropy=language.entropy,
+    )
+
+
+def _uniform(name: str, numbers: Mapping[str, float]) -> CorpusSpec:
+    source = Uniform.of(numbers)
+    return CorpusSpec(
+        name=name,
+        about=f"uniform sequences of {source.length} out of {source.symbols} symbols: nothing to generalise",
+        source="generated",
+        licence="none needed",
+        attribution="",
+        size=f"{source.sequences} sequences",
+        read=lambda cache: source.documents(),
+        fingerprint=lambda: asdict(source),
+        entropy=source.entropy,
+        symbols=source.names,
+        record=source.length + 1,
     )
 
 

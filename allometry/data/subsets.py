@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from allometry.errors import AllometryError
+
 Tokens = npt.NDArray[np.unsignedinteger]
+
+FEWEST = 16
+"""Documents below which a random half says more of the draw than of the documents."""
 
 _ORDER = 20_01_08361
 """Seed of the order of blocks: one order for every set, or sets would not be contained in each other."""
@@ -26,3 +31,31 @@ def first(tokens: Tokens, limit: int | None, block: int = 0) -> Tokens:
     order = np.random.default_rng(_ORDER).permutation(count)[: -(-limit // block)]
     parts = [tokens[start * block : (start + 1) * block] for start in order]
     return np.concatenate([*parts, tokens[count * block :]])[:limit]
+
+
+def documents(tokens: Tokens, separator: int, block: int = 0) -> list[Tokens]:
+    """The documents of `tokens`, each with the separator that ends it; with `block`, blocks of that many
+    tokens instead, the last of them whole.
+    """
+    if block:
+        return [tokens[at : at + block] for at in range(0, len(tokens) - block + 1, block)]
+    ends = np.flatnonzero(np.asarray(tokens) == separator) + 1
+    if not len(ends) or ends[-1] < len(tokens):  # a limit may end within a document
+        ends = np.append(ends, len(tokens))
+    starts = np.concatenate([[0], ends[:-1]])
+    return [tokens[a:b] for a, b in zip(starts, ends, strict=True)]
+
+
+def chosen(count: int, seed: int) -> npt.NDArray[np.bool_]:
+    """Which of `count` documents are in the random half of that seed (count // 2 of them), (count,).
+
+    AllometryError for fewer than FEWEST documents.
+    """
+    if count < FEWEST:
+        raise AllometryError(
+            f"{count} documents are too few for random halves",
+            hint=f"use a corpus or limit with at least {FEWEST}, or blocks of text (data.spread)",
+        )
+    inside = np.zeros(count, dtype=bool)
+    inside[np.random.default_rng([_ORDER, seed]).permutation(count)[: count // 2]] = True
+    return inside

@@ -20,6 +20,7 @@ from allometry.runs.lock import exclusive
 from allometry.runs.mirror import Mirror
 from allometry.runs.place import place, url_of
 from allometry.runs.positions import read_all_positions
+from allometry.runs.probes import read_all_probes
 from allometry.runs.query import select
 from allometry.runs.record import (
     COLUMNS,
@@ -162,6 +163,12 @@ class Store:
         Positions count from 1; where several share a number, the geometric middle stands for them.
         """
         return read_all_positions(self.records() if runs is None else [self.get(run) for run in runs])
+
+    def probes(self, runs: Iterable[str] | None = None) -> pd.DataFrame:
+        """Losses of single sequences (canaries, passages, documents, …) along the named runs (default: all):
+        `runs.probes.PROBE_COLUMNS`.
+        """
+        return read_all_probes(self.records() if runs is None else [self.get(run) for run in runs])
 
     def get(self, name: str) -> RunRecord:
         """The run of that id, or the only run whose id starts or ends with `name`; AllometryError

@@ -29,7 +29,7 @@ class Evidence:
     `runs` and `curves` have the columns of `Store.frame()` and `Store.curves()`; `prediction` is what was
     registered before the held-back runs were trained (see `studies.registration`), or None; `planned` names
     every run that the study asked for, and `parts` the same by study where a collection asked (see
-    `studies.collection`). `positions` has the columns of `Store.positions()`.
+    `studies.collection`). `positions` and `probes` have the columns of the store's own.
     """
 
     runs: pd.DataFrame
@@ -40,6 +40,7 @@ class Evidence:
     environment: dict[str, Any] = field(default_factory=dict)
     ledger: pd.DataFrame | None = None
     positions: pd.DataFrame | None = None
+    probes: pd.DataFrame | None = None
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def of(self, name: str) -> Evidence:
@@ -56,7 +57,7 @@ class Evidence:
             registered = {**registered, "predictions": rows} if rows else None
         return replace(
             self, runs=kept(self.runs), curves=kept(self.curves), positions=kept(self.positions),
-            planned=ids, prediction=registered, parts={name: ids},
+            probes=kept(self.probes), planned=ids, prediction=registered, parts={name: ids},
         )  # fmt: skip
 
 

@@ -67,6 +67,7 @@ def evidence_of(
         runs=runs,
         curves=store.curves(begun),
         positions=store.positions(begun),
+        probes=store.probes(begun),
         parts=plan.parts,
         planned=tuple(ids),
         prediction=prediction or registered(folder_of(store, key)),

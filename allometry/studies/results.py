@@ -5,6 +5,7 @@ corpus, no torch.
     runs.csv           one row a run (`Store.frame()`)
     curves.parquet     test and training losses along every run (`Store.curves()`)
     positions.parquet  test losses by position in the context (`Store.positions()`)
+    probes.parquet     losses of single sequences along every run (`Store.probes()`), if any were recorded
     prediction.json    what was predicted before it was trained, if anything was
     ledger.csv         every registered prediction, scored, if there are any
     report.html        the report
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 STUDY, RUNS, CURVES, POSITIONS = "study.json", "runs.csv", "curves.parquet", "positions.parquet"
+PROBES = "probes.parquet"
 PREDICTION, LEDGER, REPORT, README = "prediction.json", "ledger.csv", "report.html", "README.md"
 
-_DIGITS = 5
-"""Significant digits of losses by position, as they are recorded."""
+_DIGITS, _PROBE_DIGITS = 5, 6
+"""Significant digits of losses by position and of single sequences, as they are recorded."""
 
 
 def save(name: str, evidence: Evidence, folder: Path) -> tuple[Analysis, Path]:
@@ -57,11 +59,15 @@ def save(name: str, evidence: Evidence, folder: Path) -> tuple[Analysis, Path]:
         evidence.curves.to_parquet(folder / CURVES, index=False, compression="zstd")
         _narrow(evidence.positions).to_parquet(folder / POSITIONS, index=False, compression="zstd")
         _write_or_remove(folder / LEDGER, evidence.ledger)
+        (folder / PROBES).unlink(missing_ok=True)
+        if evidence.probes is not None and len(evidence.probes):
+            narrow = evidence.probes.astype({"step": "int32", "loss": "float32"})
+            narrow.to_parquet(folder / PROBES, index=False, compression="zstd")
     (folder / PREDICTION).unlink(missing_ok=True)
     if evidence.prediction is not None:
         write_json(folder / PREDICTION, evidence.prediction)
     analysis, path = rebuild(folder)
-    write_text(folder / README, readme(analysis, folder))
+    write_text(folder / README, readme(analysis, evidence, folder))
     return analysis, path
 
 
@@ -105,7 +111,8 @@ def load(folder: Path) -> tuple[Study, Evidence]:
     evidence = Evidence(
         runs=_read(folder / RUNS, about["types"][RUNS]),
         curves=_parquet(folder / CURVES),
-        positions=_widened(_parquet(folder / POSITIONS)),
+        positions=_widened(_parquet(folder / POSITIONS), _DIGITS),
+        probes=_widened(_parquet(folder / PROBES), _PROBE_DIGITS) if (folder / PROBES).exists() else None,
         planned=tuple(about["planned"]),
         prediction=read_json(folder / PREDICTION),
         command=about["command"],
@@ -130,14 +137,25 @@ def _types(frame: pd.DataFrame | None) -> dict[str, str]:
 
 def _read(path: Path, types: dict[str, str]) -> pd.DataFrame:
     """A CSV with the types that its columns had and every digit of its numbers."""
-    text = {name: "str" for name, kind in types.items() if kind in ("str", "object")}
     try:
-        frame = pd.read_csv(
-            path, dtype=text, keep_default_na=False, na_values=[""], float_precision="round_trip"
-        )
+        text = pd.read_csv(path, dtype="str", keep_default_na=False)
+        return pd.DataFrame({name: _column(text[name], types.get(name, "str")) for name in text})
     except (OSError, ValueError) as error:
         raise AllometryError(f"cannot read {path}: {error}", hint="restore it, or save again") from error
-    return frame.astype({name: kind for name, kind in types.items() if name in frame and kind != "str"})
+
+
+def _column(text: pd.Series, kind: str) -> pd.Series:
+    """A column from its texts; the empty ones are missing. Numbers go through Python, which rounds to the
+    nearest.
+    """
+    if kind == "bool":
+        return text == "True"
+    if kind in ("str", "object"):
+        held = text.astype(object).where(text != "", None)
+        return held if kind == "object" else held.astype("str")
+    if kind.startswith("int"):
+        return text.map(int).astype(kind)
+    return text.map(lambda cell: float(cell or "nan")).astype(kind)
 
 
 def _parquet(path: Path) -> pd.DataFrame:
@@ -154,29 +172,29 @@ def _narrow(positions: pd.DataFrame | None) -> pd.DataFrame:
     return positions.astype({"step": "int32", "loss": "float32"})
 
 
-def _widened(positions: pd.DataFrame) -> pd.DataFrame:
+def _widened(positions: pd.DataFrame, digits: int) -> pd.DataFrame:
     """The losses as they were recorded: rounding to the recorded digits undoes the single precision."""
     if positions.empty:
         return positions
     loss = positions["loss"].astype(float)
-    places = _DIGITS - 1 - np.floor(np.log10(loss.abs().where(loss != 0, 1.0)))
+    places = digits - 1 - np.floor(np.log10(loss.abs().where(loss != 0, 1.0)))
     scale = 10.0**places
     return positions.astype({"step": "int64"}).assign(loss=(loss * scale).round() / scale)
 
 
-def readme(analysis: Analysis, folder: Path) -> str:
+def readme(analysis: Analysis, evidence: Evidence, folder: Path) -> str:
     """What the folder holds, for a reader who found it: the answer, the constants, how to make it again."""
     from allometry.report import format as fmt
 
     place = folder.name if folder.is_absolute() else folder.as_posix()
-    machine = analysis.environment
-    runs = 0 if analysis.runs is None else len(analysis.runs)
+    machine = evidence.environment
     parts = [
         f"# Results: {analysis.study}",
         analysis.question,
         analysis.answer,
         f"Made by Allometry {machine.get('allometry')} with `{analysis.command}` on {machine.get('cores')} "
-        f"cores of {machine.get('cpu')}; {runs} runs, the last finished on {fmt.date(analysis.date)}.",
+        f"cores of {machine.get('cpu')}; {len(evidence.runs)} runs, the last finished on "
+        f"{fmt.date(analysis.date)}.",
         "Open `report.html` for figures, tables and what limits all of it. It is made again from the "
         "files here, without training, a corpus or torch, by",
         f"```sh\nallometry report --from {place}\n```",
@@ -193,6 +211,7 @@ _FILES = """## Files
 | `runs.csv` | one row a run: shape, counts, horizon, rate, loss (nats per token), seconds |
 | `curves.parquet` | losses along every run |
 | `positions.parquet` | losses by position in the context |
+| `probes.parquet` | losses of single sequences along every run, where they were recorded |
 | `prediction.json`, `ledger.csv` | what was predicted before it was trained, and how it came out |
 | `study.json` | question, command, machine, and which runs belong to which study |"""
 

@@ -10,11 +10,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from allometry.models.base import Frozen, ModelConfig, families, family
+from allometry.train.plant import Plant
 
 FORMAT = 1
 """Version of the run format on disk; a store written by a newer one is refused, not guessed at."""
 
-ADDED = {"train": ("noise_batches", "init_from", "stop_accuracy"), "data": ("loss_on", "spread")}
+ADDED = {
+    "train": ("noise_batches", "init_from", "stop_accuracy"),
+    "data": ("loss_on", "spread", "plant", "half", "probe"),
+}
 """Settings that came after runs had been trained. At their default they do not count towards a run's
 identity, which they do not change: runs keep their ids."""
 
@@ -31,6 +35,10 @@ class DataConfig(Frozen):
     once, so that small sets have the whole corpus's mixture. `eval_on` names further corpora whose test split
     is evaluated beside the corpus's own ("test"). `loss_on`: "all" tokens or, for a corpus of questions, only
     the "answer"; each window then is one question, and accuracies are recorded beside the loss.
+
+    `plant` inserts canaries and passages into training. `half` is a seed that chooses a random half of the
+    training documents (with `spread`, of its blocks). `probe` names sequences whose own losses are recorded
+    at evaluations: what is "planted", the "documents" in and out of the half, or the "trained" windows.
     """
 
     corpus: str = "sotu"
@@ -40,6 +48,9 @@ class DataConfig(Frozen):
     eval_on: tuple[str, ...] = ()
     eval_tokens: Annotated[int, Field(ge=1)] = 131_072
     loss_on: Literal["all", "answer"] = "all"
+    plant: Plant | None = None
+    half: Annotated[int, Field(ge=0)] | None = None
+    probe: Literal["planted", "documents", "trained"] | None = None
 
 
 class TrainConfig(Frozen):
@@ -131,6 +142,15 @@ class RunConfig(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _probes_exist(self) -> RunConfig:
+        data = self.data
+        if data.probe == "planted" and data.plant is None:
+            raise ValueError("probe 'planted' needs a plant: give data.plant")
+        if data.loss_on != "all" and (data.plant or data.half is not None or data.probe):
+            raise ValueError("plant, half and probe are for losses on all tokens: leave loss_on out")
+        return self
+
+    @model_validator(mode="after")
     def _accuracy_is_measured(self) -> RunConfig:
         if self.train.stop_accuracy is not None and self.data.loss_on != "answer":
             raise ValueError("stop_accuracy needs questions: set data.loss_on to 'answer'")
@@ -170,6 +190,8 @@ class RunConfig(Frozen):
         """
         if self.train.schedule != "wsd" or (self.train.early_stop or self.train.stop_accuracy) is not None:
             return None
+        if self.data.plant is not None or self.data.probe is not None:
+            return None  # where things are planted depends on the horizon; probes are recorded from the start
         rest = self.identity()
         del rest["train"]["tokens"]
         return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]

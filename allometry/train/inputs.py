@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allometry.data.subsets import first
-from allometry.data.tokens import BatchOrder, TokenSet, prepare, windows
+from allometry.data.tokens import BatchOrder, Manifest, TokenSet, prepare, windows
 from allometry.errors import AllometryError
 from allometry.train.config import DataConfig, RunConfig
+from allometry.train.controls import controlled
+from allometry.train.probes import Probes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,7 @@ class Inputs:
     The first column is "loss" (the corpus's own test split), then "loss_<corpus>" for each of `eval_on`.
     `unique` counts the training tokens that there are. Where only answers count in the loss, `weights`,
     (n_ctx,), is 1 at theirs, and `trained` holds windows of the training split; else None and no windows.
+    `probes` are sequences whose own losses are recorded, if the run has any.
     """
 
     order: BatchOrder
@@ -31,6 +34,7 @@ class Inputs:
     bytes_per_token: float
     weights: NDArray[np.float32] | None
     trained: NDArray[np.int64]
+    probes: Probes | None = None
 
     def weights_of(self, batch: NDArray[np.int64]) -> NDArray[np.float32] | None:
         """How much each predicted token of a batch counts, (sequences, n_ctx); None if all count alike."""
@@ -61,25 +65,28 @@ def load_inputs(config: RunConfig, cache: Path | None = None) -> Inputs:
         )
     sets = {"loss": tokens} | {f"loss_{name}": _other(data, name, cache) for name in data.eval_on}
     weights = None if data.loss_on == "all" else _answers(data, model.n_ctx, list(sets.values()))
-    record = None if weights is None else tokens.manifest.record
 
-    def fixed(over: NDArray[Any]) -> NDArray[np.int64]:
-        return windows(over, n_ctx=model.n_ctx, n_tokens=data.eval_tokens, record=record)
+    def fixed(over: NDArray[Any], manifest: Manifest) -> NDArray[np.int64]:
+        return windows(over, n_ctx=model.n_ctx, n_tokens=data.eval_tokens, record=_record(manifest, data))
 
+    control = controlled(config, tokens, available, _record(tokens.manifest, data))
     return Inputs(
-        order=BatchOrder(
-            available,
-            n_ctx=model.n_ctx,
-            batch_tokens=config.train.batch_tokens,
-            seed=config.train.seed,
-            record=record,
-        ),
-        tests={column: fixed(each.test) for column, each in sets.items()},
-        unique=len(available),
+        order=control.order,
+        tests={column: fixed(each.test, each.manifest) for column, each in sets.items()},
+        unique=len(control.tokens),
         bytes_per_token=tokens.manifest.bytes_per_token,
         weights=weights,
-        trained=np.empty((0, model.n_ctx + 1), np.int64) if weights is None else fixed(available),
+        trained=(
+            np.empty((0, model.n_ctx + 1), np.int64) if weights is None else fixed(available, tokens.manifest)
+        ),
+        probes=control.probes,
     )
+
+
+def _record(manifest: Manifest, data: DataConfig) -> int | None:
+    """Tokens of a document where windows are to begin with one; None where they may begin anywhere."""
+    aligned = data.loss_on == "answer" or manifest.answer is None
+    return manifest.record if aligned else None
 
 
 def _answers(data: DataConfig, n_ctx: int, sets: Sequence[TokenSet]) -> NDArray[np.float32]:

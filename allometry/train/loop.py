@@ -124,6 +124,8 @@ class _Run:
         self.resumed_seconds = self.position.seconds
         lines = "".join(_line(row) for row in self.position.curve)
         write_text(directory / "curve.jsonl", lines)  # rows after the checkpoint are made again
+        if self.inputs.probes:
+            self.inputs.probes.begin(directory, self.position.step)
 
     def _engine(self) -> Engine:
         """The engine that the run began with; else the one that its configuration asks for."""
@@ -195,6 +197,8 @@ class _Run:
         at.curve.append(row)
         with writing(self.directory / "curve.jsonl"), (self.directory / "curve.jsonl").open("a") as file:
             file.write(_line(row))
+        if self.inputs.probes:
+            self.inputs.probes.record(self.directory, self.engine, at.step)
         assert at.first_loss is not None
         if row["train_loss"] > at.first_loss + DIVERGED_NATS:
             rise = f"{row['train_loss']:.3g} at step {at.step} is far above its start, {at.first_loss:.3g}"

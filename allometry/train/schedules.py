@@ -36,13 +36,18 @@ def evaluation_steps(config: RunConfig) -> list[int]:
 
     The steps lie on one grid whatever the horizon, so that runs of different length have comparable curves.
     It begins where a run has trained on as many tokens as an evaluation reads, so that evaluation costs a
-    small share of any run.
+    small share of any run. After something was inserted at one step, there are evaluations before that step,
+    after it, and after 1, 2, 4, … further ones.
     """
-    train = config.train
+    train, plant = config.train, config.data.plant
     first = max(1, math.ceil(config.data.eval_tokens / train.batch_tokens))
     octaves = math.ceil(math.log2(train.steps) * train.evals_per_octave) + 1
     grid = {round(2 ** (k / train.evals_per_octave)) for k in range(octaves + 1)}
-    return sorted({step for step in grid if first <= step < train.steps} | {train.steps})
+    around = set()
+    if plant is not None and plant.at is not None:
+        around = {plant.at - 1, plant.at} | {plant.at + 2**k for k in range(octaves + 1)}
+    wanted = {step for step in grid if step >= first} | around
+    return sorted({step for step in wanted if 1 <= step < train.steps} | {train.steps})
 
 
 def kaplan_learning_rate(n: float) -> float:

@@ -1,0 +1,113 @@
+"""Controlled training data: a random half of the documents, things planted, and what measures them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allometry.data import subsets, tokenizers
+from allometry.data.batches import BatchOrder, window_starts
+from allometry.train import probes
+from allometry.train.plant import PlantedOrder, canary_tokens, passage_tokens
+from allometry.train.probes import EXCERPT, Probes
+
+if TYPE_CHECKING:
+    from allometry.data.tokenizers import Tokenizer
+    from allometry.data.tokens import TokenSet
+    from allometry.train.config import RunConfig
+    from allometry.train.plant import Plant
+
+HELD_OUT = 64
+"""Held-out documents that are measured beside those of the training split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Controlled:
+    """What a run trains on after all: its tokens, the order of its batches, and its probes if it has any."""
+
+    tokens: NDArray[Any]
+    order: BatchOrder
+    probes: Probes | None
+
+
+def controlled(config: RunConfig, found: TokenSet, available: NDArray[Any], record: int | None) -> Controlled:
+    """The training data of a run, from what its corpus and limit leave (`available`).
+
+    AllometryError where there are too few documents for halves, or what is planted does not fit.
+    """
+    data = config.data
+    kept, inside = available, None
+    if data.half is not None:
+        pieces = subsets.documents(available, _separator(found), data.spread)
+        inside = subsets.chosen(len(pieces), data.half)
+        kept = np.concatenate([piece for piece, chosen in zip(pieces, inside, strict=True) if chosen])
+    order = BatchOrder(
+        kept, n_ctx=config.model.n_ctx, batch_tokens=config.train.batch_tokens, seed=config.train.seed,
+        record=record,
+    )  # fmt: skip
+    if data.plant is not None:
+        order, measured = _planted(config, data.plant, found, order)
+        return Controlled(tokens=kept, order=order, probes=measured if data.probe == "planted" else None)
+    if data.probe == "documents":
+        return Controlled(tokens=kept, order=order, probes=_documents(config, found, available, inside))
+    if data.probe == "trained":
+        return Controlled(tokens=kept, order=order, probes=_trained(config, found, kept, record))
+    return Controlled(tokens=kept, order=order, probes=None)
+
+
+def _coder(found: TokenSet) -> Tokenizer:
+    return tokenizers.load(found.manifest.tokenizer)
+
+
+def _separator(found: TokenSet) -> int:
+    return _coder(found).separator
+
+
+def _planted(
+    config: RunConfig, plant: Plant, found: TokenSet, order: BatchOrder
+) -> tuple[PlantedOrder, Probes]:
+    n_ctx, coder = config.model.n_ctx, _coder(found)
+    empty = np.empty((0, 1), np.int64)
+    canaries, references, passages, starts = empty, empty, empty, empty[:, 0]
+    if plant.canaries:
+        canaries, references, _ = canary_tokens(plant, coder)
+    if plant.passages:
+        evaluated = window_starts(len(found.test), n_ctx=n_ctx, n_tokens=config.data.eval_tokens)
+        passages, starts = passage_tokens(plant, found.test, evaluated, n_ctx + 1)
+    items = [*canaries, *passages]
+    planted = PlantedOrder(order, plant, items, config.train.steps)
+    texts = [coder.decode(item)[:EXCERPT] for item in items]
+    return planted, probes.planted(plant, canaries, references, passages, starts, texts, planted.steps_of)
+
+
+def _documents(
+    config: RunConfig, found: TokenSet, available: NDArray[Any], inside: NDArray[np.bool_] | None
+) -> Probes:
+    """Every training document, in the half or not, and some held-out ones."""
+    coder, spread = _coder(found), config.data.spread
+    pieces = subsets.documents(available, coder.separator, spread)
+    held_out = subsets.documents(np.asarray(found.test), coder.separator, spread)
+    spaced = np.unique(np.linspace(0, len(held_out) - 1, min(HELD_OUT, len(held_out))).round().astype(int))
+    held_out = [held_out[number] for number in spaced]
+    trained = np.ones(len(pieces), dtype=bool) if inside is None else inside
+    rows = [
+        {"probe": f"document {i}", "kind": "document", "repeats": int(trained[i])} for i in range(len(pieces))
+    ]
+    rows += [{"probe": f"held out {i}", "kind": "held out", "repeats": 0} for i in range(len(held_out))]
+    for row, piece in zip(rows, [*pieces, *held_out], strict=True):
+        row["text"] = coder.decode(piece[: 2 * EXCERPT])[:EXCERPT]
+    return probes.documents([*pieces, *held_out], rows, config.model.n_ctx)
+
+
+def _trained(config: RunConfig, found: TokenSet, kept: NDArray[Any], record: int | None) -> Probes:
+    """All windows of what is trained on, and what they would cost without any knowledge of them."""
+    from allometry.data.batches import windows
+
+    n_ctx, manifest = config.model.n_ctx, found.manifest
+    entropy = None
+    if manifest.entropy is not None and manifest.record:  # the separator of a record is certain
+        entropy = manifest.entropy * manifest.record / (manifest.record - 1)
+    return probes.trained(windows(kept, n_ctx=n_ctx, n_tokens=len(kept), record=record), entropy)

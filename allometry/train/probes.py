@@ -1,0 +1,187 @@
+"""Sequences whose own losses a run records at its evaluations, apart from the test set.
+
+`probes.json` in the run directory says what they are; `probes.jsonl` has a line for each evaluation. See
+`runs.probes` for the reading of both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from allometry.runs.files import read_lines, write_json, write_text, writing
+from allometry.runs.probes import FORMAT, LINES, TABLE
+
+if TYPE_CHECKING:
+    from allometry.train.engines.base import Engine
+    from allometry.train.plant import Plant
+
+Ids = npt.NDArray[np.int64]
+
+MOST = 512
+"""Probes that stand for a whole training set; more sequences than that are recorded in groups."""
+
+DOCUMENT_WINDOWS = 8
+"""Windows, evenly spread, by which a document is measured."""
+
+EXCERPT = 160
+"""Characters of a probe's text that are kept to be shown."""
+
+_DIGITS = 6
+
+
+class Group(NamedTuple):
+    """Windows of one length: tokens (n, T + 1), which predictions count (n, T), and the probe of each (n,).
+
+    `hits`: also record how many of them the most probable token gets right. Where all are, greedy decoding
+    from the tokens before them yields the text.
+    """
+
+    windows: Ids
+    counted: npt.NDArray[np.bool_]
+    owner: npt.NDArray[np.int64]
+    hits: bool
+
+
+@dataclass
+class Probes:
+    """All probes of a run: what each is (a row of `rows`) and the groups of windows that measure them."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
+
+    def add(
+        self,
+        windows: Ids,
+        rows: Sequence[dict[str, Any]],
+        *,
+        owner: npt.NDArray[np.int64] | None = None,
+        last: int | None = None,
+        hits: bool = False,
+    ) -> None:
+        """Probes with their windows (n, T + 1), one each unless `owner` (n,) says which of `rows` a window
+        belongs to; only the `last` predictions of a window count, if given.
+        """
+        width = windows.shape[1] - 1
+        counted = np.zeros((len(windows), width), dtype=bool)
+        counted[:, width - (last or width) :] = True
+        owner = np.arange(len(windows)) if owner is None else owner
+        tokens = np.bincount(owner, counted.sum(axis=1), minlength=len(rows))
+        self.groups.append(Group(windows, counted, owner + len(self.rows), hits))
+        self.rows += [{**row, "tokens": int(n)} for row, n in zip(rows, tokens, strict=True)]
+
+    def measure(self, engine: Engine) -> dict[str, list[Any]]:
+        """For each probe the loss in nats, summed over its counted tokens, and how many of them the model
+        would have said (None where that is not asked).
+        """
+        count = len(self.rows)
+        losses, hits = np.zeros(count), np.full(count, np.nan)
+        for group in self.groups:
+            own = np.where(group.counted, engine.losses(group.windows), 0).sum(axis=1, dtype=np.float64)
+            losses += np.bincount(group.owner, own, minlength=count)
+            if group.hits:
+                right = (engine.hits(group.windows) & group.counted).sum(axis=1)
+                found = np.bincount(group.owner, right, minlength=count)
+                mine = np.unique(group.owner)
+                hits[mine] = found[mine]
+        return {
+            "loss": [float(f"{value:.{_DIGITS}g}") for value in losses],
+            "hits": [None if np.isnan(value) else int(value) for value in hits],
+        }
+
+    def begin(self, directory: Path, step: int) -> None:
+        """Describe the probes, and keep what a run that continues after `step` had recorded until then."""
+        columns = {key: [row.get(key) for row in self.rows] for key in TABLE}
+        write_json(directory / "probes.json", {"format": FORMAT, **columns})
+        lines, _ = read_lines(directory / LINES)
+        kept = "".join(_line(line) for line in lines if line["step"] <= step)
+        write_text(directory / LINES, kept)
+
+    def record(self, directory: Path, engine: Engine, step: int) -> None:
+        """Measure all probes after `step` and write that down."""
+        line = _line({"step": step, **self.measure(engine)})
+        with writing(directory / LINES), (directory / LINES).open("a") as file:
+            file.write(line)
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, separators=(",", ":")) + "\n"
+
+
+def planted(
+    plant: Plant,
+    canaries: Ids,
+    references: Ids,
+    passages: Ids,
+    starts: Ids,
+    texts: Sequence[str],
+    steps_of: Sequence[list[int]],
+) -> Probes:
+    """Canaries and references by their digits, passages as a whole and by their suffix after each prompt.
+
+    `texts` and `steps_of` (when each was trained on) of the canaries, then of the passages.
+    """
+    probes, times = Probes(), plant.times
+    told = [
+        {"text": text, "steps": steps, "repeats": r}
+        for text, steps, r in zip(texts, steps_of, times, strict=True)
+    ]
+    if len(canaries):
+        rows = [{"probe": f"canary {i}", "kind": "canary", **told[i]} for i in range(len(canaries))]
+        probes.add(canaries, rows, last=plant.slots, hits=True)
+    if len(references):
+        rows = [{"probe": f"reference {i}", "kind": "reference"} for i in range(len(references))]
+        probes.add(references, [{**row, "repeats": 0} for row in rows], last=plant.slots)
+    if not len(passages):
+        return probes
+    mine = [
+        {"probe": f"passage {start}", **row} for start, row in zip(starts, told[len(canaries) :], strict=True)
+    ]
+    probes.add(passages, [{"kind": "passage", **row} for row in mine], hits=True)
+    for prompt in plant.prompts:
+        ends = passages[:, plant.length - plant.suffix - prompt :]
+        rows = [{"kind": "extract", "prompt": prompt, **row, "text": None, "steps": None} for row in mine]
+        probes.add(ends, rows, last=plant.suffix, hits=True)
+    return probes
+
+
+def trained(windows: Ids, entropy: float | None) -> Probes:
+    """The training windows (n, T + 1) themselves, in at most MOST groups of neighbours.
+
+    `entropy` is that of a token in nats where it is known: groups then have theirs.
+    """
+    probes = Probes()
+    owner = np.arange(len(windows)) * min(MOST, len(windows)) // len(windows)
+    rows: list[dict[str, Any]] = [
+        {"probe": f"trained {i}", "kind": "trained", "repeats": 1} for i in range(owner[-1] + 1)
+    ]
+    probes.add(windows, rows, owner=owner)
+    if entropy is not None:
+        for row in probes.rows:
+            row["entropy"] = entropy * row["tokens"]
+    return probes
+
+
+def documents(
+    pieces: Sequence[npt.NDArray[np.integer]],
+    rows: Sequence[dict[str, Any]],
+    n_ctx: int,
+) -> Probes:
+    """Documents, each by at most DOCUMENT_WINDOWS of its windows; shorter ones are left out."""
+    probes = Probes()
+    kept = [(piece, row) for piece, row in zip(pieces, rows, strict=True) if len(piece) > n_ctx]
+    parts, owners = [], []
+    for number, (piece, _) in enumerate(kept):
+        count = (len(piece) - 1) // n_ctx
+        which = np.unique(np.linspace(0, count - 1, min(count, DOCUMENT_WINDOWS)).round().astype(int))
+        parts.append(np.asarray(piece)[which[:, None] * n_ctx + np.arange(n_ctx + 1)].astype(np.int64))
+        owners += [number] * len(which)
+    if kept:
+        probes.add(np.concatenate(parts), [row for _, row in kept], owner=np.array(owners))
+    return probes

@@ -18,7 +18,8 @@ from itertools import islice
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from allometry.errors import AllometryError, missing_extra
+from allometry.cluster import connect
+from allometry.errors import AllometryError
 
 Item = TypeVar("Item")
 START_SECONDS = 180.0
@@ -257,13 +258,7 @@ class RayPool:
         return
 
     def __init__(self, address: str) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise missing_extra("ray", "ray", "running on a cluster") from error
-        self._ray = ray
-        if not ray.is_initialized():
-            ray.init(address=address if address.startswith("ray://") else None, log_to_driver=False)
+        self._ray = connect(address).ray
 
     def map(
         self,

@@ -1,0 +1,104 @@
+"""Saved results: what is read back is what was saved, to the last digit, and nothing of anybody's is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from allometry.errors import AllometryError
+from allometry.report.content import Analysis, Constant
+from allometry.studies import base, results
+from allometry.studies.base import Evidence, Study
+
+
+class Tiny(Study):
+    """Says how many runs there are."""
+
+    name = "tiny"
+    question = "How many?"
+    expected = "A few."
+
+    def analyse(self, evidence: Evidence) -> Analysis:
+        constant = Constant(name="Runs | all", symbol="n", published={"Paper": 3.0}, ours=2.0, low=1.0,
+                            high=4.0, level=0.95, verdict="agrees", why="counted")  # fmt: skip
+        return Analysis(study=self.name, question=self.question, answer="Two.", command=evidence.command,
+                        sections=(), constants=(constant,), runs=evidence.runs)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "_STUDIES", {**base.studies(), "tiny": Tiny})
+
+
+@pytest.fixture
+def evidence() -> Evidence:
+    runs = pd.DataFrame({
+        "run": ["a", "NA"], "loss": [1 / 3, np.nan], "seed": [0, 1],
+        "limit": pd.Series([None, None], dtype=object),
+        "finished": ["2026-05-01T10:00:00+00:00", None], "good": [True, False], "shape": ["2x8", "007"],
+    })  # fmt: skip
+    rng = np.random.default_rng(0)
+    losses = [float(f"{loss:.5g}") for loss in rng.lognormal(0, 3, 500)]
+    positions = pd.DataFrame({"run": "a", "step": 3, "position": np.sqrt(np.arange(500) + 1), "loss": losses})
+    curves = pd.DataFrame({"run": ["a", "a"], "step": [1, 2], "loss": rng.normal(size=2)})
+    return Evidence(
+        runs=runs, curves=curves, positions=positions,
+        planned=("a", "NA", "c"), parts={"tiny": ("a", "NA", "c")},
+        command="allometry run tiny", prediction={"predictions": []},
+        environment={"cpu": "some", "cores": 2, "allometry": "1"},
+        ledger=pd.DataFrame({"study": ["tiny"], "error": [0.1], "inside": [True]}),
+    )  # fmt: skip
+
+
+def test_what_is_read_back_is_what_was_saved(evidence: Evidence, tmp_path: Path) -> None:
+    results.save("tiny", evidence, tmp_path / "out")
+    asked, back = results.load(tmp_path / "out")
+    assert isinstance(asked, Tiny)
+    for name in ("runs", "curves", "positions", "ledger"):
+        pd.testing.assert_frame_equal(getattr(evidence, name), getattr(back, name), check_exact=True)
+    for name in ("planned", "parts", "command", "environment", "prediction"):
+        assert getattr(back, name) == getattr(evidence, name)
+
+
+def test_the_report_is_the_same_when_it_is_made_again(evidence: Evidence, tmp_path: Path) -> None:
+    _, path = results.save("tiny", evidence, tmp_path / "out")
+    analysis, again = results.rebuild(tmp_path / "out", tmp_path / "again.html")
+    assert again.read_bytes() == path.read_bytes()
+    assert analysis.date == "2026-05-01T10:00:00+00:00"
+    readme = (path.parent / "README.md").read_text()
+    assert "| tiny | Runs \\| all (n) | 3 (Paper) | 2.0 [1.0, 4.0] | agrees |" in readme
+    assert "allometry report --from out" in readme
+    assert "on 2 cores of some; 2 runs, the last finished on 1 May 2026, 10:00 UTC" in readme
+
+
+def test_saving_again_leaves_nothing_of_before(evidence: Evidence, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    results.save("tiny", evidence, tmp_path)
+    empty: Any = evidence.positions.head(0) if evidence.positions is not None else None
+    results.save("tiny", replace(evidence, prediction=None, ledger=None, positions=empty), tmp_path)
+    _, back = results.load(tmp_path)
+    assert back.prediction is None
+    assert back.ledger is None
+    assert back.positions is not None
+    assert back.positions.empty
+
+
+def test_what_is_not_ours_is_not_touched(evidence: Evidence, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(AllometryError, match="something else"):
+        results.save("tiny", evidence, tmp_path)
+    with pytest.raises(AllometryError, match="is a file"):
+        results.save("tiny", evidence, tmp_path / "thesis.tex")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_damaged_table_is_named(evidence: Evidence, tmp_path: Path) -> None:
+    results.save("tiny", evidence, tmp_path)
+    (tmp_path / "curves.parquet").write_bytes(b"PAR1 cut off")
+    with pytest.raises(AllometryError, match=r"curves\.parquet"):
+        results.load(tmp_path)

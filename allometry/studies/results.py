@@ -5,6 +5,7 @@ corpus, no torch.
     runs.csv           one row a run (`Store.frame()`)
     curves.parquet     test and training losses along every run (`Store.curves()`)
     positions.parquet  test losses by position in the context (`Store.positions()`)
+    probes.parquet     losses of single sequences along every run (`Store.probes()`), if any were recorded
     prediction.json    what was predicted before it was trained, if anything was
     ledger.csv         every registered prediction, scored, if there are any
     report.html        the report
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 STUDY, RUNS, CURVES, POSITIONS = "study.json", "runs.csv", "curves.parquet", "positions.parquet"
+PROBES = "probes.parquet"
 PREDICTION, LEDGER, REPORT, README = "prediction.json", "ledger.csv", "report.html", "README.md"
 
-_DIGITS = 5
-"""Significant digits of losses by position, as they are recorded."""
+_DIGITS, _PROBE_DIGITS = 5, 6
+"""Significant digits of losses by position and of single sequences, as they are recorded."""
 
 
 def save(name: str, evidence: Evidence, folder: Path) -> tuple[Analysis, Path]:
@@ -57,6 +59,10 @@ def save(name: str, evidence: Evidence, folder: Path) -> tuple[Analysis, Path]:
         evidence.curves.to_parquet(folder / CURVES, index=False, compression="zstd")
         _narrow(evidence.positions).to_parquet(folder / POSITIONS, index=False, compression="zstd")
         _write_or_remove(folder / LEDGER, evidence.ledger)
+        (folder / PROBES).unlink(missing_ok=True)
+        if evidence.probes is not None and len(evidence.probes):
+            narrow = evidence.probes.astype({"step": "int32", "loss": "float32"})
+            narrow.to_parquet(folder / PROBES, index=False, compression="zstd")
     (folder / PREDICTION).unlink(missing_ok=True)
     if evidence.prediction is not None:
         write_json(folder / PREDICTION, evidence.prediction)
@@ -106,6 +112,7 @@ def load(folder: Path) -> tuple[Study, Evidence]:
         runs=_read(folder / RUNS, about["types"][RUNS]),
         curves=_parquet(folder / CURVES),
         positions=_widened(_parquet(folder / POSITIONS), _DIGITS),
+        probes=_widened(_parquet(folder / PROBES), _PROBE_DIGITS) if (folder / PROBES).exists() else None,
         planned=tuple(about["planned"]),
         prediction=read_json(folder / PREDICTION),
         command=about["command"],
@@ -204,6 +211,7 @@ _FILES = """## Files
 | `runs.csv` | one row a run: shape, counts, horizon, rate, loss (nats per token), seconds |
 | `curves.parquet` | losses along every run |
 | `positions.parquet` | losses by position in the context |
+| `probes.parquet` | losses of single sequences along every run, where they were recorded |
 | `prediction.json`, `ledger.csv` | what was predicted before it was trained, and how it came out |
 | `study.json` | question, command, machine, and which runs belong to which study |"""
 

@@ -25,6 +25,8 @@ _D = {"D": "training tokens"}
 _DATA = {"D": "tokens in the data set"}
 _C = {"C": "training compute, in PF-days (8.64e19 FLOPs) for Kaplan's constants"}
 _LOSS = {"L": "loss, nats per token"}
+_REPEATED = {"N": "parameters", "U": "unique training tokens", "R": "repeats: passes over them, less one"}
+_GAP = "gap, nats per token: test loss above training loss, or above that on fresh tokens"
 _KAPLAN = "Kaplan et al. 2020, arXiv 2001.08361"
 _REVISITING = "Alabdulmohsin et al. 2022, arXiv 2209.06640"
 _BROKEN = "Caballero et al. 2022, arXiv 2210.14891"
@@ -195,6 +197,23 @@ _add("transfer", "Effective data transferred", "k*D_F**alpha*N**beta",
      exponent("alpha"), exponent("beta"), output="D_T",
      output_meaning="effective data transferred, characters",
      source="Hernandez et al. 2021, arXiv 2102.01293, eq. 1.2")
+_add("gap", "Penalty of repeated data", "P*R**delta*(N/U)**kappa", _REPEATED,
+     amount("P", "P/(R**delta*(N/U)**kappa)"),
+     exponent("delta", "exponent of repeats"), exponent("kappa", "exponent of parameters per token"),
+     output="G", output_meaning=_GAP, source="Lovelace et al. 2026, the last term of their law")
+_add("gap-power", "Gap as a power of size, data and repeats", "P*R**delta*N**a/U**b", _REPEATED,
+     amount("P", "P*U**b/(R**delta*N**a)"), exponent("delta", "exponent of repeats"), exponent("a"),
+     exponent("b"), output="G", output_meaning=_GAP,
+     source="the penalty of Lovelace et al. 2026 with exponents of their own for N and U")
+_add("gap-saturating", "Gap that fills up with repeats", "P*(N/U)**kappa*(1 - exp(-R/R_0))", _REPEATED,
+     amount("P", "P/(N/U)**kappa"), exponent("kappa", "exponent of parameters per token"),
+     repeats("R_0", "repeats after which most of it has come"), output="G", output_meaning=_GAP,
+     source="the penalty of Lovelace et al. 2026 with the decay of Muennighoff et al. 2023, eq. 5")
+_add("excess", "Excess loss of too little data", "(1 + K*N**kappa/U)**alpha - 1",
+     _N | {"U": "unique training tokens"},
+     positive("K", "scale of N^kappa over U", 0.1, 10.0, "K*U/N**kappa"),
+     exponent("kappa", "how fast data must grow with size"), exponent("alpha", "exponent of the data"),
+     output="G", output_meaning="loss over that on infinite data, less one", source=f"{_KAPLAN}, eq. 4.3")
 _add("learning-rate", "Optimal learning rate", "c*N**a*D**b", _N | _D, amount("c", "c/(N**a*D**b)"),
      real("a", "exponent of N", -1.0, 1.0), real("b", "exponent of D", -1.0, 1.0), output="lr",
      output_meaning="optimal peak learning rate", source="Li et al. 2025, arXiv 2503.04715, eq. 1")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from allometry.runs.positions import by_position
@@ -33,35 +32,6 @@ def measurements(engine: Engine, inputs: Inputs, *, step: int, noise_batches: in
         noise = noise_scale.measure(engine, inputs.order, after=step, batches=noise_batches)
         row |= {f"noise_{k}": v if math.isfinite(v) else None for k, v in noise._asdict().items()}
     return row
-
-
-FITTED = 0.99
-"""Accuracy from which a split counts as learnt (Power et al. 2022)."""
-
-
-def milestones(curve: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """The steps at which training questions and held-out ones were first answered to 99 %, interpolated in
-    the logarithm of the step between evaluations; None where that was not seen. Empty for curves without
-    accuracies.
-    """
-    if not curve or "accuracy" not in curve[-1]:
-        return {}
-    return {name: _reached(curve, column) for name, column in MILESTONES.items()}
-
-
-MILESTONES = {"memorised": "train_accuracy", "generalised": "accuracy"}
-
-
-def _reached(curve: Sequence[Mapping[str, Any]], column: str) -> float | None:
-    before: Mapping[str, Any] | None = None
-    for row in curve:
-        if row[column] >= FITTED:
-            if before is None:
-                return float(row["step"])
-            part = (FITTED - before[column]) / (row[column] - before[column])
-            return float(before["step"] * (row["step"] / before["step"]) ** part)
-        before = row
-    return None
 
 
 def final(row: dict[str, Any], inputs: Inputs) -> dict[str, Any]:

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 from allometry import env
 from allometry.errors import AllometryError
 from allometry.runs.files import read_json, write_json, write_text, writing
+from allometry.runs.milestones import milestones
 from allometry.train import checkpoint
 from allometry.train.checkpoint import Position
 from allometry.train.config import FORMAT, RunConfig
-from allometry.train.evaluate import final, measurements, milestones
+from allometry.train.evaluate import final, measurements
 from allometry.train.group import Alone
 from allometry.train.inherit import inherited
 from allometry.train.inputs import load_inputs

@@ -10,9 +10,9 @@ import torch
 
 from allometry.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
+from allometry.runs.milestones import milestones
 from allometry.runs.record import read_run
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
-from allometry.train.evaluate import milestones
 from allometry.train.inputs import load_inputs
 from allometry.train.loop import train
 from allometry.train.trained import trained_model

@@ -49,14 +49,14 @@ def distributions(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     """
     from allometry.studies.recipe import BATCH_TOKENS, small_run, vocabulary
 
-    others = tuple(name for name in _others(compute, data) if name != data.corpus)
+    elsewhere = tuple(name for name in others(compute, data) if name != data.corpus)
     models = _models(compute, vocabulary(data))
     middle = models[len(models) // 2]
     every = [*models, *[middle] * (SEEDS - 1)]
-    steps = _steps(compute, every, len(others) + 1)
+    steps = _steps(compute, every, len(elsewhere) + 1)
     if steps < FEWEST_UPDATES:
         raise too_little(compute, "test on other distributions")
-    tested = data.replace(eval_on=others)
+    tested = data.replace(eval_on=elsewhere)
     tokens = steps * BATCH_TOKENS
     runs = [
         small_run(model, tokens=tokens, data=tested, evals_per_octave=OFTEN if model == models[-1] else 1)
@@ -84,14 +84,17 @@ def _steps(compute: float, models: list[ModelConfig], sets: int) -> int:
     return math.floor((tokens - evaluations * sets * EVAL_TOKENS / 3) / BATCH_TOKENS)
 
 
-def _others(compute: float, data: DataConfig) -> tuple[str, ...]:
-    """The distributions that can be had; `studies.readings.distributions` names those that could not."""
+def others(compute: float, data: DataConfig) -> tuple[str, ...]:
+    """The distributions for `compute` FLOPs that can be had; `studies.readings.distributions` names those
+    that could not.
+    """
     if compute < WORTH_FETCHING:
         return AT_HAND
-    return tuple(name for name in WANTED if _to_be_had(name, data.tokenizer))
+    return tuple(name for name in WANTED if to_be_had(name, data.tokenizer))
 
 
-def _to_be_had(corpus: str, tokenizer: str) -> bool:
+def to_be_had(corpus: str, tokenizer: str) -> bool:
+    """Whether a corpus is there or can be fetched; it is prepared if so."""
     from allometry.data.tokens import prepare
 
     try:

@@ -37,11 +37,8 @@ class Scratch:
 
     def __enter__(self) -> Self:
         self.path.mkdir()
-        for name in self.place.names(self.run):
-            if not _is_branch(name):
-                with contextlib.suppress(FileNotFoundError):
-                    self.place.download(name, self._root / name)
-        self._sent = Folder(self._root).names()
+        self.fetch(self.run)
+        self._sent = Folder(self._root).names(self.run)
         self._thread.start()
         return self
 
@@ -52,6 +49,15 @@ class Scratch:
             self.send()
         finally:
             shutil.rmtree(self._root, ignore_errors=True)
+
+    def fetch(self, run: str) -> None:
+        """Copy a run's directory to this machine, but for branch points: the run's own, or one that it starts
+        from.
+        """
+        for name in self.place.names(run):
+            if not _is_branch(name):
+                with contextlib.suppress(FileNotFoundError):
+                    self.place.download(name, self._root / name)
 
     def fetch_branch(self, source: str, step: int) -> Path:
         """The directory of another run on this machine, with the branch point at `step` if it left one."""

@@ -70,6 +70,7 @@ class RayPool:
         self._foreman = self._hire()
         try:
             self._look()
+            self._require_slots()
         except BaseException:
             self.close()
             raise
@@ -166,17 +167,14 @@ class RayPool:
         try:
             return self._ray.get(question, timeout=timeout)
         except (self._ray.exceptions.GetTimeoutError, ConnectionError) as error:
-            raise AllometryError(
-                "the Ray cluster does not answer any more",
-                hint="the same command continues; runs that are under way there go on",
-            ) from error
+            raise _silent() from error
 
     def _look(self) -> None:
         """Bring the slots up to date with the nodes there are."""
         if time.monotonic() - self._looked < _LOOK_SECONDS:
             return
         self._looked = time.monotonic()
-        nodes = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
+        nodes = self._alive()
         self._memory = max((each.get("memory", 0.0) for each in nodes.values()), default=0.0)
         for slot in self._slots.values():
             slot.alive = slot.node in nodes
@@ -187,6 +185,20 @@ class RayPool:
                 self._welcome(new, nodes)
         else:
             self._welcome(new, nodes)
+
+    def _alive(self) -> dict[str, dict[str, float]]:
+        """The resources of each node that is there now."""
+        try:
+            return {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
+        except (ConnectionError, self._ray.exceptions.RayError) as error:
+            raise _silent() from error
+
+    def _require_slots(self) -> None:
+        if not self._slots:
+            raise AllometryError(
+                "no node of the cluster offers a core or a GPU",
+                hint="start workers: ray start --address=HEAD:6379 --num-cpus=N",
+            )
 
     def _welcome(self, new: list[str], nodes: Mapping[str, Mapping[str, float]]) -> None:
         """Give slots to nodes that run the same versions; AllometryError if one does not."""
@@ -224,3 +236,10 @@ class RayPool:
         if self.device == "cuda":
             return int(resources.get("GPU", 0)) * self._per_gpu
         return int(resources.get("CPU", 0))
+
+
+def _silent() -> AllometryError:
+    return AllometryError(
+        "the Ray cluster does not answer any more",
+        hint="the same command continues; runs that are under way there go on",
+    )

@@ -130,6 +130,8 @@ class _Training:
         every = self.order["checkpoint_every"]
         with Scratch(self.place, self.order["run"], every=every, held=lambda: claim.held) as self.scratch:
             self.directory = self.scratch.path
+            if self.order["config"]["train"].get("init_from"):
+                self.scratch.fetch(self.order["config"]["train"]["init_from"])
             result = self._train()
         if not claim.held:
             raise Elsewhere

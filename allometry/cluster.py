@@ -135,6 +135,11 @@ def _refusals(address: str) -> Iterator[None]:
         raise AllometryError(
             f"cannot use {address}: {_first_line(error)}", hint="see `ray status` on the cluster"
         ) from error
+    except Exception as error:  # Ray raises bare ones, such as when a busy machine starts it too slowly
+        raise AllometryError(
+            f"Ray did not start for {address}: {_first_line(error)}",
+            hint="try again when the machine is less busy; Ray gives its processes 30 s to start",
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 2.0
 """How often the cluster is asked which nodes it has."""
 
-_PATIENCE = 60.0
+_PATIENCE = 120.0
 """Seconds that the foreman may take to start or answer."""
 
 

@@ -1,6 +1,7 @@
 """Sweeps whose store is shared: shards of a job array, and stores at a URL."""
 
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,14 +9,19 @@ from pathlib import Path
 import pytest
 from conftest import run_bytes
 
+from allometry.data import placed
 from allometry.errors import AllometryError
+from allometry.models.transformer import TransformerConfig
 from allometry.runs.place import place
 from allometry.runs.store import Store
+from allometry.sweeps import preflight
 from allometry.sweeps.execute import execute
 from allometry.sweeps.local import LocalPool
 from allometry.sweeps.schedule import Job, assign
 from allometry.sweeps.shard import Shard, own_part, parse_shard
 from allometry.sweeps.sweep import Sweep
+from allometry.train.config import DataConfig, RunConfig, TrainConfig
+from allometry.train.inputs import load_inputs
 
 
 def test_shards_are_whole_trunks_and_cover_everything(make_run):
@@ -74,6 +80,48 @@ def test_two_drivers_train_every_run_once(make_run, store: Store, pool: LocalPoo
     for run in runs:
         assert run_bytes(store, run) == run_bytes(alone, run)
         assert (store.directory(run.id) / "log.txt").read_text().count("done after step") == 1
+
+
+def test_a_node_without_the_corpus_gets_its_tokens_from_the_store(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for number in range(20):
+        (folder / f"{number}.txt").write_text(
+            f"text number {number}, of some words and no great weight. " * 9
+        )
+    config = RunConfig(
+        model=TransformerConfig(n_layer=2, d_model=16, n_ctx=32, n_vocab=256),
+        data=DataConfig(corpus=f"files:{folder}", eval_tokens=512),
+        train=TrainConfig(tokens=1280, batch_tokens=128, lr=0.01),
+    )
+
+    def each_node(function, arguments):
+        with monkeypatch.context() as node:
+            node.setenv("ALLOMETRY_CACHE", str(tmp_path / "cache-of-the-node"))
+            return [function(*arguments)]
+
+    names = preflight.settle(Sweep("s", "?", (config,)), store, each_node)
+    here = load_inputs(config)
+    shutil.rmtree(folder)
+    monkeypatch.setenv("ALLOMETRY_CACHE", str(tmp_path / "cache-of-the-node"))
+    there = load_inputs(config, placed.settle(names, store.place))
+    assert (there.order.batch(3) == here.order.batch(3)).all()
+    assert there.unique == here.unique
+    assert not store.place.names(preflight.FOLDER)
+    with pytest.raises(AllometryError, match="texts"):
+        load_inputs(config)
+
+
+def test_a_store_that_a_node_does_not_see(make_run, store: Store):
+    def each_node(function, arguments):
+        _, nonce, names = arguments
+        return [function(str(store.path.parent / "elsewhere"), nonce, names)]
+
+    with pytest.raises(AllometryError, match="does not see it") as caught:
+        preflight.settle(Sweep("s", "?", (make_run(10),)), store, each_node)
+    assert "s3://" in str(caught.value)
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ EVAL_TOKENS = 16_384
 """Held-out tokens: the first evaluation comes after as many trained ones, and small sets turn early."""
 
 SEEDS = 3
-"""Seeds of the smallest size on all the text, trained before and not: whether it ends worse (ossification)."""
+"""Seeds of the smallest size on all the text, trained before and not: whether it ends worse (ossifies)."""
 
 REFERENCE, N_AT_REFERENCE = 5e13, 100_000
 """FLOPs at which the largest model has N_AT_REFERENCE parameters."""

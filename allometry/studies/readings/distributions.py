@@ -115,7 +115,7 @@ def loss_to_loss(runs: pd.DataFrame) -> Reading:
     if runs["N"].nunique() < 3 or not names:
         raise AllometryError("fewer than three sizes are done", hint="finish the study's runs")
     means = runs.groupby("N")[["loss", *(f"loss_{name}" for name in names)]].mean()
-    lines = {name: _kappa(means["loss"], means[f"loss_{name}"]) for name in names}
+    lines = {name: kappa(means["loss"], means[f"loss_{name}"]) for name in names}
     why = "finished models of all sizes at one horizon; 1 is Kaplan's constant offset on a logarithmic axis"
     rows = tuple(
         constant(
@@ -152,7 +152,7 @@ def loss_to_loss(runs: pd.DataFrame) -> Reading:
     )
 
 
-def _kappa(here: pd.Series, there: pd.Series) -> tuple[float, float, float, float]:
+def kappa(here: pd.Series, there: pd.Series) -> tuple[float, float, float, float]:
     """Slope in log-log with its interval, and the root mean square residual."""
     from scipy.stats import linregress, t
 

@@ -17,11 +17,9 @@ _HINT = "train the subsets: allometry run overfitting"
 
 
 def early_stopped(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """Finished transformers with dropout that stop early, at a constant rate (columns of `Store.frame()`).
+    """Finished transformers with dropout that stop early, at a constant rate, with the columns of `stopped`.
 
-    `unique` is the size D of the set in tokens; added are `infinite` (all the text, at most once), `stop`
-    (the update with the best test loss), `turned` (whether the test loss was seen to rise after it),
-    `epochs` until it, and `train_at_stop`. `loss` is the best one. Raises AllometryError if there are none.
+    Raises AllometryError if there are none.
     """
     wanted = (
         (runs["family"] == "transformer")
@@ -32,7 +30,17 @@ def early_stopped(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     own = runs[wanted].reset_index(drop=True)
     if not len(own):
         raise AllometryError("no run was stopped early on a subset of the text", hint=_HINT)
-    table = own.assign(infinite=own["limit"].isna())
+    return stopped(own, curves)
+
+
+def stopped(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """Early-stopped runs (columns of `Store.frame()`) with where they stopped.
+
+    `unique` is the size D of the set in tokens; added are `infinite` (all the text, at most once), `stop`
+    (the update with the best test loss), `turned` (whether the test loss was seen to rise after it),
+    `epochs` until it, and `train_at_stop`. `loss` is the best one.
+    """
+    table = runs.assign(infinite=runs["limit"].isna())
     stops = [_stop(curves[curves["run"] == run]) for run in table["run"]]
     table[["stop", "turned", "train_at_stop"]] = pd.DataFrame(stops, index=table.index)
     table["turned"] = table["turned"].astype(bool)

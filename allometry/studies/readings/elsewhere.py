@@ -1,0 +1,241 @@
+"""Reading generalisation to other distributions: the loss there against the loss here along size, data and
+training time, and what training here is worth there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from allometry.errors import AllometryError
+from allometry.report.content import Section, Table
+from allometry.studies.readings.base import LEVEL, Reading, attempt, mean_estimate
+from allometry.studies.readings.chapter import chapter
+from allometry.studies.readings.distributions import (
+    by_size,
+    during,
+    elsewhere,
+    kappa,
+    loss_to_loss,
+    missing,
+)
+from allometry.studies.readings.ossification import ossification
+from allometry.studies.readings.runs import scope, usable_runs
+from allometry.studies.readings.transfers import arms, transferred
+
+if TYPE_CHECKING:
+    from allometry.report.content import Analysis, Figure
+    from allometry.studies.base import Evidence, Study
+
+PAST = 2
+"""Warm-ups after which a training curve is read."""
+
+TURNED = 0.5
+"""Per cent above its lowest by which a loss elsewhere must end to have turned."""
+
+_AXES = "Along size, data and time"
+
+
+def analyse(study: Study, evidence: Evidence) -> Analysis:
+    """The report's content from the finished runs; what cannot be answered says why."""
+    usable, excluded = usable_runs(evidence)
+    own = tested(usable)
+    ladder = _ladder(own)
+
+    @cache
+    def table() -> pd.DataFrame:
+        return arms(usable, evidence.curves)
+
+    readings = {
+        "sizes": attempt("Losses elsewhere against size", lambda: by_size(ladder)),
+        "loss": attempt("Losses elsewhere against the loss here", lambda: loss_to_loss(ladder)),
+        "during": attempt("During training and after it", lambda: during(ladder, evidence.curves)),
+        "axes": attempt(_AXES, lambda: along(own, ladder, evidence.curves)),
+    }
+    for corpus in targets(usable) or ("another text",):
+        readings[corpus] = attempt(f"Transfer to {corpus}", partial(_transferred, table, corpus))
+    readings["ossification"] = attempt("Ossification", lambda: ossification(table()))
+    found = [reading.fits["summary"] for reading in readings.values() if "summary" in reading.fits]
+    return chapter(
+        study, evidence, readings, next=_next(readings), excluded=excluded,
+        answer=" ".join(found) or "The runs do not answer this.",
+        warnings=(*missing(own), *missing_targets(usable), *_scope(own, usable, evidence)),
+    )  # fmt: skip
+
+
+def tested(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that start from their own weights and were tested elsewhere; AllometryError if there are
+    none."""
+    names = elsewhere(runs)
+    known = runs[[f"loss_{name}" for name in names]].notna().any(axis=1) if names else runs["run"].isna()
+    return runs[known & runs["init_from"].isna()].reset_index(drop=True)
+
+
+def _ladder(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the horizon at which there are most sizes."""
+    if not len(runs):
+        return runs
+    sizes = runs.groupby("D")["N"].nunique().sort_index()
+    return runs[runs["D"] == sizes[::-1].idxmax()].reset_index(drop=True)
+
+
+def targets(runs: pd.DataFrame) -> tuple[str, ...]:
+    """The texts on which runs were trained that start from others."""
+    return tuple(dict.fromkeys(runs.loc[runs["init_from"].notna(), "corpus"]))
+
+
+def missing_targets(runs: pd.DataFrame) -> tuple[str, ...]:
+    """A warning for targets that could not be had, with the command that fetches them; none where the study
+    was too small to ask for more than what is shipped."""
+    from allometry.studies.designs.transfers import TARGETS
+
+    found = set(targets(runs))
+    lost = [name for name in TARGETS if name not in found | set(runs["corpus"])]
+    if not found or not lost or not any(name in found for name in TARGETS[1:]):
+        return ()
+    return (
+        f"Nothing was transferred to {', '.join(lost)}, which could not be had when the study was planned: "
+        f"`allometry data prepare {lost[0]}` fetches it.",
+    )
+
+
+def _scope(own: pd.DataFrame, usable: pd.DataFrame, evidence: Evidence) -> tuple[str, ...]:
+    """The caveats of the runs that were trained once; those trained further repeat their text on purpose."""
+    if not len(own):
+        return ()
+    others = set(usable["run"]) - set(own["run"])
+    return scope(own, replace(evidence, planned=tuple(run for run in evidence.planned if run not in others)))
+
+
+def _transferred(table: Callable[[], pd.DataFrame], corpus: str) -> Reading:
+    return transferred(table(), corpus)
+
+
+def along(runs: pd.DataFrame, ladder: pd.DataFrame, curves: pd.DataFrame) -> Reading:
+    """The exponent of the loss elsewhere in the loss here, when the loss here falls by size, by data or by
+    training; where they differ, the loss here does not decide the loss there.
+
+    AllometryError if no run was tested elsewhere, or at fewer than three sizes.
+    """
+    names = elsewhere(ladder) if len(ladder) else []
+    if not names or ladder["N"].nunique() < 3:
+        raise AllometryError("fewer than three sizes were tested elsewhere", hint="finish the study's runs")
+    rest = runs[~runs["run"].isin(ladder["run"])]
+    past = curves.merge(ladder[["run", "warmup"]], on="run")
+    past = past[past["loss"].notna() & (past["step"] >= PAST * past["warmup"])]
+    rows = [row for name in names for row in _axes(name, ladder, rest, past)]
+    table = pd.DataFrame(rows)
+    told = pd.DataFrame([_why(name, table[table["distribution"] == name], past, ladder) for name in names])
+    lines = Table(
+        name="lines-elsewhere", title="Which distributions leave the line",
+        caption=f"An exponent apart from 1, or exponents along size, data and time whose {LEVEL:.0%} "
+        "intervals do not meet, or a loss that ends above its lowest.", frame=told,
+    )  # fmt: skip
+    summary = _told(told, table)
+    return Reading(
+        section=Section(title=_AXES, text=summary, evidence=(_figure(table), lines)),
+        fits={"summary": summary},
+    )
+
+
+def _axes(
+    name: str, ladder: pd.DataFrame, rest: pd.DataFrame, curves: pd.DataFrame
+) -> list[dict[str, object]]:
+    """Exponents of one distribution along each way to a lower loss here."""
+    column = f"loss_{name}"
+    means = ladder.groupby("N")[["loss", column]].mean()
+    ratio = float(means[column].iloc[-1] / means["loss"].iloc[-1])
+    found = {"by size": kappa(means["loss"], means[column])[:3]}
+    if column in rest:
+        found["by data"] = _within(rest[rest["seed"] == rest["seed"].min()], "N", column, fewest=2)
+    if column in curves:
+        found["by training"] = _within(curves, "run", column, fewest=3)
+    return [
+        {"series": way, "distribution": name, "ratio": ratio, "kappa": k, "low": low, "high": high}
+        for way, (k, low, high) in found.items()
+        if np.isfinite(k)
+    ]
+
+
+def _within(runs: pd.DataFrame, group: str, column: str, *, fewest: int) -> tuple[float, float, float]:
+    """The mean over groups of the slope of log loss there in log loss here; NaN for fewer than two groups."""
+    slopes = [
+        np.polyfit(np.log(part["loss"]), np.log(part[column]), 1)[0]
+        for _, part in runs.dropna(subset=["loss", column]).groupby(group)
+        if part["loss"].nunique() >= fewest
+    ]
+    return mean_estimate(slopes) if len(slopes) > 1 else (np.nan, np.nan, np.nan)
+
+
+def _why(name: str, rows: pd.DataFrame, curves: pd.DataFrame, ladder: pd.DataFrame) -> dict[str, object]:
+    """Whether a distribution leaves the line, and what the losses say about the reason."""
+    size = rows[rows["series"] == "by size"].iloc[0]
+    turned = _turned(name, curves, ladder)
+    reasons = []
+    if turned > TURNED:
+        reasons.append(f"ends {turned:.1f} % above its lowest: training here comes to cost there")
+    if size["high"] < 1:
+        reasons.append("gains less than in proportion: what makes it hard is seldom seen here")
+    if size["low"] > 1:
+        reasons.append("gains more than in proportion: what larger models learn here is common there")
+    if rows["low"].max() > rows["high"].min():
+        reasons.append("size, data and time follow different lines")
+    kappas = {f"κ {row['series']}": row["kappa"] for _, row in rows.iterrows()}
+    return {"distribution": name, "times the loss here": size["ratio"], **kappas, "rise, %": turned,
+            "leaves the line": "; ".join(reasons) or "no"}  # fmt: skip
+
+
+def _turned(name: str, curves: pd.DataFrame, ladder: pd.DataFrame) -> float:
+    """Per cent by which the largest model's loss there ends above its lowest; NaN without a curve."""
+    largest = ladder.sort_values("N")["run"].iloc[-1]
+    column = f"loss_{name}"
+    curve = curves[curves["run"] == largest].sort_values("step")
+    known = curve[column].dropna() if column in curve else curve["loss"].iloc[:0]
+    return 100 * float(known.iloc[-1] / known.min() - 1) if len(known) else float("nan")
+
+
+def _told(told: pd.DataFrame, table: pd.DataFrame) -> str:
+    leaving = told[told["leaves the line"] != "no"]
+    text = f"{len(leaving)} of {len(told)} distributions leave the line"
+    text += f": {', '.join(leaving['distribution'])}." if len(leaving) else "."
+    size = table[table["series"] == "by size"]
+    if len(size) >= 5:
+        from scipy.stats import spearmanr
+
+        found = spearmanr(size["ratio"], size["kappa"])
+        text += (
+            f" The further a text (the larger the loss there over here), the "
+            f"{'less' if found.statistic < 0 else 'more'} it gains: rank correlation of distance and "
+            f"exponent {found.statistic:+.2f} (p = {found.pvalue:.2g}, {len(size)} texts)."
+        )
+    return text
+
+
+def _figure(table: pd.DataFrame) -> Figure:
+    """Exponents against distance."""
+    from allometry.figures.several import several
+
+    ends = [table["ratio"].min() / 1.05, table["ratio"].max() * 1.05]
+    line = pd.DataFrame({"series": "in proportion", "ratio": ends, "kappa": 1.0})
+    return several(
+        table, line, x="ratio", y="kappa", y_scale="plain",
+        x_title="Loss there over loss here, largest model",
+        y_title="Exponent κ of the loss there in the loss here", name="exponents-elsewhere",
+        title="How much of a gain here arrives elsewhere",
+        caption=f"Each distribution at its distance, with {LEVEL:.0%} intervals; by size over finished "
+        "models, by data over horizons of one size, by training along curves.",
+    )  # fmt: skip
+
+
+def _next(readings: dict[str, Reading]) -> str:
+    points = [r.fits["points"] for r in readings.values() if "points" in r.fits]
+    if any((p["use"] == "better than from scratch on the largest set").sum() > len(p) / 3 for p in points):
+        return "Larger from-scratch sets, so that the best transfers have a place on the curve."
+    return (
+        "How the exponents move when a few per cent of the target are mixed into the first training, and "
+        "whether a smaller rate in the further training moves them."
+    )

@@ -27,7 +27,8 @@ class Censored:
     """A fitted regression of log time.
 
     `coefficients` (p,) by `names`, their `covariance` (p, p), the scatter `sigma` of log time, `freedom`
-    (runs less coefficients), and how many runs `reached` the event.
+    (runs less coefficients), how many runs `reached` the event, and the log `likelihood`, by which fits of
+    the same runs compare.
     """
 
     names: tuple[str, ...]
@@ -36,6 +37,7 @@ class Censored:
     sigma: float
     freedom: int
     reached: int
+    likelihood: float
 
     def estimate(self, name: str, level: float = 0.95) -> tuple[float, float, float]:
         """A coefficient with its interval (Student's)."""
@@ -91,6 +93,7 @@ def censored_fit(predictors: Mapping[str, ArrayLike], time: ArrayLike, reached: 
     return Censored(
         names=names, coefficients=found.x[:-1], covariance=covariance,
         sigma=float(np.exp(found.x[-1]) * np.sqrt(wider)), freedom=freedom, reached=int(seen.sum()),
+        likelihood=-float(found.fun),
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ def foretell(question: Study, plan: StudyPlan, finished: pd.DataFrame) -> tuple[
     """
     import pandas as pd
 
-    wanted = plan.sweep.frame().set_index("run", drop=False)
+    wanted = _planned(plan)
     tables: list[pd.DataFrame] = []
     failures: dict[str, AllometryError] = {}
     taken: set[str] = set()
@@ -43,3 +43,19 @@ def foretell(question: Study, plan: StudyPlan, finished: pd.DataFrame) -> tuple[
     if not tables:
         return pd.DataFrame(), {name: error.message for name, error in failures.items()}
     return pd.concat(tables, ignore_index=True), {name: error.message for name, error in failures.items()}
+
+
+def _planned(plan: StudyPlan) -> pd.DataFrame:
+    """The plan's runs by id, with the settings that tell runs of one size apart, named as in the run table.
+    """
+    import pandas as pd
+
+    settings = [
+        {
+            "run": run.id, "corpus": run.data.corpus, "tokenizer": run.data.tokenizer,
+            "limit": run.data.limit, "B": run.train.batch_tokens, "weight_decay": run.train.weight_decay,
+            "d_model": getattr(run.model, "d_model", None), "dropout": getattr(run.model, "dropout", None),
+        }
+        for run in plan.sweep
+    ]  # fmt: skip
+    return plan.sweep.frame().merge(pd.DataFrame(settings), on="run").set_index("run", drop=False)

@@ -64,14 +64,15 @@ def register_prediction(
     returned unchanged.
 
     `runs` are those that the prediction was made from; `predicted` has columns run, N, D, loss, low, high,
-    level, method and study (which predicted it); `known` are ids of predicted runs whose loss was in the
+    level, method and study (which predicted it), and where something else than the loss is predicted, `what`:
+    its column in the run table; `known` are ids of predicted runs whose loss was in the
     store before (they are marked, and never scored). `publish` writes a file that must not exist yet, or
     says False (`Store.publish`): of several drivers that predict at once, one registers.
     """
     existing = registered(folder)
     if existing is not None:
         return existing
-    columns = ["run", "N", "D", "seed", "loss", "low", "high", "level", "method", "study"]
+    columns = ["run", "N", "D", "seed", "loss", "low", "high", "level", "method", "study", "what"]
     rows = json.loads(predicted.reindex(columns=columns).to_json(orient="records", double_precision=15))
     content = {
         "registered": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -83,15 +84,18 @@ def register_prediction(
     return registered(folder) or content
 
 
-def score(prediction: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
+def score(prediction: dict[str, Any], runs: pd.DataFrame, quantity: str = "loss") -> pd.DataFrame:
     """One row a predicted run that has been trained: predicted, low, high, measured, error (relative),
-    inside, scored.
+    inside, scored. `quantity` is the column of the run table whose predictions are meant; runs that have no
+    value there are left out.
     """
     import pandas as pd
 
     table = pd.DataFrame(prediction["predictions"]).rename(columns={"loss": "predicted"})
-    done = runs.loc[runs["status"] == "done", ["run", "loss"]].rename(columns={"loss": "measured"})
-    table = table.merge(done, on="run", how="inner")
+    what = table["what"].fillna("loss") if "what" in table else pd.Series("loss", index=table.index)
+    table = table.assign(what=what)[what == quantity]
+    done = runs.loc[runs["status"] == "done", ["run", quantity]].rename(columns={quantity: "measured"})
+    table = table.merge(done.dropna(), on="run", how="inner")
     table["error"] = table["measured"] / table["predicted"] - 1
     table["inside"] = table["measured"].between(table["low"], table["high"])
     table["scored"] = ~table["already_known"].astype(bool)

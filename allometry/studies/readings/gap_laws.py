@@ -1,0 +1,227 @@
+"""The reading of the laws of generalisation: forms of the gap and of the time to generalise, compared by what
+they foretell of larger models.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from allometry.errors import AllometryError
+from allometry.laws.backtest import backtest
+from allometry.laws.fit import fit
+from allometry.report.content import Constant, Section, Table
+from allometry.studies.readings.base import Reading, attempt, caveats, constant, percent
+from allometry.studies.readings.chapter import chapter
+from allometry.studies.readings.descents import descents
+from allometry.studies.readings.equations import equations
+from allometry.studies.readings.foretold import foretold
+from allometry.studies.readings.repeats import USUAL_DECAY, noise_of, repeated
+from allometry.studies.readings.runs import usable_runs
+from allometry.studies.readings.time_laws import time_laws
+from allometry.units import format_count
+
+if TYPE_CHECKING:
+    from allometry.report.content import Analysis, Figure
+    from allometry.studies.base import Evidence, Study
+
+FORMS = {
+    "gap": "a power of repeats and of N/U",
+    "gap-power": "powers of repeats, N and U",
+    "gap-saturating": "a power of N/U that fills up with repeats",
+}
+
+LOVELACE = "Lovelace 2026"
+
+LEAST_GAP = 0.02
+"""Nats below which a gap is noise between batches."""
+
+_GAP, _PENALTY, _REGULAR = "Forms of the gap", "Forms of the excess loss", "What regularisation takes away"
+
+
+def analyse(study: Study, evidence: Evidence) -> Analysis:
+    """The report's content from the finished runs; what cannot be answered says why."""
+    runs, excluded = usable_runs(evidence)
+
+    @cache
+    def text() -> pd.DataFrame:
+        return repeated(runs, evidence.curves)
+
+    @cache
+    def points() -> pd.DataFrame:
+        return along(text(), evidence.curves)
+
+    readings = {
+        "gap": attempt(_GAP, lambda: _forms(points(), "gap", _GAP)),
+        "excess": attempt(_PENALTY, lambda: _forms(points(), "penalty", _PENALTY)),
+        "regular": attempt(_REGULAR, lambda: _regularised(text())),
+        "time": attempt("The time to generalise", lambda: time_laws(equations(runs))),
+        "descents": attempt(
+            "Double descent",
+            lambda: descents(_known(text), _known(lambda: equations(runs)), evidence.curves),
+        ),
+    }
+    if evidence.prediction is not None:
+        registered = evidence.prediction
+        readings["foretold"] = attempt("What was foretold", lambda: foretold(evidence.runs, registered))
+    said = [str(each.fits["summary"]) for each in readings.values() if each.fits.get("summary")]
+    return chapter(
+        study, evidence, readings, excluded=excluded, next=_next(readings),
+        answer=" ".join(said) or "These runs are too few for laws of generalisation: see the sections.",
+    )  # fmt: skip
+
+
+def _known(table):  # type: ignore[no-untyped-def]
+    """A table, or None where its runs are missing."""
+    try:
+        return table()
+    except AllometryError:
+        return None
+
+
+def along(table: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """Points of the usual runs on sets, after their first pass: run, N, U, R, step, `gap` (test less training
+    loss) and `penalty` (test loss less that of the same size on all the text at the same update).
+
+    Raises AllometryError if there are none.
+    """
+    own = table[table["usual"]][["run", "N", "U", "infinite"]]
+    every = curves[["run", "step", "tokens", "loss", "train_loss"]].dropna().merge(own, on="run")
+    fresh = every[every["infinite"]].groupby(["N", "step"])["loss"].mean().rename("fresh").reset_index()
+    points = every[~every["infinite"]].merge(fresh, on=["N", "step"], how="left")
+    points = points.assign(
+        R=points["tokens"] / points["U"] - 1,
+        gap=points["loss"] - points["train_loss"],
+        penalty=points["loss"] - points["fresh"],
+    )
+    points = points[points["R"] >= 1].reset_index(drop=True)
+    if not len(points):
+        raise AllometryError("no set was passed over twice", hint="train longer, or on smaller sets")
+    return points
+
+
+def _forms(points: pd.DataFrame, output: str, title: str) -> Reading:
+    """Every form fitted to all sizes, and to all but the largest, which it then has to predict."""
+    usable = points[points[output] > LEAST_GAP].rename(columns={"run": "run_id"}).reset_index(drop=True)
+    sizes = np.sort(usable["N"].unique())
+    if len(sizes) < 3 or usable["U"].nunique() < 3:
+        raise AllometryError(
+            f"{len(sizes)} sizes on {usable['U'].nunique()} sets show such a loss, too few for its form",
+            hint="train longer",
+        )
+    columns = {"G": output}
+    tested = backtest(
+        usable, laws=tuple(FORMS), columns=columns, by="N", cuts=[float(n) for n in sizes[1:-1]][-2:],
+        objective="lsq-log", group="run_id", bootstrap=0,
+    )  # fmt: skip
+    scores = tested.scores.assign(form=tested.scores["law"].map(FORMS))
+    scores = scores.assign(residual=[tested.fits[law].rms for law in scores["law"]])
+    best = fit(usable, law=tested.best, columns=columns, objective="lsq-log", group="run_id", bootstrap=120)
+    shown = Table(
+        name=f"forms-of-{output}", title=title,
+        frame=scores[["form", "residual", "mean_error", "worst_error", "bias"]],
+        caption="`residual`: root mean square of the logarithm over all points; the errors are relative, "
+        "of larger "
+        "sizes that were held out, over the last cuts.",
+    )  # fmt: skip
+    powers = ", ".join(_power(best, name) for name in best.free if name != "P")
+    first = scores.iloc[0]
+    summary = (
+        f"Of the forms of the {'gap' if output == 'gap' else 'excess loss'}, {first['form']} foretells "
+        f"larger models best "
+        f"({percent(first['mean_error'])} off; {powers})."
+    )
+    left_out = len(points) - len(usable)
+    text = (
+        f"{len(usable)} points of {usable['run_id'].nunique()} runs after their first pass over a set of "
+        f"{format_count(usable['U'].min())} to {format_count(usable['U'].max())} tokens; {left_out} "
+        f"points below "
+        f"{LEAST_GAP} nats are left out. {summary}"
+    )
+    return Reading(
+        section=Section(title=title, text=text, evidence=(_figure(usable, best, output, title), shown)),
+        fits={"best": best, "scores": scores, "summary": summary},
+        warnings=caveats(best, title.lower()),
+    )
+
+
+def _power(best, name: str) -> str:  # type: ignore[no-untyped-def]
+    low, high = best.interval(name)
+    return f"{name} {best.parameters[name]:.3g} [{low:.3g}, {high:.3g}]"
+
+
+def _figure(points: pd.DataFrame, best, output: str, title: str) -> Figure:  # type: ignore[no-untyped-def]
+    """The largest size against repeats, a line of the best form for each set."""
+    from allometry.figures.several import several
+
+    largest = points[points["N"] == points["N"].max()].sort_values(["U", "R"])
+    drawn = largest.assign(series=[f"U = {format_count(u)}" for u in largest["U"]])
+    lines = drawn[["series", "R"]].assign(**{output: best.predict(drawn)})
+    what = "Test less training loss" if output == "gap" else "Test loss less that on all the text"
+    return several(
+        drawn[["series", "R", output, "U", "N", "run_id"]], lines, x="R", y=output,
+        x_title="Repeats: passes less one", y_title=f"{what} (nats per token)",
+        name=f"{output}-against-repeats",
+        title=f"{title}, the largest size", caption=f"Points along the runs, and {best.law.title.lower()}.",
+    )  # fmt: skip
+
+
+def _regularised(table: pd.DataFrame) -> Reading:
+    """Gap and excess loss of one size on one set under other weight decays, and with dropout."""
+    varied = table[~table["usual"]]
+    if not len(varied):
+        raise AllometryError("no run was regularised otherwise", hint="allow more time")
+    n, u = varied["N"].mode().max(), varied["U"].mode().max()
+    own = table[(table["N"] == n) & (table["U"] == u)].sort_values(["dropout", "weight_decay"])
+    fresh = table.loc[table["usual"] & table["infinite"] & (table["N"] == n), "loss"]
+    if not len(fresh) or not own["usual"].any():
+        raise AllometryError(
+            "the partners of the regularised runs are missing", hint="finish the study's runs"
+        )
+    frame = own[["weight_decay", "dropout", "loss", "best", "gap"]].assign(
+        excess=own["loss"] - fresh.mean(), stopped=own["best"] - fresh.mean()
+    )
+    shown = Table(
+        name="regularised", title="One size on one set", frame=frame,
+        caption="`excess`: final test loss over that of the same size, not regularised, on all the text; "
+        "`stopped`: "
+        "the best test loss over it.",
+    )  # fmt: skip
+    rows, said = _taken(frame, noise_of(table) * float(fresh.mean()))
+    text = (
+        f"{format_count(n)} parameters on {format_count(u)} tokens, {own['R'].median():.0f} repeats. "
+        f"{said} Dropout "
+        "and weight decay are the same in all of a run."
+    )
+    return Reading(
+        section=Section(title=_REGULAR, text=text, evidence=(shown,)), constants=rows, fits={"summary": said}
+    )
+
+
+def _taken(frame: pd.DataFrame, noise: float) -> tuple[tuple[Constant, ...], str]:
+    """The share of the excess loss that strong weight decay takes away, with its interval from seed noise."""
+    usual = frame[(frame["dropout"] == 0) & np.isclose(frame["weight_decay"], USUAL_DECAY)]
+    strong = frame[(frame["dropout"] == 0) & (frame["weight_decay"] > 0.99)]
+    if not len(usual) or not len(strong) or usual["excess"].iloc[0] < 3 * noise:
+        return (), "The excess is too small to say what regularisation takes from it."
+    before, after = usual["excess"].mean(), strong["excess"].mean()
+    left = after / before
+    half = 1.96 * float(np.sqrt(2) * noise * np.hypot(1, left) / before)
+    value = (1 - left, 1 - left - half, 1 - left + half)
+    why = "one size on one set; theirs is the coefficient of a law over many"
+    row = constant("excess that weight decay 1 takes away", "1 − P(1)/P(0.1)", {LOVELACE: 0.7}, value, why)
+    said = (
+        f"Weight decay 1 instead of 0.1 takes {percent(value[0])} [{percent(value[1])}, "
+        f"{percent(value[2])}] of the "
+        "final excess loss away (Lovelace et al.: about 70 %)."
+    )
+    return (row,), said
+
+
+def _next(readings: dict[str, Reading]) -> str:
+    if "scores" not in readings["gap"].fits:
+        return "Allow more time: forms of the gap need three sizes that learn three sets by heart."
+    return "Do the exponents of the gap move when each size has its own best weight decay?"

@@ -1,0 +1,258 @@
+"""The reading of the factorial studies: effects of dials with intervals, ranked, and their interactions.
+
+A main effect is what going from a dial's low to its high setting does on average over all settings of the
+others, in per cent. In resolution IV it is free of interactions of two, which come in groups that cannot be
+told apart; what is shown of a group is its sum.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from allometry.errors import AllometryError
+from allometry.laws.censored import Censored, censored_fit
+from allometry.report.content import Section, Table
+from allometry.studies.factorial import aliases
+from allometry.studies.readings.base import LEVEL, Reading, attempt, percent
+from allometry.studies.readings.chapter import chapter
+from allometry.studies.readings.equations import equations, times
+from allometry.studies.readings.runs import usable_runs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from allometry.report.content import Analysis, Figure
+    from allometry.studies.base import Evidence, Study
+
+LEVELS = (0.95, 0.99)
+"""Accuracies that a run on equations is timed to. The first is read first: more runs come to it."""
+
+_EQUATIONS, _TEXT = "On modular division", "On a small set of text"
+
+
+def analyse(study: Study, evidence: Evidence) -> Analysis:
+    """The report's content from the finished runs; what cannot be answered says why."""
+    runs, excluded = usable_runs(evidence)
+    readings = {
+        "equations": attempt(_EQUATIONS, lambda: _on_equations(runs, evidence.curves)),
+        "text": attempt(_TEXT, lambda: _on_text(runs, evidence.curves)),
+    }
+    said = [reading.fits["summary"] for reading in readings.values() if "summary" in reading.fits]
+    return chapter(
+        study, evidence, readings, excluded=excluded,
+        answer=" ".join(said) or "These runs are too few to tell the dials apart: see the sections.",
+        next="Turn the two largest dials over several settings each, with the others where they did best.",
+    )  # fmt: skip
+
+
+def dials(runs: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
+    """The runs' settings as -1 (the lower, or the first in the alphabet) and +1, a column a dial that has
+    two.
+
+    `columns` maps dials to columns. AllometryError if none varies, or one has three settings.
+    """
+    coded = {}
+    for dial, column in columns.items():
+        settings = sorted(runs[column].dropna().unique().tolist())
+        if len(settings) > 2:
+            raise AllometryError(
+                f"{dial} has {len(settings)} settings, not two", hint="read a factorial's runs"
+            )
+        if len(settings) == 2:
+            coded[dial] = np.where(runs[column] == settings[1], 1, -1)
+    if not coded:
+        raise AllometryError("no dial was turned in these runs", hint="finish the study's runs")
+    return pd.DataFrame(coded, index=runs.index)
+
+
+def ranked(coded: pd.DataFrame, time: pd.Series, reached: pd.Series) -> tuple[pd.DataFrame, Censored]:
+    """Effects on `time` (or any positive outcome) as a table for `figures.effects`, largest first, and the
+    fit.
+
+    Interactions are fitted by group where the runs are enough for them. Raises AllometryError where runs are
+    too few for the main effects.
+    """
+    mains: dict[str, np.ndarray] = {"1": np.ones(len(coded))} | {d: coded[d].to_numpy(float) for d in coded}
+    groups = {" = ".join(f"{a} × {b}" for a, b in group): group[0] for group in aliases(coded)}
+    both = mains | {name: (coded[a] * coded[b]).to_numpy(float) for name, (a, b) in groups.items()}
+    fitted = None
+    if reached.sum() > len(both) + 2:
+        fitted = censored_fit(both, time, reached)
+    fitted = fitted or censored_fit(mains, time, reached)
+    rows = []
+    for name in fitted.names[1:]:
+        value, low, high = (100 * np.expm1(2 * v) for v in fitted.estimate(name, LEVEL))
+        kind = "interaction" if name in groups else "dial"
+        rows.append({"dial": name, "kind": kind, "effect": value, "low": low, "high": high})
+    table = pd.DataFrame(rows)
+    return table.sort_values("effect", key=lambda e: -np.log1p(e / 100).abs(), ignore_index=True), fitted
+
+
+def _told(table: pd.DataFrame, settings: dict[str, str], worse: str, better: str) -> str:
+    """The main effects whose intervals leave out zero, in words, and the other dials by name."""
+    mains = table[table["kind"] == "dial"]
+    clear = mains[(mains["low"] > 0) | (mains["high"] < 0)]
+    said = [
+        f"{row.dial} ({settings[row.dial]}) {row.effect:+.0f} % [{row.low:+.0f}, {row.high:+.0f}]"
+        for row in clear.itertuples()
+    ]
+    others = [d for d in mains["dial"] if d not in set(clear["dial"])]
+    text = f"{worse}: {', '.join(said)}" if said else f"{better} by more than chance would"
+    return text + (f"; not clearly: {', '.join(others)}." if others else ".")
+
+
+def _interactions(table: pd.DataFrame) -> str:
+    pairs = table[table["kind"] == "interaction"]
+    if not len(pairs):
+        return "The runs are too few for interactions."
+    clear = pairs[(pairs["low"] > 0) | (pairs["high"] < 0)]
+    said = [f"{row.dial} ({row.effect:+.0f} %)" for row in clear.itertuples()]
+    found = f"Beyond chance: {'; '.join(said)}." if said else "None is beyond chance."
+    return (
+        f"Interactions of two come in {len(pairs)} groups (each a name with equals signs), which these "
+        f"runs cannot "
+        f"take apart: a group's effect is the sum of its members'. {found} Effects of three dials at "
+        f"once are "
+        "taken to be nothing."
+    )
+
+
+def _settings(runs: pd.DataFrame, columns: dict[str, str]) -> dict[str, str]:
+    """What a dial was turned from and to, in words."""
+    found = {}
+    for dial, column in columns.items():
+        ends = sorted(runs[column].dropna().unique().tolist())
+        found[dial] = f"{_short(ends[0])} to {_short(ends[-1])}"
+    return found
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+_ON_EQUATIONS = {
+    "weight decay": "weight_decay", "dropout": "dropout", "learning rate": "relative_rate", "batch": "B",
+    "depth": "n_layer", "initialisation": "init", "wrong answers": "noise",
+}  # fmt: skip
+
+_ON_TEXT = {
+    "weight decay": "weight_decay", "dropout": "dropout", "learning rate": "relative_rate", "batch": "B",
+    "depth": "n_layer", "initialisation": "init", "tokenizer": "tokenizer",
+}  # fmt: skip
+
+
+def _relative(runs: pd.DataFrame, rule: Callable[[float], float]) -> pd.DataFrame:
+    """With the learning rate over what the rule gives to the width."""
+    rate = runs["lr"].astype(float) / runs["d_model"].map(rule)
+    return runs.assign(relative_rate=rate.round(1))
+
+
+def _on_equations(runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
+    """Updates until the held-out equations are answered, to both accuracies."""
+    from allometry.studies.designs.grokking import RATE_TIMES_WIDTH
+
+    own = _relative(equations(runs), lambda width: RATE_TIMES_WIDTH / width)
+    coded = dials(own, _ON_EQUATIONS)
+    tables = {}
+    for level in LEVELS:
+        timed = times(own, curves, level)
+        try:
+            tables[level] = (ranked(coded, timed["time"], timed["understood"]), timed)
+        except AllometryError:
+            if level == LEVELS[0]:
+                raise
+    (table, fitted), timed = tables[LEVELS[0]]
+    settings = _settings(own, _ON_EQUATIONS)
+    told = _told(table, settings, "time to 95 % of the held-out equations", "no dial moves the time")
+    summary = f"On {own['task'].iloc[0]}, {told}"
+    text = (
+        f"{len(own)} runs of {coded.drop_duplicates().shape[0]} combinations, {own['share'].iloc[0]:.0%} "
+        f"of the table, "
+        f"{own['N'].iloc[0]:,.0f} parameters; {int(timed['understood'].sum())} runs answer 95 % of the "
+        f"held-out "
+        f"equations, the others count as later than their end. {_range(timed)} "
+        f"{summary[:1].upper()}{summary[1:]} "
+        f"{_interactions(table)} Runs of one combination scatter by {percent(fitted.sigma)}."
+    )
+    figures = [
+        _figure(each[0][0], f"equations-{100 * level:.0f}",
+                f"Updates to {level:.0%} of the held-out equations",
+                "Change in updates from the low to the high setting", settings)
+        for level, each in tables.items()
+    ]  # fmt: skip
+    return Reading(
+        section=Section(
+            title=_EQUATIONS, text=text, evidence=(*figures, _runs(timed, _ON_EQUATIONS, "equations"))
+        ),
+        fits={"summary": summary, "table": table},
+    )
+
+
+def _range(timed: pd.DataFrame) -> str:
+    known = timed.loc[timed["understood"], "time"]
+    if not len(known):
+        return ""
+    return (
+        f"The quickest combination needs {known.min():,.0f} updates, the slowest that got there "
+        f"{known.max():,.0f}."
+    )
+
+
+def _on_text(runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
+    """The best test loss in bits per byte after the same text."""
+    from allometry.studies.recipe import rule_rate
+
+    own = runs[runs["tokenizer"] != "symbols"].reset_index(drop=True)
+    if not len(own):
+        raise AllometryError("no run on text has finished", hint="run the study again to finish it")
+    own = _relative(own, lambda width: rule_rate("transformer", width))
+    best = [float(curves.loc[curves["run"] == run, "loss"].min()) for run in own["run"]]
+    own = own.assign(best=own["bits_per_byte"].astype(float) * np.array(best) / own["loss"].astype(float))
+    coded = dials(own, _ON_TEXT)
+    table, fitted = ranked(coded, own["best"], pd.Series(True, index=own.index))
+    settings = _settings(own, _ON_TEXT)
+    summary = f"On text, {_told(table, settings, 'best loss in bits per byte', 'no dial moves the loss')}"
+    text = (
+        f"{len(own)} runs of {coded.drop_duplicates().shape[0]} combinations, {own['N'].median():,.0f} "
+        f"parameters, all on "
+        f"the same number of bytes, of a set that is seen {(own['D'] / own['unique']).median():.0f} "
+        f"times; best test "
+        f"losses from {own['best'].min():.3f} to {own['best'].max():.3f} bits per byte. {summary} "
+        f"{_interactions(table)} Runs of one combination scatter by {percent(fitted.sigma)}. Text has no "
+        f"answers that "
+        "could be made wrong, so that dial is turned on equations alone."
+    )
+    figure = _figure(
+        table,
+        "text",
+        "Best test loss on text",
+        "Change in bits per byte from the low to the high setting",
+        settings,
+    )
+    return Reading(
+        section=Section(title=_TEXT, text=text, evidence=(figure, _runs(own, _ON_TEXT, "text"))),
+        fits={"summary": summary, "table": table},
+    )
+
+
+def _figure(table: pd.DataFrame, name: str, title: str, axis: str, settings: dict[str, str]) -> Figure:
+    from allometry.figures.effects import effects
+
+    named = [f"{d} ({settings[d]})" if d in settings else d for d in table["dial"]]
+    return effects(
+        table.assign(dial=named), name=f"effects-{name}", title=title, x_title=axis,
+        caption="Largest first, with 95 % intervals. To the left of zero is sooner, or better.",
+    )  # fmt: skip
+
+
+def _runs(runs: pd.DataFrame, columns: dict[str, str], name: str) -> Table:
+    kept = [
+        c for c in (*columns.values(), "seed", "time", "understood", "memorised", "best", "run") if c in runs
+    ]
+    return Table(
+        name=f"factorial-{name}", title="Every run", frame=runs[kept],
+        caption="Settings as they were; `relative_rate` is the learning rate over the rule's.",
+    )  # fmt: skip

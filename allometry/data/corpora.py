@@ -8,69 +8,16 @@ add one: docs/add-a-corpus.md.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
-from allometry.data import arithmetic, files, hub, packages, sources, uniform
-from allometry.data.arithmetic import Equations
+from allometry.data import files, generated, hub, packages, sources
 from allometry.data.packaged import PACKAGED, Packaged
-from allometry.data.split import Document
-from allometry.data.synthetic import Language
-from allometry.data.uniform import Uniform
+from allometry.data.spec import CorpusSpec, refuse_unknown
 from allometry.errors import AllometryError, unknown
-from allometry.units import format_bytes, parse_count, parse_number
+from allometry.units import format_bytes, parse_count
 
-_LANGUAGE = ("order", "symbols", "exponent", "length", "bytes", "seed")
-_UNIFORM = ("symbols", "length", "sequences", "seed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CorpusSpec:
-    """A corpus that can be read.
-
-    `source` says where the text comes from. `read(cache)` yields the documents in an order that never
-    changes; what it downloads it keeps under `cache`. `fingerprint()` changes whenever the text may have
-    changed, and is cheap: it reads no text. `size` is the amount of text, for tables. `entropy` is the
-    entropy rate of a generated language in nats per byte, where a document is its bytes and one separator.
-    `package` is what must be downloaded first. `limits` may hold "docs" and "bytes". `symbols` are the words
-    of a corpus that has a closed vocabulary, in the order of their ids. Where all documents have one length,
-    `record` is how many tokens each takes, with its separator; where they are questions, `answer` is which of
-    them, from 0, is asked for.
-    """
-
-    name: str
-    about: str
-    source: str
-    licence: str
-    attribution: str
-    size: str
-    read: Callable[[Path | None], Iterable[Document]]
-    fingerprint: Callable[[], Any]
-    package: packages.Package | None = None
-    entropy: float | None = None
-    limits: Mapping[str, int] = field(default_factory=dict)
-    symbols: tuple[str, ...] = ()
-    record: int | None = None
-    answer: int | None = None
-
-    def documents(self, cache: Path | None = None) -> Iterator[Document]:
-        """The documents up to the limits: so many, and no further one once there are so many bytes.
-
-        A test split that the corpus brings along comes first and is not limited.
-        """
-        count = size = 0
-        for document in self.read(cache):
-            if document.split != "test":
-                if count >= self.limits.get("docs", count + 1) or size >= self.limits.get("bytes", size + 1):
-                    return
-                count, size = count + 1, size + len(document.text.encode())
-            yield document
-
-    def identity(self) -> dict[str, Any]:
-        """What the text depends on, as JSON: equal identities, equal documents."""
-        return {"fingerprint": self.fingerprint(), "limits": dict(self.limits)}
+__all__ = ["CorpusSpec", "Kind", "corpora", "kinds", "resolve"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,14 +75,12 @@ def kinds() -> dict[str, Kind]:
             open=_hub,
         ),
         "synthetic": Kind(
-            about="a generated language whose entropy is known, uniform sequences, or the equations of "
-            "modular arithmetic or S5",
-            usage="synthetic:zipf[,order=2,symbols=64,exponent=1.5,length=1000,bytes=10M,seed=0], "
-            f"{uniform.FORM}, {arithmetic.FORM}",
+            about=generated.ABOUT,
+            usage=generated.USAGE,
             licence="none needed",
             where="generated",
-            options=frozenset({*_LANGUAGE, *_UNIFORM}),
-            open=_synthetic,
+            options=generated.OPTIONS,
+            open=generated.synthetic,
         ),
     }
 
@@ -151,12 +96,12 @@ def resolve(corpus: str) -> CorpusSpec:
     if kind:
         if not argument:
             raise AllometryError(f"corpus {corpus!r} needs an argument", hint=f"write it as {kind.usage}")
-        _refuse_unknown(corpus, options, kind.options)
+        refuse_unknown(corpus, options, kind.options)
         return kind.open(corpus, argument, options)
     named = corpora()
     if head not in named:
         raise _unknown_corpus(head)
-    _refuse_unknown(corpus, options, ("docs", "bytes"))
+    refuse_unknown(corpus, options, ("docs", "bytes"))
     return replace(named[head], name=corpus, limits=_limits(corpus, options))
 
 
@@ -166,12 +111,6 @@ def _split_options(corpus: str) -> tuple[str, dict[str, str]]:
     assert match is not None
     pairs = dict(part.split("=", 1) for part in match[0].split(",") if part)
     return corpus[: match.start()], pairs
-
-
-def _refuse_unknown(corpus: str, options: Mapping[str, str], known: Iterable[str]) -> None:
-    for key in options:
-        if key not in known:
-            raise unknown(f"option of corpus {corpus!r}:", key, known)
 
 
 def _unknown_corpus(head: str) -> AllometryError:
@@ -287,65 +226,4 @@ def _hub(name: str, argument: str, options: Mapping[str, str]) -> CorpusSpec:
         size=", ".join(f"at most {count} {key}" for key, count in limits.items()),
         read=wanted.documents,
         fingerprint=wanted.identity,
-    )
-
-
-def _synthetic(name: str, argument: str, options: Mapping[str, str]) -> CorpusSpec:
-    if argument.partition(":")[0] in ("modular", "s5"):
-        return _equations(name, argument, options)
-    if argument not in ("zipf", "uniform"):
-        raise unknown(
-            "synthetic language", argument, ["zipf", "uniform", "modular:P:OPERATION", "s5:OPERATION"]
-        )
-    _refuse_unknown(name, options, _LANGUAGE if argument == "zipf" else _UNIFORM)
-    numbers = {key: parse_number(value, f"option {key} of corpus {name!r}") for key, value in options.items()}
-    if argument == "uniform":
-        return _uniform(name, numbers)
-    language = Language.of(numbers)
-    return CorpusSpec(
-        name=name,
-        about=f"a Zipfian Markov source of order {language.order} over {language.symbols} characters",
-        source="generated",
-        licence="none needed",
-        attribution="",
-        size=format_bytes(language.bytes),
-        read=lambda cache: language.documents(),
-        fingerprint=lambda: asdict(language),
-        entropy=language.entropy,
-    )
-
-
-def _uniform(name: str, numbers: Mapping[str, float]) -> CorpusSpec:
-    source = Uniform.of(numbers)
-    return CorpusSpec(
-        name=name,
-        about=f"uniform sequences of {source.length} out of {source.symbols} symbols: nothing to generalise",
-        source="generated",
-        licence="none needed",
-        attribution="",
-        size=f"{source.sequences} sequences",
-        read=lambda cache: source.documents(),
-        fingerprint=lambda: asdict(source),
-        entropy=source.entropy,
-        symbols=source.names,
-        record=source.length + 1,
-    )
-
-
-def _equations(name: str, argument: str, options: Mapping[str, str]) -> CorpusSpec:
-    _refuse_unknown(name, options, ())
-    equations = Equations.of(argument)
-    where = "permutations of five things" if equations.modulus is None else f"residues of {equations.modulus}"
-    return CorpusSpec(
-        name=name,
-        about=f"all equations of {equations.operation} over {where}, {equations.train:.0%} for training",
-        source="generated",
-        licence="none needed",
-        attribution="",
-        size=f"{len(equations.table())} equations",
-        read=lambda cache: equations.documents(),
-        fingerprint=lambda: asdict(equations),
-        symbols=equations.symbols,
-        record=arithmetic.LENGTH,
-        answer=arithmetic.ANSWER,
     )

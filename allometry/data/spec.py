@@ -1,0 +1,66 @@
+"""What a corpus is: where its text comes from, under which licence, and how it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from allometry.data import packages
+from allometry.data.split import Document
+from allometry.errors import unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusSpec:
+    """A corpus that can be read.
+
+    `source` says where the text comes from. `read(cache)` yields the documents in an order that never
+    changes; what it downloads it keeps under `cache`. `fingerprint()` changes whenever the text may have
+    changed, and is cheap: it reads no text. `size` is the amount of text, for tables. `entropy` is the
+    entropy rate of a generated language in nats per byte, where a document is its bytes and one separator.
+    `package` is what must be downloaded first. `limits` may hold "docs" and "bytes". `symbols` are the words
+    of a corpus that has a closed vocabulary, in the order of their ids. Where all documents have one length,
+    `record` is how many tokens each takes, with its separator; where they are questions, `answer` is which of
+    them, from 0, is asked for.
+    """
+
+    name: str
+    about: str
+    source: str
+    licence: str
+    attribution: str
+    size: str
+    read: Callable[[Path | None], Iterable[Document]]
+    fingerprint: Callable[[], Any]
+    package: packages.Package | None = None
+    entropy: float | None = None
+    limits: Mapping[str, int] = field(default_factory=dict)
+    symbols: tuple[str, ...] = ()
+    record: int | None = None
+    answer: int | None = None
+
+    def documents(self, cache: Path | None = None) -> Iterator[Document]:
+        """The documents up to the limits: so many, and no further one once there are so many bytes.
+
+        A test split that the corpus brings along comes first and is not limited.
+        """
+        count = size = 0
+        for document in self.read(cache):
+            if document.split != "test":
+                if count >= self.limits.get("docs", count + 1) or size >= self.limits.get("bytes", size + 1):
+                    return
+                count, size = count + 1, size + len(document.text.encode())
+            yield document
+
+    def identity(self) -> dict[str, Any]:
+        """What the text depends on, as JSON: equal identities, equal documents."""
+        return {"fingerprint": self.fingerprint(), "limits": dict(self.limits)}
+
+
+def refuse_unknown(corpus: str, options: Mapping[str, str], known: Iterable[str]) -> None:
+    """AllometryError, with the nearest known names, for an option that a corpus does not have."""
+    for key in options:
+        if key not in known:
+            raise unknown(f"option of corpus {corpus!r}:", key, known)

@@ -152,9 +152,9 @@ def summary(chapters: list[Analysis], headlines: tuple[str, ...]) -> str:
     """The whole collection in a few sentences: how the constants compare, and the first of some chapters."""
     constants = [constant for each in chapters for constant in each.constants]
     verdicts = Counter(constant.verdict for constant in constants)
-    answered = [each for each in chapters if each.sections]
+    answered = [c for c in chapters if c.constants or any(part.evidence for part in c.sections)]
     text = (
-        f"{len(answered)} of {len(chapters)} questions are answered. Of {len(constants)} constants "
+        f"{len(answered)} of {len(chapters)} questions are answered, in whole or in part. Of {len(constants)} constants "
         f"{verdicts['agrees']} agree with a published value, {verdicts['differs']} differ, and for "
         f"{verdicts['cannot tell']} it cannot be told from these runs."
     )

@@ -154,8 +154,9 @@ def summary(chapters: list[Analysis], headlines: tuple[str, ...]) -> str:
     verdicts = Counter(constant.verdict for constant in constants)
     answered = [c for c in chapters if c.constants or any(part.evidence for part in c.sections)]
     text = (
-        f"{len(answered)} of {len(chapters)} questions are answered, in whole or in part. Of {len(constants)} constants "
-        f"{verdicts['agrees']} agree with a published value, {verdicts['differs']} differ, and for "
+        f"{len(answered)} of {len(chapters)} questions are answered, in whole or in part. Of "
+        f"{len(constants)} constants {verdicts['agrees']} agree with a published value, "
+        f"{verdicts['differs']} differ, and for "
         f"{verdicts['cannot tell']} it cannot be told from these runs."
     )
     first = {each.study: each.constants[0] for each in chapters if each.constants}

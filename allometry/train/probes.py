@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Ids = npt.NDArray[np.int64]
 
-MOST = 512
+MOST = 128
 """Probes that stand for a whole training set; more sequences than that are recorded in groups."""
 
 DOCUMENT_WINDOWS = 8

@@ -1,0 +1,214 @@
+"""Capacity: how many bits of uniform random data a model of N parameters comes to hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from allometry.errors import AllometryError
+from allometry.report.content import Constant, Figure, Section, Table
+from allometry.studies.readings.base import Reading, constant
+from allometry.studies.readings.probed import LEVEL, mean_interval, of_kind, size_name, straight
+
+if TYPE_CHECKING:
+    from allometry.studies.base import Evidence
+
+MORRIS = "Morris 2025"
+SINGLE, HALF = 3.83, 3.51
+"""Bits per parameter that the paper measures in fp32 and in bf16; its fit over sizes has 3.64."""
+
+SLOPE = 3.64
+
+STILL_RISING = 0.02
+"""Growth of the memorised bits, over the last half octave of steps at the constant rate, from which a run was
+stopped by its length and not by what it can hold."""
+
+BEFORE_DECAY = 0.8
+"""Share of the steps at which the recipe's rate begins to fall."""
+
+PAST = 1.2
+"""A size was taken past saturation if its largest set has so many times the bits that it came to hold."""
+
+
+def reading(runs: pd.DataFrame, evidence: Evidence) -> Reading:
+    """Memorised bits against the bits of the set, and their largest value against N."""
+    table = memorised(runs, evidence.probes)
+    sizes = saturated(table)
+    slope = _slope(sizes)
+    constants = _constants(sizes, slope)
+    return Reading(
+        section=Section(
+            title="Capacity: bits per parameter",
+            text=_text(table, sizes),
+            evidence=(_against_set(table), _against_size(sizes), _table(table)),
+        ),
+        constants=constants,
+        fits={"sizes": sizes, "summary": _summary(sizes, slope)},
+    )
+
+
+def memorised(runs: pd.DataFrame, probes: pd.DataFrame | None) -> pd.DataFrame:
+    """One row a run: bits of its training set, bits of it that the model has memorised at the end (what the
+    sequences would cost without the model less what they cost with it), and how the latter still grew.
+    """
+    found = of_kind(probes, runs, "trained")
+    found = found[found["entropy"].notna()]
+    if not len(found):
+        raise AllometryError("the runs' training sets have no known entropy", hint="use synthetic:uniform,…")
+    sums = found.groupby(["run", "N", "N_total", "S", "step"])[["loss", "entropy"]].sum().reset_index()
+    sums["bits"] = (sums["entropy"] - sums["loss"]) / np.log(2)
+    rows = []
+    for (run, N, total, S), part in sums.groupby(["run", "N", "N_total", "S"]):
+        last = part.sort_values("step").iloc[-1]
+        rows.append(
+            {
+                "run": run, "N": N, "N_total": total, "S": S,
+                "set": last["entropy"] / np.log(2), "memorised": max(0.0, last["bits"]),
+                "growth": _growth(part, S),
+            }
+        )  # fmt: skip
+    table = pd.DataFrame(rows).sort_values(["N_total", "set"], ignore_index=True)
+    return table.assign(**{"bits per parameter": table["memorised"] / table["N_total"]})
+
+
+def _growth(part: pd.DataFrame, steps: float) -> float:
+    """Relative growth of the memorised bits between the last two evaluations at the constant rate."""
+    early = part[(part["step"] <= BEFORE_DECAY * steps) & (part["bits"] > 0)].sort_values("step")["bits"]
+    return float(early.iloc[-1] / early.iloc[-2] - 1) if len(early) > 1 else np.nan
+
+
+def saturated(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a size: the most bits over its sets, per parameter too, whether the sets pass saturation, and
+    whether the fullest run was still learning (a lower bound then).
+    """
+    rows = []
+    for total, part in table.groupby("N_total"):
+        best = part.loc[part["memorised"].idxmax()]
+        growth = best["growth"]
+        rows.append(
+            {
+                "N_total": total, "capacity": best["memorised"],
+                "bits per parameter": best["memorised"] / total,
+                "largest set": part["set"].max(),
+                "past saturation": bool(part["set"].max() > PAST * best["memorised"]),
+                "still rising": bool(not growth < STILL_RISING),
+            }
+        )  # fmt: skip
+    sizes = pd.DataFrame(rows)
+    if not (sizes["capacity"] > 0).any():
+        raise AllometryError(
+            "no model has memorised anything beyond the alphabet", hint="allow more time: more updates"
+        )
+    return sizes
+
+
+def _slope(sizes: pd.DataFrame) -> tuple[float, float, float] | None:
+    try:
+        return straight(sizes["N_total"], sizes["capacity"])[0]
+    except AllometryError:
+        return None
+
+
+def _constants(sizes: pd.DataFrame, slope: tuple[float, float, float] | None) -> tuple[Constant, ...]:
+    limited = bool(sizes["still rising"].any())
+    why = (
+        "a lower bound: memorised bits were still rising when training ended, so optimisation limits it"
+        if limited
+        else "all parameters are counted; fp32, sets taken past saturation"
+    )
+    rows = []
+    if slope is not None:
+        rows.append(constant("capacity, slope over N", "dM/dN", {MORRIS: SLOPE}, slope, why))
+    each = mean_interval(sizes["bits per parameter"])
+    published = {f"{MORRIS}, fp32": SINGLE, f"{MORRIS}, bf16": HALF}
+    if np.isfinite(each[1]):
+        rows.append(constant("capacity, bits per parameter", "M/N", published, each, why))
+    return tuple(_judged(row, limited) for row in rows)
+
+
+def _judged(row: Constant, limited: bool) -> Constant:
+    """At this study's level; a lower bound that lies below the published values contradicts nothing."""
+    below = row.verdict == "differs" and row.high < min(row.published.values())
+    return replace(row, level=LEVEL, verdict="cannot tell" if limited and below else row.verdict)
+
+
+def _against_set(table: pd.DataFrame) -> Figure:
+    from allometry.figures.several import several
+
+    points = table.assign(series=[size_name(n) for n in table["N_total"]])
+    span = np.geomspace(table["set"].min(), table["set"].max(), 40)
+    whole = pd.DataFrame({"series": "everything memorised", "set": span, "memorised": span})
+    lines = [whole]
+    for total, part in table.groupby("N_total"):
+        own = np.geomspace(part["set"].min(), part["set"].max(), 40)
+        at = np.minimum(own, SINGLE * total)
+        lines.append(pd.DataFrame({"series": size_name(total), "set": own, "memorised": at}))
+    return several(
+        points[["series", "set", "memorised", "bits per parameter", "growth", "N_total", "S", "run"]],
+        pd.concat(lines, ignore_index=True), x="set", y="memorised",
+        x_title="Bits of the training set", y_title="Bits memorised",
+        name="capacity-sets", title="Memorised bits against the bits of the set",
+        caption=(
+            "Random sequences: what the training set would cost without the model less what it costs "
+            "with it. Lines: everything, and for each size what Morris et al. 2025 would expect in fp32."
+        ),
+    )  # fmt: skip
+
+
+def _against_size(sizes: pd.DataFrame) -> Figure:
+    from allometry.figures.several import several
+
+    named = ["lower bound: still rising" if rising else "saturated" for rising in sizes["still rising"]]
+    span = np.geomspace(sizes["N_total"].min(), sizes["N_total"].max(), 40)
+    lines = [
+        pd.DataFrame(
+            {"series": f"{bits} bits per parameter ({MORRIS})", "N_total": span, "capacity": bits * span}
+        )
+        for bits in (SINGLE, HALF)
+    ]
+    return several(
+        sizes.assign(series=named), pd.concat(lines, ignore_index=True), x="N_total", y="capacity",
+        y_title="Most bits memorised", name="capacity-sizes", title="Capacity against parameters",
+        caption="The most that a model of each size has memorised over all sets. All parameters are counted.",
+    )  # fmt: skip
+
+
+def _table(table: pd.DataFrame) -> Table:
+    caption = (
+        "Bits of the set and bits memorised at the end; growth is that of the memorised bits over the last "
+        "half octave of steps before the learning rate falls."
+    )
+    columns = ["N_total", "S", "set", "memorised", "bits per parameter", "growth"]
+    title = "Every run on random sequences"
+    return Table(name="capacity", title=title, caption=caption, frame=table[columns])
+
+
+def _summary(sizes: pd.DataFrame, slope: tuple[float, float, float] | None) -> str:
+    best = sizes["bits per parameter"].max()
+    rate = f"{len(sizes)} sizes are too few for a slope"
+    if slope is not None:
+        rate = f"a slope of {slope[0]:.2f} [{slope[1]:.2f}, {slope[2]:.2f}] over {len(sizes)} sizes"
+    bound = "; a lower bound, since bits were still rising at the end" if sizes["still rising"].any() else ""
+    return f"Models hold up to {best:.2f} bits per parameter of random data ({rate}{bound})."
+
+
+def _text(table: pd.DataFrame, sizes: pd.DataFrame) -> str:
+    rising, short = int(sizes["still rising"].sum()), int((~sizes["past saturation"]).sum())
+    told = [
+        f"{len(table)} runs on sequences that hold nothing to generalise; whatever a model knows of them it "
+        "has stored. The first symbol of a sequence is given and not counted. Sets of one seed are nested."
+    ]
+    if rising:
+        told.append(
+            f"At {rising} of {len(sizes)} sizes the fullest run was still gaining more than "
+            f"{100 * STILL_RISING:.0f} % in half an octave of steps before its rate fell: that is what "
+            "optimisation has reached, **not the capacity**, which is at least as large."
+        )
+    if short:
+        told.append(f"At {short} sizes even the largest set was memorised nearly whole: no plateau is seen.")
+    if not rising and not short:
+        told.append("At every size bits stop rising with the set and with time: the plateau is the capacity.")
+    return " ".join(told)

@@ -1,0 +1,45 @@
+"""The study of memorisation: its readings in order, and the answer over all of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from allometry.studies.readings import capacity, counterfactual, exposure, extraction, forgetting
+from allometry.studies.readings.base import attempt
+from allometry.studies.readings.chapter import chapter
+from allometry.studies.readings.runs import usable_runs
+
+if TYPE_CHECKING:
+    from allometry.report.content import Analysis
+    from allometry.studies.base import Evidence, Study
+
+_NEXT = (
+    "Whether capacity bounds what is memorised of text, against a reference model that knows the language, "
+    "and how much of what a model writes is new."
+)
+
+
+def analyse(study: Study, evidence: Evidence) -> Analysis:
+    """The report's content from the finished runs; what they cannot answer says why."""
+    usable, excluded = usable_runs(evidence)
+    readings = {
+        "capacity": attempt("Capacity: bits per parameter", lambda: capacity.reading(usable, evidence)),
+        "exposure": attempt("Exposure of canaries", lambda: exposure.reading(usable, evidence)),
+        "extraction": attempt("Extraction from prompts", lambda: extraction.reading(usable, evidence)),
+        "counterfactual": attempt(
+            "Counterfactual memorisation", lambda: counterfactual.reading(usable, evidence)
+        ),
+        "forgetting": attempt("Forgetting of a batch", lambda: forgetting.reading(usable, evidence)),
+    }
+    found = [str(reading.fits["summary"]) for reading in readings.values() if "summary" in reading.fits]
+    missing = len(evidence.planned) - len(usable)
+    warnings = (f"{missing} of {len(evidence.planned)} planned runs are missing.",) if missing else ()
+    return chapter(
+        study,
+        evidence,
+        readings,
+        answer=" ".join(found) or "The runs do not show what is memorised.",
+        next=_NEXT,
+        excluded=excluded,
+        warnings=warnings,
+    )

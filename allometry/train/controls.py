@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from allometry.data import subsets, tokenizers
 from allometry.data.batches import BatchOrder, window_starts
+from allometry.errors import AllometryError
 from allometry.train import probes
 from allometry.train.plant import PlantedOrder, canary_tokens, passage_tokens
 from allometry.train.probes import EXCERPT, Probes
@@ -44,18 +45,28 @@ def controlled(config: RunConfig, found: TokenSet, available: NDArray[Any], reco
         pieces = subsets.documents(available, _separator(found), data.spread)
         inside = subsets.chosen(len(pieces), data.half)
         kept = np.concatenate([piece for piece, chosen in zip(pieces, inside, strict=True) if chosen])
-    order = BatchOrder(
-        kept, n_ctx=config.model.n_ctx, batch_tokens=config.train.batch_tokens, seed=config.train.seed,
-        record=record,
-    )  # fmt: skip
-    if data.plant is not None:
-        order, measured = _planted(config, data.plant, found, order)
-        return Controlled(tokens=kept, order=order, probes=measured if data.probe == "planted" else None)
+    order, measured = _order(config, found, kept, record)
     if data.probe == "documents":
-        return Controlled(tokens=kept, order=order, probes=_documents(config, found, available, inside))
-    if data.probe == "trained":
-        return Controlled(tokens=kept, order=order, probes=_trained(config, found, kept, record))
-    return Controlled(tokens=kept, order=order, probes=None)
+        measured = _documents(config, found, available, inside)
+    elif data.probe == "trained":
+        measured = _trained(config, found, kept, record)
+    return Controlled(tokens=kept, order=order, probes=measured if data.probe else None)
+
+
+def _order(
+    config: RunConfig, found: TokenSet, kept: NDArray[Any], record: int | None
+) -> tuple[BatchOrder, Probes | None]:
+    """The order of batches and, where something is planted, its probes."""
+    train, n_ctx, plant = config.train, config.model.n_ctx, config.data.plant
+    if plant is None:
+        plain = BatchOrder(kept, n_ctx=n_ctx, batch_tokens=train.batch_tokens, seed=train.seed, record=record)
+        return plain, None
+    if record is not None:
+        raise AllometryError(
+            f"{config.data.corpus!r} consists of records, into which nothing can be planted",
+            hint="plant into text",
+        )
+    return _planted(config, plant, found, kept)
 
 
 def _coder(found: TokenSet) -> Tokenizer:
@@ -67,9 +78,9 @@ def _separator(found: TokenSet) -> int:
 
 
 def _planted(
-    config: RunConfig, plant: Plant, found: TokenSet, order: BatchOrder
+    config: RunConfig, plant: Plant, found: TokenSet, kept: NDArray[Any]
 ) -> tuple[PlantedOrder, Probes]:
-    n_ctx, coder = config.model.n_ctx, _coder(found)
+    n_ctx, train, coder = config.model.n_ctx, config.train, _coder(found)
     empty = np.empty((0, 1), np.int64)
     canaries, references, passages, starts = empty, empty, empty, empty[:, 0]
     if plant.canaries:
@@ -78,7 +89,10 @@ def _planted(
         evaluated = window_starts(len(found.test), n_ctx=n_ctx, n_tokens=config.data.eval_tokens)
         passages, starts = passage_tokens(plant, found.test, evaluated, n_ctx + 1)
     items = [*canaries, *passages]
-    planted = PlantedOrder(order, plant, items, config.train.steps)
+    planted = PlantedOrder(
+        kept, n_ctx=n_ctx, batch_tokens=train.batch_tokens, seed=train.seed, plant=plant, items=items,
+        steps=train.steps,
+    )  # fmt: skip
     texts = [coder.decode(item)[:EXCERPT] for item in items]
     return planted, probes.planted(plant, canaries, references, passages, starts, texts, planted.steps_of)
 

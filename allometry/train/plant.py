@@ -131,13 +131,23 @@ class PlantedOrder(BatchOrder):
     `steps_of[i]` are the steps whose batches hold item i, once for each time that it is inserted.
     """
 
-    def __init__(self, order: BatchOrder, plant: Plant, items: list[Ids], steps: int) -> None:
-        """`items` are 1-D arrays of tokens in the order of `plant.times`.
+    def __init__(
+        self,
+        tokens: npt.NDArray[np.unsignedinteger],
+        *,
+        n_ctx: int,
+        batch_tokens: int,
+        seed: int,
+        plant: Plant,
+        items: list[Ids],
+        steps: int,
+    ) -> None:
+        """`items` are 1-D arrays of tokens in the order of `plant.times`, `steps` the length of the run.
 
         AllometryError if one is longer than a window, or if they would fill more than MOST of training.
         """
-        self.__dict__.update(order.__dict__)
-        window = order.n_ctx + 1
+        super().__init__(tokens, n_ctx=n_ctx, batch_tokens=batch_tokens, seed=seed)
+        window = n_ctx + 1
         if items and max(map(len, items)) > window:
             raise AllometryError(
                 f"what is planted has {max(map(len, items))} tokens and would be cut: windows have {window}",
@@ -145,12 +155,12 @@ class PlantedOrder(BatchOrder):
             )
         times = plant.times
         assert len(times) == len(items)
-        places = _places(plant, sum(times), steps * order.rows, order.rows)
+        places = _places(plant, sum(times), steps * self.rows, self.rows)
         owners = np.repeat(np.arange(len(items)), times)
         self._planted: dict[int, list[tuple[int, Ids]]] = {}
         self.steps_of: list[list[int]] = [[] for _ in items]
         for owner, place in zip(owners.tolist(), places.tolist(), strict=True):
-            step, row = place // order.rows + 1, place % order.rows
+            step, row = place // self.rows + 1, place % self.rows
             self._planted.setdefault(step, []).append((row, items[owner]))
             self.steps_of[owner].append(step)
         for seen in self.steps_of:

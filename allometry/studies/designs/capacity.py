@@ -23,7 +23,7 @@ BITS_PER_PARAMETER = 3.6
 FILLINGS = (0.5, 1.0, 2.0, 4.0)
 """Bits of a training set over the capacity that the paper would give the model."""
 
-FEWEST_UPDATES = 40
+FEWEST_UPDATES = 20
 """Updates of the smallest model; larger ones get more, in proportion to their parameters."""
 
 

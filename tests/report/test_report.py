@@ -238,4 +238,4 @@ def test_a_browser_draws_every_chart_without_a_word(analysis: Analysis, tmp_path
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=True)
     assert "CONSOLE" not in done.stderr, done.stderr
     assert 'data-drawn="3"' in done.stdout
-    assert re.search(rf'<html[^>]*color-scheme: (only {mode}|{mode} only)', done.stdout)
+    assert re.search(rf"<html[^>]*color-scheme: (only {mode}|{mode} only)", done.stdout)

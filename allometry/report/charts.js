@@ -252,7 +252,8 @@
     header.setAttribute("aria-sort", descending ? "descending" : "ascending");
     const key = (row) => {
       const cell = row.cells[column];
-      return cell.dataset.v !== undefined ? Number(cell.dataset.v) : cell.textContent;
+      if (cell.dataset.v !== undefined) return Number(cell.dataset.v);
+      return cell.classList.contains("n") && cell.textContent !== "" && !isNaN(cell.textContent) ? Number(cell.textContent) : cell.textContent;
     };
     const order = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : typeof a === typeof b ? a.localeCompare(b) : typeof a === "number" ? -1 : 1);
     const rows = [...table.tBodies[0].rows].map((row) => [key(row), row]);

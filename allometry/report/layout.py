@@ -19,7 +19,7 @@ from allometry.report.page import chart_json, table_of
 ROWS_SHOWN = 300
 """Rows of a figure's numbers that are shown under it; the CSV has all of them."""
 
-ROWS_SHOWN_IN_CHAPTERS = 60
+ROWS_SHOWN_IN_CHAPTERS = 40
 """The same where a page has many chapters."""
 
 _MARKS = {"agrees": "✓", "differs": "≠", "cannot tell": "?"}
@@ -69,7 +69,7 @@ def layout(analysis: Analysis) -> dict[str, Any]:
         ],
         "levels": sorted({c.level for _, listed in constants for c in listed}),
         "excluded": table_of(excluded, "excluded-runs", limit=ROWS_SHOWN),
-        "runs": table_of(analysis.runs, "all-runs", limit=None),
+        "runs": table_of(_filled(analysis.runs), "all-runs", limit=None),
         "environment": list(_flatten(analysis.environment)),
     }
 
@@ -136,6 +136,11 @@ def _constant(constant: Constant) -> dict[str, Any]:
         "why": fmt.inline(constant.why),
         "strip": strip(constant),
     }
+
+
+def _filled(runs: pd.DataFrame | None) -> pd.DataFrame | None:
+    """The run table without columns that no run fills."""
+    return None if runs is None else runs.dropna(axis=1, how="all")
 
 
 def _excluded(analysis: Analysis) -> pd.DataFrame | None:

@@ -160,14 +160,13 @@ def summary(chapters: list[Analysis], headlines: tuple[str, ...]) -> str:
         f"{verdicts['cannot tell']} it cannot be told from these runs."
     )
     first = {each.study: each.constants[0] for each in chapters if each.constants}
-    named = "; ".join(_headline(name, first[name]) for name in headlines if name in first)
-    return f"{text} {named}." if named else text
+    return "\n\n".join([text, *(_headline(name, first[name]) for name in headlines if name in first)])
 
 
 def _headline(name: str, constant: Constant) -> str:
     from allometry.report.format import interval
 
-    published = ", ".join(f"{value:.3g} ({paper})" for paper, value in constant.published.items())
-    beside = f"published: {published}; " if published else ""
+    published = ", ".join(f"{paper}: {value:.3g}" for paper, value in constant.published.items())
     ours = interval(constant.ours, constant.low, constant.high)
-    return f"{constant.name}: {ours} ({beside}{constant.verdict}; see *{name}*)"
+    beside = f" ({published})" if published else ""
+    return f"*{name}*: {constant.name}, {ours}{beside}: {constant.verdict}."

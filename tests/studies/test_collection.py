@@ -143,7 +143,7 @@ def test_a_chapter_that_fails_says_why_and_the_others_are_written() -> None:
     assert reads.warnings == ("own",)
     assert also.warnings == ()
     assert "1 of 4 questions are answered" in analysis.answer
-    assert "Slope: 1.00 [0.90, 1.10] (published: 1 (Paper); agrees" in analysis.answer
+    assert "*reads*: Slope, 1.00 [0.90, 1.10] (Paper: 1): agrees." in analysis.answer
 
 
 def test_nothing_finished_is_said_and_not_read() -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 from allometry.errors import AllometryError
 from allometry.report.content import Section, Table
 from allometry.studies.readings.base import Reading, claim, mean_estimate
+from allometry.studies.readings.transfer_figures import slug
 from allometry.units import format_count
 
 if TYPE_CHECKING:
@@ -103,10 +104,9 @@ def _figure(found: pd.DataFrame, corpus: str) -> Figure:
     zero = pd.DataFrame(
         {"series": "no difference", "D": [means["D"].min(), means["D"].max()], "percent": 0.0}
     )
-    slug = "".join(c if c.isalnum() else "-" for c in corpus)
     return several(
         drawn, pd.concat([drawn, zero], ignore_index=True), x="D", y="percent", y_scale="percent",
-        x_title="data of the target (tokens)", y_title="Loss trained before over from scratch",
-        name=f"before-over-scratch-{slug}", title=f"Trained before over from scratch, {corpus}",
+        x_title="Data of the target (tokens)", y_title="Loss trained before over from scratch",
+        name=f"before-over-scratch-{slug(corpus)}", title=f"Trained before over from scratch, {corpus}",
         caption="Below zero training before helps; the last point of each size is all the text.",
     )  # fmt: skip

@@ -16,8 +16,11 @@ from allometry.laws.fit import fit
 from allometry.report.content import Section, Table
 from allometry.studies.readings.base import LEVEL, Reading, caveats, constant, mean_estimate, percent
 from allometry.studies.readings.subsets import stopped
+from allometry.studies.readings.transfer_figures import both_arms, slug, worth
 
 if TYPE_CHECKING:
+    from scipy.interpolate import PchipInterpolator
+
     from allometry.laws.result import FitResult
     from allometry.report.content import Constant, Figure
 
@@ -30,6 +33,9 @@ LOW_DATA = 0.1
 WITHIN = 0.99
 
 FEWEST_POINTS = 5
+
+WIDEST = 1.5
+"""Width of an interval over its exponent from which the exponent is not identified: 1.5 is ± 75 %."""
 
 _HINT = "train the missing runs: allometry run elsewhere"
 
@@ -55,6 +61,11 @@ def data_needed(sets: pd.Series, losses: pd.Series, wanted: np.ndarray) -> np.nd
     `sets` are D of the curve and `losses` its losses: interpolated monotonously in (log D, L), after leaving
     out points that do not lie below all smaller sets. AllometryError for fewer than two points.
     """
+    return np.exp(np.asarray(_inverse(sets, losses)(wanted), dtype=float))
+
+
+def _inverse(sets: pd.Series, losses: pd.Series) -> PchipInterpolator:
+    """log D as a function of the loss; NaN outside."""
     from scipy.interpolate import PchipInterpolator
 
     order = np.argsort(sets.to_numpy(float))
@@ -63,13 +74,13 @@ def data_needed(sets: pd.Series, losses: pd.Series, wanted: np.ndarray) -> np.nd
     x, y = x[falling], y[falling]
     if len(x) < 2:
         raise AllometryError("a from-scratch curve needs two sets whose losses fall", hint=_HINT)
-    inverse = PchipInterpolator(y[::-1], x[::-1], extrapolate=False)
-    return np.exp(np.asarray(inverse(wanted), dtype=float))
+    return PchipInterpolator(y[::-1], x[::-1], extrapolate=False)
 
 
 def effective(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a run of further training on a set: D_F, D_E, D_T, `low` (in the low-data regime), and `use`:
-    "fitted", or why it has no place on the from-scratch curve.
+    """One row a run of further training on a set: D_F, D_E, D_T, `low` (in the low-data regime), `use`
+    ("fitted", or why it has no place on the from-scratch curve) and `precision`, the change of log L over
+    that of log D_T: where a curve is flat, a little noise of the loss is much data.
 
     `table` is that of `arms`. AllometryError if no size has a from-scratch curve.
     """
@@ -90,7 +101,11 @@ def effective(table: pd.DataFrame) -> pd.DataFrame:
 def _points(before: pd.DataFrame, curve: pd.Series, whole: float) -> pd.DataFrame:
     """The rows of one size; `whole` is its loss from scratch on all the text (NaN if unknown)."""
     sets = pd.Series(curve.index, dtype=float)
-    needed = data_needed(sets, curve, before["loss"].to_numpy(float))
+    inverse, losses = _inverse(sets, curve), before["loss"].to_numpy(float)
+    needed = np.exp(np.asarray(inverse(losses), dtype=float))
+    knots = inverse.x
+    secants = np.abs(np.diff(inverse(knots)) / np.diff(knots))
+    flatness = losses * secants[np.clip(np.searchsorted(knots, losses) - 1, 0, len(secants) - 1)]
     own = before["unique"].to_numpy(float)
     enough = data_needed(sets, curve, np.array([whole / WITHIN]))[0] if np.isfinite(whole) else np.nan
     enough = enough if np.isfinite(enough) else float(sets.max())
@@ -101,7 +116,8 @@ def _points(before: pd.DataFrame, curve: pd.Series, whole: float) -> pd.DataFram
         "fitted",
     )  # fmt: skip
     return pd.DataFrame(
-        {"run": before["run"].to_numpy(), "D_F": own, "loss": before["loss"].to_numpy(float), "D_E": needed,
+        {"run": before["run"].to_numpy(), "D_F": own, "loss": losses, "D_E": needed,
+         "precision": np.clip((needed - own) / needed, 0, None) / flatness,
          "D_T": needed - own, "times": needed / own, "low": own <= LOW_DATA * enough, "use": use}
     )  # fmt: skip
 
@@ -110,13 +126,13 @@ def transferred(table: pd.DataFrame, corpus: str) -> Reading:
     """alpha, beta and k of one target, with the points, the curves and what has no place on them."""
     points = effective(table[table["corpus"] == corpus])
     chosen, regime = _regime(points)
-    law = fit(chosen, law="transfer", columns={"D_F": "D_F", "N": "N", "D_T": "D_T"}, objective="lsq-log",
-              group="run")  # fmt: skip
+    law = fit(chosen.assign(weight=chosen["precision"] ** 2), law="transfer", objective="lsq-log",
+              columns={"D_F": "D_F", "N": "N", "D_T": "D_T"}, weights="weight", group="run")  # fmt: skip
     rows = exponents(chosen, corpus)
     summary = _summary(corpus, rows, points, chosen, regime)
     evidence: tuple[Figure | Table, ...] = (
-        _figure(points, law, corpus),
-        _losses(table, corpus),
+        worth(points, law, corpus),
+        both_arms(table, corpus),
         _methods(law, rows, corpus),
     )
     lost = points[points["use"] != "fitted"]
@@ -153,15 +169,18 @@ def exponents(points: pd.DataFrame, corpus: str) -> tuple[Constant, ...]:
     alpha is the mean of the slopes of the sizes, beta the slope of what is left in log N.
     """
     log = pd.DataFrame({name: np.log(points[name].to_numpy(float)) for name in ("D_F", "N", "D_T")})
-    several = log.groupby("N").filter(lambda g: g["D_F"].nunique() > 1)
-    slopes = [np.polyfit(g["D_F"], g["D_T"], 1)[0] for _, g in several.groupby("N")]
-    alpha = _mean(slopes)
-    left = (log["D_T"] - (alpha[0] if np.isfinite(alpha[0]) else 0.0) * log["D_F"]).groupby(log["N"]).mean()
-    beta = _slope(left) if np.isfinite(alpha[0]) else (float("nan"),) * 3
+    log["w"] = points["precision"].to_numpy(float)
+    several = [part for _, part in log.groupby("N") if part["D_F"].nunique() > 1]
+    alpha = _mean([float(np.polyfit(part["D_F"], part["D_T"], 1, w=part["w"])[0]) for part in several])
+    rest = log.assign(left=log["D_T"] - alpha[0] * log["D_F"])
+    left = pd.Series({n: np.average(p["left"], weights=p["w"] ** 2) for n, p in rest.groupby("N")})
+    beta = _slope(left) if np.isfinite(alpha[0]) else (float("nan"), -np.inf, np.inf)
     why = f"{len(left)} sizes, each one measurement of its from-scratch curve; tokens are bytes"
     return (
-        constant(f"transfer to {corpus}, data", "α", {HERNANDEZ: 0.18, MIXED: 0.096}, alpha, why),
-        constant(f"transfer to {corpus}, size", "β", {HERNANDEZ: 0.38}, beta, why),
+        constant(
+            f"transfer to {corpus}, data", "α", {HERNANDEZ: 0.18, MIXED: 0.096}, alpha, why, widest=WIDEST
+        ),
+        constant(f"transfer to {corpus}, size", "β", {HERNANDEZ: 0.38}, beta, why, widest=WIDEST),
     )
 
 
@@ -205,45 +224,6 @@ def _within(row: Constant) -> str:
     return f" [{row.low:.2f}, {row.high:.2f}]" if np.isfinite(row.low) and np.isfinite(row.high) else ""
 
 
-def _figure(points: pd.DataFrame, law: FitResult, corpus: str) -> Figure:
-    """D_T against D_F by size, with the law (Hernandez et al. 2021, figure 2)."""
-    from allometry.figures.several import several
-
-    placed = points[points["use"] == "fitted"].sort_values(["N", "D_F"])
-    drawn = placed.assign(series=[_size(n) for n in placed["N"]])
-    grid = np.geomspace(placed["D_F"].min(), placed["D_F"].max(), 24)
-    lines = [
-        pd.DataFrame({"series": _size(n), "D_F": grid, "D_T": law.predict(D_F=grid, N=np.full(24, float(n)))})
-        for n in sorted(placed["N"].unique())
-    ]
-    return several(
-        drawn[["series", "D_F", "D_T", "D_E", "times", "N", "low"]], pd.concat(lines, ignore_index=True),
-        x="D_F", y="D_T", x_title="D_F: data of the further training (tokens)",
-        y_title="D_T: data that the first training is worth (tokens)", name=f"transferred-{_slug(corpus)}",
-        title=f"Effective data transferred to {corpus}",
-        caption="Points: D_E on the from-scratch curve of the same size, less D_F. Lines: k · D_F^α · N^β.",
-    )  # fmt: skip
-
-
-def _losses(table: pd.DataFrame, corpus: str) -> Figure:
-    """Losses of both arms against the data, for the smallest and the largest size."""
-    from allometry.figures.several import several
-
-    own = table[(table["corpus"] == corpus) & ~table["infinite"]]
-    ends = own[own["N"].isin([own["N"].min(), own["N"].max()])].sort_values(["N", "arm", "unique"])
-    names = {"before": "trained before", "scratch": "from scratch"}
-    drawn = ends.assign(
-        series=[f"{_size(n)}, {names[arm]}" for n, arm in zip(ends["N"], ends["arm"], strict=True)]
-    )
-    shown = drawn[["series", "unique", "loss", "N", "epochs", "turned"]]
-    return several(
-        shown, shown, x="unique", name=f"before-and-scratch-{_slug(corpus)}",
-        title=f"Loss on {corpus} against its data",
-        caption="Each point a run stopped at its best test loss. The horizontal distance between two lines "
-        "of a size is D_E over D_F.",
-    )  # fmt: skip
-
-
 def _methods(law: FitResult, rows: tuple[Constant, ...], corpus: str) -> Table:
     k = (law.parameters["k"], *law.interval("k", LEVEL))
     found: list[dict[str, Any]] = [
@@ -269,17 +249,17 @@ def _methods(law: FitResult, rows: tuple[Constant, ...], corpus: str) -> Table:
         )
     found.append({"parameter": "k", "how": "joint fit", "estimate": k[0], "low": k[1], "high": k[2]})
     return Table(
-        name=f"transfer-exponents-{_slug(corpus)}", title="Two ways to the exponents",
-        caption=f"{LEVEL:.0%} intervals. The joint fit resamples points as if they were independent, and is "
-        f"too sure of β; it lies {percent(law.rms)} from a point (root mean square). k moves with α and β, "
-        "and depends on what a token is.",
+        name=f"transfer-exponents-{slug(corpus)}", title="Two ways to the exponents",
+        caption=f"{LEVEL:.0%} intervals. The joint fit resamples points as if those of one size did not "
+        f"share a from-scratch curve; it lies {percent(law.rms)} from a point (root mean square). k moves "
+        "with α and β, and depends on what a token is.",
         frame=pd.DataFrame(found),
     )  # fmt: skip
 
 
 def _lost(lost: pd.DataFrame, corpus: str) -> Table:
     return Table(
-        name=f"not-placed-{_slug(corpus)}", title="Runs without a place on the from-scratch curve",
+        name=f"not-placed-{slug(corpus)}", title="Runs without a place on the from-scratch curve",
         caption="Left out of the fits. Where they are the best models with the most data, what is left "
         "understates both exponents.",
         frame=lost[["run", "N", "D_F", "loss", "use"]],
@@ -295,13 +275,3 @@ def _not_turned(table: pd.DataFrame, corpus: str) -> tuple[str, ...]:
         f"{len(still)} of {len(scratch)} from-scratch runs on sets of {corpus} had not turned where they "
         "ended: their losses are limited by training as well as by data, and D_E there is too large.",
     )
-
-
-def _size(n: float) -> str:
-    from allometry.units import format_count
-
-    return f"N = {format_count(n)}"
-
-
-def _slug(corpus: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in corpus)

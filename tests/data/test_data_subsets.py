@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ TOKENS = np.arange(10_007, dtype=np.uint16)
 def test_small_sets_are_contained_in_large_ones(block: int) -> None:
     sets = [first(TOKENS, limit, block) for limit in (100, 1500, 9999, 10_007)]
     assert [len(each) for each in sets] == [100, 1500, 9999, 10_007]
-    for small, large in zip(sets, sets[1:], strict=False):
+    for small, large in itertools.pairwise(sets):
         assert set(small.tolist()) <= set(large.tolist())
         assert np.array_equal(small, large[: len(small)])
 

@@ -46,7 +46,7 @@ def foretell(question: Study, plan: StudyPlan, finished: pd.DataFrame) -> tuple[
 
 
 def _planned(plan: StudyPlan) -> pd.DataFrame:
-    """The plan's runs by id, with the settings that tell runs of one size apart, as the run table has them."""
+    """The plan's runs by id, with the settings that tell runs of one size apart, as in the run table."""
     import pandas as pd
 
     settings = [

@@ -181,7 +181,10 @@ def universal(runs: pd.DataFrame) -> Reading:
         f"N, and by {worse[0]:+.1f} % [{worse[1]:+.1f}, {worse[2]:+.1f}] at equal parameters counted with "
         "re-use, which is equal compute."
     )
-    why = "two distinct blocks applied 2 and 4 times; the paper does not say which layers it shared"
+    why = (
+        "two distinct blocks applied 2 and 4 times, at the transformer's rates, which need not be their best; the "
+        "paper does not say which layers it shared"
+    )
     families = ("transformer", "universal")
     figures = (
         _ladder_figure(runs, "N_reuse", "parameters, including reuse", "reuse-against-compute", families),

@@ -30,16 +30,17 @@ def by_position(positions: pd.DataFrame) -> Reading:
         raise AllometryError("no run recorded its loss by position", hint="train the study again")
     table = ratios_by_position(positions)
     ends = pd.DataFrame([_ends(pair, part) for pair, part in table.groupby("pair", sort=False)])
-    early, late = mean_estimate(ends["early"]), mean_estimate(ends["late"])
-    growth = mean_estimate(ends["late"] - ends["early"])
+    usual = ends[ends["n_ctx"] == ends["n_ctx"].min()]
+    early, late = mean_estimate(usual["early"]), mean_estimate(usual["late"])
+    growth = mean_estimate(usual["late"] - usual["early"])
     summary = (
         f"At positions 1 to {EARLY} the LSTM has {early[0]:+.1f} % [{early[1]:+.1f}, {early[2]:+.1f}] of the "
         f"transformer's loss, in the last quarter of the context {late[0]:+.1f} % [{late[1]:+.1f}, "
         f"{late[2]:+.1f}]."
     )
     why = (
-        f"{len(ends)} pairs of equal N and seed; 64 bytes of context are a dozen words, and early is "
-        "under one"
+        f"{len(usual)} pairs of equal N and seed at a context of {usual['n_ctx'].iloc[0]:.0f} bytes, a dozen "
+        "words, of which early is less than one; at these horizons LSTMs still learn faster"
     )
     rows = (
         claim("LSTM over transformer late in the context, %", "ΔL/L", late, why, above=True),
@@ -50,13 +51,35 @@ def by_position(positions: pd.DataFrame) -> Reading:
         section=Section(
             title="LSTM against transformer, by position",
             text=f"{summary} Kaplan et al. find LSTMs as good early in the context and flat after about 100 "
-            "tokens, while transformers improve through all of it.",
+            f"tokens, while transformers improve through all of it. {_longer(ends, positions)}",
             evidence=(*figures, Table(name="pairs-by-position", title="Every pair, early and late",
                                       caption="Per cent of the transformer's loss.", frame=ends)),
         ),
         constants=rows,
         fits={"summary": summary},
     )  # fmt: skip
+
+
+def _longer(ends: pd.DataFrame, positions: pd.DataFrame) -> str:
+    """What the pair with a longer context shows; a transformer that does not use it yet is said to."""
+    long = ends[ends["n_ctx"] > ends["n_ctx"].min()]
+    if not len(long):
+        return ""
+    first = long.iloc[0]
+    own = positions[(positions["series"] == "transformer") & (positions["n_ctx"] == first["n_ctx"])]
+    half = own["position"] > EARLY
+    late = own["position"] >= LATE * first["n_ctx"]
+    gain = 1 - own.loc[late, "loss"].mean() / own.loc[half & ~late, "loss"].mean()
+    plateau = (
+        " This transformer has not begun to use its context: it is as good after five bytes as after two "
+        "hundred."
+        if gain < 0.01
+        else ""
+    )
+    return (
+        f"The pair with a context of {first['n_ctx']:.0f} is not among them: there the LSTM has "
+        f"{first['early']:+.1f} % early and {first['late']:+.1f} % late.{plateau}"
+    )
 
 
 def ratios_by_position(positions: pd.DataFrame) -> pd.DataFrame:

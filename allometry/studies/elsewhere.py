@@ -32,7 +32,7 @@ class Elsewhere(Study):
         "before, end worse than from scratch where data are plenty."
     )
     budget: ClassVar[str] = "15m"
-    designs: ClassVar[dict[str, float]] = {"distributions": 0.3, "transfers": 0.7}
+    designs: ClassVar[dict[str, float]] = {"distributions": 0.4, "transfers": 0.6}
 
     def analyse(self, evidence: Evidence) -> Analysis:
         """Loss-to-loss lines along size, data and time; effective data transferred; ossification."""

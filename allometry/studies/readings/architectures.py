@@ -182,8 +182,8 @@ def universal(runs: pd.DataFrame) -> Reading:
         "re-use, which is equal compute."
     )
     why = (
-        "two distinct blocks applied 2 and 4 times, at the transformer's rates, which need not be their best; the "
-        "paper does not say which layers it shared"
+        "two distinct blocks applied 2 and 4 times, at the transformer's rates, which need not be their "
+        "best; the paper does not say which layers it shared"
     )
     families = ("transformer", "universal")
     figures = (

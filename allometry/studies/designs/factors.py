@@ -19,7 +19,7 @@ SEEDS, FEW_SEEDS = 2, 1
 ENOUGH = 1e12
 """FLOPs from which combinations are replicated."""
 
-FEWEST_UPDATES = 60
+FEWEST_UPDATES = 25
 
 ON_EQUATIONS: dict[str, tuple[float | str, float | str]] = {
     "weight decay": (0.1, 1.0),
@@ -51,6 +51,9 @@ PASSES = 8
 """Passes over the set of text: enough for regularisation to matter, few enough that it is no memory test."""
 
 BLOCK = 1024
+
+EVAL_BYTES = 32_768
+"""Held-out text of an evaluation, at most: the same for both tokenizers."""
 
 EVALS_PER_OCTAVE = 3
 
@@ -169,5 +172,5 @@ def _on_text(
         weight_decay=float(row["weight decay"]),
         evals_per_octave=EVALS_PER_OCTAVE,
     )
-    held_out = round(32_768 / _bytes_per_token(row, data) / model.n_ctx) * model.n_ctx
+    held_out = round(min(EVAL_BYTES, seen / 16) / _bytes_per_token(row, data) / model.n_ctx) * model.n_ctx
     return run.replace(data={**run.data.model_dump(), "eval_tokens": held_out})

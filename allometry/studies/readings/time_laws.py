@@ -21,6 +21,9 @@ FORMS = {
     "critical": "T ∝ (f − f_c)^x",
 }
 
+CLEARLY = 1.1
+"""Times as wrong as the best form a simpler one may be: the critical share is one parameter more."""
+
 _TITLE = "The time to generalise"
 
 
@@ -52,7 +55,7 @@ def time_laws(table: pd.DataFrame) -> Reading:
         raise reasons[0]
     scores = pd.DataFrame(rows, index=list(fits))
     by = "held-out error" if scores["held-out error"].notna().any() else "scatter"
-    best = str(scores[by].idxmin())
+    best = str(scores.index[scores[by] <= CLEARLY * scores[by].min()][0])
     fitted, critical = fits[best]
     expected = fitted.predict(predictors(own, best, critical), LEVEL)[0]
     shown = own.assign(expected=expected)

@@ -128,8 +128,8 @@ def lstm_by_size(runs: pd.DataFrame) -> Reading:
         runs, "N", "parameters N (non-embedding)", "lstm-against-size", ("transformer", "lstm")
     )
     summary = (
-        f"Over {pairs['N'].nunique()} sizes an LSTM of two layers has {ratio[0]:+.1f} % "
-        f"[{ratio[1]:+.1f}, {ratio[2]:+.1f}] of the transformer's loss at the same N."
+        f"Over {pairs['N'].nunique()} sizes an LSTM of two layers ends {ratio[0]:+.1f} % "
+        f"[{ratio[1]:+.1f}, {ratio[2]:+.1f}] from the transformer's loss at the same N."
     )
     slopes = _slopes(runs, [s for s in runs["series"].unique() if s.startswith("LSTM") or s == "transformer"])
     text = f"{summary} Each pair saw the same tokens; the transformer's loss is read between its own sizes."

@@ -179,9 +179,8 @@ def during(runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
         raise AllometryError("too few finished models have a test loss that the largest one passed through")
     ours = mean_estimate(table.groupby("run")["excess"].mean())
     summary = (
-        f"At the same test loss, finished models have {ours[0]:+.1f} % [{ours[1]:+.1f}, {ours[2]:+.1f}] of "
-        "the "
-        "loss elsewhere that the largest has on its way."
+        f"At the same test loss, finished models lie {ours[0]:+.1f} % [{ours[1]:+.1f}, {ours[2]:+.1f}] from "
+        "the loss elsewhere that the largest has on its way."
     )
     return Reading(
         section=Section(

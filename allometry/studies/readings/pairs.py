@@ -34,8 +34,8 @@ def by_position(positions: pd.DataFrame) -> Reading:
     early, late = mean_estimate(usual["early"]), mean_estimate(usual["late"])
     growth = mean_estimate(usual["late"] - usual["early"])
     summary = (
-        f"At positions 1 to {EARLY} the LSTM has {early[0]:+.1f} % [{early[1]:+.1f}, {early[2]:+.1f}] of the "
-        f"transformer's loss, in the last quarter of the context {late[0]:+.1f} % [{late[1]:+.1f}, "
+        f"At positions 1 to {EARLY} the LSTM is {early[0]:+.1f} % [{early[1]:+.1f}, {early[2]:+.1f}] from "
+        f"the transformer's loss, in the last quarter of the context {late[0]:+.1f} % [{late[1]:+.1f}, "
         f"{late[2]:+.1f}]."
     )
     why = (

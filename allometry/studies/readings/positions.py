@@ -221,8 +221,8 @@ def short_against_long(contexts: pd.DataFrame) -> Reading:
     usual = ratios[0]
     ours = mean_estimate(usual.groupby("N")["excess"].mean())
     summary = (
-        f"On their {SHORT} positions, models of a context of {SHORT} have {ours[0]:+.1f} % "
-        f"[{ours[1]:+.1f}, {ours[2]:+.1f}] of the loss of those with {others[0]:.0f}."
+        f"On their {SHORT} positions, models of a context of {SHORT} lie {ours[0]:+.1f} % "
+        f"[{ours[1]:+.1f}, {ours[2]:+.1f}] from the loss of those with {others[0]:.0f}."
     )
     shown = pd.concat(ratios).groupby(["series", "position"])["excess"].mean().reset_index()
     figure = several(

@@ -101,14 +101,29 @@ def prepare(
         return load(placed)
     spec = corpora.resolve(corpus)
     name = tokenizers.full_name(tokenizer, corpus)
-    identity = {"format": FORMAT, "corpus": spec.identity(), "tokenizer": tokenizers.identity(name)}
-    target = cache_dir(cache) / "tokens" / slug(corpus, name, identity=identity)
+    target = _own_place(spec, name, cache)
 
     def build(directory: Path) -> None:
         _build(spec, name, directory, cache, progress or (lambda text: None))
 
     build_once(target, build, complete=is_complete)
     return load(target)
+
+
+def prepared(corpus: str, tokenizer: str, *, cache: Path | None = None) -> bool:
+    """Whether a corpus has its token ids in the cache already; nothing is fetched. Raises AllometryError for
+    what is no corpus or tokenizer.
+    """
+    if _placed(corpus, tokenizer, cache) is not None:
+        return True
+    name = tokenizers.full_name(tokenizer, corpus)
+    return is_complete(_own_place(corpora.resolve(corpus), name, cache))
+
+
+def _own_place(spec: corpora.CorpusSpec, tokenizer: str, cache: Path | None) -> Path:
+    """Where this machine keeps the ids of a corpus under a tokenizer's full name."""
+    identity = {"format": FORMAT, "corpus": spec.identity(), "tokenizer": tokenizers.identity(tokenizer)}
+    return cache_dir(cache) / "tokens" / slug(spec.name, tokenizer, identity=identity)
 
 
 def key(corpus: str, tokenizer: str) -> str:

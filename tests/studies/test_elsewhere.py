@@ -158,6 +158,11 @@ def test_without_further_training_the_lines_are_still_read(evidence: Evidence) -
     assert set(analysis.excluded["reason"]) == {"diverged"}
 
 
+def test_targets_that_could_not_be_had_are_named_with_their_command(analysis: Analysis) -> None:
+    assert any("`allometry data prepare shakespeare` fetches it" in w for w in analysis.warnings)
+    assert any("another language" in w and "allometry data prepare hf:" in w for w in analysis.warnings)
+
+
 def test_a_curve_is_inverted_monotonously_and_nowhere_else() -> None:
     sets, losses = pd.Series([1e4, 2e4, 4e4, 8e4]), pd.Series([3.0, 2.5, 2.6, 2.0])
     found = data_needed(sets, losses, np.array([3.0, 2.5, 2.2, 2.0, 3.1, 1.9]))

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 TARGETS = ("stdlib", "shakespeare")
 """What is transferred to: code, and plays in an older style."""
 
+LANGUAGE = "hf:wikimedia/wikipedia/20231101.de,bytes=12M"
+"""A further target, in another language, if it was prepared before: only the network has it."""
+
 SHIPPED = ("stdlib", "sotu")
 """The first of them that is not trained on is the target where a study is too small to be worth a download.
 """
@@ -90,11 +93,18 @@ def transfers(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 def targets(compute: float, data: DataConfig) -> tuple[str, ...]:
     """The texts that are transferred to: those that can be had, one that is shipped for little compute.
 
+    Another language is among them once it has been prepared.
+
     AllometryError if there is none.
     """
+    from allometry.data.tokenizers import full_name
+    from allometry.data.tokens import prepared
+
     if compute < WORTH_FETCHING:
         return (next(name for name in SHIPPED if name != data.corpus),)
     found = tuple(name for name in TARGETS if name != data.corpus and to_be_had(name, data.tokenizer))
+    if prepared(LANGUAGE, full_name(data.tokenizer, data.corpus)):
+        found = (*found, LANGUAGE)
     if not found:
         raise AllometryError(
             f"none of {', '.join(TARGETS)} can be had in tokens of {data.tokenizer!r}",

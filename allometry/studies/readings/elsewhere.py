@@ -89,18 +89,26 @@ def targets(runs: pd.DataFrame) -> tuple[str, ...]:
 
 
 def missing_targets(runs: pd.DataFrame) -> tuple[str, ...]:
-    """A warning for targets that could not be had, with the command that fetches them; none where the study
-    was too small to ask for more than what is shipped."""
-    from allometry.studies.designs.transfers import TARGETS
+    """Warnings for targets that could not be had, another language among them, with the commands that fetch
+    them; none where the study was too small to ask for more than what is shipped."""
+    from allometry.studies.designs.distributions import AT_HAND
+    from allometry.studies.designs.transfers import LANGUAGE, SHIPPED, TARGETS
 
     found = set(targets(runs))
-    lost = [name for name in TARGETS if name not in found | set(runs["corpus"])]
-    if not found or not lost or not any(name in found for name in TARGETS[1:]):
+    if not found or found | set(elsewhere(runs)) <= {*AT_HAND, *SHIPPED}:
         return ()
-    return (
-        f"Nothing was transferred to {', '.join(lost)}, which could not be had when the study was planned: "
-        f"`allometry data prepare {lost[0]}` fetches it.",
-    )
+    lost = [name for name in TARGETS if name not in found | set(runs["corpus"])]
+    warnings = [
+        f"Nothing was transferred to {name}, which could not be had when the study was planned: "
+        f"`allometry data prepare {name}` fetches it."
+        for name in lost
+    ]
+    if LANGUAGE not in found:
+        warnings.append(
+            "No target is in another language: with a network, "
+            f"`allometry data prepare {LANGUAGE}` fetches one, and the study then takes it too."
+        )
+    return tuple(warnings)
 
 
 def _scope(own: pd.DataFrame, usable: pd.DataFrame, evidence: Evidence) -> tuple[str, ...]:

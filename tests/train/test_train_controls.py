@@ -70,7 +70,7 @@ def test_passages_are_never_evaluated_nor_ordinary_training_text(make_run: Make)
 
 
 def test_what_was_often_seen_is_known_best(make_run: Make, tmp_path: Path) -> None:
-    config = make_run(data=DATA, tokens=400 * 128, engine="fast")
+    config = make_run(data=DATA, tokens=400 * 128, engine="auto")
     store = Store(tmp_path / "runs", create=True)
     train(config, store.directory(config.id))
     probes = store.probes([config.id])

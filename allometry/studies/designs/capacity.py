@@ -53,8 +53,9 @@ def _model(n_layer: int, d_model: int) -> TransformerConfig:
     from allometry.studies.recipe import heads
 
     return TransformerConfig(
-        n_layer=n_layer, d_model=d_model, n_head=heads(d_model), n_ctx=LENGTH - 1, n_vocab=SYMBOLS + 1
-    )
+        n_layer=n_layer, d_model=d_model, n_head=heads(d_model), d_ff=4 * d_model, n_ctx=LENGTH - 1,
+        n_vocab=SYMBOLS + 1,
+    )  # fmt: skip
 
 
 def _run(model: TransformerConfig, tokens: int, filling: float) -> RunConfig:

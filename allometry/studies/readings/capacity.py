@@ -67,16 +67,16 @@ def memorised(runs: pd.DataFrame, probes: pd.DataFrame | None) -> pd.DataFrame:
             {
                 "run": run, "N": N, "N_total": total, "S": S,
                 "set": last["entropy"] / np.log(2), "memorised": max(0.0, last["bits"]),
-                "growth": _growth(part, S),
+                "growth": _growth(part),
             }
         )  # fmt: skip
     table = pd.DataFrame(rows).sort_values(["N_total", "set"], ignore_index=True)
     return table.assign(**{"bits per parameter": table["memorised"] / table["N_total"]})
 
 
-def _growth(part: pd.DataFrame, steps: float) -> float:
+def _growth(part: pd.DataFrame) -> float:
     """Relative growth of the memorised bits between the last two evaluations at the constant rate."""
-    early = part[(part["step"] <= BEFORE_DECAY * steps) & (part["bits"] > 0)].sort_values("step")["bits"]
+    early = part[(part["step"] <= BEFORE_DECAY * part["S"]) & (part["bits"] > 0)].sort_values("step")["bits"]
     return float(early.iloc[-1] / early.iloc[-2] - 1) if len(early) > 1 else np.nan
 
 
@@ -86,7 +86,7 @@ def saturated(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for total, part in table.groupby("N_total"):
-        best = part.loc[part["memorised"].idxmax()]
+        best = part.sort_values("memorised").iloc[-1]
         growth = best["growth"]
         rows.append(
             {
@@ -142,7 +142,8 @@ def _against_set(table: pd.DataFrame) -> Figure:
     span = np.geomspace(table["set"].min(), table["set"].max(), 40)
     whole = pd.DataFrame({"series": "everything memorised", "set": span, "memorised": span})
     lines = [whole]
-    for total, part in table.groupby("N_total"):
+    for total in table["N_total"].unique():
+        part = table[table["N_total"] == total]
         own = np.geomspace(part["set"].min(), part["set"].max(), 40)
         at = np.minimum(own, SINGLE * total)
         lines.append(pd.DataFrame({"series": size_name(total), "set": own, "memorised": at}))

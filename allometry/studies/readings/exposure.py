@@ -22,6 +22,7 @@ from allometry.studies.readings.probed import (
 )
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from numpy.typing import ArrayLike
 
     from allometry.studies.base import Evidence
@@ -77,7 +78,7 @@ def by_distribution(losses: ArrayLike, references: ArrayLike) -> list[float]:
     return [_surprise((loss - centre) / width, shape, place, scale) for loss in np.asarray(losses, float)]
 
 
-def _moments(values: ArrayLike) -> tuple[float, float, float]:
+def _moments(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
     """Shape, place and scale of the skew-normal with the moments of standardised values: where a fit of it
     starts (Azzalini 1985).
     """
@@ -226,7 +227,7 @@ def _summary(table: pd.DataFrame, rising: tuple[float, float, float] | None) -> 
     parts = []
     if len(once):
         parts.append(f"canaries seen once have an exposure of {_span(once['sampled'])} bits (chance: 1.44)")
-    largest = most.loc[most["N"].idxmax()]
+    largest = most.sort_values("N").iloc[-1]
     parts.append(
         f"seen {largest['repeats']:.0f} times, in the largest model, {largest['exposure']:.1f} "
         f"[{largest['low']:.1f}, {largest['high']:.1f}]"

@@ -97,11 +97,11 @@ _NAMES = {"repeats": "repeats", "N": "parameters", "prompt": "length of the prom
 
 def _constants(laws: pd.DataFrame) -> tuple[Constant, ...]:
     rows = []
-    for law in laws[laws["what"] == "exact"].itertuples():
-        name = f"extractable share against {_NAMES[law.dial]}"
-        why = f"share for each doubling, the other dials at their largest; R² = {law.R2:.2f}"
-        estimate = (law.slope, law.low, law.high)
-        symbol = f"d share / d log2 {law.dial}"
+    for _, law in laws[laws["what"] == "exact"].iterrows():
+        name = f"extractable share against {_NAMES[law['dial']]}"
+        why = f"share for each doubling, the other dials at their largest; R² = {law['R2']:.2f}"
+        estimate = (law["slope"], law["low"], law["high"])
+        symbol = f"d share / d log2 {law['dial']}"
         rows.append(claim(name, symbol, estimate, why, above=True, paper=CARLINI))
     return tuple(replace(row, level=LEVEL) for row in rows)
 
@@ -159,7 +159,7 @@ def _laws(laws: pd.DataFrame) -> Table:
 
 def _summary(table: pd.DataFrame, laws: pd.DataFrame) -> str:
     most = table[(table["repeats"] == table["repeats"].max()) & (table["prompt"] == table["prompt"].max())]
-    large = most.loc[most["N"].idxmax()]
+    large = most.sort_values("N").iloc[-1]
     text = (
         f"Of passages seen {large['repeats']:.0f} times the largest model gives back "
         f"{100 * large['share']:.0f} % [{100 * large['low']:.0f}, {100 * large['high']:.0f}] whole "

@@ -79,7 +79,7 @@ def baselines(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for N, part in table.sort_values("since").groupby("N"):
-        least, last = part.loc[part["left"].idxmin()], part.iloc[-1]
+        least, last = part.sort_values("left").iloc[0], part.iloc[-1]
         rows.append(
             {
                 "N": N, "gained": part["left"].iloc[0], "least": least["left"], "after": least["since"],
@@ -114,7 +114,7 @@ def _table(ends: pd.DataFrame) -> Table:
 
 
 def _summary(ends: pd.DataFrame) -> str:
-    largest = ends.loc[ends["N"].idxmax()]
+    largest = ends.sort_values("N").iloc[-1]
     return (
         f"Of {largest['gained']:.3f} nats per token gained from seeing a batch once, "
         f"{largest['end']:.3f} [{largest['low']:.3f}, {largest['high']:.3f}] are left after "

@@ -89,7 +89,8 @@ def censored_fit(predictors: Mapping[str, ArrayLike], time: ArrayLike, reached: 
     )
     freedom = len(y) - len(names)
     wider = len(y) / max(freedom, 1)  # maximum likelihood divides by n, where p were spent
-    covariance = np.linalg.pinv(_curvature(found.x, design, y, seen, slopes))[:-1, :-1] * wider
+    inverse = np.linalg.pinv(_curvature(found.x, design, y, seen, slopes))[:-1, :-1]
+    covariance = np.asarray(inverse * wider, dtype=np.float64)
     return Censored(
         names=names, coefficients=found.x[:-1], covariance=covariance,
         sigma=float(np.exp(found.x[-1]) * np.sqrt(wider)), freedom=freedom, reached=int(seen.sum()),

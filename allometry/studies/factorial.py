@@ -50,7 +50,7 @@ def aliases(levels: pd.DataFrame) -> list[tuple[tuple[str, str], ...]]:
 
 def confounded(levels: pd.DataFrame) -> list[tuple[str, tuple[str, str]]]:
     """Main effects that these runs cannot tell from a two-factor interaction: none in resolution IV."""
-    mains = {_direction(levels[name].to_numpy()): name for name in levels}
+    mains = {_direction(levels[name].to_numpy()): str(name) for name in levels}
     pairs = combinations(levels.columns, 2)
     found = [(mains.get(_direction((levels[a] * levels[b]).to_numpy())), (a, b)) for a, b in pairs]
     return [(name, pair) for name, pair in found if name is not None]

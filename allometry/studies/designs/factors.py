@@ -86,7 +86,7 @@ def grokking_factors(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 def _rows(dials: dict[str, tuple[float | str, float | str]]) -> list[dict[str, float | str]]:
     """The combinations, as settings."""
     return [
-        {name: dials[name][int(level > 0)] for name, level in row.items()}
+        {str(name): dials[str(name)][int(level > 0)] for name, level in row.items()}
         for row in coded(dials).to_dict("records")
     ]
 
@@ -119,7 +119,7 @@ def text_factors(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     rows = _rows(ON_TEXT)
     flops = seeds * sum(_per_byte(row, compute, data) for row in rows)
     seen = compute / flops
-    if seen < FEWEST_UPDATES * float(max(ON_TEXT["batch"])):  # type: ignore[type-var]
+    if seen < FEWEST_UPDATES * float(max(ON_TEXT["batch"])):
         raise too_little(compute, "factorial on text")
     return tuple(_on_text(row, compute, data, seen, seed) for row in rows for seed in range(seeds))
 

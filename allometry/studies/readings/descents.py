@@ -69,7 +69,7 @@ def descents(text: pd.DataFrame | None, tables: pd.DataFrame | None, curves: pd.
     if tables is not None:
         runs = tables[["run", "task", "share", "weight_decay", "N"]]
         names = [
-            f"{r.task}, {r.share:.0%}, weight decay {r.weight_decay:g}, N = {format_count(r.N)}"
+            f"{r.task}, {r.share:.0%}, weight decay {r.weight_decay:g}, N = {format_count(float(str(r.N)))}"
             for r in runs.itertuples()
         ]
         parts += _along("training, equations", runs["run"], names, curves, CLEAR_IN_TABLES)

@@ -19,6 +19,8 @@ from allometry.studies.readings.time_laws import FORMS, decayed, held_out
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from allometry.report.content import Figure
+
 GENERALISED = "generalised"
 """Column of the run table: the update at which 99 % of the held-out equations were first answered."""
 
@@ -124,7 +126,8 @@ def foretold(runs: pd.DataFrame, registered: dict[str, Any]) -> Reading:
     from allometry.figures.predictions import predictions
     from allometry.studies.registration import score
 
-    said, evidence = [], []
+    said: list[str] = []
+    evidence: list[Figure | Table] = []
     for what, name in (("loss", "final losses on text"), (GENERALISED, "times to generalise")):
         if what not in runs:
             continue

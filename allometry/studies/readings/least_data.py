@@ -65,7 +65,8 @@ def _cost(table: pd.DataFrame) -> Reading:
     worst = {}
     for column, what in STOPPINGS.items():
         frame = excess(table, column)
-        long = (100 * frame).stack().rename("excess").reset_index()
+        long = (100 * frame).reset_index().melt(id_vars="N", var_name="U", value_name="excess")
+        long = long.dropna().astype({"U": float}).sort_values(["N", "U"])
         long = long.assign(series=[f"N = {format_count(n)}" for n in long["N"]])
         worst[column] = float(long["excess"].max())
         figures.append(

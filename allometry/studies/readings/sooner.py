@@ -75,7 +75,9 @@ def ranked(coded: pd.DataFrame, time: pd.Series, reached: pd.Series) -> tuple[pd
     Interactions are fitted by group where the runs are enough for them. Raises AllometryError where runs are
     too few for the main effects.
     """
-    mains: dict[str, np.ndarray] = {"1": np.ones(len(coded))} | {d: coded[d].to_numpy(float) for d in coded}
+    mains: dict[str, np.ndarray] = {"1": np.ones(len(coded))} | {
+        str(d): coded[d].to_numpy(float) for d in coded
+    }
     groups = {" = ".join(f"{a} × {b}" for a, b in group): group[0] for group in aliases(coded)}
     both = mains | {name: (coded[a] * coded[b]).to_numpy(float) for name, (a, b) in groups.items()}
     fitted = None
@@ -96,7 +98,7 @@ def _told(table: pd.DataFrame, settings: dict[str, str], worse: str, better: str
     mains = table[table["kind"] == "dial"]
     clear = mains[(mains["low"] > 0) | (mains["high"] < 0)]
     said = [
-        f"{row.dial} ({settings[row.dial]}) {row.effect:+.0f} % [{row.low:+.0f}, {row.high:+.0f}]"
+        f"{row.dial} ({settings[str(row.dial)]}) {row.effect:+.0f} % [{row.low:+.0f}, {row.high:+.0f}]"
         for row in clear.itertuples()
     ]
     others = [d for d in mains["dial"] if d not in set(clear["dial"])]

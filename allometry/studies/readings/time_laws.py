@@ -119,8 +119,8 @@ def _summary(fitted: Censored, critical: float, best: str, scores: pd.DataFrame)
             value, low, high = fitted.estimate(name, LEVEL)
             powers.append(f"{what}^({value:+.2f} [{low:+.2f}, {high:+.2f}])")
     at = f" with f_c = {critical:.2f}" if critical else ""
-    error = scores.loc[best, "held-out error"]
-    told = f", {percent(float(error))} off for the largest size (log time)" if np.isfinite(error) else ""
+    error = float(scores["held-out error"].to_dict()[best])
+    told = f", {percent(error)} off for the largest size (log time)" if np.isfinite(error) else ""
     return (
         f"The time to generalise goes as {' '.join(powers) or 'the share alone'} and, best of the forms, "
         f"{FORMS[best]}{at}; runs scatter by {percent(fitted.sigma)} about it{told}."

@@ -97,7 +97,8 @@ _NAMES = {"repeats": "repeats", "N": "parameters", "prompt": "length of the prom
 
 def _constants(laws: pd.DataFrame) -> tuple[Constant, ...]:
     rows = []
-    for _, law in laws[laws["what"] == "exact"].iterrows():
+    told = laws[(laws["what"] == "exact") & np.isfinite(laws["low"])]  # equal shares have no slope to judge
+    for _, law in told.iterrows():
         name = f"extractable share against {_NAMES[law['dial']]}"
         why = f"share for each doubling, the other dials at their largest; R² = {law['R2']:.2f}"
         estimate = (law["slope"], law["low"], law["high"])

@@ -11,13 +11,13 @@ from allometry.report.content import Figure
 
 
 def effects(table: pd.DataFrame, *, name: str, title: str, x_title: str, caption: str) -> Figure:
-    """`effect` (per cent) of each `dial` with `low` and `high`, the largest first; `kind` ("dial" or
+    """`effect` (per cent) of each `dial` with `low` and `high`, in the order of the table; `kind` ("dial" or
     "interaction") is the colour. Raises AllometryError for missing columns or where nothing is left.
     """
     frames.require(table, ["dial", "kind", "effect", "low", "high"], title)
     kept = table.dropna(subset=["effect", "low", "high"])
     frames.require(kept, ["dial"], title)
-    order = kept.assign(size=kept["effect"].abs()).sort_values("size", ascending=False)["dial"].tolist()
+    order = kept["dial"].tolist()
     y = alt.Y("dial:N", sort=order, axis=alt.Axis(title=None, labelLimit=420, ticks=False, grid=False))
     axis = alt.Axis(title=capital(x_title), labelExpr="datum.label + ' %'", tickCount=6)
     x = alt.X("effect:Q", scale=alt.Scale(zero=True, padding=10), axis=axis)

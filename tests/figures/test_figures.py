@@ -13,6 +13,7 @@ import pytest
 from allometry import figures
 from allometry.errors import AllometryError
 from allometry.figures import theme
+from allometry.figures.effects import effects
 from allometry.laws.envelope import fit_envelope
 from allometry.laws.fit import fit
 from allometry.laws.isoflop import isoflop
@@ -183,3 +184,14 @@ def test_column_names_with_dots_and_brackets_are_drawn(planted_runs: pd.DataFram
     odd = planted_runs.rename(columns={"loss": "loss_a.b[c]:d"})
     picture = theme.svg(figures.power_law(odd, y="loss_a.b[c]:d"))
     assert picture.count("<path") > 5
+
+
+def test_effects_keep_their_order_and_need_intervals() -> None:
+    rows = {"dial": ["a", "b"], "kind": ["dial", "interaction"], "effect": [-50.0, 20.0]}
+    table = pd.DataFrame({**rows, "low": [-60.0, 10.0], "high": [-40.0, 30.0]})
+    figure = effects(table, name="effects", title="Effects", x_title="change", caption="Two.")
+    assert "errorbar" in figure.chart.to_json()
+    assert '"sort": ["a", "b"]' in " ".join(figure.chart.to_json().split())
+    assert figure.table["dial"].tolist() == ["a", "b"]
+    with pytest.raises(AllometryError, match="column"):
+        effects(table.drop(columns="low"), name="effects", title="Effects", x_title="change", caption="Two.")

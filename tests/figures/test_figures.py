@@ -191,7 +191,7 @@ def test_effects_keep_their_order_and_need_intervals() -> None:
     table = pd.DataFrame({**rows, "low": [-60.0, 10.0], "high": [-40.0, 30.0]})
     figure = effects(table, name="effects", title="Effects", x_title="change", caption="Two.")
     assert "errorbar" in figure.chart.to_json()
-    assert '"sort": ["a", "b"]' in " ".join(figure.chart.to_json().split())
+    assert '"sort": [ "a", "b" ]' in " ".join(figure.chart.to_json().split())
     assert figure.table["dial"].tolist() == ["a", "b"]
     with pytest.raises(AllometryError, match="column"):
         effects(table.drop(columns="low"), name="effects", title="Effects", x_title="change", caption="Two.")

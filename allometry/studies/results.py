@@ -14,14 +14,15 @@ corpus, no torch.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from allometry.errors import AllometryError
-from allometry.runs.files import read_json, write_json, write_text, writing
+from allometry.runs.files import read_json, write_text, writing
 from allometry.studies.base import Evidence, Study, study
 from allometry.studies.collection import dated
 
@@ -53,7 +54,7 @@ def save(name: str, evidence: Evidence, folder: Path) -> tuple[Analysis, Path]:
         "parts": {part: list(ids) for part, ids in evidence.parts.items()},
         "types": {RUNS: _types(evidence.runs), LEDGER: _types(evidence.ledger)},
     }
-    write_json(folder / STUDY, about)
+    _write_json(folder / STUDY, about)
     with writing(folder):
         evidence.runs.to_csv(folder / RUNS, index=False)
         evidence.curves.to_parquet(folder / CURVES, index=False, compression="zstd")
@@ -65,10 +66,15 @@ def save(name: str, evidence: Evidence, folder: Path) -> tuple[Analysis, Path]:
             narrow.to_parquet(folder / PROBES, index=False, compression="zstd")
     (folder / PREDICTION).unlink(missing_ok=True)
     if evidence.prediction is not None:
-        write_json(folder / PREDICTION, evidence.prediction)
+        _write_json(folder / PREDICTION, evidence.prediction)
     analysis, path = rebuild(folder)
     write_text(folder / README, readme(analysis, evidence, folder))
     return analysis, path
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    """In the order that things have: columns of tables that are made from it keep theirs."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def _make(folder: Path) -> None:

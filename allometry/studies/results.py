@@ -145,7 +145,7 @@ def _read(path: Path, types: dict[str, str]) -> pd.DataFrame:
     """A CSV with the types that its columns had and every digit of its numbers."""
     try:
         text = pd.read_csv(path, dtype="str", keep_default_na=False)
-        return pd.DataFrame({name: _column(text[name], types.get(name, "str")) for name in text})
+        return pd.DataFrame({name: _column(text[name], types.get(str(name), "str")) for name in text})
     except (OSError, ValueError) as error:
         raise AllometryError(f"cannot read {path}: {error}", hint="restore it, or save again") from error
 
@@ -160,8 +160,8 @@ def _column(text: pd.Series, kind: str) -> pd.Series:
         held = text.astype(object).where(text != "", None)
         return held if kind == "object" else held.astype("str")
     if kind.startswith("int"):
-        return text.map(int).astype(kind)
-    return text.map(lambda cell: float(cell or "nan")).astype(kind)
+        return pd.Series([int(cell) for cell in text], text.index, dtype=np.dtype(kind))
+    return pd.Series([float(cell or "nan") for cell in text], text.index, dtype=np.dtype(kind))
 
 
 def _parquet(path: Path) -> pd.DataFrame:

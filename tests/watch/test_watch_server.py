@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGINT
+from signal import SIG_DFL, SIGINT, signal
 
 import pytest
 from chromium import Chromium, binary
@@ -96,7 +96,10 @@ def test_a_port_that_is_taken(store: Store) -> None:
 def test_the_command_ends_with_ctrl_c_and_tells_of_a_missing_store(store: Store, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "allometry", "watch"]
     with subprocess.Popen(
-        [*command, str(store.path), "--port", "0"], stdout=subprocess.PIPE, text=True
+        [*command, str(store.path), "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal(SIGINT, SIG_DFL),  # a suite in the background ignores it
     ) as process:
         assert process.stdout
         assert "http://127.0.0.1:" in process.stdout.readline()

@@ -16,21 +16,24 @@ _ORDER = 20_01_08361
 """Seed of the order of blocks: one order for every set, or sets would not be contained in each other."""
 
 
-def first(tokens: Tokens, limit: int | None, block: int = 0) -> Tokens:
-    """The first `limit` of `tokens` (1-D array of ids), all of them for None.
+def first(tokens: Tokens, limit: int | None, block: int = 0, skip: int = 0) -> Tokens:
+    """The first `limit` of `tokens` (1-D array of ids), all of them for None, without the first `skip`.
 
     With `block`, the tokens are first cut into blocks of that many, whose order is drawn once and for all: a
     corpus that is sorted by age or topic gives small sets of the same mixture as large ones. Sets of one
-    `block` are nested. What is left over at the end of the tokens comes last.
+    `block` are nested; a limit and a skip of as many tokens have none in common. What is left over at the end
+    of the tokens comes last.
     """
-    if limit is None:
+    if limit is None and not skip:
         return tokens
+    stop = len(tokens) if limit is None else skip + limit
     if not block:
-        return tokens[:limit]
+        return tokens[skip:stop]
     count = len(tokens) // block
-    order = np.random.default_rng(_ORDER).permutation(count)[: -(-limit // block)]
+    order = np.random.default_rng(_ORDER).permutation(count)[skip // block : -(-stop // block)]
     parts = [tokens[start * block : (start + 1) * block] for start in order]
-    return np.concatenate([*parts, tokens[count * block :]])[:limit]
+    begin = skip % block
+    return np.concatenate([*parts, tokens[count * block :]])[begin : begin + stop - skip]
 
 
 def documents(tokens: Tokens, separator: int, block: int = 0) -> list[Tokens]:

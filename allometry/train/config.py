@@ -17,7 +17,7 @@ FORMAT = 1
 
 ADDED = {
     "train": ("noise_batches", "init_from", "stop_accuracy"),
-    "data": ("loss_on", "spread", "plant", "half", "probe"),
+    "data": ("loss_on", "spread", "skip", "plant", "half", "probe"),
 }
 """Settings that came after runs had been trained. At their default they do not count towards a run's
 identity, which they do not change: runs keep their ids."""
@@ -32,25 +32,28 @@ class DataConfig(Frozen):
     `corpus` and `tokenizer` are registry names ("sotu", "files:PATH", "synthetic:..."; "bytes", "bpe:1024",
     "gpt2", "symbols"). `limit` keeps only the first tokens of the training split, so that smaller sets are
     contained in larger ones; with `spread`, the first in an order of blocks of that many tokens that is drawn
-    once, so that small sets have the whole corpus's mixture. `eval_on` names further corpora whose test split
+    once, so that small sets have the whole corpus's mixture. `skip` leaves that many tokens out before the
+    limit counts: what another run's `limit` keeps. `eval_on` names further corpora whose test split
     is evaluated beside the corpus's own ("test"). `loss_on`: "all" tokens or, for a corpus of questions, only
     the "answer"; each window then is one question, and accuracies are recorded beside the loss.
 
     `plant` inserts canaries and passages into training. `half` is a seed that chooses a random half of the
     training documents (with `spread`, of its blocks). `probe` names sequences whose own losses are recorded
-    at evaluations: what is "planted", the "documents" in and out of the half, or the "trained" windows.
+    at evaluations: what is "planted", the "documents" in and out of the half, the "trained" windows, or
+    "windows" of the first blocks of `spread`, trained on or not, which are the same in all runs.
     """
 
     corpus: str = "sotu"
     tokenizer: str = "bytes"
     limit: Annotated[int, Field(ge=1)] | None = None
     spread: Annotated[int, Field(ge=0)] = 0
+    skip: Annotated[int, Field(ge=0)] = 0
     eval_on: tuple[str, ...] = ()
     eval_tokens: Annotated[int, Field(ge=1)] = 131_072
     loss_on: Literal["all", "answer"] = "all"
     plant: Plant | None = None
     half: Annotated[int, Field(ge=0)] | None = None
-    probe: Literal["planted", "documents", "trained"] | None = None
+    probe: Literal["planted", "documents", "trained", "windows"] | None = None
 
 
 class TrainConfig(Frozen):
@@ -146,6 +149,8 @@ class RunConfig(Frozen):
         data = self.data
         if data.probe == "planted" and data.plant is None:
             raise ValueError("probe 'planted' needs a plant: give data.plant")
+        if data.probe == "windows" and data.spread <= self.model.n_ctx:
+            raise ValueError(f"probe 'windows' needs blocks: set data.spread above n_ctx {self.model.n_ctx}")
         if data.loss_on != "all" and (data.plant or data.half is not None or data.probe):
             raise ValueError("plant, half and probe are for losses on all tokens: leave loss_on out")
         return self

@@ -50,6 +50,8 @@ def controlled(config: RunConfig, found: TokenSet, available: NDArray[Any], reco
         measured = _documents(config, found, available, inside)
     elif data.probe == "trained":
         measured = _trained(config, found, kept, record)
+    elif data.probe == "windows":
+        measured = _windows(config, found)
     return Controlled(tokens=kept, order=order, probes=measured if data.probe else None)
 
 
@@ -125,3 +127,10 @@ def _trained(config: RunConfig, found: TokenSet, kept: NDArray[Any], record: int
     if manifest.entropy is not None and manifest.record:  # the separator of a record is certain
         entropy = manifest.entropy * manifest.record / (manifest.record - 1)
     return probes.trained(windows(kept, n_ctx=n_ctx, n_tokens=len(kept), record=record), entropy)
+
+
+def _windows(config: RunConfig, found: TokenSet) -> Probes:
+    """Windows of the corpus's first blocks; those between the run's skip and its limit are trained on."""
+    data = config.data
+    stop = len(found.train) if data.limit is None else data.skip + data.limit
+    return probes.windows(np.asarray(found.train), data.spread, config.model.n_ctx, (data.skip, stop))

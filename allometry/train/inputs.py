@@ -57,10 +57,12 @@ def load_inputs(config: RunConfig, cache: Path | None = None) -> Inputs:
             f"tokenizer {data.tokenizer!r} has {vocabulary} tokens; the model's n_vocab is {model.n_vocab}",
             hint=f"set n_vocab = {vocabulary}",
         )
-    available = first(tokens.train, data.limit, data.spread)
-    if data.limit is not None and data.limit > len(tokens.train):
+    available = first(tokens.train, data.limit, data.spread, data.skip)
+    if data.skip + (data.limit or 1) > len(tokens.train):
+        skipped = f" after {data.skip} that are skipped" if data.skip else ""
         raise AllometryError(
-            f"data.limit asks for {data.limit} tokens; {data.corpus!r} has {len(tokens.train)} for training",
+            f"data.limit asks for {data.limit or 'all'} tokens{skipped}; {data.corpus!r} has "
+            f"{len(tokens.train)} for training",
             hint="lower the limit, or leave it out to use them all",
         )
     sets = {"loss": tokens} | {f"loss_{name}": _other(data, name, cache) for name in data.eval_on}

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from allometry.errors import AllometryError
 from allometry.runs.files import read_lines, write_json, write_text, writing
 from allometry.runs.probes import FORMAT, LINES, TABLE
 
@@ -26,6 +28,10 @@ Ids = npt.NDArray[np.int64]
 
 MOST = 128
 """Probes that stand for a whole training set; more sequences than that are recorded in groups."""
+
+PER_OCTAVE, REACH = 48, 2048
+"""Windows that stand for the first block, for the second, for the next two, four, ..., and how many blocks
+are so measured: as many windows of each doubling, so that small sets are as well known as large ones."""
 
 DOCUMENT_WINDOWS = 8
 """Windows, evenly spread, by which a document is measured."""
@@ -165,6 +171,36 @@ def trained(windows: Ids, entropy: float | None) -> Probes:
     if entropy is not None:
         for row in probes.rows:
             row["entropy"] = entropy * row["tokens"]
+    return probes
+
+
+def windows(tokens: npt.NDArray[np.integer], block: int, n_ctx: int, trained: tuple[int, int]) -> Probes:
+    """Windows of n_ctx + 1 tokens that lie within the first REACH blocks of `tokens` in the order of
+    `subsets.first`: a probe each, the same ones in every run whose block and context are the same.
+
+    Named by the block and the place in it ("window 12.3"). `trained`: the run trains on the tokens from the
+    first to before the second of these, in that order. AllometryError if there is not one block.
+    """
+    from allometry.data.subsets import first
+
+    if len(tokens) < block:
+        raise AllometryError(
+            f"{len(tokens)} training tokens hold no block of {block}", hint="use a larger corpus"
+        )
+    count, fit = min(REACH, len(tokens) // block), block // (n_ctx + 1)
+    pool = first(np.asarray(tokens), count * block, block).reshape(count, block)
+    rows, kept = [], []
+    edges = [0, *(2**k for k in range(count.bit_length())), count]
+    for low, high in itertools.pairwise(sorted(set(edges))):
+        number = min(PER_OCTAVE, (high - low) * fit)
+        for which in np.linspace(low * fit, high * fit - 1, number).round().astype(int).tolist():
+            place, part = divmod(which, fit)
+            begin, end = part * (n_ctx + 1), (part + 1) * (n_ctx + 1)
+            inside = trained[0] <= place * block + begin and place * block + end <= trained[1]
+            rows.append({"probe": f"window {place}.{part}", "kind": "window", "repeats": int(inside)})
+            kept.append(pool[place, begin:end])
+    probes = Probes()
+    probes.add(np.array(kept, dtype=np.int64), rows)
     return probes
 
 

@@ -31,3 +31,11 @@ def test_blocks_are_spread_over_all_of_the_text() -> None:
 
 def test_no_limit_keeps_the_order_of_the_text() -> None:
     assert first(TOKENS, None, 64) is TOKENS
+
+
+@pytest.mark.parametrize("block", [0, 64, 1000])
+@pytest.mark.parametrize("skip", [100, 2000, 10_005])
+def test_what_is_skipped_is_what_a_limit_keeps(block: int, skip: int) -> None:
+    kept, rest = first(TOKENS, skip, block), first(TOKENS, None, block, skip)
+    assert sorted([*kept.tolist(), *rest.tolist()]) == TOKENS.tolist()
+    assert np.array_equal(first(TOKENS, 2, block, skip), rest[:2])

@@ -102,6 +102,31 @@ def test_a_half_is_a_half_of_the_documents(make_run: Make) -> None:
     assert sum(row["kind"] == "document" for row in blocks.probes.rows) == 32
 
 
+def test_windows_are_the_same_in_a_set_and_in_what_skips_it(make_run: Make) -> None:
+    def rows(**data: int) -> tuple[list[bool], list[str]]:
+        config = make_run(data={"probe": "windows", "spread": 100, **data})
+        inputs = load_inputs(config)
+        assert inputs.probes is not None
+        (group,) = inputs.probes.groups
+        trained = bytes(np.asarray(inputs.order.tokens, np.uint8))
+        there = [bytes(window.astype(np.uint8)) in trained for window in group.windows]
+        assert there == [bool(row["repeats"]) for row in inputs.probes.rows]
+        assert inputs.probes.rows[0]["tokens"] == config.model.n_ctx
+        return there, [row["probe"] for row in inputs.probes.rows]
+
+    small, names = rows(limit=800)
+    rest, same = rows(skip=800)
+    assert names == same
+    assert [not inside for inside in small] == rest
+    assert {name for name, inside in zip(names, small, strict=True) if inside} == {
+        name for name in names if int(name.split()[1].split(".")[0]) < 8
+    }
+    with pytest.raises(AllometryError, match="after 900000"):
+        rows(skip=900_000)
+    with pytest.raises(AllometryError, match="needs blocks"):
+        rows(spread=8)
+
+
 def test_uniform_sequences_are_memorised_window_by_window(tmp_path: Path) -> None:
     corpus = "synthetic:uniform,symbols=16,length=9,sequences=100,seed=1"
     config = RunConfig(

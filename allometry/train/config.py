@@ -17,7 +17,7 @@ FORMAT = 1
 
 ADDED = {
     "train": ("noise_batches", "init_from", "stop_accuracy"),
-    "data": ("loss_on", "spread", "skip", "plant", "half", "probe"),
+    "data": ("loss_on", "spread", "skip", "plant", "half", "probe", "novelty"),
 }
 """Settings that came after runs had been trained. At their default they do not count towards a run's
 identity, which they do not change: runs keep their ids."""
@@ -40,7 +40,8 @@ class DataConfig(Frozen):
     `plant` inserts canaries and passages into training. `half` is a seed that chooses a random half of the
     training documents (with `spread`, of its blocks). `probe` names sequences whose own losses are recorded
     at evaluations: what is "planted", the "documents" in and out of the half, the "trained" windows, or
-    "windows" of the first blocks of `spread`, trained on or not, which are the same in all runs.
+    "windows" of the first blocks of `spread`, trained on or not, which are the same in all runs. `novelty`:
+    at its end the run continues that many held-out texts, and records what of that it copied (`runs.novelty`).
     """
 
     corpus: str = "sotu"
@@ -54,6 +55,7 @@ class DataConfig(Frozen):
     plant: Plant | None = None
     half: Annotated[int, Field(ge=0)] | None = None
     probe: Literal["planted", "documents", "trained", "windows"] | None = None
+    novelty: Annotated[int, Field(ge=0)] = 0
 
 
 class TrainConfig(Frozen):
@@ -151,8 +153,8 @@ class RunConfig(Frozen):
             raise ValueError("probe 'planted' needs a plant: give data.plant")
         if data.probe == "windows" and data.spread <= self.model.n_ctx:
             raise ValueError(f"probe 'windows' needs blocks: set data.spread above n_ctx {self.model.n_ctx}")
-        if data.loss_on != "all" and (data.plant or data.half is not None or data.probe):
-            raise ValueError("plant, half and probe are for losses on all tokens: leave loss_on out")
+        if data.loss_on != "all" and (data.plant or data.half is not None or data.probe or data.novelty):
+            raise ValueError("plant, half, probe and novelty are for losses on all tokens: leave loss_on out")
         return self
 
     @model_validator(mode="after")

@@ -27,6 +27,8 @@ def read_config(path: Path) -> RunConfig:
     """
     from pydantic import ValidationError
 
+    from allometry.models.base import readable
+
     stored = read_json(path)
     if stored is None:
         raise AllometryError(
@@ -34,12 +36,11 @@ def read_config(path: Path) -> RunConfig:
         )
     try:
         return RunConfig.model_validate(stored.get("config", stored))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
+    except (AllometryError, ValidationError) as error:
+        told = readable(error, RunConfig) if isinstance(error, ValidationError) else error
         raise AllometryError(
-            f"{path} is no run's configuration: {where}: {first['msg']}",
-            hint="see config.json in any run directory",
+            f"{path} is no run's configuration: {told.message}",
+            hint=told.hint or "see config.json in any run directory",
         ) from error
 
 

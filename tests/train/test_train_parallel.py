@@ -87,7 +87,7 @@ def test_configurations_that_cannot_be_read(make_run, tmp_path: Path):
     with pytest.raises(AllometryError, match="no file"):
         read_config(tmp_path / "nowhere.json")
     (tmp_path / "bad.json").write_text('{"model": {"family": "transformer", "n_layer": 2}}')
-    with pytest.raises(AllometryError, match="configuration"):
+    with pytest.raises(AllometryError, match=r"bad.json is no run's configuration: .*d_model is missing"):
         read_config(tmp_path / "bad.json")
     config = make_run()
     (tmp_path / "good.json").write_text(

@@ -107,7 +107,7 @@ class Chromium:
         """The value of a JavaScript expression in the page."""
         return self.send("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 240.0) -> Any:
+    def wait(self, expression: str, seconds: float = 60.0) -> Any:
         """The first value of the expression that is true in JavaScript's sense."""
         until = time.monotonic() + seconds
         while not (value := self.evaluate(expression)):

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from signal import SIG_DFL, SIGINT, signal
+from signal import SIGINT
 
 import pytest
 from chromium import Chromium, binary
@@ -96,10 +96,7 @@ def test_a_port_that_is_taken(store: Store) -> None:
 def test_the_command_ends_with_ctrl_c_and_tells_of_a_missing_store(store: Store, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "allometry", "watch"]
     with subprocess.Popen(
-        [*command, str(store.path), "--port", "0"],
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal(SIGINT, SIG_DFL),  # a suite in the background ignores it
+        [*command, str(store.path), "--port", "0"], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout
         assert "http://127.0.0.1:" in process.stdout.readline()
@@ -120,7 +117,7 @@ def test_a_browser_draws_it_and_follows(store: Store, tmp_path: Path) -> None:
         page.evaluate("document.querySelector('[data-part=failures] details').open = true")
         with (store.directory("t-growing") / "curve.jsonl").open("a") as file:
             file.write(json.dumps(row(64000, 240)) + "\n")
-        page.wait("document.querySelector('.running').innerText.includes('240 of 320')")
+        page.wait("document.querySelector('table.running').innerText.includes('240 of 320')")
         assert page.evaluate("document.querySelector('[data-part=failures] details').open")
         page.wait("document.querySelectorAll('[data-figure=curves] .chart').length === 1")
         assert page.log == []

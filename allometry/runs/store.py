@@ -18,6 +18,7 @@ from allometry.runs.files import read_json, write_json, writing
 from allometry.runs.index import read_index, run_directories
 from allometry.runs.lock import exclusive
 from allometry.runs.mirror import Mirror
+from allometry.runs.novelty import read_all_novelty
 from allometry.runs.place import place, url_of
 from allometry.runs.positions import read_all_positions
 from allometry.runs.probes import read_all_probes
@@ -169,6 +170,12 @@ class Store:
         `runs.probes.PROBE_COLUMNS`.
         """
         return read_all_probes(self.records() if runs is None else [self.get(run) for run in runs])
+
+    def novelty(self, runs: Iterable[str] | None = None) -> pd.DataFrame:
+        """How often n-grams of what the models of the named runs (default: all) write occur in what they were
+        trained on: `runs.novelty.NOVELTY_COLUMNS`.
+        """
+        return read_all_novelty(self.records() if runs is None else [self.get(run) for run in runs])
 
     def get(self, name: str) -> RunRecord:
         """The run of that id, or the only run whose id starts or ends with `name`; AllometryError

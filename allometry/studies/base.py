@@ -29,7 +29,8 @@ class Evidence:
     `runs` and `curves` have the columns of `Store.frame()` and `Store.curves()`; `prediction` is what was
     registered before the held-back runs were trained (see `studies.registration`), or None; `planned` names
     every run that the study asked for, and `parts` the same by study where a collection asked (see
-    `studies.collection`). `positions` and `probes` have the columns of the store's own.
+    `studies.collection`). `positions`, `probes` and `novelty` have the columns of
+    the store's own.
     """
 
     runs: pd.DataFrame
@@ -41,6 +42,7 @@ class Evidence:
     ledger: pd.DataFrame | None = None
     positions: pd.DataFrame | None = None
     probes: pd.DataFrame | None = None
+    novelty: pd.DataFrame | None = None
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def of(self, name: str) -> Evidence:
@@ -57,7 +59,8 @@ class Evidence:
             registered = {**registered, "predictions": rows} if rows else None
         return replace(
             self, runs=kept(self.runs), curves=kept(self.curves), positions=kept(self.positions),
-            probes=kept(self.probes), planned=ids, prediction=registered, parts={name: ids},
+            probes=kept(self.probes), novelty=kept(self.novelty), planned=ids, prediction=registered,
+            parts={name: ids},
         )  # fmt: skip
 
 

@@ -68,6 +68,7 @@ def evidence_of(
         curves=store.curves(begun),
         positions=store.positions(begun),
         probes=store.probes(begun),
+        novelty=store.novelty(begun),
         parts=plan.parts,
         planned=tuple(ids),
         prediction=prediction or registered(folder_of(store, key)),

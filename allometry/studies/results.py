@@ -6,6 +6,7 @@ corpus, no torch.
     curves.parquet     test and training losses along every run (`Store.curves()`)
     positions.parquet  test losses by position in the context (`Store.positions()`)
     probes.parquet     losses of single sequences along every run (`Store.probes()`), if any were recorded
+    novelty.parquet    n-grams of generated text that occur in training (`Store.novelty()`), if recorded
     prediction.json    what was predicted before it was trained, if anything was
     ledger.csv         every registered prediction, scored, if there are any
     report.html        the report
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 STUDY, RUNS, CURVES, POSITIONS = "study.json", "runs.csv", "curves.parquet", "positions.parquet"
-PROBES = "probes.parquet"
+PROBES, NOVELTY = "probes.parquet", "novelty.parquet"
 PREDICTION, LEDGER, REPORT, README = "prediction.json", "ledger.csv", "report.html", "README.md"
 
 _DIGITS, _PROBE_DIGITS = 5, 6
@@ -64,6 +65,9 @@ def save(name: str, evidence: Evidence, folder: Path) -> tuple[Analysis, Path]:
         if evidence.probes is not None and len(evidence.probes):
             narrow = evidence.probes.astype({"step": "int32", "loss": "float32"})
             narrow.to_parquet(folder / PROBES, index=False, compression="zstd")
+        (folder / NOVELTY).unlink(missing_ok=True)
+        if evidence.novelty is not None and len(evidence.novelty):
+            evidence.novelty.to_parquet(folder / NOVELTY, index=False, compression="zstd")
     (folder / PREDICTION).unlink(missing_ok=True)
     if evidence.prediction is not None:
         _write_json(folder / PREDICTION, evidence.prediction)
@@ -119,6 +123,7 @@ def load(folder: Path) -> tuple[Study, Evidence]:
         curves=_parquet(folder / CURVES),
         positions=_widened(_parquet(folder / POSITIONS), _DIGITS),
         probes=_widened(_parquet(folder / PROBES), _PROBE_DIGITS) if (folder / PROBES).exists() else None,
+        novelty=_parquet(folder / NOVELTY) if (folder / NOVELTY).exists() else None,
         planned=tuple(about["planned"]),
         prediction=read_json(folder / PREDICTION),
         command=about["command"],
@@ -218,6 +223,7 @@ _FILES = """## Files
 | `curves.parquet` | losses along every run |
 | `positions.parquet` | losses by position in the context |
 | `probes.parquet` | losses of single sequences along every run, where they were recorded |
+| `novelty.parquet` | n-grams of generated and of held-out text that occur in training, where recorded |
 | `prediction.json`, `ledger.csv` | what was predicted before it was trained, and how it came out |
 | `study.json` | question, command, machine, and which runs belong to which study |"""
 

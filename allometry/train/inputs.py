@@ -15,6 +15,7 @@ from allometry.data.tokens import BatchOrder, Manifest, TokenSet, prepare, windo
 from allometry.errors import AllometryError
 from allometry.train.config import DataConfig, RunConfig
 from allometry.train.controls import controlled
+from allometry.train.novelty import continued
 from allometry.train.probes import Probes
 
 
@@ -25,7 +26,8 @@ class Inputs:
     The first column is "loss" (the corpus's own test split), then "loss_<corpus>" for each of `eval_on`.
     `unique` counts the training tokens that there are. Where only answers count in the loss, `weights`,
     (n_ctx,), is 1 at theirs, and `trained` holds windows of the training split; else None and no windows.
-    `probes` are sequences whose own losses are recorded, if the run has any.
+    `probes` are sequences whose own losses are recorded, if the run has any; `continued` are held-out texts
+    of which the run continues the beginnings, if it does (`train.novelty`).
     """
 
     order: BatchOrder
@@ -35,6 +37,7 @@ class Inputs:
     weights: NDArray[np.float32] | None
     trained: NDArray[np.int64]
     probes: Probes | None = None
+    continued: NDArray[np.int64] | None = None
 
     def weights_of(self, batch: NDArray[np.int64]) -> NDArray[np.float32] | None:
         """How much each predicted token of a batch counts, (sequences, n_ctx); None if all count alike."""
@@ -82,6 +85,7 @@ def load_inputs(config: RunConfig, cache: Path | None = None) -> Inputs:
             np.empty((0, model.n_ctx + 1), np.int64) if weights is None else fixed(available, tokens.manifest)
         ),
         probes=control.probes,
+        continued=continued(tokens.test, model.n_ctx, data.novelty) if data.novelty else None,
     )
 
 

@@ -20,7 +20,7 @@ from allometry import env
 from allometry.errors import AllometryError
 from allometry.runs.files import read_json, write_json, write_text, writing
 from allometry.runs.milestones import milestones
-from allometry.train import checkpoint
+from allometry.train import checkpoint, novelty
 from allometry.train.checkpoint import Position
 from allometry.train.config import FORMAT, RunConfig
 from allometry.train.evaluate import final, measurements
@@ -243,6 +243,8 @@ class _Run:
     def finish(self, ending: tuple[str, str | None]) -> dict[str, Any]:
         """Write the parameters and, last of all, the result."""
         status, reason = ending
+        if status == "done" and self.config.data.novelty:
+            novelty.record(self.directory, self.config, self.inputs, self.engine.state(), self.position.step)
         at, train = self._now(), self.config.train
         self._save(checkpoint.write_final)
         self.group.clear(self.directory)

@@ -4,7 +4,7 @@ import os
 import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch: two test processes share two cores
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs inherit that it is ignored
 
 import numpy as np
 import pandas as pd

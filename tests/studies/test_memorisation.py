@@ -36,6 +36,7 @@ def evidence(configs: Sequence[RunConfig], probe: Callable[[RunConfig], list[Row
             {
                 "run": config.id, "status": "done", "N": counts.N, "N_total": counts.N_total, "loss": 2.0,
                 "S": config.train.steps, "D": config.train.tokens, "seed": config.train.seed, "unique": 1e7,
+                "decay": config.train.decay,
             }
         )  # fmt: skip
         rows += [{"run": config.id, **row} for row in probe(config)]
@@ -50,12 +51,13 @@ def stored(per_parameter: float, *, rising: bool = False) -> Evidence:
     """Models that come to hold `per_parameter` bits each, but for a per cent or two."""
 
     def probe(config: RunConfig) -> list[Row]:
-        bits = int(config.data.corpus.split("sequences=")[1].split(",")[0]) * 96
-        more = 0.02 if config.model.counts().N_total // 16 % 2 else -0.005
+        bits = int(config.data.corpus.split("sequences=")[1].split(",")[0]) * 64 * 9
+        more = 0.01 * (-1) ** config.model.n_layer  # type: ignore[attr-defined]
         most = min(bits, per_parameter * config.model.counts().N_total * (1 + more))
         steps = config.train.steps
+        most *= 1 + 0.03 * np.log2(steps / 1e4) if rising else 1
         early = 0.8 if rising else 0.995
-        at = {steps // 4: 0.6 * most, steps // 2: early * most, int(0.7 * steps): most, steps: most}
+        at = {steps // 8: 0.6 * most, steps // 4: early * most, steps // 2: most, steps: most}
         return [
             {
                 "step": step, "probe": f"trained {half}", "kind": "trained", "tokens": bits / 12,
@@ -88,6 +90,7 @@ def test_a_lower_bound_contradicts_nothing() -> None:
     assert {row.verdict for row in limited.constants} == {"cannot tell"}
     assert "lower bound" in limited.constants[0].why
     assert "not the capacity" in limited.sections[0].text
+    assert "with each doubling" in limited.sections[0].text
     other = study("memorisation").analyse(stored(2.0))
     assert {row.verdict for row in other.constants} == {"differs"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,8 +26,9 @@ STILL_RISING = 0.02
 """Growth of the memorised bits, over the last half octave of steps at the constant rate, from which a run was
 stopped by its length and not by what it can hold."""
 
-BEFORE_DECAY = 0.8
-"""Share of the steps at which the recipe's rate begins to fall."""
+CLEARLY = 0.01
+"""Growth of the memorised bits with each doubling of the training, at the lower end of its interval, from which
+training has limited them."""
 
 PAST = 1.2
 """A size was taken past saturation if its largest set has so many times the bits that it came to hold."""
@@ -36,18 +37,56 @@ PAST = 1.2
 def reading(runs: pd.DataFrame, evidence: Evidence) -> Reading:
     """Memorised bits against the bits of the set, and their largest value against N."""
     table = memorised(runs, evidence.probes)
-    sizes = saturated(table)
+    alike = same_training(table)
+    sizes, growth = saturated(alike), with_training(table)
     slope = _slope(sizes)
-    constants = _constants(sizes, slope)
+    longer = () if growth is None else (_against_training(growth.runs),)
     return Reading(
         section=Section(
             title="Capacity: bits per parameter",
-            text=_text(table, sizes),
-            evidence=(_against_set(table), _against_size(sizes), _table(table)),
+            text=_text(table, sizes, growth),
+            evidence=(_against_set(alike), *longer, _against_size(sizes), _table(table)),
         ),
-        constants=constants,
-        fits={"sizes": sizes, "summary": _summary(sizes, slope)},
+        constants=_constants(sizes, slope, growth),
+        fits={"sizes": sizes, "summary": _summary(sizes, slope, growth)},
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    """Runs that differ in their horizon alone, and by what share the memorised bits grow with each doubling of
+    it, with its interval; over all of them, and from one to the next at the end.
+    """
+
+    runs: pd.DataFrame
+    doubling: tuple[float, float, float]
+    last: float
+
+    @property
+    def limits(self) -> bool:
+        """Whether more training would have memorised more."""
+        return self.doubling[1] > CLEARLY and self.last > CLEARLY
+
+
+def same_training(table: pd.DataFrame) -> pd.DataFrame:
+    """The runs with the horizon that most runs of their size have."""
+    usual = table.groupby("N_total")["S"].transform(lambda steps: steps.mode().max())
+    return table[table["S"] == usual].reset_index(drop=True)
+
+
+def with_training(table: pd.DataFrame) -> Growth | None:
+    """How memorised bits grow with the training of one model on one set; None without three horizons."""
+    groups = [part for _, part in table.groupby(["N_total", "set"]) if part["S"].nunique() >= 3]
+    if not groups:
+        return None
+    runs = max(groups, key=len).sort_values("S")
+    runs = runs[runs["memorised"] > 0]
+    if runs["S"].nunique() < 3:
+        return None
+    doublings, bits = np.log2(runs["S"].to_numpy(float)), np.log(runs["memorised"].to_numpy(float))
+    slope, low, high = (float(np.expm1(value)) for value in straight(doublings, bits)[0])
+    last = float(np.expm1((bits[-1] - bits[-2]) / (doublings[-1] - doublings[-2])))
+    return Growth(runs=runs, doubling=(slope, low, high), last=last)
 
 
 def memorised(runs: pd.DataFrame, probes: pd.DataFrame | None) -> pd.DataFrame:
@@ -60,6 +99,7 @@ def memorised(runs: pd.DataFrame, probes: pd.DataFrame | None) -> pd.DataFrame:
         raise AllometryError("the runs' training sets have no known entropy", hint="use synthetic:uniform,…")
     sums = found.groupby(["run", "N", "N_total", "S", "step"])[["loss", "entropy"]].sum().reset_index()
     sums["bits"] = (sums["entropy"] - sums["loss"]) / np.log(2)
+    falls = runs.set_index("run")["decay"].to_dict()
     rows = []
     for (run, N, total, S), part in sums.groupby(["run", "N", "N_total", "S"]):
         last = part.sort_values("step").iloc[-1]
@@ -67,16 +107,18 @@ def memorised(runs: pd.DataFrame, probes: pd.DataFrame | None) -> pd.DataFrame:
             {
                 "run": run, "N": N, "N_total": total, "S": S,
                 "set": last["entropy"] / np.log(2), "memorised": max(0.0, last["bits"]),
-                "growth": _growth(part),
+                "growth": _growth(part, 1 - falls[run]),
             }
         )  # fmt: skip
     table = pd.DataFrame(rows).sort_values(["N_total", "set"], ignore_index=True)
     return table.assign(**{"bits per parameter": table["memorised"] / table["N_total"]})
 
 
-def _growth(part: pd.DataFrame) -> float:
-    """Relative growth of the memorised bits between the last two evaluations at the constant rate."""
-    early = part[(part["step"] <= BEFORE_DECAY * part["S"]) & (part["bits"] > 0)].sort_values("step")["bits"]
+def _growth(part: pd.DataFrame, constant: float) -> float:
+    """Relative growth of the memorised bits between the last two evaluations at the constant rate, which is
+    the first share `constant` of the steps.
+    """
+    early = part[(part["step"] <= constant * part["S"]) & (part["bits"] > 0)].sort_values("step")["bits"]
     return float(early.iloc[-1] / early.iloc[-2] - 1) if len(early) > 1 else np.nan
 
 
@@ -112,10 +154,19 @@ def _slope(sizes: pd.DataFrame) -> tuple[float, float, float] | None:
         return None
 
 
-def _constants(sizes: pd.DataFrame, slope: tuple[float, float, float] | None) -> tuple[Constant, ...]:
-    limited = bool(sizes["still rising"].any())
+def _limited(sizes: pd.DataFrame, growth: Growth | None) -> bool:
+    """Whether training and not capacity decided how much was memorised: the longer runs tell, or where there
+    are none, the ends of the curves.
+    """
+    return bool(sizes["still rising"].any()) if growth is None else growth.limits
+
+
+def _constants(
+    sizes: pd.DataFrame, slope: tuple[float, float, float] | None, growth: Growth | None
+) -> tuple[Constant, ...]:
+    limited = _limited(sizes, growth)
     why = (
-        "a lower bound: memorised bits were still rising when training ended, so optimisation limits it"
+        "a lower bound: more training memorises more, so optimisation limits it"
         if limited
         else "all parameters are counted; fp32, sets taken past saturation"
     )
@@ -177,6 +228,24 @@ def _against_size(sizes: pd.DataFrame) -> Figure:
     )  # fmt: skip
 
 
+def _against_training(runs: pd.DataFrame) -> Figure:
+    from allometry.figures.several import several
+
+    total = float(runs["N_total"].iloc[0])
+    span = np.array([runs["S"].min(), runs["S"].max()])
+    line = pd.DataFrame({"series": f"{SINGLE} ({MORRIS}, fp32)", "S": span, "bits per parameter": SINGLE})
+    columns = ["series", "S", "bits per parameter", "memorised", "set", "run"]
+    return several(
+        runs.assign(series=size_name(total))[columns], line, x="S", y="bits per parameter", y_scale="plain",
+        name="capacity-training", title="Memorised bits against training",
+        caption=(
+            f"{total:,.0f} parameters on one set of {runs['set'].iloc[0]:,.0f} random bits, each "
+            "point a run of its own whose rate has fallen to nothing: where longer runs still hold more, "
+            "training limits what is memorised."
+        ),
+    )  # fmt: skip
+
+
 def _table(table: pd.DataFrame) -> Table:
     caption = (
         "Bits of the set and bits memorised at the end; growth is that of the memorised bits over the last "
@@ -187,16 +256,16 @@ def _table(table: pd.DataFrame) -> Table:
     return Table(name="capacity", title=title, caption=caption, frame=table[columns])
 
 
-def _summary(sizes: pd.DataFrame, slope: tuple[float, float, float] | None) -> str:
+def _summary(sizes: pd.DataFrame, slope: tuple[float, float, float] | None, growth: Growth | None) -> str:
     best = sizes["bits per parameter"].max()
     rate = f"{len(sizes)} sizes are too few for a slope"
     if slope is not None:
         rate = f"a slope of {slope[0]:.2f} [{slope[1]:.2f}, {slope[2]:.2f}] over {len(sizes)} sizes"
-    bound = "; a lower bound, since bits were still rising at the end" if sizes["still rising"].any() else ""
+    bound = "; a lower bound, since more training memorises more" if _limited(sizes, growth) else ""
     return f"Models hold up to {best:.2f} bits per parameter of random data ({rate}{bound})."
 
 
-def _text(table: pd.DataFrame, sizes: pd.DataFrame) -> str:
+def _text(table: pd.DataFrame, sizes: pd.DataFrame, growth: Growth | None) -> str:
     rising, short = int(sizes["still rising"].sum()), int((~sizes["past saturation"]).sum())
     told = [
         f"{len(table)} runs on sequences that hold nothing to generalise; whatever a model knows of them it "
@@ -205,11 +274,25 @@ def _text(table: pd.DataFrame, sizes: pd.DataFrame) -> str:
     if rising:
         told.append(
             f"At {rising} of {len(sizes)} sizes the fullest run was still gaining more than "
-            f"{100 * STILL_RISING:.0f} % in half an octave of steps before its rate fell: that is what "
-            "optimisation has reached, **not the capacity**, which is at least as large."
+            f"{100 * STILL_RISING:.0f} % in half an octave of steps before its rate fell."
         )
+    told += [_of_training(growth)] if growth is not None else []
+    if _limited(sizes, growth):
+        told.append("What optimisation has reached is **not the capacity**, which is at least as large.")
     if short:
         told.append(f"At {short} sizes even the largest set was memorised nearly whole: no plateau is seen.")
-    if not rising and not short:
+    if not rising and not short and not _limited(sizes, growth):
         told.append("At every size bits stop rising with the set and with time: the plateau is the capacity.")
     return " ".join(told)
+
+
+def _of_training(growth: Growth) -> str:
+    """What longer training did to one model, as a sentence."""
+    first, last = growth.runs.iloc[0], growth.runs.iloc[-1]
+    value, low, high = (100 * share for share in growth.doubling)
+    return (
+        f"Trained {last['S'] / first['S']:,.0f} times as long, a model of {first['N_total']:,.0f} parameters "
+        f"goes from {first['bits per parameter']:.2f} to {last['bits per parameter']:.2f} bits per parameter "
+        f"on one set: {value:.1f} % [{low:.1f}, {high:.1f}] with each doubling, {100 * growth.last:.1f} % "
+        "with the last ones."
+    )

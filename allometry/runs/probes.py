@@ -21,8 +21,9 @@ LINES = "probes.jsonl"
 
 TABLE = ("probe", "kind", "repeats", "prompt", "tokens", "entropy", "text", "steps")
 """What is said of a probe: its name and kind ("canary", "reference", "passage", "extract", "document", "held
-out", "trained" or "window"), how often it is trained on in all, after how many tokens of prompt it is asked for, how
-many tokens count, their entropy in nats where it is known, an excerpt, and the steps that train on it."""
+out", "trained" or "window"), how often it is trained on in all, after how many tokens of prompt it is asked
+for, how many tokens count, their entropy in nats where it is known, an excerpt, and the steps that train on
+it."""
 
 PROBE_COLUMNS = (
     *("run", "step", "probe", "kind", "repeats", "seen", "prompt", "loss", "hits", "tokens"),

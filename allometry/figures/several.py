@@ -95,7 +95,11 @@ def _key(shown: Sequence[str], field: str) -> alt.Legend | None:
     """A legend of lines, or of points."""
     if not shown:
         return None
-    symbol = {"symbolType": "stroke", "symbolSize": 420} if field == "series" else {"symbolSize": 110}
+    symbol = (
+        {"symbolType": "stroke", "symbolSize": 420, "symbolOpacity": 1}
+        if field == "series"
+        else {"symbolSize": 110}
+    )
     return alt.Legend(
         title=None, orient="top", direction="vertical", columns=1, values=list(shown), labelLimit=560,
         **symbol,
@@ -110,7 +114,9 @@ def _lines(table: pd.DataFrame, where: tuple[alt.X, alt.Y], names: list[str]) ->
     if {"low", "high"} <= set(table.columns) and table["low"].notna().any():
         parts.append(
             layers.band(table, *where).encode(
-                fill=_colour(alt.Fill, names, [], "series"), detail="series:N", opacity=alt.value(0.12)
+                fill=_colour(alt.Fill, names, shown, "series"),  # as the lines have it, or both lose it
+                detail="series:N",
+                opacity=alt.value(0.12),
             )
         )
     dashes = alt.Scale(domain=names, range=[list(_DASHES[i % len(_DASHES)]) for i in range(len(names))])

@@ -45,11 +45,15 @@ FEWEST_UPDATES = 20
 
 EVAL_TOKENS = 32_768
 
+PROMPTS, FEW_PROMPTS = 64, 8
+"""Held-out texts that the first seed of every model continues at its end, for what it copies."""
+
 
 @register
 def texts(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     """Every shape on nested sets of blocks for tokens in proportion to its parameters, never stopped, without
-    weight decay; and a reference on all the text but the blocks that are probed. All probe the same windows.
+    weight decay; and a reference on all the text but the blocks that are probed. All probe the same windows,
+    and the first seed of each writes.
 
     None where the corpus has fewer than FEWEST_BLOCKS blocks.
     """
@@ -70,6 +74,7 @@ def texts(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     pool = _pool(text)
     if not pool:
         return ()
+    data = data.replace(novelty=PROMPTS if plenty else FEW_PROMPTS)
     runs = [
         _run(model, per_parameter * n, data, seed, limit=BLOCK * blocks)
         for model, n, count in zip(models, sizes, seeds, strict=True)
@@ -119,7 +124,9 @@ def _run(
     run = small_run(
         model,
         tokens=max(1, round(tokens / BATCH_TOKENS)) * BATCH_TOKENS,
-        data=data.replace(limit=limit, skip=skip, spread=BLOCK, probe="windows"),
+        data=data.replace(
+            limit=limit, skip=skip, spread=BLOCK, probe="windows", novelty=0 if seed else data.novelty
+        ),
         seed=seed,
         **({} if skip else {"weight_decay": 0.0}),
     )

@@ -160,18 +160,18 @@ def _most(table: pd.DataFrame) -> pd.Series:
 def _constants(table: pd.DataFrame, found: dict[str, Copied]) -> tuple[Constant, ...]:
     run = _plainest(table)
     each = found[run["run"]]
-    of = f"{size_name(run['N'])}, {run['passes']:.2g} passes, plain sampling; {_UNVERIFIED}"
+    of = f"{size_name(run['N'])}, {run['passes']:.3g} passes, plain sampling; {_UNVERIFIED}"
     rows = []
     for n, above, what in ((SHORT, True, "short"), (LONG, False, "long")):
         drawn = each.resampled(SOURCES[0])[:, n - 1] - each.resampled(SOURCES[1])[:, n - 1]
         value = float(each.share(SOURCES[0])[n - 1] - each.share(SOURCES[1])[n - 1])
         name = f"duplicated {what} n-grams beyond people's, n = {n}"
         rows.append(claim(name, f"Δp({n})", (value, *_interval(drawn)), of, above=above, paper=RAVEN))
-    value = run["half new"]
+    value = float(run["half new"])
     if np.isfinite(value) and np.isfinite(run["human half new"]):
         estimate = (value, *_interval(half_new(each.resampled(SOURCES[0]))))
         published = {"held-out text": float(run["human half new"])}
-        why = f"tokens; {size_name(run['N'])}, {run['passes']:.2g} passes; against people's text"
+        why = f"tokens; {size_name(run['N'])}, {run['passes']:.3g} passes; against people's text"
         rows.append(constant("n at which half of what is written is new", "n½", published, estimate, why))
     return tuple(replace(row, level=LEVEL) for row in rows)
 
@@ -186,13 +186,13 @@ def _curves(table: pd.DataFrame, found: dict[str, Copied]) -> Figure:
         each = found[row["run"]]
         for source, name in zip(SOURCES, ("model", "people"), strict=True):
             low, high = np.quantile(each.resampled(source), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
-            series = f"{name}: {size_name(row['N'])}, {row['passes']:.2g} passes"
+            series = f"{name}: {size_name(row['N'])}, {row['passes']:.3g} passes"
             n = np.arange(1, len(each.grams) + 1)
             columns = {"series": series, "n": n, "duplicated": each.share(source), "low": low, "high": high}
             lines.append(pd.DataFrame(columns))
     return several(
-        None, pd.concat(lines, ignore_index=True), x="n", y="duplicated", y_scale="percent",
-        x_title="n (tokens)", y_title="n-grams that occur in the training text",
+        None, pd.concat(lines, ignore_index=True), x="n", y="duplicated", y_scale="plain",
+        x_title="n (tokens)", y_title="Share of n-grams that occur in the training text",
         name="novelty", title="Duplicated n-grams of generated and of held-out text",
         caption=(
             f"The run that copies most and the one that repeats its text least, with {LEVEL:.0%} intervals "
@@ -240,8 +240,8 @@ def _summary(table: pd.DataFrame) -> str:
     parts = [
         f"Of {len(table)} models that write, {len(more)} copy more of their training text than people repeat "
         f"of it, and {len(less)} less",
-        f"at {run['passes']:.2g} passes the difference is {_value(run)} tokens of mean duplication score, "
-        f"at most it is {_value(most)} ({size_name(most['N'])}, {most['passes']:.2g} passes)",
+        f"at {run['passes']:.3g} passes the difference is {_value(run)} tokens of mean duplication score, "
+        f"at most it is {_value(most)} ({size_name(most['N'])}, {most['passes']:.3g} passes)",
     ]
     return "; ".join(parts) + "."
 
@@ -266,4 +266,5 @@ def _text(table: pd.DataFrame) -> str:
 
 
 def _range(values: pd.Series) -> str:
-    return f"{values.min():.2g}" if len(values) == 1 else f"{values.min():.2g} to {values.max():.2g}"
+    low, high = f"{values.min():.3g}", f"{values.max():.3g}"
+    return low if low == high else f"{low} to {high}"

@@ -19,6 +19,8 @@ from allometry.studies.readings.probed import LEVEL, size_name
 if TYPE_CHECKING:
     from allometry.studies.base import Evidence
 
+TITLE = "Novelty of generated text"
+
 RAVEN = "McCoy 2021"
 
 TRUNCATED = 32
@@ -69,7 +71,7 @@ def reading(runs: pd.DataFrame, evidence: Evidence) -> Reading:
     table = measured(runs, found)
     return Reading(
         section=Section(
-            title="Novelty of generated text",
+            title=TITLE,
             text=_text(table),
             evidence=(_curves(table, found), _excess(table), _table(table)),
         ),

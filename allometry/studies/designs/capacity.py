@@ -30,7 +30,7 @@ HORIZONS = (1 / 16, 1 / 4, 4.0, 16.0)
 RATE, BATCH, DECAY = 2.0, 2048, 0.5
 """The rate over the recipe's, tokens of a batch, and the share of the updates at which the rate falls."""
 
-FEWEST_UPDATES = 30
+FEWEST_UPDATES = 8
 """Updates of the smallest model; larger ones get more, in proportion to their parameters."""
 
 

@@ -19,7 +19,7 @@ SEEDS, FEW_SEEDS = 2, 1
 ENOUGH = 1e12
 """FLOPs from which combinations are replicated."""
 
-FEWEST_UPDATES = 25
+FEWEST_UPDATES = 12
 
 ON_EQUATIONS: dict[str, tuple[float | str, float | str]] = {
     "weight decay": (0.1, 1.0),

@@ -56,7 +56,7 @@ SEEDS = 2
 ENOUGH = 2e12
 """FLOPs from which every line is affordable; less buys the few."""
 
-FEWEST_UPDATES = 60
+FEWEST_UPDATES = 30
 
 LARGEST = 128
 """Width of the models whose time to generalise is predicted before they are trained."""

@@ -30,15 +30,16 @@ class Generalisation(Collection):
     budget: ClassVar[str] = "1h"
     members: ClassVar[tuple[str, ...]] = ("memorisation", "least_data", "sooner", "gap_laws", "elsewhere")
     shares: ClassVar[dict[str, float]] = {
-        "capacity": 0.14,
-        "planted": 0.10,
-        "halves": 0.07,
+        "capacity": 0.13,
+        "texts": 0.08,
+        "planted": 0.09,
+        "halves": 0.06,
         "injected": 0.04,
-        "epochs": 0.20,
-        "grokking": 0.12,
+        "epochs": 0.18,
+        "grokking": 0.11,
         "grokking_factors": 0.06,
         "text_factors": 0.06,
         "distributions": 0.06,
-        "transfers": 0.15,
+        "transfers": 0.13,
     }
     headlines: ClassVar[tuple[str, ...]] = ("memorisation", "least_data", "gap_laws", "elsewhere")

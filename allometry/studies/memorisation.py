@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 class Memorisation(Study):
     """Measures what is stored rather than understood, where the two can be told apart.
 
-    Five ways to ask it, each with something that was put there on purpose: random sequences that hold nothing
-    to generalise (Morris et al. 2025); canaries and passages inserted a known number of times (Carlini et al.
-    2019, 2022); documents that half of many models have seen (Feldman and Zhang 2020, Zhang et al. 2021); a
-    batch that is seen once (Tirumala et al. 2022).
+    Seven ways to ask it, most with something that was put there on purpose: random sequences that hold
+    nothing to generalise, and sets of text beside a larger model that has not seen them (Morris et al. 2025);
+    canaries and passages inserted a known number of times (Carlini et al. 2019, 2022); documents that half of
+    many models have seen (Feldman and Zhang 2020, Zhang et al. 2021); a batch that is seen once (Tirumala et
+    al. 2022); and what models write, looked up in what they were trained on (McCoy et al. 2021).
     """
 
     name: ClassVar[str] = "memorisation"
@@ -29,13 +30,18 @@ class Memorisation(Study):
         "Two to four bits per parameter of random data, limited by optimisation rather than by capacity at "
         "these budgets. Canaries seen once at chance, exposure rising with every doubling and with N; whole "
         "passages given back only after tens of repetitions. A batch seen once nearly forgotten, more slowly "
-        "by larger models."
+        "by larger models. Of text, bits memorised beyond a reference rise with the set until it holds more "
+        "than the capacity, and fall; the test loss may descend twice near there, weakly if at all. What "
+        "small models write by plain sampling holds fewer n-grams of their training text than people's text "
+        "does, of every n, but where a set was repeated hundreds of times and is known by heart."
     )
     budget: ClassVar[str] = "15m"
-    designs: ClassVar[dict[str, float]] = {"capacity": 0.4, "planted": 0.3, "halves": 0.2, "injected": 0.1}
+    designs: ClassVar[dict[str, float]] = {
+        "capacity": 0.34, "texts": 0.16, "planted": 0.25, "halves": 0.17, "injected": 0.08,
+    }  # fmt: skip
 
     def analyse(self, evidence: Evidence) -> Analysis:
-        """Capacity, exposure, extraction, counterfactual memorisation and forgetting, with intervals."""
+        """Capacity, memorised text, exposure, extraction, counterfactuals, forgetting and novelty."""
         from allometry.studies.readings.memorisation import analyse
 
         return analyse(self, evidence)

@@ -81,7 +81,7 @@ def test_the_planted_capacity_is_found_and_agrees() -> None:
     assert slope.high - slope.low < 0.15 * 2 * BITS
     assert (slope.verdict, slope.level) == ("agrees", 0.9)
     assert each.ours == pytest.approx(BITS, rel=0.03)
-    assert len(analysis.sections) == 5
+    assert len(analysis.sections) == 7
     assert "could not be answered" in analysis.sections[1].text
 
 
@@ -226,7 +226,7 @@ def test_scores_that_are_noise_are_called_noise() -> None:
             runs=few.runs.head(5), curves=few.curves, probes=few.probes, planned=few.planned, command="x"
         )
     )
-    assert "too few for memorisation by document" in cut.sections[3].text
+    assert "too few for memorisation by document" in cut.sections[4].text
     assert any("planned runs are missing" in warning for warning in cut.warnings)
 
 
@@ -258,5 +258,5 @@ def test_what_is_left_of_a_batch_is_found() -> None:
     truth = 0.05 * np.log10(ends["N"])
     assert ((ends["low"] < truth) & (truth < ends["high"])).sum() >= 2
     assert ends["gained"].to_numpy() == pytest.approx(truth.to_numpy() + 0.5, abs=0.05)
-    text = study("memorisation").analyse(found).sections[4].text
+    text = study("memorisation").analyse(found).sections[5].text
     assert "rises with size" in text

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allometry.studies.readings import capacity, counterfactual, exposure, extraction, forgetting
+from allometry.studies.readings import (
+    capacity,
+    counterfactual,
+    exposure,
+    extraction,
+    forgetting,
+    novelty,
+    texts,
+)
 from allometry.studies.readings.base import attempt
 from allometry.studies.readings.chapter import chapter
 from allometry.studies.readings.runs import usable_runs
@@ -14,22 +22,25 @@ if TYPE_CHECKING:
     from allometry.studies.base import Evidence, Study
 
 _NEXT = (
-    "Whether capacity bounds what is memorised of text, against a reference model that knows the language, "
-    "and how much of what a model writes is new."
+    "Whether sets of text that are trained on until nothing more is gained, instead of for equal tokens, "
+    "move the peak of what is memorised to the capacity."
 )
 
 
 def analyse(study: Study, evidence: Evidence) -> Analysis:
     """The report's content from the finished runs; what they cannot answer says why."""
     usable, excluded = usable_runs(evidence)
+    random = attempt("Capacity: bits per parameter", lambda: capacity.reading(usable, evidence))
     readings = {
-        "capacity": attempt("Capacity: bits per parameter", lambda: capacity.reading(usable, evidence)),
+        "capacity": random,
+        "texts": attempt(texts.TITLE, lambda: texts.reading(usable, evidence, random.fits.get("sizes"))),
         "exposure": attempt("Exposure of canaries", lambda: exposure.reading(usable, evidence)),
         "extraction": attempt("Extraction from prompts", lambda: extraction.reading(usable, evidence)),
         "counterfactual": attempt(
             "Counterfactual memorisation", lambda: counterfactual.reading(usable, evidence)
         ),
         "forgetting": attempt("Forgetting of a batch", lambda: forgetting.reading(usable, evidence)),
+        "novelty": attempt(novelty.TITLE, lambda: novelty.reading(usable, evidence)),
     }
     found = [str(reading.fits["summary"]) for reading in readings.values() if "summary" in reading.fits]
     missing = len(evidence.planned) - len(usable)

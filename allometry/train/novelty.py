@@ -3,8 +3,8 @@
 A run with `data.novelty` continues that many held-out texts when it has ended: plain sampling at temperature
 1 after prompts of half a context. Its continuations and the true ones are then looked up in the tokens that
 it was trained on (McCoy et al. 2021, "How much do language models copy from their training data?", arXiv
-2111.09509). See `runs.novelty` for the reading of what is written. Its cost is that of as many forward passes
-as there are tokens in LENGTH: 64 texts cost about what training on 1.3e5 tokens does.
+2111.09509). See `runs.novelty` for the reading of what is written. It costs as many forward passes as there
+are tokens in LENGTH: at a context of 64, 64 texts cost what training on about 1.6e5 tokens does.
 """
 
 from __future__ import annotations

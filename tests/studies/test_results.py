@@ -44,9 +44,11 @@ def evidence() -> Evidence:
     rng = np.random.default_rng(0)
     losses = [float(f"{loss:.5g}") for loss in rng.lognormal(0, 3, 500)]
     positions = pd.DataFrame({"run": "a", "step": 3, "position": np.sqrt(np.arange(500) + 1), "loss": losses})
+    counts = {"prompt": [0, 1], "n": [4, 4], "duplicated": [7, 0], "grams": [125, 125]}
+    novelty = pd.DataFrame({"run": "a", "step": 3, "source": "human", **counts})
     curves = pd.DataFrame({"run": ["a", "a"], "step": [1, 2], "loss": rng.normal(size=2)})
     return Evidence(
-        runs=runs, curves=curves, positions=positions,
+        runs=runs, curves=curves, positions=positions, novelty=novelty,
         planned=("a", "NA", "c"), parts={"tiny": ("a", "NA", "c")},
         command="allometry run tiny", prediction={"predictions": [], "digest": "0"},
         environment={"cpu": "some", "cores": 2, "allometry": "1"},
@@ -58,7 +60,7 @@ def test_what_is_read_back_is_what_was_saved(evidence: Evidence, tmp_path: Path)
     results.save("tiny", evidence, tmp_path / "out")
     asked, back = results.load(tmp_path / "out")
     assert isinstance(asked, Tiny)
-    for name in ("runs", "curves", "positions", "ledger"):
+    for name in ("runs", "curves", "positions", "novelty", "ledger"):
         pd.testing.assert_frame_equal(getattr(evidence, name), getattr(back, name), check_exact=True)
     for name in ("planned", "parts", "command", "environment", "prediction"):
         assert repr(getattr(back, name)) == repr(getattr(evidence, name))  # in the same order
@@ -80,10 +82,13 @@ def test_saving_again_leaves_nothing_of_before(evidence: Evidence, tmp_path: Pat
 
     results.save("tiny", evidence, tmp_path)
     empty: Any = evidence.positions.head(0) if evidence.positions is not None else None
-    results.save("tiny", replace(evidence, prediction=None, ledger=None, positions=empty), tmp_path)
+    results.save(
+        "tiny", replace(evidence, prediction=None, ledger=None, positions=empty, novelty=None), tmp_path
+    )
     _, back = results.load(tmp_path)
     assert back.prediction is None
     assert back.ledger is None
+    assert back.novelty is None
     assert back.positions is not None
     assert back.positions.empty
 

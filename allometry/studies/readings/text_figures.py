@@ -20,7 +20,8 @@ def memorised_bits(table: pd.DataFrame, held: float, whose: str) -> Figure:
     """mem_U against the set's information, with the capacity of each size drawn in."""
     from allometry.figures.several import several
 
-    points = _named(table)
+    points = _named(table).assign(low=table["low"].clip(lower=1), high=table["high"].clip(lower=1))
+    points = points[points["memorised"] >= 1]  # the axis is logarithmic
     lines = []
     for total, part in table.groupby("N_total"):
         span = np.geomspace(part["bits"].min(), part["bits"].max(), 40)
@@ -33,12 +34,12 @@ def memorised_bits(table: pd.DataFrame, held: float, whose: str) -> Figure:
         name="text-memorised", title="Unintended memorisation against the set's information",
         caption=(
             "Points with intervals from windows drawn again; lines: everything, up to the capacity, for "
-            f"which {whose} are taken."
+            f"which {whose} are taken. Sets of less than a bit are not drawn."
         ),
     )  # fmt: skip
 
 
-def test_loss(table: pd.DataFrame) -> Figure:
+def tested(table: pd.DataFrame) -> Figure:
     """Test loss against the set's information over the capacity: where a second descent would begin."""
     from allometry.figures.several import several
 

@@ -13,9 +13,8 @@ from allometry.errors import AllometryError
 from allometry.report.content import Section, Table
 from allometry.studies.readings.base import Reading, constant
 from allometry.studies.readings.descents import CLEAR, Descent, second_descent
-from allometry.studies.readings.probed import LEVEL, at_end, mean_interval, of_kind, size_name
+from allometry.studies.readings.probed import LEVEL, at_end, mean_interval, of_kind
 from allometry.studies.readings.repeats import NOISE
-from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.laws.estimate import Array
@@ -38,6 +37,7 @@ def reading(runs: pd.DataFrame, evidence: Evidence, capacity: pd.DataFrame | Non
     `capacity` as from `capacity.saturated`: bits per parameter of random data that the same shapes hold.
     """
     from allometry.studies.readings import text_figures as figures
+    from allometry.studies.readings.text_words import said
 
     windows = beside_reference(runs, evidence.probes)
     table, draws = memorised(windows)
@@ -48,9 +48,9 @@ def reading(runs: pd.DataFrame, evidence: Evidence, capacity: pd.DataFrame | Non
     return Reading(
         section=Section(
             title=TITLE,
-            text=_text(windows, table, peaks, lines, whose),
+            text=said(windows, table, peaks, lines, whose),
             evidence=(
-                figures.memorised_bits(table, held, whose), figures.test_loss(table),
+                figures.memorised_bits(table, held, whose), figures.tested(table),
                 figures.membership(table), _table(table), _peaks(peaks),
             ),
         ),
@@ -104,9 +104,10 @@ def memorised(windows: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple[float, fl
     not trained on; `test` loss; `passes`; `auc` and `f1` of telling windows of the set by their loss.
     """
     rows, draws = [], {}
-    for (total, tokens), part in windows.groupby(_KEY):
+    for key, part in windows.groupby(_KEY):
+        total, tokens = (float(str(value)) for value in key)
         drawn = _drawn(part[part["trained"]])
-        draws[float(total), float(tokens)] = drawn
+        draws[total, tokens] = drawn
         low, high = np.quantile(drawn, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
         runs = part.drop_duplicates("run")
         unseen = part[~part["trained"]]
@@ -177,20 +178,22 @@ def _told_apart(windows: pd.DataFrame) -> tuple[float, float]:
 
 def located(table: pd.DataFrame, draws: dict[tuple[float, float], Array]) -> pd.DataFrame:
     """One row a size: the most bits memorised over its sets, `at` which information over capacity (the vertex
-    of a parabola in the logarithm), with intervals of at least a step between sets; whether it `rises` to it and `falls` after it.
+    of a parabola in the logarithm), with intervals of at least a step between sets; whether it `rises` to it
+    and `falls` after it.
     """
     rows = []
     for total, part in table.groupby("N_total"):
         if len(part) < FEWEST_SETS:
             continue
         across, up = np.log2(part["ratio"].to_numpy(float)), part["memorised"].to_numpy(float)
-        drawn = np.array([draws[float(total), float(tokens)] for tokens in part["set"]])
+        drawn = np.array([draws[float(str(total)), float(tokens)] for tokens in part["set"]])
         places = np.array([_vertex(across, one) for one in drawn.T])
         tops = drawn.max(axis=0)
         enough = 0.5 + LEVEL / 2
         rises, falls = (float((tops > drawn[end]).mean()) >= enough for end in (0, -1))
         step = np.diff(across).mean() / 2  # sets are no denser than that, however many windows are probed
-        low, high = 2 ** (np.quantile(places, [1 - enough, enough]) + [-step, step])
+        first, last = np.quantile(places, [1 - enough, enough])
+        low, high = 2 ** (first - step), 2 ** (last + step)
         least, most = np.quantile(tops, [1 - enough, enough])
         best = int(up.argmax())
         rows.append(
@@ -227,7 +230,7 @@ def noise_between_seeds(windows: pd.DataFrame) -> float:
 def descents(table: pd.DataFrame, noise: float) -> dict[float, Descent | None]:
     """For each size whether the test loss rises and falls again along the sets, and at which ratio."""
     return {
-        float(total): second_descent(
+        float(str(total)): second_descent(
             part["ratio"].to_numpy(float), part["test"].to_numpy(float), CLEAR * noise
         )
         for total, part in table.groupby("N_total")
@@ -287,46 +290,3 @@ def _summary(peaks: pd.DataFrame, lines: dict[float, Descent | None]) -> str:
         f"Of text, up to {most:.2f} bits per parameter are memorised beyond a reference; they rise and fall "
         f"with the set at {both} of {len(peaks)} sizes, and the test loss descends twice at {twice}."
     )
-
-
-def _text(
-    windows: pd.DataFrame,
-    table: pd.DataFrame,
-    peaks: pd.DataFrame,
-    lines: dict[float, Descent | None],
-    whose: str,
-) -> str:
-    each = windows.groupby("run")["trained"].sum()
-    told = [
-        "Nested sets of blocks from all over the text, trained on for equally long and not stopped. The "
-        "reference is larger and has read all the text but the blocks that are probed; on each window the "
-        f"better of the two models counts. {each.min()} to {each.max()} windows stand for a set. Sets are "
-        f"measured in {whose}.",
-        *(_of_size(row) for row in peaks.to_dict("records")),
-    ]
-    for total, line in lines.items():
-        told.append(f"Double descent of the test loss at {size_name(total)}: {_descent(line, table, total)}")
-    return " ".join(told)
-
-
-def _of_size(row: dict[str, float]) -> str:
-    name = size_name(row["N_total"])
-    if row["rises"] and row["falls"]:
-        return (
-            f"{name}: seen to rise and fall, with {format_count(row['most'])} bits at {row['at']:.2g} "
-            f"[{row['low']:.2g}, {row['high']:.2g}] times the capacity, {row['last']:.0%} of it at the end."
-        )
-    missing = "no fall is seen within these sets" if row["rises"] else "the smallest set holds the most"
-    return f"{name}: a peak is not seen at this scale, because {missing}."
-
-
-def _descent(line: Descent | None, table: pd.DataFrame, total: float) -> str:
-    if line is not None:
-        return (
-            f"seen, with a peak at {line.at:.2g} times the capacity (a rise of {line.rise:.0%} of it before, "
-            f"a fall of {line.fall:.0%} after)."
-        )
-    part = table[table["N_total"] == total]
-    if len(part) >= FEWEST_SETS and (np.diff(part["test"]) <= 0).all():
-        return "not seen at this scale, because every larger set lowers it."
-    return f"not seen at this scale, because no rise and fall passes {CLEAR:.0f} standard deviations."

@@ -40,6 +40,7 @@ class SimulatedPool:
     """
 
     device = "simulated"
+    device_memory = None
     shared = False
 
     def __init__(self, speeds: list[float], cost: CostModel, *, scatter: float = 0.05) -> None:
@@ -65,6 +66,14 @@ class SimulatedPool:
     def kind(self, slot: int) -> str:
         """The one kind."""
         return "simulated"
+
+    def node(self, slot: int) -> str:
+        """The one machine."""
+        return "simulated"
+
+    def width(self, devices: int) -> int:
+        """A slot for each device."""
+        return devices
 
     def settle(self, sweep: Sweep, store: Store) -> dict[str, str]:
         """Nothing to do."""

@@ -103,7 +103,8 @@ class Folder:
     def names(self, folder: str = "") -> dict[str, str]:
         """See `Place.names`. What is being written does not count."""
         found: dict[str, str] = {}
-        for parent, _, files in os.walk(self.root / folder):
+        for parent, folders, files in os.walk(self.root / folder):
+            folders[:] = [name for name in folders if not name.endswith(".tmp")]
             for file in files:
                 if not file.endswith(".tmp"):
                     with contextlib.suppress(FileNotFoundError):

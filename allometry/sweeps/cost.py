@@ -26,6 +26,9 @@ _NOMINAL_FLOPS = 2e10
 _PROCESS_BYTES = 3.5e8
 """Resident size of a worker with torch loaded."""
 
+_TOGETHER = 0.9
+"""Share of the sum of their speeds that several devices are assumed to reach together: it is not measured."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
@@ -85,7 +88,7 @@ class CostModel:
     def __init__(self, timings: Mapping[str, Timing] | None = None) -> None:
         """`timings` by `shape_key`; see `allometry.sweeps.calibrate`."""
         self.timings = dict(timings or {})
-        self._known: dict[str, _Rates] = {}
+        self._known: dict[tuple[str, int], _Rates] = {}
 
     @property
     def measured(self) -> bool:
@@ -93,7 +96,8 @@ class CostModel:
         return bool(self.timings)
 
     def between(self, config: RunConfig, start: int, stop: int) -> float:
-        """Seconds of a run from step `start` to `stop` on one core while the others are busy.
+        """Seconds of a run from step `start` to `stop` on one core, or on its `devices`, while the others are
+        busy.
 
         Evaluations are those of the log grid in between; what a run costs once is counted at its end.
         """
@@ -105,12 +109,12 @@ class CostModel:
         return (stop - start) * rates.step + count * rates.evaluation + once
 
     def seconds(self, config: RunConfig, start: int = 0) -> float:
-        """Seconds of the whole run on one core, from step `start`."""
+        """Seconds of the whole run on one core, or on its `devices`, from step `start`."""
         return self.between(config, start, config.train.steps)
 
     def memory(self, config: RunConfig) -> float:
-        """Peak bytes of the worker that trains the run."""
-        return self._rates(config).memory
+        """Peak bytes of the processes that train the run, all together."""
+        return self._rates(config).memory * config.devices
 
     def disk(self, config: RunConfig) -> float:
         """Bytes that the finished run keeps: its fp32 weights and small text files."""
@@ -126,7 +130,7 @@ class CostModel:
         memory = sorted((self.memory(run) for run in left.pending), reverse=True)
         return Cost(
             seconds=makespan(todo, self.between, workers),
-            work=sum(self.seconds(job.config, job.start) for job in todo),
+            work=sum(self.seconds(job.config, job.start) * job.config.devices for job in todo),
             flops=float(sum(_flops_left(job.config, job.start) for job in todo)),
             memory=sum(memory[:workers]),
             disk=sum(self.disk(run) for run in left.pending),
@@ -135,17 +139,20 @@ class CostModel:
         )
 
     def _rates(self, config: RunConfig) -> _Rates:
-        if config.id not in self._known:
-            self._known[config.id] = self._derive(config)
-        return self._known[config.id]
+        key = config.id, config.devices
+        if key not in self._known:
+            self._known[key] = self._derive(config)
+        return self._known[key]
 
     def _derive(self, config: RunConfig) -> _Rates:
         flops = config.model.counts().flops_per_token("attention")
         tokens = config.data.eval_tokens * (1 + len(config.data.eval_on))
         timing = self.timings.get(shape_key(config)) or self._interpolate(config, flops)
+        together = config.devices * _TOGETHER if config.devices > 1 else 1.0
+        evaluation = tokens * timing.evaluation + 2 * config.train.noise_batches * timing.step
         return _Rates(
-            step=timing.step,
-            evaluation=tokens * timing.evaluation + 2 * config.train.noise_batches * timing.step,
+            step=timing.step / together,
+            evaluation=evaluation / together,
             start=timing.start,
             memory=timing.memory,
             evaluations=tuple(evaluation_steps(config)),
@@ -184,8 +191,18 @@ class CostModel:
             evaluation=flops
             / at(lambda timing: timing.flops_per_token / timing.evaluation, 3 * _NOMINAL_FLOPS),
             start=at(lambda timing: timing.start, 0.1),
-            memory=_PROCESS_BYTES + 24.0 * config.model.counts().N_total + 0.2 * batch * math.sqrt(flops),
+            memory=estimated_memory(config),
         )
+
+
+def estimated_memory(config: RunConfig, *, devices: int = 1, divided: bool = False) -> float:
+    """Bytes that a run takes on each of so many devices, without any measurement: the process, parameters
+    with gradients and moments (`divided` among the devices or copied to each), and its share of the
+    activations.
+    """
+    counts, batch = config.model.counts(), config.train.batch_tokens
+    activations = 0.2 * batch * math.sqrt(counts.flops_per_token("attention")) / devices
+    return _PROCESS_BYTES + 24.0 * counts.N_total / (devices if divided else 1) + activations
 
 
 def _flops_left(config: RunConfig, start: int) -> float:

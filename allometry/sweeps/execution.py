@@ -10,12 +10,14 @@ from typing import Any
 from allometry.errors import AllometryError
 from allometry.runs.store import Store
 from allometry.sweeps.cost import CostModel
+from allometry.sweeps.devices import require_devices
 from allometry.sweeps.elsewhere import News, Watch
 from allometry.sweeps.events import Event, EventKind, OnEvent, Summary
 from allometry.sweeps.forecast import Forecast
 from allometry.sweeps.parents import check_parents
+from allometry.sweeps.places import Places, Running
 from allometry.sweeps.pool import Pool, Report
-from allometry.sweeps.schedule import BranchPoint, Job, assign, jobs, urgency
+from allometry.sweeps.schedule import BranchPoint, Job, jobs, urgency
 from allometry.sweeps.service import keep_failure
 from allometry.sweeps.survey import Survey, branch_points, drop_branch, mend, newest_step, survey
 from allometry.sweeps.sweep import Sweep
@@ -40,16 +42,6 @@ class Settings:
     first: frozenset[str] = frozenset()
 
 
-@dataclass
-class _Running:
-    """A job on a worker, and how far it is."""
-
-    job: Job
-    step: int
-    since: float
-    seen: float
-
-
 class Execution:
     """The state of a sweep and the decisions about it; `run` feeds a pool until nothing is left."""
 
@@ -66,7 +58,8 @@ class Execution:
         self.unfinished = {run.id for run in self.before.pending}
         self.ready: list[Job] = []
         self.waiting: list[Job] = []
-        self.running: dict[int, _Running] = {}
+        self.places = Places(cost)
+        self.running = self.places.running
         self.watch = Watch(store, settings.lease) if settings.lease is not None else None
         self.over: dict[str, Any] = {}
         self.left: set[BranchPoint] = {
@@ -78,7 +71,6 @@ class Execution:
         self.failed: dict[str, str] = {}
         self.began = time.monotonic()
         self.worked = self.offered = 0.0
-        self.slots: dict[int, float] = {}
         self.data: dict[str, str] = {}
         self._urgent: dict[str, float] = {}
         self._add(self.before.jobs())
@@ -92,17 +84,18 @@ class Execution:
 
     def run(self, pool: Pool) -> None:
         """Feed the pool until nothing is left."""
-        self.slots = dict(pool.slots)
+        self.places.look(pool)
         self.announce()
+        require_devices(self.before.pending, pool)
         self.data = pool.settle(self.sweep, self.store)
         while not self.finished:
             began = time.monotonic()
-            self.slots = dict(pool.slots)
+            self.places.look(pool)
             self._dispatch(pool)
             for worker, report in pool.reports(_TICK):
                 self._handle(worker, report)
             self._look_elsewhere()
-            self.offered += (time.monotonic() - began) * len(self.slots)
+            self.offered += (time.monotonic() - began) * len(self.places.speeds)
             if self.settings.fail_fast and self.failed:
                 run, reason = next(iter(self.failed.items()))
                 raise AllometryError(f"{run} failed: {reason}", hint="the same command tries it again")
@@ -124,21 +117,16 @@ class Execution:
         return job.parent not in self.unfinished or job.parent in self.ended or job.parent in self.failed
 
     def _dispatch(self, pool: Pool) -> None:
-        now = time.monotonic()
-        free = dict.fromkeys(self.slots, 0.0)
-        for slot, at in self.running.items():
-            if slot in free:
-                rest = self.cost.between(at.job.config, at.step, at.job.config.train.steps)
-                free[slot] = max(rest / self.slots[slot] - (now - at.seen), 0.1)
-        if not self.ready or all(free.values()):
+        if not self.ready:
             return
-        started = assign(self._in_order(), free, self.slots, self.cost.between)
+        started = self.places.start(self._in_order, pool)
         ids = {job.id for job in started.values()}
         self.ready = [job for job in self.ready if job.id not in ids]
         for slot, job in started.items():
             pool.send(slot, self._order(job))
-            self.running[slot] = _Running(job, job.start, now, now)
             self._tell("start", job.config, step=job.start)
+        if self.ready and self.places.speeds and not self.running:  # the nodes that were large enough left
+            require_devices([job.config for job in self.ready], pool)
 
     def _in_order(self) -> list[Job]:
         """Jobs that may start: those to be trained `first`, then the longest chains."""
@@ -181,7 +169,7 @@ class Execution:
         elif kind == "restarted":
             self._restarted(current.job, report)
         elif kind in ("done", "failed", "died", "elsewhere"):
-            self.worked += time.monotonic() - self.running.pop(worker).since
+            self.worked += self.places.leave(worker)
             self._over(current.job, kind, report)
             self._orphans(current.job)
 
@@ -200,7 +188,7 @@ class Execution:
         else:
             self._died(job, report)
 
-    def _progress(self, current: _Running, report: Report) -> None:
+    def _progress(self, current: Running, report: Report) -> None:
         now = time.monotonic()
         predicted = self.cost.between(current.job.config, current.step, report["step"])
         self.forecast.learn(predicted, now - current.seen)
@@ -291,7 +279,9 @@ class Execution:
         self._add(jobs([other.config for other in orphans], {}, points))
 
     def _tell(self, kind: EventKind, run: RunConfig | None = None, **fields: Any) -> None:
-        fraction, seconds = self.forecast.now(self._left, self.slots.values(), fresh=kind in ("begin", "end"))
+        fraction, seconds = self.forecast.now(
+            self._left, self.places.speeds.values(), fresh=kind in ("begin", "end")
+        )
         self.on_event(
             Event(
                 kind=kind,

@@ -142,7 +142,7 @@ class _Line:
         self._told = 0.0
 
     def __call__(self, kind: str, /, **fields: Any) -> None:
-        if kind in ("done", "measured", "failed", "stopped", "elsewhere"):
+        if kind in ("done", "measured", "failed", "stopped", "elsewhere", "died"):
             self.last = {"is": kind, **fields}
             return
         now = time.monotonic()

@@ -81,9 +81,12 @@ class LocalPool:
 
     shared = False
 
-    def __init__(self, workers: int | None = None, *, device: str = "cpu") -> None:
-        """`workers` defaults to the cores this process may use; on an accelerator to one."""
-        self.device = device
+    def __init__(
+        self, workers: int | None = None, *, device: str = "cpu", device_memory: float | None = None
+    ) -> None:
+        """`workers` defaults to the cores this process may use; on an accelerator to one. `device_memory` is
+        what each may take (bytes), where that is known."""
+        self.device, self.device_memory = device, device_memory
         self.paces: dict[str, float] = {}
         self.workers = workers or (cores() if device == "cpu" else 1)
         if self.workers < 1:
@@ -111,6 +114,14 @@ class LocalPool:
     def kind(self, slot: int) -> str:
         """This machine's processor."""
         return cpu_model()
+
+    def node(self, slot: int) -> str:
+        """This machine."""
+        return "here"
+
+    def width(self, devices: int) -> int:
+        """A worker for each device: the first starts their processes, the others wait."""
+        return devices
 
     def settle(self, sweep: Sweep, store: Store) -> dict[str, str]:
         """Nothing to do: the workers see what this process sees."""

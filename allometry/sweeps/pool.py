@@ -29,6 +29,12 @@ class Pool(Protocol):
     paces: dict[str, float]
 
     @property
+    def device_memory(self) -> float | None:
+        """How many bytes a slot's device has for its run; None where slots have none of their own, as
+        cores.
+        """
+
+    @property
     def slots(self) -> Mapping[int, float]:
         """The slots there are now, by number, each with its speed relative to what the cost model predicts.
 
@@ -41,6 +47,12 @@ class Pool(Protocol):
 
     def kind(self, slot: int) -> str:
         """The kind of machine that a slot is on."""
+
+    def node(self, slot: int) -> str:
+        """The machine that a slot is on: what several devices train takes slots of one."""
+
+    def width(self, devices: int) -> int:
+        """How many slots a run on so many devices takes."""
 
     @property
     def workers(self) -> int:
@@ -94,18 +106,23 @@ def measure_all(pool: Pool, run: RunConfig) -> list[tuple[int, Report]]:
     return found
 
 
-def open_pool(on: str | None = None, workers: int | None = None) -> Pool:
+def open_pool(on: str | None = None, workers: int | None = None, *, per_gpu: int = 1) -> Pool:
     """The pool that a name stands for: None or "local", "ray" (a cluster of this machine, or the one that
-    RAY_ADDRESS names), or "ray://host:port".
+    RAY_ADDRESS names), or "ray://host:port". `per_gpu` runs share each GPU of a cluster.
 
     Raises AllometryError for other names, and for a cluster that cannot be used.
     """
     if on is None or on == "local":
+        if per_gpu != 1:
+            raise AllometryError(
+                "--per-gpu is about the GPUs of a cluster, and without --on runs are trained on cores",
+                hint="allometry run … --on ray --per-gpu 4",
+            )
         from allometry.sweeps.local import LocalPool
 
         return LocalPool(workers)
     if on == "ray" or on.startswith("ray://"):
         from allometry.sweeps.ray import RayPool
 
-        return RayPool(on, workers=workers)
+        return RayPool(on, workers=workers, per_gpu=per_gpu)
     raise AllometryError(f"cannot run on {on!r}", hint="say --on local, --on ray or --on ray://HOST:10001")

@@ -24,11 +24,13 @@ FOLDER = ".probe"
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """What a node says of itself: its name, the versions it runs, and the kind of processor or GPU it has."""
+    """What a node says of itself: its name, the versions it runs, the kind of processor or GPU it has, and
+    the bytes of memory of a GPU."""
 
     host: str
     versions: Mapping[str, str | None]
     kind: str
+    device_memory: float | None = None
 
 
 def versions() -> dict[str, str | None]:
@@ -42,12 +44,21 @@ def versions() -> dict[str, str | None]:
 
 def describe(device: str) -> dict[str, Any]:
     """This node as JSON for `Node`; the task that every node runs first."""
-    kind = cpu_model()
+    kind, memory = cpu_model(), None
     if device == "cuda":
         import torch
 
-        kind = torch.cuda.get_device_name() if torch.cuda.is_available() else f"no GPU, {kind}"
-    return {"host": socket.gethostname(), "versions": versions(), "kind": kind}
+        if torch.cuda.is_available():
+            kind = torch.cuda.get_device_name()
+            memory = float(torch.cuda.get_device_properties(0).total_memory)
+        else:
+            kind = f"no GPU, {kind}"
+    return {
+        "host": socket.gethostname(),
+        "versions": versions(),
+        "kind": kind,
+        "device_memory": memory,
+    }
 
 
 def require_same_versions(nodes: Iterable[Node]) -> None:

@@ -45,8 +45,8 @@ class _Slot:
 class RayPool:
     """The workers of a Ray cluster; see `allometry.sweeps.pool.Pool`.
 
-    On a cluster with GPUs a run gets 1/`per_gpu` of one, else a core. `workers` limits how many runs are
-    trained at the same time.
+    On a cluster with GPUs a run gets 1/`per_gpu` of one, else a core; a run on n devices gets n of them on
+    one node. `workers` limits how many runs are trained at the same time.
     """
 
     shared = True
@@ -71,6 +71,11 @@ class RayPool:
         try:
             self._look()
             self._require_slots()
+            if per_gpu > 1 and self.device != "cuda":
+                raise AllometryError(
+                    "--per-gpu: the cluster has no GPU that runs could share",
+                    hint="leave it out, or start workers with GPUs: ray start --num-gpus=N",
+                )
         except BaseException:
             self.close()
             raise
@@ -104,6 +109,20 @@ class RayPool:
         """The processor or GPU that a slot has."""
         return self._nodes[self._slots[slot].node].kind
 
+    def node(self, slot: int) -> str:
+        """Ray's id of the node that a slot is on."""
+        return self._slots[slot].node
+
+    def width(self, devices: int) -> int:
+        """See `Pool.width`: several devices are whole ones, each of which has `per_gpu` slots."""
+        return devices * self._per_gpu if devices > 1 else 1
+
+    @property
+    def device_memory(self) -> float | None:
+        """See `Pool.device_memory`: that of the smallest GPU, or a run's share of it."""
+        known = [node.device_memory for node in self._nodes.values() if node.device_memory]
+        return min(known) / self._per_gpu if known else None
+
     def settle(self, sweep: Sweep, store: Store) -> dict[str, str]:
         """See `Pool.settle`: every node is asked (`allometry.sweeps.preflight`)."""
         alive = sorted({slot.node for slot in self._slots.values() if slot.alive})
@@ -112,9 +131,11 @@ class RayPool:
     def send(self, worker: int, order: Mapping[str, Any]) -> None:
         """Give an order to a slot."""
         self._busy.add(worker)
-        share = {"num_gpus": 1 / self._per_gpu} if self.device == "cuda" else {}
+        devices = order["config"].get("devices", 1)
+        gpus = devices if devices > 1 else 1 / self._per_gpu
+        share = {"num_gpus": gpus} if self.device == "cuda" else {}
         memory = int(min(order.get("memory", 0), self._memory))
-        options = {"num_cpus": 1, "memory": memory, "node": self._slots[worker].node, **share}
+        options = {"num_cpus": devices, "memory": memory, "node": self._slots[worker].node, **share}
         self._foreman.send.remote(worker, {"device": self.device, **order}, options)
 
     def reports(self, timeout: float) -> Iterator[tuple[int, Report]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from allometry.train.config import RunConfig
@@ -137,7 +137,7 @@ def makespan(todo: Sequence[Job], seconds: Seconds, workers: int, running: Colle
     """Seconds until all jobs are done on `workers` single-thread workers: running ones first, then the
     longest.
 
-    A job that awaits none of `todo` may start at once.
+    A job that awaits none of `todo` may start at once; one of n `devices` takes n workers, or all there are.
     """
     order = {job.id: number for number, job in enumerate(todo)}
     urgent = urgency(todo, seconds) | dict.fromkeys(running, math.inf)
@@ -147,41 +147,20 @@ def makespan(todo: Sequence[Job], seconds: Seconds, workers: int, running: Colle
     opens: list[tuple[float, int, Job]] = []
     free, end = [0.0] * workers, 0.0
     while ready or opens:
-        now = heapq.heappop(free)
+        now = free[0]
         if not ready:
             now = max(now, opens[0][0])
         while opens and opens[0][0] <= now:
             _, number, job = heapq.heappop(opens)
             heapq.heappush(ready, (-urgent[job.id], number, job))
         _, _, job = heapq.heappop(ready)
+        held = min(job.config.devices, workers)
+        now = max(now, *(heapq.heappop(free) for _ in range(held)))
         for other in following.get(job.id, ()):
             until = seconds(job.config, job.start, other.until(job))
             heapq.heappush(opens, (now + until, order[other.id], other))
         finish = now + seconds(job.config, job.start, job.config.train.steps)
-        heapq.heappush(free, finish)
+        for _ in range(held):
+            heapq.heappush(free, finish)
         end = max(end, finish)
     return end
-
-
-def assign(
-    ready: Iterable[Job], free: Mapping[int, float], speeds: Mapping[int, float], seconds: Seconds
-) -> dict[int, Job]:
-    """Which slot starts which job now. `ready` has the most urgent first; `free` gives the seconds until each
-    slot is free (0: idle), `speeds` how fast it is.
-
-    Each job in turn goes where it would end first; if that slot is still busy, the job waits for it, so that
-    a slow slot is not given work that would end sooner elsewhere. With equal speeds the most urgent jobs
-    simply take the idle slots.
-    """
-    until, started = dict(free), {}
-    idle = {slot for slot in free if free[slot] <= 0}
-    for job in ready:
-        if not idle:
-            break
-        alone = seconds(job.config, job.start, job.config.train.steps)
-        best = min(until, key=lambda slot: (until[slot] + alone / speeds[slot], -speeds[slot], slot))
-        until[best] += alone / speeds[best]
-        if best in idle:
-            started[best] = job
-            idle.remove(best)
-    return started

@@ -8,7 +8,8 @@ store, is {"owner", "lease", "over"} (`allometry.runs.claims`).
 Reports: {"is": "progress", "step", "loss", "train_loss", "pace"}; {"is": "branched"} when the run has its
 copy of the trunk that it starts from; {"is": "left", "step"} when it has left a branch point for others; and
 at the end {"is": "done", "result"}, {"is": "measured", …}, {"is": "failed", "error", "hint", "full"}, {"is":
-"stopped"}, or {"is": "elsewhere"} if somebody else trains the run.
+"stopped"}, {"is": "elsewhere"} if somebody else trains the run, or {"is": "died", "signal"} if one of the
+processes that train a run on several devices was killed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from allometry.runs.claims import Claim
     from allometry.runs.scratch import Scratch
-    from allometry.train.loop import Progress
+    from allometry.train.config import RunConfig
 
 Order = Mapping[str, Any]
 
@@ -52,6 +53,8 @@ class Service:
 
     def serve(self, order: Order) -> None:
         """Do what is ordered; failures are reported, never raised."""
+        from allometry.train.together import Killed
+
         try:
             if order["do"] == "train":
                 self.tell("done", result=_Training(order, self).run())
@@ -61,6 +64,8 @@ class Service:
             self.tell("stopped")
         except Elsewhere:
             self.tell("elsewhere")
+        except Killed as killed:
+            self.tell("died", signal=killed.signal)
         except BaseException as error:
             self._fail(order, error)
 
@@ -146,16 +151,47 @@ class _Training:
         (self.directory / "error.txt").unlink(missing_ok=True)
         if order["source"] is not None and not (self.directory / "result.json").exists():
             self._branch(*order["source"])
+        config = RunConfig.model_validate(order["config"])
+        cache = settle(order["data"], self.place) if order["data"] else None
+        if config.devices > 1:
+            return self._train_together(config, cache)
         return train(
-            RunConfig.model_validate(order["config"]),
+            config,
             self.directory,
             threads=order["threads"],
             device=order["device"],
             branch_at=tuple(order["branch_at"]),
-            on_progress=self._progress,
+            on_progress=lambda at: self._progress(
+                at.step, at.loss, train_loss=at.train_loss, pace=at.tokens_per_second
+            ),
             checkpoint_every=order["checkpoint_every"],
-            cache=settle(order["data"], self.place) if order["data"] else None,
+            cache=cache,
         )
+
+    def _train_together(self, config: RunConfig, cache: Path | None) -> dict[str, Any]:
+        """Train on several devices, in processes of their own."""
+        from allometry.runs.files import read_json
+        from allometry.train.together import Together
+
+        finished = read_json(self.directory / "result.json")
+        if finished is not None:
+            return finished
+        with Together(
+            config,
+            self.directory,
+            device=self.order["device"],
+            branch_at=self.order["branch_at"],
+            checkpoint_every=self.order["checkpoint_every"],
+            cache=cache,
+        ) as together:
+            return together.result(self._hear)
+
+    def _hear(self, report: dict[str, Any] | None) -> None:
+        """Pass on what the processes report; in between, look whether to stop."""
+        if report is None:
+            self._go_on()
+        else:
+            self._progress(**{name: value for name, value in report.items() if name != "is"})
 
     def _branch(self, source: str, step: int) -> None:
         """Start from another run's trunk; if its branch point is damaged, from the beginning."""
@@ -172,17 +208,19 @@ class _Training:
                 raise
         self._tell_once_sent("branched")
 
-    def _progress(self, at: Progress) -> None:
+    def _go_on(self) -> None:
+        """Raise what ends the run here, if anything does."""
         if self.service.stopping():
             raise Stopped
         if self.claim is not None and not self.claim.held:
             raise Elsewhere
-        while self.leaves and self.leaves[0] <= at.step:
+
+    def _progress(self, step: int, loss: float | None, *, train_loss: float, pace: float) -> None:
+        self._go_on()
+        while self.leaves and self.leaves[0] <= step:
             self._tell_once_sent("left", step=self.leaves.pop(0))
-        loss = at.train_loss if at.loss is None else at.loss
-        self.service.tell(
-            "progress", step=at.step, loss=loss, train_loss=at.train_loss, pace=at.tokens_per_second
-        )
+        newest = train_loss if loss is None else loss
+        self.service.tell("progress", step=step, loss=newest, train_loss=train_loss, pace=pace)
 
     def _tell_once_sent(self, kind: str, **fields: Any) -> None:
         """Report something that others build on, after the store has it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from allometry.runs.store import Store
 from allometry.sweeps.schedule import Job, jobs
 from allometry.train.config import RunConfig
 
-_STEP = re.compile(r"step-(\d+)\.safetensors")
+_STEP = re.compile(r"step-(\d+)(?:\.safetensors|\.dcp/position\.json)")
 _BRANCH = re.compile(r"branch-(\d+)\.safetensors")
 
 
@@ -83,7 +84,9 @@ def survey(runs: Sequence[RunConfig], store: Store | None) -> Survey:
 
 def newest_step(store: Store, run: str) -> int:
     """The step of a run's newest checkpoint; 0 if it has none."""
-    return max(_numbers(store.checkpoints(run), _STEP), default=0)
+    folder = f"{run}/checkpoints"
+    names = (name.removeprefix(f"{folder}/") for name in store.place.names(folder))
+    return max(_numbers(names, _STEP), default=0)
 
 
 def branch_points(runs: Iterable[RunConfig], store: Store) -> dict[str, dict[int, str]]:
@@ -132,5 +135,8 @@ def tidy(runs: Iterable[RunConfig], store: Store) -> None:
         for step in _numbers(store.checkpoints(run.id), _BRANCH):
             drop_branch(store, run.id, step)
         for path in (*directory.glob("checkpoints/*.tmp"), *directory.glob(".*.tmp")):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+                continue
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -7,7 +7,6 @@ standard output, one JSON object a line (`allometry.sweeps.service` lists them; 
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import queue
@@ -16,9 +15,8 @@ import sys
 import threading
 from typing import Any, TextIO
 
+from allometry.processes import die_with
 from allometry.sweeps.service import Service
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Worker:
@@ -59,14 +57,6 @@ class Worker:
                 self.report("stopped")
                 return
             service.serve(order)
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, also when the parent is killed (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before we asked
-        os._exit(1)
 
 
 def main() -> None:

@@ -163,6 +163,13 @@ class RunConfig(Frozen):
             raise ValueError("stop_accuracy needs questions: set data.loss_on to 'answer'")
         return self
 
+    def undivided(self, devices: int) -> str | None:
+        """Why a batch cannot be divided among so many devices, or None."""
+        rows = self.train.batch_tokens // self.model.n_ctx
+        if rows % devices:
+            return f"a batch of {rows} sequences cannot be divided evenly among {devices} devices"
+        return None
+
     def identity(self) -> dict[str, Any]:
         """All that decides the run's numbers, as plain JSON: every setting but those of ADDED that have their
         default.

@@ -74,13 +74,21 @@ class Alone:
 class Torchrun(Alone):
     """The processes that torchrun has started; use it as a context manager."""
 
-    def __init__(self, *, device: str = "cpu", sharded: bool | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        device: str = "cpu",
+        sharded: bool | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         """`sharded`: divide the model's state among the devices (FSDP2) or copy it (DDP); None divides it if
-        it does not fit one."""
+        it does not fit one. `stopping` says whether this process was asked to end: when the leader was, all
+        write a checkpoint and raise KeyboardInterrupt."""
         import torch
         import torch.distributed as dist
 
         self._torch, self._dist, self._device, self._sharded = torch, dist, device, sharded
+        self._stopping = stopping
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
         self.leads = dist.get_rank() == 0
         self._scratch = tempfile.TemporaryDirectory(prefix="allometry-rank-")
@@ -97,8 +105,9 @@ class Torchrun(Alone):
         return home if self.leads else Path(self._scratch.name) / home.name
 
     def agree(self, decision: bool) -> bool:
-        """See `Alone.agree`."""
-        said = self._torch.tensor([float(decision)], device=self._device)
+        """See `Alone.agree`; yes also if the leader was asked to end: the loop then has nothing to do, or
+        writes the checkpoint with which it ends."""
+        said = self._torch.tensor([float(decision or self._stopping())], device=self._device)
         self._dist.broadcast(said, src=0)
         return bool(said.item())
 
@@ -108,7 +117,7 @@ class Torchrun(Alone):
 
         sharded = self._sharded
         if sharded is None:
-            sharded = not _fits(config, device)
+            sharded = is_divided(config, _room(device))
         return ParallelEngine(config, threads=threads, device=device, sharded=sharded)
 
     def save(self, home: Path, config: RunConfig, engine: Engine, position: Position) -> None:
@@ -116,16 +125,22 @@ class Torchrun(Alone):
         from allometry.train import sharded
 
         sharded.write(home, config, engine, position, leads=self.leads)
+        if self.agree(False):
+            raise KeyboardInterrupt
 
 
-def _fits(config: RunConfig, device: str) -> bool:
-    """Whether one device holds parameters, gradients and moments with room for activations."""
+def _room(device: str) -> float:
+    """Bytes that this process's device has for it."""
     import torch
 
     from allometry.env import memory
 
     if device.startswith("cuda"):
-        room = torch.cuda.get_device_properties(device).total_memory
-    else:
-        room = memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return config.model.counts().N_total * _BYTES_PER_PARAMETER < _SHARE * room
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    return memory() / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def is_divided(config: RunConfig, room: float) -> bool:
+    """Whether parameters, gradients and moments are divided among devices of `room` bytes, because one would
+    not hold them with room for activations."""
+    return config.model.counts().N_total * _BYTES_PER_PARAMETER >= _SHARE * room

@@ -10,14 +10,22 @@ command continues after any interruption, also with another number of devices.
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from allometry.errors import AllometryError
-from allometry.runs.files import read_json
+from allometry.processes import die_with
+from allometry.runs.files import is_full, read_json
 from allometry.train.config import RunConfig
+
+if TYPE_CHECKING:
+    from allometry.train.loop import Progress
 
 
 def read_config(path: Path) -> RunConfig:
@@ -46,56 +54,105 @@ def read_config(path: Path) -> RunConfig:
 
 def arguments(config: Path, store: Path, devices: int, options: list[str]) -> list[str]:
     """The command line that starts torchrun on this machine for `devices` processes."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
-    return [*launcher, "-m", "allometry.train.torchrun", str(config), "--store", str(store), *options]
+    return [
+        sys.executable, "-m", "torch.distributed.run", *launch_arguments(config, store, devices, options)
+    ]  # fmt: skip
+
+
+def launch_arguments(config: Path, store: Path, devices: int, options: list[str]) -> list[str]:
+    """What torchrun itself is given to start `devices` processes on this machine."""
+    own = ["--standalone", f"--nproc-per-node={devices}", "-m", "allometry.train.torchrun"]
+    return [*own, str(config), "--store", str(store), *options]
 
 
 def main() -> None:
-    """What each process runs."""
-    parser = argparse.ArgumentParser(prog="torchrun -m allometry.train.torchrun")
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--store", type=Path, default=Path("runs"))
-    parser.add_argument("--sharded", choices=("auto", "yes", "no"), default="auto")
-    parser.add_argument("--checkpoint-every", type=float, default=60.0, help="seconds")
-    options = parser.parse_args()
+    """What each process runs. Asked to end (SIGTERM, ctrl-C), all write a checkpoint together and do."""
+    options = _parser().parse_args()
     if "RANK" not in os.environ:
         sys.exit("error: start this with torchrun (see python -m torch.distributed.run --help)")
+    die_with(os.getppid())
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
     try:
-        _train(options)
-    except AllometryError as error:
-        if os.environ["RANK"] == "0":
+        _train(options, stop)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if options.report:
+            _report("failed", **_described(error))
+        elif not isinstance(error, AllometryError):
+            raise
+        elif os.environ["RANK"] == "0":
             print(f"error: {error.message}\n hint: {error.hint}", file=sys.stderr)
         sys.exit(1)
 
 
-def _train(options: argparse.Namespace) -> None:
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="torchrun -m allometry.train.torchrun")
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--store", type=Path, default=Path("runs"))
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--sharded", choices=("auto", "yes", "no"), default="auto")
+    parser.add_argument("--checkpoint-every", type=float, default=60.0, help="seconds")
+    parser.add_argument("--branch-at", type=int, action="append", default=[], help="a step")
+    parser.add_argument("--cache", type=Path, help="where the tokens lie")
+    parser.add_argument("--report", action="store_true", help="progress as JSON on standard output")
+    return parser
+
+
+def _train(options: argparse.Namespace, stop: threading.Event) -> None:
     import torch
 
     from allometry.train.group import Torchrun
-    from allometry.train.loop import Progress, train
+    from allometry.train.loop import train
 
     config = read_config(options.config)
-    device = f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu"
-    if device != "cpu":
+    cuda = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
+    device = f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu"
+    if cuda:
         torch.cuda.set_device(device)
-    told = time.monotonic()
-
-    def tell(at: Progress) -> None:
-        nonlocal told
-        if time.monotonic() - told > 10.0 or at.step == at.steps:
-            told = time.monotonic()
-            print(f"step {at.step:,}/{at.steps:,}  loss {at.train_loss:.4f}", file=sys.stderr, flush=True)
-
     sharded = {"auto": None, "yes": True, "no": False}[options.sharded]
-    with Torchrun(device=device, sharded=sharded) as group:
+    with Torchrun(device=device, sharded=sharded, stopping=stop.is_set) as group:
         train(
             config,
             options.store / config.id,
             device=device,
-            on_progress=tell if group.leads else None,
+            branch_at=options.branch_at,
+            on_progress=(_report_progress if options.report else _Printer()) if group.leads else None,
             checkpoint_every=options.checkpoint_every,
+            cache=options.cache,
             group=group,
         )
+
+
+class _Printer:
+    """Tells a person now and then how far the run is."""
+
+    def __init__(self) -> None:
+        self._told = time.monotonic()
+
+    def __call__(self, at: Progress) -> None:
+        if time.monotonic() - self._told > 10.0 or at.step == at.steps:
+            self._told = time.monotonic()
+            print(f"step {at.step:,}/{at.steps:,}  loss {at.train_loss:.4f}", file=sys.stderr, flush=True)
+
+
+def _report_progress(at: Progress) -> None:
+    """Tell whoever started torchrun how far the run is (`allometry.train.together`)."""
+    loss = at.train_loss if at.loss is None else at.loss
+    _report("progress", step=at.step, loss=loss, train_loss=at.train_loss, pace=at.tokens_per_second)
+
+
+def _described(error: Exception) -> dict[str, Any]:
+    known = isinstance(error, AllometryError)
+    message = error.message if isinstance(error, AllometryError) else f"{type(error).__name__}: {error}"
+    return {"error": message, "hint": getattr(error, "hint", None) if known else None, "full": is_full(error)}
+
+
+def _report(kind: str, **fields: Any) -> None:
+    sys.stdout.write(json.dumps({"is": kind, **fields}) + "\n")  # one write: lines must not mix
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

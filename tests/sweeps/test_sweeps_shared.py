@@ -17,7 +17,8 @@ from allometry.runs.store import Store
 from allometry.sweeps import preflight
 from allometry.sweeps.execute import execute
 from allometry.sweeps.local import LocalPool
-from allometry.sweeps.schedule import Job, assign
+from allometry.sweeps.places import assign
+from allometry.sweeps.schedule import Job
 from allometry.sweeps.shard import Shard, own_part, parse_shard
 from allometry.sweeps.sweep import Sweep
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
@@ -48,11 +49,11 @@ def test_what_is_no_shard(text: str):
 def test_slow_slots_get_what_would_not_end_sooner_elsewhere(make_run):
     seconds = lambda run, start, stop: float(stop - start)  # noqa: E731
     jobs = [Job(config=make_run(steps)) for steps in (100, 90, 20, 10)]
-    assert assign(jobs, {0: 0.0, 1: 0.0}, {0: 1.0, 1: 1.0}, seconds) == {0: jobs[0], 1: jobs[1]}
+    assert assign(jobs, {0: 0.0, 1: 0.0}, {0: 1.0, 1: 1.0}, seconds) == {(0,): jobs[0], (1,): jobs[1]}
     unequal = assign(jobs, {0: 0.0, 1: 0.0}, {0: 10.0, 1: 1.0}, seconds)
     assert unequal == {0: jobs[0], 1: jobs[2]}  # the second is done sooner after the first
     assert assign(jobs[:1], {0: 5.0, 1: 0.0}, {0: 10.0, 1: 1.0}, seconds) == {}
-    assert assign(jobs[:1], {0: 95.0, 1: 0.0}, {0: 10.0, 1: 1.0}, seconds) == {1: jobs[0]}
+    assert assign(jobs[:1], {0: 95.0, 1: 0.0}, {0: 10.0, 1: 1.0}, seconds) == {(1,): jobs[0]}
 
 
 def test_two_drivers_train_every_run_once(make_run, store: Store, pool: LocalPool, tmp_path: Path):

@@ -52,10 +52,7 @@ class ParallelEngine(Engine):
     @classmethod
     def lacks(cls, config: RunConfig) -> str | None:
         """Why the batch cannot be divided, or None."""
-        rows, world = config.train.batch_tokens // config.model.n_ctx, dist.get_world_size()
-        if rows % world:
-            return f"a batch of {rows} sequences cannot be divided evenly among {world} devices"
-        return None
+        return config.undivided(dist.get_world_size())
 
     def __init__(
         self,

@@ -150,7 +150,7 @@ def test_exposure_and_extraction_follow_what_was_planted() -> None:
     analysis = study("memorisation").analyse(found)
     rows = {row.name: row for row in analysis.constants}
     assert rows["exposure against repeats"].verdict == "agrees"
-    law = rows["extractable share against repeats"]
+    law = rows["passages given back whole, against repeats"]
     assert law.ours == pytest.approx(0.1, abs=0.01)
     assert "R² = 1.00" in law.why
     table = shares(

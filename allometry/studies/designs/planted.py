@@ -25,10 +25,11 @@ SEEDS = 2
 CANARIES, PASSAGES = 3, 5
 """Of each number of repeats."""
 
-SHARE = 0.06
-"""Largest share of the training windows that begin with something planted: the rest is ordinary text."""
+SHARE = 0.15
+"""Largest share of the training windows that begin with something planted: the rest is ordinary text. With
+0.06, and so at most 256 repeats, models of 150 k parameters gave no passage back whole."""
 
-MOST_REPEATS = 256
+MOST_REPEATS = 1024
 
 FEWEST_UPDATES = 200
 

@@ -97,12 +97,13 @@ _NAMES = {"repeats": "repeats", "N": "parameters", "prompt": "length of the prom
 
 def _constants(laws: pd.DataFrame) -> tuple[Constant, ...]:
     rows = []
-    told = laws[(laws["what"] == "exact") & np.isfinite(laws["low"])]  # equal shares have no slope to judge
-    for _, law in told.iterrows():
-        name = f"extractable share against {_NAMES[law['dial']]}"
+    for _, law in laws[np.isfinite(laws["low"])].iterrows():  # equal shares have no slope to judge
+        exact = law["what"] == "exact"
+        what = "passages given back whole" if exact else "tokens given back"
+        name = f"{what}, against {_NAMES[law['dial']]}"
         why = f"share for each doubling, the other dials at their largest; R² = {law['R2']:.2f}"
         estimate = (law["slope"], law["low"], law["high"])
-        symbol = f"d share / d log2 {law['dial']}"
+        symbol = f"d {'share' if exact else 'right'} / d log2 {law['dial']}"
         rows.append(claim(name, symbol, estimate, why, above=True, paper=CARLINI))
     return tuple(replace(row, level=LEVEL) for row in rows)
 
@@ -166,9 +167,11 @@ def _summary(table: pd.DataFrame, laws: pd.DataFrame) -> str:
         f"{100 * large['share']:.0f} % [{100 * large['low']:.0f}, {100 * large['high']:.0f}] whole "
         f"after {large['prompt']:.0f} tokens"
     )
-    law = laws[(laws["dial"] == "repeats") & (laws["what"] == "exact")]
-    if len(law) and law["slope"].iloc[0] != 0:
-        text += f" ({100 * law['slope'].iloc[0]:+.1f} points a doubling, R² = {law['R2'].iloc[0]:.2f})"
+    for what, said in (("exact", ""), ("tokens", "single tokens ")):
+        law = laws[(laws["dial"] == "repeats") & (laws["what"] == what)]
+        if len(law) and law["slope"].iloc[0] != 0:
+            slope, square = 100 * law["slope"].iloc[0], law["R2"].iloc[0]
+            text += f" ({said}{slope:+.1f} points a doubling of repeats, R² = {square:.2f})"
     return f"{text}."
 
 

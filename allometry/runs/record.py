@@ -10,6 +10,8 @@ A run directory holds (losses in nats per token):
                   "train_loss", "bits_per_byte", "unique", "seconds", "started", "finished", "engine",
                   "loss_<corpus>", …}; the two times are UTC, "2026-01-31T23:59:59Z"
     error.txt     why it failed; the next attempt removes it
+
+and, where its data ask for them, probes.json and .jsonl (`runs.probes`) and novelty.json (`runs.novelty`).
 """
 
 from __future__ import annotations

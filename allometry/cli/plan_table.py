@@ -59,19 +59,22 @@ def print_plan(plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
 
 
 def _by_shape(frame: pd.DataFrame) -> Table:
-    table = _table("model", "N", "runs", "seeds", "tokens D", "FLOPs 6ND", "alone, 1 core", "state")
+    wide = ["devices"] if (frame["devices"] > 1).any() else []
+    alone = "alone" if wide else "alone, 1 core"
+    table = _table("model", "N", "runs", "seeds", "tokens D", "FLOPs 6ND", alone, *wide, "state")
     for shape, part in frame.groupby("shape", sort=False):
         table.add_row(
             str(shape), format_count(part["N"].iloc[0]), str(len(part)), str(part["seed"].nunique()),
             _span(part["D"]), format_flops(part["C"].sum()), format_duration(part["seconds"].sum()),
-            _state(part),
+            *([_span(part["devices"])] if wide else []), _state(part),
         )  # fmt: skip
     return table
 
 
 def _by_design(frame: pd.DataFrame, plan: StudyPlan, cost: CostModel) -> Table:
     """A run of several designs is counted with the first."""
-    table = _table("design", "runs", "N", "tokens D", "FLOPs 6ND", "core time", "state")
+    wide = ["devices"] if (frame["devices"] > 1).any() else []
+    table = _table("design", "runs", "N", "tokens D", "FLOPs 6ND", "core time", *wide, "state")
     configs = {run.id: run for run in plan.sweep}
     counted: set[str] = set()
     for name, ids in plan.designs.items():
@@ -83,7 +86,7 @@ def _by_design(frame: pd.DataFrame, plan: StudyPlan, cost: CostModel) -> Table:
         work = cost.total([configs[run] for run in own]).work
         table.add_row(
             name, str(len(part)), _span(part["N"]), _span(part["D"]), format_flops(part["C"].sum()),
-            format_duration(work), _state(part),
+            format_duration(work), *([_span(part["devices"])] if wide else []), _state(part),
         )  # fmt: skip
     return table
 

@@ -36,6 +36,18 @@ def command(name: str) -> click.Command:
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes (default: the cores).")
 @click.option("--on", help="Where to train: local (default), ray, or ray://HOST:PORT.")
 @click.option("--shard", help="This task's part of a job array that shares the store, such as 2/8.")
+@click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    help="Most devices (cores; GPUs of a node) for a run that would keep the others waiting.",
+)
+@click.option(
+    "--per-gpu",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Runs that share each GPU (with --on).",
+)
 @click.option("--dry-run", is_flag=True, help="Plan, print, and stop.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first run that fails.")
 @click.option("--quiet", is_flag=True, help="Print the plan and the answer only.")
@@ -49,6 +61,8 @@ def run(
     workers: int | None,
     on: str | None,
     shard: str | None,
+    devices: int | None,
+    per_gpu: int,
     dry_run: bool,
     fail_fast: bool,
     quiet: bool,
@@ -72,6 +86,8 @@ def run(
         workers=workers,
         on=on,
         shard=None if shard is None else parse_shard(shard),
+        devices=devices,
+        per_gpu=per_gpu,
         fail_fast=fail_fast,
     )
     with Progress(quiet=quiet) as progress:

@@ -5,7 +5,7 @@ write the report.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -39,7 +39,8 @@ class Request:
 
     `compute` (FLOPs) fixes the size of the study whatever the machine's speed; 0 asks for the smallest one.
     `on` names the workers: None for this machine, "ray" or "ray://host:port" for a cluster. `shard` is this
-    process's part of a job array that shares the store.
+    process's part of a job array that shares the store. `devices` is how many may train a run that decides
+    when the sweep ends; `per_gpu` runs share each GPU of a cluster.
     """
 
     study: str
@@ -51,6 +52,8 @@ class Request:
     workers: int | None = None
     on: str | None = None
     shard: Shard | None = None
+    devices: int | None = None
+    per_gpu: int = 1
     fail_fast: bool = False
 
     @property
@@ -91,14 +94,18 @@ def conduct(request: Request, display: Display, *, dry_run: bool = False) -> Pat
     Raises AllometryError where the user can mend something; an interruption leaves everything to be
     continued.
     """
+    from allometry.sweeps.devices import require_as_many
     from allometry.sweeps.pool import open_pool
 
     question = study(request.study)
     began = time.monotonic()
     store = Store(request.store, create=not dry_run) if not dry_run or store_exists(request.store) else None
-    with open_pool(request.on, request.workers) as pool:  # the workers load torch while the data are prepared
+    # The workers load torch while the data are prepared.
+    with open_pool(request.on, request.workers, per_gpu=request.per_gpu) as pool:
+        require_as_many(request.devices, pool)
         _prepare_data(request, display)
         plan, cost = _plan(request, question, pool, store, display, began)
+        plan = _with_devices(plan, cost, pool, request.devices, display)
         display.plan(plan, store, cost)
         if dry_run or store is None:
             return None
@@ -145,6 +152,19 @@ def _plan(
     if store:
         plan = planning.keep(plan, store, folder_of(store, request.key))
     return plan, cost
+
+
+def _with_devices(
+    plan: StudyPlan, cost: CostModel, pool: Pool, most: int | None, display: Display
+) -> StudyPlan:
+    """The plan with the devices of each run, stage by stage: the slots are free again between them."""
+    from allometry.sweeps.devices import too_large, with_devices
+
+    runs = {run.id: run for stage in plan.stages() for run in with_devices(stage, cost, pool, most)}
+    sweep = replace(plan.sweep, runs=tuple(runs[run.id] for run in plan.sweep))
+    if large := too_large(sweep.runs, pool):
+        display.say(f"{len(large)} runs may be too large for the memory of their GPUs: {large[0].id}, …")
+    return replace(plan, sweep=sweep)
 
 
 def _rough(question: Study, request: Request, workers: int) -> Sweep:

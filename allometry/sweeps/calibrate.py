@@ -13,6 +13,7 @@ from allometry.env import cache_dir, cores, package_version
 from allometry.errors import AllometryError
 from allometry.runs.files import read_json, write_json
 from allometry.sweeps.cost import CostModel, Timing, shape_key
+from allometry.sweeps.devices import fits_one
 from allometry.sweeps.pool import Pool, Report, measure_all, open_pool
 from allometry.train.config import RunConfig
 from allometry.version import __version__
@@ -38,17 +39,17 @@ def calibrate(
     """Time ten steps of the shapes of `runs` with all workers busy, and keep the result for next time.
 
     At most MAX_SHAPES are timed, of each kind spread evenly from the smallest to the largest (see `spread`);
-    the others are interpolated. Timings are kept per kind of machine, device, number of workers and versions
-    in the cache folder; `refresh` takes them anew. `on_shape` is told how many of how many are done. Where
-    the pool has machines of several kinds, the cost model is that of the most frequent one, and the pool
-    learns how fast the others are.
+    the others, and those that a device does not hold, are interpolated. Timings are kept per kind of machine,
+    device, number of workers and versions in the cache folder; `refresh` takes them anew. `on_shape` is told
+    how many of how many are done. Where the pool has machines of several kinds, the cost model is that of the
+    most frequent one, and the pool learns how fast the others are.
     """
     if pool is None:
         with open_pool(None, workers) as own:
             return calibrate(runs, pool=own, refresh=refresh, on_shape=on_shape)
     paths = {kind: _path(kind, count, pool.device) for kind, count in pool.kinds.items()}
     known = {kind: {} if refresh else _load(path) for kind, path in paths.items()}
-    chosen = spread(runs)
+    chosen = [run for run in spread(runs) if fits_one(run, pool)]
     missing = [run for run in chosen if any(shape_key(run) not in timings for timings in known.values())]
     for number, run in enumerate(missing):
         for kind, timing in _time(run, pool).items():

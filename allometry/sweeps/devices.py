@@ -24,12 +24,8 @@ def with_devices(sweep: Sweep, cost: CostModel, pool: Pool, most: int | None = N
 
     Raises AllometryError if no machine has `most` devices.
     """
+    require_as_many(most, pool)
     largest = largest_node(pool)
-    if most is not None and most > largest:
-        raise AllometryError(
-            f"--devices {most}: no machine of the pool has more than {largest}",
-            hint=f"--devices {largest}, more --workers, or larger nodes",
-        )
     share = cost.total(sweep.runs, workers=1).work / max(len(pool.slots), 1) if most else 0.0
     return Sweep(
         sweep.name, sweep.question, tuple(_given(run, cost, pool, largest, most, share) for run in sweep)
@@ -74,10 +70,26 @@ def on(run: RunConfig, devices: int) -> RunConfig:
     return run if run.devices == devices else run.model_copy(update={"devices": devices})
 
 
+def too_large(runs: Sequence[RunConfig], pool: Pool) -> list[RunConfig]:
+    """The runs that are predicted not to fit the devices that they have."""
+    room = pool.device_memory
+    return [] if room is None else [run for run in runs if memory_on(run, room) > room]
+
+
 def largest_node(pool: Pool) -> int:
     """The largest number of devices that a run can have: those of the machine with the most."""
     slots = max(Counter(pool.node(slot) for slot in pool.slots).values(), default=0)
     return max((count for count in range(1, slots + 1) if pool.width(count) <= slots), default=0)
+
+
+def require_as_many(most: int | None, pool: Pool) -> None:
+    """AllometryError if `most` (the option --devices) is more than any machine of the pool has."""
+    largest = largest_node(pool)
+    if most is not None and most > largest:
+        raise AllometryError(
+            f"--devices {most}: no machine of the pool has more than {largest}",
+            hint=f"--devices {largest}, more --workers, or larger nodes",
+        )
 
 
 def require_devices(runs: Sequence[RunConfig], pool: Pool) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from allometry.errors import AllometryError
 from allometry.sweeps.cost import CostModel
+from allometry.sweeps.devices import on
 from allometry.train.config import RunConfig
 
 
@@ -45,7 +46,7 @@ def own_part(runs: Sequence[RunConfig], shard: Shard) -> frozenset[str]:
     """
     cost = CostModel()
     groups: dict[str, list[RunConfig]] = {}
-    for run in runs:
+    for run in (on(run, 1) for run in runs):
         groups.setdefault(run.trunk or run.id, []).append(run)
     seconds = {name: _chain(cost, members) for name, members in groups.items()}
     bins = [(0.0, number) for number in range(1, shard.of + 1)]

@@ -57,11 +57,11 @@ class Sweep:
         return tuple(run.id for run in self.runs)
 
     def frame(self, store: Store | None = None, cost: CostModel | None = None) -> pd.DataFrame:
-        """The plan: a row a run with run, family, shape, N, D, S, C (6ND), lr, seed, seconds, memory and
-        state.
+        """The plan: a row a run with run, family, shape, N, D, S, C (6ND), lr, seed, devices, seconds, memory
+        and state.
 
-        `seconds` (alone, from the start, on one core) and `memory` (bytes) need a cost model, `state`
-        ("done", "diverged", "failed", "partial", "new") a store; without, they are missing values.
+        `seconds` (alone, on one core or its `devices`) and `memory` (bytes, of all) need a cost model,
+        `state` ("done", "diverged", "failed", "partial", "new") a store; without, they are missing values.
         """
         return pd.DataFrame([_plan_row(run, store, cost) for run in self.runs], columns=list(PLAN_COLUMNS))
 
@@ -72,7 +72,9 @@ class Sweep:
         return model.total(self.runs, store=store, workers=workers)
 
 
-PLAN_COLUMNS = ("run", "family", "shape", "N", "D", "S", "C", "lr", "seed", "seconds", "memory", "state")
+PLAN_COLUMNS = (
+    *("run", "family", "shape", "N", "D", "S", "C", "lr", "seed", "devices", "seconds", "memory", "state"),
+)
 """Columns of `Sweep.frame`."""
 
 
@@ -89,6 +91,7 @@ def _plan_row(run: RunConfig, store: Store | None, cost: CostModel | None) -> di
         "C": float(counts.flops_per_token()) * tokens,
         "lr": run.train.lr,
         "seed": run.train.seed,
+        "devices": run.devices,
         "seconds": cost.seconds(run) if cost else None,
         "memory": cost.memory(run) if cost else None,
         "state": (store.status(run.id) or "new") if store else None,

@@ -45,13 +45,14 @@ def test_a_wide_run_takes_slots_of_one_node_and_short_ones_fill_its_wait(make_ru
 
 
 class FourSlots:
-    """Four slots on two nodes, each with a device of its own."""
+    """Four slots on nodes of two, each with a device of its own."""
 
     slots = dict.fromkeys(range(4), 1.0)
     device_memory: float | None = None
+    size = 2
 
     def node(self, slot: int) -> str:
-        return f"node {slot // 2}"
+        return f"node {slot // self.size}"
 
     def width(self, devices: int) -> int:
         return devices
@@ -79,7 +80,7 @@ def test_devices_are_chosen_where_one_does_not_hold_the_run_or_lets_the_sweep_wa
     assert largest_node(pool) == 2
     with pytest.raises(AllometryError, match="no machine has more than 2"):
         require_devices([on(large, 3)], pool)
-    pool.slots = dict.fromkeys(range(8), 1.0)
+    pool.size = 4
     with pytest.raises(AllometryError, match="4 sequences cannot be divided evenly among 3"):
         require_devices([on(large, 3)], pool)
 

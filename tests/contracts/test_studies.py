@@ -61,12 +61,15 @@ def test_a_collection_gives_every_design_of_its_members_a_share(name: str) -> No
     assert set(collection.headlines) <= set(collection.members) <= set(NAMES) - set(COLLECTIONS)
 
 
-def test_the_guide_to_kaplan_has_its_shares_and_members() -> None:
-    guide = (Path(__file__).parents[2] / "docs" / "reproducing-kaplan.md").read_text()
-    kaplan = study("kaplan")
-    assert isinstance(kaplan, Collection)
-    assert all(f"| `{name}` | {100 * share:.0f} % |" in guide for name, share in kaplan.shares.items())
-    assert all(f"\n| `{name}` |" in guide for name in kaplan.members)
+@pytest.mark.parametrize(("name", "page"), [("kaplan", "reproducing-kaplan"), ("generalisation",) * 2])
+def test_the_guide_of_a_collection_has_its_shares_and_members(name: str, page: str) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / f"{page}.md").read_text()
+    collection = study(name)
+    assert isinstance(collection, Collection)
+    assert all(
+        f"| `{design}` | {100 * share:.0f} % |" in guide for design, share in collection.shares.items()
+    )
+    assert all(f"\n| `{member}` |" in guide for member in collection.members)
 
 
 @pytest.mark.parametrize("name", NAMES)

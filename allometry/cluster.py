@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,35 @@ class Connection:
         """End the connection, unless somebody else made it."""
         if self.ours:
             self.ray.shutdown()
+
+
+@contextlib.contextmanager
+def mapped(on: str) -> Iterator[Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]]:
+    """A `map` whose calls are tasks on the cluster that `on` names, one for each item, in their order.
+
+    The function must be one of a module that the nodes have. AllometryError for another name, for a cluster
+    that cannot be used, and for tasks that fail there.
+    """
+    if on != "ray" and not on.startswith("ray://"):
+        raise AllometryError(f"{on!r} is no cluster", hint="say --on ray or --on ray://HOST:10001")
+    connection = connect(on)
+    ray = connection.ray
+
+    def on_cluster(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        task = ray.remote(function)
+        try:
+            return list(ray.get([task.remote(item) for item in items]))
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None) or error
+            raise AllometryError(
+                f"a task failed on the cluster: {_first_line(cause)}",
+                hint="install the same version of Allometry here and on every node, or leave --on out",
+            ) from error
+
+    try:
+        yield on_cluster
+    finally:
+        connection.close()
 
 
 def connect(on: str = "ray", *, workers: int | None = None) -> Connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from allometry.laws.law import Law
+    from allometry.laws.uncertainty import Mapped
 
 _PLOT_HELP = "Save the figure as .html, .svg, .png or .pdf."
 
@@ -38,12 +40,13 @@ def command(name: str) -> click.Command:
 @click.option("--tie", multiple=True, metavar="PARAMETER=OTHER", help="Make a parameter equal to another.")
 @click.option("--bootstrap", type=click.IntRange(min=0), default=400, show_default=True, help="Resamples.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the resamples.")
+@click.option("--on", help="Where resamples are fitted: local (default), ray, or ray://HOST:PORT.")
 @click.option("--plot", metavar="FILE", help=f"{_PLOT_HELP} Data, law, band and residuals.")
 @table_options
 def fit(
     table: str, law: str, let: tuple[str, ...], where: str | None, drop: int, group: str | None,
     save_columns: bool, objective: str, weights: str | None, fix: tuple[str, ...], tie: tuple[str, ...],
-    bootstrap: int, seed: int, plot: str | None, form: Form | None,
+    bootstrap: int, seed: int, on: str | None, plot: str | None, form: Form | None,
 ) -> None:  # fmt: skip
     """Fit a law to a TABLE of runs (CSV, Parquet, JSON, JSON lines, or a run store).
 
@@ -56,11 +59,12 @@ def fit(
     from allometry.laws.fit import fit as fit_law
 
     read = load(table, let, where, drop, save_columns)
-    result = fit_law(
-        read.frame, law=law, columns=read.columns, objective=objective, weights=weights, group=group,
-        fixed=numbers(fix, "--fix"), tied=assignments(tie, "--tie"), exclude=read.exclude,
-        bootstrap=bootstrap, seed=seed,
-    )  # fmt: skip
+    with _mapped(on) as mapped:
+        result = fit_law(
+            read.frame, law=law, columns=read.columns, objective=objective, weights=weights, group=group,
+            fixed=numbers(fix, "--fix"), tied=assignments(tie, "--tie"), exclude=read.exclude,
+            bootstrap=bootstrap, seed=seed, mapped=mapped,
+        )  # fmt: skip
     if form is None:
         click.echo(result.report())
     elif form == "json":
@@ -74,6 +78,15 @@ def fit(
         from allometry.figures.theme import save
 
         _saved(save(fit_chart(result), plot))
+
+
+def _mapped(on: str | None) -> AbstractContextManager[Mapped]:
+    """What fits resamples: this process, or a cluster."""
+    if on is None or on == "local":
+        return nullcontext(map)
+    from allometry.cluster import mapped
+
+    return mapped(on)
 
 
 @click.command()

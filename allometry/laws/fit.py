@@ -44,6 +44,7 @@ def fit(
     bootstrap: int = 400,
     resample: str = "auto",
     seed: int = 0,
+    mapped: uncertainty.Mapped = map,
 ) -> FitResult:
     """Fit a law to a table with one row a run.
 
@@ -53,7 +54,8 @@ def fit(
     (default "run" where there is one), `fixed` holds parameters at values, `tied` makes a parameter equal
     to another. `exclude` names rows to leave out, by index label, with reasons if it is a mapping.
     `bootstrap` resamples are drawn with `seed`: of "runs", or of "noise" around the fit, which "auto" takes
-    for tables of few runs (see `uncertainty`).
+    for tables of few runs (see `uncertainty`). They are fitted in parts by `mapped`, which does as `map`
+    does: here, or on a cluster (`allometry.cluster.mapped`).
 
     Raises AllometryError for tables that cannot be read, and for designs that cannot determine the law at
     all.
@@ -73,7 +75,7 @@ def fit(
     )
     refuse_undetermined(problem, points.columns)
     best = solve(problem)
-    samples = uncertainty.bootstrap(problem, best.z, points.group, bootstrap, seed, resample)
+    samples = uncertainty.bootstrap(problem, best.z, points.group, bootstrap, seed, resample, mapped)
     return _record(frame, points, problem, best, samples, seed, began)
 
 

@@ -106,6 +106,13 @@ class Law:
     derived: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields, for another process: read-only views of mappings cannot travel."""
+        return {
+            name: dict(value) if isinstance(value, MappingProxyType) else value
+            for name, value in vars(self).items()
+        }
+
     @property
     def parameter_names(self) -> tuple[str, ...]:
         """Names of the parameters, in the order of `gradient`'s last axis."""

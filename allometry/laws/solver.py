@@ -65,7 +65,7 @@ def minimise(
     `tolerance` is the relative decrease that the next step promises when a member counts as converged. A
     start at which the law is not finite ends at once, not converged, with an infinite objective.
     """
-    size = max(_CHUNK // weights.shape[-1], 1)
+    size = together(weights.shape[-1])
     parts = []
     for i in range(0, len(start), size):
         part = slice(i, i + size)
@@ -78,6 +78,12 @@ def minimise(
         converged=np.concatenate([m.converged for m in parts]),
         iterations=np.concatenate([m.iterations for m in parts]),
     )
+
+
+def together(points: int) -> int:
+    """How many members of a batch advance together, for tables of so many points. The last bits of a member
+    may depend on the others that it advances with."""
+    return max(_CHUNK // points, 1)
 
 
 def _reach(

@@ -11,16 +11,16 @@ section 4.3, "expanded percentiles").
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from allometry.laws.problem import Problem
-from allometry.laws.solver import minimise
+from allometry.laws.solver import minimise, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +29,12 @@ Array = NDArray[np.float64]
 
 MANY_RUNS = 100
 """From this many runs on, resampling runs covers as it should (benchmarks/coverage.py measures it)."""
+
+Mapped = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+"""What the built-in `map` does, perhaps elsewhere: see `allometry.cluster.mapped`."""
+
+_PARTS = 64
+"""Parts at most that resamples are fitted in."""
 
 _CONDITIONS = (
     *("family", "shape", "model", "n_layer", "d_model", "N", "D", "C", "unique", "B", "S", "lr", "peak_lr"),
@@ -47,12 +53,19 @@ class Resamples:
 
 
 def bootstrap(
-    problem: Problem, z: Array, group: NDArray[np.int_], count: int, seed: int, kind: str = "auto"
+    problem: Problem,
+    z: Array,
+    group: NDArray[np.int_],
+    count: int,
+    seed: int,
+    kind: str = "auto",
+    mapped: Mapped = map,
 ) -> Resamples:
     """Fit `count` resampled tables, each from `z`. `group` (n,) numbers the runs that points belong to.
 
     `kind` is "runs" (resample runs with replacement), "noise" (simulate noise around the fit) or "auto",
-    which takes runs where there are at least `MANY_RUNS` of them.
+    which takes runs where there are at least `MANY_RUNS` of them. All resamples are drawn here; parts of them
+    are fitted where `mapped` says, with the same result.
     """
     groups = int(group.max()) + 1
     freedom = groups - len(z)
@@ -69,10 +82,37 @@ def bootstrap(
         spent = len(z) * problem.objective.absorbed(float(np.sqrt(np.mean(residuals**2))))
         noise = simulated_noise(residuals, problem.weights, group, spent, count, rng)
         shift = -residuals - noise
-    found = minimise(
-        problem.residuals, start, weights, problem.objective, problem.box, shift=shift, tolerance=1e-9
-    )
-    return Resamples(found.z, kind, freedom)
+    parts = [
+        _Part(replace(problem), start[part], weights if weights.ndim == 1 else weights[part],
+              None if shift is None else shift[part])
+        for part in _slices(count, together(weights.shape[-1]))
+    ]  # fmt: skip
+    return Resamples(np.concatenate(list(mapped(_fit_part, parts))), kind, freedom)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some of the resamples: where they start (k, p), their weights (k, n) or (n,), and shifts (k, n)."""
+
+    problem: Problem
+    start: Array
+    weights: Array
+    shift: Array | None
+
+
+def _slices(count: int, together: int) -> list[slice]:
+    """At most _PARTS parts of whole groups of members that advance together: no bit depends on the parts."""
+    size = together * max(1, -(-count // (together * _PARTS)))
+    return [slice(first, first + size) for first in range(0, count, size)]
+
+
+def _fit_part(part: _Part) -> Array:
+    """Coordinates (k, p) of the fits to some of the resamples."""
+    problem = part.problem
+    return minimise(
+        problem.residuals, part.start, part.weights, problem.objective, problem.box, shift=part.shift,
+        tolerance=1e-9,
+    ).z  # fmt: skip
 
 
 def simulated_noise(

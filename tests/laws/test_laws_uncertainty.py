@@ -1,6 +1,7 @@
 """Intervals: how they are made, what they must contain, and that they hold what they promise."""
 
 import importlib.util
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -165,3 +166,33 @@ def test_intervals_cover_as_they_promise(name):
     frame = coverage(designs()[name], tables=500, bootstrap=400, seed=1)
     assert frame["80"].between(75, 85).all(), frame
     assert frame["95"].between(92, 98).all(), frame
+
+
+def elsewhere(function, items):
+    """A `map` whose functions, items and results are sent through a pipe."""
+    sent = [pickle.loads(pickle.dumps((function, item))) for item in items]
+    assert len(sent) > 1
+    return [pickle.loads(pickle.dumps(each(item))) for each, item in sent]
+
+
+@pytest.mark.parametrize("resample", ["runs", "noise"])
+def test_resamples_fitted_elsewhere_are_the_same_bits(resample):
+    def fit(**where):
+        return allometry.fit(table(200), law="kaplan-n", bootstrap=150, resample=resample, **where)
+
+    assert np.array_equal(fit().samples, fit(mapped=elsewhere).samples)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_resamples_fitted_on_a_cluster_are_the_same_bits(monkeypatch):
+    pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+    from allometry.cluster import mapped
+
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    here = allometry.fit(table(200), law="kaplan-n", bootstrap=150)
+    with mapped("ray") as cluster:
+        there = allometry.fit(table(200), law="kaplan-n", bootstrap=150, mapped=cluster)
+    assert np.array_equal(here.samples, there.samples)
+    with pytest.raises(AllometryError, match="'slurm' is no cluster"), mapped("slurm"):
+        pass

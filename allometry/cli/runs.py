@@ -205,6 +205,11 @@ def _nothing(filters: tuple[str, ...], store: str) -> str:
     )
 
 
+def _notes(record: RunRecord) -> list[str]:
+    """What the run said of itself, such as why it stopped early, and what of it could not be read."""
+    return [*record.result.get("notes", ()), *record.notes, *record.curve.notes]
+
+
 def _warn(notes: tuple[str, ...]) -> None:
     for note in notes:
         click.echo(f"note: {note}", err=True)
@@ -246,7 +251,7 @@ def _everything(record: RunRecord) -> dict[str, Any]:
         "result": record.result,
         "environment": record.environment,
         "error": record.error,
-        "notes": [*record.notes, *record.curve.notes],
+        "notes": _notes(record),
         "curve": json.loads(record.curve.frame.to_json(orient="records", double_precision=15)),
     }
 
@@ -269,7 +274,7 @@ def _show(record: RunRecord) -> None:
     curve = record.curve.frame.dropna(axis=1, how="all").drop(columns="run")
     if len(curve):
         print_table(curve.tail(12), title="\ncurve (last rows)", formats=_formats())
-    for note in (*record.notes, *record.curve.notes):
+    for note in _notes(record):
         click.echo(f"note: {note}")
     if record.error:
         click.echo(f"\nerror\n{record.error}")

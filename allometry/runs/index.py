@@ -19,7 +19,7 @@ from allometry.runs.files import write_text
 from allometry.runs.record import COLUMNS, FINISHED, FORMAT, read_run
 
 _NAME = ".index.json"
-_MADE = [FORMAT, *COLUMNS]
+_MADE = [FORMAT, 2, *COLUMNS]  # the 2: what a run says of itself is no note of the index
 """What an index must have been made for: one of a release with other columns is made again."""
 
 _WATCHED = ("config.json", "result.json", "error.txt", "curve.jsonl")

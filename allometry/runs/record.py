@@ -200,7 +200,7 @@ def read_run(path: Path) -> RunRecord:
         counts=stored.get("counts") or result.get("counts") or {},
         result=result,
         error=error_text,
-        notes=(*notes, *result.get("notes", ())),
+        notes=tuple(notes),
     )
 
 

@@ -80,6 +80,21 @@ def test_a_cluster_of_this_machine_trains_the_same_bits(
     assert not list(store.path.glob("*/checkpoints/branch-*"))
 
 
+@pytest.mark.slow
+def test_a_run_of_two_devices_takes_two_slots_of_a_node(
+    make_run, store: Store, pool: LocalPool, tmp_path: Path
+):
+    wide, narrow = make_run(30).model_copy(update={"devices": 2}), make_run(10, seed=3)
+    alone = Store(tmp_path / "alone", create=True)
+    train([make_run(30), narrow], alone, pool)
+    with a_pool() as cluster:
+        summary, _ = train([wide, narrow], store, cluster)
+    assert set(summary.done) == {wide.id, narrow.id}
+    found, expected = (s.frame().set_index("run")["loss"] for s in (store, alone))
+    assert found[wide.id] == pytest.approx(expected[wide.id], rel=1e-5)
+    assert run_bytes(store, narrow) == run_bytes(alone, narrow)
+
+
 def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

@@ -185,6 +185,18 @@ def test_missing_halves_are_named(evidence: Evidence) -> None:
             assert any(f"no run on {missing}" in section.text for section in analysis.sections)
 
 
+def test_a_sweep_that_is_half_done_is_read(evidence: Evidence) -> None:
+    """The runs without weight decay come first, since theirs are the longest horizons."""
+    first = evidence.runs[evidence.runs["weight_decay"] == 0].reset_index(drop=True)
+    analysis = study("gap_laws").analyse(replace(evidence, runs=first))
+    assert any("no run with weight decay" in section.text for section in analysis.sections)
+    rng = np.random.default_rng(0)
+    for count in (3, 12):
+        some = evidence.runs.loc[rng.permutation(len(evidence.runs))[:count]].reset_index(drop=True)
+        for name in ("least_data", "gap_laws"):
+            assert study(name).analyse(replace(evidence, runs=some)).sections
+
+
 def test_planted_times_are_found(evidence: Evidence) -> None:
     table = division(equations(evidence.runs))
     fitted, _ = fit_time(table[table["weight_decay"] > 0], "power")

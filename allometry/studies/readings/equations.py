@@ -102,6 +102,8 @@ def fit_time(table: pd.DataFrame, form: str) -> tuple[Censored, float]:
 
 
 def _fitted(table: pd.DataFrame, form: str, critical: float) -> Censored:
+    if not len(table):
+        raise AllometryError("no run with weight decay on division has finished", hint=_HINT)
     columns = predictors(table, form, critical)
     varying = {name: column for name, column in columns.items() if name == "1" or np.ptp(column) > 1e-9}
     return censored_fit(varying, table["time"], table["understood"])

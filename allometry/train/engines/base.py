@@ -63,6 +63,15 @@ class StepResult(NamedTuple):
     grad_norm: float
 
 
+class Step(NamedTuple):
+    """The arguments of `Engine.step`."""
+
+    batch: Tokens
+    lr: float
+    step: int
+    weights: Floats | None = None
+
+
 class Engine(ABC):
     """A model, its optimiser and one way to compute with them.
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from allometry.train.engines.base import (
@@ -38,8 +39,17 @@ if TYPE_CHECKING:
 CHUNK = 1 << 18
 """Logits that the head holds at once in training: 1 MB in fp32, about a core's second-level cache."""
 
+CHUNK_ELSEWHERE = 1 << 25
+"""The same on GPUs, 128 MB, lest launching many small products take the time: reasoned, not measured."""
+
 EVALUATION_TOKENS = 4096
-"""Tokens evaluated at once."""
+"""Tokens evaluated at once on CPUs; on GPUs as many as have `CHUNK_ELSEWHERE` logits."""
+
+KINDS = ("params", "adam_m", "adam_v", "gradient")
+"""The numbers that there are of each parameter."""
+
+Places = dict[str, tuple[int, tuple[int, ...]]]
+"""Offset in a flat buffer, and shape, of each parameter."""
 
 ALIGNMENT = 16
 """Every parameter begins at a multiple of this many numbers (64 bytes, a cache line) of the flat buffers."""
@@ -62,22 +72,22 @@ class FastEngine(Engine):
         threads: int = 1,
         device: str = "cpu",
         precision: torch.dtype | None = None,
+        home: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """`precision` of the matrix products: the machine's best (see `best_precision`) unless given."""
+        """`precision` of the matrix products: the machine's best (see `best_precision`) unless given. `home`:
+        buffers of zeros for the four `KINDS` of numbers, as `layout` says, to live in."""
         torch.set_num_threads(threads)
         self.config, self.device = config.train, torch.device(device)
         self.precision = precision or best_precision(self.device)
         self.model = config.model.build(config.train.seed).to(self.device)
-        shapes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
-        self.places, self.decaying, size = _places(shapes)
-        self.buffers = {
-            kind: torch.zeros(size, device=self.device) for kind in ("params", "adam_m", "adam_v")
-        }
-        self.gradient = torch.zeros(size, device=self.device)
+        self.places, self.decaying, size = layout(self.model)
+        home = home or {kind: torch.zeros(size, device=self.device) for kind in KINDS}
+        self.buffers = {kind: home[kind] for kind in KINDS[:3]}
+        self.gradient = home["gradient"]
         for name, parameter in self.model.named_parameters():
-            home = self._view(self.buffers["params"], name)
-            home.copy_(parameter.detach())
-            parameter.data, parameter.grad = home, self._view(self.gradient, name)
+            place = self._view(self.buffers["params"], name)
+            place.copy_(parameter.detach())
+            parameter.data, parameter.grad = place, self._view(self.gradient, name)
 
     def step(self, batch: Tokens, *, lr: float, step: int, weights: Floats | None = None) -> StepResult:
         """One update: see `Engine.step` for the equations."""
@@ -156,7 +166,10 @@ class FastEngine(Engine):
     def losses(self, windows: Tokens) -> NDArray[np.float32]:
         """Loss in nats of every predicted token, (sequences, n_ctx)."""
         self.model.eval()
-        rows = max(1, EVALUATION_TOKENS // (windows.shape[1] - 1))
+        at_once = EVALUATION_TOKENS
+        if self.device.type != "cpu":
+            at_once = CHUNK_ELSEWHERE // int(self.places["embed.weight"][1][0])
+        rows = max(1, at_once // (windows.shape[1] - 1))
         parts = []
         for first in range(0, len(windows), rows):
             tokens = as_tensor(windows[first : first + rows], self.device)
@@ -205,9 +218,10 @@ def best_precision(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_amx is not None and has_amx() else torch.float32
 
 
-def _places(shapes: dict[str, tuple[int, ...]]) -> tuple[dict[str, tuple[int, tuple[int, ...]]], int, int]:
+def layout(model: nn.Module) -> tuple[Places, int, int]:
     """Where each parameter lies in a flat buffer, where those that decay end, and the buffer's length."""
-    places: dict[str, tuple[int, tuple[int, ...]]] = {}
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    places: Places = {}
     end = decaying = 0
     for name in sorted(shapes, key=lambda name: not decays(name, shapes[name])):  # stable: keeps the order
         places[name] = (end, shapes[name])
@@ -219,39 +233,43 @@ def _places(shapes: dict[str, tuple[int, ...]]) -> tuple[dict[str, tuple[int, tu
 class LinearCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of softmax(x W^T), a chunk of tokens at a time, gradients included.
 
-    With `share`, (n,), the sum of each token's cross-entropy times its share.
+    With `share`, (n,), the sum of each token's cross-entropy times its share. A leading axis of K models is
+    allowed in all of them, and the loss then is one number for each.
 
     Forward computes the gradients too, while a chunk's logits are at hand, so that at most `CHUNK` logits
-    exist at once. Only for a loss that is differentiated once, from an upstream gradient of one number.
+    exist at once. Only for a loss that is differentiated once, from one upstream gradient for each model.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, share: Tensor | None) -> Tensor:
         """x (n, d), weight (V, d), targets (n): the mean loss in nats."""
-        w = weight.to(x.dtype)
-        rows = max(1, CHUNK // len(w))
+        w, n = weight.to(x.dtype), x.shape[-2]
+        chunk_size = CHUNK if x.device.type == "cpu" else CHUNK_ELSEWHERE
+        rows = max(1, chunk_size // w[..., 0].numel())
         dx, dw = torch.empty_like(x), torch.zeros(weight.shape, dtype=torch.float32, device=x.device)
-        total = torch.zeros((), dtype=torch.float32, device=x.device)
-        for first in range(0, len(x), rows):
-            part, wanted = x[first : first + rows], targets[first : first + rows, None]
-            logp = torch.log_softmax((part @ w.T).float(), dim=1)
-            picked = logp.gather(1, wanted)
-            dlogits = logp.exp_().scatter_add_(1, wanted, logp.new_full(wanted.shape, -1.0))
+        total = torch.zeros(x.shape[:-2], dtype=torch.float32, device=x.device)
+        for first in range(0, n, rows):
+            chunk = slice(first, first + rows)
+            part, wanted = x[..., chunk, :], targets[..., chunk, None]
+            logp = torch.log_softmax((part @ w.mT).float(), dim=-1)
+            picked = logp.gather(-1, wanted)
+            dlogits = logp.exp_().scatter_add_(-1, wanted, logp.new_full(wanted.shape, -1.0))
             if share is None:
-                total -= picked.sum()
-                dlogits.div_(len(x))
+                total -= picked.sum((-2, -1))
+                dlogits.div_(n)
             else:
-                mine = share[first : first + rows, None]
-                total -= (picked * mine).sum()
+                mine = share[..., chunk, None]
+                total -= (picked * mine).sum((-2, -1))
                 dlogits.mul_(mine)
             dlogits = dlogits.to(x.dtype)
-            torch.mm(dlogits, w, out=dx[first : first + rows])
-            dw += dlogits.T @ part
+            torch.matmul(dlogits, w, out=dx[..., chunk, :])
+            dw += dlogits.mT @ part
         ctx.save_for_backward(dx, dw)
-        return total / len(x) if share is None else total
+        return total / n if share is None else total
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """Gradients for x and weight."""
         dx, dw = ctx.saved_tensors
-        return dx * upstream, dw * upstream, None, None
+        each = upstream[..., None, None]
+        return (dx * each).to(dx.dtype), dw * each, None, None

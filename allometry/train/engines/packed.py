@@ -1,0 +1,252 @@
+"""K models of one shape trained in one program: seeds, rates, data and horizons may differ.
+
+A step of a small model on a GPU is a few hundred launches of a few microseconds, whatever the model's size.
+Stacked on a leading axis, K models take as many launches as one. Their numbers never meet: every operation is
+a batched one, so one that diverges leaves the others as they are.
+
+The family's own module runs under `torch.func.vmap`, forward only. The backward pass is plain autograd
+through the batched operations, for attention on GPUs has a batching rule forward and none backward.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from allometry.errors import AllometryError
+from allometry.train.engines.base import ADAM_EPS, CLIP_EPS, Step, StepResult, normalised
+from allometry.train.engines.fast import KINDS, FastEngine, LinearCrossEntropy, best_precision, layout
+
+if TYPE_CHECKING:
+    from allometry.train.config import RunConfig, TrainConfig
+
+WARM_UPS = 3
+"""Steps before a CUDA graph is captured, for libraries choose and allocate in their first calls."""
+
+
+class Pack:
+    """K models in buffers of shape (K, size), stepped together.
+
+    `members` are engines that each live in one row: what evaluates a run, measures its noise or saves it sees
+    an ordinary engine. On a GPU the whole step is one CUDA graph, replayed; the CPU waits for it once in
+    every call of `steps`, however many steps that asks for.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[RunConfig],
+        *,
+        threads: int = 1,
+        device: str = "cpu",
+        precision: torch.dtype | None = None,
+    ) -> None:
+        """Raises AllometryError if these runs cannot be packed (see `lacks`)."""
+        if lack := lacks(configs):
+            raise AllometryError(f"these runs cannot be packed: {lack}", hint="train them one by one")
+        self.trains = [config.train for config in configs]
+        self.device = torch.device(device)
+        self.precision = precision or best_precision(self.device)
+        model = configs[0].model.build()
+        places, self.decaying, size = layout(model)
+        self.buffers = {kind: torch.zeros(len(configs), size, device=self.device) for kind in KINDS}
+        self.parts = Parts(model).to("meta")  # only its code is used
+        self.stacks: dict[str, Tensor] = {}
+        self.gradients: list[Tensor] = []
+        for name, (offset, shape) in places.items():
+            end = offset + int(np.prod(shape))
+            stack, gradient = (self.buffers[kind][:, offset:end].unflatten(1, shape) for kind in KINDS[::3])
+            self.stacks[f"model.{name}"] = stack.requires_grad_()
+            self.gradients.append(gradient)
+        self.members = [
+            Member(
+                config,
+                threads=threads,
+                device=device,
+                precision=self.precision,
+                home={kind: buffer[row] for kind, buffer in self.buffers.items()},
+            )
+            for row, config in enumerate(configs)
+        ]
+        self._allocate(configs[0].train.batch_tokens // configs[0].model.n_ctx, configs[0].model.n_ctx)
+        self._replay: Callable[[], None] | None = None
+
+    def _allocate(self, sequences: int, n_ctx: int) -> None:
+        """What a step reads and writes, at fixed addresses: a graph can be replayed with nothing else."""
+        models, device = len(self.trains), self.device
+        self.tokens = torch.zeros(models, sequences, n_ctx + 1, dtype=torch.int64, device=device)
+        self.share = torch.zeros(models, sequences * n_ctx, device=device)
+        self.rates = torch.zeros(len(RATES), models, 1, device=device)
+        self.results = torch.zeros(2, models, device=device)
+
+    def steps(self, asked: Mapping[int, Sequence[Step]]) -> dict[int, list[StepResult]]:
+        """Updates of the members that are named, equally many of each, one after the other.
+
+        Members that are not named, because they are done or have diverged, are computed and not used. See
+        `Engine.step` for the equations and for what it raises.
+        """
+        count = len(next(iter(asked.values())))
+        assert all(len(steps) == count for steps in asked.values())
+        inputs = [self._sent(self._gathered(asked, number)) for number in range(count)]
+        results = torch.empty(count, *self.results.shape, device=self.device)
+        for number, values in enumerate(inputs):
+            for place, value in zip((self.tokens, self.share, self.rates), values, strict=True):
+                place.copy_(value)
+            self._run()
+            results[number].copy_(self.results)
+        found = results.cpu().numpy()  # here the CPU waits
+        return {row: [StepResult(*map(float, at[:, row])) for at in found] for row in asked}
+
+    def _gathered(self, asked: Mapping[int, Sequence[Step]], number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The tokens, shares and rates of one step of all members, on the host."""
+        tokens = torch.zeros(self.tokens.shape, dtype=torch.int64)
+        share = torch.full(self.share.shape, 1 / self.share.shape[1])
+        rates = np.zeros(self.rates.shape, np.float32)
+        for row, steps in asked.items():
+            step = steps[number]
+            tokens[row] = torch.from_numpy(step.batch.astype(np.int64))
+            if step.weights is not None:
+                share[row] = torch.from_numpy(normalised(step.weights)).flatten()
+            rates[:, row, 0] = rates_of(self.trains[row], step)
+        return tokens, share, torch.from_numpy(rates)
+
+    def _sent(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """The same on the device; from pinned memory, so that nobody waits for it."""
+        if self.device.type != "cuda":
+            return list(values)
+        return [value.pin_memory().to(self.device, non_blocking=True) for value in values]
+
+    def _run(self) -> None:
+        """One step on what lies in the fixed places: on a GPU by its graph, which the first one captures."""
+        if self.device.type != "cuda":
+            return self._step()
+        if self._replay is None:
+            self._replay = self._capture()
+        self._replay()
+
+    def _capture(self) -> Callable[[], None]:
+        """The step as a CUDA graph. Parameters and moments are as before once it is captured."""
+        kept = {kind: buffer.clone() for kind, buffer in self.buffers.items()}
+        stream = torch.cuda.Stream(self.device)
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                self._step()
+        torch.cuda.current_stream(self.device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step()
+        for kind, buffer in kept.items():
+            self.buffers[kind].copy_(buffer)
+        return graph.replay
+
+    def _step(self) -> None:
+        """Losses and gradients of all models, then their updates."""
+        inputs, targets = self.tokens[..., :-1], self.tokens[..., 1:].flatten(1)
+        with self._batched(), self._autocast():
+            x, head = vmap(self._parts)(self.stacks, inputs)
+        losses = LinearCrossEntropy.apply(x.flatten(1, 2).to(self.precision), head, targets, self.share)
+        # No model's loss depends on another's parameters, so the sum's gradient holds that of each.
+        found = torch.autograd.grad(losses.sum(), list(self.stacks.values()), allow_unused=True)
+        for place, gradient in zip(self.gradients, found, strict=True):
+            place.zero_() if gradient is None else place.copy_(gradient)
+        self.results[0].copy_(losses.detach())
+        self._update()
+
+    def _parts(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """What the head reads, (B, T, d), and its weights, (V, d), of one model."""
+        found: tuple[Tensor, Tensor] = functional_call(self.parts, dict(parameters), (inputs,))
+        return found
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        """AdamW with a rate, a threshold of clipping and a step for each model."""
+        lr, beta1, beta2, fade, first, second, clip = self.rates
+        p, m, v, g = (self.buffers[kind] for kind in KINDS)
+        norm = torch.linalg.vector_norm(g, dim=1, keepdim=True)
+        self.results[1].copy_(norm[:, 0])
+        g.mul_(torch.where(norm > clip, clip / (norm + CLIP_EPS), 1.0))
+        m.mul_(beta1).addcmul_(g, 1 - beta1)
+        v.mul_(beta2).addcmul_(g.square(), 1 - beta2)
+        p[:, : self.decaying].mul_(fade)
+        p.addcdiv_(m * (lr * first), (v * second).sqrt_().add_(ADAM_EPS), value=-1.0)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.precision is torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.precision, cache_enabled=False)
+
+    def _batched(self) -> contextlib.AbstractContextManager[Any]:
+        """Attention that has a batching rule: on CPUs not the fused one, which would go model by model."""
+        return sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else contextlib.nullcontext()
+
+
+class Member(FastEngine):
+    """One model of a pack, alone: for its evaluation, its gradients and its state."""
+
+    name = "packed"
+
+
+class Parts(nn.Module):
+    """A module's features and head in one call, under which it can be given other parameters."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Of token ids (B, T): features (B, T, d) and the head's weights (V, d)."""
+        model: Any = self.model
+        return model.features(tokens), model.head()
+
+
+RATES = ("lr", "beta1", "beta2", "fade", "first", "second", "clip")
+"""The numbers of an update that may differ between models: `fade` is what weight decay leaves, `first` and
+`second` undo the bias of the moments."""
+
+
+def rates_of(train: TrainConfig, step: Step) -> tuple[float, ...]:
+    """The numbers of `RATES` for one model at one step."""
+    return (
+        step.lr,
+        train.beta1,
+        train.beta2,
+        1 - step.lr * train.weight_decay,
+        1 / (1 - train.beta1**step.step),
+        1 / (1 - train.beta2**step.step),
+        np.inf if train.clip is None else train.clip,
+    )
+
+
+def lacks(configs: Sequence[RunConfig]) -> str | None:
+    """Why these runs cannot be trained as one pack (one sentence), or None if they can."""
+    first = configs[0]
+    for other in configs[1:]:
+        if other.model != first.model:
+            return f"{first.id} and {other.id} have models of different shape"
+        if other.train.batch_tokens != first.train.batch_tokens:
+            return f"{first.id} and {other.id} have batches of different size"
+    if getattr(first.model, "dropout", 0):
+        return "dropout masks are drawn for each run by itself, and a pack draws none"
+    model = first.model.build()
+    if not (hasattr(model, "features") and hasattr(model, "head")):
+        return f"the family of {first.model.shape} does not tell its features from its head"
+    try:
+        _try(model)
+    except RuntimeError as error:  # what PyTorch raises for what it cannot batch
+        return f"{type(model).__name__} cannot be batched ({str(error).splitlines()[0]})"
+    return None
+
+
+def _try(model: nn.Module) -> None:
+    """One model of a pack reads two tokens."""
+    stacks = {f"model.{name}": p.detach()[None] for name, p in model.named_parameters()}
+    tokens = torch.zeros(1, 1, 2, dtype=torch.int64)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        vmap(lambda p, t: functional_call(Parts(model), p, (t,)))(stacks, tokens)

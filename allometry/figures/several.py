@@ -140,7 +140,7 @@ def _points(
     marks = alt.Chart(table.assign(measured=table["series"]))
     domain = _domain(names, "measured")
     shapes = alt.Scale(domain=domain, range=[_SHAPES[i % len(_SHAPES)] for i in range(len(domain))])
-    drawn = marks.mark_point(style="measured", clip=True, filled=True, size=52).encode(
+    drawn = marks.mark_point(style="measured", clip=True, filled=True, size=72).encode(
         x=where[0],
         y=where[1],
         fill=_colour(alt.Fill, names, own, "measured"),

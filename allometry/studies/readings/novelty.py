@@ -15,6 +15,7 @@ from allometry.report.content import Constant, Figure, Section, Table
 from allometry.runs.novelty import SOURCES
 from allometry.studies.readings.base import Reading, claim, constant
 from allometry.studies.readings.probed import LEVEL, size_name
+from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.studies.base import Evidence
@@ -162,7 +163,7 @@ def _most(table: pd.DataFrame) -> pd.Series:
 def _constants(table: pd.DataFrame, found: dict[str, Copied]) -> tuple[Constant, ...]:
     run = _plainest(table)
     each = found[run["run"]]
-    of = f"{size_name(run['N'])}, {run['passes']:.3g} passes, plain sampling; {_UNVERIFIED}"
+    of = f"{size_name(run['N'])}, {format_count(run['passes'])} passes, plain sampling; {_UNVERIFIED}"
     rows = []
     for n, above, what in ((SHORT, True, "short"), (LONG, False, "long")):
         drawn = each.resampled(SOURCES[0])[:, n - 1] - each.resampled(SOURCES[1])[:, n - 1]
@@ -173,7 +174,7 @@ def _constants(table: pd.DataFrame, found: dict[str, Copied]) -> tuple[Constant,
     if np.isfinite(value) and np.isfinite(run["human half new"]):
         estimate = (value, *_interval(half_new(each.resampled(SOURCES[0]))))
         published = {"held-out text": float(run["human half new"])}
-        why = f"tokens; {size_name(run['N'])}, {run['passes']:.3g} passes; against people's text"
+        why = f"tokens; {size_name(run['N'])}, {format_count(run['passes'])} passes; against people's text"
         rows.append(constant("n at which half of what is written is new", "n½", published, estimate, why))
     return tuple(replace(row, level=LEVEL) for row in rows)
 
@@ -188,7 +189,7 @@ def _curves(table: pd.DataFrame, found: dict[str, Copied]) -> Figure:
         each = found[row["run"]]
         for source, name in zip(SOURCES, ("model", "people"), strict=True):
             low, high = np.quantile(each.resampled(source), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
-            series = f"{name}: {size_name(row['N'])}, {row['passes']:.3g} passes"
+            series = f"{name}: {size_name(row['N'])}, {format_count(row['passes'])} passes"
             n = np.arange(1, len(each.grams) + 1)
             columns = {"series": series, "n": n, "duplicated": each.share(source), "low": low, "high": high}
             lines.append(pd.DataFrame(columns))
@@ -242,8 +243,8 @@ def _summary(table: pd.DataFrame) -> str:
     parts = [
         f"Of {len(table)} models that write, {len(more)} copy more of their training text than people repeat "
         f"of it, and {len(less)} less",
-        f"at {run['passes']:.3g} passes the difference is {_value(run)} tokens of mean duplication score, "
-        f"at most it is {_value(most)} ({size_name(most['N'])}, {most['passes']:.3g} passes)",
+        f"at {format_count(run['passes'])} passes the difference is {_value(run)} tokens of mean duplication score, "
+        f"at most it is {_value(most)} ({size_name(most['N'])}, {format_count(most['passes'])} passes)",
     ]
     return "; ".join(parts) + "."
 
@@ -268,5 +269,5 @@ def _text(table: pd.DataFrame) -> str:
 
 
 def _range(values: pd.Series) -> str:
-    low, high = f"{values.min():.3g}", f"{values.max():.3g}"
+    low, high = format_count(values.min()), format_count(values.max())
     return low if low == high else f"{low} to {high}"

@@ -183,3 +183,24 @@ def test_what_cannot_be_packed_is_refused(configs: list[RunConfig], reason: str)
     assert reason in (lacks(configs) or "")
     with pytest.raises(AllometryError, match=reason):
         Pack(configs)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [(torch.float32, {"rel": 1e-3}), (torch.bfloat16, {"abs": 0.02})]
+)
+def test_a_graph_on_a_gpu_trains_as_the_reference(
+    precision: torch.dtype, tolerance: dict[str, float]
+) -> None:
+    """Two calls of several steps each: the second replays what the first has captured."""
+    configs = runs()
+    pack = Pack(configs, device="cuda", precision=precision)
+    alone = [ReferenceEngine(config) for config in configs]
+    for first in (1, 5):
+        at = [asked(batches(configs, step), step) for step in range(first, first + 4)]
+        results = pack.steps({row: [each[row][0] for each in at] for row in range(3)})
+        for row, engine in enumerate(alone):
+            for number, result in enumerate(results[row]):
+                step = at[number][row][0]
+                expected = engine.step(step.batch, lr=step.lr, step=step.step)
+                assert result.loss == pytest.approx(expected.loss, **tolerance)

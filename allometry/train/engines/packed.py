@@ -21,7 +21,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from allometry.errors import AllometryError
-from allometry.train.engines.base import ADAM_EPS, CLIP_EPS, Step, StepResult, normalised
+from allometry.train.engines.base import ADAM_EPS, CLIP_EPS, Floats, Step, StepResult, Tokens, normalised
 from allometry.train.engines.fast import KINDS, FastEngine, LinearCrossEntropy, best_precision, layout
 
 if TYPE_CHECKING:
@@ -126,9 +126,10 @@ class Pack:
         """One step on what lies in the fixed places: on a GPU by its graph, which the first one captures."""
         if self.device.type != "cuda":
             return self._step()
-        if self._replay is None:
-            self._replay = self._capture()
-        self._replay()
+        with torch.cuda.device(self.device):  # which device is current, each thread decides for itself
+            if self._replay is None:
+                self._replay = self._capture()
+            self._replay()
 
     def _capture(self) -> Callable[[], None]:
         """The step as a CUDA graph. Parameters and moments are as before once it is captured."""
@@ -188,9 +189,16 @@ class Pack:
 
 
 class Member(FastEngine):
-    """One model of a pack, alone: for its evaluation, its gradients and its state."""
+    """One model of a pack: it computes with its row alone, or steps `together` with the others."""
 
     name = "packed"
+    together: Callable[[Step], StepResult] | None = None
+
+    def step(self, batch: Tokens, *, lr: float, step: int, weights: Floats | None = None) -> StepResult:
+        """See `Engine.step`."""
+        if self.together is None:
+            return super().step(batch, lr=lr, step=step, weights=weights)
+        return self.together(Step(batch, lr, step, weights))
 
 
 class Parts(nn.Module):
@@ -227,6 +235,9 @@ def rates_of(train: TrainConfig, step: Step) -> tuple[float, ...]:
 def lacks(configs: Sequence[RunConfig]) -> str | None:
     """Why these runs cannot be trained as one pack (one sentence), or None if they can."""
     first = configs[0]
+    for run in configs:
+        if run.engine not in ("auto", "fast"):
+            return f"{run.id} asks for engine {run.engine!r}"
     for other in configs[1:]:
         if other.model != first.model:
             return f"{first.id} and {other.id} have models of different shape"

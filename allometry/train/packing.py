@@ -1,0 +1,152 @@
+"""K runs of one shape trained as a pack: each by the ordinary loop, into a directory of its own, their steps
+taken together (`engines.packed`).
+
+Each loop has a thread, and one thread runs at a time: it goes on until its run wants a step, and waits until
+every run that is still under way wants one. So nothing is concurrent, and a pack repeats bit for bit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from allometry.train.engines.packed import Pack
+from allometry.train.group import Alone
+from allometry.train.loop import Progress, train
+
+if TYPE_CHECKING:
+    from allometry.train.config import RunConfig
+    from allometry.train.engines.base import Engine, Step, StepResult
+
+OnProgress = Callable[[Path, Progress], None]
+"""Told the directory of a run and how far it is; a KeyboardInterrupt from it stops all of them."""
+
+
+def train_packed(
+    runs: Mapping[Path, RunConfig],
+    *,
+    threads: int = 1,
+    device: str = "cpu",
+    on_progress: OnProgress | None = None,
+    checkpoint_every: float = 15.0,
+    cache: Path | None = None,
+) -> dict[Path, dict[str, Any]]:
+    """Train runs, given by their directories, as one pack, or finish those that were begun; their results.
+
+    What `train` says of directories, checkpoints and results holds for each run, so that runs of a pack may
+    be continued alone, in another pack, at different steps, and the other way round; the last digits then
+    differ. A run that fails leaves the others; the first failure is raised when they have ended.
+    KeyboardInterrupt is raised after all have written checkpoints. AllometryError if the runs cannot be
+    packed (`engines.packed.lacks`).
+    """
+    meeting = _Meeting(Pack(list(runs.values()), threads=threads, device=device))
+    outcomes: dict[Path, dict[str, Any] | BaseException] = {}
+
+    def run(row: int, directory: Path, config: RunConfig) -> None:
+        try:
+            with meeting.seat(row) as group:
+                outcomes[directory] = train(
+                    config,
+                    directory,
+                    threads=threads,
+                    device=device,
+                    on_progress=partial(meeting.hear, on_progress, directory),
+                    checkpoint_every=checkpoint_every,
+                    cache=cache,
+                    group=group,
+                )
+        except BaseException as error:
+            outcomes[directory] = error
+
+    loops = [threading.Thread(target=run, args=(row, *each)) for row, each in enumerate(runs.items())]
+    for loop in loops:
+        loop.start()
+    for loop in loops:
+        meeting.wait_for(loop)
+    errors = [outcome for outcome in outcomes.values() if isinstance(outcome, BaseException)]
+    for error in sorted(errors, key=lambda error: not isinstance(error, KeyboardInterrupt)):
+        raise error
+    ended = ((directory, outcomes[directory]) for directory in runs)  # in the order asked for
+    return {directory: result for directory, result in ended if isinstance(result, dict)}
+
+
+class _Meeting:
+    """Where the loops wait for each other. Whoever holds `turn` is the one that runs."""
+
+    def __init__(self, pack: Pack) -> None:
+        self.pack = pack
+        self.turn = threading.Condition()
+        self.present = set(range(len(pack.members)))
+        self.asked: dict[int, Step] = {}
+        self.answers: dict[int, StepResult | Exception] = {}
+        self.stopped = False
+
+    @contextmanager
+    def seat(self, row: int) -> Iterator[_Seat]:
+        """A run's place in the pack; when it is left, the others no longer wait for it."""
+        with self.turn:
+            try:
+                yield _Seat(self, row)
+            finally:
+                self.present.discard(row)
+                self._step_if_all_ask()
+
+    def step(self, row: int, step: Step) -> StepResult:
+        """A member's step, taken together with those of all that are present."""
+        self.asked[row] = step
+        self._step_if_all_ask()
+        while row not in self.answers:
+            self.turn.wait()
+        answer = self.answers.pop(row)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _step_if_all_ask(self) -> None:
+        if not self.asked or self.asked.keys() != self.present:
+            return
+        asked, self.asked = self.asked, {}
+        try:
+            results = self.pack.steps({row: [step] for row, step in asked.items()})
+            self.answers = {row: found[0] for row, found in results.items()}
+        except Exception as error:  # each of the loops writes it down for its run
+            self.answers = dict.fromkeys(asked, error)
+        self.turn.notify_all()
+
+    def hear(self, on_progress: OnProgress | None, directory: Path, progress: Progress) -> None:
+        """Pass progress on; a KeyboardInterrupt from there reaches every loop."""
+        try:
+            if on_progress is not None:
+                on_progress(directory, progress)
+        except KeyboardInterrupt:
+            self.stopped = True
+        if self.stopped:
+            raise KeyboardInterrupt
+
+    def wait_for(self, loop: threading.Thread) -> None:
+        """Until it has ended; ctrl-C ends it at its next report, with a checkpoint."""
+        while loop.is_alive():
+            try:
+                loop.join()
+            except KeyboardInterrupt:
+                self.stopped = True
+
+
+class _Seat(Alone):
+    """What the loop of one run sees of the pack: an engine whose steps are taken together."""
+
+    def __init__(self, meeting: _Meeting, row: int) -> None:
+        self.meeting, self.row = meeting, row
+
+    def engine(self, name: str, config: RunConfig, threads: int, device: str) -> Engine:
+        """The pack's member, whatever the name."""
+        torch.set_num_threads(threads)  # each thread has a number of its own
+        member = self.meeting.pack.members[self.row]
+        member.together = partial(self.meeting.step, self.row)
+        return member

@@ -1,0 +1,212 @@
+"""What packing K models into one program gains, against the same models one after the other:
+
+    python benchmarks/packing.py                              this machine's GPU if it has one, else its CPU
+    python benchmarks/packing.py --device cpu --models 1 --models 8 --shape 2x32 --batch 512
+
+"x fast" and "x native" compare tokens per second of the whole pack with one model on that engine. The pack
+and the others take turns within one run. "of peak" is the models' FLOPs per second over those of PyTorch's
+matrix product in the precision that the engine uses. A pack that the device cannot hold ends its row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from train import Case, environment
+
+from allometry import env
+from allometry.train.engines.base import Engine, Step
+from allometry.train.engines.fast import FastEngine, best_precision
+from allometry.train.engines.packed import Pack
+from allometry.train.engines.select import engine_class
+
+Run = Callable[[int], float]
+"""Does that many steps and gives the seconds of one."""
+
+MODELS = (1, 2, 4, 8, 16, 32, 64)
+SHAPES = {
+    "cpu": ("2x32", "4x64"),
+    "cuda": ("2x32", "2x64", "4x64", "4x128", "6x192", "6x256", "8x512", "12x768"),
+}
+AHEAD = 8
+"""Steps that the device is given at once, between two moments at which the CPU waits for it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Tokens per second of a pack of `models`, of one model alone by engine, and FLOPs a second over peak."""
+
+    shape: str
+    batch: int
+    models: int
+    pace: float
+    alone: dict[str, float]
+    of_peak: float
+
+
+def clock(device: str) -> Callable[[], float]:
+    """The process's time on CPUs, for others may have the core; on GPUs the wall's, once the work is done."""
+    if not device.startswith("cuda"):
+        return time.process_time
+
+    def after_the_device() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return after_the_device
+
+
+def packed(case: Case, models: int, device: str) -> Run:
+    """Steps of a pack, each with batches of its own."""
+    configs = [
+        case.config().replace(train={**case.config().train.model_dump(), "seed": s}) for s in range(models)
+    ]
+    pack, now, done = Pack(configs, device=device), clock(device), 0
+    batch = tokens(case, models * AHEAD).reshape(AHEAD, models, -1, case.context + 1)
+
+    def run(steps: int) -> float:
+        nonlocal done
+        began = now()
+        for first in range(0, steps, AHEAD):
+            ahead = range(min(AHEAD, steps - first))
+            pack.steps({k: [Step(batch[s, k], 1e-3, done + s + 1) for s in ahead] for k in range(models)})
+            done += len(ahead)
+        return (now() - began) / steps
+
+    return run
+
+
+def alone(engine: Engine, case: Case, device: str) -> Run:
+    """Steps of one model."""
+    now, done = clock(device), 0
+    batches = tokens(case, AHEAD)
+
+    def run(steps: int) -> float:
+        nonlocal done
+        began = now()
+        for number in range(steps):
+            done += 1
+            engine.step(batches[number % AHEAD], lr=1e-3, step=done)
+        return (now() - began) / steps
+
+    return run
+
+
+def tokens(case: Case, batches: int) -> np.ndarray:
+    """Random token ids, (batches, sequences, context + 1)."""
+    shape = (batches, case.batch // case.context, case.context + 1)
+    return np.random.default_rng(0).integers(0, case.vocab, shape)
+
+
+def peak(device: str) -> float:
+    """FLOPs per second of PyTorch's matrix product in the engine's precision, the best of five."""
+    now, size = clock(device), 8192 if device.startswith("cuda") else 1024
+    a = torch.randn(size, size, device=device, dtype=best_precision(torch.device(device)))
+    best = float("inf")
+    for _ in range(5):
+        began = now()
+        torch.mm(a, a)
+        best = min(best, now() - began)
+    return 2.0 * size**3 / best
+
+
+def measure(case: Case, models: int, device: str, seconds: float) -> Row:
+    """Medians of a pack and of its peers, which take turns until each has had so many seconds."""
+    config = case.config()
+    runs = {
+        "packed": packed(case, models, device),
+        "fast": alone(FastEngine(config, device=device), case, device),
+    }
+    native = engine_class("native")
+    if not device.startswith("cuda") and native.lacks(config) is None:
+        runs["native"] = alone(native(config), case, device)
+    steps = {name: max(1, round(0.2 * seconds / max(run(2), 1e-5))) for name, run in runs.items()}
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    while any(sum(found) * steps[name] < seconds for name, found in samples.items()):
+        for name, run in runs.items():
+            samples[name].append(run(steps[name]))
+    step = {name: statistics.median(found) for name, found in samples.items()}
+    paces = {name: case.batch / step[name] for name in step if name != "packed"}
+    of_peak = models * case.flops() / step["packed"] / peak(device)
+    return Row(config.model.shape, case.batch, models, models * case.batch / step["packed"], paces, of_peak)
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Tokens per second of each pack, ratios to one model alone, and the part of the peak."""
+    result = Table()
+    engines = sorted({name for row in rows for name in row.alone})
+    for column in ("shape", "batch", "K", "tok/s", *(f"x {name}" for name in engines), "of peak"):
+        result.add_column(column, justify="right")
+    for row in rows:
+        ratios = [f"{row.pace / row.alone[name]:.2f}" if name in row.alone else "–" for name in engines]
+        cells = (row.shape, row.batch, row.models, f"{row.pace:,.0f}", *ratios, f"{row.of_peak:.1%}")
+        result.add_row(*map(str, cells))
+    return result
+
+
+def ladder(case: Case, models: Sequence[int], device: str, seconds: float, console: Console) -> list[Row]:
+    """One shape at every K that the device can hold."""
+    rows = []
+    for count in models:
+        try:
+            rows.append(measure(case, count, device, seconds))
+        except torch.OutOfMemoryError:
+            console.print(f"{case.n_layer}x{case.d_model}: {count} models do not fit", highlight=False)
+            break
+    return rows
+
+
+@click.command()
+@click.option("--device", help="cpu or cuda; by default the GPU if there is one.")
+@click.option("--models", multiple=True, type=int, help="Models in a pack; by default 1, 2, 4, … 64.")
+@click.option("--shape", "shapes", multiple=True, help="Depth x width, such as 4x64; may be repeated.")
+@click.option("--vocab", default=256, show_default=True, help="Vocabulary size.")
+@click.option("--context", default=128, show_default=True, help="Context length.")
+@click.option(
+    "--batch", default=(512, 4096), multiple=True, show_default=True, help="Tokens of a model's batch."
+)
+@click.option("--seconds", default=1.0, show_default=True, help="Time for each contender.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the rows here.")
+def main(
+    device: str | None,
+    models: tuple[int, ...],
+    shapes: tuple[str, ...],
+    vocab: int,
+    context: int,
+    batch: tuple[int, ...],
+    seconds: float,
+    json_path: Path | None,
+) -> None:
+    """Time packs of K models against the same models alone."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    env.set_threads(1)
+    console = Console(width=120)
+    lines = environment(1)
+    if device.startswith("cuda"):
+        lines.append(f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
+    for line in lines:
+        console.print(line, highlight=False)
+    rows = []
+    for shape in shapes or SHAPES["cuda" if device.startswith("cuda") else "cpu"]:
+        depth, width = map(int, shape.split("x"))
+        for size in batch:
+            case = Case(depth, width, vocab, context, size)
+            rows += ladder(case, models or MODELS, device, seconds, console)
+    console.print(table(rows))
+    if json_path:
+        found = {"environment": lines, "rows": [dataclasses.asdict(row) for row in rows]}
+        json_path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

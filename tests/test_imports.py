@@ -17,6 +17,7 @@ BELOW = {
     "units": set(),
     "env": set(),
     "cluster": set(),
+    "processes": set(),
     "runs": set(),
     "data": {"runs"},
     "models": {"runs", "data"},
@@ -29,7 +30,7 @@ BELOW = {
     "watch": {"runs", "laws", "planner", "figures", "report", "studies.registration"},
     "studies": {"runs", "data", "models", "train", "sweeps", "laws", "planner", "figures", "report"},
 }
-EVERYWHERE = {"cluster", "errors", "version", "discovery", "units", "env"}
+EVERYWHERE = {"cluster", "processes", "errors", "version", "discovery", "units", "env"}
 READING = (
     "runs.store",
     "laws.fit",

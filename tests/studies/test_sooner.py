@@ -105,11 +105,11 @@ def test_planted_effects_are_ranked(evidence: Evidence) -> None:
         (row,) = (table.loc[name] for name in table.index if name.startswith(dial + " ("))
         truth = 100 * np.expm1(2 * half)
         assert row["low"] - 1 <= truth <= row["high"] + 1
-    assert table.index[0].startswith("weight decay (0.1 to 1)")
+    assert table.index[0].startswith("weight decay (0.3 to 3)")
     (pair,) = (table.loc[name] for name in table.index if "weight decay × batch" in name)
     assert pair["low"] < 100 * np.expm1(0.5) < pair["high"]
     assert "count as later" in analysis.sections[0].text
-    assert "weight decay (0.1 to 1) -8" in analysis.answer
+    assert "weight decay (0.3 to 3) -8" in analysis.answer
     assert "initialisation (fan_in to gpt2)" in analysis.sections[1].text
 
 

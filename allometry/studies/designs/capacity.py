@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from allometry.train.config import DataConfig, RunConfig
 
 SYMBOLS, LENGTH = 512, 65
-"""Alphabet and length of a sequence: 64 predicted symbols of 9 bits. The paper finds the capacity to depend on
-neither, but what a short training reaches does: of 64 symbols in sequences of 17 the same updates fix a fifth
-less per parameter (`docs/log.md`)."""
+"""Alphabet and length of a sequence: 64 predicted symbols of 9 bits. The paper finds the capacity to depend
+on neither, but what a short training reaches does: of 64 symbols in sequences of 17 the same updates fix
+a fifth less per parameter (`docs/log.md`)."""
 
 SHAPES = ((1, 8), (1, 16), (2, 16), (1, 24))
 """Layers and width: 5e3 to 2e4 parameters, embeddings included, which the paper counts too."""
@@ -25,7 +25,7 @@ FILLINGS = (0.5, 1.0, 2.0)
 """Bits of a training set over the capacity that the paper would give the model."""
 
 HORIZONS = (1 / 16, 1 / 4, 4.0, 16.0)
-"""Further horizons of the smallest model on the set of filling 1, over its own: how bits grow with training."""
+"""Further horizons of the smallest model on the set of filling 1, over its own: how bits grow with it."""
 
 RATE, BATCH, DECAY = 2.0, 2048, 0.5
 """The rate over the recipe's, tokens of a batch, and the share of the updates at which the rate falls."""

@@ -24,8 +24,8 @@ EQUATIONS = 128
 """Equations a batch, a quarter of Power et al.'s most: as many updates for a quarter of the compute."""
 
 RATE_TIMES_WIDTH = 0.128
-"""Learning rate x width: 0.002 at width 64. At twice that a model hardly memorises before it understands: with
-weight decay 1 both take the same number of updates."""
+"""Learning rate x width: 0.002 at width 64. At twice that a model hardly memorises before it understands:
+with weight decay 1 both take the same number of updates."""
 
 LEARNT = 0.995
 """Held-out accuracy at which a run ends: what was asked is known then."""

@@ -27,8 +27,8 @@ STILL_RISING = 0.02
 stopped by its length and not by what it can hold."""
 
 CLEARLY = 0.01
-"""Growth of the memorised bits with each doubling of the training, at the lower end of its interval, from which
-training has limited them."""
+"""Growth of the memorised bits with each doubling of the training, at the lower end of its interval, from
+which training has limited them."""
 
 PAST = 1.2
 """A size was taken past saturation if its largest set has so many times the bits that it came to hold."""
@@ -54,8 +54,8 @@ def reading(runs: pd.DataFrame, evidence: Evidence) -> Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Growth:
-    """Runs that differ in their horizon alone, and by what share the memorised bits grow with each doubling of
-    it, with its interval; over all of them, and from one to the next at the end.
+    """Runs that differ in their horizon alone, and by what share the memorised bits grow with each doubling
+    of it, with its interval; over all of them, and from one to the next at the end.
     """
 
     runs: pd.DataFrame

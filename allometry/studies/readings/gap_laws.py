@@ -211,13 +211,21 @@ def _taken(frame: pd.DataFrame, noise: float) -> tuple[tuple[Constant, ...], str
     left = after / before
     half = 1.96 * float(np.sqrt(2) * noise * np.hypot(1, left) / before)
     value = (1 - left, 1 - left - half, 1 - left + half)
-    why = "one size on one set; theirs is the coefficient of a law over many"
-    row = constant("excess that weight decay 1 takes away", "1 − P(1)/P(0.1)", {LOVELACE: 0.7}, value, why)
-    said = (
-        f"Weight decay 1 instead of 0.1 takes {percent(value[0])} [{percent(value[1])}, "
-        f"{percent(value[2])}] of the "
-        "final excess loss away (Lovelace et al.: about 70 %)."
+    why = (
+        "one size on one set, held against the same size on all the text without it, so that what weight "
+        "decay "
+        "costs there counts too; theirs is the coefficient of a law over many"
     )
+    row = constant("excess that weight decay 1 takes away", "1 − P(1)/P(0.1)", {LOVELACE: 0.7}, value, why)
+    sign = 1 if value[0] >= 0 else -1
+    low, high = sorted((sign * value[1], sign * value[2]))
+    change = f"{percent(sign * value[0])} [{percent(low)}, {percent(high)}]"
+    does = (
+        f"takes {change} of the final excess loss away"
+        if sign > 0
+        else f"adds {change} to the final excess loss"
+    )
+    said = f"Weight decay 1 instead of 0.1 {does} (Lovelace et al.: takes about 70 % away)."
     return (row,), said
 
 

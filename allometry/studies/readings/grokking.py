@@ -149,10 +149,16 @@ def _bracket(task: str, line: pd.DataFrame) -> str:
             f"{task}: not understood from any share up to {by_share.index.max():.0%} within "
             f"{horizon:,.0f} updates."
         )
-    enough = float(by_share.index[by_share == 1].min()) if (by_share == 1).any() else float("nan")
-    short = float(by_share.index[by_share < 1].max())
-    between = f"between {short:.0%} and {enough:.0%}" if short < enough else f"around {short:.0%}"
-    return f"{task}: within {horizon:,.0f} updates the critical share lies {between}{_placed(line, horizon)}."
+    short = by_share.index[by_share < 0.5]
+    beyond = by_share.index[by_share.index > short.max()] if len(short) else by_share.index
+    between = f"above {short.max():.0%}" if len(short) else f"below {beyond.min():.0%}"
+    if len(short) and len(beyond):
+        between = f"between {short.max():.0%} and {beyond.min():.0%}"
+    above = line[line["share"].isin(beyond)]
+    late = int((~above["understood"]).sum())
+    but = f" (although {late} of the {len(above)} runs from there on were later)" if late else ""
+    place = _placed(line, horizon)
+    return f"{task}: within {horizon:,.0f} updates the critical share lies {between}{but}{place}."
 
 
 def _placed(line: pd.DataFrame, horizon: float) -> str:

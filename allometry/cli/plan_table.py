@@ -116,8 +116,8 @@ def print_answer(analysis: Analysis) -> None:
     """
     console = _console()
     table = _table("quantity", "published", "ours", "interval", "verdict", left=2)
-    for text, share in zip(table.columns[:2], (3, 2), strict=True):  # both wrap; the numbers never do
-        text.no_wrap, text.ratio = False, share
+    for column, share in zip(table.columns[:2], (3, 2), strict=True):  # both wrap; the numbers never do
+        column.no_wrap, column.ratio = False, share
     table.expand = True
     for entry in (analysis, *analysis.chapters):
         if entry.constants and entry is not analysis:

@@ -99,17 +99,19 @@ def evidence() -> Evidence:
 
 def test_planted_effects_are_ranked(evidence: Evidence) -> None:
     analysis = study("sooner").analyse(evidence)
-    figure = analysis.sections[0].evidence[0]
-    table = figure.table.set_index("dial")  # type: ignore[union-attr]
+    odds, times, *_ = analysis.sections[0].evidence
+    assert (odds.name, times.name) == ("effects-equations", "effects-equations-95")
+    table = times.table.set_index("dial")  # type: ignore[union-attr]
     for dial, half in PLANTED.items():
         (row,) = (table.loc[name] for name in table.index if name.startswith(dial + " ("))
         truth = 100 * np.expm1(2 * half)
         assert row["low"] - 1 <= truth <= row["high"] + 1
-    assert table.index[0].startswith("weight decay (0.3 to 3)")
+    assert table.index[0].startswith("weight decay (0.1 to 1)")
     (pair,) = (table.loc[name] for name in table.index if "weight decay × batch" in name)
     assert pair["low"] < 100 * np.expm1(0.5) < pair["high"]
     assert "count as later" in analysis.sections[0].text
-    assert "weight decay (0.3 to 3) -8" in analysis.answer
+    assert odds.table.iloc[0]["dial"] == table.index[0]  # type: ignore[union-attr]
+    assert "odds of a wrong answer to a held-out equation: weight decay (0.1 to 1) -" in analysis.answer
     assert "initialisation (fan_in to gpt2)" in analysis.sections[1].text
 
 

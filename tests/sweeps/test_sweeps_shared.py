@@ -51,7 +51,7 @@ def test_slow_slots_get_what_would_not_end_sooner_elsewhere(make_run):
     jobs = [Job(config=make_run(steps)) for steps in (100, 90, 20, 10)]
     assert assign(jobs, {0: 0.0, 1: 0.0}, {0: 1.0, 1: 1.0}, seconds) == {(0,): jobs[0], (1,): jobs[1]}
     unequal = assign(jobs, {0: 0.0, 1: 0.0}, {0: 10.0, 1: 1.0}, seconds)
-    assert unequal == {0: jobs[0], 1: jobs[2]}  # the second is done sooner after the first
+    assert unequal == {(0,): jobs[0], (1,): jobs[2]}  # the second is done sooner after the first
     assert assign(jobs[:1], {0: 5.0, 1: 0.0}, {0: 10.0, 1: 1.0}, seconds) == {}
     assert assign(jobs[:1], {0: 95.0, 1: 0.0}, {0: 10.0, 1: 1.0}, seconds) == {(1,): jobs[0]}
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 LEVELS = (0.95, 0.99)
 """Accuracies that a run on equations is timed to. The first is read first: more runs come to it."""
 
+COUNTED = 1024
+"""Held-out equations by which a share of them is known: no odds are better than one in twice as many."""
+
 _EQUATIONS, _TEXT = "On modular division", "On a small set of text"
 
 
@@ -114,11 +117,9 @@ def _interactions(table: pd.DataFrame) -> str:
     said = [f"{row.dial} ({row.effect:+.0f} %)" for row in clear.itertuples()]
     found = f"Beyond chance: {'; '.join(said)}." if said else "None is beyond chance."
     return (
-        f"Interactions of two come in {len(pairs)} groups (each a name with equals signs), which these "
-        f"runs cannot "
-        f"take apart: a group's effect is the sum of its members'. {found} Effects of three dials at "
-        f"once are "
-        "taken to be nothing."
+        f"Interactions of two come in {len(pairs)} groups (each a name with equals signs), which these runs "
+        f"cannot take apart: a group's effect is the sum of its members'. {found} Effects of three dials at "
+        "once are taken to be nothing."
     )
 
 
@@ -153,44 +154,63 @@ def _relative(runs: pd.DataFrame, rule: Callable[[float], float]) -> pd.DataFram
 
 
 def _on_equations(runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
-    """Updates until the held-out equations are answered, to both accuracies."""
+    """How far every run comes within the same updates, and the updates until it generalises."""
     from allometry.studies.designs.grokking import RATE_TIMES_WIDTH
 
     own = _relative(equations(runs), lambda width: RATE_TIMES_WIDTH / width)
-    coded = dials(own, _ON_EQUATIONS)
-    tables = {}
-    for level in LEVELS:
-        timed = times(own, curves, level)
-        try:
-            tables[level] = (ranked(coded, timed["time"], timed["understood"]), timed)
-        except AllometryError:
-            if level == LEVELS[0]:
-                raise
-    (table, fitted), timed = tables[LEVELS[0]]
-    settings = _settings(own, _ON_EQUATIONS)
-    told = _told(table, settings, "time to 95 % of the held-out equations", "no dial moves the time")
+    own = own.assign(answered=_answered(own, curves))
+    coded, settings = dials(own, _ON_EQUATIONS), _settings(own, _ON_EQUATIONS)
+    odds = (COUNTED * (1 - own["answered"]) + 0.5) / (COUNTED * own["answered"] + 0.5)
+    table, fitted = ranked(coded, odds, pd.Series(True, index=own.index))
+    told = _told(table, settings, "odds of a wrong answer to a held-out equation", "no dial moves the odds")
     summary = f"On {own['task'].iloc[0]}, {told}"
+    timed, figures, said = _timed(own, coded, curves, settings)
+    first, share = own.iloc[0], own["answered"]
     text = (
-        f"{len(own)} runs of {coded.drop_duplicates().shape[0]} combinations, {own['share'].iloc[0]:.0%} "
-        f"of the table, "
-        f"{own['N'].iloc[0]:,.0f} parameters; {int(timed['understood'].sum())} runs answer 95 % of the "
-        f"held-out "
-        f"equations, the others count as later than their end. {_range(timed)} "
-        f"{summary[:1].upper()}{summary[1:]} "
-        f"{_interactions(table)} Runs of one combination scatter by {percent(fitted.sigma)}."
+        f"{len(own)} runs of {coded.drop_duplicates().shape[0]} combinations, {first['share']:.0%} of the "
+        f"table, {first['N']:,.0f} parameters, at most {own['S'].max():,.0f} updates. Within them runs come "
+        f"to answer {share.min():.0%} to {share.max():.0%} of the held-out equations. {summary} "
+        f"{_interactions(table)} The odds of one combination scatter by a factor of "
+        f"{np.exp(fitted.sigma):.1f}. {said}"
     )
-    figures = [
-        _figure(each[0][0], f"equations-{100 * level:.0f}",
-                f"Updates to {level:.0%} of the held-out equations",
-                "Change in updates from the low to the high setting", settings)
-        for level, each in tables.items()
-    ]  # fmt: skip
+    title, axis = "Wrong answers within the horizon", "Change in the odds of a wrong answer from low to high"
+    figure = _figure(table, "equations", title, axis, settings)
+    evidence: tuple[Figure | Table, ...] = (figure, *figures, _runs(timed, _ON_EQUATIONS, "equations"))
     return Reading(
-        section=Section(
-            title=_EQUATIONS, text=text, evidence=(*figures, _runs(timed, _ON_EQUATIONS, "equations"))
-        ),
+        section=Section(title=_EQUATIONS, text=text, evidence=evidence),
         fits={"summary": summary, "table": table},
     )
+
+
+def _answered(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.Series:
+    """The most of the held-out equations that each run answered at any evaluation, as a share."""
+    return runs["run"].map(curves.groupby("run")["accuracy"].max()).astype(float)
+
+
+def _timed(
+    own: pd.DataFrame, coded: pd.DataFrame, curves: pd.DataFrame, settings: dict[str, str]
+) -> tuple[pd.DataFrame, list[Figure], str]:
+    """Updates until the held-out equations are answered, to each of LEVELS that enough runs come to: the runs
+    with their times to the first, figures, and what is said of the first.
+    """
+    every = {level: times(own, curves, level) for level in LEVELS}
+    shown = every[LEVELS[0]]
+    figures, said = [], "too few for effects on the time."
+    for level, timed in every.items():
+        try:
+            table, _ = ranked(coded, timed["time"], timed["understood"])
+        except AllometryError:
+            continue
+        if level == LEVELS[0]:
+            told = _told(table, settings, "time to answer as many", "no dial moves the time")
+            said = f"the others count as later than their end; {told}"
+        title, axis = (
+            f"Updates to {level:.0%} of the held-out equations",
+            "Change in updates from low to high",
+        )
+        figures.append(_figure(table, f"equations-{100 * level:.0f}", title, axis, settings))
+    known = int(shown["understood"].sum())
+    return shown, figures, f"{known} runs answer {LEVELS[0]:.0%} of them, {said} {_range(shown)}".rstrip()
 
 
 def _range(timed: pd.DataFrame) -> str:
@@ -219,21 +239,14 @@ def _on_text(runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
     summary = f"On text, {_told(table, settings, 'best loss in bits per byte', 'no dial moves the loss')}"
     text = (
         f"{len(own)} runs of {coded.drop_duplicates().shape[0]} combinations, {own['N'].median():,.0f} "
-        f"parameters, all on "
-        f"the same number of bytes, of a set that is seen {(own['D'] / own['unique']).median():.0f} "
-        f"times; best test "
-        f"losses from {own['best'].min():.3f} to {own['best'].max():.3f} bits per byte. {summary} "
-        f"{_interactions(table)} Runs of one combination scatter by {percent(fitted.sigma)}. Text has no "
-        f"answers that "
-        "could be made wrong, so that dial is turned on equations alone."
+        "parameters, all on the same number of bytes, of a set that is seen "
+        f"{(own['D'] / own['unique']).median():.0f} times; best test losses from {own['best'].min():.3f} to "
+        f"{own['best'].max():.3f} bits per byte. {summary} {_interactions(table)} Runs of one combination "
+        f"scatter by {percent(fitted.sigma)}. Text has no answers that could be made wrong, so that dial is "
+        "turned on equations alone."
     )
-    figure = _figure(
-        table,
-        "text",
-        "Best test loss on text",
-        "Change in bits per byte from the low to the high setting",
-        settings,
-    )
+    title, axis = "Best test loss on text", "Change in bits per byte from low to high"
+    figure = _figure(table, "text", title, axis, settings)
     return Reading(
         section=Section(title=_TEXT, text=text, evidence=(figure, _runs(own, _ON_TEXT, "text"))),
         fits={"summary": summary, "table": table},
@@ -251,9 +264,8 @@ def _figure(table: pd.DataFrame, name: str, title: str, axis: str, settings: dic
 
 
 def _runs(runs: pd.DataFrame, columns: dict[str, str], name: str) -> Table:
-    kept = [
-        c for c in (*columns.values(), "seed", "time", "understood", "memorised", "best", "run") if c in runs
-    ]
+    others = ("seed", "answered", "time", "understood", "memorised", "best", "run")
+    kept = [column for column in (*columns.values(), *others) if column in runs]
     return Table(
         name=f"factorial-{name}", title="Every run", frame=runs[kept],
         caption="Settings as they were; `relative_rate` is the learning rate over the rule's.",

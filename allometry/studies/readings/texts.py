@@ -201,7 +201,7 @@ def located(table: pd.DataFrame, draws: dict[tuple[float, float], Array]) -> pd.
                 "N_total": total, "most": up.max(), "most low": least, "most high": most,
                 "at": 2 ** _vertex(across, up), "low": low, "high": high, "rises": rises, "falls": falls,
                 "share of the set": up[best] / part["bits"].iloc[best],
-                "last": up[-1] / up.max(),
+                "last": up[-1] / up.max() if up.max() > 0 else np.nan,
             }
         )  # fmt: skip
     return pd.DataFrame(rows)

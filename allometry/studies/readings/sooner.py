@@ -168,8 +168,9 @@ def _on_equations(runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
     first, share = own.iloc[0], own["answered"]
     text = (
         f"{len(own)} runs of {coded.drop_duplicates().shape[0]} combinations, {first['share']:.0%} of the "
-        f"table, {first['N']:,.0f} parameters, at most {own['S'].max():,.0f} updates. Within them runs come "
-        f"to answer {share.min():.0%} to {share.max():.0%} of the held-out equations. {summary} "
+        f"table, {first['N']:,.0f} parameters, at most {own['S'].max():,.0f} updates, in which "
+        f"a larger batch sees more equations. Runs come to answer {share.min():.0%} to {share.max():.0%} of "
+        f"those held out. {summary} "
         f"{_interactions(table)} The odds of one combination scatter by a factor of "
         f"{np.exp(fitted.sigma):.1f}. {said}"
     )

@@ -44,7 +44,7 @@ NOISE_TOKENS, FEW_NOISE_TOKENS = 32_768, 4096
 REFERENCE, N_AT_REFERENCE, RATIO = 5e13, 14_000, 4
 """FLOPs at which the smaller model has N_AT_REFERENCE parameters, and the larger over the smaller."""
 
-FEWEST_UPDATES = 100
+FEWEST_UPDATES = 60
 """Updates of the largest batch below which there is no scan."""
 
 ENOUGH = 3e12

@@ -53,11 +53,12 @@ law of converged models, and the largest ones bend it by being far from that (`d
 
 N_AT_REFERENCE = 7e5
 
-FEWEST_UPDATES = 200
-"""Updates of the shortest run: with fewer, warm-up and decay are all there is."""
+LEAST_LARGEST, LEAST_LARGEST_BARE = 55_296, 98_304
+"""Largest model of the smallest grids, which only show that everything works. Without runs of its own below,
+the bare one needs more sizes that differ."""
 
-LEAST_LARGEST, LEAST_UPDATES = 55_296, 110
-"""Largest model and shortest run of the smallest grid of the laws, which only shows that everything works."""
+FEWEST_UPDATES = 110
+"""Updates of the shortest run: with fewer, warm-up and decay are all there is."""
 
 FEWEST_SIZES = 5
 """Sizes without which no law is asked for: two are predicted, and three parameters fitted to the others."""
@@ -70,28 +71,25 @@ def grid(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     the points along its trunks.
     """
     models = _ladder(compute / CONVERGED_REFERENCE, data, LEAST_LARGEST)
-    return _grid(compute, data, models, LEAST_UPDATES, evals_per_octave=CURVE_EVALS, shorter=SHORTER)
+    return _grid(compute, data, models, evals_per_octave=CURVE_EVALS, shorter=SHORTER)
 
 
 @register
 def bare_grid(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     """The grid with fewer horizons, and fewer points along its trunks: the least that the basic laws need."""
-    models = _ladder(compute / REFERENCE, data)
-    return _grid(compute, data, models, FEWEST_UPDATES, evals_per_octave=1, shorter=0)
+    models = _ladder(compute / REFERENCE, data, LEAST_LARGEST_BARE)
+    return _grid(compute, data, models, evals_per_octave=1, shorter=0)
 
 
 def _grid(
     compute: float,
     data: DataConfig,
     models: list[ModelConfig],
-    fewest: int,
     *,
     evals_per_octave: int,
     shorter: int,
 ) -> tuple[RunConfig, ...]:
-    """The grid's runs of at least `fewest` updates, evaluated so often in a doubling of steps, with up to
-    `shorter` further horizons.
-    """
+    """The grid's runs, evaluated so often in a doubling of steps, with up to `shorter` further horizons."""
     from allometry.studies.recipe import BATCH_TOKENS, small_run
 
     if len(models) < FEWEST_SIZES:
@@ -102,7 +100,7 @@ def _grid(
     below = _below(shortest, shorter)
     if below:
         shortest = _shortest(compute, models, levels, repeated, below)
-    if shortest < fewest * BATCH_TOKENS:
+    if shortest < FEWEST_UPDATES * BATCH_TOKENS:
         raise too_little(compute, "grid of sizes and horizons")
 
     def run(model: ModelConfig, level: int, seed: int = 0) -> RunConfig:
@@ -126,7 +124,7 @@ def largest_sizes(run: RunConfig, runs: tuple[RunConfig, ...]) -> bool:
     return sizes[-2] <= run.model.counts().N
 
 
-def _ladder(share: float, data: DataConfig, least: int = 0) -> list[ModelConfig]:
+def _ladder(share: float, data: DataConfig, least: int) -> list[ModelConfig]:
     """Sizes in equal steps of log N; the largest grows with the square root of the compute, as the horizon
     does. `share` is the compute over that of N_AT_REFERENCE."""
     from allometry.studies.recipe import small_model, vocabulary

@@ -28,7 +28,7 @@ LONG_WARMUP = 1 / 8
 """The long warm-up over the long horizon, the same for all sizes. Kaplan et al. 2020 warmed up for 3,000
 steps, as many as the compute-optimal runs of their smaller models take in all."""
 
-FEWEST_UPDATES = 400
+FEWEST_UPDATES = 240
 """Updates of the long horizon without which its shortest part is all warm-up."""
 
 CURVE_EVALS = 3

@@ -69,18 +69,25 @@ def test_imports_go_one_way(path: Path) -> None:
     assert not wrong, f"{here} may not import {wrong}"
 
 
-def loads_torch(code: str) -> bool:
-    script = f"import sys\n{code}\nprint('torch' in sys.modules)"
+def loads(code: str, module: str = "torch") -> bool:
+    script = f"import sys\n{code}\nprint({module!r} in sys.modules)"
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return out.stdout.strip().endswith("True")
 
 
-def test_reading_runs_never_loads_torch() -> None:
+def test_reading_runs_never_loads() -> None:
     lines = "\n".join(f"import allometry.{module}" for module in READING)
-    assert not loads_torch(f"import allometry\n{lines}\nallometry.fit")
+    assert not loads(f"import allometry\n{lines}\nallometry.fit")
 
 
 def test_help_loads_nothing_heavy() -> None:
     code = "from allometry.cli import app\napp.main(['--help'], standalone_mode=False)"
     script = f"import sys\n{code}\nassert not {{'torch', 'pandas', 'numpy', 'sympy'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_making_a_model_never_loads_torchs_compiler() -> None:
+    """It costs every worker seconds, and needs nothing of it."""
+    make = "from allometry.models.base import families\n"
+    make += "[family.of_size(5_000, n_vocab=64).build() for family in families().values()]"
+    assert not loads(make, "torch._dynamo")

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
@@ -27,3 +34,26 @@ def _written_out(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     future = torch.full((T, T), -math.inf, dtype=q.dtype, device=q.device).triu(1)
     weights = torch.softmax(q @ k.mT * w**-0.5 + future, dim=-1)  # (B, H, T, T)
     return F.dropout(weights, dropout) @ v
+
+
+def unfilled(make: Callable[[], Module]) -> Module:
+    """The module that `make` makes, on the CPU, its tensors of the right shapes and with no numbers in them.
+
+    Layers of PyTorch draw weights when they are made, which every model replaces by its own: what is skipped
+    is time, memory and random numbers.
+    """
+    with torch.device("meta"), _WithoutInitialisation():
+        module = make()
+    return module.to_empty(device="cpu")
+
+
+class _WithoutInitialisation(TorchFunctionMode):
+    """Leaves tensors alone that a function of `torch.nn.init` would fill. On the meta device those that draw
+    load PyTorch's compiler, which takes seconds in every new process."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from allometry.errors import AllometryError
 from allometry.models.base import ModelConfig, register
 from allometry.models.counts import Counts
+from allometry.models.layers import unfilled
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -78,9 +79,7 @@ class LSTMConfig(ModelConfig):
 
     def build(self, seed: int = 0) -> LSTM:
         """The module with freshly initialised weights, a pure function of (shape, seed)."""
-        with torch.device("meta"):  # no memory and no random numbers yet: both come below
-            model = LSTM(self)
-        model.to_empty(device="cpu")
+        model = unfilled(lambda: LSTM(self))
         model.initialise(torch.Generator().manual_seed(seed))
         return model
 

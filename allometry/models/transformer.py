@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from allometry.errors import AllometryError
 from allometry.models.base import ModelConfig, register
 from allometry.models.counts import Counts
-from allometry.models.layers import causal_attention
+from allometry.models.layers import causal_attention, unfilled
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -89,9 +89,7 @@ class TransformerConfig(ModelConfig):
 
     def build(self, seed: int = 0) -> Transformer:
         """The module with freshly initialised weights, a pure function of (shape, seed)."""
-        with torch.device("meta"):  # no memory and no random numbers yet: both come below
-            model = Transformer(self)
-        model.to_empty(device="cpu")
+        model = unfilled(lambda: Transformer(self))
         model.initialise(torch.Generator().manual_seed(seed))
         return model
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from allometry.models.base import Frozen, ModelConfig, register
 from allometry.models.counts import Counts
+from allometry.models.layers import unfilled
 from allometry.models.transformer import Transformer, TransformerConfig, with_derived
 
 Positive = Annotated[int, Field(ge=1)]
@@ -114,9 +115,7 @@ class UniversalConfig(ModelConfig):
 
     def build(self, seed: int = 0) -> Universal:
         """The module with freshly initialised weights, a pure function of (shape, seed)."""
-        with torch.device("meta"):  # no memory and no random numbers yet: both come below
-            model = Universal(self)
-        model.to_empty(device="cpu")
+        model = unfilled(lambda: Universal(self))
         model.initialise(torch.Generator().manual_seed(seed))
         return model
 

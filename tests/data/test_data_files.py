@@ -39,6 +39,13 @@ def test_a_folder_is_read_by_path_in_every_format(folder: Path) -> None:
     assert read(f"files:{folder}") == expected
 
 
+def test_no_file_is_reported_to_a_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("socket.getaddrinfo", lambda *where, **_: asked.append(where))
+    assert len(read(f"files:{folder}")) == 7
+    assert not asked
+
+
 def test_a_named_file_is_text_whatever_its_suffix(tmp_path: Path) -> None:
     (tmp_path / "LICENCE").write_text("free")
     assert read(f"files:{tmp_path}/LICENCE") == ["free"]

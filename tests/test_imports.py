@@ -75,7 +75,7 @@ def loads(code: str, module: str = "torch") -> bool:
     return out.stdout.strip().endswith("True")
 
 
-def test_reading_runs_never_loads() -> None:
+def test_reading_runs_never_loads_torch() -> None:
     lines = "\n".join(f"import allometry.{module}" for module in READING)
     assert not loads(f"import allometry\n{lines}\nallometry.fit")
 

@@ -56,12 +56,3 @@ def pool(own_cache: None) -> Iterator[LocalPool]:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "runs", create=True)
-
-
-def run_bytes(store: Store, run: RunConfig) -> tuple[bytes, bytes]:
-    """The curve and the trained parameters of a run."""
-    from allometry.train.checkpoint import final_parameters
-
-    parameters = final_parameters(store.directory(run.id))
-    weights = b"".join(parameters[name].tobytes() for name in sorted(parameters))
-    return (store.directory(run.id) / "curve.jsonl").read_bytes(), weights

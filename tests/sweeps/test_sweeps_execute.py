@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import run_bytes
+from bitwise import run_bytes
 
 from allometry.errors import AllometryError
 from allometry.runs.lock import exclusive

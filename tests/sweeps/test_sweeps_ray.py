@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
-from conftest import run_bytes
+from bitwise import run_bytes
 
 from allometry.cluster import connect
 from allometry.errors import AllometryError

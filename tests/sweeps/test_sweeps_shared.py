@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import run_bytes
+from bitwise import run_bytes
 
 from allometry.data import placed
 from allometry.errors import AllometryError

@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from allometry.env import cores
@@ -82,6 +83,7 @@ def connect(on: str = "ray", *, workers: int | None = None) -> Connection:
     Raises AllometryError if Ray is not installed, the cluster does not answer, or it runs other versions.
     """
     os.environ.update({name: value for name, value in _SETTINGS.items() if name not in os.environ})
+    _show_token()
     try:
         import ray
     except ImportError as error:
@@ -95,6 +97,15 @@ def connect(on: str = "ray", *, workers: int | None = None) -> Connection:
     elif address == "local" or not _join_here(ray):
         _start(ray, workers or cores())
     return Connection(ray, ours=True)
+
+
+def _show_token() -> None:
+    """Have Ray show the token that lies ready for it, which it does of itself only if told to. A cluster
+    started here after any other wants it; one that wants none lets us in with it too.
+    """
+    given = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if given or (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _initialise(ray: Any, address: str) -> None:
@@ -152,7 +163,8 @@ def _refusals(address: str) -> Iterator[None]:
             raise
         raise AllometryError(
             f"the cluster at {address} does not let us in: {_first_line(error)}",
-            hint="check that it is a Ray cluster, and that its Ray client server runs for ray:// addresses",
+            hint="check that it is a Ray cluster, that its Ray client server runs for ray:// addresses, and "
+            "that RAY_AUTH_TOKEN holds its token if it wants one",
         ) from error
     except RuntimeError as error:
         text = " ".join(str(error).split())

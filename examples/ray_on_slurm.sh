@@ -14,10 +14,16 @@
 #   examples/ray_on_slurm.sh head                     on one machine
 #   HEAD=10.0.0.1 examples/ray_on_slurm.sh worker     on every other
 #
-# HEAD is the head's address, PORT its port (6379), CPUS the cores to offer (Ray's count of them).
+# HEAD is the head's address, PORT its port (6379), CPUS the cores to offer (Ray's count of them). Who can reach a
+# Ray cluster can run code on it: an allocation makes a token of its own. By hand, export one RAY_AUTH_TOKEN (such as
+# `openssl rand -hex 32` prints) for both halves and the command; without it, whoever reaches the port is let in.
 
 set -euo pipefail
 export RAY_USAGE_STATS_ENABLED=0
+if [ -n "${SLURM_JOB_ID:-}" ]; then
+    export RAY_AUTH_TOKEN=${RAY_AUTH_TOKEN:-$(python3 -c 'import secrets; print(secrets.token_hex(32))')}
+fi
+export RAY_AUTH_MODE=${RAY_AUTH_MODE:-$([ -n "${RAY_AUTH_TOKEN:-}" ] && echo token || echo disabled)}
 PORT=${PORT:-6379}
 OFFER=${CPUS:+--num-cpus=$CPUS}
 
@@ -49,6 +55,6 @@ allocation() {
 case "${1:-}" in
     head) head ;;
     worker) worker ;;
-    "") sed -n '/^# A Ray cluster/,/^# HEAD/p' "$0" >&2; exit 2 ;;
+    "") sed -n '/^# A Ray cluster/,/^# `openssl/p' "$0" >&2; exit 2 ;;
     *) allocation "$@" ;;
 esac

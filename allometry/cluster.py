@@ -83,44 +83,54 @@ def connect(on: str = "ray", *, workers: int | None = None) -> Connection:
     Raises AllometryError if Ray is not installed, the cluster does not answer, or it runs other versions.
     """
     os.environ.update({name: value for name, value in _SETTINGS.items() if name not in os.environ})
-    _show_token()
-    try:
-        import ray
-    except ImportError as error:
-        raise missing_extra("ray", "ray", "running on a cluster") from error
-    if ray.is_initialized():
-        return Connection(ray, ours=False)
     address = on if on.startswith("ray://") else os.environ.get("RAY_ADDRESS")
-    if address and address not in ("auto", "local"):
-        _require_answer(address)
-        _initialise(ray, address)
-    elif address == "local" or not _join_here(ray):
+    with _token_shown():
+        try:
+            import ray
+        except ImportError as error:
+            raise missing_extra("ray", "ray", "running on a cluster") from error
+        if ray.is_initialized():
+            return Connection(ray, ours=False)
+        joined = address != "local" and _join(ray, address)
+    if not joined:
         _start(ray, workers or cores())
     return Connection(ray, ours=True)
 
 
-def _show_token() -> None:
-    """Have Ray show the token that lies ready for it, which it does of itself only if told to. A cluster
-    started here after any other wants it; one that wants none lets us in with it too.
+@contextlib.contextmanager
+def _token_shown() -> Iterator[None]:
+    """Has Ray show the token that lies ready here, which it does of itself only for a cluster that it starts.
+    A cluster that wants none lets us in with it too. Ray reads this when it is imported.
     """
     given = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    if given or (Path.home() / ".ray" / "auth_token").is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    ready = given or (Path.home() / ".ray" / "auth_token").is_file()
+    if not ready or "RAY_AUTH_MODE" in os.environ:
+        yield
+        return
+    os.environ["RAY_AUTH_MODE"] = "token"
+    try:
+        yield
+    finally:
+        del os.environ["RAY_AUTH_MODE"]
+
+
+def _join(ray: Any, address: str | None) -> bool:
+    """Join the cluster at `address`, or the one that runs on this machine; False if there is none here."""
+    if address and address != "auto":
+        _require_answer(address)
+        _initialise(ray, address)
+        return True
+    try:
+        _initialise(ray, "auto")
+    except ConnectionError:
+        return False
+    return True
 
 
 def _initialise(ray: Any, address: str) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
     with _refusals(address):
         ray.init(address=address, **quiet)
-
-
-def _join_here(ray: Any) -> bool:
-    """Join the cluster that runs on this machine; False if there is none."""
-    try:
-        _initialise(ray, "auto")
-    except ConnectionError:
-        return False
-    return True
 
 
 def _start(ray: Any, count: int) -> None:

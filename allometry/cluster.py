@@ -120,11 +120,27 @@ def _join(ray: Any, address: str | None) -> bool:
         _require_answer(address)
         _initialise(ray, address)
         return True
+    if _left_behind():
+        return False
     try:
         _initialise(ray, "auto")
     except ConnectionError:
         return False
     return True
+
+
+def _left_behind() -> bool:
+    """Whether the cluster that Ray has noted as this machine's is gone without taking the note along: Ray
+    would wait for it for minutes.
+    """
+    note = Path(os.environ.get("RAY_TMPDIR") or "/tmp") / "ray" / "ray_current_cluster"
+    try:
+        _require_answer(note.read_text().strip())
+    except OSError:
+        return False
+    except AllometryError:
+        return True
+    return False
 
 
 def _initialise(ray: Any, address: str) -> None:
@@ -136,6 +152,7 @@ def _initialise(ray: Any, address: str) -> None:
 def _start(ray: Any, count: int) -> None:
     with _refusals("a cluster on this machine"):
         ray.init(
+            address="local",
             num_cpus=count,
             namespace=NAMESPACE,
             include_dashboard=False,

@@ -16,7 +16,7 @@ pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
 from bitwise import run_bytes
 
-from allometry.cluster import connect
+from allometry.cluster import _left_behind, connect
 from allometry.errors import AllometryError
 from allometry.runs.store import Store
 from allometry.sweeps import preflight
@@ -93,6 +93,17 @@ def test_a_run_of_two_devices_takes_two_slots_of_a_node(
     found, expected = (s.frame().set_index("run")["loss"] for s in (store, alone))
     assert found[wide.id] == pytest.approx(expected[wide.id], rel=1e-5)
     assert run_bytes(store, narrow) == run_bytes(alone, narrow)
+
+
+def test_a_cluster_that_died_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))  # and nobody listens
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{other.getsockname()[1]}")
+        monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+        assert _left_behind()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "elsewhere"))
+    assert not _left_behind()
 
 
 def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch):

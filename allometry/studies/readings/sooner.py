@@ -7,7 +7,7 @@ told apart; what is shown of a group is its sum.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,9 @@ LEVELS = (0.95, 0.99)
 
 COUNTED = 1024
 """Held-out equations by which a share of them is known: no odds are better than one in twice as many."""
+
+LARGE = 100
+"""Per cent of change above which a table's effects are told as factors."""
 
 _EQUATIONS, _TEXT = "On modular division", "On a small set of text"
 
@@ -100,13 +103,20 @@ def _told(table: pd.DataFrame, settings: dict[str, str], worse: str, better: str
     """The main effects whose intervals leave out zero, in words, and the other dials by name."""
     mains = table[table["kind"] == "dial"]
     clear = mains[(mains["low"] > 0) | (mains["high"] < 0)]
-    said = [
-        f"{row.dial} ({settings[str(row.dial)]}) {row.effect:+.0f} % [{row.low:+.0f}, {row.high:+.0f}]"
-        for row in clear.itertuples()
-    ]
+    change = _factor if (mains["effect"] > LARGE).any() else _per_cent
+    said = [f"{row.dial} ({settings[str(row.dial)]}) {change(row)}" for row in clear.itertuples()]
     others = [d for d in mains["dial"] if d not in set(clear["dial"])]
     text = f"{worse}: {', '.join(said)}" if said else f"{better} by more than chance would"
     return text + (f"; not clearly: {', '.join(others)}." if others else ".")
+
+
+def _per_cent(row: Any) -> str:
+    return f"{row.effect:+.0f} % [{row.low:+.0f}, {row.high:+.0f}]"
+
+
+def _factor(row: Any) -> str:
+    value, low, high = (1 + each / 100 for each in (row.effect, row.low, row.high))
+    return f"× {value:.2g} [{low:.2g}, {high:.2g}]"
 
 
 def _interactions(table: pd.DataFrame) -> str:
@@ -114,7 +124,8 @@ def _interactions(table: pd.DataFrame) -> str:
     if not len(pairs):
         return "The runs are too few for interactions."
     clear = pairs[(pairs["low"] > 0) | (pairs["high"] < 0)]
-    said = [f"{row.dial} ({row.effect:+.0f} %)" for row in clear.itertuples()]
+    change = _factor if (table["effect"] > LARGE).any() else _per_cent
+    said = [f"{row.dial} ({change(row)})" for row in clear.itertuples()]
     found = f"Beyond chance: {'; '.join(said)}." if said else "None is beyond chance."
     return (
         f"Interactions of two come in {len(pairs)} groups (each a name with equals signs), which these runs "
@@ -166,15 +177,16 @@ def _on_equations(runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
     summary = f"On {own['task'].iloc[0]}, {told}"
     timed, figures, said = _timed(own, coded, curves, settings)
     first, share = own.iloc[0], own["answered"]
+    reached = f"{percent(share.min())} to {percent(share.max())}"
     text = (
-        f"{len(own)} runs of {coded.drop_duplicates().shape[0]} combinations, {first['share']:.0%} of the "
-        f"table, {first['N']:,.0f} parameters, at most {own['S'].max():,.0f} updates, in which "
-        f"a larger batch sees more equations. Runs come to answer {share.min():.0%} to {share.max():.0%} of "
-        f"those held out. {summary} "
+        f"{len(own)} runs of {coded.drop_duplicates().shape[0]} combinations, {percent(first['share'])} of "
+        f"the table, {first['N']:,.0f} parameters, at most {own['S'].max():,.0f} updates, in which a larger "
+        f"batch sees more equations. Runs come to answer {reached} "
+        f"of those held out. {summary} "
         f"{_interactions(table)} The odds of one combination scatter by a factor of "
         f"{np.exp(fitted.sigma):.1f}. {said}"
     )
-    title, axis = "Wrong answers within the horizon", "Change in the odds of a wrong answer from low to high"
+    title, axis = "Wrong answers within the horizon", "Odds of a wrong answer, high over low"
     figure = _figure(table, "equations", title, axis, settings)
     evidence: tuple[Figure | Table, ...] = (figure, *figures, _runs(timed, _ON_EQUATIONS, "equations"))
     return Reading(
@@ -206,12 +218,16 @@ def _timed(
             told = _told(table, settings, "time to answer as many", "no dial moves the time")
             said = f"the others count as later than their end; {told}"
         title, axis = (
-            f"Updates to {level:.0%} of the held-out equations",
-            "Change in updates from low to high",
+            f"Updates to {percent(level)} of the held-out equations",
+            "Updates, high over low",
         )
         figures.append(_figure(table, f"equations-{100 * level:.0f}", title, axis, settings))
     known = int(shown["understood"].sum())
-    return shown, figures, f"{known} runs answer {LEVELS[0]:.0%} of them, {said} {_range(shown)}".rstrip()
+    return (
+        shown,
+        figures,
+        f"{known} runs answer {percent(LEVELS[0])} of them, {said} {_range(shown)}".rstrip(),
+    )
 
 
 def _range(timed: pd.DataFrame) -> str:
@@ -246,7 +262,7 @@ def _on_text(runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
         f"scatter by {percent(fitted.sigma)}. Text has no answers that could be made wrong, so that dial is "
         "turned on equations alone."
     )
-    title, axis = "Best test loss on text", "Change in bits per byte from low to high"
+    title, axis = "Best test loss on text", "Bits per byte, high over low"
     figure = _figure(table, "text", title, axis, settings)
     return Reading(
         section=Section(title=_TEXT, text=text, evidence=(figure, _runs(own, _ON_TEXT, "text"))),
@@ -260,7 +276,7 @@ def _figure(table: pd.DataFrame, name: str, title: str, axis: str, settings: dic
     named = [f"{d} ({settings[d]})" if d in settings else d for d in table["dial"]]
     return effects(
         table.assign(dial=named), name=f"effects-{name}", title=title, x_title=axis,
-        caption="Largest first, with 95 % intervals. To the left of zero is sooner, or better.",
+        caption="Factors, largest first, with 95 % intervals. To the left of 1 is sooner, or better.",
     )  # fmt: skip
 
 

@@ -23,8 +23,11 @@ from allometry.units import parse_duration
 NAMES = sorted(studies())
 COLLECTIONS = [name for name in NAMES if isinstance(study(name), Collection)]
 SLOW = pytest.mark.slow
-CONDUCTED = [pytest.param(n, marks=() if n in ("quickstart", *COLLECTIONS) else SLOW) for n in NAMES]
-"""A collection covers its members; each of them alone takes longer than the others' tests together."""
+DEFAULT = ("quickstart", "architectures", "generalisation")
+"""Conducted with every change; with all of them the tests would take several times as long. `kaplan`, which covers its
+members, is conducted by `make slow`, as is each of them alone."""
+
+CONDUCTED = [pytest.param(n, marks=() if n in DEFAULT else SLOW) for n in NAMES]
 AGAIN = [pytest.param(n, marks=() if n == "quickstart" else SLOW) for n in NAMES]
 
 

@@ -24,8 +24,8 @@ NAMES = sorted(studies())
 COLLECTIONS = [name for name in NAMES if isinstance(study(name), Collection)]
 SLOW = pytest.mark.slow
 DEFAULT = ("quickstart", "architectures", "generalisation")
-"""Conducted with every change; with all of them the tests would take several times as long. `kaplan`, which covers its
-members, is conducted by `make slow`, as is each of them alone."""
+"""Conducted with every change; with all of them the tests would take several times as long. `kaplan`, which
+covers its members, is conducted by `make slow`, as is each of them alone."""
 
 CONDUCTED = [pytest.param(n, marks=() if n in DEFAULT else SLOW) for n in NAMES]
 AGAIN = [pytest.param(n, marks=() if n == "quickstart" else SLOW) for n in NAMES]

@@ -10,15 +10,13 @@ from __future__ import annotations
 import json
 import math
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allometry import env
 from allometry.errors import AllometryError
-from allometry.runs.files import read_json, write_json, write_text, writing
+from allometry.runs.files import write_json, write_text, writing
 from allometry.runs.milestones import milestones
 from allometry.train import checkpoint, novelty
 from allometry.train.checkpoint import Position
@@ -27,6 +25,7 @@ from allometry.train.evaluate import final, measurements
 from allometry.train.group import Alone
 from allometry.train.inherit import inherited
 from allometry.train.inputs import load_inputs
+from allometry.train.records import clock, identify, read_whole, record_failure
 from allometry.train.schedules import evaluation_steps, learning_rate
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def train(
     error.txt.
     """
     group = group or Alone()
-    result = _read_whole(directory / "result.json")
+    result = read_whole(directory / "result.json")
     if group.agree(result is not None):
         return result or {}
     home, directory = directory, group.directory(directory)
@@ -82,11 +81,11 @@ def train(
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "error.txt").unlink(missing_ok=True)
     try:
-        _identify(config, directory)
+        identify(config, directory)
         run = _Run(config, directory, home, group, threads=threads, device=device, cache=cache)
         return run.finish(run.steps(sorted(set(branch_at)), on_progress, checkpoint_every))
     except Exception as error:
-        _record_failure(directory, error)
+        record_failure(directory, error)
         raise
 
 
@@ -121,7 +120,7 @@ class _Run:
             self.engine.load_state(self.engine.state() | weights)
             self.log(f"starts from the weights of {config.train.init_from}")
         self.position.engine = self.engine.name
-        self.position.started = self.position.started or _clock()
+        self.position.started = self.position.started or clock()
         self.resumed_seconds = self.position.seconds
         lines = "".join(_line(row) for row in self.position.curve)
         write_text(directory / "curve.jsonl", lines)  # rows after the checkpoint are made again
@@ -263,7 +262,7 @@ class _Run:
             "device": self.device,
             "seconds": at.seconds,
             "started": at.started,
-            "finished": _clock(),
+            "finished": clock(),
             "tokens_per_second": at.step * train.batch_tokens / max(at.training_seconds, 1e-9),
             "notes": [reason] if reason else [],
         }
@@ -286,46 +285,7 @@ class _Run:
     def log(self, text: str) -> None:
         """A line in log.txt, with the time."""
         with writing(self.directory / "log.txt"), (self.directory / "log.txt").open("a") as file:
-            file.write(f"{_clock()} {text}\n")
-
-
-def _identify(config: RunConfig, directory: Path) -> None:
-    """Write config.json and env.json, or check that the directory is this run's."""
-    stored = _read_whole(directory / "config.json")
-    if stored is not None and stored.get("id") != config.id:
-        raise AllometryError(
-            f"{directory} holds another run ({stored.get('id')})", hint="give each run a directory of its own"
-        )
-    counts = config.model.counts().to_dict()
-    description = {
-        "format": FORMAT,
-        "id": config.id,
-        "config": config.model_dump(mode="json"),
-        "counts": counts,
-    }
-    write_json(directory / "config.json", description)
-    write_json(directory / "env.json", env.snapshot())
-
-
-def _record_failure(directory: Path, error: Exception) -> None:
-    text = "".join(traceback.format_exception(error))
-    try:
-        write_text(directory / "error.txt", f"{error}\n\n{text}")
-    except AllometryError:  # the disk is full or read-only: the error itself still reaches the user
-        return
-
-
-def _read_whole(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None without one, and for one that is damaged: both are written again."""
-    try:
-        return read_json(path)
-    except AllometryError:
-        return None
-
-
-def _clock() -> str:
-    """The time, in UTC, as ISO 8601 has it: "2026-01-31T23:59:59Z"."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            file.write(f"{clock()} {text}\n")
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -1,0 +1,59 @@
+"""What a run's directory says about it, apart from its curve and its parameters: which run it is, on what it
+was trained, and why it failed.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from allometry import env
+from allometry.errors import AllometryError
+from allometry.runs.files import read_json, write_json, write_text
+from allometry.train.config import FORMAT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from allometry.train.config import RunConfig
+
+
+def identify(config: RunConfig, directory: Path) -> None:
+    """Write config.json and env.json; AllometryError if the directory is another run's."""
+    stored = read_whole(directory / "config.json")
+    if stored is not None and stored.get("id") != config.id:
+        raise AllometryError(
+            f"{directory} holds another run ({stored.get('id')})", hint="give each run a directory of its own"
+        )
+    counts = config.model.counts().to_dict()
+    description = {
+        "format": FORMAT,
+        "id": config.id,
+        "config": config.model_dump(mode="json"),
+        "counts": counts,
+    }
+    write_json(directory / "config.json", description)
+    write_json(directory / "env.json", env.snapshot())
+
+
+def record_failure(directory: Path, error: Exception) -> None:
+    """Write error.txt, if the disk still takes it."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        write_text(directory / "error.txt", f"{error}\n\n{text}")
+    except AllometryError:  # the disk is full or read-only: the error itself still reaches the user
+        return
+
+
+def read_whole(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None without one, and for one that is damaged: both are written again."""
+    try:
+        return read_json(path)
+    except AllometryError:
+        return None
+
+
+def clock() -> str:
+    """The time, in UTC, as ISO 8601 has it: "2026-01-31T23:59:59Z"."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -2,8 +2,11 @@
 
 import os
 import signal
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch: two test processes share two cores
+# never the user's cache: timings of a machine that runs tests would spoil the next plan
+os.environ["ALLOMETRY_CACHE"] = str(Path(__file__).parent.parent / ".pytest_cache" / "allometry")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs inherit that it is ignored
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Timing ten steps of a few shapes of a sweep, on every kind of machine that the workers have."""
+"""Timing a few steps of a few shapes of a sweep, on every kind of machine that the workers have."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ MAX_OF_A_KIND = 10
 MAX_SHAPES = 40
 """Shapes that are timed at most, of all kinds together."""
 
+DOUBTFUL = 3.0
+"""How many times as long as a larger model a smaller one may take before its timing is not believed."""
+
 Timings = dict[str, Timing]
 """Timings of one kind of machine by `shape_key`."""
 
@@ -36,7 +39,7 @@ def calibrate(
     refresh: bool = False,
     on_shape: Callable[[int, int], None] | None = None,
 ) -> CostModel:
-    """Time ten steps of the shapes of `runs` with all workers busy, and keep the result for next time.
+    """Time a few steps of the shapes of `runs` with all workers busy, and keep the result for next time.
 
     At most MAX_SHAPES are timed, of each kind spread evenly from the smallest to the largest (see `spread`);
     the others, and those that a device does not hold, are interpolated. Timings are kept per kind of machine,
@@ -125,9 +128,21 @@ def _path(kind: str, count: int, device: str) -> Path:
 
 
 def _load(path: Path) -> Timings:
-    """Timings from the cache; damaged or outdated ones are taken anew."""
+    """Timings from the cache; damaged, outdated and doubtful ones are taken anew."""
     try:
         stored: Mapping[str, dict[str, object]] = read_json(path) or {}
-        return {key: Timing(**value) for key, value in stored.items()}  # type: ignore[arg-type]
+        timings = {key: Timing(**value) for key, value in stored.items()}  # type: ignore[arg-type]
     except (AllometryError, TypeError):
         return {}
+    return {key: timing for key, timing in timings.items() if not _doubtful(timing, timings)}
+
+
+def _doubtful(timing: Timing, others: Timings) -> bool:
+    """Whether a larger model of the same kind took far less: then the machine did something else too."""
+    kind = (timing.family, timing.engine, timing.batch_tokens)
+    return any(
+        (larger.family, larger.engine, larger.batch_tokens) == kind
+        and larger.flops_per_token > timing.flops_per_token
+        and (timing.step > DOUBTFUL * larger.step or timing.evaluation > DOUBTFUL * larger.evaluation)
+        for larger in others.values()
+    )

@@ -6,27 +6,32 @@ import resource
 import statistics
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allometry.env import generator
 from allometry.train.config import RunConfig
 from allometry.train.schedules import learning_rate
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 STEPS = 10
-"""Steps that are timed."""
+"""Steps that are timed at least, unless they take LONGEST (seconds)."""
+
+LONGEST, SHORTEST = 2.0, 0.1
+"""Seconds that are timed at most and at least: what else a machine does comes and goes within SHORTEST."""
 
 _WARM_UP = 2
 _LEAST = 3
-_LONGEST = 2.0
 _WINDOWS = 32
 
 
 def measure(config: RunConfig, *, device: str = "cpu") -> dict[str, Any]:
     """Time the engine that `config` gets on random tokens.
 
-    Returns `engine` (its name), `step` (median seconds of STEPS steps, or of fewer if they take over two
-    seconds), `evaluation` (seconds per token), `start` (seconds to build model and engine) and `memory` (the
-    largest resident size of this process so far, bytes).
+    Returns `engine` (its name), `step` (median seconds of a step), `evaluation` (seconds per token), `start`
+    (seconds to build model and engine) and `memory` (the largest resident size of this process so far, in
+    bytes).
     """
     from allometry.train.engines.select import engine
 
@@ -36,27 +41,38 @@ def measure(config: RunConfig, *, device: str = "cpu") -> dict[str, Any]:
     start = time.perf_counter() - began
     random, model = generator(0), config.model
     shape = (config.train.batch_tokens // model.n_ctx, model.n_ctx + 1)
-    batches = [random.integers(0, model.n_vocab, size=shape) for _ in range(_WARM_UP + STEPS)]
-    times: list[float] = []
-    for number, batch in enumerate(batches, start=1):
-        rate = learning_rate(config.train, min(number, config.train.steps))
-        before = time.perf_counter()
-        chosen.step(batch, lr=rate, step=number)
-        if number > _WARM_UP:
-            times.append(time.perf_counter() - before)
-        if len(times) >= _LEAST and sum(times) > _LONGEST:
-            break
+    batches = [random.integers(0, model.n_vocab, size=shape) for _ in range(STEPS)]
+    rate = learning_rate(config.train, 1)
+
+    def step(number: int) -> None:
+        chosen.step(batches[number % STEPS], lr=rate, step=number + 1)
+
     windows = random.integers(0, model.n_vocab, size=(_WINDOWS, model.n_ctx + 1))
-    before = time.perf_counter()
-    chosen.losses(windows)
-    evaluation = (time.perf_counter() - before) / (_WINDOWS * model.n_ctx)
+    seconds = _median(step)
+    evaluation = _median(lambda number: chosen.losses(windows)) / (_WINDOWS * model.n_ctx)
     return {
         "engine": chosen.name,
-        "step": statistics.median(times),
+        "step": seconds,
         "evaluation": evaluation,
         "start": start,
         "memory": _peak_memory(),
     }
+
+
+def _median(work: Callable[[int], object]) -> float:
+    """Median seconds of a piece of work, which is told how often it was done; its first turns, in which
+    things are loaded, do not count.
+    """
+    times: list[float] = []
+    for number in range(_WARM_UP):
+        work(number)
+    while len(times) < STEPS or sum(times) < SHORTEST:
+        before = time.perf_counter()
+        work(_WARM_UP + len(times))
+        times.append(time.perf_counter() - before)
+        if len(times) >= _LEAST and sum(times) > LONGEST:
+            break
+    return statistics.median(times)
 
 
 def _peak_memory() -> int:

@@ -66,7 +66,7 @@ class Display:
         """Show how far the timing of shapes is (give it to `calibrate` as `on_shape`)."""
         if self._bars is None:
             if done == total:
-                self._line(f"timed {total} shapes on this machine, 10 steps each")
+                self._line(f"timed {total} shapes on this machine")
             return
         self._bar("calibrate", "timing this machine", done / total, f"{done}/{total} shapes")
         if done == total:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_shared_trunks_are_not_paid_twice(make_run, store: Store):
     assert cost.disk > 0
 
 
-def test_ten_steps_are_timed_once_for_each_shape(make_run, pool: LocalPool):
+def test_each_shape_is_timed_once(make_run, pool: LocalPool):
     runs = [make_run(100), make_run(50), make_run(100, d_model=32)]
     seen: list[tuple[int, int]] = []
     model = calibrate(runs, pool=pool, on_shape=lambda done, total: seen.append((done, total)))
@@ -78,6 +79,18 @@ def test_ten_steps_are_timed_once_for_each_shape(make_run, pool: LocalPool):
     again = calibrate(runs, pool=pool, on_shape=lambda done, total: seen.append((done, total)))
     assert seen == []
     assert again.timings == model.timings
+
+
+def test_a_timing_of_a_busy_machine_is_taken_anew(make_run, pool: LocalPool):
+    small, large = make_run(100), make_run(100, d_model=64)
+    good = calibrate([small, large], pool=pool)
+    (path,) = cache_dir("timings").glob("*.json")
+    stored = json.loads(path.read_text())
+    stored[shape_key(small)]["evaluation"] = 100 * stored[shape_key(large)]["evaluation"]
+    path.write_text(json.dumps(stored))
+    again = calibrate([small, large], pool=pool)
+    assert again.timings[shape_key(large)] == good.timings[shape_key(large)]
+    assert again.timings[shape_key(small)].evaluation < 10 * good.timings[shape_key(small)].evaluation
 
 
 def test_a_damaged_timing_file_is_taken_anew(make_run, pool: LocalPool):

@@ -44,7 +44,7 @@ def test_plain_lines_where_there_is_no_terminal(events):
     lines = show(events, io.StringIO()).splitlines()
     run = events[1].run.id
     assert lines == [
-        "timed 2 shapes on this machine, 10 steps each",
+        "timed 2 shapes on this machine",
         "quickstart: 1 done, 2 new",
         f"{run}: killed; it goes on from step 40",
         f"[2/3] {run}  loss 2.2500  (30 s left)",

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from train import Case, environment
+from train import Case, environment, matrix_peak
 
 from allometry import env
 from allometry.train.engines.base import Engine, Step
@@ -110,14 +110,8 @@ def tokens(case: Case, batches: int) -> np.ndarray:
 
 def peak(device: str) -> float:
     """FLOPs per second of PyTorch's matrix product in the engine's precision, the best of five."""
-    now, size = clock(device), 8192 if device.startswith("cuda") else 1024
-    a = torch.randn(size, size, device=device, dtype=best_precision(torch.device(device)))
-    best = float("inf")
-    for _ in range(5):
-        began = now()
-        torch.mm(a, a)
-        best = min(best, now() - began)
-    return 2.0 * size**3 / best
+    size, precision = 8192 if device.startswith("cuda") else 1024, best_precision(torch.device(device))
+    return matrix_peak(clock(device), size, turns=5, device=device, dtype=precision)
 
 
 def measure(case: Case, models: int, device: str, seconds: float) -> Row:

@@ -118,11 +118,13 @@ def clock_for(threads: int) -> Clock:
     return time.process_time if threads == 1 else time.perf_counter
 
 
-def matrix_peak(clock: Clock, size: int = 1024) -> float:
-    """FLOPs per second of PyTorch's fp32 matrix product, the better of two."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
+def matrix_peak(
+    clock: Clock, size: int = 1024, *, turns: int = 2, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> float:
+    """FLOPs per second of PyTorch's matrix product, the best of `turns`."""
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
-    for _ in range(2):
+    for _ in range(turns):
         began = clock()
         torch.mm(a, b)
         best = min(best, clock() - began)

@@ -213,8 +213,7 @@ def _taken(frame: pd.DataFrame, noise: float) -> tuple[tuple[Constant, ...], str
     value = (1 - left, 1 - left - half, 1 - left + half)
     why = (
         "one size on one set, held against the same size on all the text without it, so that what weight "
-        "decay "
-        "costs there counts too; theirs is the coefficient of a law over many"
+        "decay costs there counts too; theirs is the coefficient of a law over many"
     )
     row = constant("excess that weight decay 1 takes away", "1 − P(1)/P(0.1)", {LOVELACE: 0.7}, value, why)
     sign = 1 if value[0] >= 0 else -1

@@ -244,8 +244,8 @@ def _summary(table: pd.DataFrame) -> str:
         f"Of {len(table)} models that write, {len(more)} copy more of their training text than people repeat "
         f"of it, and {len(less)} less",
         f"at {format_count(run['passes'])} passes the difference is {_value(run)} tokens of mean duplication "
-        "score, "
-        f"at most it is {_value(most)} ({size_name(most['N'])}, {format_count(most['passes'])} passes)",
+        f"score, at most it is {_value(most)} ({size_name(most['N'])}, {format_count(most['passes'])} "
+        "passes)",
     ]
     return "; ".join(parts) + "."
 

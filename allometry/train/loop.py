@@ -129,14 +129,22 @@ class _Run:
 
     def _engine(self) -> Engine:
         """The engine that the run began with; else the one that its configuration asks for."""
-        before = self.position.engine if self.config.engine == "auto" else None
-        if before is None:
-            return self.group.engine(self.config.engine, self.config, self.threads, self.device)
-        try:
-            return self.group.engine(before, self.config, self.threads, self.device)
-        except AllometryError as error:
-            self.log(f"goes on with another engine, so its last digits may differ ({error.message})")
-            return self.group.engine("auto", self.config, self.threads, self.device)
+        before, asked = self.position.engine, self.config.engine
+        if asked == "auto" and before is not None:
+            try:
+                return self._tell_of(before, self._get(before))
+            except AllometryError as error:
+                self.log(f"goes on with another engine, so its last digits may differ ({error.message})")
+                return self._get(asked)
+        return self._tell_of(before, self._get(asked))
+
+    def _get(self, name: str) -> Engine:
+        return self.group.engine(name, self.config, self.threads, self.device)
+
+    def _tell_of(self, before: str | None, engine: Engine) -> Engine:
+        if before not in (None, engine.name):
+            self.log(f"goes on with engine {engine.name} after {before}, so its last digits may differ")
+        return engine
 
     def steps(
         self,

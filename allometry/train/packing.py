@@ -8,11 +8,11 @@ every run that is still under way wants one. So nothing is concurrent, and a pac
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 
 OnProgress = Callable[[Path, Progress], None]
 """Told the directory of a run and how far it is; a KeyboardInterrupt from it stops all of them."""
+
+T = TypeVar("T")
+
+
+class Broken(BaseException):
+    """A step of the pack failed, which is no fault of the run: it goes on alone from its last checkpoint.
+
+    Its cause is what was raised. No Exception, for then the run would count as failed.
+    """
 
 
 def train_packed(
@@ -45,39 +54,29 @@ def train_packed(
     KeyboardInterrupt is raised after all have written checkpoints. AllometryError if the runs cannot be
     packed (`engines.packed.lacks`).
     """
-    meeting = _Meeting(Pack(list(runs.values()), threads=threads, device=device))
-    outcomes: dict[Path, dict[str, Any] | BaseException] = {}
+    meeting = Meeting(Pack(list(runs.values()), threads=threads, device=device))
 
-    def run(row: int, directory: Path, config: RunConfig) -> None:
-        try:
-            with meeting.seat(row) as group:
-                outcomes[directory] = train(
-                    config,
-                    directory,
-                    threads=threads,
-                    device=device,
-                    on_progress=partial(meeting.hear, on_progress, directory),
-                    checkpoint_every=checkpoint_every,
-                    cache=cache,
-                    group=group,
-                )
-        except BaseException as error:
-            outcomes[directory] = error
+    def loop(directory: Path, config: RunConfig, group: Alone) -> dict[str, Any]:
+        return train(
+            config,
+            directory,
+            threads=threads,
+            device=device,
+            on_progress=partial(meeting.hear, on_progress, directory),
+            checkpoint_every=checkpoint_every,
+            cache=cache,
+            group=group,
+        )
 
-    loops = [threading.Thread(target=run, args=(row, *each)) for row, each in enumerate(runs.items())]
-    for loop in loops:
-        loop.start()
-    for loop in loops:
-        meeting.wait_for(loop)
+    outcomes = dict(zip(runs, meeting.hold([partial(loop, *each) for each in runs.items()]), strict=True))
     errors = [outcome for outcome in outcomes.values() if isinstance(outcome, BaseException)]
     for error in sorted(errors, key=lambda error: not isinstance(error, KeyboardInterrupt)):
-        raise error
-    ended = ((directory, outcomes[directory]) for directory in runs)  # in the order asked for
-    return {directory: result for directory, result in ended if isinstance(result, dict)}
+        raise error.__cause__ if isinstance(error, Broken) and error.__cause__ else error
+    return {directory: result for directory, result in outcomes.items() if isinstance(result, dict)}
 
 
-class _Meeting:
-    """Where the loops wait for each other. Whoever holds `turn` is the one that runs."""
+class Meeting:
+    """Where the loops of a pack wait for each other. Whoever holds `turn` is the one that runs."""
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
@@ -87,8 +86,26 @@ class _Meeting:
         self.answers: dict[int, StepResult | Exception] = {}
         self.stopped = False
 
+    def hold(self, loops: Sequence[Callable[[Alone], T]]) -> list[T | BaseException]:
+        """Run loops, each given its seat as `group`, until all have ended; what they returned or raised."""
+        outcomes: dict[int, T | BaseException] = {}
+
+        def run(row: int, loop: Callable[[Alone], T]) -> None:
+            try:
+                with self._seat(row) as group:
+                    outcomes[row] = loop(group)
+            except BaseException as error:
+                outcomes[row] = error
+
+        threads = [threading.Thread(target=run, args=each) for each in enumerate(loops)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            self._wait_for(thread)
+        return [outcomes[row] for row in range(len(loops))]
+
     @contextmanager
-    def seat(self, row: int) -> Iterator[_Seat]:
+    def _seat(self, row: int) -> Iterator[_Seat]:
         """A run's place in the pack; when it is left, the others no longer wait for it."""
         with self.turn:
             try:
@@ -98,14 +115,14 @@ class _Meeting:
                 self._step_if_all_ask()
 
     def step(self, row: int, step: Step) -> StepResult:
-        """A member's step, taken together with those of all that are present."""
+        """A member's step, taken together with those of all that are present; Broken if that failed."""
         self.asked[row] = step
         self._step_if_all_ask()
         while row not in self.answers:
             self.turn.wait()
         answer = self.answers.pop(row)
         if isinstance(answer, Exception):
-            raise answer
+            raise Broken from answer
         return answer
 
     def _step_if_all_ask(self) -> None:
@@ -115,7 +132,7 @@ class _Meeting:
         try:
             results = self.pack.steps({row: [step] for row, step in asked.items()})
             self.answers = {row: found[0] for row, found in results.items()}
-        except Exception as error:  # each of the loops writes it down for its run
+        except Exception as error:
             self.answers = dict.fromkeys(asked, error)
         self.turn.notify_all()
 
@@ -129,11 +146,11 @@ class _Meeting:
         if self.stopped:
             raise KeyboardInterrupt
 
-    def wait_for(self, loop: threading.Thread) -> None:
+    def _wait_for(self, thread: threading.Thread) -> None:
         """Until it has ended; ctrl-C ends it at its next report, with a checkpoint."""
-        while loop.is_alive():
+        while thread.is_alive():
             try:
-                loop.join()
+                thread.join()
             except KeyboardInterrupt:
                 self.stopped = True
 
@@ -141,7 +158,7 @@ class _Meeting:
 class _Seat(Alone):
     """What the loop of one run sees of the pack: an engine whose steps are taken together."""
 
-    def __init__(self, meeting: _Meeting, row: int) -> None:
+    def __init__(self, meeting: Meeting, row: int) -> None:
         self.meeting, self.row = meeting, row
 
     def engine(self, name: str, config: RunConfig, threads: int, device: str) -> Engine:

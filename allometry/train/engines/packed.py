@@ -21,6 +21,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from allometry.errors import AllometryError
+from allometry.train import packable
 from allometry.train.engines.base import ADAM_EPS, CLIP_EPS, Floats, Step, StepResult, Tokens, normalised
 from allometry.train.engines.fast import KINDS, FastEngine, LinearCrossEntropy, best_precision, layout
 
@@ -48,12 +49,12 @@ class Pack:
         precision: torch.dtype | None = None,
     ) -> None:
         """Raises AllometryError if these runs cannot be packed (see `lacks`)."""
-        if lack := lacks(configs):
+        model = configs[0].model.build()
+        if lack := lacks(configs, model):
             raise AllometryError(f"these runs cannot be packed: {lack}", hint="train them one by one")
         self.trains = [config.train for config in configs]
         self.device = torch.device(device)
         self.precision = precision or best_precision(self.device)
-        model = configs[0].model.build()
         places, self.decaying, size = layout(model)
         self.buffers = {kind: torch.zeros(len(configs), size, device=self.device) for kind in KINDS}
         self.parts = Parts(model).to("meta")  # only its code is used
@@ -232,20 +233,20 @@ def rates_of(train: TrainConfig, step: Step) -> tuple[float, ...]:
     )
 
 
-def lacks(configs: Sequence[RunConfig]) -> str | None:
-    """Why these runs cannot be trained as one pack (one sentence), or None if they can."""
+def lacks(configs: Sequence[RunConfig], model: nn.Module | None = None) -> str | None:
+    """Why these runs cannot be trained as one pack (one sentence), or None if they can.
+
+    `model` is the module of the first, where the caller has built it already.
+    """
     first = configs[0]
     for run in configs:
-        if run.engine not in ("auto", "fast"):
-            return f"{run.id} asks for engine {run.engine!r}"
+        if lack := packable.alone(run):
+            return lack
     for other in configs[1:]:
-        if other.model != first.model:
-            return f"{first.id} and {other.id} have models of different shape"
-        if other.train.batch_tokens != first.train.batch_tokens:
-            return f"{first.id} and {other.id} have batches of different size"
-    if getattr(first.model, "dropout", 0):
-        return "dropout masks are drawn for each run by itself, and a pack draws none"
-    model = first.model.build()
+        if packable.kind(other) != packable.kind(first):
+            what = "models of different shape" if other.model != first.model else "batches of different size"
+            return f"{first.id} and {other.id} have {what}"
+    model = first.model.build() if model is None else model
     if not (hasattr(model, "features") and hasattr(model, "head")):
         return f"the family of {first.model.shape} does not tell its features from its head"
     try:

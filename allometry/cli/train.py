@@ -49,11 +49,12 @@ def train(config: Path, store: Path, devices: int | None, sharded: str) -> None:
 def _alone(run: RunConfig, directory: Path) -> None:
     import torch
 
+    from allometry.env import cores
     from allometry.runs.lock import exclusive
     from allometry.train.loop import train as train_run
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with exclusive(directory.parent):
-        result = train_run(run, directory, device=device)
+        result = train_run(run, directory, device=device, more_threads=cores)
     loss = f"loss {result['loss']:.4f}" if "loss" in result else result["status"]
     print(f"{run.id}  {loss}")

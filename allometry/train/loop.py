@@ -57,6 +57,7 @@ def train(
     directory: Path,
     *,
     threads: int = 1,
+    more_threads: Callable[[], int] | None = None,
     device: str = "cpu",
     branch_at: Sequence[int] = (),
     on_progress: Callable[[Progress], None] | None = None,
@@ -69,8 +70,9 @@ def train(
     `branch_at` names steps at which to leave a point from which runs with another horizon continue
     (`checkpoint.branch`). `checkpoint_every` is in seconds; a kill costs at most that. A run whose loss
     explodes is a result with status "diverged". `group`: the processes that train it together, all of which
-    call this; without, this one does. Raises AllometryError for what the user can mend, after writing
-    error.txt.
+    call this; without, this one does. `more_threads` is asked now and then how many threads may work on the
+    run: an engine takes them if that changes no bit (`Engine.use_threads`), and starts with `threads`. Raises
+    AllometryError for what the user can mend, after writing error.txt.
     """
     group = group or Alone()
     result = read_whole(directory / "result.json")
@@ -83,7 +85,14 @@ def train(
     try:
         identify(config, directory)
         run = _Run(config, directory, home, group, threads=threads, device=device, cache=cache)
-        return run.finish(run.steps(sorted(set(branch_at)), on_progress, checkpoint_every))
+
+        def report(progress: Progress) -> None:
+            if on_progress:
+                on_progress(progress)
+            if more_threads:
+                run.engine.use_threads(more_threads())
+
+        return run.finish(run.steps(sorted(set(branch_at)), report, checkpoint_every))
     except Exception as error:
         record_failure(directory, error)
         raise
@@ -149,7 +158,7 @@ class _Run:
     def steps(
         self,
         branch_at: Sequence[int],
-        on_progress: Callable[[Progress], None] | None,
+        report: Callable[[Progress], None],
         checkpoint_every: float,
     ) -> tuple[str, str | None]:
         """Train from the position to the end; status and reason."""
@@ -175,8 +184,8 @@ class _Run:
             if step < train.steps and self.group.agree(now - saved >= checkpoint_every):
                 self._checkpoint()
                 saved = time.perf_counter()
-            if on_progress and (now - told >= PROGRESS_SECONDS or step == train.steps):
-                self._tell(on_progress, loss)
+            if now - told >= PROGRESS_SECONDS or step == train.steps:
+                self._tell(report, loss)
                 told = now
         return "done", None
 
@@ -225,10 +234,10 @@ class _Run:
             return None
         return "done", f"stopped at step {at.step}: no better test loss than at step {at.best_step}"
 
-    def _tell(self, on_progress: Callable[[Progress], None], loss: float) -> None:
+    def _tell(self, report: Callable[[Progress], None], loss: float) -> None:
         """Report progress; a KeyboardInterrupt from there stops the run, which continues from here."""
         try:
-            on_progress(self._progress(loss))
+            report(self._progress(loss))
         except KeyboardInterrupt:
             if self.position.step < self.config.train.steps:
                 self._checkpoint()

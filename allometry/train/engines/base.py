@@ -75,7 +75,7 @@ class Step(NamedTuple):
 class Engine(ABC):
     """A model, its optimiser and one way to compute with them.
 
-    Same configuration, machine and thread count: bitwise the same results, also through `state` and
+    Same configuration, machine and `threads` at the start: bitwise the same results, also through `state` and
     `load_state`.
     """
 
@@ -91,6 +91,10 @@ class Engine(ABC):
     @abstractmethod
     def __init__(self, config: RunConfig, *, threads: int = 1, device: str = "cpu") -> None:
         """Initial parameters come from `config.model.build(config.train.seed)`, the same in every engine."""
+
+    def use_threads(self, count: int) -> bool:
+        """Work with so many threads from now on. Only where that changes no bit of any result: whether it is."""
+        return False
 
     @abstractmethod
     def step(self, batch: Tokens, *, lr: float, step: int, weights: Floats | None = None) -> StepResult:

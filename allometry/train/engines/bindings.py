@@ -111,6 +111,8 @@ def library(_environment: tuple[str | None, ...]) -> ctypes.CDLL:
     ]
     lib.allometry_free.argtypes = [pointer]
     lib.allometry_changed.argtypes = [pointer]
+    lib.allometry_use_threads.restype = ctypes.c_int32
+    lib.allometry_use_threads.argtypes = [pointer, ctypes.c_int32]
     lib.allometry_gradients.restype = ctypes.c_double
     lib.allometry_gradients.argtypes = [pointer, batch, ctypes.c_int64]
     lib.allometry_step.restype = ctypes.c_double

@@ -2,7 +2,7 @@
 
 A plain C interface called through ctypes, no PyTorch headers: it compiles in seconds. fp32 throughout.
 Python owns the flat buffers of parameters, moments and gradients; the compiled side owns packed weights and
-activations.
+activations. Any number of threads gives the same bits (`csrc/parts.h`).
 """
 
 from __future__ import annotations
@@ -87,13 +87,14 @@ class NativeEngine(Engine):
             np.zeros(size, np.float32) for _ in range(4)
         )
         self._lib = library(environment())
-        self._model = self._allocate(threads)
+        self._threads = max(1, threads)
+        self._model = self._allocate()
         self._finalizer = weakref.finalize(self, self._lib.allometry_free, self._model)
         for name, view in self._views(self._params).items():
             view[...] = weights[name]
         self._lib.allometry_changed(self._model)
 
-    def _allocate(self, threads: int) -> int:
+    def _allocate(self) -> int:
         model: Any = self._config.model  # of one of FAMILIES
         shape = Shape(
             layers=model.n_layer,
@@ -102,7 +103,7 @@ class NativeEngine(Engine):
             hidden=getattr(model, "d_ff", 0),
             vocab=model.n_vocab,
             context=model.n_ctx,
-            threads=max(1, threads),
+            threads=self._threads,
             stack=stack_of(model) if getattr(model, "timestep", False) else 0,
             bf16=self.bf16,
             dropout=model.dropout,
@@ -126,6 +127,12 @@ class NativeEngine(Engine):
                 "not enough memory for the activations", hint="use a smaller model or context"
             )
         return int(handle)
+
+    def use_threads(self, count: int) -> bool:
+        """See `Engine.use_threads`. Without memory for the buffers of more threads there are no more."""
+        if count != self._threads:
+            self._threads = self._lib.allometry_use_threads(self._model, max(1, count)) or self._threads
+        return True
 
     def _views(self, flat: Floats) -> dict[str, Floats]:
         starts = self._bounds.tolist()

@@ -18,29 +18,28 @@ class Lstm final : public Network {
     head.allocate(arena, shape.vocab, d);
     packed_.resize(shape.layers);
     for (PackedCells& p : packed_) p.input.allocate(arena, 4 * d, d), p.recurrent.allocate(arena, 4 * d, d);
-    spaces_.resize(shape.threads);
-    for (int t = 0; t < shape.threads; t++) allocate_space(t);
   }
 
-  void pack_weights() override {
+  void pack_weights(int first, int n) override {
     const int d = shape.width;
-    head.fill(params + embed_at, shape.vocab, d);
-    for (int l = 0; l < shape.layers; l++) {
+    if (first == 0) head.fill(params + embed_at, shape.vocab, d);
+    for (int l = n - 1 - first; l < shape.layers; l += n) {
       packed_[l].input.fill(params + offsets_[l].input, 4 * d, d);
       packed_[l].recurrent.fill(params + offsets_[l].recurrent, 4 * d, d);
     }
   }
 
   Worker& worker(int thread) override { return spaces_[thread]; }
+  int worker_count() const override { return static_cast<int>(spaces_.size()); }
 
-  // As many as the buffers hold, but some for each thread, and groups of about one size: the recurrence multiplies as
-  // many rows at a time as there are sequences, and few rows leave the multipliers idle.
+  // As many as the buffers hold, in groups of about one size: the recurrence multiplies as many rows at a time as
+  // there are sequences, and few rows leave the multipliers idle.
   int together(int64_t sequences) const override {
-    const int64_t threads = shape.threads, most = most_together();
-    int64_t groups = (sequences + most - 1) / most;
-    groups = (groups + threads - 1) / threads * threads;
+    const int64_t most = most_together(), groups = std::max<int64_t>(1, (sequences + most - 1) / most);
     return static_cast<int>(std::max<int64_t>(1, (sequences + groups - 1) / groups));
   }
+
+  void add_worker() override { allocate_space(spaces_.emplace_back()); }
 
   void run(int thread, const Group& group, const Batch& batch) override {
     Group g = group;
@@ -61,10 +60,9 @@ class Lstm final : public Network {
   int most_together() const { return std::clamp(1024 / shape.context, 6, 24); }
   ptrdiff_t gates_stride() const { return row_stride(4 * shape.width); }
 
-  void allocate_space(int thread) {
-    Space& w = spaces_[thread];
+  void allocate_space(Space& w) const {
     const size_t rows = static_cast<size_t>(most_together()) * shape.context, d = rows * stride();
-    allocate_common(w, thread, rows);
+    allocate_common(w, rows);
     for (int l = 0; l < shape.layers; l++) {
       float* gates = w.arena.take(rows * gates_stride());
       w.layers.push_back({nullptr, gates, w.arena.take(d), w.arena.take(d), w.arena.take(d)});

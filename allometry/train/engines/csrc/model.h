@@ -108,17 +108,15 @@ inline void allocate_packed_layers(Model& m) {
   }
 }
 
-// Brings the packed copies up to date with the parameters.
-inline void pack_layers(Model& m) {
+// Brings the packed copies of layer l up to date with the parameters.
+inline void pack_layer(Model& m, int l) {
+  if (first_use(m, l) < l) return;
   const int d = m.shape.width, f = m.shape.hidden;
-  for (int l = 0; l < m.shape.layers; l++) {
-    if (first_use(m, l) < l) continue;
-    const LayerOffsets& at = m.layer_offsets[l];
-    m.packed[l].qkv.fill(m.params + at.qkv, 3 * d, d);
-    m.packed[l].project.fill(m.params + at.project, d, d);
-    m.packed[l].expand.fill(m.params + at.expand, f, d);
-    m.packed[l].contract.fill(m.params + at.contract, d, f);
-  }
+  const LayerOffsets& at = m.layer_offsets[l];
+  m.packed[l].qkv.fill(m.params + at.qkv, 3 * d, d);
+  m.packed[l].project.fill(m.params + at.project, d, d);
+  m.packed[l].expand.fill(m.params + at.expand, f, d);
+  m.packed[l].contract.fill(m.params + at.contract, d, f);
 }
 
 }  // namespace allometry

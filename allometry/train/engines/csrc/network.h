@@ -8,7 +8,8 @@
 namespace allometry {
 
 struct Shape {  // filled in by Python (bindings.py), field by field
-  int32_t layers, width, heads, hidden, vocab, context, threads;
+  int32_t layers, width, heads, hidden, vocab, context;
+  int32_t threads;  // to begin with; any number gives the same bits
   int32_t stack;  // layers in a stack that is repeated with a signal for the time step; 0 without signals
   int32_t bf16;   // whether products with weights round their factors to bf16
   float dropout;
@@ -52,7 +53,8 @@ inline float* part(float* flat, int64_t offset) { return offset < 0 ? nullptr : 
 struct Worker {
   Arena arena;
   float* logits;
-  float* gradients;  // of all parameters; thread 0 uses the caller's buffer
+  float* gradients;        // where those of the part of the batch that it works on are added up
+  float* spare = nullptr;  // a buffer of its own for them, made when it is needed first
   double loss;
 };
 
@@ -67,11 +69,14 @@ struct Network {
   PackedWeight head;
 
   virtual ~Network() = default;
-  // Makes packed weights and the buffers of each thread.
+  // Makes packed weights.
   virtual void allocate() = 0;
-  // Brings the packed weights up to date with the parameters.
-  virtual void pack_weights() = 0;
+  // Brings every n-th of the packed weights up to date with the parameters, from the first on.
+  virtual void pack_weights(int first, int n) = 0;
+  // Makes the buffers of one more thread.
+  virtual void add_worker() = 0;
   virtual Worker& worker(int thread) = 0;
+  virtual int worker_count() const = 0;
   // How many of a batch's sequences make a group.
   virtual int together(int64_t sequences) const = 0;
   // Forward: losses are added up and kept. In training also backward: gradients are added to the worker's.
@@ -87,10 +92,7 @@ struct Network {
   ptrdiff_t vocab_stride() const { return row_stride(shape.vocab); }
 
  protected:
-  void allocate_common(Worker& w, int thread, size_t rows) const {
-    w.logits = w.arena.take(rows * vocab_stride());
-    w.gradients = thread > 0 ? w.arena.take(size) : gradients;
-  }
+  void allocate_common(Worker& w, size_t rows) const { w.logits = w.arena.take(rows * vocab_stride()); }
 };
 
 }  // namespace allometry

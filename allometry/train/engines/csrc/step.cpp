@@ -1,64 +1,12 @@
 // One training step of a small language model on a CPU, behind a plain C interface.
 //
 // A few sequences at a time go forward through all layers and backward again, so that their activations stay in the
-// caches; gradients add up in fp32; then one flat pass clips and updates. Each thread takes every n-th group of
-// sequences with buffers of its own, and the sums over threads have a fixed order: a given number of threads
-// always gives the same bits.
-#include <thread>
-
+// caches; gradients add up in fp32; then one flat pass clips and updates. Threads take parts of the batch (parts.h).
 #include "lstm.h"
+#include "parts.h"
 #include "transformer.h"
 
 namespace allometry {
-
-// Runs body(thread) on `threads` threads, the first of them this one.
-template <class Body>
-void on_threads(int threads, Body body) {
-  std::vector<std::thread> others;
-  for (int t = 1; t < threads; t++) others.emplace_back(body, t);
-  body(0);
-  for (std::thread& other : others) other.join();
-}
-
-// The batch's total loss; in training, m.gradients receives its gradient.
-double run_batch(Network& m, const Batch& batch, bool training, const Dropout& dropout) {
-  const int threads = m.shape.threads, together = m.together(batch.sequences);
-  on_threads(threads, [&](int t) {
-    Worker& w = m.worker(t);
-    w.loss = 0.0;
-    if (training) std::memset(w.gradients, 0, m.size * sizeof(float));
-    for (int64_t first = static_cast<int64_t>(t) * together; first < batch.sequences; first += threads * together) {
-      const int count = static_cast<int>(std::min<int64_t>(together, batch.sequences - first));
-      m.run(t, Group{count, batch.length, first, training, dropout}, batch);
-    }
-  });
-  double loss = 0.0;
-  for (int t = 0; t < threads; t++) loss += m.worker(t).loss;
-  for (int t = 1; training && t < threads; t++) add_rows(1, m.size, m.worker(t).gradients, 0, m.gradients);
-  return loss;
-}
-
-// The norm of the gradient of each sequence's own mean loss, for the gradient noise scale.
-void sequence_norms(Network& m, const Batch& batch, const Dropout& dropout, double* norms) {
-  const int threads = m.shape.threads;
-  on_threads(threads, [&](int t) {
-    for (int64_t i = t; i < batch.sequences; i += threads) {
-      float* gradients = m.worker(t).gradients;
-      std::memset(gradients, 0, m.size * sizeof(float));
-      m.run(t, Group{1, batch.length, i, true, dropout}, batch);
-      norms[i] = std::sqrt(sum_of_squares(gradients, m.size)) * static_cast<double>(batch.sequences);
-    }
-  });
-}
-
-void update(Network& m, const Adam& adam, double norm) {
-  const float scale = norm > adam.clip ? static_cast<float>(adam.clip / (norm + adam.clip_epsilon)) : 1.0f;
-  for (size_t i = 0; i + 1 < m.bounds.size(); i++) {
-    const int64_t at = m.bounds[i];
-    adam_update(adam, scale, m.shrinks[i], m.bounds[i + 1] - at, m.params + at, m.first + at, m.second + at,
-                m.gradients + at);
-  }
-}
 
 Dropout dropout_at(const Network& m, int64_t step) {
   return {m.shape.dropout, Dropout::mix64(m.shape.seed ^ Dropout::mix64(static_cast<uint64_t>(step)))};
@@ -94,7 +42,8 @@ void* allometry_new(int32_t family, const allometry::Shape* shape, const int64_t
   m->size = bounds[tensors];
   m->params = params, m->first = first, m->second = second, m->gradients = gradients;
   m->allocate();
-  m->pack_weights();
+  allometry::use_threads(*m, shape->threads);
+  allometry::pack_all(*m);
   return m.release();
 } catch (...) {
   return nullptr;
@@ -103,12 +52,19 @@ void* allometry_new(int32_t family, const allometry::Shape* shape, const int64_t
 void allometry_free(void* model) { delete static_cast<Network*>(model); }
 
 // To be called after the caller has changed `params`.
-void allometry_changed(void* model) { static_cast<Network*>(model)->pack_weights(); }
+void allometry_changed(void* model) { allometry::pack_all(*static_cast<Network*>(model)); }
+
+// How many threads to use from now on, which changes no bit of any result; 0 if memory for more runs out.
+int32_t allometry_use_threads(void* model, int32_t threads) try {
+  return allometry::use_threads(*static_cast<Network*>(model), threads);
+} catch (...) {
+  return 0;
+}
 
 // Fills `gradients` without an update; returns the loss. `step` decides the dropout masks.
 double allometry_gradients(void* model, const Batch* batch, int64_t step) {
   Network& m = *static_cast<Network*>(model);
-  return allometry::run_batch(m, *batch, true, allometry::dropout_at(m, step));
+  return allometry::train_on(m, *batch, allometry::dropout_at(m, step));
 }
 
 // Norms of each sequence's gradient: (sequences,). `gradients` is overwritten.
@@ -121,15 +77,15 @@ void allometry_sequence_norms(void* model, const Batch* batch, int64_t step, dou
 double allometry_step(void* model, const Batch* batch, const Adam* adam, double* norm) {
   Network& m = *static_cast<Network*>(model);
   const double loss = allometry_gradients(model, batch, adam->step);
-  *norm = std::sqrt(allometry::sum_of_squares(m.gradients, m.size));
+  *norm = allometry::gradient_norm(m);
   allometry::update(m, *adam, *norm);
-  m.pack_weights();
+  allometry::pack_all(m);
   return loss;
 }
 
 // Losses of every position without dropout or gradients.
 void allometry_losses(void* model, const Batch* batch) {
-  allometry::run_batch(*static_cast<Network*>(model), *batch, false, allometry::Dropout{});
+  allometry::evaluate_on(*static_cast<Network*>(model), *batch);
 }
 
 }  // extern "C"

@@ -20,19 +20,21 @@ class Transformer final : public Model {
   void allocate() override {
     head.allocate(arena, shape.vocab, shape.width);
     allocate_packed_layers(*this);
-    workers.resize(shape.threads);
-    for (int t = 0; t < shape.threads; t++) {
-      allocate_common(workers[t], t, static_cast<size_t>(most_together()) * shape.context);
-      allocate_workspace(*this, workers[t]);
-    }
   }
 
-  void pack_weights() override {
-    head.fill(params + embed_at, shape.vocab, shape.width);
-    pack_layers(*this);
+  void pack_weights(int first, int n) override {
+    if (first == 0) head.fill(params + embed_at, shape.vocab, shape.width);
+    for (int l = n - 1 - first; l < shape.layers; l += n) pack_layer(*this, l);
+  }
+
+  void add_worker() override {
+    Workspace& w = workers.emplace_back();
+    allocate_common(w, static_cast<size_t>(most_together()) * shape.context);
+    allocate_workspace(*this, w);
   }
 
   Worker& worker(int thread) override { return workers[thread]; }
+  int worker_count() const override { return static_cast<int>(workers.size()); }
 
   int together(int64_t) const override { return most_together(); }
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from allometry.env import cache_dir, cores, package_version
 from allometry.errors import AllometryError
@@ -45,17 +47,20 @@ def calibrate(
     the others, and those that a device does not hold, are interpolated. Timings are kept per kind of machine,
     device, number of workers and versions in the cache folder; `refresh` takes them anew. `on_shape` is told
     how many of how many are done. Where the pool has machines of several kinds, the cost model is that of the
-    most frequent one, and the pool learns how fast the others are.
+    most frequent one, and the pool learns how fast the others are. Where the pool packs, packs of each shape
+    are timed too, as large as there are runs for.
     """
     if pool is None:
         with open_pool(None, workers) as own:
             return calibrate(runs, pool=own, refresh=refresh, on_shape=on_shape)
     paths = {kind: _path(kind, count, pool.device) for kind, count in pool.kinds.items()}
     known = {kind: {} if refresh else _load(path) for kind, path in paths.items()}
+    runs = list(runs)
+    packs = _largest_packs(runs, pool)
     chosen = [run for run in spread(runs) if fits_one(run, pool)]
-    missing = [run for run in chosen if any(shape_key(run) not in timings for timings in known.values())]
+    missing = [run for run in chosen if any(_lacks(timings, run, packs) for timings in known.values())]
     for number, run in enumerate(missing):
-        for kind, timing in _time(run, pool).items():
+        for kind, timing in _time(run, pool, packs[shape_key(run)]).items():
             known.setdefault(kind, {})[shape_key(run)] = timing
         if on_shape:
             on_shape(number + 1, len(missing))
@@ -63,7 +68,21 @@ def calibrate(
         write_json(path, {key: asdict(timing) for key, timing in known[kind].items()})
     first = next(iter(pool.kinds))
     pool.paces.update({kind: _speed(known[kind], known[first]) for kind in known})
-    return CostModel(known[first])
+    return CostModel(known[first]).on(pool)
+
+
+def _largest_packs(runs: Iterable[RunConfig], pool: Pool) -> dict[str, int]:
+    """The largest pack of each shape that is worth timing, by `shape_key`."""
+    counts = Counter(map(shape_key, runs))
+    packing = CostModel().on(pool).packing
+    shapes = {shape_key(run): run for run in runs}
+    return {key: packing.worth_measuring(run, counts[key]) for key, run in shapes.items()}
+
+
+def _lacks(timings: Timings, run: RunConfig, packs: Mapping[str, int]) -> bool:
+    """Whether the run's shape, or a pack of it that there are runs for, has not been timed."""
+    timing = timings.get(shape_key(run))
+    return timing is None or timing.packs_to < packs[shape_key(run)]
 
 
 def _speed(timings: Timings, reference: Timings) -> float:
@@ -99,10 +118,10 @@ def _flops(run: RunConfig) -> float:
     return run.model.counts().flops_per_token("attention")
 
 
-def _time(run: RunConfig, pool: Pool) -> Timings:
+def _time(run: RunConfig, pool: Pool, packs: int) -> Timings:
     """For each kind of machine the mean over its workers, all of which measure the shape at the same time."""
     found: dict[str, list[Report]] = {}
-    for slot, report in measure_all(pool, run):
+    for slot, report in measure_all(pool, run, packs):
         found.setdefault(pool.kind(slot), []).append(report)
     return {kind: _timing(run, reports) for kind, reports in found.items()}
 
@@ -117,7 +136,18 @@ def _timing(run: RunConfig, measured: list[Report]) -> Timing:
             key: sum(report[key] for report in measured) / len(measured)
             for key in ("step", "evaluation", "start", "memory")
         },
+        packs=_packs(measured),
+        packs_to=min(report["packs_to"] for report in measured),
     )
+
+
+def _packs(measured: list[Report]) -> dict[int, float]:
+    """Seconds of a step of the packs that all workers have timed, by size."""
+    common = set.intersection(*(set(report["packs"]) for report in measured))
+    return {
+        int(size): sum(report["packs"][size] for report in measured) / len(measured)
+        for size in sorted(common, key=int)
+    }
 
 
 def _path(kind: str, count: int, device: str) -> Path:
@@ -130,11 +160,17 @@ def _path(kind: str, count: int, device: str) -> Path:
 def _load(path: Path) -> Timings:
     """Timings from the cache; damaged, outdated and doubtful ones are taken anew."""
     try:
-        stored: Mapping[str, dict[str, object]] = read_json(path) or {}
-        timings = {key: Timing(**value) for key, value in stored.items()}  # type: ignore[arg-type]
-    except (AllometryError, TypeError):
+        stored: Mapping[str, dict[str, Any]] = read_json(path) or {}
+        timings = {key: _read(value) for key, value in stored.items()}
+    except (AllometryError, TypeError, ValueError):
         return {}
     return {key: timing for key, timing in timings.items() if not _doubtful(timing, timings)}
+
+
+def _read(value: Mapping[str, Any]) -> Timing:
+    """A timing from its JSON, whose keys are text."""
+    packs = {int(size): seconds for size, seconds in value.get("packs", {}).items()}
+    return Timing(**{**value, "packs": packs})
 
 
 def _doubtful(timing: Timing, others: Timings) -> bool:

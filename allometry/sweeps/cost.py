@@ -9,21 +9,26 @@ import json
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from allometry.env import cores
 from allometry.runs.store import Store
+from allometry.sweeps.packing import Packing
 from allometry.sweeps.schedule import makespan
 from allometry.sweeps.survey import survey
 from allometry.train.config import RunConfig
 from allometry.train.schedules import evaluation_steps
 
+if TYPE_CHECKING:
+    from allometry.sweeps.pool import Pool
+
 _NOMINAL_FLOPS = 2e10
 """FLOP/s of one core, assumed where nothing was measured."""
 
-_PROCESS_BYTES = 3.5e8
+PROCESS_BYTES = 3.5e8
 """Resident size of a worker with torch loaded."""
 
 _TOGETHER = 0.9
@@ -34,6 +39,8 @@ _TOGETHER = 0.9
 class Timing:
     """What was measured of one shape: training FLOPs per token and tokens per step, seconds per step and per
     evaluated token, seconds to start, peak memory in bytes, with all workers busy at the same time.
+
+    `packs` are the seconds of a step of packs by size, which were timed for up to `packs_to` runs.
     """
 
     family: str
@@ -44,6 +51,8 @@ class Timing:
     evaluation: float
     start: float
     memory: float
+    packs: Mapping[int, float] = field(default_factory=dict)
+    packs_to: int = 0
 
     @property
     def pace(self) -> float:
@@ -53,9 +62,9 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What is left to do of a sweep: `seconds` on the clock with `workers` cores, `work` in core-seconds,
-    FLOPs by the 6ND convention, peak `memory` and final `disk` in bytes, and whether all of it was measured
-    on this machine.
+    """What is left to do of a sweep: `seconds` on the clock with `workers` cores (or GPUs: `device`), `work`
+    in core-seconds of runs trained one by one, FLOPs by the 6ND convention, peak `memory` and final `disk` in
+    bytes, and whether all of it was measured on this machine.
     """
 
     seconds: float
@@ -65,17 +74,20 @@ class Cost:
     disk: float
     workers: int
     measured: bool
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
 class _Rates:
-    """What one configuration costs: seconds per step, per evaluation and once; bytes of memory."""
+    """What one configuration costs: seconds per step, per evaluation and once; bytes of memory; seconds per
+    step of packs."""
 
     step: float
     evaluation: float
     start: float
     memory: float
     evaluations: tuple[int, ...]
+    packs: Mapping[int, float]
 
 
 class CostModel:
@@ -88,12 +100,28 @@ class CostModel:
     def __init__(self, timings: Mapping[str, Timing] | None = None) -> None:
         """`timings` by `shape_key`; see `allometry.sweeps.calibrate`."""
         self.timings = dict(timings or {})
+        self.packing = Packing(self)
+        self.device, self.workers = "cpu", 0
         self._known: dict[tuple[str, int], _Rates] = {}
+
+    def on(self, pool: Pool) -> Self:
+        """The same model for sweeps on that pool: how many slots there are, and what is packed there."""
+        most = pool.pack
+        if most is None and not pool.device.startswith("cuda"):
+            most = 1  # one by one they have a quicker engine on cores
+        self.packing = Packing(self, most, pool.device_memory)
+        self.device, self.workers = pool.device, pool.workers
+        return self
 
     @property
     def measured(self) -> bool:
         """Whether anything was timed."""
         return bool(self.timings)
+
+    def steps(self, config: RunConfig) -> tuple[float, Mapping[int, float]]:
+        """Seconds of a step of the run alone, and of packs of such runs by size, if any were timed."""
+        rates = self._rates(config)
+        return rates.step, rates.packs
 
     def between(self, config: RunConfig, start: int, stop: int) -> float:
         """Seconds of a run from step `start` to `stop` on one core, or on its `devices`, while the others are
@@ -123,19 +151,21 @@ class CostModel:
     def total(
         self, runs: Sequence[RunConfig], store: Store | None = None, workers: int | None = None
     ) -> Cost:
-        """What is left to do of `runs`, with trunks shared, on `workers` cores (default: all)."""
-        workers = workers or cores()
+        """What is left to do of `runs`, with trunks shared, on `workers` slots (default: those of the pool it
+        is for, else all cores)."""
+        workers = workers or self.workers or cores()
         left = survey(runs, store)
         todo = left.jobs()
         memory = sorted((self.memory(run) for run in left.pending), reverse=True)
         return Cost(
-            seconds=makespan(todo, self.between, workers),
+            seconds=makespan(todo, self.between, workers, packing=self.packing),
             work=sum(self.seconds(job.config, job.start) * job.config.devices for job in todo),
             flops=float(sum(_flops_left(job.config, job.start) for job in todo)),
             memory=sum(memory[:workers]),
             disk=sum(self.disk(run) for run in left.pending),
             workers=workers,
             measured=self.measured,
+            device=self.device,
         )
 
     def _rates(self, config: RunConfig) -> _Rates:
@@ -156,6 +186,7 @@ class CostModel:
             start=timing.start,
             memory=timing.memory,
             evaluations=tuple(evaluation_steps(config)),
+            packs=timing.packs,
         )
 
     def _near(self, family: str, batch: int) -> list[Timing]:
@@ -182,17 +213,27 @@ class CostModel:
             x = [math.log(timing.flops_per_token) for timing in near]
             return float(np.exp(np.interp(math.log(flops), x, [math.log(value(timing)) for timing in near])))
 
+        step = flops * batch / at(lambda timing: timing.pace, _NOMINAL_FLOPS)
         return Timing(
             family=family,
             engine=config.engine,
             flops_per_token=flops,
             batch_tokens=batch,
-            step=flops * batch / at(lambda timing: timing.pace, _NOMINAL_FLOPS),
+            step=step,
             evaluation=flops
             / at(lambda timing: timing.flops_per_token / timing.evaluation, 3 * _NOMINAL_FLOPS),
             start=at(lambda timing: timing.start, 0.1),
             memory=estimated_memory(config),
+            packs=_packs_like(near, flops, batch, step),
         )
+
+
+def _packs_like(near: Sequence[Timing], flops: float, batch: int, step: float) -> dict[int, float]:
+    """Packs of a shape that was not timed gain what those of the next larger one do, timed at the same batch:
+    the larger a model, the less they gain."""
+    larger = (each for each in near if each.flops_per_token >= flops and each.batch_tokens == batch)
+    like = next(larger, None)
+    return {} if like is None else {size: step * packed / like.step for size, packed in like.packs.items()}
 
 
 def estimated_memory(config: RunConfig, *, devices: int = 1, divided: bool = False) -> float:
@@ -202,7 +243,7 @@ def estimated_memory(config: RunConfig, *, devices: int = 1, divided: bool = Fal
     """
     counts, batch = config.model.counts(), config.train.batch_tokens
     activations = 0.2 * batch * math.sqrt(counts.flops_per_token("attention")) / devices
-    return _PROCESS_BYTES + 24.0 * counts.N_total / (devices if divided else 1) + activations
+    return PROCESS_BYTES + 24.0 * counts.N_total / (devices if divided else 1) + activations
 
 
 def _flops_left(config: RunConfig, start: int) -> float:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-import uuid
-from dataclasses import astuple, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from allometry.errors import AllometryError
@@ -14,6 +13,7 @@ from allometry.sweeps.devices import require_devices
 from allometry.sweeps.elsewhere import News, Watch
 from allometry.sweeps.events import Event, EventKind, OnEvent, Summary
 from allometry.sweeps.forecast import Forecast
+from allometry.sweeps.orders import Orders, Settings
 from allometry.sweeps.parents import check_parents
 from allometry.sweeps.places import Places, Running
 from allometry.sweeps.pool import Pool, Report
@@ -23,23 +23,13 @@ from allometry.sweeps.survey import Survey, branch_points, drop_branch, mend, ne
 from allometry.sweeps.sweep import Sweep
 from allometry.train.config import RunConfig
 
+__all__ = ["DEATHS_ALLOWED", "Execution", "Settings"]
+
 DEATHS_ALLOWED = 3
 """How often a run's worker may be killed before the run counts as failed."""
 
 _TICK = 0.5
 """Seconds to wait for a report before looking around again."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How a sweep is executed: see `execute`. `lease` (seconds) is that of claims; None where nobody else
-    writes to the store."""
-
-    checkpoint_every: float = 15.0
-    fail_fast: bool = False
-    later: float = 0.0
-    lease: float | None = None
-    first: frozenset[str] = frozenset()
 
 
 class Execution:
@@ -50,7 +40,6 @@ class Execution:
     ) -> None:
         self.sweep, self.store, self.cost, self.on_event = sweep, store, cost, on_event
         self.settings = settings
-        self.session = uuid.uuid4().hex[:12]
         shared = settings.lease is not None
         self.notes = [] if shared else [note for run in sweep for note in mend(store.directory(run.id))]
         self.before: Survey = survey(sweep.runs, store)
@@ -61,7 +50,7 @@ class Execution:
         self.places = Places(cost)
         self.running = self.places.running
         self.watch = Watch(store, settings.lease) if settings.lease is not None else None
-        self.over: dict[str, Any] = {}
+        self.orders = Orders(store, cost, settings)
         self.left: set[BranchPoint] = {
             (run, step) for steps in self.before.branches.values() for step, run in steps.items()
         }
@@ -71,7 +60,6 @@ class Execution:
         self.failed: dict[str, str] = {}
         self.began = time.monotonic()
         self.worked = self.offered = 0.0
-        self.data: dict[str, str] = {}
         self._urgent: dict[str, float] = {}
         self._add(self.before.jobs())
         planned = sum(self.cost.seconds(job.config, job.start) for job in self.ready + self.waiting)
@@ -84,16 +72,17 @@ class Execution:
 
     def run(self, pool: Pool) -> None:
         """Feed the pool until nothing is left."""
+        self.cost.on(pool)
         self.places.look(pool)
         self.announce()
         require_devices(self.before.pending, pool)
-        self.data = pool.settle(self.sweep, self.store)
+        self.orders.data = pool.settle(self.sweep, self.store)
         while not self.finished:
             began = time.monotonic()
             self.places.look(pool)
             self._dispatch(pool)
-            for worker, report in pool.reports(_TICK):
-                self._handle(worker, report)
+            for slot, report in pool.reports(_TICK):
+                self._handle(slot, report)
             self._look_elsewhere()
             self.offered += (time.monotonic() - began) * len(self.places.speeds)
             if self.settings.fail_fast and self.failed:
@@ -120,11 +109,11 @@ class Execution:
         if not self.ready:
             return
         started = self.places.start(self._in_order, pool)
-        ids = {job.id for job in started.values()}
-        self.ready = [job for job in self.ready if job.id not in ids]
-        for slot, job in started.items():
-            pool.send(slot, self._order(job))
-            self._tell("start", job.config, step=job.start)
+        self.ready = [job for job in self.ready if job.id not in self.running]
+        for slots, pack in started.items():
+            pool.send(slots[0], {**self.orders.to_train(pack), "slots": list(slots)})
+            for job in pack:
+                self._tell("start", job.config, step=job.start)
         if self.ready and self.places.speeds and not self.running:  # the nodes that were large enough left
             require_devices([job.config for job in self.ready], pool)
 
@@ -135,29 +124,13 @@ class Execution:
         first = self.settings.first
         return sorted(self.ready, key=lambda job: (job.id in first, self._urgent[job.id]), reverse=True)
 
-    def _order(self, job: Job) -> dict[str, Any]:
-        claim = None
-        if self.settings.lease is not None:
-            over = self.over.pop(job.id, None)
-            claim = {"owner": self.session, "lease": self.settings.lease, "over": over and astuple(over)}
-        return {
-            "do": "train",
-            "store": self.store.place.location,
-            "run": job.id,
-            "config": job.config.model_dump(mode="json"),
-            "branch_at": list(job.branch_at),
-            "source": None if job.source is None else list(job.source),
-            "threads": 1,
-            "memory": self.cost.memory(job.config),
-            "checkpoint_every": self.settings.checkpoint_every,
-            "claim": claim,
-            "data": self.data,
-        }
+    def _handle(self, slot: int, report: Report) -> None:
+        """A report is about one run of a pack, if it names one, else about all that is in the slot."""
+        for current in self.places.on(slot):
+            if report.get("run", current.job.id) == current.job.id:
+                self._hear(current, report)
 
-    def _handle(self, worker: int, report: Report) -> None:
-        current = self.running.get(worker)
-        if current is None:
-            return
+    def _hear(self, current: Running, report: Report) -> None:
         kind = report["is"]
         if kind == "progress":
             self._progress(current, report)
@@ -168,8 +141,8 @@ class Execution:
             self._used(current.job)
         elif kind == "restarted":
             self._restarted(current.job, report)
-        elif kind in ("done", "failed", "died", "elsewhere"):
-            self.worked += self.places.leave(worker)
+        elif kind in ("done", "failed", "died", "elsewhere", "unpacked"):
+            self.worked += self.places.leave(current.job.id)
             self._over(current.job, kind, report)
             self._orphans(current.job)
 
@@ -185,13 +158,16 @@ class Execution:
             if report["full"]:
                 raise AllometryError(report["error"], hint=report["hint"])
             self._fail(job, report["error"])
+        elif kind == "unpacked":
+            self.cost.packing.apart.add(job.id)
+            self._again(job, f"it could not go on in a pack ({report['error']})")
         else:
             self._died(job, report)
 
     def _progress(self, current: Running, report: Report) -> None:
         now = time.monotonic()
         predicted = self.cost.between(current.job.config, current.step, report["step"])
-        self.forecast.learn(predicted, now - current.seen)
+        self.forecast.learn(predicted * current.stretch, now - current.seen)
         current.step, current.seen = report["step"], now
         self._tell(
             "progress", current.job.config, step=current.step, loss=report["loss"], pace=report["pace"]
@@ -229,13 +205,22 @@ class Execution:
             self.store.push(job.id)
             self._fail(job, reason)
             return
-        step = newest_step(self.store, job.id)
-        self._tell("retry", job.config, step=step, text=cause)
-        again = replace(job, start=step, source=None) if step else job
-        if self.watch is not None and not report.get("certain", True):
-            self.watch.add(again)  # it may live on unseen: its claim will tell
+        if self.deaths[job.id] > 1:
+            self.cost.packing.apart.add(job.id)  # which would take more memory
+        self._again(job, cause, certain=report.get("certain", True))
+
+    def _again(self, job: Job, cause: str, *, certain: bool = True) -> None:
+        """Continue a run from its checkpoint; if it may live on unseen (not `certain`), when its claim ends."""
+        again = self._from_checkpoint(job)
+        self._tell("retry", job.config, step=again.start if again.source is None else 0, text=cause)
+        if self.watch is not None and not certain:
+            self.watch.add(again)
         else:
             self.ready.append(again)
+
+    def _from_checkpoint(self, job: Job) -> Job:
+        step = newest_step(self.store, job.id)
+        return replace(job, start=step, source=None) if step else job
 
     def _look_elsewhere(self) -> None:
         for news in self.watch.news() if self.watch else ():
@@ -251,9 +236,8 @@ class Execution:
             self._fail(job, (self.store.get(job.id).error or "it failed").splitlines()[0])
         else:
             if news.over is not None:
-                self.over[job.id] = news.over
-            step = newest_step(self.store, job.id)
-            self._add([replace(job, start=step, source=None) if step else job])
+                self.orders.over[job.id] = news.over
+            self._add([self._from_checkpoint(job)])
             return
         self._orphans(job)
 
@@ -295,10 +279,10 @@ class Execution:
             )
         )
 
-    def _left(self) -> tuple[list[Job], set[str]]:
+    def _left(self) -> tuple[list[Job], list[list[str]]]:
         under_way = [replace(at.job, start=at.step, source=None) for at in self.running.values()]
         others = list(self.watch.jobs.values()) if self.watch else []
-        return [*under_way, *others, *self.ready, *self.waiting], {job.id for job in under_way}
+        return [*under_way, *others, *self.ready, *self.waiting], self.places.packs()
 
     def summary(self) -> Summary:
         """How it ended."""

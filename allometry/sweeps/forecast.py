@@ -13,8 +13,8 @@ from allometry.sweeps.schedule import Job, makespan
 _SHARE = 0.02
 """Most of the driver's time that may go into forecasts: with ten thousand runs they are made less often."""
 
-Left = Callable[[], tuple[Sequence[Job], Collection[str]]]
-"""Jobs that are not finished, from where they are now, and the ids of those under way."""
+Left = Callable[[], tuple[Sequence[Job], Collection[Collection[str]]]]
+"""Jobs that are not finished, from where they are now, and the ids of those under way, slot by slot."""
 
 
 class Forecast:
@@ -44,10 +44,11 @@ class Forecast:
         return self._known
 
     def _make(
-        self, left: Sequence[Job], under_way: Collection[str], speeds: Collection[float]
+        self, left: Sequence[Job], under_way: Collection[Collection[str]], speeds: Collection[float]
     ) -> tuple[float, float]:
         work = sum(self.cost.between(job.config, job.start, job.config.train.steps) for job in left)
-        seconds = makespan(left, self.cost.between, max(1, len(speeds)), under_way)
+        workers = max(1, len(speeds))
+        seconds = makespan(left, self.cost.between, workers, under_way, self.cost.packing)
         typical = sum(speeds) / len(speeds) if speeds else 1.0
         fraction = 1 - work / self.planned if self.planned > 0 else 1.0
         return fraction, seconds / typical * self._actual / self._predicted

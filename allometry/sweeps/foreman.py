@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from allometry.sweeps.pool import Report
-from allometry.sweeps.service import Order, Service
+from allometry.sweeps.service import Order, Service, ends
 
 RETRIES = 3
 """How often Ray starts a task again whose worker or node was lost."""
@@ -22,7 +22,7 @@ _ALONE_SECONDS = 60.0
 """How long the foreman waits for a driver when it has nothing to do."""
 
 _TOLD_EVERY = 0.5
-"""Least seconds between two reports of progress of a task."""
+"""Least seconds between two reports of progress of a run."""
 
 
 class Foreman:
@@ -139,17 +139,18 @@ class _Line:
         self.last: Report = {}
         self._answers: list[Any] = []
         self._stop = False
-        self._told = 0.0
+        self._told: dict[Any, float] = {}
 
     def __call__(self, kind: str, /, **fields: Any) -> None:
-        if kind in ("done", "measured", "failed", "stopped", "elsewhere", "died"):
-            self.last = {"is": kind, **fields}
+        report = {"is": kind, **fields}
+        if ends(report):
+            self.last = report
             return
-        now = time.monotonic()
-        if kind == "progress" and now - self._told < _TOLD_EVERY:
+        run, now = fields.get("run"), time.monotonic()
+        if kind == "progress" and now - self._told.get(run, 0.0) < _TOLD_EVERY:
             return
-        self._told = now
-        self._answers.append(self.foreman.tell.remote(self.slot, self.number, {"is": kind, **fields}))
+        self._told[run] = now
+        self._answers.append(self.foreman.tell.remote(self.slot, self.number, report))
 
     def stopping(self) -> bool:
         """Whether the foreman has said so; answers that are still on their way are not waited for."""

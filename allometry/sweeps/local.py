@@ -1,79 +1,30 @@
-"""The cores of this machine as a pool of persistent single-thread worker processes."""
+"""The cores or GPUs of this machine as a pool of persistent single-thread worker processes."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import selectors
 import signal
 import subprocess
-import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from allometry.env import cores, cpu_model, thread_variables
+from allometry.env import cores, cpu_model
 from allometry.errors import AllometryError
+from allometry.sweeps import gpus
 from allometry.sweeps.pool import Report
+from allometry.sweeps.process import Process
 
 if TYPE_CHECKING:
     from allometry.runs.store import Store
     from allometry.sweeps.sweep import Sweep
 
 
-class _Process:
-    """One worker process and what is still unread from it."""
-
-    def __init__(self, device: str) -> None:
-        # The worker imports this very package, and nothing from the folder that the user happens to be in.
-        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-        search = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        self.device = device
-        self.buffer = b""
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "allometry.sweeps.worker", str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **thread_variables(1), **search},
-            start_new_session=True,  # ctrl-C reaches the parent alone, which stops the workers in order
-        )
-
-    @property
-    def output(self) -> int:
-        """File descriptor that reports come from."""
-        assert self.process.stdout is not None
-        return self.process.stdout.fileno()
-
-    def send(self, order: Mapping[str, Any]) -> None:
-        """Write one order; a process that is gone is noticed when it is read."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps(order).encode() + b"\n")
-            self.process.stdin.flush()
-
-    def read(self) -> list[Report] | None:
-        """Reports that have arrived; None when the process has ended."""
-        data = os.read(self.output, 1 << 16)
-        if not data:
-            return None
-        *lines, self.buffer = (self.buffer + data).split(b"\n")
-        return [json.loads(line) for line in lines]
-
-    def close(self) -> int:
-        """Make sure that the process is gone; returns its exit status."""
-        self.process.kill()
-        status = self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
-        return status
-
-
 class LocalPool:
-    """As many workers as cores, each with one thread, alive until the pool is closed; a dead one is replaced.
+    """As many workers as cores, or one for each GPU, each with one thread, alive until the pool is closed; a
+    dead one is replaced.
 
     Use it as a context manager, from one thread (the kernel ends the workers when the thread that started
     them ends). Starting takes no time: the workers load torch while the caller goes on.
@@ -82,18 +33,37 @@ class LocalPool:
     shared = False
 
     def __init__(
-        self, workers: int | None = None, *, device: str = "cpu", device_memory: float | None = None
+        self,
+        workers: int | None = None,
+        *,
+        device: str = "cpu",
+        device_memory: float | None = None,
+        per_gpu: int = 1,
+        pack: int | None = None,
     ) -> None:
-        """`workers` defaults to the cores this process may use; on an accelerator to one. `device_memory` is
-        what each may take (bytes), where that is known."""
-        self.device, self.device_memory = device, device_memory
+        """`workers` defaults to the cores this process may use; with `device` "cuda" to `per_gpu` for each
+        GPU. `device_memory` is what each may take (bytes), where that is known. `pack`: see `Pool`.
+        """
+        self.device, self.pack = device, pack
         self.paces: dict[str, float] = {}
-        self.workers = workers or (cores() if device == "cpu" else 1)
+        self._gpus = gpus.ask() if device == "cuda" else ()
+        self.workers = workers or (cores() if device == "cpu" else per_gpu * max(len(self._gpus), 1))
         if self.workers < 1:
             raise AllometryError(
                 f"{self.workers} workers cannot train anything", hint="use --workers 1 or more"
             )
-        self._processes = [_Process(device) for _ in range(self.workers)]
+        sharing = -(-self.workers // max(len(self._gpus), 1))
+        memory = min((gpu.memory for gpu in self._gpus), default=None)
+        self.device_memory = memory / sharing if memory and device_memory is None else device_memory
+        self._processes = [self._start(number) for number in range(self.workers)]
+
+    def _start(self, number: int) -> Process:
+        gpu = self._gpu(number)
+        return Process(gpu.visible if gpu else None)
+
+    def _gpu(self, number: int) -> gpus.Gpu | None:
+        """The GPU of a worker: they take turns, so that none is idle while others are shared."""
+        return self._gpus[number % len(self._gpus)] if self._gpus else None
 
     def __enter__(self) -> Self:
         return self
@@ -103,17 +73,18 @@ class LocalPool:
 
     @property
     def slots(self) -> dict[int, float]:
-        """The workers, all alike."""
-        return dict.fromkeys(range(self.workers), 1.0)
+        """The workers, each with the speed of its kind."""
+        return {number: self.paces.get(self.kind(number), 1.0) for number in range(self.workers)}
 
     @property
     def kinds(self) -> dict[str, int]:
-        """This machine's processor."""
-        return {cpu_model(): self.workers}
+        """This machine's processor, or its GPUs."""
+        return dict(Counter(map(self.kind, range(self.workers))).most_common())
 
     def kind(self, slot: int) -> str:
-        """This machine's processor."""
-        return cpu_model()
+        """This machine's processor, or the GPU of that worker."""
+        gpu = self._gpu(slot)
+        return gpu.name if gpu else cpu_model()
 
     def node(self, slot: int) -> str:
         """This machine."""
@@ -134,7 +105,12 @@ class LocalPool:
 
     def send(self, worker: int, order: Mapping[str, Any]) -> None:
         """Give an order to a worker (see `allometry.sweeps.worker`); it queues behind earlier ones."""
-        self._processes[worker].send({"device": self.device, **order})
+        own = {"device": self.device}
+        if self._gpus:
+            own["gpus"] = ",".join(
+                self._gpus[slot % len(self._gpus)].visible for slot in order.get("slots", ())
+            )
+        self._processes[worker].send({**own, **order})
 
     def reports(self, timeout: float) -> Iterator[tuple[int, Report]]:
         """What the workers have to say, waiting at most `timeout` seconds for the first to speak.
@@ -160,7 +136,7 @@ class LocalPool:
         except subprocess.TimeoutExpired:
             status = self._processes[number].close()
         self._processes[number].close()
-        self._processes[number] = _Process(self.device)
+        self._processes[number] = self._start(number)
         return signal.Signals(-status).name if status < 0 else None
 
     def stop(self, grace: float = 2.0) -> None:

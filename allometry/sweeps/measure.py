@@ -26,13 +26,14 @@ _LEAST = 3
 _WINDOWS = 32
 
 
-def measure(config: RunConfig, *, device: str = "cpu") -> dict[str, Any]:
-    """Time the engine that `config` gets on random tokens.
+def measure(config: RunConfig, *, device: str = "cpu", packs: int = 0) -> dict[str, Any]:
+    """Time the engine that `config` gets on random tokens, and packs of up to `packs` such runs.
 
     Returns `engine` (its name), `step` (median seconds of a step), `evaluation` (seconds per token), `start`
-    (seconds to build model and engine) and `memory` (the largest resident size of this process so far, in
-    bytes).
+    (seconds to build model and engine), `memory` (the largest resident size of this process so far, in
+    bytes), and `packs` and `packs_to` (`allometry.sweeps.measure_packs`).
     """
+    from allometry.sweeps.measure_packs import measure_packs
     from allometry.train.engines.select import engine
 
     engine(config.engine, config, threads=1, device=device)  # imports and compiles what is needed once
@@ -56,6 +57,7 @@ def measure(config: RunConfig, *, device: str = "cpu") -> dict[str, Any]:
         "evaluation": evaluation,
         "start": start,
         "memory": _peak_memory(),
+        **measure_packs(config, packs, device=device),
     }
 
 

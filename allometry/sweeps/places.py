@@ -18,58 +18,82 @@ Slots = tuple[int, ...]
 
 @dataclass
 class Running:
-    """A job on its slots, how far it is, since when, and when it was last heard of (seconds, monotonic)."""
+    """A job on its slots, how far it is, since when, and when it was last heard of (seconds, monotonic).
+
+    It takes `stretch` times as long as it would alone: others may be in a pack with it, on the same slot.
+    """
 
     job: Job
     slots: Slots
     step: int
     since: float
     seen: float
+    stretch: float = 1.0
 
 
 class Places:
-    """The slots of a pool and what is on them: `speeds` by slot, `running` by the first slot of each job."""
+    """The slots of a pool and what is on them: `speeds` by slot, `running` by run."""
 
     def __init__(self, cost: CostModel) -> None:
         self.cost = cost
         self.speeds: dict[int, float] = {}
-        self.running: dict[int, Running] = {}
+        self.running: dict[str, Running] = {}
 
     def look(self, pool: Pool) -> None:
         """Learn which slots there are now."""
         self.speeds = dict(pool.slots)
 
-    def start(self, ready: Callable[[], Sequence[Job]], pool: Pool) -> dict[int, Job]:
-        """Place those of the `ready` jobs, the most urgent first, that are to start now, by first slot."""
+    def on(self, slot: int) -> list[Running]:
+        """What an order to `slot` has started and is not over."""
+        return [at for at in self.running.values() if at.slots[0] == slot]
+
+    def packs(self) -> list[list[str]]:
+        """The ids of what is running, slot by slot."""
+        found: dict[int, list[str]] = {}
+        for run, at in self.running.items():
+            found.setdefault(at.slots[0], []).append(run)
+        return list(found.values())
+
+    def start(self, ready: Callable[[], Sequence[Job]], pool: Pool) -> dict[Slots, list[Job]]:
+        """Place those of the `ready` jobs, the most urgent first, that are to start now: alone where slots
+        are free, then in packs.
+        """
         now = time.monotonic()
         free = self._free(now)
         if all(free.values()):
             return {}
-        started = assign(
-            ready(),
+        order = ready()
+        first = assign(
+            order,
             free,
             self.speeds,
             self.cost.between,
             width=lambda job: pool.width(job.config.devices),
             node=pool.node,
         )
-        for slots, job in started.items():
-            self.running[slots[0]] = Running(job, slots, job.start, now, now)
-        return {slots[0]: job for slots, job in started.items()}
+        taken = {job.id for job in first.values()}
+        started = self.cost.packing.fill(first, (job for job in order if job.id not in taken))
+        for slots, jobs in started.items():
+            stretch = self.cost.packing.stretch(jobs)
+            for job in jobs:
+                self.running[job.id] = Running(job, slots, job.start, now, now, stretch)
+        return started
 
-    def leave(self, slot: int) -> float:
-        """The job that was sent to `slot` is over; the seconds that it held, of all its slots together."""
-        left = self.running.pop(slot)
-        return (time.monotonic() - left.since) * len(left.slots)
+    def leave(self, run: str) -> float:
+        """A run's job is over; the seconds that it held, of all its slots together. Those of a pack count
+        when the last of it leaves.
+        """
+        left = self.running.pop(run)
+        return 0.0 if self.on(left.slots[0]) else (time.monotonic() - left.since) * len(left.slots)
 
     def _free(self, now: float) -> dict[int, float]:
         """Seconds until each slot is free."""
         free = dict.fromkeys(self.speeds, 0.0)
         for at in self.running.values():
-            rest = self.cost.between(at.job.config, at.step, at.job.config.train.steps)
+            rest = self.cost.between(at.job.config, at.step, at.job.config.train.steps) * at.stretch
             for slot in at.slots:
                 if slot in free:
-                    free[slot] = max(rest / self.speeds[slot] - (now - at.seen), 0.1)
+                    free[slot] = max(free[slot], rest / self.speeds[slot] - (now - at.seen), 0.1)
         return free
 
 

@@ -21,10 +21,12 @@ class Pool(Protocol):
 
     `device` is where they train. `shared` says that others may write to the same store at the same time, so
     that every run must be claimed. `paces` has the speed of each kind of machine relative to the first of
-    `kinds`.
+    `kinds`. `pack` is how many runs may be trained as a pack: None as many as were measured to pay, on GPUs
+    alone; 1 none; a number up to so many, wherever it is.
     """
 
     device: str
+    pack: int | None
     shared: bool
     paces: dict[str, float]
 
@@ -85,12 +87,13 @@ class Pool(Protocol):
         """End the workers at once."""
 
 
-def measure_all(pool: Pool, run: RunConfig) -> list[tuple[int, Report]]:
-    """Time a configuration in all slots at once: (slot, report) of each (`allometry.sweeps.measure`).
+def measure_all(pool: Pool, run: RunConfig, packs: int = 0) -> list[tuple[int, Report]]:
+    """Time a configuration, and packs of up to `packs` runs, in all slots at once: (slot, report) of each
+    (`allometry.sweeps.measure`).
 
     AllometryError if it cannot be trained anywhere.
     """
-    order = {"do": "measure", "config": run.model_dump(mode="json")}
+    order = {"do": "measure", "config": run.model_dump(mode="json"), "packs": packs}
     waiting = set(pool.slots)
     for slot in waiting:
         pool.send(slot, order)
@@ -106,23 +109,34 @@ def measure_all(pool: Pool, run: RunConfig) -> list[tuple[int, Report]]:
     return found
 
 
-def open_pool(on: str | None = None, workers: int | None = None, *, per_gpu: int = 1) -> Pool:
+def open_pool(
+    on: str | None = None,
+    workers: int | None = None,
+    *,
+    device: str | None = None,
+    per_gpu: int = 1,
+    pack: int | None = None,
+) -> Pool:
     """The pool that a name stands for: None or "local", "ray" (a cluster of this machine, or the one that
-    RAY_ADDRESS names), or "ray://host:port". `per_gpu` runs share each GPU of a cluster.
+    RAY_ADDRESS names), or "ray://host:port".
 
-    Raises AllometryError for other names, and for a cluster that cannot be used.
+    `device` is "cuda", "cpu" or "auto" (None), which is the GPUs if there are any. `per_gpu` workers share
+    each GPU; `pack` is how many runs may be trained as a pack (`Pool`). Raises AllometryError for other
+    names, for a cluster that cannot be used, and for GPUs that are not there.
     """
     if on is None or on == "local":
-        if per_gpu != 1:
-            raise AllometryError(
-                "--per-gpu is about the GPUs of a cluster, and without --on runs are trained on cores",
-                hint="allometry run … --on ray --per-gpu 4",
-            )
+        from allometry.sweeps.gpus import device_for
         from allometry.sweeps.local import LocalPool
 
-        return LocalPool(workers)
+        where = device_for(device)
+        if per_gpu != 1 and where == "cpu":
+            raise AllometryError(
+                "--per-gpu is about GPUs, and here runs are trained on cores",
+                hint="leave it out, or use a cluster: allometry run … --on ray --per-gpu 4",
+            )
+        return LocalPool(workers, device=where, per_gpu=per_gpu, pack=pack)
     if on == "ray" or on.startswith("ray://"):
         from allometry.sweeps.ray import RayPool
 
-        return RayPool(on, workers=workers, per_gpu=per_gpu)
+        return RayPool(on, workers=workers, device=device, per_gpu=per_gpu, pack=pack)
     raise AllometryError(f"cannot run on {on!r}", hint="say --on local, --on ray or --on ray://HOST:10001")

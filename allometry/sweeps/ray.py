@@ -21,6 +21,7 @@ from allometry.errors import AllometryError
 from allometry.sweeps.foreman import Foreman
 from allometry.sweeps.pool import Report
 from allometry.sweeps.preflight import Node, describe, require_same_versions, settle
+from allometry.sweeps.service import ends
 from allometry.version import __version__
 
 if TYPE_CHECKING:
@@ -51,15 +52,25 @@ class RayPool:
 
     shared = True
 
-    def __init__(self, on: str = "ray", *, workers: int | None = None, per_gpu: int = 1) -> None:
+    def __init__(
+        self,
+        on: str = "ray",
+        *,
+        workers: int | None = None,
+        device: str | None = None,
+        per_gpu: int = 1,
+        pack: int | None = None,
+    ) -> None:
         """Connect as `on` says (`allometry.cluster.connect`) and start a foreman there.
 
-        Raises AllometryError if the cluster cannot be used.
+        `device` and `pack`: see `allometry.sweeps.pool.open_pool`. Raises AllometryError if the cluster
+        cannot be used.
         """
         self._connection = connect(on, workers=workers)
         self._ray = self._connection.ray
-        self._limit, self._per_gpu = workers, per_gpu
-        self.device = "cuda" if self._ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
+        self._limit, self._per_gpu, self.pack = workers, per_gpu, pack
+        has_gpus = self._ray.cluster_resources().get("GPU", 0) >= 1
+        self.device = ("cuda" if has_gpus else "cpu") if device in (None, "auto") else device
         self.paces: dict[str, float] = {}
         self._nodes: dict[str, Node] = {}
         self._seen: set[str] = set()
@@ -69,6 +80,11 @@ class RayPool:
         self._busy: set[int] = set()
         self._foreman = self._hire()
         try:
+            if self.device == "cuda" and not has_gpus:
+                raise AllometryError(
+                    "--device cuda: the cluster offers no GPU",
+                    hint="--device cpu trains on its cores; for GPUs: ray start --num-gpus=N",
+                )
             self._look()
             self._require_slots()
             if per_gpu > 1 and self.device != "cuda":
@@ -131,7 +147,7 @@ class RayPool:
     def send(self, worker: int, order: Mapping[str, Any]) -> None:
         """Give an order to a slot."""
         self._busy.add(worker)
-        devices = order["config"].get("devices", 1)
+        devices = order.get("config", {}).get("devices", 1)  # those of a pack have one
         gpus = devices if devices > 1 else 1 / self._per_gpu
         share = {"num_gpus": gpus} if self.device == "cuda" else {}
         memory = int(min(order.get("memory", 0), self._memory))
@@ -146,7 +162,7 @@ class RayPool:
             yield from self._start_over()
             return
         for slot, report in reports:
-            if report["is"] in ("done", "failed", "died", "stopped", "elsewhere", "measured"):
+            if ends(report):
                 self._busy.discard(slot)
             yield slot, report
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from allometry.train.config import RunConfig
+
+if TYPE_CHECKING:
+    from allometry.sweeps.packing import Packing
 
 BranchPoint = tuple[str, int]
 """A run's id and the step at which it leaves a state behind for other runs."""
@@ -133,34 +137,104 @@ def _leaders_first(todo: Sequence[Job], following: Mapping[str, Sequence[Job]]) 
     return found
 
 
-def makespan(todo: Sequence[Job], seconds: Seconds, workers: int, running: Collection[str] = ()) -> float:
-    """Seconds until all jobs are done on `workers` single-thread workers: running ones first, then the
+def makespan(
+    todo: Sequence[Job],
+    seconds: Seconds,
+    workers: int,
+    running: Iterable[Collection[str]] = (),
+    packing: Packing | None = None,
+) -> float:
+    """Seconds until all jobs are done on `workers` single-thread workers: those under way first, then the
     longest.
 
-    A job that awaits none of `todo` may start at once; one of n `devices` takes n workers, or all there are.
+    `running` are the ids of jobs under way, worker by worker: several if they are a pack. A job that awaits
+    none of `todo` may start at once; one of n `devices` takes n workers, or all there are. What can be packed
+    is, once every worker has something.
     """
-    order = {job.id: number for number, job in enumerate(todo)}
-    urgent = urgency(todo, seconds) | dict.fromkeys(running, math.inf)
-    following = _following(todo)
-    ready = [(-urgent[job.id], order[job.id], job) for job in todo if job.awaits not in order]
-    heapq.heapify(ready)
-    opens: list[tuple[float, int, Job]] = []
-    free, end = [0.0] * workers, 0.0
-    while ready or opens:
-        now = free[0]
-        if not ready:
-            now = max(now, opens[0][0])
-        while opens and opens[0][0] <= now:
-            _, number, job = heapq.heappop(opens)
-            heapq.heappush(ready, (-urgent[job.id], number, job))
-        _, _, job = heapq.heappop(ready)
-        held = min(job.config.devices, workers)
-        now = max(now, *(heapq.heappop(free) for _ in range(held)))
-        for other in following.get(job.id, ()):
-            until = seconds(job.config, job.start, other.until(job))
-            heapq.heappush(opens, (now + until, order[other.id], other))
-        finish = now + seconds(job.config, job.start, job.config.train.steps)
+    future = _Future(todo, seconds, workers, packing)
+    by_id = {job.id: job for job in todo}
+    for pack in running:
+        future.begin([by_id[run] for run in pack], 0.0)
+    return future.end()
+
+
+class _Future:
+    """When each worker will be free, and which jobs may start then."""
+
+    def __init__(
+        self, todo: Sequence[Job], seconds: Seconds, workers: int, packing: Packing | None = None
+    ) -> None:
+        self.seconds, self.packing = seconds, packing
+        self.order = {job.id: number for number, job in enumerate(todo)}
+        self.urgent = urgency(todo, seconds)
+        self.following = _following(todo)
+        self.free = [0.0] * workers
+        self.last = 0.0
+        self.begun: set[str] = set()
+        self.ready: list[_Entry] = []
+        self.alike: dict[Hashable, list[_Entry]] = {}
+        self.opens: list[tuple[float, int, Job]] = []
+        for job in todo:
+            if job.awaits not in self.order:
+                self._open(job)
+
+    def end(self) -> float:
+        """Let everything happen; the time at which the last job is done."""
+        while True:
+            self._drop_begun(self.ready)
+            if not (self.ready or self.opens):
+                return self.last
+            now = self.free[0] if self.ready else max(self.free[0], self.opens[0][0])
+            while self.opens and self.opens[0][0] <= now:
+                self._open(heapq.heappop(self.opens)[-1])
+            self._drop_begun(self.ready)
+            if self.ready:
+                self.begin(self._next(now), now)
+
+    def begin(self, pack: Sequence[Job], now: float) -> None:
+        """Start jobs on one worker (or one job on several), no earlier than `now`."""
+        held = min(pack[0].config.devices, len(self.free))
+        now = max(now, *(heapq.heappop(self.free) for _ in range(held)))
+        stretch = self.packing.stretch(pack) if self.packing else 1.0
+        finish = now
+        for job in pack:
+            self.begun.add(job.id)
+            for other in self.following.get(job.id, ()):
+                until = stretch * self.seconds(job.config, job.start, other.until(job))
+                heapq.heappush(self.opens, (now + until, self.order[other.id], other))
+            whole = stretch * self.seconds(job.config, job.start, job.config.train.steps)
+            finish = max(finish, now + whole)
         for _ in range(held):
-            heapq.heappush(free, finish)
-        end = max(end, finish)
-    return end
+            heapq.heappush(self.free, finish)
+        self.last = max(self.last, finish)
+
+    def _open(self, job: Job) -> None:
+        if job.id in self.begun:
+            return
+        entry = (-self.urgent[job.id], self.order[job.id], job)
+        heapq.heappush(self.ready, entry)
+        if self.packing and (kind := self.packing.kind(job.config)) is not None:
+            heapq.heappush(self.alike.setdefault(kind, []), entry)
+
+    def _next(self, now: float) -> list[Job]:
+        """The most urgent job, and those that join it: their share if other workers are idle too."""
+        pack = [heapq.heappop(self.ready)[-1]]
+        kind = self.packing.kind(pack[0].config) if self.packing else None
+        if kind is None or self.packing is None:
+            return pack
+        self.begun.add(pack[0].id)
+        entries = self.alike[kind] = [each for each in self.alike[kind] if each[-1].id not in self.begun]
+        heapq.heapify(entries)
+        idle = sum(until <= now for until in self.free)
+        share = math.ceil((len(entries) + 1) / max(idle, 1))
+        while entries and len(pack) < min(share, self.packing.size(pack[0].config)):
+            pack.append(heapq.heappop(entries)[-1])
+        return pack
+
+    def _drop_begun(self, entries: list[_Entry]) -> None:
+        while entries and entries[0][-1].id in self.begun:
+            heapq.heappop(entries)
+
+
+_Entry = tuple[float, int, Job]
+"""What sorts a job that may start: the most urgent first, then in the order of the sweep."""

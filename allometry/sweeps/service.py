@@ -1,15 +1,18 @@
 """What a worker does with an order, whether it came through a pipe or from a cluster.
 
 Orders (JSON objects): {"do": "train", "store", "run", "config", "branch_at", "source", "threads", "device",
-"checkpoint_every", "claim", "data"} and {"do": "measure", "config", "device"}. `source` is (run, step) of a
-branch point; `data` names token sets (`allometry.data.placed`); `claim`, where others write to the same
-store, is {"owner", "lease", "over"} (`allometry.runs.claims`).
+"checkpoint_every", "claim", "data"}; {"do": "pack", "orders", "device"}: orders to train that are carried out
+as a pack; and {"do": "measure", "config", "packs", "device"}. `source` is (run, step) of a branch point;
+`data` names token sets (`allometry.data.placed`); `claim`, where others write to the same store, is {"owner",
+"lease", "over"} (`allometry.runs.claims`).
 
 Reports: {"is": "progress", "step", "loss", "train_loss", "pace"}; {"is": "branched"} when the run has its
 copy of the trunk that it starts from; {"is": "left", "step"} when it has left a branch point for others; and
 at the end {"is": "done", "result"}, {"is": "measured", …}, {"is": "failed", "error", "hint", "full"}, {"is":
 "stopped"}, {"is": "elsewhere"} if somebody else trains the run, or {"is": "died", "signal"} if one of the
-processes that train a run on several devices was killed.
+processes that train a run on several devices was killed. In a pack each run has reports of its own, which
+name it as "run"; its end may also be {"is": "unpacked", "error"}: it cannot go on in a pack. {"is": "parted"}
+ends the pack.
 """
 
 from __future__ import annotations
@@ -17,30 +20,22 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+from allometry.sweeps.training import Elsewhere, Order, Stopped, Tell, Training
 
 if TYPE_CHECKING:
-    from allometry.runs.claims import Claim
-    from allometry.runs.scratch import Scratch
-    from allometry.train.config import RunConfig
-
-Order = Mapping[str, Any]
+    from allometry.train.group import Alone
 
 
-class Tell(Protocol):
-    """Where reports go: `tell("progress", step=3, …)`."""
-
-    def __call__(self, kind: str, /, **fields: Any) -> None:
-        """Send one report."""
+_ENDS = ("done", "measured", "failed", "stopped", "elsewhere", "died", "parted")
 
 
-class Stopped(KeyboardInterrupt):
-    """The executor asked for a stop: training ends as it does on ctrl-C, with its checkpoint kept."""
-
-
-class Elsewhere(KeyboardInterrupt):
-    """Somebody else trains this run."""
+def ends(report: Mapping[str, Any]) -> bool:
+    """Whether this is the last report on an order: a pack goes on when one of its runs has ended."""
+    return report["is"] in _ENDS and "run" not in report
 
 
 class Service:
@@ -53,180 +48,84 @@ class Service:
 
     def serve(self, order: Order) -> None:
         """Do what is ordered; failures are reported, never raised."""
+        if order["do"] == "pack":
+            self._serve_pack(order)
+            self.tell("parted")
+        else:
+            self._serve_one(order, self.tell)
+
+    def _serve_one(self, order: Order, tell: Tell, group: Alone | None = None) -> None:
         from allometry.train.together import Killed
 
         try:
             if order["do"] == "train":
-                self.tell("done", result=_Training(order, self).run())
+                tell("done", result=Training(order, tell, self.stopping, group).run())
             else:
-                self.tell("measured", **_measure(order))
+                tell("measured", **_measure(order))
         except Stopped:
-            self.tell("stopped")
+            tell("stopped")
         except Elsewhere:
-            self.tell("elsewhere")
+            tell("elsewhere")
         except Killed as killed:
-            self.tell("died", signal=killed.signal)
+            tell("died", signal=killed.signal)
         except BaseException as error:
-            self._fail(order, error)
+            if group is not None and _is_the_packs(error):
+                tell("unpacked", error=_sentence(error.__cause__ or error))
+            else:
+                _fail(order, error, tell)
 
-    def _fail(self, order: Order, error: BaseException) -> None:
-        """Keep the failure with the run, and report it in a sentence."""
-        from allometry.errors import AllometryError
-        from allometry.runs.files import is_full
-        from allometry.runs.place import url_of
-
-        known = isinstance(error, AllometryError)
-        message = error.message if isinstance(error, AllometryError) else f"{type(error).__name__}: {error}"
-        hint = error.hint if isinstance(error, AllometryError) else None
-        if order["do"] == "train" and url_of(order["store"]) is None:
-            directory = Path(order["store"]) / order["run"]
-            if not (directory / "error.txt").exists():
-                text = str(error) if known else "".join(traceback.format_exception(error))
-                with contextlib.suppress(OSError, AllometryError):
-                    keep_failure(directory, text)
-        self.tell("failed", error=message, hint=hint, full=is_full(error))
-
-
-class _Training:
-    """One order to train: in the store's folder, or on scratch space if the store is at a URL."""
-
-    def __init__(self, order: Order, service: Service) -> None:
-        from allometry.runs.place import place
-
-        self.order, self.service = order, service
-        self.place = place(order["store"])
-        self.directory = Path(order["store"]) / order["run"]
-        self.leaves = sorted(order["branch_at"])
-        self.claim: Claim | None = None
-        self.scratch: Scratch | None = None
-
-    def run(self) -> dict[str, Any]:
-        """Train the run, or finish it; what its result.json holds."""
-        if self.order["claim"] is None:
-            return self._train()
-        self.claim = self._take(self.order["claim"])
-        finished = False
-        try:
-            result = self._train_where_it_may_be()
-            finished = True
-        finally:
-            self.claim.release(finished=finished)
-        return result
-
-    def _take(self, wanted: Mapping[str, Any]) -> Claim:
-        """The claim on the run; Elsewhere if another holds it."""
-        from allometry.runs.claims import Claims, Sight
-
-        over = None if wanted["over"] is None else Sight(*wanted["over"])
-        claim = Claims(self.place, wanted["lease"]).take(self.order["run"], wanted["owner"], over)
-        if claim is None:
-            raise Elsewhere
-        return claim
-
-    def _train_where_it_may_be(self) -> dict[str, Any]:
-        """Train in the store's folder; for a store at a URL in a scratch directory, which is sent there."""
-        from allometry.runs.place import url_of
-        from allometry.runs.scratch import Scratch
-
-        claim = self.claim
-        assert claim is not None
-        if url_of(self.order["store"]) is None:
-            return self._train()
-        every = self.order["checkpoint_every"]
-        with Scratch(self.place, self.order["run"], every=every, held=lambda: claim.held) as self.scratch:
-            self.directory = self.scratch.path
-            if self.order["config"]["train"].get("init_from"):
-                self.scratch.fetch(self.order["config"]["train"]["init_from"])
-            result = self._train()
-        if not claim.held:
-            raise Elsewhere
-        return result
-
-    def _train(self) -> dict[str, Any]:
-        from allometry.data.placed import settle
+    def _serve_pack(self, order: Order) -> None:
+        """Carry out several orders to train in threads that take turns, their steps as those of one pack."""
         from allometry.train.config import RunConfig
-        from allometry.train.loop import train
+        from allometry.train.engines.packed import Pack
+        from allometry.train.packing import Meeting
 
-        order = self.order
-        (self.directory / "error.txt").unlink(missing_ok=True)
-        if order["source"] is not None and not (self.directory / "result.json").exists():
-            self._branch(*order["source"])
-        config = RunConfig.model_validate(order["config"])
-        cache = settle(order["data"], self.place) if order["data"] else None
-        if config.devices > 1:
-            return self._train_together(config, cache)
-        return train(
-            config,
-            self.directory,
-            threads=order["threads"],
-            device=order["device"],
-            branch_at=tuple(order["branch_at"]),
-            on_progress=lambda at: self._progress(
-                at.step, at.loss, train_loss=at.train_loss, pace=at.tokens_per_second
-            ),
-            checkpoint_every=order["checkpoint_every"],
-            cache=cache,
-        )
-
-    def _train_together(self, config: RunConfig, cache: Path | None) -> dict[str, Any]:
-        """Train on several devices, in processes of their own."""
-        from allometry.runs.files import read_json
-        from allometry.train.together import Together
-
-        finished = read_json(self.directory / "result.json")
-        if finished is not None:
-            return finished
-        with Together(
-            config,
-            self.directory,
-            device=self.order["device"],
-            branch_at=self.order["branch_at"],
-            checkpoint_every=self.order["checkpoint_every"],
-            cache=cache,
-        ) as together:
-            return together.result(self._hear)
-
-    def _hear(self, report: dict[str, Any] | None) -> None:
-        """Pass on what the processes report; in between, look whether to stop."""
-        if report is None:
-            self._go_on()
-        else:
-            self._progress(**{name: value for name, value in report.items() if name != "is"})
-
-    def _branch(self, source: str, step: int) -> None:
-        """Start from another run's trunk; if its branch point is damaged, from the beginning."""
-        from allometry.errors import AllometryError
-        from allometry.runs.files import is_full
-        from allometry.train.checkpoint import branch
-
+        orders = [{**each, "device": order["device"]} for each in order["orders"]]
+        tells = [partial(self.tell, run=each["run"]) for each in orders]
         try:
-            scratch = self.scratch
-            folder = scratch.fetch_branch(source, step) if scratch else Path(self.order["store"]) / source
-            branch(folder, step, self.directory)
-        except AllometryError as error:
-            if is_full(error):
-                raise
-        self._tell_once_sent("branched")
+            configs = [RunConfig.model_validate(each["config"]) for each in orders]
+            meeting = Meeting(Pack(configs, threads=orders[0]["threads"], device=order["device"]))
+        except Exception as error:
+            for tell in tells:
+                tell("unpacked", error=_sentence(error))
+            return
+        for outcome in meeting.hold(
+            [partial(self._serve_one, *each) for each in zip(orders, tells, strict=True)]
+        ):
+            if outcome is not None:  # a report could not be sent
+                raise outcome
 
-    def _go_on(self) -> None:
-        """Raise what ends the run here, if anything does."""
-        if self.service.stopping():
-            raise Stopped
-        if self.claim is not None and not self.claim.held:
-            raise Elsewhere
 
-    def _progress(self, step: int, loss: float | None, *, train_loss: float, pace: float) -> None:
-        self._go_on()
-        while self.leaves and self.leaves[0] <= step:
-            self._tell_once_sent("left", step=self.leaves.pop(0))
-        newest = train_loss if loss is None else loss
-        self.service.tell("progress", step=step, loss=newest, train_loss=train_loss, pace=pace)
+def _is_the_packs(error: BaseException) -> bool:
+    """Whether a run might go on if it were not in a pack."""
+    import torch
 
-    def _tell_once_sent(self, kind: str, **fields: Any) -> None:
-        """Report something that others build on, after the store has it."""
-        if self.scratch is not None:
-            self.scratch.send()
-        self.service.tell(kind, **fields)
+    from allometry.train.packing import Broken
+
+    return isinstance(error, Broken | torch.OutOfMemoryError)
+
+
+def _sentence(error: BaseException) -> str:
+    from allometry.errors import AllometryError
+
+    return error.message if isinstance(error, AllometryError) else f"{type(error).__name__}: {error}"
+
+
+def _fail(order: Order, error: BaseException, tell: Tell) -> None:
+    """Keep the failure with the run, and report it in a sentence."""
+    from allometry.errors import AllometryError
+    from allometry.runs.files import is_full
+    from allometry.runs.place import url_of
+
+    known = isinstance(error, AllometryError)
+    hint = error.hint if isinstance(error, AllometryError) else None
+    if order["do"] == "train" and url_of(order["store"]) is None:
+        directory = Path(order["store"]) / order["run"]
+        if not (directory / "error.txt").exists():
+            text = str(error) if known else "".join(traceback.format_exception(error))
+            with contextlib.suppress(OSError, AllometryError):
+                keep_failure(directory, text)
+    tell("failed", error=_sentence(error), hint=hint, full=is_full(error))
 
 
 def keep_failure(directory: Path, text: str) -> None:
@@ -241,4 +140,5 @@ def _measure(order: Order) -> dict[str, Any]:
     from allometry.sweeps.measure import measure
     from allometry.train.config import RunConfig
 
-    return measure(RunConfig.model_validate(order["config"]), device=order["device"])
+    config, device = RunConfig.model_validate(order["config"]), order["device"]
+    return measure(config, device=device, packs=order.get("packs", 0))

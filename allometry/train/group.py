@@ -41,8 +41,7 @@ class Alone:
         return decision
 
     def engine(self, name: str, config: RunConfig, threads: int, device: str) -> Engine:
-        """The engine of that name, or the quickest for "auto". What began in a pack goes on with "fast", which
-        is what each of its models is."""
+        """The engine of that name, or the quickest for "auto"; what began in a pack goes on with "fast"."""
         return engine("fast" if name == "packed" else name, config, threads=threads, device=device)
 
     def save(self, home: Path, config: RunConfig, engine: Engine, position: Position) -> None:

@@ -1,4 +1,4 @@
-"""Which runs may be trained as a pack, as far as their configurations tell: without torch, for whoever plans."""
+"""Which runs may be trained as a pack, as far as their configurations tell: whoever plans needs no torch."""
 
 from __future__ import annotations
 

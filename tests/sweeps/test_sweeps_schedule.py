@@ -101,5 +101,5 @@ def test_running_jobs_are_not_put_off():
     short, long = a_run(10, seed=1), a_run(100)
     todo = [Job(config=short), Job(config=long)]
     assert makespan(todo, unit, 1) == 110
-    assert makespan(todo, unit, 2, running={short.id}) == 100
+    assert makespan(todo, unit, 2, running=[{short.id}]) == 100
     assert makespan([], unit, 2) == 0

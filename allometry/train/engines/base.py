@@ -93,7 +93,7 @@ class Engine(ABC):
         """Initial parameters come from `config.model.build(config.train.seed)`, the same in every engine."""
 
     def use_threads(self, count: int) -> bool:
-        """Work with so many threads from now on. Only where that changes no bit of any result: whether it is."""
+        """Work with so many threads from now on, if that changes no bit of any result; whether it does so."""
         return False
 
     @abstractmethod

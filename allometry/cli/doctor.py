@@ -60,13 +60,21 @@ def _software() -> Iterator[Finding]:
 
 def _machine() -> Iterator[Finding]:
     from allometry import env
+    from allometry.sweeps.gpus import gpus
     from allometry.units import format_bytes
 
     useful = [
         flag for flag in ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16") if flag in env.cpu_flags()
     ]
     yield Finding("processor", f"{env.cpu_model()} ({', '.join(useful) or 'no vector extensions known'})")
-    yield Finding("cores", f"{env.cores()}: a sweep trains as many runs at a time", True)
+    found = gpus()
+    for gpu in found:
+        memory = format_bytes(gpu.memory)
+        yield Finding("gpu", f"{gpu.name} ({memory}): a sweep trains there, unless --device cpu", True)
+    many = "with --device cpu " if found else ""
+    yield Finding("cores", f"{env.cores()}: {many}a sweep trains as many runs at a time", True)
+    if not found:
+        yield Finding("gpu", f"none that PyTorch {env.package_version('torch')} can use")
     yield Finding("memory", format_bytes(env.memory()))
 
 

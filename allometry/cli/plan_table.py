@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from allometry.report.content import Analysis, Constant
     from allometry.runs.store import Store
     from allometry.studies.plan import StudyPlan
-    from allometry.sweeps.cost import CostModel
+    from allometry.sweeps.cost import Cost, CostModel
 
 
 def _table(*columns: str, left: int = 1) -> Table:
@@ -46,21 +46,27 @@ def print_plan(plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
     frame = plan.sweep.frame(store, cost)
     frame["held"] = frame["run"].isin(plan.held_back)
     many = len(plan.designs) > 1
-    console.print(_by_design(frame, plan, cost) if many else _by_shape(frame))
+    console.print(_by_design(frame, plan, cost) if many else _by_shape(frame, cost.device))
     if many and len(plan.parts) > 1:
         console.print(_by_study(frame, plan))
     total = cost.total(plan.sweep.runs, store=store)
     measured = "timed on this machine" if total.measured else "not calibrated"
     console.print(
         f"{len(frame)} runs, {format_flops(frame['C'].sum())} FLOPs; left to do: "
-        f"{format_duration(total.seconds)} of training on {total.workers} cores ({measured}; runs of one "
+        f"{format_duration(total.seconds)} of training on {_places(total)} ({measured}; runs of one "
         f"size share their trunk), {total.memory / 1e9:.1f} GB of memory, {total.disk / 1e6:.0f} MB of disk\n"
     )
 
 
-def _by_shape(frame: pd.DataFrame) -> Table:
+def _places(total: Cost) -> str:
+    """What trains: "2 cores", "1 GPU"."""
+    kind = "GPU" if total.device.startswith("cuda") else "core"
+    return f"{total.workers} {kind}{'' if total.workers == 1 else 's'}"
+
+
+def _by_shape(frame: pd.DataFrame, device: str) -> Table:
     wide = ["devices"] if (frame["devices"] > 1).any() else []
-    alone = "alone" if wide else "alone, 1 core"
+    alone = "alone" if wide else f"alone, 1 {'GPU' if device.startswith('cuda') else 'core'}"
     table = _table("model", "N", "runs", "seeds", "tokens D", "FLOPs 6ND", alone, *wide, "state")
     for shape, part in frame.groupby("shape", sort=False):
         table.add_row(

@@ -33,8 +33,15 @@ def command(name: str) -> click.Command:
     "--data", default="sotu", show_default=True, help="Corpus to train on (see `allometry data list`)."
 )
 @click.option("--tokenizer", default="bytes", show_default=True, help="bytes, bpe:V or gpt2.")
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes (default: the cores).")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes (default: the cores, or GPUs).")
 @click.option("--on", help="Where to train: local (default), ray, or ray://HOST:PORT.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Train on cores (cpu) or GPUs (cuda); auto takes the GPUs if there are any.",
+)
 @click.option("--shard", help="This task's part of a job array that shares the store, such as 2/8.")
 @click.option(
     "--devices",
@@ -46,7 +53,14 @@ def command(name: str) -> click.Command:
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Runs that share each GPU (with --on).",
+    help="Workers that share each GPU.",
+)
+@click.option(
+    "--pack",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Train up to K runs of one shape as one program (default: on GPUs as many as timings show to pay, "
+    "on cores 1, which is never).",
 )
 @click.option("--dry-run", is_flag=True, help="Plan, print, and stop.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first run that fails.")
@@ -60,9 +74,11 @@ def run(
     tokenizer: str,
     workers: int | None,
     on: str | None,
+    device: str,
     shard: str | None,
     devices: int | None,
     per_gpu: int,
+    pack: int | None,
     dry_run: bool,
     fail_fast: bool,
     quiet: bool,
@@ -88,6 +104,8 @@ def run(
         shard=None if shard is None else parse_shard(shard),
         devices=devices,
         per_gpu=per_gpu,
+        device=device,
+        pack=pack,
         fail_fast=fail_fast,
     )
     with Progress(quiet=quiet) as progress:

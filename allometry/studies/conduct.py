@@ -38,9 +38,10 @@ class Request:
     """What the user asked for: a study, a budget in seconds, where the runs live, and on what data.
 
     `compute` (FLOPs) fixes the size of the study whatever the machine's speed; 0 asks for the smallest one.
-    `on` names the workers: None for this machine, "ray" or "ray://host:port" for a cluster. `shard` is this
-    process's part of a job array that shares the store. `devices` is how many may train a run that decides
-    when the sweep ends; `per_gpu` runs share each GPU of a cluster.
+    `on` names the workers: None for this machine, "ray" or "ray://host:port" for a cluster; `device` is
+    "cuda", "cpu" or None for GPUs if there are any. `shard` is this process's part of a job array that shares
+    the store. `devices` is how many may train a run that decides when the sweep ends; `per_gpu` workers share
+    each GPU; `pack` is how many runs may be trained as a pack (`allometry.sweeps.pool.Pool`).
     """
 
     study: str
@@ -54,6 +55,8 @@ class Request:
     shard: Shard | None = None
     devices: int | None = None
     per_gpu: int = 1
+    device: str | None = None
+    pack: int | None = None
     fail_fast: bool = False
 
     @property
@@ -101,8 +104,12 @@ def conduct(request: Request, display: Display, *, dry_run: bool = False) -> Pat
     began = time.monotonic()
     store = Store(request.store, create=not dry_run) if not dry_run or store_exists(request.store) else None
     # The workers load torch while the data are prepared.
-    with open_pool(request.on, request.workers, per_gpu=request.per_gpu) as pool:
+    with open_pool(
+        request.on, request.workers, device=request.device, per_gpu=request.per_gpu, pack=request.pack
+    ) as pool:
         require_as_many(request.devices, pool)
+        if pool.device == "cuda":
+            display.say("workers: " + ", ".join(f"{count} on {kind}" for kind, count in pool.kinds.items()))
         _prepare_data(request, display)
         plan, cost = _plan(request, question, pool, store, display, began)
         plan = _with_devices(plan, cost, pool, request.devices, display)

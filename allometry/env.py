@@ -43,6 +43,7 @@ def snapshot() -> dict[str, Any]:
     }
 
 
+@cache  # a few milliseconds each, and every run of a worker asks
 def package_version(name: str) -> str | None:
     """The installed version of a package, or None."""
     try:

@@ -39,9 +39,9 @@ class Request:
 
     `compute` (FLOPs) fixes the size of the study whatever the machine's speed; 0 asks for the smallest one.
     `on` names the workers: None for this machine, "ray" or "ray://host:port" for a cluster; `device` is
-    "cuda", "cpu" or None for GPUs if there are any. `shard` is this process's part of a job array that shares
-    the store. `devices` is how many may train a run that decides when the sweep ends; `per_gpu` workers share
-    each GPU; `pack` is how many runs may be trained as a pack (`allometry.sweeps.pool.Pool`).
+    "cuda", "cpu" or "auto" (`allometry.sweeps.pool.open_pool`). `shard` is this process's part of a job array
+    that shares the store. `devices` is how many may train a run that decides when the sweep ends; `per_gpu`
+    workers share each GPU; `pack` is how many runs may be trained as a pack (`allometry.sweeps.pool.Pool`).
     """
 
     study: str

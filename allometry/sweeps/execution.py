@@ -210,7 +210,7 @@ class Execution:
         self._again(job, cause, certain=report.get("certain", True))
 
     def _again(self, job: Job, cause: str, *, certain: bool = True) -> None:
-        """Continue from the checkpoint; where the run may live on unseen, once its claim says that it ended."""
+        """Continue from the checkpoint; where the run may live on unseen, once its claim tells that."""
         again = self._from_checkpoint(job)
         self._tell("retry", job.config, step=again.start if again.source is None else 0, text=cause)
         if self.watch is not None and not certain:

@@ -59,12 +59,12 @@ def ask() -> tuple[Gpu, ...]:
     return tuple(Gpu(name, memory, names[number].strip()) for number, (name, memory) in enumerate(found))
 
 
-def device_for(wanted: str | None) -> str:
-    """ "cuda" or "cpu": what the option --device asks for; without, the GPUs if there are any.
+def device_for(wanted: str) -> str:
+    """What the option --device asks for, as "cuda" or "cpu": with "auto" the GPUs if there are any.
 
     AllometryError, with the remedy, if GPUs are asked for and PyTorch sees none.
     """
-    if wanted in (None, "auto"):
+    if wanted == "auto":
         return "cuda" if gpus() else "cpu"
     if wanted == "cuda" and not ask():
         raise AllometryError(
@@ -72,7 +72,6 @@ def device_for(wanted: str | None) -> str:
             hint="--device cpu trains on the cores; for GPUs nvidia-smi must list them and PyTorch be built "
             "for CUDA: pip install torch --index-url https://download.pytorch.org/whl/cu128",
         )
-    assert wanted is not None
     return wanted
 
 

@@ -120,15 +120,16 @@ def open_pool(
     """The pool that a name stands for: None or "local", "ray" (a cluster of this machine, or the one that
     RAY_ADDRESS names), or "ray://host:port".
 
-    `device` is "cuda", "cpu" or "auto" (None), which is the GPUs if there are any. `per_gpu` workers share
-    each GPU; `pack` is how many runs may be trained as a pack (`Pool`). Raises AllometryError for other
-    names, for a cluster that cannot be used, and for GPUs that are not there.
+    `device` is "cuda", "cpu" or "auto", which is the GPUs if there are any; without, this machine's cores, or
+    a cluster's GPUs if it has any. `per_gpu` workers share each GPU; `pack` is how many runs may be trained as
+    a pack (`Pool`). Raises AllometryError for other names, for a cluster that cannot be used, and for GPUs
+    that are not there.
     """
     if on is None or on == "local":
         from allometry.sweeps.gpus import device_for
         from allometry.sweeps.local import LocalPool
 
-        where = device_for(device)
+        where = device_for(device or "cpu")
         if per_gpu != 1 and where == "cpu":
             raise AllometryError(
                 "--per-gpu is about GPUs, and here runs are trained on cores",

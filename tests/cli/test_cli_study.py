@@ -30,7 +30,7 @@ def told(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["quickstart", "--data", "sotoo"], "did you mean 'sotu'"),
         (["quickstart", "--tokenizer", "byte"], "did you mean 'bytes'"),
         (["quickstart", "--data", "files:nowhere.txt"], "nowhere.txt"),
-        (["quickstart", "--per-gpu", "4"], "--per-gpu is about the GPUs of a cluster"),
+        (["quickstart", "--device", "cpu", "--per-gpu", "4"], "here runs are trained on cores"),
         (["quickstart", "--workers", "1", "--devices", "2"], "no machine of the pool has more than 1"),
     ],
 )

@@ -121,8 +121,8 @@ def open_pool(
     RAY_ADDRESS names), or "ray://host:port".
 
     `device` is "cuda", "cpu" or "auto", which is the GPUs if there are any; without, this machine's cores, or
-    a cluster's GPUs if it has any. `per_gpu` workers share each GPU; `pack` is how many runs may be trained as
-    a pack (`Pool`). Raises AllometryError for other names, for a cluster that cannot be used, and for GPUs
+    a cluster's GPUs if it has any. `per_gpu` workers share each GPU; `pack` is how many runs may be trained
+    as a pack (`Pool`). Raises AllometryError for other names, for a cluster that cannot be used, and for GPUs
     that are not there.
     """
     if on is None or on == "local":

@@ -72,15 +72,44 @@ def test_stopped_and_continued_is_bitwise_the_same(
         assert run_files(one) == run_files(other)
 
 
-def test_a_run_goes_on_alone(runs: dict[Path, RunConfig], tmp_path: Path) -> None:
-    def stop(directory: Path, progress: Progress) -> None:
+def test_a_run_goes_on_alone_and_back_in_a_pack(runs: dict[Path, RunConfig], tmp_path: Path) -> None:
+    def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
+    (directory, config), *others = runs.items()
+    any_engine = config.replace(engine="auto")
     with pytest.raises(KeyboardInterrupt):
-        train_packed(runs, on_progress=stop)
-    directory, config = next(iter(runs.items()))
-    whole = train(config, tmp_path / "alone")
-    assert train(config, directory)["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+        train_packed({directory: any_engine, **dict(others)}, on_progress=stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(any_engine, directory, on_progress=stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_packed({directory: any_engine}, on_progress=stop)
+    result = train(any_engine, directory)
+    assert result["loss"] == pytest.approx(train(config, tmp_path / "alone")["loss"], rel=1e-4)
+    assert result["engine"] == "fast"
+    changes = [line.split("goes on with ")[1] for line in log(directory) if "goes on with" in line]
+    assert [change.partition(",")[0] for change in changes] == [
+        "engine fast after packed",
+        "engine packed after fast",
+        "engine fast after packed",
+    ]
+
+
+def log(directory: Path) -> list[str]:
+    return (directory / "log.txt").read_text().splitlines()
+
+
+def test_a_step_that_fails_is_no_failure_of_the_runs(
+    runs: dict[Path, RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from allometry.train.engines.packed import Pack
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pack, "_step", lambda pack: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train_packed(runs)
+    assert not any((directory / "error.txt").exists() for directory in runs)
+    assert all(result["status"] == "done" for result in train_packed(runs).values())
 
 
 def test_one_that_diverges_leaves_the_others(make_run: Make, run_files: Files, tmp_path: Path) -> None:

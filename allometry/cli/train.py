@@ -51,9 +51,12 @@ def _alone(run: RunConfig, directory: Path) -> None:
 
     from allometry.env import cores
     from allometry.runs.lock import exclusive
+    from allometry.train.engines.select import why_not_native
     from allometry.train.loop import train as train_run
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if run.engine == "auto" and (reason := why_not_native(run, device)):
+        click.echo(f"note: {reason}", err=True)
     with exclusive(directory.parent):
         result = train_run(run, directory, device=device, more_threads=cores)
     loss = f"loss {result['loss']:.4f}" if "loss" in result else result["status"]

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allometry.errors import AllometryError
 from allometry.runs.files import write_json, write_text, writing
 from allometry.runs.milestones import milestones
 from allometry.train import checkpoint, novelty
 from allometry.train.checkpoint import Position
 from allometry.train.config import FORMAT, RunConfig
+from allometry.train.engines.select import engine_for
 from allometry.train.evaluate import final, measurements
 from allometry.train.group import Alone
 from allometry.train.inherit import inherited
@@ -121,7 +121,7 @@ class _Run:
         found = group.restore(home, config, self.log)
         if found:
             self.position = found[0]
-        self.engine = self._engine()
+        self.engine = engine_for(config, self.position.engine, self._engine, self.log, device)
         if found:
             found[1](self.engine)
             self.log(f"continues after step {self.position.step}")
@@ -136,24 +136,8 @@ class _Run:
         if self.inputs.probes:
             self.inputs.probes.begin(directory, self.position.step)
 
-    def _engine(self) -> Engine:
-        """The engine that the run began with; else the one that its configuration asks for."""
-        before, asked = self.position.engine, self.config.engine
-        if asked == "auto" and before is not None:
-            try:
-                return self._tell_of(before, self._get(before))
-            except AllometryError as error:
-                self.log(f"goes on with another engine, so its last digits may differ ({error.message})")
-                return self._get(asked)
-        return self._tell_of(before, self._get(asked))
-
-    def _get(self, name: str) -> Engine:
+    def _engine(self, name: str) -> Engine:
         return self.group.engine(name, self.config, self.threads, self.device)
-
-    def _tell_of(self, before: str | None, engine: Engine) -> Engine:
-        if before not in (None, engine.name):
-            self.log(f"goes on with engine {engine.name} after {before}, so its last digits may differ")
-        return engine
 
     def steps(
         self,

@@ -28,6 +28,17 @@ def test_an_engine_that_cannot_run_says_why(make_run: Make, monkeypatch: pytest.
     assert isinstance(select.engine("auto", make_run()), FastEngine)
 
 
+def test_without_a_compiler_one_line_says_what_trains(
+    make_run: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    train(make_run(), tmp_path / "run")
+    lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
+    (said,) = [line for line in lines if "engine fast trains" in line]
+    assert "no C++ compiler (no-such-compiler)" in said
+    assert select.why_not_native(make_run(), "cuda") is None  # nobody expects it there
+
+
 @pytest.mark.parametrize(("native", "fast", "expected"), [(1.0, 1.05, "native"), (1.0, 1.5, "fast")])
 def test_auto_takes_the_quicker_and_remembers(
     make_run: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, native: float, fast: float, expected: str

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,8 @@ def engine(name: str, config: RunConfig, *, threads: int = 1, device: str = "cpu
     lack = chosen.lacks(config)
     if lack is not None:
         raise AllometryError(
-            f"engine {name!r} cannot run this: {lack}", hint="--engine auto picks one that can"
+            f"engine {name!r} cannot run this: {lack}",
+            hint="engine auto, which runs have unless they name another, picks one that can",
         )
     return chosen(config, threads=threads, device=device)
 
@@ -76,6 +78,47 @@ def auto(config: RunConfig, *, threads: int = 1, device: str = "cpu") -> type[En
     if not paces:
         paces = _remember(path, {each.name: _pace(each, config, threads) for each in (native, fast)})
     return fast if paces["fast"] > _MARGIN * paces["native"] else native
+
+
+def engine_for(
+    config: RunConfig,
+    before: str | None,
+    make: Callable[[str], Engine],
+    log: Callable[[str], None],
+    device: str = "cpu",
+) -> Engine:
+    """The engine that a run began with (`before`; None for a new run), else the one that it asks for.
+
+    `make` gives an engine by name; `log` is told, a line each, of what a reader of the run should know.
+    """
+    if config.engine == "auto" and before is not None:
+        try:
+            found = make(before)
+        except AllometryError as error:
+            log(f"goes on with another engine, so its last digits may differ ({error.message})")
+            return make("auto")
+    else:
+        found = make(config.engine)
+    if before not in (None, found.name):
+        log(f"goes on with engine {found.name} after {before}, so its last digits may differ")
+    elif config.engine == "auto" and found.name == "fast" and (reason := why_not_native(config, device)):
+        log(f"engine fast trains: {reason}")
+    return found
+
+
+def why_not_native(config: RunConfig, device: str = "cpu") -> str | None:
+    """Why `auto` takes another engine than native for `config`, in a sentence; None if it need not, and on
+    GPUs, where native is none of the choice. Loads no PyTorch.
+    """
+    from allometry.train.engines.bindings import FAMILIES, environment, no_library
+
+    if not device.startswith("cpu"):
+        return None
+    family = getattr(config.model, "family", "?")
+    if family not in FAMILIES or getattr(config.model, "act", None) is not None:
+        return None  # nothing to mend: it is in the nature of the model
+    reason = no_library(environment())
+    return reason and f"engine native, usually the quickest, cannot be used: {reason}"
 
 
 def _record(config: RunConfig, threads: int) -> Path:

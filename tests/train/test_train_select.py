@@ -32,7 +32,7 @@ def test_without_a_compiler_one_line_says_what_trains(
     make_run: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    train(make_run(), tmp_path / "run")
+    train(make_run("auto"), tmp_path / "run")
     lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
     (said,) = [line for line in lines if "engine fast trains" in line]
     assert "no C++ compiler (no-such-compiler)" in said

@@ -1,5 +1,6 @@
 """A small corpus, runs over it that take a moment, and one pool of workers for all tests."""
 
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -58,22 +59,30 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "runs", create=True)
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket of an S3 server on the loopback address."""
+@pytest.fixture(scope="session")
+def s3() -> Iterator[None]:
+    """An S3 server on the loopback address: one, for clients remember where theirs is."""
     moto = pytest.importorskip("moto.server")
     pytest.importorskip("s3fs")
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.get_host_and_port()[1]}")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.get_host_and_port()[1]}",
+        }.items():
+            patch.setenv(name, value)
+        yield
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3: None) -> str:
+    """A store in a bucket of its own."""
     import s3fs
 
-    s3fs.S3FileSystem(skip_instance_cache=True).mkdir("bucket")
-    yield "s3://bucket/runs"
-    server.stop()
+    name = f"bucket-{uuid.uuid4().hex[:8]}"
+    s3fs.S3FileSystem(skip_instance_cache=True).mkdir(name)
+    return f"s3://{name}/runs"

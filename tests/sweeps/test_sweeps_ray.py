@@ -52,10 +52,10 @@ def train(runs, store: Store, pool, act=None, **options):
     return execute(Sweep("s", "?", tuple(runs)), store, pool=pool, on_event=watch, **options), events
 
 
-def a_pool() -> RayPool:
+def a_pool(**options: int) -> RayPool:
     """A cluster of two cores; on a machine that is so busy that Ray does not start, the test is skipped."""
     try:
-        return RayPool("ray", workers=2)
+        return RayPool("ray", workers=2, **options)
     except AllometryError as error:
         if "did not start" in error.message:
             pytest.skip(error.message)
@@ -93,6 +93,22 @@ def test_a_run_of_two_devices_takes_two_slots_of_a_node(
     found, expected = (s.frame().set_index("run")["loss"] for s in (store, alone))
     assert found[wide.id] == pytest.approx(expected[wide.id], rel=1e-5)
     assert run_bytes(store, narrow) == run_bytes(alone, narrow)
+
+
+@pytest.mark.slow
+def test_a_cluster_trains_packs(make_run, store: Store, pool: LocalPool, tmp_path: Path):
+    runs = [make_run(steps, seed=seed).replace(engine="fast") for steps in (40, 20) for seed in (0, 1, 2)]
+    alone = Store(tmp_path / "alone", create=True)
+    train(runs, alone, pool)
+    with a_pool(pack=4) as cluster:
+        summary, events = train(runs, store, cluster)
+    assert set(summary.done) == {run.id for run in runs}
+    assert {event.run.id for event in events if event.kind == "progress" and event.run}
+    found, expected = (s.frame().set_index("run") for s in (store, alone))
+    assert "packed" in set(found["engine"])
+    for run in runs:
+        assert found.loc[run.id, "loss"] == pytest.approx(expected.loc[run.id, "loss"], rel=1e-5)
+    assert not store.place.names(".claims")
 
 
 def test_a_cluster_that_died_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -207,6 +223,33 @@ def driver(runs, store: Store, todo: Path) -> subprocess.Popen:
     todo.write_text("".join(run.model_dump_json() + "\n" for run in runs))
     command = [sys.executable, "-c", DRIVER, str(store.path), str(todo)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+def test_a_lost_worker_concerns_all_of_its_pack(
+    cluster, make_run, store: Store, pool: LocalPool, tmp_path: Path
+):
+    runs = [make_run(1500, seed=seed, lr=0.003).replace(engine="fast") for seed in range(3)]
+    calm = Store(tmp_path / "calm", create=True)
+    train(runs, calm, pool)
+    struck: list[int] = []
+
+    def strike(event: Event) -> None:
+        if event.kind == "progress" and event.step > 100 and not struck:
+            tasks = [
+                p for p in psutil.process_iter(["cmdline"]) if "ray::carry_out" in str(p.info["cmdline"])
+            ]
+            tasks[0].kill()
+            struck.append(event.step)
+
+    with RayPool("ray", workers=1, pack=4) as nodes:
+        summary, events = train(runs, store, nodes, strike, checkpoint_every=0.2, lease=5.0)
+    assert struck
+    assert set(summary.done) == {run.id for run in runs}
+    assert {event.run.id for event in events if event.kind == "retry" and event.run} == set(summary.done)
+    found, expected = (s.frame().set_index("run")["loss"] for s in (store, calm))
+    # rounding grows over so many steps
+    assert found.loc[expected.index].tolist() == pytest.approx(expected.tolist(), rel=1e-2)
 
 
 @pytest.mark.slow

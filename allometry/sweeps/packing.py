@@ -66,11 +66,12 @@ class Packing:
     def __init__(self, cost: CostModel, most: int | None = 1, room: float | None = None) -> None:
         self.cost, self.most, self.room = cost, most, room
         self.apart: set[str] = set()
-        self._sizes: dict[Hashable, int] = {}
-        self._kinds: dict[tuple[str, int], Hashable | None] = {}
+        self._sizes: dict[int, int] = {}
+        self._kinds: dict[tuple[str, int], int | None] = {}
+        self._numbers: dict[Hashable, int] = {}
 
-    def kind(self, run: RunConfig) -> Hashable | None:
-        """What it shares with the runs that it may be packed with; None if it is trained by itself.
+    def kind(self, run: RunConfig) -> int | None:
+        """A number that it shares with the runs that it may be packed with; None if it is trained by itself.
 
         Runs whose ids are in `apart` have been in a pack that did not work.
         """
@@ -78,16 +79,20 @@ class Packing:
             return None
         key = run.id, run.devices
         if key not in self._kinds:
-            self._kinds[key] = None if packable.alone(run) else packable.kind(run)
+            self._kinds[key] = None if packable.alone(run) else self._number(packable.kind(run))
         found = self._kinds[key]
         return found if found is not None and self._size(found, run) > 0 else None
+
+    def _number(self, kind: Hashable) -> int:
+        """Kinds are numbered, for to hash a model's configuration takes long where there are many runs."""
+        return self._numbers.setdefault(kind, len(self._numbers))
 
     def size(self, run: RunConfig) -> int:
         """How many runs such as this one are trained together, if there are as many."""
         kind = self.kind(run)
         return 1 if kind is None else self._size(kind, run)
 
-    def _size(self, kind: Hashable, run: RunConfig) -> int:
+    def _size(self, kind: int, run: RunConfig) -> int:
         if kind not in self._sizes:
             best = best_size(*self.cost.steps(run)) if self.most is None else self.most
             self._sizes[kind] = min(best, self.fitting(run))
@@ -134,7 +139,7 @@ class Packing:
         Jobs have been spread over slots before: what is left goes to the smallest pack that suits it.
         """
         packs = {place: [job] for place, job in started.items()}
-        by_kind: dict[Hashable, list[list[Job]]] = {}
+        by_kind: dict[int | None, list[list[Job]]] = {}
         for pack in packs.values():
             if (kind := self.kind(pack[0].config)) is not None:
                 by_kind.setdefault(kind, []).append(pack)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -151,7 +152,8 @@ def makespan(
     none of `todo` may start at once; one of n `devices` takes n workers, or all there are. What can be packed
     is, once every worker has something.
     """
-    future = _Future(todo, seconds, workers, packing)
+    running = list(running)
+    future = _Future(todo, seconds, workers, packing, {run for pack in running for run in pack})
     by_id = {job.id: job for job in todo}
     for pack in running:
         future.begin([by_id[run] for run in pack], 0.0)
@@ -159,10 +161,10 @@ def makespan(
 
 
 class _Future:
-    """When each worker will be free, and which jobs may start then."""
+    """When each worker will be free, and which jobs may start then: all but those that have `begun`."""
 
     def __init__(
-        self, todo: Sequence[Job], seconds: Seconds, workers: int, packing: Packing | None = None
+        self, todo: Sequence[Job], seconds: Seconds, workers: int, packing: Packing | None, begun: set[str]
     ) -> None:
         self.seconds, self.packing = seconds, packing
         self.order = {job.id: number for number, job in enumerate(todo)}
@@ -170,9 +172,10 @@ class _Future:
         self.following = _following(todo)
         self.free = [0.0] * workers
         self.last = 0.0
-        self.begun: set[str] = set()
+        self.begun = begun
         self.ready: list[_Entry] = []
-        self.alike: dict[Hashable, list[_Entry]] = {}
+        self.alike: dict[int, list[_Entry]] = {}
+        self.count: Counter[int] = Counter()
         self.opens: list[tuple[float, int, Job]] = []
         for job in todo:
             if job.awaits not in self.order:
@@ -215,6 +218,7 @@ class _Future:
         heapq.heappush(self.ready, entry)
         if self.packing and (kind := self.packing.kind(job.config)) is not None:
             heapq.heappush(self.alike.setdefault(kind, []), entry)
+            self.count[kind] += 1
 
     def _next(self, now: float) -> list[Job]:
         """The most urgent job, and those that join it: their share if other workers are idle too."""
@@ -222,13 +226,16 @@ class _Future:
         kind = self.packing.kind(pack[0].config) if self.packing else None
         if kind is None or self.packing is None:
             return pack
-        self.begun.add(pack[0].id)
-        entries = self.alike[kind] = [each for each in self.alike[kind] if each[-1].id not in self.begun]
-        heapq.heapify(entries)
         idle = sum(until <= now for until in self.free)
-        share = math.ceil((len(entries) + 1) / max(idle, 1))
-        while entries and len(pack) < min(share, self.packing.size(pack[0].config)):
+        share = math.ceil(self.count[kind] / max(idle, 1))
+        size = min(share, self.packing.size(pack[0].config))
+        self.begun.add(pack[0].id)
+        entries = self.alike[kind]
+        while len(pack) < size:
+            self._drop_begun(entries)
             pack.append(heapq.heappop(entries)[-1])
+            self.begun.add(pack[-1].id)
+        self.count[kind] -= len(pack)
         return pack
 
     def _drop_begun(self, entries: list[_Entry]) -> None:

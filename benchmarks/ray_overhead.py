@@ -41,7 +41,8 @@ class SimulatedPool:
 
     device = "simulated"
     device_memory = None
-    shared = False
+    shared = lends = False
+    pack: int | None = 1
 
     def __init__(self, speeds: list[float], cost: CostModel, *, scatter: float = 0.05) -> None:
         self.slots = dict(enumerate(speeds))
@@ -98,7 +99,8 @@ class SimulatedPool:
             while order["branch_at"] and order["branch_at"][0] <= step:
                 yield worker, {"is": "left", "step": order["branch_at"].pop(0)}
             self.reported += 1
-            yield worker, {"is": "progress", "step": step, "loss": 3.0, "train_loss": 3.0, "pace": 1e4}
+            told = {"step": step, "loss": 3.0, "train_loss": 3.0, "pace": 1e4, "threads": 1}
+            yield worker, {"is": "progress", **told}
         del self._orders[ended]
         yield ended, {"is": "done", "result": {"status": "done", "loss": 3.0}}
 

@@ -63,7 +63,7 @@ class Execution:
         self._urgent: dict[str, float] = {}
         self._add(self.before.jobs())
         planned = sum(self.cost.seconds(job.config, job.start) for job in self.ready + self.waiting)
-        self.forecast = Forecast(cost, planned)
+        self.forecast = Forecast(cost, planned, self.places.speedup)
 
     @property
     def finished(self) -> bool:
@@ -81,6 +81,8 @@ class Execution:
             began = time.monotonic()
             self.places.look(pool)
             self._dispatch(pool)
+            for slot, count in self.places.lend(pool, reserved=bool(self.ready)).items():
+                pool.send(slot, {"do": "threads", "count": count})
             for slot, report in pool.reports(_TICK):
                 self._handle(slot, report)
             self._look_elsewhere()
@@ -166,6 +168,7 @@ class Execution:
 
     def _progress(self, current: Running, report: Report) -> None:
         now = time.monotonic()
+        current.now_on(report["threads"])
         predicted = self.cost.between(current.job.config, current.step, report["step"])
         self.forecast.learn(predicted * current.stretch, now - current.seen)
         current.step, current.seen = report["step"], now

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from allometry.sweeps.cost import CostModel
 from allometry.sweeps.schedule import Job, makespan
+from allometry.train.config import RunConfig
 
 _SHARE = 0.02
 """Most of the driver's time that may go into forecasts: with ten thousand runs they are made less often."""
@@ -20,8 +21,9 @@ Left = Callable[[], tuple[Sequence[Job], Collection[Collection[str]]]]
 class Forecast:
     """Seconds left and the share of the work that is done, for a sweep of `planned` predicted seconds."""
 
-    def __init__(self, cost: CostModel, planned: float) -> None:
-        self.cost, self.planned = cost, planned
+    def __init__(self, cost: CostModel, planned: float, speedup: Callable[[str], float]) -> None:
+        """`speedup` says how many times as fast as predicted a run should be now."""
+        self.cost, self.planned, self.speedup = cost, planned, speedup
         self._predicted = self._actual = 5.0
         self._known = (0.0, 0.0)
         self._next = 0.0
@@ -48,7 +50,10 @@ class Forecast:
     ) -> tuple[float, float]:
         work = sum(self.cost.between(job.config, job.start, job.config.train.steps) for job in left)
         workers = max(1, len(speeds))
-        seconds = makespan(left, self.cost.between, workers, under_way, self.cost.packing)
+        seconds = makespan(left, self._between, workers, under_way, self.cost.packing)
         typical = sum(speeds) / len(speeds) if speeds else 1.0
         fraction = 1 - work / self.planned if self.planned > 0 else 1.0
         return fraction, seconds / typical * self._actual / self._predicted
+
+    def _between(self, run: RunConfig, start: int, end: int) -> float:
+        return self.cost.between(run, start, end) / self.speedup(run.id)

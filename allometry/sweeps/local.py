@@ -44,7 +44,7 @@ class LocalPool:
         """`workers` defaults to the cores this process may use; with `device` "cuda" to `per_gpu` for each
         GPU. `device_memory` is what each may take (bytes), where that is known. `pack`: see `Pool`.
         """
-        self.device, self.pack = device, pack
+        self.device, self.pack, self.lends = device, pack, device == "cpu"
         self.paces: dict[str, float] = {}
         self._gpus = gpus.ask() if device == "cuda" else ()
         self.workers = workers or (cores() if device == "cpu" else per_gpu * max(len(self._gpus), 1))

@@ -63,7 +63,6 @@ class Orders:
             "config": job.config.model_dump(mode="json"),
             "branch_at": list(job.branch_at),
             "source": None if job.source is None else list(job.source),
-            "threads": 1,
             "memory": self.cost.memory(job.config),
             "checkpoint_every": self.settings.checkpoint_every,
             "claim": claim,

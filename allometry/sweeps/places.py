@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from allometry.sweeps.cost import CostModel
+from allometry.sweeps.lending import lend, speedup
 from allometry.sweeps.pool import Pool
 from allometry.sweeps.schedule import Job, Seconds
 
@@ -20,7 +21,8 @@ Slots = tuple[int, ...]
 class Running:
     """A job on its slots, how far it is, since when, and when it was last heard of (seconds, monotonic).
 
-    It takes `stretch` times as long as it would alone: others may be in a pack with it, on the same slot.
+    It takes `stretch` times as long as it would alone on one core: others may be in a pack with it, on the
+    same slot, or several `threads` work on it, of which there are to be as many as were `lent`.
     """
 
     job: Job
@@ -29,6 +31,17 @@ class Running:
     since: float
     seen: float
     stretch: float = 1.0
+    threads: int = 1
+    lent: int = 1
+
+    def seconds(self, cost: CostModel) -> float:
+        """What is left of it, from when it was last heard of."""
+        return cost.between(self.job.config, self.step, self.job.config.train.steps) * self.stretch
+
+    def now_on(self, threads: int) -> None:
+        """So many threads work on it."""
+        self.stretch *= speedup(self.threads) / speedup(threads)
+        self.threads = threads
 
 
 class Places:
@@ -86,11 +99,35 @@ class Places:
         left = self.running.pop(run)
         return 0.0 if self.on(left.slots[0]) else (time.monotonic() - left.since) * len(left.slots)
 
+    def speedup(self, run: str) -> float:
+        """How many times as fast as on one core it is now that several threads work on it."""
+        at = self.running.get(run)
+        return speedup(at.threads) if at else 1.0
+
+    def lend(self, pool: Pool, *, reserved: bool = False) -> dict[int, int]:
+        """Lend the cores that have no run to those that run, unless they are `reserved` for others, or take
+        them back: the new numbers of threads, by slot.
+        """
+        if not pool.lends:
+            return {}
+        alone = {
+            run: at.seconds(self.cost) * speedup(at.threads)
+            for run, at in self.running.items()
+            if len(at.slots) == 1 and len(self.on(at.slots[0])) == 1
+        }
+        idle = len(self.speeds) - len({slot for at in self.running.values() for slot in at.slots})
+        changed = {}
+        for run, count in lend(alone, 0 if reserved else idle).items():
+            at = self.running[run]
+            if at.lent != count:
+                at.lent = changed[at.slots[0]] = count
+        return changed
+
     def _free(self, now: float) -> dict[int, float]:
         """Seconds until each slot is free."""
         free = dict.fromkeys(self.speeds, 0.0)
         for at in self.running.values():
-            rest = self.cost.between(at.job.config, at.step, at.job.config.train.steps) * at.stretch
+            rest = at.seconds(self.cost)
             for slot in at.slots:
                 if slot in free:
                     free[slot] = max(free[slot], rest / self.speeds[slot] - (now - at.seen), 0.1)

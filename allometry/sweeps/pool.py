@@ -22,11 +22,13 @@ class Pool(Protocol):
     `device` is where they train. `shared` says that others may write to the same store at the same time, so
     that every run must be claimed. `paces` has the speed of each kind of machine relative to the first of
     `kinds`. `pack` is how many runs may be trained as a pack: None as many as were measured to pay, on GPUs
-    alone; 1 none; a number up to so many, wherever it is.
+    alone; 1 none; a number up to so many, wherever it is. `lends` says that a slot without a run can work on
+    another's (`allometry.sweeps.lending`): it understands {"do": "threads", "count"}.
     """
 
     device: str
     pack: int | None
+    lends: bool
     shared: bool
     paces: dict[str, float]
 

@@ -69,6 +69,7 @@ class RayPool:
         self._connection = connect(on, workers=workers)
         self._ray = self._connection.ray
         self._limit, self._per_gpu, self.pack = workers, per_gpu, pack
+        self.lends = False  # a task has the cores that Ray has given it
         has_gpus = self._ray.cluster_resources().get("GPU", 0) >= 1
         self.device = ("cuda" if has_gpus else "cpu") if device in (None, "auto") else device
         self.paces: dict[str, float] = {}

@@ -1,18 +1,18 @@
 """What a worker does with an order, whether it came through a pipe or from a cluster.
 
-Orders (JSON objects): {"do": "train", "store", "run", "config", "branch_at", "source", "threads", "device",
+Orders (JSON objects): {"do": "train", "store", "run", "config", "branch_at", "source", "device",
 "checkpoint_every", "claim", "data"}; {"do": "pack", "orders", "device"}: orders to train that are carried out
 as a pack; and {"do": "measure", "config", "packs", "device"}. `source` is (run, step) of a branch point;
 `data` names token sets (`allometry.data.placed`); `claim`, where others write to the same store, is {"owner",
 "lease", "over"} (`allometry.runs.claims`).
 
-Reports: {"is": "progress", "step", "loss", "train_loss", "pace"}; {"is": "branched"} when the run has its
-copy of the trunk that it starts from; {"is": "left", "step"} when it has left a branch point for others; and
-at the end {"is": "done", "result"}, {"is": "measured", …}, {"is": "failed", "error", "hint", "full"}, {"is":
-"stopped"}, {"is": "elsewhere"} if somebody else trains the run, or {"is": "died", "signal"} if one of the
-processes that train a run on several devices was killed. In a pack each run has reports of its own, which
-name it as "run"; its end may also be {"is": "unpacked", "error"}: it cannot go on in a pack. {"is": "parted"}
-ends the pack.
+Reports: {"is": "progress", "step", "loss", "train_loss", "pace", "threads"}; {"is": "branched"} when the run
+has its copy of the trunk that it starts from; {"is": "left", "step"} when it has left a branch point for
+others; and at the end {"is": "done", "result"}, {"is": "measured", …}, {"is": "failed", "error", "hint",
+"full"}, {"is": "stopped"}, {"is": "elsewhere"} if somebody else trains the run, or {"is": "died", "signal"}
+if one of the processes that train a run on several devices was killed. In a pack each run has reports of its
+own, which name it as "run"; its end may also be {"is": "unpacked", "error"}: it cannot go on in a pack.
+{"is": "parted"} ends the pack.
 """
 
 from __future__ import annotations
@@ -41,10 +41,13 @@ def ends(report: Mapping[str, Any]) -> bool:
 class Service:
     """Carries out one order after the other in this process."""
 
-    def __init__(self, tell: Tell, stopping: Callable[[], bool]) -> None:
-        """`stopping` is asked at every report of progress whether to stop."""
-        self.tell = tell
-        self.stopping = stopping
+    def __init__(
+        self, tell: Tell, stopping: Callable[[], bool], threads: Callable[[], int] = lambda: 1
+    ) -> None:
+        """`stopping` is asked at every report of progress whether to stop, `threads` how many may work on the
+        run (see `allometry.sweeps.lending`).
+        """
+        self.tell, self.stopping, self.threads = tell, stopping, threads
 
     def serve(self, order: Order) -> None:
         """Do what is ordered; failures are reported, never raised."""
@@ -59,7 +62,7 @@ class Service:
 
         try:
             if order["do"] == "train":
-                tell("done", result=Training(order, tell, self.stopping, group).run())
+                tell("done", result=Training(order, tell, self.stopping, self.threads, group).run())
             else:
                 tell("measured", **_measure(order))
         except Stopped:
@@ -84,7 +87,7 @@ class Service:
         tells = [partial(self.tell, run=each["run"]) for each in orders]
         try:
             configs = [RunConfig.model_validate(each["config"]) for each in orders]
-            meeting = Meeting(Pack(configs, threads=orders[0]["threads"], device=order["device"]))
+            meeting = Meeting(Pack(configs, device=order["device"]))
         except Exception as error:
             for tell in tells:
                 tell("unpacked", error=_sentence(error))

@@ -35,11 +35,21 @@ class Elsewhere(KeyboardInterrupt):
 class Training:
     """One order to train: in the store's folder, or on scratch space if the store is at a URL."""
 
-    def __init__(self, order: Order, tell: Tell, stopping: Callable[[], bool], group: Alone | None) -> None:
-        """`group` is the run's seat in a pack; None if it is trained by itself."""
+    def __init__(
+        self,
+        order: Order,
+        tell: Tell,
+        stopping: Callable[[], bool],
+        threads: Callable[[], int],
+        group: Alone | None,
+    ) -> None:
+        """`threads` says how many may work on the run now. `group` is the run's seat in a pack; None if it is
+        trained by itself.
+        """
         from allometry.runs.place import place
 
         self.order, self.tell, self.stopping, self.group = order, tell, stopping, group
+        self.threads = threads
         self.place = place(order["store"])
         self.directory = Path(order["store"]) / order["run"]
         self.leaves = sorted(order["branch_at"])
@@ -104,11 +114,11 @@ class Training:
         return train(
             config,
             self.directory,
-            threads=order["threads"],
+            more_threads=self.threads,
             device=order["device"],
             branch_at=tuple(order["branch_at"]),
             on_progress=lambda at: self._progress(
-                at.step, at.loss, train_loss=at.train_loss, pace=at.tokens_per_second
+                at.step, at.loss, train_loss=at.train_loss, pace=at.tokens_per_second, threads=at.threads
             ),
             checkpoint_every=order["checkpoint_every"],
             cache=cache,
@@ -165,12 +175,14 @@ class Training:
         if self.claim is not None and not self.claim.held:
             raise Elsewhere
 
-    def _progress(self, step: int, loss: float | None, *, train_loss: float, pace: float) -> None:
+    def _progress(
+        self, step: int, loss: float | None, *, train_loss: float, pace: float, threads: int = 1
+    ) -> None:
         self._go_on()
         while self.leaves and self.leaves[0] <= step:
             self._tell_once_sent("left", step=self.leaves.pop(0))
         newest = train_loss if loss is None else loss
-        self.tell("progress", step=step, loss=newest, train_loss=train_loss, pace=pace)
+        self.tell("progress", step=step, loss=newest, train_loss=train_loss, pace=pace, threads=threads)
 
     def _tell_once_sent(self, kind: str, **fields: Any) -> None:
         """Report something that others build on, after the store has it."""

@@ -1,8 +1,9 @@
 """A worker process: it imports torch once, then trains the runs that its parent names, one after the other.
 
 Started as `python -m allometry.sweeps.worker PARENT`. Orders arrive on standard input and reports leave on
-standard output, one JSON object a line (`allometry.sweeps.service` lists them; {"do": "stop"} and {"is":
-"ready"} belong to the pipe alone). The worker ends when its parent does, however that ends.
+standard output, one JSON object a line (`allometry.sweeps.service` lists them; {"do": "stop"}, {"do":
+"threads", "count"}, how many may work on the run under way, and {"is": "ready"} belong to the pipe alone).
+The worker ends when its parent does, however that ends.
 """
 
 from __future__ import annotations
@@ -25,12 +26,17 @@ class Worker:
     def __init__(self, orders: TextIO, reports: TextIO) -> None:
         self.orders: queue.Queue[dict[str, Any]] = queue.Queue()
         self.stopping = threading.Event()
+        self.threads = 1
         self._reports = reports
         threading.Thread(target=self._listen, args=(orders,), daemon=True).start()
 
     def _listen(self, orders: TextIO) -> None:
         for line in orders:
             order = json.loads(line)
+            if order["do"] == "threads":
+                self.threads = order["count"]
+                continue
+            self.threads = 1
             if order["do"] == "stop":
                 self.stopping.set()
             self.orders.put(order)
@@ -50,7 +56,7 @@ class Worker:
 
         torch.set_num_threads(1)
         self.report("ready")
-        service = Service(self.report, self.stopping.is_set)
+        service = Service(self.report, self.stopping.is_set, lambda: self.threads)
         while True:
             order = self.orders.get()
             if order["do"] == "stop":

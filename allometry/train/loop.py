@@ -50,6 +50,7 @@ class Progress:
     loss: float | None
     tokens_per_second: float
     seconds: float
+    threads: int
 
 
 def train(
@@ -89,8 +90,8 @@ def train(
         def report(progress: Progress) -> None:
             if on_progress:
                 on_progress(progress)
-            if more_threads:
-                run.engine.use_threads(more_threads())
+            if more_threads and run.engine.use_threads(wanted := more_threads()):
+                run.threads = wanted
 
         return run.finish(run.steps(sorted(set(branch_at)), report, checkpoint_every))
     except Exception as error:
@@ -238,6 +239,7 @@ class _Run:
             loss=at.curve[-1]["loss"] if at.curve else None,
             tokens_per_second=tokens / max(at.training_seconds, 1e-9),
             seconds=at.seconds,
+            threads=self.threads,
         )
 
     def finish(self, ending: tuple[str, str | None]) -> dict[str, Any]:

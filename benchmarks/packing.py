@@ -2,10 +2,14 @@
 
     python benchmarks/packing.py                              this machine's GPU if it has one, else its CPU
     python benchmarks/packing.py --device cpu --models 1 --models 8 --shape 2x32 --batch 512
+    python benchmarks/packing.py --sweep 16 --steps 400       sweeps of 16 runs of each shape
 
 "x fast" and "x native" compare tokens per second of the whole pack with one model on that engine. The pack
 and the others take turns within one run. "of peak" is the models' FLOPs per second over those of PyTorch's
 matrix product in the precision that the engine uses. A pack that the device cannot hold ends its row.
+
+With --sweep a whole sweep is trained as users train it, with workers, evaluations and checkpoints: once run by
+run, once with packs as the executor chooses them (or of up to --pack). "predicted" is what the plan says.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +30,12 @@ from rich.table import Table
 from train import Case, environment, matrix_peak
 
 from allometry import env
+from allometry.runs.store import Store
+from allometry.sweeps.calibrate import calibrate
+from allometry.sweeps.execute import execute
+from allometry.sweeps.local import LocalPool
+from allometry.sweeps.sweep import Sweep
+from allometry.train.config import DataConfig, TrainConfig
 from allometry.train.engines.base import Engine, Step
 from allometry.train.engines.fast import FastEngine, best_precision
 from allometry.train.engines.packed import Pack
@@ -148,6 +159,45 @@ def table(rows: Sequence[Row]) -> Table:
     return result
 
 
+def the_sweep(cases: Sequence[Case], seeds: int, steps: int) -> Sweep:
+    """Runs of each case with as many seeds."""
+    data = DataConfig(eval_tokens=16_384)
+    runs = [
+        case.config().replace(
+            data=data,
+            train=TrainConfig(tokens=steps * case.batch, batch_tokens=case.batch, lr=1e-3, seed=seed),
+        )
+        for case in cases
+        for seed in range(seeds)
+    ]
+    return Sweep("packs", "What do packs gain in a whole sweep?", tuple(runs))
+
+
+def whole_sweeps(sweep: Sweep, device: str, pack: int | None) -> Table:
+    """The same sweep with packs and without, on one worker for each GPU (on CPUs one worker in all)."""
+    result = Table()
+    for column in ("packs", "of up to", "predicted, s", "taken, s", "tok/s", "busy"):
+        result.add_column(column, justify="right")
+    tokens = sum(run.train.steps * run.train.batch_tokens for run in sweep)
+    for name, most in (("never", 1), ("auto" if pack is None else "asked for", pack)):
+        workers = None if device.startswith("cuda") else 1
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            LocalPool(workers, device=device, pack=most) as pool,
+        ):
+            cost = calibrate(sweep, pool=pool)
+            sizes = ", ".join(sorted({str(cost.packing.size(run)) for run in sweep}, key=int))
+            began = time.perf_counter()
+            summary = execute(sweep, Store(Path(folder) / "runs", create=True), pool=pool, cost=cost)
+            seconds = time.perf_counter() - began
+        assert len(summary.done) == len(sweep), summary.failed
+        predicted = f"{cost.total(sweep.runs).seconds:.1f}"
+        result.add_row(
+            name, sizes, predicted, f"{seconds:.1f}", f"{tokens / seconds:,.0f}", f"{summary.busy:.0%}"
+        )
+    return result
+
+
 def ladder(case: Case, models: Sequence[int], device: str, seconds: float, console: Console) -> list[Row]:
     """One shape at every K that the device can hold."""
     rows = []
@@ -169,6 +219,9 @@ def ladder(case: Case, models: Sequence[int], device: str, seconds: float, conso
 @click.option(
     "--batch", default=(512, 4096), multiple=True, show_default=True, help="Tokens of a model's batch."
 )
+@click.option("--sweep", type=int, help="Time whole sweeps instead, of so many runs of each shape.")
+@click.option("--steps", default=400, show_default=True, help="Steps of each run of a sweep.")
+@click.option("--pack", type=int, help="Packs of up to so many in a sweep; by default as many as pay.")
 @click.option("--seconds", default=1.0, show_default=True, help="Time for each contender.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the rows here.")
 def main(
@@ -178,6 +231,9 @@ def main(
     vocab: int,
     context: int,
     batch: tuple[int, ...],
+    sweep: int | None,
+    steps: int,
+    pack: int | None,
     seconds: float,
     json_path: Path | None,
 ) -> None:
@@ -190,12 +246,13 @@ def main(
         lines.append(f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
     for line in lines:
         console.print(line, highlight=False)
-    rows = []
-    for shape in shapes or SHAPES["cuda" if device.startswith("cuda") else "cpu"]:
-        depth, width = map(int, shape.split("x"))
-        for size in batch:
-            case = Case(depth, width, vocab, context, size)
-            rows += ladder(case, models or MODELS, device, seconds, console)
+    names = shapes or SHAPES["cuda" if device.startswith("cuda") else "cpu"]
+    pairs = [tuple(map(int, shape.split("x"))) for shape in names]
+    cases = [Case(depth, width, vocab, context, size) for depth, width in pairs for size in batch]
+    if sweep:
+        console.print(whole_sweeps(the_sweep(cases, sweep, steps), device, pack))
+        return
+    rows = [row for case in cases for row in ladder(case, models or MODELS, device, seconds, console)]
     console.print(table(rows))
     if json_path:
         found = {"environment": lines, "rows": [dataclasses.asdict(row) for row in rows]}

@@ -12,8 +12,10 @@ from test_sweeps_execute import Watcher, kill_busiest
 
 from allometry.models.base import family as family_of
 from allometry.runs.store import Store
+from allometry.sweeps.calibrate import calibrate
 from allometry.sweeps.execute import Event, Summary, execute
 from allometry.sweeps.local import LocalPool
+from allometry.sweeps.pool import open_pool
 from allometry.sweeps.service import Service
 from allometry.sweeps.shard import Shard, own_part
 from allometry.sweeps.sweep import Sweep
@@ -214,3 +216,22 @@ def test_packs_into_a_bucket(fast, bucket: str, pool: LocalPool, tmp_path: Path)
         assert ours.loc[run.id, "loss"] == pytest.approx(theirs.loc[run.id, "loss"], rel=1e-5)
         assert ours.loc[run.id, "engine"] == "packed"
     assert not store.place.names(".claims")
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_packs_as_many_as_pay(fast, store: Store, tmp_path: Path):
+    """As users get it: nothing is asked for but the GPU; predictions are those of the plan."""
+    runs = [fast(300, seed=seed, lr=0.003) for seed in range(8)]
+    alone = Store(tmp_path / "alone", create=True)
+    with open_pool(device="cuda", workers=1, pack=1) as one_by_one:
+        train(runs, alone, one_by_one)
+    with open_pool(device="cuda", workers=1) as gpu:
+        cost = calibrate(runs, pool=gpu)
+        assert cost.packing.size(runs[0]) > 1
+        summary, watcher = train(runs, store, gpu, cost=cost)
+    assert set(summary.done) == {run.id for run in runs}
+    assert not watcher.of("retry")
+    found, expected = results(store, runs), results(alone, runs)
+    for run in runs:
+        assert found[run.id]["engine"] == "packed"
+        assert found[run.id]["loss"] == pytest.approx(expected[run.id]["loss"], abs=0.02)  # bf16

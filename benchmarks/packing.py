@@ -8,8 +8,8 @@
 and the others take turns within one run. "of peak" is the models' FLOPs per second over those of PyTorch's
 matrix product in the precision that the engine uses. A pack that the device cannot hold ends its row.
 
-With --sweep a whole sweep is trained as users train it, with workers, evaluations and checkpoints: once run by
-run, once with packs as the executor chooses them (or of up to --pack). "predicted" is what the plan says.
+With --sweep a whole sweep is trained as users train it, with workers, evaluations and checkpoints: once run
+by run, once with packs as the executor chooses them (or of up to --pack). "predicted" is what the plan says.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch: two test processes share two cores
 # never the user's cache: timings of a machine that runs tests would spoil the next plan
-os.environ["ALLOMETRY_CACHE"] = str(Path(__file__).parent.parent / ".pytest_cache" / "allometry")
+CACHE = Path(__file__).parent.parent / ".pytest_cache" / "allometry"
+os.environ["ALLOMETRY_CACHE"] = str(CACHE)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs inherit that it is ignored
 
 import numpy as np
@@ -21,6 +22,15 @@ NOISE = 0.003
 def planted_loss(n: float, d: np.ndarray | float) -> np.ndarray:
     """E + A/N^alpha + B/D^beta, with an optimum of N at each compute well inside the sizes."""
     return np.asarray(1.05 + 0.9 * (2.2e3 / n) ** 0.42 + (9e4 / np.asarray(d)) ** 0.5)
+
+
+@pytest.fixture(scope="session")
+def empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder with nothing in it but the compiled engine, which takes seconds to make."""
+    folder = tmp_path_factory.mktemp("cache")
+    (CACHE / "native").mkdir(parents=True, exist_ok=True)
+    (folder / "native").symlink_to(CACHE / "native", target_is_directory=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -26,9 +26,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def own_cache(empty_cache: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ALLOMETRY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("ALLOMETRY_CACHE", str(empty_cache))
         yield
 
 

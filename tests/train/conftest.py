@@ -24,10 +24,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+def own_cache(empty_cache: Path) -> None:
     """Prepared data and timings go to a folder of the test session."""
     patch = pytest.MonkeyPatch()
-    patch.setenv("ALLOMETRY_CACHE", str(tmp_path_factory.mktemp("cache")))
+    patch.setenv("ALLOMETRY_CACHE", str(empty_cache))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from allometry.sweeps.cost import PROCESS_BYTES, CostModel
+from allometry.sweeps.cost import PROCESS_BYTES, CostModel, estimated_memory
 from allometry.sweeps.schedule import Job
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class Orders:
         if not self.cost.packing.is_pack(jobs):
             (order,) = orders
             return order
-        memory = PROCESS_BYTES + sum(max(order["memory"] - PROCESS_BYTES, 0.0) for order in orders)
+        models = sum(estimated_memory(job.config) - PROCESS_BYTES for job in jobs[1:])
+        memory = max(order["memory"] for order in orders) + models  # in one process
         return {"do": "pack", "orders": orders, "memory": memory}
 
     def _one(self, job: Job) -> dict[str, Any]:

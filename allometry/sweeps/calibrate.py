@@ -18,6 +18,7 @@ from allometry.sweeps.cost import CostModel, Timing, shape_key
 from allometry.sweeps.devices import fits_one
 from allometry.sweeps.pool import Pool, Report, measure_all, open_pool
 from allometry.train.config import RunConfig
+from allometry.train.engines.bindings import native_build
 from allometry.version import __version__
 
 MAX_OF_A_KIND = 10
@@ -152,7 +153,7 @@ def _packs(measured: list[Report]) -> dict[int, float]:
 
 def _path(kind: str, count: int, device: str) -> Path:
     """The file of the timings of `count` workers on a kind of machine; its name says what they depend on."""
-    parts = [kind, cores(), count, device, package_version("torch"), __version__]
+    parts = [kind, cores(), count, device, package_version("torch"), __version__, native_build()]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
     return cache_dir("timings") / f"{digest}.json"
 

@@ -106,3 +106,11 @@ def require_devices(runs: Sequence[RunConfig], pool: Pool) -> None:
             )
         if lack := run.undivided(run.devices):
             raise AllometryError(f"{run.id}: {lack}", hint="choose devices that divide the batch")
+
+
+def slower_engine(runs: Sequence[RunConfig], device: str) -> list[str]:
+    """What keeps runs from the quickest engine on this machine, in one sentence, if anything does."""
+    from allometry.train.engines.select import why_not_native
+
+    reasons = (why_not_native(run, device) for run in runs if run.engine == "auto")
+    return [reason for reason in reasons if reason][:1]

@@ -9,7 +9,7 @@ from typing import Any
 from allometry.errors import AllometryError
 from allometry.runs.store import Store
 from allometry.sweeps.cost import CostModel
-from allometry.sweeps.devices import require_devices
+from allometry.sweeps.devices import require_devices, slower_engine
 from allometry.sweeps.elsewhere import News, Watch
 from allometry.sweeps.events import Event, EventKind, OnEvent, Summary
 from allometry.sweeps.forecast import Forecast
@@ -74,6 +74,7 @@ class Execution:
         """Feed the pool until nothing is left."""
         self.cost.on(pool)
         self.places.look(pool)
+        self.notes += [] if pool.shared else slower_engine(self.before.pending, pool.device)
         self.announce()
         require_devices(self.before.pending, pool)
         self.orders.data = pool.settle(self.sweep, self.store)

@@ -11,7 +11,15 @@ import pytest
 from allometry.errors import AllometryError
 from allometry.runs.store import Store
 from allometry.sweeps.cost import CostModel, Timing, shape_key
-from allometry.sweeps.devices import fits_one, largest_node, memory_on, on, require_devices, with_devices
+from allometry.sweeps.devices import (
+    fits_one,
+    largest_node,
+    memory_on,
+    on,
+    require_devices,
+    slower_engine,
+    with_devices,
+)
 from allometry.sweeps.execute import Event, execute
 from allometry.sweeps.local import LocalPool
 from allometry.sweeps.places import assign
@@ -169,3 +177,12 @@ def test_a_killed_process_costs_an_interval_and_ctrl_c_leaves_nothing_running(
     assert retries[0].step > 0
     assert "continues after step" in (store.directory(run.id) / "log.txt").read_text()
     assert result(store, run)["loss"] == pytest.approx(result(alone, run)["loss"], rel=1e-5)
+
+
+def test_what_keeps_runs_from_the_native_engine_is_said_once(make_run, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    runs = [make_run(10, seed=seed).replace(engine="auto") for seed in range(3)]
+    (said,) = slower_engine(runs, "cpu")
+    assert "no C++ compiler (no-such-compiler)" in said
+    assert slower_engine(runs, "cuda") == []
+    assert slower_engine([run.replace(engine="reference") for run in runs], "cpu") == []

@@ -122,6 +122,11 @@ def library(_environment: tuple[str | None, ...]) -> ctypes.CDLL:
     return lib
 
 
+def native_build() -> str | None:
+    """What tells this machine's compiled step from others; None if there is none."""
+    return None if no_library(environment()) else build.library().stem
+
+
 @cache
 def no_library(environment: tuple[str | None, ...]) -> str | None:
     """Why the step cannot be compiled or loaded, or None; asked once for an environment."""

@@ -9,13 +9,16 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from allometry.data.batches import BatchOrder
 from allometry.env import generator
 from allometry.sweeps.measure import LONGEST, SHORTEST, STEPS
 from allometry.sweeps.packing import GAIN, MOST
 from allometry.train.config import RunConfig
+from allometry.train.schedules import learning_rate
 
 if TYPE_CHECKING:
     from allometry.train.group import Alone
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 _WARM_UP = 3
 _LEAST = 3
+_TOKENS = 1 << 18
 
 
 def sizes(most: int) -> Iterator[int]:
@@ -74,21 +78,24 @@ def _step(config: RunConfig, size: int, device: str) -> float:
 
 
 def _turns(meeting: Meeting, config: RunConfig, count: int) -> list[float]:
-    """Seconds of so many steps, one after the other, as the first of the pack's models sees them."""
-    model, random = config.model, generator(0)
-    shape = (config.train.batch_tokens // model.n_ctx, model.n_ctx + 1)
-    batch = random.integers(0, model.n_vocab, size=shape)
+    """Seconds of so many steps, one after the other, as the first of the pack's models sees them.
+
+    Batches are gathered as in training: with many small models, what each loop does besides takes a part.
+    """
+    model, train = config.model, config.train
+    tokens = generator(0).integers(0, model.n_vocab, size=max(_TOKENS, 2 * model.n_ctx), dtype=np.uint32)
 
     def loop(group: Alone) -> list[float]:
         engine = group.engine("packed", config, 1, "")
+        order = BatchOrder(tokens, n_ctx=model.n_ctx, batch_tokens=train.batch_tokens, seed=0)
         times = []
-        for number in range(count):
+        for step in range(1, count + 1):
             began = time.perf_counter()
-            engine.step(batch, lr=0.0, step=number + 1)
+            engine.step(order.batch(step), lr=learning_rate(train, 1), step=step)
             times.append(time.perf_counter() - began)
         return times
 
-    first, *others = meeting.hold([partial(loop)] * len(meeting.pack.members))
+    first, *others = meeting.hold([loop] * len(meeting.pack.members))
     for outcome in (first, *others):
         if isinstance(outcome, BaseException):
             raise outcome.__cause__ or outcome

@@ -8,8 +8,8 @@ every run that is still under way wants one. So nothing is concurrent, and a pac
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -76,65 +76,65 @@ def train_packed(
 
 
 class Meeting:
-    """Where the loops of a pack wait for each other. Whoever holds `turn` is the one that runs."""
+    """Where the loops of a pack wait for each other. The turn goes round in the order of the rows: whoever is
+    given its baton runs until it wants a step, or has ended; when all want one, it is taken."""
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
-        self.turn = threading.Condition()
-        self.present = set(range(len(pack.members)))
+        self.batons = [threading.Lock() for _ in pack.members]  # quicker than semaphores
+        self.turns = deque(range(len(pack.members)))
         self.asked: dict[int, Step] = {}
         self.answers: dict[int, StepResult | Exception] = {}
         self.stopped = False
+        for baton in self.batons:
+            baton.acquire()
 
     def hold(self, loops: Sequence[Callable[[Alone], T]]) -> list[T | BaseException]:
         """Run loops, each given its seat as `group`, until all have ended; what they returned or raised."""
         outcomes: dict[int, T | BaseException] = {}
 
         def run(row: int, loop: Callable[[Alone], T]) -> None:
+            self.batons[row].acquire()
             try:
-                with self._seat(row) as group:
-                    outcomes[row] = loop(group)
+                outcomes[row] = loop(_Seat(self, row))
             except BaseException as error:
                 outcomes[row] = error
+            finally:
+                self._pass_on()  # and never again wait for this one
 
         threads = [threading.Thread(target=run, args=each) for each in enumerate(loops)]
         for thread in threads:
             thread.start()
+        self._pass_on()
         for thread in threads:
             self._wait_for(thread)
         return [outcomes[row] for row in range(len(loops))]
 
-    @contextmanager
-    def _seat(self, row: int) -> Iterator[_Seat]:
-        """A run's place in the pack; when it is left, the others no longer wait for it."""
-        with self.turn:
-            try:
-                yield _Seat(self, row)
-            finally:
-                self.present.discard(row)
-                self._step_if_all_ask()
-
     def step(self, row: int, step: Step) -> StepResult:
         """A member's step, taken together with those of all that are present; Broken if that failed."""
         self.asked[row] = step
-        self._step_if_all_ask()
-        while row not in self.answers:
-            self.turn.wait()
+        self._pass_on()
+        self.batons[row].acquire()
         answer = self.answers.pop(row)
         if isinstance(answer, Exception):
             raise Broken from answer
         return answer
 
-    def _step_if_all_ask(self) -> None:
-        if not self.asked or self.asked.keys() != self.present:
-            return
+    def _pass_on(self) -> None:
+        """Give the turn to the next; after the last, the step is taken and a new round begins."""
+        if not self.turns and self.asked:
+            self._take_step()
+        if self.turns:
+            self.batons[self.turns.popleft()].release()
+
+    def _take_step(self) -> None:
         asked, self.asked = self.asked, {}
+        self.turns.extend(asked)
         try:
             results = self.pack.steps({row: [step] for row, step in asked.items()})
             self.answers = {row: found[0] for row, found in results.items()}
         except Exception as error:
             self.answers = dict.fromkeys(asked, error)
-        self.turn.notify_all()
 
     def hear(self, on_progress: OnProgress | None, directory: Path, progress: Progress) -> None:
         """Pass progress on; a KeyboardInterrupt from there reaches every loop."""

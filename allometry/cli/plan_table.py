@@ -51,9 +51,10 @@ def print_plan(plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
         console.print(_by_study(frame, plan))
     total = cost.total(plan.sweep.runs, store=store)
     measured = "timed on this machine" if total.measured else "not calibrated"
+    where = _places(total) + _packs(plan, cost)
     console.print(
         f"{len(frame)} runs, {format_flops(frame['C'].sum())} FLOPs; left to do: "
-        f"{format_duration(total.seconds)} of training on {_places(total)} ({measured}; runs of one "
+        f"{format_duration(total.seconds)} of training on {where} ({measured}; runs of one "
         f"size share their trunk), {total.memory / 1e9:.1f} GB of memory, {total.disk / 1e6:.0f} MB of disk\n"
     )
 
@@ -62,6 +63,12 @@ def _places(total: Cost) -> str:
     """What trains: "2 cores", "1 GPU"."""
     kind = "GPU" if total.device.startswith("cuda") else "core"
     return f"{total.workers} {kind}{'' if total.workers == 1 else 's'}"
+
+
+def _packs(plan: StudyPlan, cost: CostModel) -> str:
+    """How many runs are trained together at most, if any are."""
+    largest = max((cost.packing.size(run) for run in plan.sweep), default=1)
+    return f" in packs of up to {largest} runs" if largest > 1 else ""
 
 
 def _by_shape(frame: pd.DataFrame, device: str) -> Table:

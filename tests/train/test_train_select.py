@@ -11,6 +11,7 @@ from allometry.train.config import RunConfig
 from allometry.train.engines import select
 from allometry.train.engines.fast import FastEngine
 from allometry.train.engines.native import NativeEngine
+from allometry.train.engines.native_bf16 import NativeBf16Engine
 from allometry.train.loop import train
 
 Make = Callable[..., RunConfig]
@@ -59,6 +60,25 @@ def test_auto_takes_the_quicker_and_remembers(
     (record,) = (tmp_path / "engines").glob("pace-*.json")
     assert json.loads(record.read_text()) == paces
     record.write_text('{"native": 1')  # damaged: timed again
+    assert select.auto(make_run()).name == expected
+
+
+@pytest.mark.parametrize(("paces", "expected"), [((1, 4, 2), "native-bf16"), ((1, 1.05, 1.2), "fast")])
+def test_auto_takes_bf16_where_it_is_quickest(
+    make_run: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    paces: tuple[float, float, float],
+    expected: str,
+) -> None:
+    monkeypatch.setenv("ALLOMETRY_CACHE", str(tmp_path))
+    for kind in (NativeEngine, NativeBf16Engine):
+        monkeypatch.setattr(kind, "lacks", lambda config: None)
+    named = dict(zip(("native", "native-bf16", "fast"), paces, strict=True))
+    monkeypatch.setattr(select, "_pace", lambda candidate, config, threads: named[candidate.name])
+    assert select.auto(make_run()).name == expected
+    (record,) = (tmp_path / "engines").glob("pace-*.json")
+    record.write_text('{"native": 1.0, "fast": 9.0}')  # from before there were tiles: timed again
     assert select.auto(make_run()).name == expected
 
 

@@ -29,6 +29,9 @@ _ENGINES = {
 }
 """Engines by name, the one that is usually the quickest first."""
 
+_AUTO = ("native", "native-bf16", "fast")
+"""Engines that may be taken unasked: their losses cannot be told from the reference's."""
+
 _TRIAL_SECONDS = 0.1
 _TRIAL_TOKENS = 1024
 _MARGIN = 1.1
@@ -61,23 +64,29 @@ def engine_class(name: str) -> type[Engine]:
 
 
 def auto(config: RunConfig, *, threads: int = 1, device: str = "cpu") -> type[Engine]:
-    """The quicker of native and fast where both can run `config`, as timed once on this machine; else fast.
+    """The quickest of native, native-bf16 and fast that can run `config`, as timed once on this machine.
 
     The timing takes 0.1 s for each, for each shape and batch, and is kept in the cache folder, so that the
-    choice stays the same.
+    choice stays the same. On GPUs it is fast.
     """
-    native, fast = engine_class("native"), engine_class("fast")
-    if not device.startswith("cpu") or native.lacks(config) is not None:
-        return fast
+    if not device.startswith("cpu"):
+        return engine_class("fast")
+    able = [kind for name in _AUTO if (kind := engine_class(name)).lacks(config) is None]
+    if len(able) == 1:
+        return able[0]
     path = _record(config, threads)
     try:
         paces = read_json(path) or {}
     except AllometryError:  # damaged: timed again
         path.unlink(missing_ok=True)
         paces = {}
-    if not paces:
-        paces = _remember(path, {each.name: _pace(each, config, threads) for each in (native, fast)})
-    return fast if paces["fast"] > _MARGIN * paces["native"] else native
+    if paces.keys() != {kind.name for kind in able}:
+        path.unlink(missing_ok=True)
+        paces = _remember(path, {kind.name: _pace(kind, config, threads) for kind in able})
+    chosen = able[0]
+    for kind in able[1:]:
+        chosen = kind if paces[kind.name] > _MARGIN * paces[chosen.name] else chosen
+    return chosen
 
 
 def engine_for(

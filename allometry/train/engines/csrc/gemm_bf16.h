@@ -117,12 +117,10 @@ inline void finish_block(const Out& c, int rows, int columns, const float* sums)
 // C = (A B + plus) * times, as `product`, with A and B rounded to bf16.
 inline void product_bf16(int rows, int columns, int depth, Left a, Right b, Out c) {
   constexpr int CUT = 16 * TILE_DEPTH;
-  static thread_local bool configured = false;
-  if (!configured) tiles_configure();
-  configured = true;
   static thread_local std::vector<uint16_t> left, right;
   left.resize(static_cast<size_t>(round_up(rows, BLOCK_SIDE)) * CUT);
   right.resize(BLOCK_SIDE * CUT);
+  tiles_configure();  // every time: other code of this thread, PyTorch's say, configures and releases them too
   alignas(64) float sums[BLOCK_SIDE * BLOCK_SIDE];
   const float* times = c.times;
   for (int k0 = 0; k0 < depth; k0 += CUT) {
@@ -138,6 +136,7 @@ inline void product_bf16(int rows, int columns, int depth, Left a, Right b, Out 
       }
     }
   }
+  tiles_release();
 }
 
 #else

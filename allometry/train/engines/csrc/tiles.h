@@ -35,6 +35,7 @@ inline EmulatedTile& emulated_tile(int number) {
 
 inline bool tiles_allowed() { return true; }
 inline void tiles_configure() {}
+inline void tiles_release() {}
 inline void tiles_fence(const void*) {}
 
 inline void tile_zero(int tile) { std::memset(&emulated_tile(tile), 0, sizeof(EmulatedTile)); }
@@ -58,18 +59,20 @@ inline float bf16_at(const uint8_t* row, int j) {
   return value;
 }
 
-// TDPBF16PS: C(m, n) += A(m, 2k) B(k, 2n) + A(m, 2k + 1) B(k, 2n + 1), for the 16 pairs k of a row.
+// TDPBF16PS: C(m, n) += sum of A(m, 2k) B(k, 2n) + sum of A(m, 2k + 1) B(k, 2n + 1), over the 16 pairs k of a row. The
+// two sums are kept apart, as there; that numbers under 1e-38 count as zero there is left out.
 inline void tile_multiply(int c, int a, int b) {
   for (int m = 0; m < TILE; m++) {
-    float sums[TILE];
-    std::memcpy(sums, emulated_tile(c).row[m], sizeof sums);
+    float even[TILE] = {}, odd[TILE] = {}, sums[TILE];
     for (int k = 0; k < TILE; k++) {
       const uint8_t *left = emulated_tile(a).row[m], *right = emulated_tile(b).row[k];
       for (int n = 0; n < TILE; n++) {
-        sums[n] += bf16_at(left, 2 * k) * bf16_at(right, 2 * n);
-        sums[n] += bf16_at(left, 2 * k + 1) * bf16_at(right, 2 * n + 1);
+        even[n] = std::fma(bf16_at(left, 2 * k), bf16_at(right, 2 * n), even[n]);
+        odd[n] = std::fma(bf16_at(left, 2 * k + 1), bf16_at(right, 2 * n + 1), odd[n]);
       }
     }
+    std::memcpy(sums, emulated_tile(c).row[m], sizeof sums);
+    for (int n = 0; n < TILE; n++) sums[n] += even[n] + odd[n];
     std::memcpy(emulated_tile(c).row[m], sums, sizeof sums);
   }
 }
@@ -96,6 +99,8 @@ inline void tiles_configure() {
   tiles_fence(&config);
   _tile_loadconfig(&config);
 }
+
+inline void tiles_release() { _tile_release(); }
 
 // Macros, because the compiler writes a tile's number, which must be a literal, into the name of its register.
 #define tile_zero(tile) _tile_zero(tile)

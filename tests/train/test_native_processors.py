@@ -121,4 +121,5 @@ def test_neon_under_qemu_computes_what_this_processor_computes(tmp_path):
     lines = zip(output(here).splitlines(), output(qemu, there).splitlines(), strict=True)
     for (name, *expected), (same, *found) in ((a.split(), b.split()) for a, b in lines):
         assert name == same
-        assert [float(x) for x in found] == pytest.approx([float(x) for x in expected], rel=1e-5)
+        bound = 1e-3 if "bf16" in name else 1e-5  # another last digit may round a factor the other way
+        assert [float(x) for x in found] == pytest.approx([float(x) for x in expected], rel=bound)

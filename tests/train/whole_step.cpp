@@ -43,21 +43,32 @@ static void train(const char* name, int32_t family, const Shape& shape, const Fl
   allometry_free(model);
 }
 
-int main() {
-  const int d = 40, f = 70, vocab = 37, context = 19;
-  Flat gpt, lstm;
-  gpt.add(vocab * d, true), gpt.add(context * d, true), gpt.add(d, false), gpt.none();
+static Flat transformer(int d, int f, int vocab, int context) {
+  Flat flat;
+  flat.add(vocab * d, true), flat.add(context * d, true), flat.add(d, false), flat.none();
   for (int l = 0; l < 2; l++) {
     for (int64_t size : {d, 0, 3 * d * d, 3 * d, d * d, 0, d, 0, f * d, f, d * f, 0}) {
-      if (size) gpt.add(size, size > 3 * d);
-      else gpt.none();
+      if (size) flat.add(size, size > 3 * d);
+      else flat.none();
     }
   }
-  lstm.add(vocab * d, true);
-  for (int l = 0; l < 2; l++) lstm.add(4 * d * d, true), lstm.add(4 * d * d, true), lstm.add(4 * d, false);
-  train("transformer", TRANSFORMER, {2, d, 5, f, vocab, context, 2, 0, 0, 0.1f, 7}, gpt);
-  train("lstm", LSTM, {2, d, 0, 0, vocab, context, 2, 0, 0, 0.1f, 7}, lstm);
+  return flat;
+}
+
+static Flat lstm(int d, int vocab) {
+  Flat flat;
+  flat.add(vocab * d, true);
+  for (int l = 0; l < 2; l++) flat.add(4 * d * d, true), flat.add(4 * d * d, true), flat.add(4 * d, false);
+  return flat;
+}
+
+int main() {
+  train("transformer", TRANSFORMER, {2, 40, 5, 70, 37, 19, 2, 0, 0, 0.1f, 7}, transformer(40, 70, 37, 19));
+  train("lstm", LSTM, {2, 40, 0, 0, 37, 19, 2, 0, 0, 0.1f, 7}, lstm(40, 37));
 #if ALLOMETRY_TILES
-  train("bf16", TRANSFORMER, {2, d, 5, f, vocab, context, 1, 0, 1, 0.0f, 7}, gpt);
+  if (!allometry_has_bf16()) return std::puts("bf16 refused"), 0;
+  train("bf16", TRANSFORMER, {2, 40, 5, 70, 37, 19, 1, 0, 1, 0.0f, 7}, transformer(40, 70, 37, 19));
+  train("bf16-threads", TRANSFORMER, {2, 51, 3, 101, 61, 33, 3, 0, 1, 0.1f, 7}, transformer(51, 101, 61, 33));
+  train("bf16-deep", TRANSFORMER, {2, 24, 3, 530, 61, 17, 2, 0, 1, 0.0f, 7}, transformer(24, 530, 61, 17));
 #endif
 }

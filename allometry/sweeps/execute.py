@@ -12,7 +12,8 @@ from allometry.runs.lock import exclusive
 from allometry.runs.store import Store
 from allometry.sweeps.cost import CostModel
 from allometry.sweeps.events import Event, EventKind, OnEvent, Summary
-from allometry.sweeps.execution import DEATHS_ALLOWED, Execution, Settings
+from allometry.sweeps.execution import DEATHS_ALLOWED, Execution
+from allometry.sweeps.orders import Settings
 from allometry.sweeps.pool import Pool, open_pool
 from allometry.sweeps.survey import tidy
 from allometry.sweeps.sweep import Sweep

@@ -23,8 +23,6 @@ from allometry.sweeps.survey import Survey, branch_points, drop_branch, mend, ne
 from allometry.sweeps.sweep import Sweep
 from allometry.train.config import RunConfig
 
-__all__ = ["DEATHS_ALLOWED", "Execution", "Settings"]
-
 DEATHS_ALLOWED = 3
 """How often a run's worker may be killed before the run counts as failed."""
 
@@ -86,7 +84,8 @@ class Execution:
                 pool.send(slot, {"do": "threads", "count": count})
             for slot, report in pool.reports(_TICK):
                 self._handle(slot, report)
-            self._look_elsewhere()
+            for news in self.watch.news() if self.watch else ():
+                self._from_elsewhere(news)
             self.offered += (time.monotonic() - began) * len(self.places.speeds)
             if self.settings.fail_fast and self.failed:
                 run, reason = next(iter(self.failed.items()))
@@ -225,10 +224,6 @@ class Execution:
     def _from_checkpoint(self, job: Job) -> Job:
         step = newest_step(self.store, job.id)
         return replace(job, start=step, source=None) if step else job
-
-    def _look_elsewhere(self) -> None:
-        for news in self.watch.news() if self.watch else ():
-            self._from_elsewhere(news)
 
     def _from_elsewhere(self, news: News) -> None:
         job = news.job

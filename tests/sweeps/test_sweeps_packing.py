@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -176,7 +177,10 @@ def test_a_shape_that_was_not_timed_gains_what_a_larger_one_does(fast):
     assert packs == {1: pytest.approx(step), 2: pytest.approx(1.25 * step)}
 
 
-def test_larger_packs_are_timed_once_there_are_runs_for_them(fast):
+def test_larger_packs_are_timed_once_there_are_runs_for_them(
+    fast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ALLOMETRY_CACHE", str(tmp_path))
     runs = [fast(50, seed=seed) for seed in range(4)]
     seen: list[int] = []
     with LocalPool(1, pack=4) as pool:
@@ -189,7 +193,7 @@ def test_larger_packs_are_timed_once_there_are_runs_for_them(fast):
     assert packs.keys() >= {1, 2}
     assert all(seconds > 0 for seconds in packs.values())
     assert again.timings == cost.timings
-    (path,) = (path for path in cache_dir("timings").glob("*.json") if '"1":' in path.read_text())
+    (path,) = cache_dir("timings").glob("*.json")
     stored = json.loads(path.read_text())[shape_key(runs[0])]
     assert stored["packs"].keys() == {str(size) for size in packs}
 

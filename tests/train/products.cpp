@@ -30,31 +30,49 @@ static double rounded(float x, bool bf16) {
   return x;
 }
 
-// C = (A B + D) * E with A transposed or not, B packed (both ways) or in place.
+// B as a product may be given it: in place, packed as panels or as tiles, and each of them from B's transpose.
+static Right given(const Matrix& b, bool turned, int way, bool bf16, int depth, int columns, std::vector<float>& memory) {
+  const Right plain = turned ? transposed_in_place(b.at.data(), b.stride) : in_place(b.at.data(), b.stride);
+  memory.resize(std::max(packed_size(depth, columns), tiled_size(depth, columns)) + PANEL);
+  if (way == 0 && (bf16 || !turned)) return plain;
+  if (way == 1 && bf16) {
+    pack_as_tiles(plain, depth, columns, memory.data());
+    return as_tiles(memory.data());
+  }
+  if (turned) pack_transposed(b.at.data(), b.stride, depth, columns, memory.data());
+  else pack(b.at.data(), b.stride, depth, columns, memory.data());
+  return packed(memory.data(), depth);
+}
+
+// C = (A B + D) * E, some of D and E being there, with A transposed or not. A may be a triangle, or a triangle of C wanted.
 static double error(bool bf16, int rows, int columns, int depth) {
-  const bool transposed = generator() % 2;
-  const int way = generator() % 3;
-  const Matrix a(transposed ? depth : rows, transposed ? rows : depth);
-  const Matrix b(way == 1 ? columns : depth, way == 1 ? depth : columns);
-  const Matrix d(rows, columns), e(rows, columns);
+  const Causal causal = static_cast<Causal>(generator() % 4);
+  if (causal == Causal::up_to_row || causal == Causal::from_row) depth = rows;
+  if (causal == Causal::from_column) columns = rows;
+  const bool transposed = causal == Causal::from_row || (causal == Causal::none && generator() % 2);
+  const bool turned = generator() % 2, plus = generator() % 2, times = plus && generator() % 2;
+  Matrix a(transposed ? depth : rows, transposed ? rows : depth);
+  const Matrix b(turned ? columns : depth, turned ? depth : columns), d(rows, columns), e(rows, columns);
+  const auto entry = [&](int i, int k) -> float& { return transposed ? a.at[k * a.stride + i] : a.at[i * a.stride + k]; };
+  for (int i = 0; i < rows; i++) {
+    for (int k = 0; k < depth; k++)
+      if ((causal == Causal::up_to_row && k > i) || (causal == Causal::from_row && k < i)) entry(i, k) = 0.0f;
+  }
   Matrix c(rows, columns);
-  std::vector<float> panels(packed_size(depth, columns) + PANEL);
-  if (way == 0) pack(b.at.data(), b.stride, depth, columns, panels.data());
-  if (way == 1) pack_transposed(b.at.data(), b.stride, depth, columns, panels.data());
+  std::vector<float> memory;
   const Left left{a.at.data(), a.stride, transposed};
-  const Right right = way == 2 ? in_place(b.at.data(), b.stride) : packed(panels.data(), depth);
-  const Out out{c.at.data(), c.stride, d.at.data(), d.stride, e.at.data()};
-  (bf16 ? product_bf16(rows, columns, depth, left, right, out) : product(rows, columns, depth, left, right, out));
+  const Right right = given(b, turned, generator() % 3, bf16, depth, columns, memory);
+  const Out out{c.at.data(), c.stride, plus ? d.at.data() : nullptr, d.stride, times ? e.at.data() : nullptr};
+  (bf16 ? product_bf16 : product)(rows, columns, depth, left, right, out, causal);
   double worst = 0.0;
   for (int i = 0; i < rows; i++) {
-    for (int j = 0; j < columns; j++) {
-      double sum = d.at[i * d.stride + j];
+    for (int j = 0; j < (causal == Causal::from_column ? i + 1 : columns); j++) {
+      double sum = plus ? d.at[i * d.stride + j] : 0.0;
       for (int k = 0; k < depth; k++) {
-        const float x = transposed ? a.at[k * a.stride + i] : a.at[i * a.stride + k];
-        const float y = way == 1 ? b.at[j * b.stride + k] : b.at[k * b.stride + j];
-        sum += rounded(x, bf16) * rounded(y, bf16);
+        const float y = turned ? b.at[j * b.stride + k] : b.at[k * b.stride + j];
+        sum += rounded(entry(i, k), bf16) * rounded(y, bf16);
       }
-      worst = std::max(worst, std::abs(sum * e.at[i * e.stride + j] - c.at[i * c.stride + j]));
+      worst = std::max(worst, std::abs(sum * (times ? e.at[i * e.stride + j] : 1.0f) - c.at[i * c.stride + j]));
     }
   }
   return worst / std::sqrt(static_cast<double>(depth));
@@ -62,9 +80,10 @@ static double error(bool bf16, int rows, int columns, int depth) {
 
 int main() {
   if (!tiles_allowed()) return std::puts("bf16 refused"), 0;
+  const TilesInUse tiles(true);
   double fp32 = 0.0, bf16 = 0.0;
-  for (int i = 0; i < 60; i++) {
-    const int rows = between(1, 130), columns = between(1, 100), depth = between(1, i % 10 ? 90 : 1200);
+  for (int i = 0; i < 200; i++) {
+    const int rows = between(1, i % 20 ? 130 : 700), columns = between(1, 100), depth = between(1, i % 10 ? 90 : 1200);
     fp32 = std::max(fp32, error(false, rows, columns, depth));
     bf16 = std::max(bf16, error(true, rows, columns, depth));
   }

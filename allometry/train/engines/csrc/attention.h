@@ -3,6 +3,7 @@
 // Scores, probabilities and their gradients are lower triangular: tiles above the diagonal are neither computed nor
 // read. Within a tile that the diagonal crosses, entries above it are set to zero.
 #pragma once
+#include "gemm_bf16.h"
 #include "rows.h"
 
 namespace allometry {
@@ -15,17 +16,37 @@ struct Head {
   ptrdiff_t square;           // of the T x T buffers
   const Dropout* dropout;
   uint64_t stream;            // of the dropout mask
+  bool bf16;
 };
 
 struct AttentionScratch {
-  float* packed;   // the transposed keys or values
+  float* packed;   // the transposed keys or values, unless in bf16
   float* dropped;  // T x T: probabilities after dropout (unused without)
   float* slopes;   // T x T: gradients of the probabilities, then of the scores
 };
 
-// Entries after the diagonal that tiles read: the rest of the vector and of a tile's rows.
-inline int row_end(int i, ptrdiff_t square) {
-  return std::min(round_up(i + 1 + TILE_ROWS, LANES), static_cast<int>(square));
+// Entries after the diagonal that tiles read: the rest of the vector and of a tile's rows, or of a block in bf16.
+inline int row_end(const Head& h, int i) {
+  const int end = h.bf16 ? round_up(i + 1, BLOCK_SIDE) : round_up(i + 1 + TILE_ROWS, LANES);
+  return std::min(end, static_cast<int>(h.square));
+}
+
+// The lower triangle of A B^T, for A and B of shape (T, width): scores, or gradients of probabilities.
+inline void scores(const Head& h, Left a, const float* b, ptrdiff_t b_stride, float* out, float* scratch) {
+  const Out square = into(out, h.square);
+  if (h.bf16) {
+    product_bf16(h.length, h.length, h.width, a, transposed_in_place(b, b_stride), square, Causal::from_column);
+    return;
+  }
+  pack_transposed(b, b_stride, h.width, h.length, scratch);
+  product(h.length, h.length, h.width, a, packed(scratch, h.width), square, Causal::from_column);
+}
+
+// A triangle times (T, width).
+inline void mix(const Head& h, Left triangle, const float* b, ptrdiff_t b_stride, float* out, ptrdiff_t out_stride) {
+  const Causal causal = triangle.transposed ? Causal::from_row : Causal::up_to_row;
+  const auto multiply = h.bf16 ? product_bf16 : product;
+  multiply(h.length, h.width, h.length, triangle, in_place(b, b_stride), into(out, out_stride), causal);
 }
 
 // In place: scores s to probabilities e^(scale s) / sum, over the first `count` entries; zeros up to `end`.
@@ -48,21 +69,18 @@ inline void softmax(float* s, int count, int end, float scale) {
 inline void attention_forward(const Head& h, const float* query, const float* key, const float* value, float* p,
                               float* out, const AttentionScratch& scratch) {
   const int T = h.length;
-  pack_transposed(key, h.stride, h.width, T, scratch.packed);
-  product(T, T, h.width, rows_of(query, h.stride), packed(scratch.packed, h.width), into(p, h.square),
-          Causal::from_column);
+  scores(h, rows_of(query, h.stride), key, h.stride, p, scratch.packed);
   const float scale = 1.0f / std::sqrt(static_cast<float>(h.width));
   const float* weights = p;
   for (int i = 0; i < T; i++) {
     float* row = p + i * h.square;
-    softmax(row, i + 1, row_end(i, h.square), scale);
+    softmax(row, i + 1, row_end(h, i), scale);
     if (h.dropout->on()) {
-      h.dropout->row(h.stream, i, row_end(i, h.square), row, scratch.dropped + i * h.square);
+      h.dropout->row(h.stream, i, row_end(h, i), row, scratch.dropped + i * h.square);
       weights = scratch.dropped;
     }
   }
-  product(T, h.width, T, rows_of(weights, h.square), in_place(value, h.stride), into(out, h.out_stride),
-          Causal::up_to_row);
+  mix(h, rows_of(weights, h.square), value, h.stride, out, h.out_stride);
 }
 
 // In place: gradients of probabilities to gradients of scores, dS = P (dP - sum(P dP)) scale.
@@ -84,14 +102,12 @@ inline void attention_backward(const Head& h, const float* query, const float* k
                                const float* out_grad, HeadGradients grad, const AttentionScratch& scratch) {
   const int T = h.length;
   const float scale = 1.0f / std::sqrt(static_cast<float>(h.width));
-  pack_transposed(value, h.stride, h.width, T, scratch.packed);
-  product(T, T, h.width, rows_of(out_grad, h.out_stride), packed(scratch.packed, h.width),
-          into(scratch.slopes, h.square), Causal::from_column);
+  scores(h, rows_of(out_grad, h.out_stride), value, h.stride, scratch.slopes, scratch.packed);
   const float* weights = p;
   for (int i = 0; i < T; i++) {
     const float* row = p + i * h.square;
     float* slopes = scratch.slopes + i * h.square;
-    const int end = row_end(i, h.square);
+    const int end = row_end(h, i);
     if (h.dropout->on()) {
       h.dropout->row(h.stream, i, end, row, scratch.dropped + i * h.square);
       h.dropout->row(h.stream, i, i + 1, slopes, slopes);
@@ -99,12 +115,9 @@ inline void attention_backward(const Head& h, const float* query, const float* k
     }
     softmax_backward(row, slopes, i + 1, end, scale);
   }
-  product(T, h.width, T, columns_of(weights, h.square), in_place(out_grad, h.out_stride), into(grad.value, h.stride),
-          Causal::from_row);
-  product(T, h.width, T, rows_of(scratch.slopes, h.square), in_place(key, h.stride), into(grad.query, h.stride),
-          Causal::up_to_row);
-  product(T, h.width, T, columns_of(scratch.slopes, h.square), in_place(query, h.stride), into(grad.key, h.stride),
-          Causal::from_row);
+  mix(h, columns_of(weights, h.square), out_grad, h.out_stride, grad.value, h.stride);
+  mix(h, rows_of(scratch.slopes, h.square), key, h.stride, grad.query, h.stride);
+  mix(h, columns_of(scratch.slopes, h.square), query, h.stride, grad.key, h.stride);
 }
 
 }  // namespace allometry

@@ -7,6 +7,7 @@
 #include <new>
 #include <vector>
 
+#include "bf16.h"
 #include "rows.h"
 
 namespace allometry {
@@ -48,18 +49,23 @@ class Arena {
   size_t left_ = 0;
 };
 
-// A weight W (out, in) packed for Y = X W^T (forward) and for dX = dY W (backward).
+// A weight W (out, in) packed for Y = X W^T (forward) and for dX = dY W (backward): as panels, or as tiles in bf16.
 struct PackedWeight {
   float *forward, *backward;
 
-  void allocate(Arena& arena, int out, int in) {
-    forward = arena.take(packed_size(in, out));
-    backward = arena.take(packed_size(out, in));
+  void allocate(Arena& arena, int out, int in, bool bf16 = false) {
+    forward = arena.take(bf16 ? tiled_size(in, out) : packed_size(in, out));
+    backward = arena.take(bf16 ? tiled_size(out, in) : packed_size(out, in));
   }
 
-  void fill(const float* weight, int out, int in) {
-    pack_transposed(weight, in, in, out, forward);
-    pack(weight, in, out, in, backward);
+  void fill(const float* weight, int out, int in, bool bf16 = false) {
+    if (bf16) {
+      pack_as_tiles(transposed_in_place(weight, in), in, out, forward);
+      pack_as_tiles(in_place(weight, in), out, in, backward);
+    } else {
+      pack_transposed(weight, in, in, out, forward);
+      pack(weight, in, out, in, backward);
+    }
   }
 };
 

@@ -52,7 +52,7 @@ inline void embed_backward(const Network& m, Worker& w, const Group& g, const Ba
 // Losses of all rows of x, what the head reads; in training the logits become their gradients.
 inline void head_forward(const Network& m, Worker& w, const Group& g, const Batch& batch, const float* x) {
   const int d = m.shape.width, V = m.shape.vocab;
-  m.linear(g.rows(), V, d, rows_of(x, m.stride()), packed(m.head.forward, d), into(w.logits, m.vocab_stride()));
+  m.linear(g.rows(), V, d, rows_of(x, m.stride()), m.weights(m.head.forward, d), into(w.logits, m.vocab_stride()));
   const float even = 1.0f / (static_cast<float>(batch.sequences) * batch.length);
   for (int i = 0; i < g.rows(); i++) {
     const int64_t position = g.sequence(i) * g.length + g.time(i);
@@ -67,7 +67,7 @@ inline void head_forward(const Network& m, Worker& w, const Group& g, const Batc
 // dx, and the head's part of the embedding's gradient.
 inline void head_backward(const Network& m, Worker& w, const Group& g, const float* x, float* dx) {
   const int d = m.shape.width, V = m.shape.vocab, rows = g.rows();
-  m.linear(rows, d, V, rows_of(w.logits, m.vocab_stride()), packed(m.head.backward, V), into(dx, m.stride()));
+  m.linear(rows, d, V, rows_of(w.logits, m.vocab_stride()), m.weights(m.head.backward, V), into(dx, m.stride()));
   m.linear(V, d, rows, columns_of(w.logits, m.vocab_stride()), in_place(x, m.stride()),
           add_to(w.gradients + m.embed_at, d));
 }

@@ -20,6 +20,7 @@ struct Left {  // A(i, k): at[i * stride + k], or at[k * stride + i] if transpos
 struct Right {  // B(k, n + j): at[(n / PANEL) * panel + k * stride + j], with n a multiple of PANEL
   const float* at;
   ptrdiff_t stride, panel;
+  enum { plain, transposed, tiles } kind = plain;  // for bf16 only: B(k, n) is at[n * stride + k]; see pack_as_tiles
 };
 
 struct Out {  // C(i, j): at[i * stride + j]
@@ -33,6 +34,8 @@ struct Out {  // C(i, j): at[i * stride + j]
 inline Left rows_of(const float* at, ptrdiff_t stride) { return {at, stride, false}; }
 inline Left columns_of(const float* at, ptrdiff_t stride) { return {at, stride, true}; }
 inline Right in_place(const float* at, ptrdiff_t stride) { return {at, stride, PANEL}; }
+inline Right transposed_in_place(const float* at, ptrdiff_t stride) { return {at, stride, 0, Right::transposed}; }
+inline Right as_tiles(const float* at) { return {at, 0, 0, Right::tiles}; }
 inline Right packed(const float* at, ptrdiff_t depth) { return {at, PANEL, depth * PANEL}; }
 inline Out into(float* at, ptrdiff_t stride) { return {at, stride}; }
 inline Out add_to(float* at, ptrdiff_t stride) { return {at, stride, at, stride}; }

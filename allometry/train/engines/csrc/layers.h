@@ -15,10 +15,10 @@ inline void return_to_stream(const Model& m, Workspace& w, const Group& g, uint6
   const int d = m.shape.width;
   const ptrdiff_t stride = m.stride();
   if (!bias && !g.dropout.on()) {
-    m.linear(g.rows(), d, depth, x, packed(weight, depth), plus(after, stride, before));
+    m.linear(g.rows(), d, depth, x, m.weights(weight, depth), plus(after, stride, before));
     return;
   }
-  m.linear(g.rows(), d, depth, x, packed(weight, depth), plus_bias(w.branch, stride, bias));
+  m.linear(g.rows(), d, depth, x, m.weights(weight, depth), plus_bias(w.branch, stride, bias));
   if (g.dropout.on()) drop_rows(g, where, d, w.branch, w.branch, stride);
   for (ptrdiff_t i = 0; i < g.rows() * stride; i += LANES) store(after + i, load(before + i) + load(w.branch + i));
 }
@@ -26,7 +26,7 @@ inline void return_to_stream(const Model& m, Workspace& w, const Group& g, uint6
 inline Head head_of(const Model& m, const Group& g, int layer, int sequence, int head) {
   const uint64_t which = static_cast<uint64_t>(g.first + sequence) * m.shape.heads + head;
   return {g.length,   m.head_width(), m.qkv_stride(), m.stride(),
-          m.square(), &g.dropout,     g.dropout.stream(place(layer, ATTENTION), which)};
+          m.square(), &g.dropout,     g.dropout.stream(place(layer, ATTENTION), which), m.shape.bf16 != 0};
 }
 
 inline float* square_of(const Model& m, float* all, int sequence, int head) {
@@ -38,7 +38,7 @@ inline void attention_branch(const Model& m, Workspace& w, const Group& g, int l
   const LayerOffsets& at = m.layer_offsets[layer];
   norm_forward(g.rows(), d, s.x, s.normed_1, m.stride(), m.params + at.norm_1, part(m.params, at.norm_1_bias),
                s.moments_1);
-  m.linear(g.rows(), 3 * d, d, rows_of(s.normed_1, m.stride()), packed(m.packed[layer].qkv.forward, d),
+  m.linear(g.rows(), 3 * d, d, rows_of(s.normed_1, m.stride()), m.weights(m.packed[layer].qkv.forward, d),
           plus_bias(s.qkv, m.qkv_stride(), part(m.params, at.qkv_bias)));
   for (int i = 0; i < g.sequences; i++) {
     for (int j = 0; j < m.shape.heads; j++) {
@@ -68,7 +68,7 @@ inline void mlp_branch(const Model& m, Workspace& w, const Group& g, int layer, 
   const LayerOffsets& at = m.layer_offsets[layer];
   norm_forward(g.rows(), d, s.middle, s.normed_2, m.stride(), m.params + at.norm_2, part(m.params, at.norm_2_bias),
                s.moments_2);
-  m.linear(g.rows(), f, d, rows_of(s.normed_2, m.stride()), packed(m.packed[layer].expand.forward, d),
+  m.linear(g.rows(), f, d, rows_of(s.normed_2, m.stride()), m.weights(m.packed[layer].expand.forward, d),
           plus_bias(s.slopes, m.hidden_stride(), part(m.params, at.expand_bias)));
   gelu_rows(g.rows(), m.hidden_stride(), f, s.hidden, s.slopes);
   return_to_stream(m, w, g, place(layer, AFTER_CONTRACT), rows_of(s.hidden, m.hidden_stride()), f,
@@ -94,11 +94,11 @@ inline void mlp_backward(const Model& m, Workspace& w, const Group& g, int layer
   const ptrdiff_t stride = m.stride(), wide = m.hidden_stride();
   const LayerOffsets& at = m.layer_offsets[layer];
   const float* dy = gradient_into_branch(m, w, g, place(layer, AFTER_CONTRACT));
-  m.linear(rows, f, d, rows_of(dy, stride), packed(m.packed[layer].contract.backward, d),
+  m.linear(rows, f, d, rows_of(dy, stride), m.weights(m.packed[layer].contract.backward, d),
           times(w.hidden_grad, wide, s.slopes));
   weight_gradient(m, g, d, f, dy, stride, s.hidden, wide, w.gradients + at.contract,
                   part(w.gradients, at.contract_bias));
-  m.linear(rows, d, f, rows_of(w.hidden_grad, wide), packed(m.packed[layer].expand.backward, f),
+  m.linear(rows, d, f, rows_of(w.hidden_grad, wide), m.weights(m.packed[layer].expand.backward, f),
           into(w.branch_grad, stride));
   weight_gradient(m, g, f, d, w.hidden_grad, wide, s.normed_2, stride, w.gradients + at.expand,
                   part(w.gradients, at.expand_bias));
@@ -111,7 +111,7 @@ inline void attention_branch_backward(const Model& m, Workspace& w, const Group&
   const ptrdiff_t stride = m.stride(), wide = m.qkv_stride();
   const LayerOffsets& at = m.layer_offsets[layer];
   const float* dy = gradient_into_branch(m, w, g, place(layer, AFTER_PROJECT));
-  m.linear(rows, d, d, rows_of(dy, stride), packed(m.packed[layer].project.backward, d), into(w.mixed_grad, stride));
+  m.linear(rows, d, d, rows_of(dy, stride), m.weights(m.packed[layer].project.backward, d), into(w.mixed_grad, stride));
   weight_gradient(m, g, d, d, dy, stride, s.mixed, stride, w.gradients + at.project,
                   part(w.gradients, at.project_bias));
   for (int i = 0; i < g.sequences; i++) {
@@ -125,7 +125,7 @@ inline void attention_branch_backward(const Model& m, Workspace& w, const Group&
                          {w.packed, w.dropped, w.score_grad});
     }
   }
-  m.linear(rows, d, 3 * d, rows_of(w.qkv_grad, wide), packed(m.packed[layer].qkv.backward, 3 * d),
+  m.linear(rows, d, 3 * d, rows_of(w.qkv_grad, wide), m.weights(m.packed[layer].qkv.backward, 3 * d),
           into(w.branch_grad, stride));
   weight_gradient(m, g, 3 * d, d, w.qkv_grad, wide, s.normed_1, stride, w.gradients + at.qkv,
                   part(w.gradients, at.qkv_bias));

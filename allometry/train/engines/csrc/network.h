@@ -11,7 +11,7 @@ struct Shape {  // filled in by Python (bindings.py), field by field
   int32_t layers, width, heads, hidden, vocab, context;
   int32_t threads;  // to begin with; any number gives the same bits
   int32_t stack;  // layers in a stack that is repeated with a signal for the time step; 0 without signals
-  int32_t bf16;   // whether products with weights round their factors to bf16
+  int32_t bf16;   // whether matrix products round their factors to bf16
   float dropout;
   uint64_t seed;
 };
@@ -81,6 +81,9 @@ struct Network {
   virtual int together(int64_t sequences) const = 0;
   // Forward: losses are added up and kept. In training also backward: gradients are added to the worker's.
   virtual void run(int thread, const Group& group, const Batch& batch) = 0;
+
+  // A packed weight as the right factor of `linear`.
+  Right weights(const float* at, int depth) const { return shape.bf16 ? as_tiles(at) : packed(at, depth); }
 
   // A product with weights, or of a gradient of weights.
   void linear(int rows, int columns, int depth, Left a, Right b, Out c) const {

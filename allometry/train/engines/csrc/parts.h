@@ -45,6 +45,7 @@ inline int parts_of(int64_t groups) {
 // Every n-th group of the batch's sequences, from the first on.
 inline void run_groups(Network& m, int thread, int first, int n, const Batch& batch, bool training,
                        const Dropout& dropout) {
+  const TilesInUse tiles(m.shape.bf16);
   const int64_t together = m.together(batch.sequences);
   for (int64_t start = first * together; start < batch.sequences; start += n * together) {
     const int count = static_cast<int>(std::min(together, batch.sequences - start));
@@ -94,6 +95,7 @@ inline void evaluate_on(Network& m, const Batch& batch) {
 inline void sequence_norms(Network& m, const Batch& batch, const Dropout& dropout, double* norms) {
   const int threads = m.shape.threads;
   on_threads(threads, [&](int t) {
+    const TilesInUse tiles(m.shape.bf16);
     Worker& w = m.worker(t);
     w.gradients = t == 0 ? m.gradients : own_gradients(m, w);
     for (int64_t i = t; i < batch.sequences; i += threads) {

@@ -111,6 +111,8 @@ inline void tiles_release() { _tile_release(); }
 #else
 
 inline bool tiles_allowed() { return false; }
+inline void tiles_configure() {}
+inline void tiles_release() {}
 
 #endif
 

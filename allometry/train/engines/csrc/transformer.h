@@ -18,12 +18,12 @@ class Transformer final : public Model {
   }
 
   void allocate() override {
-    head.allocate(arena, shape.vocab, shape.width);
+    head.allocate(arena, shape.vocab, shape.width, shape.bf16);
     allocate_packed_layers(*this);
   }
 
   void pack_weights(int first, int n) override {
-    if (first == 0) head.fill(params + embed_at, shape.vocab, shape.width);
+    if (first == 0) head.fill(params + embed_at, shape.vocab, shape.width, shape.bf16);
     for (int l = n - 1 - first; l < shape.layers; l += n) pack_layer(*this, l);
   }
 

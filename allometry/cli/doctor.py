@@ -70,8 +70,8 @@ def _machine() -> Iterator[Finding]:
     found = gpus()
     for gpu in found:
         memory = format_bytes(gpu.memory)
-        yield Finding("gpu", f"{gpu.name} ({memory}): a sweep trains there, unless --device cpu", True)
-    many = "with --device cpu " if found else ""
+        yield Finding("gpu", f"{gpu.name} ({memory}): a study trains there where that is quicker", True)
+    many = "on them " if found else ""
     yield Finding("cores", f"{env.cores()}: {many}a sweep trains as many runs at a time", True)
     if not found:
         yield Finding("gpu", f"none that PyTorch {env.package_version('torch')} can use")

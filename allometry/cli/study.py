@@ -40,7 +40,7 @@ def command(name: str) -> click.Command:
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Train on cores (cpu) or GPUs (cuda); auto takes the GPUs if there are any.",
+    help="Train on cores (cpu) or GPUs (cuda); auto times both, if there are both.",
 )
 @click.option("--shard", help="This task's part of a job array that shares the store, such as 2/8.")
 @click.option(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from allometry.env import cores
 from allometry.errors import AllometryError
 from allometry.runs.store import Store, store_exists
 from allometry.studies import plan as planning
@@ -39,9 +40,10 @@ class Request:
 
     `compute` (FLOPs) fixes the size of the study whatever the machine's speed; 0 asks for the smallest one.
     `on` names the workers: None for this machine, "ray" or "ray://host:port" for a cluster; `device` is
-    "cuda", "cpu" or "auto" (`allometry.sweeps.pool.open_pool`). `shard` is this process's part of a job array
-    that shares the store. `devices` is how many may train a run that decides when the sweep ends; `per_gpu`
-    workers share each GPU; `pack` is how many runs may be trained as a pack (`allometry.sweeps.pool.Pool`).
+    "cuda", "cpu" or "auto", which is timed on machines with GPUs (`allometry.sweeps.quicker`). `shard` is
+    this process's part of a job array that shares the store. `devices` is how many may train a run that
+    decides when the sweep ends; `per_gpu` workers share each GPU; `pack` is how many runs may be trained as a
+    pack (`allometry.sweeps.pool.Pool`).
     """
 
     study: str
@@ -104,8 +106,9 @@ def conduct(request: Request, display: Display, *, dry_run: bool = False) -> Pat
     began = time.monotonic()
     store = Store(request.store, create=not dry_run) if not dry_run or store_exists(request.store) else None
     # The workers load torch while the data are prepared.
+    device = _device(request, question, display)
     with open_pool(
-        request.on, request.workers, device=request.device, per_gpu=request.per_gpu, pack=request.pack
+        request.on, request.workers, device=device, per_gpu=request.per_gpu, pack=request.pack
     ) as pool:
         require_as_many(request.devices, pool)
         if pool.device == "cuda":
@@ -127,6 +130,25 @@ def conduct(request: Request, display: Display, *, dry_run: bool = False) -> Pat
 
 def _slug(text: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in text).strip("_")[:40]
+
+
+def _device(request: Request, question: Study, display: Display) -> str | None:
+    """What was asked for; for "auto" on a machine with GPUs where the study is predicted to end sooner."""
+    from allometry.sweeps.gpus import gpus
+    from allometry.sweeps.pool import open_pool
+    from allometry.sweeps.quicker import quicker
+
+    if request.device != "auto" or request.on not in (None, "local") or request.per_gpu > 1 or not gpus():
+        return request.device
+
+    def open_on(device: str) -> Pool:
+        return open_pool(None, request.workers, device=device, pack=request.pack)
+
+    display.say("calibrating: a few steps of each shape on the cores and on the GPUs (kept for next time)")
+    runs = _rough(question, request, request.workers or cores()).runs
+    device, why = quicker(runs, open_on, display.calibrating)
+    display.say(why)
+    return device
 
 
 def _prepare_data(request: Request, display: Display) -> None:

@@ -1,6 +1,7 @@
 """How fast a whole sweep is trained, against the same runs in a plain PyTorch loop, one after the other.
 
     python benchmarks/train_sweep.py [--steps 400] [--rounds 2]
+    python benchmarks/train_sweep.py --shape 4x128 --batch 4096 --context 128 --steps 60
 
 Allometry's side is all that a sweep is: worker processes of one thread each that start, import, share the
 runs, evaluate at every half octave and write curves, checkpoints and results. The plain side only trains, in
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -26,20 +28,19 @@ from allometry.sweeps.execute import execute
 from allometry.sweeps.sweep import Sweep
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
-SHAPES = ((2, 32), (4, 64))
-CONTEXT, VOCAB = 64, 256
+VOCAB = 256
 
 
-def the_sweep(steps: int, batch: int, seeds: int, engine: str) -> Sweep:
+def the_sweep(shapes: Sequence[str], steps: int, batch: int, context: int, seeds: int, engine: str) -> Sweep:
     """Each shape with each seed, over the same number of steps."""
     runs = [
         RunConfig(
-            model=TransformerConfig(n_layer=L, d_model=d, n_ctx=CONTEXT, n_vocab=VOCAB),
+            model=TransformerConfig(n_layer=n_layer, d_model=d_model, n_ctx=context, n_vocab=VOCAB),
             data=DataConfig(eval_tokens=16_384),
             train=TrainConfig(tokens=steps * batch, batch_tokens=batch, lr=1e-3, seed=seed),
             engine=engine,
         )
-        for L, d in SHAPES
+        for n_layer, d_model in (map(int, shape.split("x")) for shape in shapes)
         for seed in range(seeds)
     ]
     return Sweep("speed", "How fast is a sweep?", tuple(runs))
@@ -67,21 +68,35 @@ def plain_seconds(sweep: Sweep, threads: int) -> float:
 
 
 @click.command()
+@click.option(
+    "--shape", "shapes", default=("2x32", "4x64"), multiple=True, show_default=True, help="Layers x width."
+)
 @click.option("--steps", default=400, show_default=True, help="Steps of every run.")
 @click.option("--batch", default=1024, show_default=True, help="Tokens in a batch.")
+@click.option("--context", default=64, show_default=True, help="Tokens that a model sees.")
 @click.option("--seeds", default=4, show_default=True, help="Runs of each shape.")
 @click.option("--rounds", default=2, show_default=True, help="Turns of each side; the better one counts.")
 @click.option(
     "--workers", default=env.cores(), show_default=True, help="Worker processes, and plain threads."
 )
 @click.option("--engine", default="native", show_default=True, help="Allometry's engine.")
-def main(steps: int, batch: int, seeds: int, rounds: int, workers: int, engine: str) -> None:
+def main(
+    shapes: tuple[str, ...],
+    steps: int,
+    batch: int,
+    context: int,
+    seeds: int,
+    rounds: int,
+    workers: int,
+    engine: str,
+) -> None:
     """Time a sweep on all cores and the plain loop over the same runs."""
-    sweep = the_sweep(steps, batch, seeds, engine)
+    sweep = the_sweep(shapes, steps, batch, context, seeds, engine)
     times = [(allometry_seconds(sweep, workers), plain_seconds(sweep, workers)) for _ in range(rounds)]
     ours, theirs = min(a for a, _ in times), min(b for _, b in times)
-    names = ", ".join(f"{L}x{d}" for L, d in SHAPES)
-    click.echo(f"{len(sweep)} runs ({names}) of {steps} steps of {batch} tokens, {env.cpu_model()}")
+    click.echo(
+        f"{len(sweep)} runs ({', '.join(shapes)}) of {steps} steps of {batch} tokens, {env.cpu_model()}"
+    )
     click.echo(f"sweep, {workers} workers, engine {engine}: {ours:.1f} s")
     click.echo(
         f"plain loop, {workers} threads, training only: {theirs:.1f} s ({theirs / ours:.2f} times as long)"

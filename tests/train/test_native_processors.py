@@ -1,4 +1,4 @@
-"""The native step for other processors: bf16 tiles by emulation, NEON under QEMU, AVX-512 compiled."""
+"""The native step for other processors: emulated bf16 tiles, NEON under QEMU, AVX-512 and AMX under Bochs."""
 
 import os
 import platform
@@ -103,11 +103,21 @@ def test_training_in_bf16_by_emulation(tmp_path):
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="code for x86")
 @pytest.mark.parametrize("processor", ["x86-64-v3", "x86-64-v4", "sapphirerapids"])
 def test_compiles_for_other_x86_processors(tmp_path, processor):
-    """AVX2, AVX-512, and AVX-512 with AMX; only compiled, so nothing is said of what the code computes."""
+    """AVX2, AVX-512, and AVX-512 with AMX; only compiled: what the code computes, the next test says."""
     program = compiled("whole_step.cpp", tmp_path / "step", f"-march={processor}")
     assembly = output("objdump", "-d", program)
     assert ("zmm" in assembly) == (processor != "x86-64-v3")
     assert ("tdpbf16ps" in assembly) == (processor == "sapphirerapids")
+
+
+@pytest.mark.slow
+def test_avx512_and_amx_under_bochs():
+    """AVX-512 to 1e-5 in fp32 and 1e-3 in bf16; real tiles to the digit what the emulated ones give."""
+    folder = os.environ.get("ALLOMETRY_BOCHS")
+    if folder is None:
+        pytest.skip("needs a folder in ALLOMETRY_BOCHS where tools/emulate_x86.py has run")
+    tool = HERE.parents[1] / "tools" / "emulate_x86.py"
+    subprocess.run([sys.executable, tool, folder], check=True)
 
 
 @pytest.mark.slow

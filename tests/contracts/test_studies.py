@@ -23,9 +23,9 @@ from allometry.units import parse_duration
 NAMES = sorted(studies())
 COLLECTIONS = [name for name in NAMES if isinstance(study(name), Collection)]
 SLOW = pytest.mark.slow
-DEFAULT = ("quickstart", "architectures", "generalisation")
-"""Conducted with every change; with all of them the tests would take several times as long. `kaplan`, which
-covers its members, is conducted by `make slow`, as is each of them alone."""
+DEFAULT = ("quickstart", "architectures", "sooner")
+"""Conducted with every change; with all of them the tests would take several times as long. `kaplan` and
+`generalisation`, which cover their members, are conducted by `make slow`, as is each of them alone."""
 
 CONDUCTED = [pytest.param(n, marks=() if n in DEFAULT else SLOW) for n in NAMES]
 AGAIN = [pytest.param(n, marks=() if n == "quickstart" else SLOW) for n in NAMES]

@@ -216,7 +216,7 @@ execute(Sweep("s", "?", runs), store, workers=1, on_event=tell, checkpoint_every
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_stopped_parent_leaves_nothing_running(make_run, store: Store, how: signal.Signals):
     run = make_run(20_000)
     (store.path / "todo").write_text(run.model_dump_json() + "\n")

@@ -177,6 +177,7 @@ def test_a_shape_that_was_not_timed_gains_what_a_larger_one_does(fast):
     assert packs == {1: pytest.approx(step), 2: pytest.approx(1.25 * step)}
 
 
+@pytest.mark.slow
 def test_larger_packs_are_timed_once_there_are_runs_for_them(
     fast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

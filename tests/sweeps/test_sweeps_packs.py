@@ -128,6 +128,7 @@ def test_a_killed_worker_concerns_all_of_its_pack(fast, store: Store, pool: Loca
     assert_same(store, alone, runs)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_checkpoints_from_which_each_goes_on_alone(
     fast, store: Store, pool: LocalPool, tmp_path: Path
 ):
@@ -147,6 +148,7 @@ def test_ctrl_c_leaves_checkpoints_from_which_each_goes_on_alone(
     assert "goes on with engine fast after packed" in (store.directory(runs[0].id) / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_two_drivers_train_packs_of_what_the_other_has_not(
     fast, store: Store, pool: LocalPool, tmp_path: Path
 ):

@@ -46,6 +46,7 @@ def test_auto_takes_the_quicker_and_remembers(
 ) -> None:
     monkeypatch.setenv("ALLOMETRY_CACHE", str(tmp_path))
     monkeypatch.setattr(NativeEngine, "lacks", lambda config: None)
+    monkeypatch.setattr(NativeBf16Engine, "lacks", lambda config: "no tiles")
     paces = {"native": native, "fast": fast}
     asked: list[str] = []
 

@@ -5,6 +5,7 @@ made from.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -110,14 +111,17 @@ class Places:
         """
         if not pool.lends:
             return {}
+        taken = Counter(slot for at in self.running.values() for slot in at.slots)
+        idle = 0 if reserved else len(self.speeds) - len(taken)
+        if idle == 0 and all(at.lent == 1 for at in self.running.values()):
+            return {}
         alone = {
             run: at.seconds(self.cost) * speedup(at.threads)
             for run, at in self.running.items()
-            if len(at.slots) == 1 and len(self.on(at.slots[0])) == 1
+            if len(at.slots) == 1 and taken[at.slots[0]] == 1
         }
-        idle = len(self.speeds) - len({slot for at in self.running.values() for slot in at.slots})
         changed = {}
-        for run, count in lend(alone, 0 if reserved else idle).items():
+        for run, count in lend(alone, idle).items():
             at = self.running[run]
             if at.lent != count:
                 at.lent = changed[at.slots[0]] = count

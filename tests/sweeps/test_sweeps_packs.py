@@ -3,11 +3,11 @@ cores, where packs must be asked for; what a GPU adds is the engine's business.
 """
 
 import json
-import threading
 from pathlib import Path
 
 import pytest
 from bitwise import run_bytes
+from drivers import two_drivers
 from test_sweeps_execute import Watcher, kill_busiest
 
 from allometry.models.base import family as family_of
@@ -17,7 +17,6 @@ from allometry.sweeps.execute import Event, Summary, execute
 from allometry.sweeps.local import LocalPool
 from allometry.sweeps.pool import open_pool
 from allometry.sweeps.service import Service
-from allometry.sweeps.shard import Shard, own_part
 from allometry.sweeps.sweep import Sweep
 from allometry.train.config import RunConfig
 
@@ -153,20 +152,7 @@ def test_two_drivers_train_packs_of_what_the_other_has_not(
     fast, store: Store, pool: LocalPool, tmp_path: Path
 ):
     runs = [fast(20 - seed, seed=seed) for seed in range(4)]
-    summaries = []
-
-    def work(number: int) -> None:
-        with LocalPool(1, pack=2) as own:
-            summary, _ = train(
-                runs, Store(store.path), own, shared=True, first=own_part(runs, Shard(number, 2)), lease=2.0
-            )
-        summaries.append(summary)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in (1, 2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    summaries = two_drivers(runs, store, pack=2)
     assert len(summaries) == 2
     assert all({*each.done, *each.skipped} == {run.id for run in runs} for each in summaries)
     for run in runs:

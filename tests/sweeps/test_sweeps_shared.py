@@ -2,11 +2,11 @@
 
 import os
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
 from bitwise import run_bytes
+from drivers import two_drivers
 
 from allometry.data import placed
 from allometry.errors import AllometryError
@@ -59,21 +59,7 @@ def test_two_drivers_train_every_run_once(make_run, store: Store, pool: LocalPoo
     runs = [make_run(30), make_run(15), make_run(12, seed=1), make_run(12, seed=2)]
     alone = Store(tmp_path / "alone", create=True)
     execute(Sweep("s", "?", tuple(runs)), alone, pool=pool)
-    summaries = []
-
-    def work(number: int) -> None:
-        first = own_part(runs, Shard(number, 2))
-        with LocalPool(1) as own:
-            summary = execute(
-                Sweep("s", "?", tuple(runs)), Store(store.path), pool=own, shared=True, first=first, lease=2.0
-            )
-        summaries.append(summary)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in (1, 2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    summaries = two_drivers(runs, store)
     assert len(summaries) == 2
     for summary in summaries:
         assert {*summary.done, *summary.skipped} == {run.id for run in runs}

@@ -51,6 +51,16 @@ def stack_of(model: Any) -> int:
     return int(model.n_layer // getattr(model, "reuse", 1))
 
 
+def unsuited(model: Any) -> str | None:
+    """Why the compiled step cannot train a family or a kind of it, on any machine; or None."""
+    kind = getattr(model, "family", "?")
+    if kind not in FAMILIES:
+        return f"the native engine trains {', '.join(FAMILIES)} models, not {kind}: {INSTEAD}"
+    if getattr(model, "act", None) is not None:
+        return f"the native engine applies every block to every position, without ACT's halting: {INSTEAD}"
+    return None
+
+
 class Shape(ctypes.Structure):
     """`Shape` of csrc/network.h."""
 

@@ -39,6 +39,7 @@ from allometry.train.engines.bindings import (
     no_library,
     parameter_names,
     stack_of,
+    unsuited,
 )
 from allometry.train.engines.predictions import hits, with_parameters
 
@@ -60,13 +61,8 @@ class NativeEngine(Engine):
     def lacks(cls, config: RunConfig) -> str | None:
         """One sentence with the remedy, or None; compiles the step if this machine has not done so yet."""
         model = config.model
-        kind = getattr(model, "family", "?")
-        if kind not in FAMILIES:
-            return f"the native engine trains {', '.join(FAMILIES)} models, not {kind}: {INSTEAD}"
-        if getattr(model, "act", None) is not None:
-            return (
-                f"the native engine applies every block to every position, without ACT's halting: {INSTEAD}"
-            )
+        if reason := unsuited(model):
+            return reason
         if model.n_ctx > LONGEST:
             return f"the native engine holds contexts to {LONGEST}, not {model.n_ctx}: {INSTEAD}"
         return no_library(environment())

@@ -119,13 +119,10 @@ def why_not_native(config: RunConfig, device: str = "cpu") -> str | None:
     """Why `auto` takes another engine than native for `config`, in a sentence; None if it need not, and on
     GPUs, where native is none of the choice. Loads no PyTorch.
     """
-    from allometry.train.engines.bindings import FAMILIES, environment, no_library
+    from allometry.train.engines.bindings import environment, no_library, unsuited
 
-    if not device.startswith("cpu"):
-        return None
-    family = getattr(config.model, "family", "?")
-    if family not in FAMILIES or getattr(config.model, "act", None) is not None:
-        return None  # nothing to mend: it is in the nature of the model
+    if not device.startswith("cpu") or unsuited(config.model):
+        return None  # nothing to mend
     reason = no_library(environment())
     return reason and f"engine native, usually the quickest, cannot be used: {reason}"
 

@@ -52,13 +52,15 @@ class Arena {
 // A weight W (out, in) packed for Y = X W^T (forward) and for dX = dY W (backward): as panels, or as tiles in bf16.
 struct PackedWeight {
   float *forward, *backward;
+  bool bf16;
 
-  void allocate(Arena& arena, int out, int in, bool bf16 = false) {
+  void allocate(Arena& arena, int out, int in, bool as_bf16 = false) {
+    bf16 = as_bf16;
     forward = arena.take(bf16 ? tiled_size(in, out) : packed_size(in, out));
     backward = arena.take(bf16 ? tiled_size(out, in) : packed_size(out, in));
   }
 
-  void fill(const float* weight, int out, int in, bool bf16 = false) {
+  void fill(const float* weight, int out, int in) {
     if (bf16) {
       pack_as_tiles(transposed_in_place(weight, in), in, out, forward);
       pack_as_tiles(in_place(weight, in), out, in, backward);

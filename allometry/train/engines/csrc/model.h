@@ -113,10 +113,10 @@ inline void pack_layer(Model& m, int l) {
   if (first_use(m, l) < l) return;
   const int d = m.shape.width, f = m.shape.hidden;
   const LayerOffsets& at = m.layer_offsets[l];
-  m.packed[l].qkv.fill(m.params + at.qkv, 3 * d, d, m.shape.bf16);
-  m.packed[l].project.fill(m.params + at.project, d, d, m.shape.bf16);
-  m.packed[l].expand.fill(m.params + at.expand, f, d, m.shape.bf16);
-  m.packed[l].contract.fill(m.params + at.contract, d, f, m.shape.bf16);
+  m.packed[l].qkv.fill(m.params + at.qkv, 3 * d, d);
+  m.packed[l].project.fill(m.params + at.project, d, d);
+  m.packed[l].expand.fill(m.params + at.expand, f, d);
+  m.packed[l].contract.fill(m.params + at.contract, d, f);
 }
 
 }  // namespace allometry

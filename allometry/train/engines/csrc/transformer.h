@@ -23,7 +23,7 @@ class Transformer final : public Model {
   }
 
   void pack_weights(int first, int n) override {
-    if (first == 0) head.fill(params + embed_at, shape.vocab, shape.width, shape.bf16);
+    if (first == 0) head.fill(params + embed_at, shape.vocab, shape.width);
     for (int l = n - 1 - first; l < shape.layers; l += n) pack_layer(*this, l);
   }
 

@@ -12,6 +12,7 @@ PACKAGE = ROOT / "allometry"
 
 BELOW = {
     "errors": set(),
+    "core": set(),
     "version": set(),
     "discovery": set(),
     "units": set(),
@@ -30,7 +31,7 @@ BELOW = {
     "watch": {"runs", "laws", "planner", "figures", "report", "studies.registration"},
     "studies": {"runs", "data", "models", "train", "sweeps", "laws", "planner", "figures", "report"},
 }
-EVERYWHERE = {"cluster", "processes", "errors", "version", "discovery", "units", "env"}
+EVERYWHERE = {"core", "cluster", "processes", "errors", "version", "discovery", "units", "env"}
 READING = (
     "runs.store",
     "laws.fit",

@@ -107,7 +107,7 @@ def chapter(member: Study, evidence: Evidence) -> Analysis:
     try:
         return replace(member.analyse(evidence), expected=member.expected)
     except AllometryError as error:
-        hint = f" {error.hint[:1].upper()}{error.hint[1:]}." if error.hint else ""
+        hint = f" {error.cli_hint[:1].upper()}{error.cli_hint[1:]}." if error.cli_hint else ""
         return _without_answer(
             member, evidence, f"This could not be answered from these runs: {error.message}.{hint}"
         )

@@ -84,7 +84,7 @@ def main() -> None:
         elif not isinstance(error, AllometryError):
             raise
         elif os.environ["RANK"] == "0":
-            print(f"error: {error.message}\n hint: {error.hint}", file=sys.stderr)
+            print(f"error: {error.message}\n hint: {error.cli_hint}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -48,7 +48,7 @@ def attempt(title: str, reading: Callable[[], Reading]) -> Reading:
     try:
         return reading()
     except AllometryError as error:
-        text = f"This could not be answered from these runs: {error.message}. {_sentence(error.hint)}"
+        text = f"This could not be answered from these runs: {error.message}. {_sentence(error.cli_hint)}"
         return Reading(section=Section(title=title, text=text), warnings=(f"{title}: {error.message}",))
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from allometry.report.content import Analysis, Constant
     from allometry.runs.store import Store
-    from allometry.studies.plan import StudyPlan
+    from allometry.studies.core.plan import StudyPlan
     from allometry.sweeps.cost import Cost, CostModel
 
 

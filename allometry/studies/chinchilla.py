@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
-from allometry.studies.base import Study, register
+from allometry.studies.core.study import Study, register
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from allometry.report.content import Analysis
-    from allometry.studies.base import Evidence
-    from allometry.studies.readings.base import Reading
+    from allometry.studies.core.sections import Reading
+    from allometry.studies.core.study import Evidence
 
 
 @register
@@ -39,10 +39,10 @@ class Chinchilla(Study):
 
     def analyse(self, evidence: Evidence) -> Analysis:
         """Approaches by conventions; approach 2 and 3 in full."""
+        from allometry.studies.core.chapter import chapter
+        from allometry.studies.core.sections import attempt
+        from allometry.studies.core.usable import scope, seed_noise, usable_runs
         from allometry.studies.readings.approaches import answers, compared, parametric, slices
-        from allometry.studies.readings.base import attempt
-        from allometry.studies.readings.chapter import chapter
-        from allometry.studies.readings.runs import scope, seed_noise, usable_runs
         from allometry.studies.readings.trunks import recipe_runs
 
         usable, excluded = usable_runs(evidence)

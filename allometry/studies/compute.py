@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
-from allometry.studies.base import Study, register
+from allometry.studies.core.study import Study, register
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from allometry.report.content import Analysis
-    from allometry.studies.base import Evidence
-    from allometry.studies.readings.base import Reading
+    from allometry.studies.core.sections import Reading
+    from allometry.studies.core.study import Evidence
     from allometry.studies.readings.steps import TimeLaw
 
 
@@ -43,9 +43,9 @@ class Compute(Study):
 
     def analyse(self, evidence: Evidence) -> Analysis:
         """Frontiers, allocation, theory, wrong sizes and the crossing; what lacks B_crit says so."""
-        from allometry.studies.readings.base import attempt
-        from allometry.studies.readings.chapter import chapter
-        from allometry.studies.readings.runs import scope, usable_runs
+        from allometry.studies.core.chapter import chapter
+        from allometry.studies.core.sections import attempt
+        from allometry.studies.core.usable import scope, usable_runs
 
         usable, excluded = usable_runs(evidence)
         readings = {

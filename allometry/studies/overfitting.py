@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from allometry.studies.base import Study, register
+from allometry.studies.core.study import Study, register
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis
-    from allometry.studies.base import Evidence
+    from allometry.studies.core.study import Evidence
 
 
 @register

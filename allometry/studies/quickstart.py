@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from allometry.studies.base import Study, register
+from allometry.studies.core.study import Study, register
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from allometry.report.content import Analysis
-    from allometry.studies.base import Evidence
+    from allometry.studies.core.study import Evidence
     from allometry.sweeps.sweep import Sweep
     from allometry.train.config import RunConfig
 

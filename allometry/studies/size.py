@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from allometry.studies.base import Study, register
+from allometry.studies.core.study import Study, register
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from allometry.report.content import Analysis
-    from allometry.studies.base import Evidence
-    from allometry.studies.readings.base import Reading
+    from allometry.studies.core.sections import Reading
+    from allometry.studies.core.study import Evidence
     from allometry.sweeps.sweep import Sweep
     from allometry.train.config import RunConfig
 
@@ -54,11 +54,11 @@ class Size(Study):
 
     def analyse(self, evidence: Evidence) -> Analysis:
         """Forms, counts, range and horizon of L(N), and how the registered prediction fared."""
-        from allometry.studies.readings.base import attempt
-        from allometry.studies.readings.chapter import chapter
+        from allometry.studies.core.chapter import chapter
+        from allometry.studies.core.sections import attempt
+        from allometry.studies.core.usable import scope, seed_noise, usable_runs
         from allometry.studies.readings.horizons import horizons
         from allometry.studies.readings.prediction import prediction
-        from allometry.studies.readings.runs import scope, seed_noise, usable_runs
         from allometry.studies.readings.sizes import embeddings, forms, ranges
         from allometry.studies.readings.trunks import recipe_runs
 
@@ -84,7 +84,7 @@ class Size(Study):
 
 def answer(readings: dict[str, Reading]) -> str:
     """The exponents with their intervals, and which form foretells best."""
-    from allometry.studies.readings.base import percent
+    from allometry.studies.core.sections import percent
 
     parts = []
     straight = readings["ranges"].fits.get("wide sizes")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from allometry.studies.base import Study, register
+from allometry.studies.core.study import Study, register
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from allometry.laws.result import FitResult
     from allometry.report.content import Analysis
-    from allometry.studies.base import Evidence
-    from allometry.studies.readings.base import Reading
+    from allometry.studies.core.sections import Reading
+    from allometry.studies.core.study import Evidence
 
 
 @register
@@ -44,11 +44,11 @@ class Time(Study):
 
     def analyse(self, evidence: Evidence) -> Analysis:
         """The fit, its dependence on the start, slices at fixed steps and compute, and sample efficiency."""
-        from allometry.studies.readings.base import attempt
-        from allometry.studies.readings.chapter import chapter
+        from allometry.studies.core.chapter import chapter
+        from allometry.studies.core.sections import attempt
+        from allometry.studies.core.usable import scope, usable_runs
         from allometry.studies.readings.critical import critical
         from allometry.studies.readings.efficiency import efficiency, fixed_amounts
-        from allometry.studies.readings.runs import scope, usable_runs
         from allometry.studies.readings.steps import learning, starts, time_law
         from allometry.studies.readings.trunks import recipe_runs, trunk_points
 
@@ -85,7 +85,7 @@ _NEXT = (
 
 def answer(readings: dict[str, Reading]) -> str:
     """The exponents with their intervals, and what they hang on."""
-    from allometry.studies.readings.base import percent
+    from allometry.studies.core.sections import percent
 
     fits = readings["learning"].fits
     if not fits:

@@ -10,7 +10,7 @@ import pytest
 
 from allometry.errors import AllometryError
 from allometry.report.content import Analysis
-from allometry.studies.base import Evidence, study
+from allometry.studies.core.study import Evidence, study
 from allometry.studies.designs.transfers import ENOUGH, SEEDS, transfers
 from allometry.studies.readings.ossification import pairs
 from allometry.studies.readings.transfers import arms, data_needed, effective

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from allometry.errors import AllometryError
-from allometry.studies.base import Evidence, study
+from allometry.studies.core.study import Evidence, study
 from allometry.studies.designs.epochs import epochs, largest_size
 from allometry.studies.designs.grokking import grokking, widest
 from allometry.studies.readings.descents import second_descent

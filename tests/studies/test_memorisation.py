@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from allometry.runs.probes import PROBE_COLUMNS
-from allometry.studies.base import Evidence, study
+from allometry.studies.core.study import Evidence, study
 from allometry.studies.designs.capacity import capacity
 from allometry.studies.designs.halves import halves as halves_design
 from allometry.studies.designs.injected import injected as injected_design

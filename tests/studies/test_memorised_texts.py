@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from allometry.runs.probes import PROBE_COLUMNS
-from allometry.studies.base import Evidence, study
+from allometry.studies.core.study import Evidence, study
 from allometry.studies.designs.texts import BLOCK, texts
 from allometry.studies.readings.texts import beside_reference, memorised, reading
 from allometry.train.config import DataConfig, RunConfig

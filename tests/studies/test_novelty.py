@@ -6,7 +6,7 @@ import pytest
 
 from allometry.errors import AllometryError
 from allometry.runs.novelty import NOVELTY_COLUMNS
-from allometry.studies.base import Evidence
+from allometry.studies.core.study import Evidence
 from allometry.studies.readings.novelty import (
     TRUNCATED,
     copied,

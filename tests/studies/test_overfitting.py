@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from allometry.errors import AllometryError
-from allometry.studies.base import Evidence, study
+from allometry.studies.core.study import Evidence, study
 from allometry.studies.designs.subsets import subsets
 from allometry.studies.readings.overfitting import joint_law
 from allometry.studies.readings.subsets import early_stopped

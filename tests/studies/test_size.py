@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from allometry.report.content import Analysis
-from allometry.studies.base import Evidence, study
+from allometry.studies.core.study import Evidence, study
 from allometry.studies.designs.grid import bare_grid, grid
 from allometry.train.config import DataConfig
 

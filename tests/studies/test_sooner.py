@@ -10,7 +10,7 @@ import pytest
 
 from allometry.errors import AllometryError
 from allometry.laws.censored import censored_fit
-from allometry.studies.base import Evidence, study
+from allometry.studies.core.study import Evidence, study
 from allometry.studies.designs.factors import ON_EQUATIONS, coded, grokking_factors
 from allometry.studies.factorial import aliases, confounded, fractional
 from allometry.studies.readings.sooner import dials, ranked

@@ -11,7 +11,7 @@ import pytest
 from allometry.errors import AllometryError
 from allometry.laws.critical_batch import s_min
 from allometry.laws.frontier import PowerLine
-from allometry.studies.base import Evidence, study
+from allometry.studies.core.study import Evidence, study
 from allometry.studies.designs.grid import bare_grid
 from allometry.studies.readings.batches import BatchLaw
 from allometry.studies.readings.critical import Critical

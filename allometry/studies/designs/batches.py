@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from allometry.studies.designs.base import register, too_little
+from allometry.studies.core.run_sets import register, too_little
 
 if TYPE_CHECKING:
     from allometry.models.base import ModelConfig
@@ -56,7 +56,7 @@ def batches(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     """Two sizes, every batch at every rate, at a constant rate: at how many steps and tokens each reaches a
     loss gives S_min, E_min and B_crit (Kaplan et al. 2020, figures 10 and 18).
     """
-    from allometry.studies.recipe import small_model, vocabulary
+    from allometry.studies.core.recipe import small_model, vocabulary
 
     scale, n_vocab = (compute / REFERENCE) ** 0.5, vocabulary(data)
     small = small_model(max(1500, round(N_AT_REFERENCE * scale)), n_vocab=n_vocab)
@@ -84,7 +84,7 @@ def rate_for_batch(rate: float, batch: float, *, at: float) -> float:
 def _run(
     model: ModelConfig, batch: int, rate: float, data: DataConfig, *, tokens: float, noise_batches: int
 ) -> RunConfig:
-    from allometry.studies.recipe import BATCH_TOKENS, learning_rate, small_run
+    from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_run
 
     rule = learning_rate(model)
     return small_run(

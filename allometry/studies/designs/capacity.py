@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allometry.studies.designs.base import register, too_little
+from allometry.studies.core.run_sets import register, too_little
 
 if TYPE_CHECKING:
     from allometry.models.transformer import TransformerConfig
@@ -53,7 +53,7 @@ def capacity(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 def _model(n_layer: int, d_model: int) -> TransformerConfig:
     from allometry.models.transformer import TransformerConfig
-    from allometry.studies.recipe import heads
+    from allometry.studies.core.recipe import heads
 
     return TransformerConfig(
         n_layer=n_layer, d_model=d_model, n_head=heads(d_model), d_ff=4 * d_model, n_ctx=LENGTH - 1,
@@ -65,7 +65,7 @@ def _run(model: TransformerConfig, per_parameter: float, filling: float) -> RunC
     import math
 
     from allometry.data.uniform import Uniform
-    from allometry.studies.recipe import learning_rate, small_run
+    from allometry.studies.core.recipe import learning_rate, small_run
     from allometry.train.config import DataConfig
 
     bits_each = (LENGTH - 1) * math.log2(SYMBOLS)

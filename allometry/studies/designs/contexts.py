@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from allometry.studies.designs.base import register, too_little
+from allometry.studies.core.run_sets import register, too_little
 
 if TYPE_CHECKING:
     from allometry.models.base import ModelConfig
@@ -31,7 +31,7 @@ FEWEST_UPDATES = 100
 @register
 def contexts(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     """Every size at every context, at equal tokens."""
-    from allometry.studies.recipe import BATCH_TOKENS, small_run, vocabulary
+    from allometry.studies.core.recipe import BATCH_TOKENS, small_run, vocabulary
 
     models = _models(compute, vocabulary(data))
     flops = sum(model.counts().flops_per_token("attention") for model in models)
@@ -47,7 +47,7 @@ def contexts(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 def _models(compute: float, n_vocab: int) -> list[ModelConfig]:
     """The recipe's models of each size, at each context."""
-    from allometry.studies.recipe import small_model
+    from allometry.studies.core.recipe import small_model
 
     largest = max(SMALLEST, N_AT_REFERENCE * math.sqrt(compute / REFERENCE))
     targets = [max(1500, round(largest / STEP**k)) for k in reversed(range(SIZES))]

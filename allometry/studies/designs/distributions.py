@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from allometry.errors import AllometryError
-from allometry.studies.designs.base import register, too_little
+from allometry.studies.core.run_sets import register, too_little
 
 if TYPE_CHECKING:
     from allometry.models.base import ModelConfig
@@ -47,7 +47,7 @@ def distributions(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     """Sizes at one horizon, evaluated on every distribution; the largest often, while it trains (Kaplan et
     al. 2020, figure 8).
     """
-    from allometry.studies.recipe import BATCH_TOKENS, small_run, vocabulary
+    from allometry.studies.core.recipe import BATCH_TOKENS, small_run, vocabulary
 
     elsewhere = tuple(name for name in others(compute, data) if name != data.corpus)
     models = _models(compute, vocabulary(data))
@@ -67,7 +67,7 @@ def distributions(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 
 def _models(compute: float, n_vocab: int) -> list[ModelConfig]:
-    from allometry.studies.recipe import small_model
+    from allometry.studies.core.recipe import small_model
 
     largest = max(SMALLEST, N_AT_REFERENCE * math.sqrt(compute / REFERENCE))
     targets = [max(1500, round(largest / STEP**k)) for k in reversed(range(SIZES))]
@@ -76,7 +76,7 @@ def _models(compute: float, n_vocab: int) -> list[ModelConfig]:
 
 def _steps(compute: float, models: list[ModelConfig], sets: int) -> int:
     """Updates that `compute` pays for; an evaluation costs a third of training on its tokens."""
-    from allometry.studies.recipe import BATCH_TOKENS
+    from allometry.studies.core.recipe import BATCH_TOKENS
 
     per_token = sum(model.counts().flops_per_token("attention") for model in models)
     tokens = compute / per_token

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from allometry.studies.designs.base import register, too_little
+from allometry.studies.core.run_sets import register, too_little
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,7 +138,7 @@ def _bytes_per_token(row: dict[str, float | str], data: DataConfig) -> float:
 
 def _shape(row: dict[str, float | str], compute: float, data: DataConfig) -> TransformerConfig:
     from allometry.models.transformer import TransformerConfig
-    from allometry.studies.recipe import CONTEXT, heads, vocabulary
+    from allometry.studies.core.recipe import CONTEXT, heads, vocabulary
 
     narrow = next(width for least, width in _WIDTHS if compute >= least)
     depth = int(row["depth"])
@@ -157,7 +157,7 @@ def _on_text(
 ) -> RunConfig:
     """One combination that sees `seen` bytes of text, of which a PASSES-th are different."""
     from allometry.data.tokens import prepare
-    from allometry.studies.recipe import learning_rate, small_run
+    from allometry.studies.core.recipe import learning_rate, small_run
 
     model = _shape(row, compute, data)
     batch, tokens = int(row["batch"]), seen / _bytes_per_token(row, data)

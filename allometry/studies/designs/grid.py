@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from allometry.studies.designs.base import register, too_little
+from allometry.studies.core.run_sets import register, too_little
 from allometry.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _grid(
     shorter: int,
 ) -> tuple[RunConfig, ...]:
     """The grid's runs, evaluated so often in a doubling of steps, with up to `shorter` further horizons."""
-    from allometry.studies.recipe import BATCH_TOKENS, small_run
+    from allometry.studies.core.recipe import BATCH_TOKENS, small_run
 
     if len(models) < FEWEST_SIZES:
         raise too_little(compute, "grid of sizes and horizons")
@@ -127,7 +127,7 @@ def largest_sizes(run: RunConfig, runs: tuple[RunConfig, ...]) -> bool:
 def _ladder(share: float, data: DataConfig, least: int) -> list[ModelConfig]:
     """Sizes in equal steps of log N; the largest grows with the square root of the compute, as the horizon
     does. `share` is the compute over that of N_AT_REFERENCE."""
-    from allometry.studies.recipe import small_model, vocabulary
+    from allometry.studies.core.recipe import small_model, vocabulary
 
     n_vocab = vocabulary(data)
     largest = max(least, N_AT_REFERENCE * share**0.5)
@@ -147,7 +147,7 @@ def _below(shortest: float, most: int) -> int:
     """Horizons that fit between the plateau's end and the common ones, which shrink by a tenth to pay for
     them.
     """
-    from allometry.studies.recipe import BATCH_TOKENS
+    from allometry.studies.core.recipe import BATCH_TOKENS
 
     octaves = math.log2(0.87 * shortest / (PLATEAU_UPDATES * BATCH_TOKENS))
     return min(most, max(0, math.floor(PER_OCTAVE * octaves)))

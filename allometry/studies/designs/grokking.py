@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from allometry.studies.designs.base import register, too_little
+from allometry.studies.core.run_sets import register, too_little
 
 if TYPE_CHECKING:
     from allometry.train.config import DataConfig, RunConfig
@@ -128,7 +128,7 @@ def equations_run(
     `noise` is the share of wrong answers among the training equations.
     """
     from allometry.models.transformer import TransformerConfig
-    from allometry.studies.recipe import heads
+    from allometry.studies.core.recipe import heads
     from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
     wrong = f":{noise:g}" if noise else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from allometry.studies.designs.base import register, too_little
+from allometry.studies.core.run_sets import register, too_little
 
 if TYPE_CHECKING:
     from allometry.train.config import DataConfig, RunConfig
@@ -27,7 +27,7 @@ FEWEST_UPDATES = 40
 @register
 def halves(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     """Models that differ in their half of the documents, and in their seed."""
-    from allometry.studies.recipe import BATCH_TOKENS, small_model, small_run, vocabulary
+    from allometry.studies.core.recipe import BATCH_TOKENS, small_model, small_run, vocabulary
 
     share = compute / REFERENCE
     count = min(MOST_MODELS, max(FEWEST_MODELS, 2 * round(MODELS_AT_REFERENCE / 2 * share**0.25)))

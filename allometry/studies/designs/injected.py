@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from allometry.studies.designs.base import register, too_little
+from allometry.studies.core.run_sets import register, too_little
 
 if TYPE_CHECKING:
     from allometry.train.config import DataConfig, RunConfig
@@ -28,7 +28,7 @@ def injected(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     """Three sizes at a constant rate (a decay would remember on its own account); halfway through, one batch
     consists of passages from held-out text and of nothing else. As many others are never trained on.
     """
-    from allometry.studies.recipe import BATCH_TOKENS, CONTEXT, small_model, small_run, vocabulary
+    from allometry.studies.core.recipe import BATCH_TOKENS, CONTEXT, small_model, small_run, vocabulary
     from allometry.train.plant import Plant
 
     n_vocab = vocabulary(data)

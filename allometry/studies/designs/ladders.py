@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from allometry.studies.designs.base import register, too_little
+from allometry.studies.core.run_sets import register, too_little
 
 if TYPE_CHECKING:
     from allometry.models.base import ModelConfig
@@ -40,7 +40,7 @@ def ladders(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     warm-up and one rate for all; a warm-up in proportion to N; a cosine for each budget; and the recipe,
     whose rate goes with width and whose decay goes with the budget.
     """
-    from allometry.studies.recipe import BATCH_TOKENS, learning_rate, small_run, vocabulary
+    from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_run, vocabulary
 
     models = _models(compute, vocabulary(data))
     steps = _steps(compute, models)
@@ -69,7 +69,7 @@ def short_warmup(n: int, long: int) -> int:
     """Steps of a warm-up of N tokens (Porian et al. 2024), and never half of the long one; not the recipe's
     own number, by which its runs are known.
     """
-    from allometry.studies.recipe import BATCH_TOKENS
+    from allometry.studies.core.recipe import BATCH_TOKENS
     from allometry.train.config import TrainConfig
 
     steps = max(1, min(round(n / BATCH_TOKENS), long // 2))
@@ -78,7 +78,7 @@ def short_warmup(n: int, long: int) -> int:
 
 def _models(compute: float, n_vocab: int) -> list[ModelConfig]:
     """Sizes in equal steps of log N; the largest grows with the square root of the compute."""
-    from allometry.studies.recipe import small_model
+    from allometry.studies.core.recipe import small_model
 
     # compute = cost · flops per token · tokens, with 20 N FLOPs a token for all sizes together
     largest = math.sqrt(compute / (20 * TOKENS_PER_PARAMETER * _cost()))
@@ -89,7 +89,7 @@ def _models(compute: float, n_vocab: int) -> list[ModelConfig]:
 
 def _steps(compute: float, models: list[ModelConfig]) -> int:
     """Updates of the long horizon with which all ladders cost `compute`."""
-    from allometry.studies.recipe import BATCH_TOKENS
+    from allometry.studies.core.recipe import BATCH_TOKENS
 
     flops = sum(model.counts().flops_per_token("attention") for model in models)
     return round(compute / (flops * _cost() * BATCH_TOKENS))

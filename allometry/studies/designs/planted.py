@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from allometry.studies.designs.base import register, too_little
+from allometry.studies.core.run_sets import register, too_little
 
 if TYPE_CHECKING:
     from allometry.train.config import DataConfig, RunConfig
@@ -37,7 +37,7 @@ FEWEST_UPDATES = 200
 @register
 def planted(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     """Sizes over a factor of 27 on the same tokens, with r = 0, 1, 2, 4, … insertions as far as they fit."""
-    from allometry.studies.recipe import BATCH_TOKENS, CONTEXT, small_model, small_run, vocabulary
+    from allometry.studies.core.recipe import BATCH_TOKENS, CONTEXT, small_model, small_run, vocabulary
 
     n_vocab = vocabulary(data)
     largest = N_AT_REFERENCE * math.sqrt(compute / REFERENCE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allometry.studies.designs.base import register, too_little
+from allometry.studies.core.run_sets import register, too_little
 
 if TYPE_CHECKING:
     from allometry.models.base import ModelConfig
@@ -39,7 +39,7 @@ def rates(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     """Each family at two sizes, all at one horizon, with rates from a quarter of the recipe's to four times
     it, in the recipe's own schedule.
     """
-    from allometry.studies.recipe import BATCH_TOKENS, learning_rate, small_run, vocabulary
+    from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_run, vocabulary
 
     models = _models(compute, vocabulary(data))
     factors = FACTORS if compute >= ENOUGH else FEW_FACTORS
@@ -61,7 +61,7 @@ def rates(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 def _models(compute: float, n_vocab: int) -> list[ModelConfig]:
     """Smaller and larger model of each family, in the order of FAMILIES."""
-    from allometry.studies.recipe import small_model
+    from allometry.studies.core.recipe import small_model
 
     small = max(SMALLEST, round(N_AT_REFERENCE * (compute / REFERENCE) ** 0.5))
     return [

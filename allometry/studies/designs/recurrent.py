@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from allometry.studies.designs.base import register, too_little
+from allometry.studies.core.run_sets import register, too_little
 
 if TYPE_CHECKING:
     from allometry.models.base import ModelConfig
@@ -42,7 +42,7 @@ def recurrent(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     """Every family at the same N and the same D, so that only the architecture differs; Universal
     Transformers have exactly the N of the transformer of their width, and `reuse` times its compute.
     """
-    from allometry.studies.recipe import BATCH_TOKENS, small_run, vocabulary
+    from allometry.studies.core.recipe import BATCH_TOKENS, small_run, vocabulary
 
     n_vocab = vocabulary(data)
     largest = max(SMALLEST, N_AT_REFERENCE * math.sqrt(compute / REFERENCE))
@@ -67,7 +67,7 @@ def recurrent(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 def _ladder(largest: float, n_vocab: int) -> list[ModelConfig]:
     """Transformers of the recipe, smallest first."""
-    from allometry.studies.recipe import small_model
+    from allometry.studies.core.recipe import small_model
 
     targets = [largest / STEP**k for k in reversed(range(SIZES))]
     return list(dict.fromkeys(small_model(max(1, round(n)), n_vocab=n_vocab) for n in targets))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from allometry.studies.designs.base import register, too_little
+from allometry.studies.core.run_sets import register, too_little
 
 if TYPE_CHECKING:
     from allometry.train.config import DataConfig, RunConfig
@@ -37,7 +37,7 @@ def schedules(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     """One size, one horizon, and schedules that differ in shape, peak, floor and warm-up: loss against the
     summed learning rate (Kaplan et al. 2020, figure 22).
     """
-    from allometry.studies.recipe import BATCH_TOKENS, learning_rate, small_model, small_run, vocabulary
+    from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run, vocabulary
 
     wanted = max(SMALLEST, round(N_AT_REFERENCE * (compute / REFERENCE) ** 0.5))
     model = small_model(wanted, n_vocab=vocabulary(data))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from allometry.studies.designs.base import register, too_little
+from allometry.studies.core.run_sets import register, too_little
 
 if TYPE_CHECKING:
     from allometry.models.transformer import TransformerConfig
@@ -42,7 +42,7 @@ def shapes(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     """Variants of one model at fixed N, with the protocol of Kaplan et al. 2020, section 3.1: heads vary
     alone; depth and feed-forward width vary together with d_model.
     """
-    from allometry.studies.recipe import BATCH_TOKENS, small_run, vocabulary
+    from allometry.studies.core.recipe import BATCH_TOKENS, small_run, vocabulary
 
     n_vocab = vocabulary(data)
     N = max(SMALLEST, N_AT_REFERENCE * math.sqrt(compute / REFERENCE))
@@ -74,7 +74,7 @@ def shape(N: float, n_vocab: int, *, layers: int = LAYERS, ratio: float = 4.0) -
     makes N = 2 d_model layers (2 d_model + d_ff) come out as nearly as it can.
     """
     from allometry.models.transformer import TransformerConfig
-    from allometry.studies.recipe import CONTEXT, heads
+    from allometry.studies.core.recipe import CONTEXT, heads
 
     width = 8 * max(1, round(math.sqrt(N / (2 * layers * (2 + ratio))) / 8))
     d_ff = 8 * max(1, round((N / (2 * width * layers) - 2 * width) / 8))

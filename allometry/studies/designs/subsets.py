@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allometry.studies.designs.base import register, too_little
+from allometry.studies.core.run_sets import register, too_little
 
 if TYPE_CHECKING:
     from allometry.models.base import ModelConfig
@@ -61,7 +61,7 @@ def subsets(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     Subsets are 1/2^k of the training text.
     """
     from allometry.data.tokens import prepare
-    from allometry.studies.recipe import BATCH_TOKENS
+    from allometry.studies.core.recipe import BATCH_TOKENS
 
     text = prepare(data.corpus, data.tokenizer)
     models = _ladder(compute, text.manifest.n_vocab)
@@ -82,7 +82,7 @@ def subsets(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 
 def _run(model: ModelConfig, horizon: int, data: DataConfig, seed: int) -> RunConfig:
-    from allometry.studies.recipe import learning_rate, small_run
+    from allometry.studies.core.recipe import learning_rate, small_run
 
     return small_run(
         model,
@@ -107,7 +107,7 @@ def _limits(horizon: int, available: int, halvings: tuple[int, ...]) -> list[int
 
 def _ladder(compute: float, n_vocab: int) -> list[ModelConfig]:
     """Sizes in equal steps of log N; the largest grows with the square root of the compute."""
-    from allometry.studies.recipe import small_model
+    from allometry.studies.core.recipe import small_model
 
     count, span = (SIZES, SPAN) if compute >= ENOUGH else (FEW_SIZES, FEW_SPAN)
     largest = max(SMALLEST * span, N_AT_REFERENCE * (compute / REFERENCE) ** 0.5)

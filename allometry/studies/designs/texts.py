@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from allometry.studies.designs.base import register, too_little
+from allometry.studies.core.run_sets import register, too_little
 
 if TYPE_CHECKING:
     from allometry.data.tokens import TokenSet
@@ -59,7 +59,7 @@ def texts(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     None where the corpus has fewer than FEWEST_BLOCKS blocks.
     """
     from allometry.data.tokens import prepare
-    from allometry.studies.recipe import BATCH_TOKENS
+    from allometry.studies.core.recipe import BATCH_TOKENS
 
     text = prepare(data.corpus, data.tokenizer)
     plenty = compute >= ENOUGH
@@ -86,7 +86,7 @@ def texts(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 
 def _model(n_layer: int, d_model: int, *, n_vocab: int) -> ModelConfig:
-    from allometry.studies.recipe import small_model
+    from allometry.studies.core.recipe import small_model
 
     return small_model(1, n_vocab=n_vocab, n_layer=n_layer, d_model=d_model)
 
@@ -110,7 +110,7 @@ def _sets(total: int, text: TokenSet, fillings: tuple[float, ...], pool: int) ->
 
 
 def _reference(compute: float, whole: float, data: DataConfig, text: TokenSet, pool: int) -> RunConfig:
-    from allometry.studies.recipe import small_model
+    from allometry.studies.core.recipe import small_model
 
     size = max(SMALLEST_REFERENCE, N_AT_REFERENCE * math.sqrt(whole / REFERENCE))
     model = small_model(round(size), n_vocab=text.manifest.n_vocab)
@@ -120,7 +120,7 @@ def _reference(compute: float, whole: float, data: DataConfig, text: TokenSet, p
 def _run(
     model: ModelConfig, tokens: float, data: DataConfig, seed: int, *, limit: int | None = None, skip: int = 0
 ) -> RunConfig:
-    from allometry.studies.recipe import BATCH_TOKENS, small_run
+    from allometry.studies.core.recipe import BATCH_TOKENS, small_run
 
     run = small_run(
         model,

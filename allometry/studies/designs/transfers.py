@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from allometry.errors import AllometryError
-from allometry.studies.designs.base import register, too_little
+from allometry.studies.core.run_sets import register, too_little
 from allometry.studies.designs.distributions import WORTH_FETCHING, others, to_be_had
 from allometry.studies.designs.subsets import BLOCK, EVALS_PER_OCTAVE, PATIENCE, RATE, SMALLEST, SMALLEST_SET
 
@@ -69,7 +69,7 @@ def transfers(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
     Sets are nested. Runs on all the text see as many tokens as the longest runs on sets.
     """
-    from allometry.studies.recipe import BATCH_TOKENS, vocabulary
+    from allometry.studies.core.recipe import BATCH_TOKENS, vocabulary
 
     wanted = targets(compute, data)
     full = compute >= ENOUGH
@@ -135,7 +135,7 @@ def _available(data: DataConfig) -> int:
 
 
 def _before(model: ModelConfig, horizon: int, data: DataConfig, seed: int) -> RunConfig:
-    from allometry.studies.recipe import small_run
+    from allometry.studies.core.recipe import small_run
 
     run = small_run(model, tokens=round(BEFORE * horizon), data=data, seed=seed)
     return run.replace(data={**run.data.model_dump(), "eval_tokens": EVAL_TOKENS})
@@ -143,7 +143,7 @@ def _before(model: ModelConfig, horizon: int, data: DataConfig, seed: int) -> Ru
 
 def _cut(run: RunConfig, share: float) -> RunConfig:
     """The same run at a share of its horizon, which shares its trunk."""
-    from allometry.studies.recipe import BATCH_TOKENS
+    from allometry.studies.core.recipe import BATCH_TOKENS
 
     tokens = BATCH_TOKENS * round(share * run.train.tokens / BATCH_TOKENS)
     return run.replace(train={**run.train.model_dump(), "tokens": tokens})
@@ -177,7 +177,7 @@ def _run(
     seed: int = 0,
 ) -> RunConfig:
     """A run until the test loss turns, from scratch or from a parent's weights, at one constant rate."""
-    from allometry.studies.recipe import learning_rate, small_run
+    from allometry.studies.core.recipe import learning_rate, small_run
 
     epochs = TUNED_EPOCHS if parent else EPOCHS
     run = small_run(
@@ -196,7 +196,7 @@ def _run(
 
 def _ladder(compute: float, n_vocab: int, full: bool) -> list[ModelConfig]:
     """Sizes in equal steps of log N; the largest grows with the square root of the compute."""
-    from allometry.studies.recipe import small_model
+    from allometry.studies.core.recipe import small_model
 
     count, span = (SIZES, SPAN) if full else (FEW_SIZES, FEW_SPAN)
     largest = max(SMALLEST * span, N_AT_REFERENCE * (compute / REFERENCE) ** 0.5)

@@ -14,7 +14,7 @@ import pandas as pd
 from allometry.errors import AllometryError
 from allometry.laws.envelope import EnvelopeFit, fit_envelope
 from allometry.report.content import Figure, Section, Table
-from allometry.studies.readings.base import KAPLAN, LEVEL, Reading, constant
+from allometry.studies.core.sections import KAPLAN, LEVEL, Reading, constant
 from allometry.studies.readings.critical import Critical
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from allometry.laws.fit import fit
 from allometry.laws.isoflop import IsoflopResult, isoflop
 from allometry.laws.slices import grid_budgets
 from allometry.report.content import Section, Table
-from allometry.studies.readings.base import (
+from allometry.studies.core.sections import (
     CHINCHILLA,
     EPOCH,
     LEVEL,

@@ -9,13 +9,13 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.report.content import Analysis, Figure, Section, Table
-from allometry.studies.readings.base import LEVEL, Reading, attempt, claim, mean_estimate
-from allometry.studies.readings.chapter import chapter
+from allometry.studies.core.chapter import chapter
+from allometry.studies.core.sections import LEVEL, Reading, attempt, claim, mean_estimate
+from allometry.studies.core.usable import scope, seed_noise, usable_runs
 from allometry.studies.readings.pairs import LIKE, by_position
-from allometry.studies.readings.runs import scope, seed_noise, usable_runs
 
 if TYPE_CHECKING:
-    from allometry.studies.base import Evidence, Study
+    from allometry.studies.core.study import Evidence, Study
 
 _PAIRED = ("series", "N", "seed", "n_ctx", "loss", "loss of the transformer", "log ratio", "run")
 

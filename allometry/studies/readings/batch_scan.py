@@ -14,16 +14,16 @@ import pandas as pd
 from allometry.errors import AllometryError
 from allometry.laws.estimate import percentile_interval, said
 from allometry.report.content import Constant, Figure, Section, Table
-from allometry.studies.readings.base import KAPLAN, LEVEL, Reading, attempt, constant, percent
+from allometry.studies.core.chapter import chapter
+from allometry.studies.core.sections import KAPLAN, LEVEL, Reading, attempt, constant, percent
+from allometry.studies.core.usable import scope, usable_runs
 from allometry.studies.readings.batches import BatchLaw, critical_batch, scan_runs
-from allometry.studies.readings.chapter import chapter
 from allometry.studies.readings.gradient_noise import TITLE, noise_beside, noise_points
-from allometry.studies.readings.runs import scope, usable_runs
 from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis
-    from allometry.studies.base import Evidence, Study
+    from allometry.studies.core.study import Evidence, Study
 
 _KAPLAN_ALPHA = 0.21
 _SPAN = 1.25

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.laws.estimate import Array, Estimate
-from allometry.studies.recipe import rule_rate
+from allometry.studies.core.recipe import rule_rate
 from allometry.units import format_count
 
 NEAR = 1.12

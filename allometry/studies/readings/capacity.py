@@ -10,11 +10,11 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.report.content import Constant, Figure, Section, Table
-from allometry.studies.readings.base import Reading, constant
+from allometry.studies.core.sections import Reading, constant
 from allometry.studies.readings.probed import LEVEL, mean_interval, of_kind, size_name, straight
 
 if TYPE_CHECKING:
-    from allometry.studies.base import Evidence
+    from allometry.studies.core.study import Evidence
 
 MORRIS = "Morris 2025"
 SINGLE, HALF = 3.83, 3.51

@@ -16,7 +16,7 @@ from allometry.laws.counting import THEIR_GAMMA, fit_omega, local_exponent, opti
 from allometry.laws.estimate import Array, percentile_interval
 from allometry.laws.fit import fit
 from allometry.report.content import Section, Table
-from allometry.studies.readings.base import LEVEL, Reading, percent
+from allometry.studies.core.sections import LEVEL, Reading, percent
 
 if TYPE_CHECKING:
     from allometry.laws.result import FitResult

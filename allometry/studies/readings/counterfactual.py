@@ -11,11 +11,11 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.report.content import Figure, Section, Table
-from allometry.studies.readings.base import Reading
+from allometry.studies.core.sections import Reading
 from allometry.studies.readings.probed import LEVEL, at_end, of_kind
 
 if TYPE_CHECKING:
-    from allometry.studies.base import Evidence
+    from allometry.studies.core.study import Evidence
 
 FEWEST = 8
 """Models below which a document is in or out of too few for a standard error in both halves."""

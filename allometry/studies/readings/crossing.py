@@ -12,7 +12,7 @@ import pandas as pd
 
 from allometry.laws.estimate import Array, percentile_interval
 from allometry.report.content import Section
-from allometry.studies.readings.base import LEVEL, Reading
+from allometry.studies.core.sections import LEVEL, Reading
 from allometry.studies.readings.efficient import adjusted_frontier
 from allometry.units import PF_DAY
 

@@ -8,7 +8,8 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.report.content import Constant, Section, Table
-from allometry.studies.readings.base import (
+from allometry.studies.core.chapter import chapter
+from allometry.studies.core.sections import (
     KAPLAN,
     TOKENS,
     Reading,
@@ -19,15 +20,14 @@ from allometry.studies.readings.base import (
     one_law,
     percent,
 )
-from allometry.studies.readings.chapter import chapter
-from allometry.studies.readings.runs import usable_runs
+from allometry.studies.core.usable import usable_runs
 from allometry.studies.readings.subsets import early_stopped, excess, limits
 from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.laws.result import FitResult
     from allometry.report.content import Analysis, Figure
-    from allometry.studies.base import Evidence, Study
+    from allometry.studies.core.study import Evidence, Study
 
 LIMITED = 0.01
 """Loss over that on all the text, minus one, from which data are said to limit a run."""

@@ -12,7 +12,7 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.report.content import Section, Table
-from allometry.studies.readings.base import Reading, percent
+from allometry.studies.core.sections import Reading, percent
 from allometry.studies.readings.repeats import noise_of
 from allometry.units import format_count
 

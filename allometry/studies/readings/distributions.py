@@ -9,12 +9,12 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.report.content import Analysis, Constant, Figure, Section, Table, Verdict
-from allometry.studies.readings.base import KAPLAN, LEVEL, Reading, attempt, constant, mean_estimate
-from allometry.studies.readings.chapter import chapter
-from allometry.studies.readings.runs import scope, seed_noise, usable_runs
+from allometry.studies.core.chapter import chapter
+from allometry.studies.core.sections import KAPLAN, LEVEL, Reading, attempt, constant, mean_estimate
+from allometry.studies.core.usable import scope, seed_noise, usable_runs
 
 if TYPE_CHECKING:
-    from allometry.studies.base import Evidence, Study
+    from allometry.studies.core.study import Evidence, Study
 
 SAME = 2.0
 """Per cent of loss within which two ways to the same test loss count as one."""

@@ -12,7 +12,7 @@ import pandas as pd
 from allometry.errors import AllometryError
 from allometry.laws.critical_batch import targets_from_curves
 from allometry.report.content import Figure, Section, Table
-from allometry.studies.readings.base import Reading
+from allometry.studies.core.sections import Reading
 from allometry.studies.readings.steps import STARTS
 
 if TYPE_CHECKING:

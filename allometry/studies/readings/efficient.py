@@ -15,8 +15,8 @@ from allometry.errors import AllometryError
 from allometry.laws.estimate import Array, percentile_interval
 from allometry.planner.kaplan import Efficient, excess_compute
 from allometry.report.content import Section, Table
+from allometry.studies.core.sections import KAPLAN, LEVEL, Reading, constant
 from allometry.studies.readings.adjusted import ENDS, Frontiers
-from allometry.studies.readings.base import KAPLAN, LEVEL, Reading, constant
 from allometry.studies.readings.efficiency import arrivals
 from allometry.studies.readings.steps import TimeLaw
 from allometry.units import PF_DAY

@@ -13,8 +13,9 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.report.content import Section, Table
-from allometry.studies.readings.base import LEVEL, Reading, attempt, mean_estimate
-from allometry.studies.readings.chapter import chapter
+from allometry.studies.core.chapter import chapter
+from allometry.studies.core.sections import LEVEL, Reading, attempt, mean_estimate
+from allometry.studies.core.usable import scope, usable_runs
 from allometry.studies.readings.distributions import (
     by_size,
     during,
@@ -24,12 +25,11 @@ from allometry.studies.readings.distributions import (
     missing,
 )
 from allometry.studies.readings.ossification import ossification
-from allometry.studies.readings.runs import scope, usable_runs
 from allometry.studies.readings.transfers import arms, transferred
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis, Figure
-    from allometry.studies.base import Evidence, Study
+    from allometry.studies.core.study import Evidence, Study
 
 PAST = 2
 """Warm-ups after which a training curve is read."""

@@ -10,7 +10,7 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.report.content import Constant, Figure, Section, Table
-from allometry.studies.readings.base import Reading, claim, constant
+from allometry.studies.core.sections import Reading, claim, constant
 from allometry.studies.readings.probed import (
     LEVEL,
     at_end,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from numpy.typing import ArrayLike
 
-    from allometry.studies.base import Evidence
+    from allometry.studies.core.study import Evidence
 
 CARLINI = "Carlini 2019"
 CHANCE = 1 / np.log(2)

@@ -10,11 +10,11 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.report.content import Constant, Figure, Section, Table
-from allometry.studies.readings.base import Reading, claim
+from allometry.studies.core.sections import Reading, claim
 from allometry.studies.readings.probed import LEVEL, at_end, of_kind, proportion, size_name, straight
 
 if TYPE_CHECKING:
-    from allometry.studies.base import Evidence
+    from allometry.studies.core.study import Evidence
 
 CARLINI = "Carlini 2022"
 

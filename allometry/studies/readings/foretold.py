@@ -10,7 +10,7 @@ import pandas as pd
 from allometry.errors import AllometryError
 from allometry.laws.fit import fit
 from allometry.report.content import Section, Table
-from allometry.studies.readings.base import LEVEL, Reading
+from allometry.studies.core.sections import LEVEL, Reading
 from allometry.studies.readings.equations import equations, fit_time, predictors
 from allometry.studies.readings.prediction import verdict
 from allometry.studies.readings.repeats import USUAL_DECAY
@@ -124,7 +124,7 @@ def _times(runs: pd.DataFrame, wanted: pd.DataFrame) -> pd.DataFrame:
 def foretold(runs: pd.DataFrame, registered: dict[str, Any]) -> Reading:
     """How the registered predictions fared, losses and times."""
     from allometry.figures.predictions import predictions
-    from allometry.studies.registration import score
+    from allometry.studies.core.predictions import score
 
     said: list[str] = []
     evidence: list[Figure | Table] = []

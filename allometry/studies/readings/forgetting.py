@@ -9,11 +9,11 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.report.content import Figure, Section, Table
-from allometry.studies.readings.base import Reading
+from allometry.studies.core.sections import Reading
 from allometry.studies.readings.probed import LEVEL, of_kind, size_name
 
 if TYPE_CHECKING:
-    from allometry.studies.base import Evidence
+    from allometry.studies.core.study import Evidence
 
 _REACH = 1.645
 """Standard errors of an interval at LEVEL."""

@@ -10,7 +10,7 @@ from allometry.laws.envelope import fit_envelope
 from allometry.laws.isoflop import isoflop
 from allometry.laws.slices import grid_budgets
 from allometry.report.content import Section, Table
-from allometry.studies.readings.base import (
+from allometry.studies.core.sections import (
     CHINCHILLA,
     EPOCH,
     KAPLAN,

@@ -14,19 +14,19 @@ from allometry.errors import AllometryError
 from allometry.laws.backtest import backtest
 from allometry.laws.fit import fit
 from allometry.report.content import Constant, Section, Table
-from allometry.studies.readings.base import Reading, attempt, caveats, constant, percent
-from allometry.studies.readings.chapter import chapter
+from allometry.studies.core.chapter import chapter
+from allometry.studies.core.sections import Reading, attempt, caveats, constant, percent
+from allometry.studies.core.usable import usable_runs
 from allometry.studies.readings.descents import descents
 from allometry.studies.readings.equations import equations
 from allometry.studies.readings.foretold import foretold
 from allometry.studies.readings.repeats import USUAL_DECAY, noise_of, repeated
-from allometry.studies.readings.runs import usable_runs
 from allometry.studies.readings.time_laws import time_laws
 from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis, Figure
-    from allometry.studies.base import Evidence, Study
+    from allometry.studies.core.study import Evidence, Study
 
 FORMS = {
     "gap": "a power of repeats and of N/U",

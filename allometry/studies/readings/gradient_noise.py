@@ -10,7 +10,7 @@ import pandas as pd
 from allometry.errors import AllometryError
 from allometry.laws.estimate import percentile_interval
 from allometry.report.content import Constant, Section, Table, Verdict
-from allometry.studies.readings.base import LEVEL, Reading
+from allometry.studies.core.sections import LEVEL, Reading
 from allometry.studies.readings.batches import scan_runs
 from allometry.train.noise_scale import noise_scale
 from allometry.units import format_count

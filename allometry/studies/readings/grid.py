@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from allometry.report.content import Analysis
-from allometry.studies.readings.base import Reading, attempt, percent
-from allometry.studies.readings.chapter import chapter
+from allometry.studies.core.chapter import chapter
+from allometry.studies.core.predictions import score
+from allometry.studies.core.sections import Reading, attempt, percent
+from allometry.studies.core.usable import scope, seed_noise, usable_runs
 from allometry.studies.readings.frontier import frontier
 from allometry.studies.readings.laws import by_data, by_size, joint
 from allometry.studies.readings.prediction import prediction, verdict
-from allometry.studies.readings.runs import scope, seed_noise, usable_runs
-from allometry.studies.registration import score
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from allometry.studies.base import Evidence, Study
+    from allometry.studies.core.study import Evidence, Study
 
 
 def analyse(study: Study, evidence: Evidence) -> Analysis:

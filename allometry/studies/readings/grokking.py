@@ -12,7 +12,7 @@ import pandas as pd
 from allometry.errors import AllometryError
 from allometry.laws.censored import censored_fit
 from allometry.report.content import Section, Table
-from allometry.studies.readings.base import LEVEL, Reading
+from allometry.studies.core.sections import LEVEL, Reading
 from allometry.studies.readings.equations import division, fit_time, usual
 
 if TYPE_CHECKING:

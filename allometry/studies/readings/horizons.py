@@ -14,7 +14,7 @@ import pandas as pd
 from allometry.errors import AllometryError
 from allometry.laws.fit import fit
 from allometry.report.content import Section, Table
-from allometry.studies.readings.base import KAPLAN, TOKENS, Reading, constant, estimate, one_law, percent
+from allometry.studies.core.sections import KAPLAN, TOKENS, Reading, constant, estimate, one_law, percent
 from allometry.studies.readings.laws import horizons_in_common
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from allometry.errors import AllometryError
 from allometry.laws.isoflop import IsoflopResult, isoflop
 from allometry.laws.slices import grid_budgets
 from allometry.report.content import Section, Table
-from allometry.studies.readings.base import LEVEL, Reading, constant
+from allometry.studies.core.recipe import BATCH_TOKENS
+from allometry.studies.core.sections import LEVEL, Reading, constant
 from allometry.studies.readings.trunks import along, recipe_runs
-from allometry.studies.recipe import BATCH_TOKENS
 
 if TYPE_CHECKING:
     from allometry.report.content import Constant

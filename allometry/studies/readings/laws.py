@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from allometry.errors import AllometryError
 from allometry.laws.fit import fit
 from allometry.report.content import Constant, Figure, Section, Table
-from allometry.studies.readings.base import (
+from allometry.studies.core.sections import (
     CHINCHILLA,
     EPOCH,
     KAPLAN,

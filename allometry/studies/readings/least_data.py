@@ -10,18 +10,18 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.report.content import Constant, Section, Table
-from allometry.studies.readings.base import KAPLAN, Reading, attempt, constant, percent
-from allometry.studies.readings.chapter import chapter
+from allometry.studies.core.chapter import chapter
+from allometry.studies.core.sections import KAPLAN, Reading, attempt, constant, percent
+from allometry.studies.core.usable import usable_runs
 from allometry.studies.readings.constrained import constrained
 from allometry.studies.readings.equations import equations
 from allometry.studies.readings.grokking import after_memorising, critical_share, decay_and_size
 from allometry.studies.readings.repeats import LeastData, excess, least_data, noise_of, repeated
-from allometry.studies.readings.runs import usable_runs
 from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis, Figure
-    from allometry.studies.base import Evidence, Study
+    from allometry.studies.core.study import Evidence, Study
 
 TOLERANCES = (0.01, 0.02, 0.05)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from allometry.studies.core.chapter import chapter
+from allometry.studies.core.sections import attempt
+from allometry.studies.core.usable import usable_runs
 from allometry.studies.readings import (
     capacity,
     counterfactual,
@@ -13,13 +16,10 @@ from allometry.studies.readings import (
     novelty,
     texts,
 )
-from allometry.studies.readings.base import attempt
-from allometry.studies.readings.chapter import chapter
-from allometry.studies.readings.runs import usable_runs
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis
-    from allometry.studies.base import Evidence, Study
+    from allometry.studies.core.study import Evidence, Study
 
 _NEXT = (
     "Whether sets of text that are trained on until nothing more is gained, instead of for equal tokens, "

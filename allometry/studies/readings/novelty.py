@@ -13,12 +13,12 @@ import pandas as pd
 from allometry.errors import AllometryError
 from allometry.report.content import Constant, Figure, Section, Table
 from allometry.runs.novelty import SOURCES
-from allometry.studies.readings.base import Reading, claim, constant
+from allometry.studies.core.sections import Reading, claim, constant
 from allometry.studies.readings.probed import LEVEL, size_name
 from allometry.units import format_count
 
 if TYPE_CHECKING:
-    from allometry.studies.base import Evidence
+    from allometry.studies.core.study import Evidence
 
 TITLE = "Novelty of generated text"
 

@@ -17,7 +17,8 @@ import pandas as pd
 from allometry.errors import AllometryError
 from allometry.laws.fit import fit
 from allometry.report.content import Section
-from allometry.studies.readings.base import (
+from allometry.studies.core.chapter import chapter
+from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
     TOKENS,
@@ -28,8 +29,7 @@ from allometry.studies.readings.base import (
     estimate,
     percent,
 )
-from allometry.studies.readings.chapter import chapter
-from allometry.studies.readings.runs import usable_runs
+from allometry.studies.core.usable import usable_runs
 from allometry.studies.readings.stopping import stopping
 from allometry.studies.readings.subsets import early_stopped, excess, infinite, limits
 from allometry.units import format_count
@@ -37,7 +37,7 @@ from allometry.units import format_count
 if TYPE_CHECKING:
     from allometry.laws.result import FitResult
     from allometry.report.content import Analysis, Figure
-    from allometry.studies.base import Evidence, Study
+    from allometry.studies.core.study import Evidence, Study
 
 TOLERATED = 0.02
 """Relative excess loss of Kaplan's rule D ≳ 5e3 N^0.74 (eq. 4.4): the spread between his seeds."""

@@ -9,7 +9,7 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.report.content import Section, Table
-from allometry.studies.readings.base import Reading, claim, mean_estimate
+from allometry.studies.core.sections import Reading, claim, mean_estimate
 
 if TYPE_CHECKING:
     from allometry.report.content import Figure

@@ -10,13 +10,13 @@ import pandas as pd
 from allometry.errors import AllometryError
 from allometry.laws.fit import fit
 from allometry.report.content import Analysis, Figure, Section, Table
-from allometry.studies.readings.base import KAPLAN, LEVEL, Reading, attempt, claim, constant, mean_estimate
-from allometry.studies.readings.chapter import chapter
+from allometry.studies.core.chapter import chapter
+from allometry.studies.core.sections import KAPLAN, LEVEL, Reading, attempt, claim, constant, mean_estimate
+from allometry.studies.core.usable import scope, usable_runs
 from allometry.studies.readings.laws import common_horizon
-from allometry.studies.readings.runs import scope, usable_runs
 
 if TYPE_CHECKING:
-    from allometry.studies.base import Evidence, Study
+    from allometry.studies.core.study import Evidence, Study
 
 MARKS = (1, 2, 4, 8, 16, 32, 64)
 """Positions whose losses are followed over N and over training (figure 21 has 1 to 1,024)."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from allometry.report.content import Figure, Section, Table
-from allometry.studies.readings.base import LEVEL, Reading, percent
+from allometry.studies.core.sections import LEVEL, Reading, percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ def forecast(runs: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
 def prediction(runs: pd.DataFrame, registered: dict[str, Any], ledger: pd.DataFrame | None) -> Reading:
     """What was predicted before the largest models were trained, and what they then measured."""
     from allometry.figures.predictions import predictions
-    from allometry.studies.registration import score
+    from allometry.studies.core.predictions import score
 
     table = score(registered, runs)
     scored = table[table["scored"]]

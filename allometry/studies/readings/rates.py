@@ -13,16 +13,16 @@ import pandas as pd
 from allometry.errors import AllometryError
 from allometry.laws.estimate import Estimate, percentile_interval
 from allometry.report.content import Constant, Section, Table
-from allometry.studies.readings.base import LEVEL, Reading, attempt, constant, percent
+from allometry.studies.core.chapter import chapter
+from allometry.studies.core.recipe import rule_rate
+from allometry.studies.core.sections import LEVEL, Reading, attempt, constant, percent
+from allometry.studies.core.usable import scope, usable_runs
 from allometry.studies.readings.best_rate import Optimum, optima
-from allometry.studies.readings.chapter import chapter
-from allometry.studies.readings.runs import scope, usable_runs
-from allometry.studies.recipe import rule_rate
 from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis
-    from allometry.studies.base import Evidence, Study
+    from allometry.studies.core.study import Evidence, Study
 
 COSTLY = 0.01
 """Relative loss from which the rule is said to cost too much."""

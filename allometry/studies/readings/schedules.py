@@ -12,15 +12,15 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.report.content import Constant, Section, Table
-from allometry.studies.readings.base import KAPLAN, LEVEL, Reading, attempt, constant, percent
-from allometry.studies.readings.chapter import chapter
-from allometry.studies.readings.runs import scope, usable_runs
+from allometry.studies.core.chapter import chapter
+from allometry.studies.core.sections import KAPLAN, LEVEL, Reading, attempt, constant, percent
+from allometry.studies.core.usable import scope, usable_runs
 from allometry.train.config import TrainConfig
 from allometry.train.schedules import learning_rate
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis
-    from allometry.studies.base import Evidence, Study
+    from allometry.studies.core.study import Evidence, Study
 
 WARM = 20
 """Updates of warm-up from which a schedule is said to have one."""

@@ -10,12 +10,12 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.report.content import Analysis, Constant, Figure, Section, Table
-from allometry.studies.readings.base import KAPLAN, LEVEL, Reading, attempt, constant, percent
-from allometry.studies.readings.chapter import chapter
-from allometry.studies.readings.runs import scope, usable_runs
+from allometry.studies.core.chapter import chapter
+from allometry.studies.core.sections import KAPLAN, LEVEL, Reading, attempt, constant, percent
+from allometry.studies.core.usable import scope, usable_runs
 
 if TYPE_CHECKING:
-    from allometry.studies.base import Evidence, Study
+    from allometry.studies.core.study import Evidence, Study
 
 KAPLAN_SLOPE = 0.076
 """alpha_N of Kaplan et al. 2020, for the correction of N where our own sizes are missing."""

@@ -13,7 +13,7 @@ import pandas as pd
 from allometry.errors import AllometryError
 from allometry.laws.backtest import backtest
 from allometry.report.content import Section, Table
-from allometry.studies.readings.base import (
+from allometry.studies.core.sections import (
     CHINCHILLA,
     EPOCH,
     KAPLAN,

@@ -15,17 +15,17 @@ import pandas as pd
 from allometry.errors import AllometryError
 from allometry.laws.censored import Censored, censored_fit
 from allometry.report.content import Section, Table
+from allometry.studies.core.chapter import chapter
+from allometry.studies.core.sections import LEVEL, Reading, attempt, percent
+from allometry.studies.core.usable import usable_runs
 from allometry.studies.factorial import aliases
-from allometry.studies.readings.base import LEVEL, Reading, attempt, percent
-from allometry.studies.readings.chapter import chapter
 from allometry.studies.readings.equations import equations, times
-from allometry.studies.readings.runs import usable_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from allometry.report.content import Analysis, Figure
-    from allometry.studies.base import Evidence, Study
+    from allometry.studies.core.study import Evidence, Study
 
 LEVELS = (0.95, 0.99)
 """Accuracies that a run on equations is timed to. The first is read first: more runs come to it."""
@@ -242,7 +242,7 @@ def _range(timed: pd.DataFrame) -> str:
 
 def _on_text(runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
     """The best test loss in bits per byte after the same text."""
-    from allometry.studies.recipe import rule_rate
+    from allometry.studies.core.recipe import rule_rate
 
     own = runs[runs["tokenizer"] != "symbols"].reset_index(drop=True)
     if not len(own):

@@ -11,9 +11,9 @@ import pandas as pd
 from allometry.errors import AllometryError
 from allometry.laws.fit import fit
 from allometry.report.content import Section, Table
-from allometry.studies.readings.base import KAPLAN, Reading, caveats, constant, estimate, percent
+from allometry.studies.core.sections import KAPLAN, Reading, caveats, constant, estimate, percent
+from allometry.studies.core.usable import ENOUGH_UPDATES
 from allometry.studies.readings.critical import Critical, solve_loss
-from allometry.studies.readings.runs import ENOUGH_UPDATES
 
 if TYPE_CHECKING:
     from allometry.laws.result import FitResult

@@ -15,7 +15,7 @@ import pandas as pd
 from allometry.errors import AllometryError
 from allometry.laws.fit import fit
 from allometry.report.content import Section
-from allometry.studies.readings.base import KAPLAN, Reading, caveats, constant, estimate, percent
+from allometry.studies.core.sections import KAPLAN, Reading, caveats, constant, estimate, percent
 from allometry.units import format_count
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.errors import AllometryError
-from allometry.studies.readings.base import percent
+from allometry.studies.core.sections import percent
 
 if TYPE_CHECKING:
     from allometry.laws.estimate import Array

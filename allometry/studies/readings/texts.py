@@ -11,7 +11,7 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.report.content import Section, Table
-from allometry.studies.readings.base import Reading, constant
+from allometry.studies.core.sections import Reading, constant
 from allometry.studies.readings.descents import CLEAR, Descent, second_descent
 from allometry.studies.readings.probed import LEVEL, at_end, mean_interval, of_kind
 from allometry.studies.readings.repeats import NOISE
@@ -19,7 +19,7 @@ from allometry.studies.readings.repeats import NOISE
 if TYPE_CHECKING:
     from allometry.laws.estimate import Array
     from allometry.report.content import Constant
-    from allometry.studies.base import Evidence
+    from allometry.studies.core.study import Evidence
 
 MORRIS, PUBLISHED = "Morris 2025", 3.64
 """Bits per parameter of the paper's fit, the measure of a set where random data gave none here."""

@@ -9,7 +9,7 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.report.content import Section, Table
-from allometry.studies.readings.base import LEVEL, Reading, percent
+from allometry.studies.core.sections import LEVEL, Reading, percent
 from allometry.studies.readings.equations import division, fit_time, predictors
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pandas as pd
 from allometry.errors import AllometryError
 from allometry.laws.fit import fit
 from allometry.report.content import Section, Table
-from allometry.studies.readings.base import LEVEL, Reading, caveats, constant, mean_estimate, percent
+from allometry.studies.core.sections import LEVEL, Reading, caveats, constant, mean_estimate, percent
 from allometry.studies.readings.subsets import stopped
 from allometry.studies.readings.transfer_figures import both_arms, slug, worth
 

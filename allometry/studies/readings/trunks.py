@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from allometry.errors import AllometryError
-from allometry.studies.recipe import BATCH_TOKENS, HIGHEST_RATE, RATE_TIMES_WIDTH
+from allometry.studies.core.recipe import BATCH_TOKENS, HIGHEST_RATE, RATE_TIMES_WIDTH
 from allometry.train.config import TrainConfig
 
 if TYPE_CHECKING:

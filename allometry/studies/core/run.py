@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 from allometry.env import cores
 from allometry.errors import AllometryError
 from allometry.runs.store import Store, store_exists
-from allometry.studies import plan as planning
-from allometry.studies.base import Study, study
-from allometry.studies.foretell import foretell
-from allometry.studies.registration import register_prediction, registered
-from allometry.studies.reporting import STUDIES, folder_of, read, runs_of, write_report
+from allometry.studies.core import plan as planning
+from allometry.studies.core.foretell import foretell
+from allometry.studies.core.predictions import register_prediction, registered
+from allometry.studies.core.reporting import STUDIES, folder_of, read, runs_of, write_report
+from allometry.studies.core.study import Study, study
 from allometry.units import compact_duration
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis
-    from allometry.studies.plan import StudyPlan
+    from allometry.studies.core.plan import StudyPlan
     from allometry.sweeps.cost import CostModel
     from allometry.sweeps.execute import Event
     from allometry.sweeps.pool import Pool

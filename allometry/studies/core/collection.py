@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from allometry.errors import AllometryError
 from allometry.report.content import Analysis
-from allometry.studies.base import Study
+from allometry.studies.core.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from allometry.report.content import Constant
-    from allometry.studies.base import Evidence
+    from allometry.studies.core.study import Evidence
     from allometry.sweeps.sweep import Sweep
     from allometry.train.config import DataConfig, RunConfig
 
@@ -82,15 +82,15 @@ class Collection(Study):
 
 
 def _at_share(name: str, compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    from allometry.studies.designs.base import design
+    from allometry.studies.core.run_sets import design
 
     return design(name)(max(compute, _least(name, data)), data)
 
 
 @lru_cache(maxsize=256)
 def _least(name: str, data: DataConfig) -> float:
-    from allometry.studies.designs.base import design
-    from allometry.studies.plan import smallest
+    from allometry.studies.core.plan import smallest
+    from allometry.studies.core.run_sets import design
 
     return smallest(lambda compute: design(name)(compute, data))
 

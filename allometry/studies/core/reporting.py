@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 from allometry.env import snapshot
 from allometry.errors import AllometryError, unknown
 from allometry.runs.store import Store
-from allometry.studies import plan as planning
-from allometry.studies.base import Evidence, Study, study
-from allometry.studies.collection import dated
-from allometry.studies.registration import ledger, registered
+from allometry.studies.core import plan as planning
+from allometry.studies.core.collection import dated
+from allometry.studies.core.predictions import ledger, registered
+from allometry.studies.core.study import Evidence, Study, study
 from allometry.units import format_duration
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from allometry.report.content import Analysis
-    from allometry.studies.plan import StudyPlan
+    from allometry.studies.core.plan import StudyPlan
 
 STUDIES = "studies"
 REPORT = "report.html"
@@ -95,7 +95,7 @@ def report(
     member = store.studies().get(key)
     evidence = evidence_of(plan, store, key, member.command if member else "")
     if save is not None:
-        from allometry.studies import results
+        from allometry.studies.core import results
 
         analysis, path = results.save(plan.study, evidence, save)
         return analysis, write_report(analysis, folder, output) if output else path

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from allometry.runs.store import Store
-    from allometry.studies.base import Study
+    from allometry.studies.core.study import Study
     from allometry.sweeps.cost import CostModel
     from allometry.sweeps.sweep import Sweep
     from allometry.train.config import DataConfig, RunConfig

@@ -27,9 +27,9 @@ class Evidence:
     """What a study reads: finished runs and curves from the store, never anything else.
 
     `runs` and `curves` have the columns of `Store.frame()` and `Store.curves()`; `prediction` is what was
-    registered before the held-back runs were trained (see `studies.registration`), or None; `planned` names
+    registered before the held-back runs were trained (see `core.predictions`), or None; `planned` names
     every run that the study asked for, and `parts` the same by study where a collection asked (see
-    `studies.collection`). `positions`, `probes` and `novelty` have the columns of
+    `core.collection`). `positions`, `probes` and `novelty` have the columns of
     the store's own.
     """
 
@@ -92,7 +92,7 @@ class Study(ABC):
 
     def by_design(self, compute: float, data: DataConfig) -> dict[str, tuple[RunConfig, ...]]:
         """The runs by design; two designs may ask for the same run."""
-        from allometry.studies.designs.base import design
+        from allometry.studies.core.run_sets import design
 
         return {name: design(name)(share * compute, data) for name, share in self.designs.items()}
 

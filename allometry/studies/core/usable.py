@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from allometry.report.content import Section, Table
-from allometry.studies.readings.base import Reading, percent
+from allometry.studies.core.sections import Reading, percent
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from allometry.studies.base import Evidence
+    from allometry.studies.core.study import Evidence
 
 ENOUGH_UPDATES = 2000
 """Updates below which a run measures when it left its plateau more than its size (`docs/log.md`)."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from allometry.errors import AllometryError
-from allometry.studies.plan import held_back
+from allometry.studies.core.plan import held_back
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from allometry.studies.base import Study
-    from allometry.studies.plan import StudyPlan
+    from allometry.studies.core.plan import StudyPlan
+    from allometry.studies.core.study import Study
 
 
 def foretell(question: Study, plan: StudyPlan, finished: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:

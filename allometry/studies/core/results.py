@@ -24,8 +24,8 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.runs.files import read_json, write_text, writing
-from allometry.studies.base import Evidence, Study, study
-from allometry.studies.collection import dated
+from allometry.studies.core.collection import dated
+from allometry.studies.core.study import Evidence, Study, study
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis

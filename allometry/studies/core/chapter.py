@@ -10,8 +10,8 @@ from allometry.report.content import Analysis
 if TYPE_CHECKING:
     import pandas as pd
 
-    from allometry.studies.base import Evidence, Study
-    from allometry.studies.readings.base import Reading
+    from allometry.studies.core.sections import Reading
+    from allometry.studies.core.study import Evidence, Study
 
 
 def chapter(

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from allometry.studies.core.study import Evidence, study
-from allometry.studies.designs.schedules import schedules
-from allometry.studies.readings.schedules import scheduled
+from allometry.studies.schedules import scheduled, schedules
 from allometry.train.config import DataConfig, RunConfig
 
 

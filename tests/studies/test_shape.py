@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from allometry.studies.core.study import Evidence, study
-from allometry.studies.designs.shapes import shapes, variants
-from allometry.studies.readings.shapes import baseline, excess
+from allometry.studies.shape import baseline, excess, shapes, variants
 from allometry.train.config import DataConfig
 
 NOISE = 0.002

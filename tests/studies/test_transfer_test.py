@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from allometry.studies.core.study import Evidence, study
-from allometry.studies.designs.distributions import AT_HAND, WANTED, distributions
+from allometry.studies.other_texts.transfer_test import AT_HAND, WANTED, distributions
 from allometry.train.config import DataConfig
 
 PLANTED = {"milton": 1.0, "stdlib": 0.5}

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from allometry.errors import AllometryError
 from allometry.report.content import Analysis
-from allometry.studies.core.study import Study
+from allometry.studies.core.plan import smallest
+from allometry.studies.core.study import Study, run_set_named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,17 +83,12 @@ class Collection(Study):
 
 
 def _at_share(name: str, compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    from allometry.studies.core.run_sets import design
-
-    return design(name)(max(compute, _least(name, data)), data)
+    return run_set_named(name)(max(compute, _least(name, data)), data)
 
 
 @lru_cache(maxsize=256)
 def _least(name: str, data: DataConfig) -> float:
-    from allometry.studies.core.plan import smallest
-    from allometry.studies.core.run_sets import design
-
-    return smallest(lambda compute: design(name)(compute, data))
+    return smallest(lambda compute: run_set_named(name)(compute, data))
 
 
 def chapter(member: Study, evidence: Evidence) -> Analysis:

@@ -3,6 +3,8 @@
 A prediction that could have been adjusted after the measurement proves nothing. So the file is created
 exclusively, it names the runs that it was made from with a digest of their losses, and runs whose loss was
 already known are marked and not scored.
+
+The predictions of a plan's held-back runs, each by the study that holds it back.
 """
 
 from __future__ import annotations
@@ -12,13 +14,17 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from allometry.errors import AllometryError
+from allometry.studies.core.plan import held_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import pandas as pd
+    from allometry.studies.core.plan import StudyPlan
+    from allometry.studies.core.study import Study
 
 FILE = "prediction.json"
 
@@ -89,8 +95,6 @@ def score(prediction: dict[str, Any], runs: pd.DataFrame, quantity: str = "loss"
     inside, scored. `quantity` is the column of the run table whose predictions are meant; runs that have no
     value there are left out.
     """
-    import pandas as pd
-
     table = pd.DataFrame(prediction["predictions"]).rename(columns={"loss": "predicted"})
     what = table["what"].fillna("loss") if "what" in table else pd.Series("loss", index=table.index)
     table = table.assign(what=what)[what == quantity]
@@ -104,8 +108,6 @@ def score(prediction: dict[str, Any], runs: pd.DataFrame, quantity: str = "loss"
 
 def ledger(studies_folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
     """Every registered prediction of a store with its score: hits and misses alike, oldest first."""
-    import pandas as pd
-
     tables = []
     for path in sorted(studies_folder.glob(f"*/{FILE}")):
         prediction = registered(path.parent)
@@ -115,3 +117,47 @@ def ledger(studies_folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
         table.insert(1, "registered", prediction["registered"])
         tables.append(table)
     return pd.concat(tables).sort_values("registered", ignore_index=True) if tables else pd.DataFrame()
+
+
+def predict_held_back(
+    question: Study, plan: StudyPlan, finished: pd.DataFrame
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The held-back runs predicted, each by the first study that holds it back, from that study's own
+    finished runs; and the studies that could not, with the reason. One study alone that could not raises its
+    AllometryError; in a collection the others go on.
+    """
+    wanted = _planned(plan)
+    tables: list[pd.DataFrame] = []
+    failures: dict[str, AllometryError] = {}
+    taken: set[str] = set()
+    for name, ids in plan.parts.items():
+        member = question.member(name)
+        own = [run for run in held_back(member, plan.part(name)) if run not in taken]
+        if not own:
+            continue
+        mine = finished[finished["run"].isin(ids)].reset_index(drop=True)
+        try:
+            table = member.predict(mine, wanted.loc[own].reset_index(drop=True))
+        except AllometryError as error:
+            failures[name] = error
+            continue
+        tables.append(table.assign(study=name))
+        taken |= set(own)
+    if failures and len(plan.parts) == 1:
+        raise next(iter(failures.values()))
+    if not tables:
+        return pd.DataFrame(), {name: error.message for name, error in failures.items()}
+    return pd.concat(tables, ignore_index=True), {name: error.message for name, error in failures.items()}
+
+
+def _planned(plan: StudyPlan) -> pd.DataFrame:
+    """The plan's runs by id, with the settings that tell runs of one size apart, as in the run table."""
+    settings = [
+        {
+            "run": run.id, "corpus": run.data.corpus, "tokenizer": run.data.tokenizer,
+            "limit": run.data.limit, "B": run.train.batch_tokens, "weight_decay": run.train.weight_decay,
+            "d_model": getattr(run.model, "d_model", None), "dropout": getattr(run.model, "dropout", None),
+        }
+        for run in plan.sweep
+    ]  # fmt: skip
+    return plan.sweep.frame().merge(pd.DataFrame(settings), on="run").set_index("run", drop=False)

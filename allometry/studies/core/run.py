@@ -13,7 +13,7 @@ from allometry.env import cores
 from allometry.errors import AllometryError
 from allometry.runs.store import Store, store_exists
 from allometry.studies.core import plan as planning
-from allometry.studies.core.foretell import foretell
+from allometry.studies.core.predictions import predict_held_back as foretell
 from allometry.studies.core.predictions import register_prediction, registered
 from allometry.studies.core.reporting import STUDIES, folder_of, read, runs_of, write_report
 from allometry.studies.core.study import Study, study

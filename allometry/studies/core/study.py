@@ -1,25 +1,33 @@
-"""What a study is: a question, the runs that would answer it within a budget, and the reading of those runs.
+"""Studies and run sets: a question, the runs that would answer it within a budget, and their analysis.
 
-A study is one file of this package with one registered subclass of `Study`. The conductor (`studies.conduct`)
-does the rest: it scales the study to the time that the user has, trains what is missing, registers the
-prediction, and writes the report.
+A study is one registered subclass of `Study`, in a file of this package or in a folder of it. `core.run` does
+the rest: it scales the study to the time that the user has, trains what is missing, registers the prediction,
+and writes the report.
+
+A run set (a "design" in the language of experimental design) is a function from compute to runs. It is
+declared apart from the questions, because one run feeds many studies: a study names the run sets that it
+reads, and a collection gives every run set one share of its compute, so that two studies of the same run set
+ask for the same runs, which are trained once.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from allometry.discovery import import_modules
-from allometry.errors import unknown
+from allometry.errors import AllometryError, unknown
+from allometry.sweeps.sweep import Sweep
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from allometry.report.content import Analysis
-    from allometry.sweeps.sweep import Sweep
     from allometry.train.config import DataConfig, RunConfig
+
+PACKAGE = "allometry.studies"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,16 +93,12 @@ class Study(ABC):
         Larger compute must never ask for less. Raises AllometryError if `compute` is too little to ask the
         question.
         """
-        from allometry.sweeps.sweep import Sweep
-
         runs = [run for part in self.by_design(compute, data).values() for run in part]
         return Sweep(self.name, self.question, tuple(runs))
 
     def by_design(self, compute: float, data: DataConfig) -> dict[str, tuple[RunConfig, ...]]:
         """The runs by design; two designs may ask for the same run."""
-        from allometry.studies.core.run_sets import design
-
-        return {name: design(name)(share * compute, data) for name, share in self.designs.items()}
+        return {name: run_set_named(name)(share * compute, data) for name, share in self.designs.items()}
 
     def parts(self, compute: float, data: DataConfig) -> dict[str, Sweep]:
         """The runs by study: of this one, or of each member of a collection."""
@@ -124,19 +128,58 @@ StudyType = TypeVar("StudyType", bound=type[Study])
 
 
 def register(study: StudyType) -> StudyType:
-    """Class decorator: makes a study known by its name."""
+    """Register a study by its name (a class decorator)."""
     _STUDIES[study.name] = study
     return study
 
 
 def studies() -> dict[str, type[Study]]:
-    """Every study by name; a file put into this package is found without being listed anywhere."""
-    import_modules("allometry.studies")
+    """Return every study by name; a file or folder put into this package is found without being listed."""
+    import_modules(PACKAGE)
     return dict(sorted(_STUDIES.items()))
 
 
 def study(name: str) -> Study:
-    """A study by name; AllometryError with the nearest names for an unknown one."""
+    """Return a study by name; AllometryError with the nearest names for an unknown one.
+
+    The file or folder of that name is imported first, and the whole package only if the study is not there.
+    """
+    if name not in _STUDIES:
+        import_modules(PACKAGE, name)
     if name not in _STUDIES and name not in studies():
         raise unknown("study", name, _STUDIES)
     return _STUDIES[name]()
+
+
+RunSet = Callable[[float, "DataConfig"], "tuple[RunConfig, ...]"]
+"""(compute, data) -> runs. `compute` is in training FLOPs, everything counted. Larger compute must never ask
+for less. Raises AllometryError (see `too_little`) where `compute` cannot ask the question at all.
+"""
+
+_RUN_SETS: dict[str, RunSet] = {}
+
+
+def run_set(function: RunSet) -> RunSet:
+    """Register a run set by the function's name (a function decorator)."""
+    _RUN_SETS[function.__name__] = function
+    return function
+
+
+def run_sets() -> dict[str, RunSet]:
+    """Return every run set by name; a file put into this package is found without being listed anywhere."""
+    import_modules(PACKAGE)
+    return dict(sorted(_RUN_SETS.items()))
+
+
+def run_set_named(name: str) -> RunSet:
+    """Return a run set by name; AllometryError with the nearest names for an unknown one."""
+    if name not in _RUN_SETS:
+        import_modules(PACKAGE, name)
+    if name not in _RUN_SETS and name not in run_sets():
+        raise unknown("run set", name, _RUN_SETS)
+    return _RUN_SETS[name]
+
+
+def too_little(compute: float, name: str) -> AllometryError:
+    """Return the error of a run set that `compute` FLOPs cannot pay for."""
+    return AllometryError(f"{compute:.1e} FLOPs are too few for the {name}", hint="allow more time")

@@ -226,4 +226,6 @@ def _hub(name: str, argument: str, options: Mapping[str, str]) -> CorpusSpec:
         size=", ".join(f"at most {count} {key}" for key, count in limits.items()),
         read=wanted.documents,
         fingerprint=wanted.identity,
+        remote=wanted.remote,
+        fixed=wanted.fixed,
     )

@@ -65,9 +65,12 @@ def _hidden(path: Path, root: Path) -> bool:
 
 
 def fingerprint(paths: list[Path]) -> list[list[Any]]:
-    """Path, size and time of change of each file."""
+    """Path, size, and the times at which the content and anything at all of each file was changed.
+
+    The second, which no program can set, tells a file that was replaced by another of the same size and time.
+    """
     stats = [(path, path.stat()) for path in paths]
-    return [[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+    return [[str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for path, stat in stats]
 
 
 def read_files(paths: list[Path], *, column: str = "text") -> Iterator[Document]:

@@ -230,6 +230,14 @@ def _for_people(table: pd.DataFrame) -> pd.DataFrame:
     return table[shown]
 
 
+def _text(record: RunRecord) -> dict[str, str]:
+    """Which token sets the run has read, by the first digits of their SHA-256."""
+    text = record.text
+    if text is None:
+        return {"digest": "not recorded: this run is of an earlier release"}
+    return {"digest": text.digest} | {name: each["tokens"][:12] for name, each in text.sets.items()}
+
+
 def _formats() -> dict[str, Any]:
     from allometry.units import format_count, format_duration, format_flops
 
@@ -249,6 +257,7 @@ def _everything(record: RunRecord) -> dict[str, Any]:
         "config": record.config,
         "counts": record.counts,
         "result": record.result,
+        "text": _text(record),
         "environment": record.environment,
         "error": record.error,
         "notes": _notes(record),
@@ -264,6 +273,7 @@ def _show(record: RunRecord) -> None:
         "configuration": record.config,
         "counts": record.counts,
         "result": {key: value for key, value in record.result.items() if key not in ("counts", "notes")},
+        "text": _text(record),
         "environment": record.environment,
     }
     for title, part in parts.items():

@@ -9,6 +9,7 @@ A run directory holds (losses in nats per token):
     result.json   written last: {"format": 1, "status": "done" | "diverged", "step", "tokens", "loss",
                   "train_loss", "bits_per_byte", "unique", "seconds", "started", "finished", "engine",
                   "loss_<corpus>", …}; the two times are UTC, "2026-01-31T23:59:59Z"
+    text.json     which text it was trained on (see `runs.texts`)
     error.txt     why it failed; the next attempt removes it
 
 and, where its data ask for them, probes.json and .jsonl (`runs.probes`) and novelty.json (`runs.novelty`).
@@ -27,6 +28,7 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.runs.files import read_json, read_lines
+from allometry.runs.texts import Text, recorded
 
 FORMAT = 1
 """Newest version of the run format that this release reads."""
@@ -95,6 +97,11 @@ class RunRecord:
     def environment(self) -> Mapping[str, Any]:
         """The machine and versions that made the run; empty if unknown."""
         return read_json(self.path / "env.json") or {}
+
+    @cached_property
+    def text(self) -> Text | None:
+        """Which text it was trained on (`runs.texts`); None if it is not recorded."""
+        return recorded(self.path)
 
     @cached_property
     def curve(self) -> Curve:

@@ -67,6 +67,7 @@ class Store:
         self._mirror = None if url_of(path) is None else Mirror(self.place)
         self.path = Path(path) if self._mirror is None else self._mirror.path
         self.notes: tuple[str, ...] = ()
+        self._left_out: frozenset[str] = frozenset()
         self.pull()
         if create:
             _create(self.path)
@@ -117,7 +118,13 @@ class Store:
     def status(self, run: str) -> Status | None:
         """How the run of that id stands; None if it was never started."""
         directory = self.directory(run)
-        return read_run(directory).status if (directory / "config.json").exists() else None
+        if run in self._left_out or not (directory / "config.json").exists():
+            return None
+        return read_run(directory).status
+
+    def leave_out(self, runs: Iterable[str]) -> None:
+        """Say of these runs that they were never started, where a plan asks how they stand."""
+        self._left_out |= frozenset(runs)
 
     def frame(self, where: str = "") -> pd.DataFrame:
         """The run table: one row a run with the columns COLUMNS, `loss_<corpus>` and `study`, filtered by

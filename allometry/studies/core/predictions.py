@@ -107,12 +107,18 @@ def score(prediction: dict[str, Any], runs: pd.DataFrame, quantity: str = "loss"
 
 
 def ledger(studies_folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """Every registered prediction of a store with its score: hits and misses alike, oldest first."""
+    """Return every registered prediction of a store with its score, oldest first, hits and misses alike.
+
+    Runs that are now of other text than the study that predicted them are left out.
+    """
+    from allometry.studies.core.texts import of_other_text
+
     tables = []
     for path in sorted(studies_folder.glob(f"*/{FILE}")):
         prediction = registered(path.parent)
         assert prediction is not None
-        table = score(prediction, runs).drop(columns="study", errors="ignore")
+        foreign = of_other_text(studies_folder.parent, path.parent, runs["run"])
+        table = score(prediction, runs[~runs["run"].isin(foreign)]).drop(columns="study", errors="ignore")
         table.insert(0, "study", path.parent.name)
         table.insert(1, "registered", prediction["registered"])
         tables.append(table)

@@ -4,6 +4,7 @@ torch.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from allometry.studies.core import plan as planning
 from allometry.studies.core.collection import dated
 from allometry.studies.core.predictions import ledger, registered
 from allometry.studies.core.study import Evidence, Study, study
+from allometry.studies.core.texts import changed_since, require_own_text
 from allometry.units import format_duration
 
 if TYPE_CHECKING:
@@ -47,11 +49,18 @@ def read(
     return dated(question.analyse(evidence), evidence.runs)
 
 
+def _with_changes(analysis: Analysis, folder: Path) -> Analysis:
+    """The analysis, with a first warning if the corpus has been written since the study was planned."""
+    changed = changed_since(folder)
+    return analysis if changed is None else replace(analysis, warnings=(changed, *analysis.warnings))
+
+
 def evidence_of(
     plan: StudyPlan, store: Store, key: str, command: str, prediction: dict[str, Any] | None = None
 ) -> Evidence:
     """What a study reads of its store. AllometryError if none of its runs is finished."""
     ids = list(plan.sweep.ids)
+    require_own_text(store, folder_of(store, key), ids, command)
     runs = runs_of(store, ids)
     if not (runs["status"] == "done").any():
         raise AllometryError(
@@ -99,7 +108,7 @@ def report(
 
         analysis, path = results.save(plan.study, evidence, save)
         return analysis, write_report(analysis, folder, output) if output else path
-    analysis = dated(study(plan.study).analyse(evidence), evidence.runs)
+    analysis = _with_changes(dated(study(plan.study).analyse(evidence), evidence.runs), folder)
     return analysis, write_report(analysis, folder, output)
 
 

@@ -5,18 +5,22 @@ write the report.
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from allometry.env import cores
 from allometry.errors import AllometryError
+from allometry.runs.lock import exclusive
 from allometry.runs.store import Store, store_exists
+from allometry.runs.texts import record, recorded
 from allometry.studies.core import plan as planning
 from allometry.studies.core.predictions import predict_held_back as foretell
 from allometry.studies.core.predictions import register_prediction, registered
 from allometry.studies.core.reporting import STUDIES, folder_of, read, runs_of, write_report
 from allometry.studies.core.study import Study, study
+from allometry.studies.core.texts import is_of_other_text, make_way, present_text
 from allometry.units import compact_duration
 
 if TYPE_CHECKING:
@@ -114,8 +118,10 @@ def conduct(request: Request, display: Display, *, dry_run: bool = False) -> Pat
         if pool.device == "cuda":
             display.say("workers: " + ", ".join(f"{count} on {kind}" for kind, count in pool.kinds.items()))
         _prepare_data(request, display)
-        plan, cost = _plan(request, question, pool, store, display, began)
+        existing = _existing(request, pool, store, display, dry_run=dry_run)
+        plan, cost = _plan(request, question, pool, store, existing, display, began)
         plan = _with_devices(plan, cost, pool, request.devices, display)
+        _settle_texts(plan, pool, store, request, display, dry_run=dry_run)
         display.plan(plan, store, cost)
         if dry_run or store is None:
             return None
@@ -160,13 +166,64 @@ def _prepare_data(request: Request, display: Display) -> None:
     prepare(data.corpus, data.tokenizer)
 
 
+def _existing(
+    request: Request, pool: Pool, store: Store | None, display: Display, *, dry_run: bool
+) -> StudyPlan | None:
+    """The plan that the store holds for this request on the text as it is now, if any."""
+    if store is None:
+        return None
+    text, folder = present_text(request.data), folder_of(store, request.key)
+    if dry_run:
+        return None if is_of_other_text(folder, text) else planning.load(folder)
+    shared = _is_shared(request, pool, store)
+    with nullcontext() if shared else exclusive(store.path):
+        for sentence in make_way(store, request.key, text, shared=shared):
+            display.say(sentence)
+    folder = folder_of(store, request.key)
+    if recorded(folder) is None:
+        record(folder, text)
+    return planning.load(folder)
+
+
+def _is_shared(request: Request, pool: Pool, store: Store) -> bool:
+    """Whether other processes may be using the store at the same time."""
+    return store.remote or pool.shared or request.shard is not None
+
+
+def _settle_texts(
+    plan: StudyPlan, pool: Pool, store: Store | None, request: Request, display: Display, *, dry_run: bool
+) -> None:
+    """Put runs of other text aside, so that the plan shows what is left to do; a dry run leaves them out."""
+    from allometry.train.texts import compare, refuse_changed, settle
+
+    if store is None:
+        return
+    runs = plan.sweep.runs
+    if dry_run:
+        found = compare(runs, store.path, fetch=False)
+        store.leave_out(found.changed)
+        said = found.sentences()
+    elif _is_shared(request, pool, store):
+        said = refuse_changed(runs, store.path, where=store.place.location)
+    else:
+        with exclusive(store.path):
+            said = settle(runs, store.path)[1]
+    for sentence in said:
+        display.say(sentence)
+
+
 def _plan(
-    request: Request, question: Study, pool: Pool, store: Store | None, display: Display, began: float
+    request: Request,
+    question: Study,
+    pool: Pool,
+    store: Store | None,
+    existing: StudyPlan | None,
+    display: Display,
+    began: float,
 ) -> tuple[StudyPlan, CostModel]:
-    """The plan that the store holds for this request, or a new one for what is left of the budget."""
+    """The `existing` plan, or a new one for what is left of the budget."""
     from allometry.sweeps.calibrate import calibrate
 
-    existing = planning.load(folder_of(store, request.key)) if store else None
     workers = pool.workers * (request.shard.of if request.shard else 1)
     guess = existing.sweep if existing else _rough(question, request, workers)
     display.say("calibrating: a few steps of each shape on this machine (kept for next time)")

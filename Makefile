@@ -28,7 +28,7 @@ slow: $(VENV)/dev
 # constraints.txt keeps CPU machines from downloading CUDA: it pins the release that has a CPU build.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python tools/install.py $(BIN)/python .
+	$(BIN)/python tools/install.py $(BIN)/python '.[train]'
 	touch $@
 
 $(VENV)/dev: $(VENV)/installed

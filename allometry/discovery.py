@@ -4,12 +4,19 @@ import importlib
 import pkgutil
 
 
-def import_modules(package: str, name: str | None = None) -> None:
+def import_modules(package: str, *, only: str | None = None, without: tuple[str, ...] = ()) -> None:
     """Import every module inside `package`, at any depth, so that what they register is known.
 
-    With `name`, only the modules whose own file or one of whose folders has that name.
+    With `only`, import the modules whose own file or one of whose folders has that name. A module that needs
+    one of the packages `without` is left out where that package is not installed.
     """
-    path = importlib.import_module(package).__path__
-    for module in pkgutil.walk_packages(path, prefix=f"{package}."):
-        if name is None or name in module.name.removeprefix(package).split("."):
-            importlib.import_module(module.name)
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        name = f"{package}.{module.name}"
+        if module.ispkg:
+            import_modules(name, only=None if module.name == only else only, without=without)
+        elif only is None or module.name == only:
+            try:
+                importlib.import_module(name)
+            except ModuleNotFoundError as error:
+                if error.name is None or error.name.split(".")[0] not in without:
+                    raise

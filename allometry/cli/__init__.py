@@ -83,8 +83,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _explain(error: Exception) -> NoReturn:
-    from allometry.errors import AllometryError
+    from allometry.errors import AllometryError, extra_of, missing_extra
 
+    if isinstance(error, ModuleNotFoundError) and error.name and (extra := extra_of(error.name)):
+        error = missing_extra(error.name.split(".")[0], extra, "this command")
     if isinstance(error, AllometryError):
         _fail(error.message, hint=error.cli_hint, code=1)
     defect = "this is a defect: run again with --debug and report it"

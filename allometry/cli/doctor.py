@@ -51,11 +51,18 @@ def _software() -> Iterator[Finding]:
     yield Finding("python", found["python"])
     for package in env.PACKAGES:
         version = found["packages"].get(package)
-        yield Finding(package, version or f"not installed: pip install {package}", None if version else False)
+        yield Finding(package, version or f"not installed: {_line_that_installs(package)}")
     if found["git"]:
         yield Finding(
             "source", found["git"]["commit"][:12] + (" with changes" if found["git"]["dirty"] else "")
         )
+
+
+def _line_that_installs(package: str) -> str:
+    from allometry.errors import extra_of
+
+    extra = extra_of(package)
+    return f"pip install 'allometry[{extra}]' (only training needs it)" if extra else f"pip install {package}"
 
 
 def _machine() -> Iterator[Finding]:
@@ -74,17 +81,23 @@ def _machine() -> Iterator[Finding]:
     many = "on them " if found else ""
     yield Finding("cores", f"{env.cores()}: {many}a sweep trains as many runs at a time", True)
     if not found:
-        yield Finding("gpu", f"none that PyTorch {env.package_version('torch')} can use")
+        version = env.package_version("torch")
+        yield Finding("gpu", f"none that PyTorch {version} can use" if version else "not looked for")
     yield Finding("memory", format_bytes(env.memory()))
 
 
 def _engines() -> Iterator[Finding]:
     """Each engine tried on a small model: available, or the sentence that says why not."""
-    from allometry.errors import AllometryError
+    from allometry.errors import AllometryError, require
     from allometry.models.base import family
     from allometry.train.config import EngineName, RunConfig, TrainConfig
     from allometry.train.engines.select import engine_class
 
+    try:
+        require("torch", "safetensors", purpose="training")
+    except AllometryError as error:
+        yield Finding("engine", f"none: {error.message}: {error.cli_hint}")
+        return
     model = family("transformer").of_size(100_000, n_ctx=64, n_vocab=256)
     config = RunConfig(model=model, train=TrainConfig(tokens=64_000, batch_tokens=512, lr=1e-3))
     for name in get_args(EngineName):

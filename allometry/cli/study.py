@@ -85,8 +85,12 @@ def run(
 ) -> None:
     """Run a STUDY: plan it, train what is missing, fit, report. The same command continues after any
     interruption."""
-    from allometry.studies.core.run import Request, conduct
+    from allometry.errors import require
     from allometry.studies.core.study import study as study_of
+
+    asked = study_of(study)
+    require("torch", "safetensors", purpose="a study, which times this machine and trains,")
+    from allometry.studies.core.run import Request, conduct
     from allometry.sweeps.progress import Display as Progress
     from allometry.sweeps.shard import parse_shard
     from allometry.train.config import DataConfig
@@ -94,7 +98,7 @@ def run(
 
     request = Request(
         study=study,
-        budget=parse_duration(budget or study_of(study).budget, "--budget"),
+        budget=parse_duration(budget or asked.budget, "--budget"),
         compute=None if compute is None else parse_number(compute, "--compute"),
         store=store,
         data=DataConfig(corpus=data, tokenizer=tokenizer),

@@ -33,9 +33,11 @@ def command(name: str) -> click.Command:
 def train(config: Path, store: Path, devices: int | None, sharded: str) -> None:
     """Train one run from CONFIG, a JSON file such as the config.json of a run. On more than one device it is
     started by torchrun. The same command continues after any interruption, also on other devices."""
+    from allometry.errors import require
     from allometry.runs.store import Store
     from allometry.train.torchrun import arguments, read_config
 
+    require("torch", "safetensors", purpose="training")
     run = read_config(config)
     opened = Store(store, create=True)
     _make_room(run, opened.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -33,12 +34,12 @@ class Frozen(BaseModel):
                 raise readable(error, type(self)) from None
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed, checked again."""
+        """Return a copy with some fields changed, checked again."""
         return type(self).model_validate({**self.model_dump(), **changes})
 
 
 def readable(error: ValidationError, record: type[BaseModel]) -> AllometryError:
-    """A pydantic error in the user's words: which field of which record is wrong, and what was given."""
+    """Return a pydantic error in the user's words: which field is wrong, and what was given."""
     wrong: list[str] = []
     hint = None
     for item in error.errors(include_url=False):
@@ -94,20 +95,28 @@ ConfigType = TypeVar("ConfigType", bound=type[ModelConfig])
 
 
 def register(config: ConfigType) -> ConfigType:
-    """Class decorator: makes a family known by the default of its `family` field."""
+    """Make a family known (class decorator) by the default of its `family` field."""
     name: str = config.__pydantic_fields__["family"].default
     _FAMILIES[name] = config
     return config
 
 
 def families() -> dict[str, type[ModelConfig]]:
-    """Every family by name; a file put into this package is found without being listed anywhere."""
-    import_modules("allometry.models")
+    """Return every family by name; a file put into this package is found without being listed anywhere.
+
+    A file that needs PyTorch is left out where PyTorch is not installed.
+    """
+    import_modules("allometry.models", without=("torch", "safetensors"))
     return dict(sorted(_FAMILIES.items()))
 
 
 def family(name: str) -> type[ModelConfig]:
-    """The configuration class of a family; AllometryError with the nearest names for an unknown one."""
+    """Return the configuration class of a family; AllometryError with the nearest names for an unknown one.
+
+    The file of that name is looked into first, so that to read a run loads no other family, nor PyTorch.
+    """
+    if name not in _FAMILIES and name.isidentifier() and find_spec(f"allometry.models.{name}"):
+        import_modules("allometry.models", only=name, without=("torch", "safetensors"))
     if name not in _FAMILIES and name not in families():
         raise unknown("model family", name, _FAMILIES)
     return _FAMILIES[name]

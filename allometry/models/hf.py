@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from allometry.errors import AllometryError
-from allometry.models.transformer import Transformer, TransformerConfig
+from allometry.models.modules.transformer import Transformer
+from allometry.models.transformer import TransformerConfig
 from allometry.models.universal import UniversalConfig
 from allometry.runs.files import writing
 

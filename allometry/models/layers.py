@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -36,8 +36,17 @@ def _written_out(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     return F.dropout(weights, dropout) @ v
 
 
+def fresh(make: Callable[[], Module], seed: int) -> Module:
+    """Return the module that `make` makes with weights drawn by its own `initialise`, a pure function of
+    `seed`.
+    """
+    model = unfilled(make)
+    cast(Any, model).initialise(torch.Generator().manual_seed(seed))
+    return model
+
+
 def unfilled(make: Callable[[], Module]) -> Module:
-    """The module that `make` makes, on the CPU, its tensors of the right shapes and with no numbers in them.
+    """Return the module that `make` makes on the CPU, its tensors of the right shapes but not filled.
 
     Layers of PyTorch draw weights when they are made, which every model replaces by its own: what is skipped
     is time, memory and random numbers.

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from allometry.errors import AllometryError
-from allometry.models.lstm import LSTM, LSTMConfig
+from allometry.models.lstm import LSTMConfig
+from allometry.models.modules.lstm import LSTM
 from allometry.train.config import RunConfig, TrainConfig
 from allometry.train.engines.select import engine
 

@@ -10,8 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from allometry.errors import AllometryError
 from allometry.models.hf import export_gpt2, import_gpt2
 from allometry.models.lstm import LSTMConfig
+from allometry.models.modules.universal import Universal
 from allometry.models.transformer import TransformerConfig
-from allometry.models.universal import Act, Universal, UniversalConfig
+from allometry.models.universal import Act, UniversalConfig
 from allometry.train.config import RunConfig, TrainConfig
 from allometry.train.engines.native import NativeEngine
 from allometry.train.engines.select import engine

@@ -145,7 +145,7 @@ def study(name: str) -> Study:
     The file or folder of that name is imported first, and the whole package only if the study is not there.
     """
     if name not in _STUDIES:
-        import_modules(PACKAGE, name)
+        import_modules(PACKAGE, only=name)
     if name not in _STUDIES and name not in studies():
         raise unknown("study", name, _STUDIES)
     return _STUDIES[name]()
@@ -174,7 +174,7 @@ def run_sets() -> dict[str, RunSet]:
 def run_set_named(name: str) -> RunSet:
     """Return a run set by name; AllometryError with the nearest names for an unknown one."""
     if name not in _RUN_SETS:
-        import_modules(PACKAGE, name)
+        import_modules(PACKAGE, only=name)
     if name not in _RUN_SETS and name not in run_sets():
         raise unknown("run set", name, _RUN_SETS)
     return _RUN_SETS[name]

@@ -86,7 +86,7 @@ def _explain(error: Exception) -> NoReturn:
     from allometry.errors import AllometryError
 
     if isinstance(error, AllometryError):
-        _fail(error.message, hint=error.hint, code=1)
+        _fail(error.message, hint=error.cli_hint, code=1)
     defect = "this is a defect: run again with --debug and report it"
     _fail(f"{type(error).__name__}: {error}", hint=defect, code=70)
 

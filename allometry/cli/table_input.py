@@ -63,7 +63,7 @@ def load(table: str, let: tuple[str, ...], where: str | None, drop: int, save: b
     Raises AllometryError for unreadable tables, options and filters.
     """
     from allometry.runs.importers import read_table, save_mapping
-    from allometry.runs.query import select
+    from allometry.runs.query import mask
 
     columns = assignments(let, "--let")
     columns = {("L" if name == "loss" else name): text for name, text in columns.items()}
@@ -74,10 +74,8 @@ def load(table: str, let: tuple[str, ...], where: str | None, drop: int, save: b
         save_mapping(table, direct)
     exclude: dict[Any, str] = {}
     if where:
-        kept = select(read.frame, where)
-        exclude = dict.fromkeys(
-            read.frame.index.difference(kept.index), f"does not satisfy --where {where!r}"
-        )
+        kept = mask(read.frame, where)
+        exclude = dict.fromkeys(read.frame.index[~kept], f"does not satisfy --where {where!r}")
     exclude |= _worst(read.frame.drop(index=list(exclude)), columns, drop)
     notices = [*read.notices, *_from_six_nd(columns, set(read.frame.columns))]
     for notice in notices:

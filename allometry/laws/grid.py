@@ -52,7 +52,7 @@ def read_runs(frame: pd.DataFrame, columns: Mapping[str, str] | None = None) -> 
         notes.append("C was computed as 6ND")
     seen = observe(frame, _SHAPE, columns=mapping)
     table = seen.frame.rename(columns={"L": "loss"})
-    run = frame.loc[table.index, "run"] if "run" in frame.columns else np.arange(len(table)).astype(str)
+    run = frame["run"].to_numpy()[seen.kept] if "run" in frame.columns else np.arange(len(table)).astype(str)
     sizes = _snapped(table["N"].to_numpy(float))
     if len(np.unique(sizes)) < table["N"].nunique():
         notes.append(

@@ -120,6 +120,20 @@ def observe(
     )
 
 
+def with_unique_labels(
+    frame: pd.DataFrame, exclude: Mapping[Any, str] | Sequence[Any] | None
+) -> tuple[pd.DataFrame, Mapping[Any, str] | Sequence[Any] | None]:
+    """Return a table whose rows can be told apart by label, and `exclude` in those labels.
+
+    A table with repeated labels is numbered from 0; every row of an excluded label stays excluded.
+    """
+    if not hasattr(frame, "index") or frame.index.is_unique:
+        return frame, exclude
+    named = exclude if isinstance(exclude, Mapping) else dict.fromkeys(exclude or (), "excluded by hand")
+    rows = {i: named[label] for i, label in enumerate(frame.index) if label in named}
+    return frame.reset_index(drop=True), rows or None
+
+
 def read_inputs(frame: pd.DataFrame, law: Law, columns: Mapping[str, str]) -> dict[str, Array]:
     """A law's inputs from a table (shape (n,) each), read as a fit's were or from columns of the symbols'
     names.

@@ -140,7 +140,7 @@ class Store:
         table["finished"] = table["finished"].astype(object).where(table["finished"].notna(), None)
         used = _used_by(self.studies().values())
         table["study"] = [", ".join(used.get(run, ())) for run in table["run"]]
-        return select(table, where)
+        return select(table, where).reset_index(drop=True)
 
     def records(self, where: str = "") -> list[RunRecord]:
         """The runs that satisfy `where`, with their configurations and curves."""

@@ -226,7 +226,7 @@ def _sorted(table: pd.DataFrame, by: str | None) -> pd.DataFrame:
 
 
 def _for_people(table: pd.DataFrame) -> pd.DataFrame:
-    shown = [name for name in LISTED if name != "study" or table["study"].str.len().sum()]
+    shown = [name for name in LISTED if name != "study" or (table["study"] != "").any()]
     return table[shown]
 
 

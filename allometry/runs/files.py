@@ -76,16 +76,22 @@ def replacing(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:12]}.tmp")
     with writing(path):
         os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    try:
         try:
             yield aside
+        except FileNotFoundError:  # what was to be copied is not there: no fault of this disk
+            raise
+        except OSError as error:
+            raise _refusal(path, error) from error
+        with writing(path):
             _sync(aside)
             aside.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                aside.unlink()
-            raise
-        with contextlib.suppress(OSError):  # not every file system can do this for a folder
-            _sync(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
+    with contextlib.suppress(OSError):  # not every file system can do this for a folder
+        _sync(path.parent)
 
 
 def _sync(path: Path) -> None:
@@ -137,13 +143,15 @@ def read_bytes(path: Path, limit: int = MOST_BYTES) -> bytes | None:
                 f"{path} is a link, and links are not followed here", hint="put the file itself in its place"
             ) from error
         raise AllometryError(f"cannot read {path}: {error.strerror}", hint="check its permissions") from error
-    with open(handle, "rb") as file:
+    try:
         status = os.fstat(handle)
         _require_file(path, status)
-        try:
+        with open(handle, "rb", closefd=False) as file:
             data = file.read(limit + 1) if status.st_size <= limit else None
-        except OSError as error:
-            raise AllometryError(f"cannot read {path}: {error.strerror}", hint="check the disk") from error
+    except OSError as error:
+        raise AllometryError(f"cannot read {path}: {error.strerror}", hint="check the disk") from error
+    finally:
+        os.close(handle)
     if data is None or len(data) > limit:
         raise AllometryError(f"{path} is damaged: it has more than {limit:,} bytes", hint=_move(path))
     return data

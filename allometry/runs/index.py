@@ -127,7 +127,11 @@ def _load(store: Path) -> dict[str, dict[str, Any]]:
         stored = parse_json((read_bytes(store / _NAME, MOST_BYTES_OF_LINES) or b"{}").decode("utf-8"))
     except (AllometryError, ValueError):
         return {}
-    if not isinstance(stored, dict) or stored.get("made") != _MADE or not isinstance(stored.get("runs"), dict):
+    if (
+        not isinstance(stored, dict)
+        or stored.get("made") != _MADE
+        or not isinstance(stored.get("runs"), dict)
+    ):
         return {}
     return {name: entry for name, entry in stored["runs"].items() if _is_entry(name, entry)}
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,8 +77,8 @@ _MANY = 1000
 _LONGEST = 65_536
 """Bytes of error.txt that are read at most."""
 
-_NAME = re.compile(r"[^\W_][\w.+~@=,-]{0,199}")
-"""What a run's folder may be called."""
+_SEPARATORS = {"/", "\\", ":"}
+"""Characters that divide a path on some system: none of them may be in a run's name."""
 
 BY_POSITION = "by_position"
 """Key of a curve's row that holds a list, and so is no column of that table."""
@@ -209,8 +208,9 @@ def _shape(run: str, model: Mapping[str, Any]) -> str | None:
 
 
 def is_run_name(name: str) -> bool:
-    """Return whether a folder of that name can be a run: letters, digits and . - + ~ @ = , _ within it."""
-    return _NAME.fullmatch(name) is not None
+    """Return whether a folder of that name can be a run: one name, not hidden, safe to print."""
+    hidden = name.startswith(".")
+    return bool(name) and not hidden and not _SEPARATORS & set(name) and printable(name) == name
 
 
 def holds_run(path: Path | str) -> bool:
@@ -367,7 +367,7 @@ def check_format(stored: Mapping[str, Any], path: Path) -> None:
 
 
 def read_curve(record: RunRecord) -> Curve:
-    """Return the curve of a run; a step recorded twice (before and after a resume) counts once, the last time.
+    """Return the curve of a run; of a step recorded twice (before and after a resume) the last row counts.
 
     A line with something else than numbers is left out, and noted.
     """

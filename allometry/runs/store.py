@@ -135,7 +135,8 @@ class Store:
         index = read_index(self.path)
         table = run_table(index.rows.values())
         used = _used_by(self.studies().values())
-        self.notes = (*index.notes, *self.notes)
+        mirrored = self._mirror.notes if self._mirror is not None else ()
+        self.notes = (*mirrored, *index.notes, *self.notes)
         table["study"] = pd.Series([", ".join(used.get(run, ())) for run in table["run"]], dtype="str")
         return select(table, where)
 

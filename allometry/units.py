@@ -27,7 +27,7 @@ _SCALES: dict[float, tuple[str, ...]] = {
     1e12: ("t", "tn", "trillion", "trillions"),
     1e15: ("p", "quadrillion", "quadrillions"),
 }
-_NOUNS = "param params parameter parameters token tokens tok toks step steps".split()
+_NOUNS = ["param", "params", "parameter", "parameters", "token", "tokens", "tok", "toks", "step", "steps"]
 _UNITS = {
     **{word: scale for scale, words in _SCALES.items() for word in words},
     **{f"{letter}t": scale for letter, scale in (("k", 1e3), ("m", 1e6), ("b", 1e9), ("t", 1e12))},

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from allometry.cli.tables import Form, print_table, store_option, table_options
+from allometry.errors import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -198,7 +199,7 @@ def _store_flag(store: str) -> str:
 
 
 def _nothing(filters: tuple[str, ...], store: str) -> str:
-    return (
+    return printable(
         f"no run in {store} satisfies {' '.join(filters)}"
         if filters
         else f"the store {store} has no runs yet"
@@ -212,7 +213,7 @@ def _notes(record: RunRecord) -> list[str]:
 
 def _warn(notes: tuple[str, ...]) -> None:
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {printable(note)}", err=True)
 
 
 def _sorted(table: pd.DataFrame, by: str | None) -> pd.DataFrame:
@@ -226,7 +227,7 @@ def _sorted(table: pd.DataFrame, by: str | None) -> pd.DataFrame:
 
 
 def _for_people(table: pd.DataFrame) -> pd.DataFrame:
-    shown = [name for name in LISTED if name != "study" or table["study"].str.len().sum()]
+    shown = [name for name in LISTED if name != "study" or (table["study"] != "").any()]
     return table[shown]
 
 
@@ -280,11 +281,11 @@ def _show(record: RunRecord) -> None:
         if part:
             click.echo(f"\n{title}")
             for key, value in flatten(part).items():
-                click.echo(f"  {key:24} {'–' if value is None else value}")
-    curve = record.curve.frame.dropna(axis=1, how="all").drop(columns="run")
+                click.echo(f"  {printable(key):24} {'–' if value is None else printable(str(value))}")
+    curve = record.curve.frame.drop(columns="run").dropna(axis=1, how="all")
     if len(curve):
         print_table(curve.tail(12), title="\ncurve (last rows)", formats=_formats())
     for note in _notes(record):
-        click.echo(f"note: {note}")
+        click.echo(f"note: {printable(note)}")
     if record.error:
         click.echo(f"\nerror\n{record.error}")

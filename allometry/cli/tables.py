@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from allometry.errors import printable
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -68,10 +70,15 @@ def _print_rich(frame: pd.DataFrame, formats: Mapping[str, Formatter], title: st
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table = Table(
+        title=title and printable(title, lines=True),
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        pad_edge=False,
+    )
     for name in frame.columns:
         table.add_column(
-            str(name), justify="right" if is_numeric_dtype(frame[name]) else "left", no_wrap=True
+            printable(str(name)), justify="right" if is_numeric_dtype(frame[name]) else "left", no_wrap=True
         )
     for row in frame.itertuples(index=False):
         cells = (cell(value, formats.get(str(name))) for name, value in zip(frame.columns, row, strict=True))
@@ -84,7 +91,8 @@ def _print_plain(frame: pd.DataFrame, formats: Mapping[str, Formatter], title: s
     from pandas.api.types import is_numeric_dtype
 
     columns = [[cell(value, formats.get(str(name))) for value in frame[name].tolist()] for name in frame]
-    widths = [max(len(str(name)), *map(len, cells)) for name, cells in zip(frame, columns, strict=True)]
+    names = [printable(str(name)) for name in frame]
+    widths = [max(len(name), *map(len, cells)) for name, cells in zip(names, columns, strict=True)]
     right = [is_numeric_dtype(frame[name]) for name in frame]
 
     def line(cells: Sequence[str]) -> str:
@@ -95,7 +103,7 @@ def _print_plain(frame: pd.DataFrame, formats: Mapping[str, Formatter], title: s
         return (" " + "   ".join(placed)).rstrip()
 
     rule = " " + "─" * (sum(widths) + 3 * (len(widths) - 1))
-    head = [*([title] if title else []), line([str(name) for name in frame]), rule]
+    head = [*([title] if title else []), line(names), rule]
     click.echo("\n".join(["", *head, *map(line, zip(*columns, strict=True)), ""]))
 
 
@@ -113,4 +121,4 @@ def cell(value: Any, format: Formatter | None = None) -> str:
         return ""
     if format is not None:
         return format(value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))

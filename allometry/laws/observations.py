@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from allometry.errors import AllometryError, unknown
+from allometry.errors import AllometryError
 from allometry.laws.expressions import evaluate, names_in
 from allometry.laws.law import Law
 from allometry.runs.tables.headings import column_for, conversion, scaled, similar

@@ -45,7 +45,7 @@ def print_plan(plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
     )
     frame = plan.sweep.frame(store, cost)
     frame["held"] = frame["run"].isin(plan.held_back)
-    many = len(plan.designs) > 1
+    many = len(plan.run_sets) > 1
     console.print(_by_design(frame, plan, cost) if many else _by_shape(frame, cost.device))
     if many and len(plan.parts) > 1:
         console.print(_by_study(frame, plan))
@@ -90,7 +90,7 @@ def _by_design(frame: pd.DataFrame, plan: StudyPlan, cost: CostModel) -> Table:
     table = _table("design", "runs", "N", "tokens D", "FLOPs 6ND", "core time", *wide, "state")
     configs = {run.id: run for run in plan.sweep}
     counted: set[str] = set()
-    for name, ids in plan.designs.items():
+    for name, ids in plan.run_sets.items():
         own = [run for run in ids if run not in counted]
         counted.update(own)
         part = frame[frame["run"].isin(own)]

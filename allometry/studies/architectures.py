@@ -1,10 +1,10 @@
 """Architectures: are the laws those of the transformer, or of learning from text by whatever means?
 
-Three architectures at matched sizes: the transformer, the LSTM and the Universal Transformer.
+Runs: three architectures at matched sizes: the transformer, the LSTM and the Universal Transformer.
 
-Reading architectures against each other: pairs of runs of equal N, equal data and equal seed.
+Analysis: architectures against each other: pairs of runs of equal N, equal data and equal seed.
 
-Reading LSTMs against transformers by the position in the context, in pairs of equal N and seed.
+Analysis: LSTMs against transformers by the position in the context, in pairs of equal N and seed.
 """
 
 from __future__ import annotations

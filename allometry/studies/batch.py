@@ -1,9 +1,9 @@
 """Batch: how many tokens a step is worth, and when larger batches stop to pay.
 
-The analysis of the batch study: hyperbolas at fixed losses, B_crit(L) for two sizes, and the gradient noise
-scale at the same losses.
+Analysis: hyperbolas at fixed losses, B_crit(L) for two sizes, and the gradient noise scale at the same
+losses.
 
-The gradient noise scale of McCandlish et al. 2018 beside the critical batch, at equal loss.
+Analysis: the gradient noise scale of McCandlish et al. 2018 beside the critical batch, at equal loss.
 """
 
 from __future__ import annotations

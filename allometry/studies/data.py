@@ -1,6 +1,6 @@
 """Data: how does the loss fall with the size of the set, when size and training do not limit it?
 
-The analysis of the data study: L(D) of the largest size, early-stopped.
+Analysis: L(D) of the largest size, early-stopped.
 """
 
 from __future__ import annotations

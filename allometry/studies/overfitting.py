@@ -1,13 +1,12 @@
 """Overfitting: how much data does a model of a given size need?
 
-The analysis of the overfitting study: L(N, D), the excess loss of too little data, and how long one may
-train.
+Analysis: L(N, D), the excess loss of too little data, and how long one may train.
 
 Kaplan et al. 2020, eq. 1.5, 4.2 to 4.4 and 5.7. D is the size of the set in tokens, seen as often as it
 takes.
 
-How many updates a set allows before overfitting: the bound of Kaplan et al. 2020 (eq. 5.7, figure 16,
-left).
+Analysis: how many updates a set allows before overfitting: the bound of Kaplan et al. 2020 (eq. 5.7, figure
+16, left).
 
 A model on a subset learns no faster than on all the text, so it cannot stop before the update at which the
 learning curve on all the text has come down to its final loss.

@@ -1,8 +1,8 @@
 """Position: how much does a token gain from what stands before it?
 
-Models that see contexts of three lengths, on the same tokens.
+Runs: models that see contexts of three lengths, on the same tokens.
 
-Reading losses by position in the context (Kaplan et al. 2020, appendix D.5).
+Analysis: losses by position in the context (Kaplan et al. 2020, appendix D.5).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The first study: do small transformers on real text obey a scaling law, and does it predict the largest of
 them?
 
-The analysis of the quickstart study: every basic law on one grid, and the answer in words.
+Analysis: every basic law on one grid, and the answer in words.
 """
 
 from __future__ import annotations

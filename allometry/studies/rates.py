@@ -1,11 +1,10 @@
 """Rates: is the learning-rate rule that every other study uses the best one, for each family?
 
-Learning rates about the rule of each family, at two sizes: is the rule that every study uses the best?
+Runs: learning rates about the rule of each family, at two sizes: is the rule that every study uses the best?
 
-The best learning rate of a family at a size: a parabola of log loss in the log of the rate.
+Analysis: the best learning rate of a family at a size: a parabola of log loss in the log of the rate.
 
-The analysis of the rates study: the best learning rate of each family and size, and what the recipe's rule
-costs beside it.
+Analysis: the best learning rate of each family and size, and what the recipe's rule costs beside it.
 """
 
 from __future__ import annotations

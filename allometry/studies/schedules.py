@@ -1,9 +1,8 @@
 """Schedules: does the shape of the learning rate over time matter?
 
-One size under many schedules of the learning rate.
+Runs: one size under many schedules of the learning rate.
 
-The analysis of the schedules study: loss against the summed learning rate, and what each part of a schedule
-is worth.
+Analysis: loss against the summed learning rate, and what each part of a schedule is worth.
 """
 
 from __future__ import annotations

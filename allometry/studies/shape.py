@@ -1,8 +1,8 @@
 """Shape: does it matter how a fixed number of parameters is laid out?
 
-Models of one size and many shapes: the feed-forward width, the depth and the heads, one at a time.
+Runs: models of one size and many shapes: the feed-forward width, the depth and the heads, one at a time.
 
-Reading shapes at one size: the loss of each over what L(N) gives at its own N, in percent.
+Analysis: shapes at one size: the loss of each over what L(N) gives at its own N, in percent.
 """
 
 from __future__ import annotations

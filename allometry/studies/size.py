@@ -1,6 +1,7 @@
 """L(N): how the loss falls with the number of parameters, once data are plenty.
 
-Readings of L(N): the forms that might describe it, the range in which they do, the horizon it is read at.
+Analysis: the forms that might describe it, the range in which they do, the horizon it is
+read at.
 
 Kaplan et al. 2020, section 3.2 and D.7 (figures 1, 6, 23).
 """

@@ -1,6 +1,6 @@
 """The compute-optimal size by the three approaches of Hoffmann et al. 2022, on our own runs.
 
-The three approaches of Hoffmann et al. 2022 to the compute-optimal size, on one table of runs.
+Analysis: the three approaches of Hoffmann et al. 2022 to the compute-optimal size, on one table of runs.
 
 1: the lower envelope of the runs of each size. 2: parabolas through slices of equal compute (and Akima's
 interpolation, after Porian et al. 2024). 3: E + A/N^α + B/D^β through all runs.

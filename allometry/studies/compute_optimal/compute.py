@@ -1,6 +1,6 @@
 """L(C): what compute buys, and how it is best spent.
 
-Where the frontier would meet the loss that its own data allow.
+Analysis: where the frontier would meet the loss that its own data allow.
 
 Kaplan et al. 2020, section 6.3 and figure 15.
 """

@@ -1,7 +1,7 @@
 """Ladders of small models that differ in how they are trained: from the practice of 2020 to that of today.
 
-Porian et al. 2024's ladder on our own runs: how the exponent of N_opt ∝ C^a moves, one correction at a
-time.
+Analysis: Porian et al. 2024's ladder on our own runs: how the exponent of N_opt ∝ C^a moves, one correction
+at a time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Readings of L(N, S_min): the learning curves of all sizes under one law (Kaplan et al. 2020, section 5).
 
-What L(N, S_min) says at fixed steps, at fixed compute and at fixed loss (Kaplan et al. 2020, figures 11,
-19).
+Analysis: what L(N, S_min) says at fixed steps, at fixed compute and at fixed loss (Kaplan et al. 2020,
+figures 11, 19).
 """
 
 from __future__ import annotations

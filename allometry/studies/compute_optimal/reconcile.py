@@ -1,6 +1,6 @@
 """Why Kaplan's exponent and Chinchilla's differ, taken apart on our own runs.
 
-Pearce & Song 2024 on our own runs: the exponent that counting alone would give in our range.
+Analysis: Pearce & Song 2024 on our own runs: the exponent that counting alone would give in our range.
 
 Chinchilla's law of all parameters, fitted to our runs, with N_T = N + ω N^γ from our own shapes, says how
 N_opt without embeddings grows with C = 6ND without embeddings.

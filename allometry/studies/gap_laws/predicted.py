@@ -1,6 +1,6 @@
 """Laws of the time to generalise: how it depends on the share of the table, on size and on weight decay.
 
-Predicting larger models of the study of gaps: their final losses on text, their times on equations.
+Analysis: predictions for larger models: their final losses on text, their times on equations.
 """
 
 from __future__ import annotations

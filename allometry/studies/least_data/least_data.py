@@ -1,9 +1,9 @@
 """Least data: how little text, or how small a part of a table, does a model need to generalise?
 
-The analysis of the study of least data: D*(N) on text, what repeats are worth, and grokking.
+Analysis: D*(N) on text, what repeats are worth, and grokking.
 
-The data-constrained law of Muennighoff et al. 2023 (arXiv 2305.16264): what repeats, and parameters beyond
-what the data deserve, are worth.
+Analysis: the data-constrained law of Muennighoff et al. 2023 (arXiv 2305.16264): what repeats, and parameters
+beyond what the data deserve, are worth.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Uniform random sequences in sets that pass what a model can hold (Morris et al. 2025, section 3).
 
-Capacity: how many bits of uniform random data a model of N parameters comes to hold.
+Analysis: how many bits of uniform random data a model of N parameters comes to hold.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Many models of one size, each on a random half of the documents (Feldman and Zhang 2020).
 
-Counterfactual memorisation: what a document costs models that never saw it, less what it costs others.
+Analysis: what a document costs models that never saw it, less what it costs
+others.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One batch of passages that is trained on once, and how it is forgotten (Tirumala et al. 2022).
 
-Forgetting: a batch that was trained on once, and what is left of it later.
+Analysis: a batch that was trained on once, and what is left of it later.
 """
 
 from __future__ import annotations

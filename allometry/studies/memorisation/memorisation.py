@@ -1,6 +1,6 @@
 """Memorisation: what do models memorise, from how much, and what becomes of it?
 
-The study of memorisation: its analyses in order, and the answer over all of them.
+Analysis: all measures in order, and the answer over all of them.
 """
 
 from __future__ import annotations

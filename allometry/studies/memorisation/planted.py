@@ -1,8 +1,8 @@
 """Canaries and passages in the training text, each a known number of times: what is extracted again.
 
-Exposure: how far a canary that was inserted r times stands out from others that never were.
+Analysis: how far a canary that was inserted r times stands out from others that never were.
 
-Extraction: which training passages greedy decoding gives back from their first tokens.
+Analysis: which training passages greedy decoding gives back from their first tokens.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the sets of text show, in sentences: seen, or not seen at this scale and why.
 
-Figures of text that is memorised: bits against the set, the test loss beside it, and membership.
+Analysis: figures of text that is memorised: bits against the set, the test loss beside it, and membership.
 """
 
 from __future__ import annotations

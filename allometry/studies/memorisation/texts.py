@@ -1,8 +1,8 @@
 """Sets of text that pass what a model can hold, and a larger model that has read everything else (Morris et
 al. 2025, section 4).
 
-Unintended memorisation of text: what a model spares on its training set beyond a larger model that has
-not seen it, against the size of the set, and the test loss beside it (Morris et al. 2025, section 4).
+Analysis: unintended memorisation of text: what a model spares on its training set beyond a larger model that
+has not seen it, against the size of the set, and the test loss beside it (Morris et al. 2025, section 4).
 """
 
 from __future__ import annotations

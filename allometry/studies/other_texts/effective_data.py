@@ -3,7 +3,7 @@
 D_F is the data of the further training, D_E what a model of the same size needs from scratch to end at the
 same loss, D_T = D_E - D_F what was transferred (Hernandez et al. 2021). All in tokens: characters, for bytes.
 
-Figures of effective data transferred.
+Analysis: figures of effective data transferred.
 """
 
 from __future__ import annotations

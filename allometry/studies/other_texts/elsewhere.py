@@ -1,9 +1,10 @@
 """Elsewhere: what a model trained on one text is worth on another, as it is and after further training.
 
-Reading generalisation to other distributions: the loss there against the loss here along size, data and
-training time, and what training here is worth there.
+Analysis: generalisation to other distributions: the loss there against the loss here along size, data
+and training time, and what training here is worth there.
 
-Reading ossification: whether training before makes a model end worse where there are plenty of data.
+Analysis: ossification: whether training before makes a model end worse where there are plenty of
+data.
 """
 
 from __future__ import annotations

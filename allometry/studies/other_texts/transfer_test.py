@@ -1,8 +1,8 @@
 """Transfer test: what does a loss on one text say about the loss on another?
 
-A ladder of sizes that are tested on other texts than they are trained on.
+Runs: a ladder of sizes that are tested on other texts than they are trained on.
 
-Reading losses on other distributions against the loss on the training distribution.
+Analysis: losses on other distributions against the loss on the training distribution.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The laws that several studies read from one table of runs: L(N), L(D) and L(N, D), each with its fit, its
 figure and its constants beside the published ones.
 
-How the exponent of L(N) moves with the horizon, and where it goes as D → ∞.
+Analysis: how the exponent of L(N) moves with the horizon, and where it goes as D → ∞.
 
 Kaplan et al. 2020 read L(N) off models near convergence; ours are not, so the limit is extrapolated through
 L(N, D).

@@ -1,12 +1,14 @@
 """The batch scan: two sizes at many batches and several rates, for the critical batch and the noise scale.
 
-The critical batch B_crit(L) from a scan of batches: what other analyses correct steps and compute by.
+Analysis: the critical batch B_crit(L) from a scan of batches: what other analyses correct steps and compute
+by.
 
 Kaplan et al. 2020, section 5.1: at a fixed loss (S/S_min - 1)(E/E_min - 1) = 1, B_crit = E_min/S_min
 (eq. 5.1, 5.2) and B_crit(L) = B_star/L^(1/alpha_B) (eq. 5.3). Batches B and examples E are in tokens,
 losses in nats.
 
-The critical batch as other analyses use it: steps and compute adjusted to what the best batch would take.
+Analysis: the critical batch as other analyses use it: steps and compute adjusted to what the best batch would
+take.
 
 S_min = S/(1 + B_crit(L)/B) and C_min = C/(1 + B/B_crit(L)) (Kaplan et al. 2020, eq. 5.4 and 5.5), with L the
 loss at the same point. Where B_crit was not measured, analyses go on at the fixed batch and say so.

@@ -1,7 +1,8 @@
 """Small transformers on equations of a finite arithmetic: when do they generalise, and how long after they
 have learnt their examples by heart?
 
-Runs on equations: what each was asked, when it knew its examples and when it had understood the table.
+Analysis: runs on equations: what each was asked, when it knew its examples and when it had understood the
+table.
 
 A run that ended without generalising says only that its time is longer; all regressions here count it so.
 """

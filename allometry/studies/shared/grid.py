@@ -1,6 +1,7 @@
 """The grid of sizes and horizons that most laws are read from.
 
-What a run of the recipe leaves along its way: finished horizons, and the constant-rate points before them.
+Analysis: what a run of the recipe leaves along its way: finished horizons, and the constant-rate points
+before them.
 
 A horizon's last fifth lowers the rate, and with it the loss; a point of the trunk before it is what Kaplan et
 al. 2020 read off their learning curves, but at a constant rate where theirs was already falling. The two are

@@ -1,9 +1,10 @@
 """Sizes trained on nested sets of text for many passes, and never stopped: what repetition costs.
 
-Runs on repeated text: what a set of U tokens costs a model of N parameters over fresh text, stopped at the
-best test loss or not stopped at all, and the set D* from which it costs less than a given share of the loss.
+Analysis: runs on repeated text: what a set of U tokens costs a model of N parameters over fresh text, stopped
+at the best test loss or not stopped at all, and the set D* from which it costs less than a given share of the
+loss.
 
-Double descent: where a test loss that had begun to rise falls again, along training, size or data
+Analysis: double descent: where a test loss that had begun to rise falls again, along training, size or data
 (Nakkiran et al. 2019, arXiv 1912.02292).
 """
 

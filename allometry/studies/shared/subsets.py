@@ -1,6 +1,6 @@
 """Sizes trained on nested subsets of the text until the test loss turns: where data, not size, limit.
 
-Early-stopped runs on subsets of the text: what the studies of L(D) and of overfitting read.
+Analysis: early-stopped runs on subsets of the text: what the studies of L(D) and of overfitting read.
 """
 
 from __future__ import annotations

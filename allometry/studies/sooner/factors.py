@@ -4,7 +4,7 @@ mixed up with what said beforehand.
 A factor is -1 or +1. Further factors are products of an odd number of base columns, so that no main effect is
 mixed up with a two-factor interaction (resolution IV); interactions are mixed up with each other in groups.
 
-Many dials at two settings each, in fractional factorial designs: on equations and on text.
+Runs: many dials at two settings each, in fractional factorial designs: on equations and on text.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Sooner: which dials make a model generalise in fewer steps, or from less text?
 
-The analysis of the factorial studies: effects of dials with intervals, ranked, and their interactions.
+Analysis: effects of dials with intervals, ranked, and their interactions.
 
 A main effect is what going from a dial's low to its high setting does on average over all settings of the
 others, in per cent. In resolution IV it is free of interactions of two, which come in groups that cannot be

@@ -36,7 +36,7 @@ def _console() -> Console:
 
 
 def print_plan(plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
-    """The question, one row a design (or a model size, for a study of one design), and the total with its
+    """The question, one row a run set (or a model size, for a study of one run set), and the total with its
     predicted time.
     """
     console = _console()
@@ -45,8 +45,8 @@ def print_plan(plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
     )
     frame = plan.sweep.frame(store, cost)
     frame["held"] = frame["run"].isin(plan.held_back)
-    many = len(plan.designs) > 1
-    console.print(_by_design(frame, plan, cost) if many else _by_shape(frame, cost.device))
+    many = len(plan.run_sets) > 1
+    console.print(_by_run_set(frame, plan, cost) if many else _by_shape(frame, cost.device))
     if many and len(plan.parts) > 1:
         console.print(_by_study(frame, plan))
     total = cost.total(plan.sweep.runs, store=store)
@@ -84,13 +84,13 @@ def _by_shape(frame: pd.DataFrame, device: str) -> Table:
     return table
 
 
-def _by_design(frame: pd.DataFrame, plan: StudyPlan, cost: CostModel) -> Table:
-    """A run of several designs is counted with the first."""
+def _by_run_set(frame: pd.DataFrame, plan: StudyPlan, cost: CostModel) -> Table:
+    """Count a run of several run sets with the first."""
     wide = ["devices"] if (frame["devices"] > 1).any() else []
-    table = _table("design", "runs", "N", "tokens D", "FLOPs 6ND", "core time", *wide, "state")
+    table = _table("run set", "runs", "N", "tokens D", "FLOPs 6ND", "core time", *wide, "state")
     configs = {run.id: run for run in plan.sweep}
     counted: set[str] = set()
-    for name, ids in plan.designs.items():
+    for name, ids in plan.run_sets.items():
         own = [run for run in ids if run not in counted]
         counted.update(own)
         part = frame[frame["run"].isin(own)]

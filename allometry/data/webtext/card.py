@@ -55,9 +55,7 @@ again without its link.
 """
 
 
-def write_card(
-    workspace: Workspace, build: Summary, domains: Counter[str], command: str, path: Path
-) -> None:
+def write_card(workspace: Workspace, build: Summary, domains: Counter[str], command: str, path: Path) -> None:
     """Write the card of the data set to `path`."""
     name = plain(workspace.root.resolve().name)
     sections = [

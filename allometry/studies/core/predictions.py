@@ -36,7 +36,7 @@ def digest(runs: pd.DataFrame) -> str:
 
 
 def registered(folder: Path) -> dict[str, Any] | None:
-    """The prediction registered in a study's folder, or None."""
+    """Return the prediction registered in a study's folder, or None."""
     path = folder / FILE
     if not path.exists():
         return None
@@ -91,7 +91,7 @@ def register_prediction(
 
 
 def score(prediction: dict[str, Any], runs: pd.DataFrame, quantity: str = "loss") -> pd.DataFrame:
-    """One row a predicted run that has been trained: predicted, low, high, measured, error (relative),
+    """Return one row a predicted run that has been trained: predicted, low, high, measured, error (relative),
     inside, scored. `quantity` is the column of the run table whose predictions are meant; runs that have no
     value there are left out.
     """
@@ -128,7 +128,7 @@ def ledger(studies_folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
 def predict_held_back(
     question: Study, plan: StudyPlan, finished: pd.DataFrame
 ) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The held-back runs predicted, each by the first study that holds it back, from that study's own
+    """Return the held-back runs predicted, each by the first study that holds it back, from that study's own
     finished runs; and the studies that could not, with the reason. One study alone that could not raises its
     AllometryError; in a collection the others go on.
     """
@@ -157,7 +157,9 @@ def predict_held_back(
 
 
 def _planned(plan: StudyPlan) -> pd.DataFrame:
-    """The plan's runs by id, with the settings that tell runs of one size apart, as in the run table."""
+    """Return the plan's runs by id, with the settings that tell runs of one size apart, as in the run
+    table.
+    """
     settings = [
         {
             "run": run.id, "corpus": run.data.corpus, "tokenizer": run.data.tokenizer,

@@ -45,9 +45,7 @@ def crawled(folder, pages, *, parts=2):
         for link in read_rows(workspace.path("links", part)):
             headers = [("Content-Type", "text/html; charset=utf-8")]
             body = html[link["url"]].encode()
-            archive.store(
-                link, url=link["url"], status="200 OK", headers=headers, body=body, truncated=None
-            )
+            archive.store(link, url=link["url"], status="200 OK", headers=headers, body=body, truncated=None)
         archive.close()
         fetch._finish_part(workspace, part)
     workspace.finish_stage(Summary("fetch"))
@@ -194,7 +192,11 @@ def test_rows_that_move_do_not_bring_copies_back(corpus):
     )
     assert found.removed["contaminated"] >= 1
     assert any("1 of 2 evaluation documents" in note for note in found.notes)
-    gone = {row["id"] for part in range(2) for row in read_rows(corpus.path("contamination", part, ".removed.jsonl"))}
+    gone = {
+        row["id"]
+        for part in range(2)
+        for row in read_rows(corpus.path("contamination", part, ".removed.jsonl"))
+    }
     gone |= {row["id"] for row in read_rows(corpus.removed("dedup"))}
     for part in range(2):
         path = corpus.path("filter", part)

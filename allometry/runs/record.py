@@ -232,7 +232,7 @@ def read_run(path: Path) -> RunRecord:
     stored = stored or {"config": {}}
     check_format(stored, path / "config.json")
     config = stored.get("config", stored)
-    if problem := _config_problem(config):
+    if problem := config_problem(config):
         raise AllometryError(f"{path / 'config.json'} is damaged: {problem}", hint="train the run again")
     name = stored.get("id", path.name)
     if name != path.name:
@@ -291,7 +291,7 @@ def _counts(counts: Any, path: Path) -> tuple[dict[str, int], list[str]]:
     return {}, [f"{path / 'config.json'} is damaged: {said}: N and C are unknown"]
 
 
-def _config_problem(config: Any) -> str | None:
+def config_problem(config: Any) -> str | None:
     """Return what is wrong with a configuration, as far as a run table needs it, or None."""
     if not isinstance(config, dict):
         return "the configuration is no object"

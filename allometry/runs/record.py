@@ -397,15 +397,16 @@ def curve_rows(directory: Path) -> tuple[list[dict[str, Any]], list[str]]:
         rows, notes = read_lines(path)
     except AllometryError as error:
         return [], [error.message]
-    bad = [number for number, row in enumerate(rows, start=1) if not _is_curve_row(row)]
+    bad = [number for number, row in enumerate(rows, start=1) if not is_curve_row(row)]
     if bad:
-        rows = [row for row in rows if _is_curve_row(row)]
+        rows = [row for row in rows if is_curve_row(row)]
         notes += left_out(path, bad, len(rows) + len(bad) + 1)
     return rows, notes
 
 
-def _is_curve_row(row: Mapping[str, Any]) -> bool:
-    if not _is_whole(row.get("step")) or len(row) > _MANY:
+def is_curve_row(row: Any) -> bool:
+    """Return whether a row of a curve is as `curve_rows` promises."""
+    if not isinstance(row, dict) or not _is_whole(row.get("step")) or len(row) > _MANY:
         return False
     by_position = row.get(BY_POSITION)
     if by_position is not None and not is_numbers(by_position):

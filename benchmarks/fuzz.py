@@ -127,6 +127,8 @@ PREDICTION = {
     "registered": "2026-01-31T00:00:00", "made_from": [RUN], "digest": "0",
     "predictions": [{"run": RUN, "N": 1e4, "loss": 1.2, "low": 1.1, "high": 1.4, "already_known": False}],
 }  # fmt: skip
+HEADER = {"format": 1, "run": RUN, "trunk": None, "decay_start": 3, "checksum": 0,
+          "position": {"step": 2, "curve": ROWS, "loss_sum": 0.0, "engine": "native"}}  # fmt: skip
 STORE: dict[str, Any] = {
     "store.json": {"format": 1},
     f"{RUN}/config.json": {"format": 1, "id": RUN, "config": CONFIG, "counts": COUNTS},
@@ -140,7 +142,10 @@ STORE: dict[str, Any] = {
     "other/config.json": {"format": 1, "id": "other", "config": CONFIG, "counts": COUNTS},
     "other/error.txt": "it failed",
     "studies/quickstart-1m.json": {"format": 1, "runs": [RUN], "question": "?", "command": "c"},
-    "studies/quickstart-1m/plan.json": {"seconds": 60.0, "runs": [CONFIG], "study": "quickstart"},
+    "studies/quickstart-1m/plan.json": {
+        "study": "quickstart", "question": "?", "budget": 60.0, "compute": 1e9, "seconds": 60.0,
+        "created": "x", "held_back": [], "parts": {"quickstart": [RUN]}, "designs": {}, "runs": [CONFIG],
+    },
     "studies/quickstart-1m/prediction.json": PREDICTION,
     f".claims/{RUN}.1.json": {"owner": "a", "beat": 1, "released": False},
 }  # fmt: skip
@@ -197,7 +202,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 @st.composite
 def damaged(draw: st.DrawFn, content: Any) -> bytes:
-    """Return a file of STORE with one or two values replaced or removed, or its bytes cut, doubled or changed."""
+    """Return a file of STORE with one or two values replaced or removed, or its bytes cut or changed."""
     if isinstance(content, str) or draw(st.integers(0, 3)) == 0:
         return draw(cut(encoded(content)))
     value = json.loads(json.dumps(content))
@@ -230,22 +235,24 @@ def harmless() -> Iterator[None]:
         raise OSError(101, "the network is off")
 
     def no_process(*_: Any, **__: Any) -> Any:
-        raise FileNotFoundError(2, "no such program")
+        raise AllometryError("no processes here")
 
     with contextlib.ExitStack() as stack:
         for target, name, instead in (
-            (socket.socket, "connect", refused), (socket, "getaddrinfo", refused), (subprocess, "Popen", no_process),
+            (socket.socket, "connect", refused), (socket, "getaddrinfo", refused),
+            (subprocess, "Popen", no_process),
         ):  # fmt: skip
             stack.enter_context(mock.patch.object(target, name, instead))
         for name in (
-            "allometry.cli.train._alone", "os.execv", "allometry.watch.server.Server.serve_forever", "webbrowser.open",
+            "allometry.cli.train._alone", "os.execv", "webbrowser.open",
+            "allometry.watch.server.Server.serve_forever",
         ):  # fmt: skip
-            stack.enter_context(mock.patch(name, lambda *_, **__: None))
+            stack.enter_context(mock.patch(name, return_value=None))
         yield
 
 
 class Fuzz:
-    """Runs command lines in a folder of its own and keeps the internal errors, by the place that raised them."""
+    """Runs command lines in a folder of its own and keeps the internal errors by their place."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -337,13 +344,13 @@ def command_lines(draw: st.DrawFn, files: list[str]) -> list[str]:
     return line
 
 
+GRID = [(n, d) for n in (1000, 4000, 16000) for d in (10**6, 4 * 10**6, 16 * 10**6)]
 TABLES: dict[str, bytes] = {
-    "runs.csv": b"N,D,loss\n" + b"".join(b"%d,%d,%.4f\n" % (n, d, 1.5 + 40 / n**0.4 + 90 / d**0.4)
-                                         for n in (1000, 4000, 16000) for d in (10**6, 4 * 10**6, 16 * 10**6)),
+    "runs.csv": b"N,D,loss\n" + b"".join(b"%d,%d,%.4f\n" % (n, d, 1.5 + 40 / n**0.4) for n, d in GRID),
     "runs.tsv": b"Params (B)\ttokens\tval_loss\n0.1\t2e9\t3.1\n0.2\t4e9\t2.9\n0.4\t8e9\t2.7\n",
     "runs.json": json.dumps([{"N": 1e6, "D": 1e8, "loss": 3.0}, {"N": 2e6, "D": 2e8, "loss": 2.8}]).encode(),
     "runs.jsonl": b'{"N": 1e6, "D": 1e8, "loss": 3.0}\n{"N": 2e6, "D": 2e8, "loss": 2.8}\n',
-    "trainer_state.json": json.dumps({"log_history": [{"step": 1, "loss": 3.0}, {"step": 1, "eval_loss": 3.1}]}).encode(),
+    "trainer_state.json": b'{"log_history": [{"step": 1, "loss": 3.0}, {"step": 1, "eval_loss": 3.1}]}',
     "log.txt": b"step 0: train loss 4.1, val loss 4.2\nstep 10: train loss 3.1, val loss 3.2\n",
     "runs.csv.gz": gzip.compress(b"N,D,loss\n1e6,1e8,3.0\n", mtime=0),
 }  # fmt: skip
@@ -413,8 +420,7 @@ def fuzz(home: Path, examples: int, start: int, *, kinds: tuple[str, ...] = ()) 
             work.call("expression", lambda each=each: evaluate(each, values))
             work.call("filter", lambda each=each: (parse(each), select(run_table([]), each)))
 
-    @given(damaged({"format": 1, "run": RUN, "trunk": None, "decay_start": 3, "checksum": 0,
-                    "position": {"step": 2, "curve": ROWS, "loss_sum": 0.0, "engine": "native"}}))  # fmt: skip
+    @given(damaged(HEADER))
     def checkpoints(header: bytes) -> None:
         from safetensors.numpy import save
 

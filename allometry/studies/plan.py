@@ -262,7 +262,7 @@ def load(folder: Path) -> StudyPlan | None:
     content = read_json(folder / FILE)
     if content is None:
         return None
-    runs = tuple(RunConfig.model_validate(run) for run in content["runs"])
+    runs = tuple(RunConfig.model_validate(run) for run in _checked(content, folder / FILE)["runs"])
     return StudyPlan(
         study=content["study"],
         budget=content["budget"],
@@ -275,6 +275,36 @@ def load(folder: Path) -> StudyPlan | None:
         parts=_tuples(content.get("parts") or {content["study"]: [run.id for run in runs]}),
         designs=_tuples(content.get("designs", {})),
     )
+
+
+def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return what a plan's file holds; AllometryError, naming the entry, where one is missing or wrong."""
+    from pydantic import BaseModel, StrictFloat, StrictInt, StrictStr, ValidationError
+
+    class Stored(BaseModel):
+        """The entries of a plan's file."""
+
+        study: StrictStr
+        question: StrictStr
+        budget: StrictFloat | StrictInt | None
+        compute: StrictFloat | StrictInt | None
+        seconds: StrictFloat | StrictInt
+        created: StrictStr
+        held_back: list[StrictStr]
+        runs: list[RunConfig]
+        parts: dict[str, list[StrictStr]] | None = None
+        designs: dict[str, list[StrictStr]] = {}
+
+    try:
+        Stored.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise AllometryError(
+            f"{path} is damaged: {where}: {first['msg']}",
+            hint="restore the file from a copy, or start the study afresh in another --store",
+        ) from None
+    return content
 
 
 def _tuples(ids: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:

@@ -19,6 +19,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import traceback
@@ -254,8 +255,9 @@ def harmless() -> Iterator[None]:
 class Fuzz:
     """Runs command lines in a folder of its own and keeps the internal errors by their place."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    def __init__(self, home: Path, *, loud: bool = False) -> None:
+        """Work in the folder `home`; `loud`: show each internal error when it is first met."""
+        self.home, self.loud = home, loud
         self.done: Counter[str] = Counter()
         self.codes: Counter[int] = Counter()
         self.defects: dict[str, str] = {}
@@ -297,6 +299,8 @@ class Fuzz:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if "/allometry/" in f.filename]
         place = f"{frames[-1].filename.rpartition('/allometry/')[2]}:{frames[-1].lineno}" if frames else "?"
         key, said = f"{type(error).__name__} at {place}", f"{str(error)[:160]!r} from {arguments!r:.300}"
+        if self.loud and key not in self.defects:
+            print(f"{key}\n  {said}", file=sys.__stderr__, flush=True)
         self.defects[key] = min(self.defects.get(key, said), said, key=len)
 
     def write(self, folder: str, files: dict[str, bytes]) -> Path:
@@ -363,9 +367,9 @@ OF_TABLES = (
 """Commands that read a table."""
 
 
-def fuzz(home: Path, examples: int, start: int, *, kinds: tuple[str, ...] = ()) -> Fuzz:
+def fuzz(home: Path, examples: int, start: int, *, kinds: tuple[str, ...] = (), loud: bool = False) -> Fuzz:
     """Return what `examples` random examples came to, a sixth of each kind."""
-    work = Fuzz(home)
+    work = Fuzz(home, loud=loud)
     store = work.write("good", {name: encoded(content) for name, content in STORE.items()})
     tables = work.write("tables", TABLES)
     (home / "config.json").write_text(json.dumps(CONFIG))
@@ -468,7 +472,7 @@ def main() -> None:
     given_ = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        work = fuzz(Path(folder), given_.examples, given_.seed, kinds=tuple(given_.kind))
+        work = fuzz(Path(folder), given_.examples, given_.seed, kinds=tuple(given_.kind), loud=True)
     print(", ".join(f"{count:,} of {kind}" for kind, count in work.done.items()))
     print(f"{sum(work.done.values()):,} in {time.monotonic() - began:.0f} s; exit codes {dict(work.codes)}")
     for place, example in work.defects.items():

@@ -279,24 +279,23 @@ def load(folder: Path) -> StudyPlan | None:
 
 def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return what a plan's file holds; AllometryError, naming the entry, where one is missing or wrong."""
-    from pydantic import BaseModel, StrictFloat, StrictInt, StrictStr, ValidationError
+    from pydantic import StrictFloat, StrictInt, StrictStr, ValidationError, create_model
 
-    class Stored(BaseModel):
-        """The entries of a plan's file."""
+    from allometry.train.config import RunConfig
 
-        study: StrictStr
-        question: StrictStr
-        budget: StrictFloat | StrictInt | None
-        compute: StrictFloat | StrictInt | None
-        seconds: StrictFloat | StrictInt
-        created: StrictStr
-        held_back: list[StrictStr]
-        runs: list[RunConfig]
-        parts: dict[str, list[StrictStr]] | None = None
-        designs: dict[str, list[StrictStr]] = {}
-
+    number, texts = StrictFloat | StrictInt, list[StrictStr]
+    stored = create_model(
+        "StoredPlan",
+        **dict.fromkeys(("study", "question", "created"), (StrictStr, ...)),
+        **dict.fromkeys(("budget", "compute"), (number | None, ...)),
+        seconds=(number, ...),
+        held_back=(texts, ...),
+        runs=(list[RunConfig], ...),
+        parts=(dict[str, texts] | None, None),
+        designs=(dict[str, texts], {}),
+    )
     try:
-        Stored.model_validate(content)
+        stored.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

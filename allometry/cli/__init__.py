@@ -94,7 +94,9 @@ def _explain(error: Exception) -> NoReturn:
 
 
 def _fail(message: str, *, hint: str | None, code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    from allometry.errors import printable
+
+    print(f"error: {printable(message, lines=True)}", file=sys.stderr)
     if hint:
         print(f" hint: {hint}", file=sys.stderr)
     sys.exit(code)

@@ -8,7 +8,7 @@ import contextlib
 import re
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from allometry.runs.files import read_json, write_json, writing
 from allometry.runs.index import read_index, run_directories
 from allometry.runs.lock import exclusive
 from allometry.runs.mirror import Mirror
-from allometry.runs.novelty import read_all_novelty
+from allometry.runs.novelty import NOVELTY_COLUMNS, read_novelty
 from allometry.runs.place import place, url_of
-from allometry.runs.positions import read_all_positions
-from allometry.runs.probes import read_all_probes
+from allometry.runs.positions import POSITION_COLUMNS, read_positions
+from allometry.runs.probes import PROBE_COLUMNS, read_probes
 from allometry.runs.query import select
 from allometry.runs.record import (
     COLUMNS,
@@ -185,19 +185,37 @@ class Store:
 
         Positions count from 1; where several share a number, the geometric middle stands for them.
         """
-        return read_all_positions(self.records() if runs is None else [self.get(run) for run in runs])
+        return self._together(read_positions, POSITION_COLUMNS, runs)
 
     def probes(self, runs: Iterable[str] | None = None) -> pd.DataFrame:
         """Losses of single sequences (canaries, passages, documents, …) along the named runs (default: all):
         `runs.probes.PROBE_COLUMNS`.
         """
-        return read_all_probes(self.records() if runs is None else [self.get(run) for run in runs])
+        return self._together(read_probes, PROBE_COLUMNS, runs)
 
     def novelty(self, runs: Iterable[str] | None = None) -> pd.DataFrame:
         """How often n-grams of what the models of the named runs (default: all) write occur in what they were
         trained on: `runs.novelty.NOVELTY_COLUMNS`.
         """
-        return read_all_novelty(self.records() if runs is None else [self.get(run) for run in runs])
+        return self._together(read_novelty, NOVELTY_COLUMNS, runs)
+
+    def _together(
+        self,
+        read: Callable[[RunRecord], pd.DataFrame],
+        columns: Sequence[str],
+        runs: Iterable[str] | None,
+    ) -> pd.DataFrame:
+        """Return what `read` makes of each run, under each other; `notes` says what was left out."""
+        records = self.records() if runs is None else [self.get(run) for run in runs]
+        frames, notes = [], list(self.notes if runs is None else ())
+        for record in records:
+            try:
+                frames.append(read(record))
+            except AllometryError as error:
+                notes.append(f"{error.message}: it is left out")
+        self.notes = tuple(notes)
+        frames = [frame for frame in frames if len(frame)]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(columns))
 
     def get(self, name: str) -> RunRecord:
         """The run of that id, or the only run whose id starts or ends with `name`; AllometryError

@@ -207,8 +207,7 @@ class _Run:
         if not all(math.isfinite(row[name]) for name in self.inputs.tests):
             return "diverged", f"the test loss is no longer finite at step {at.step}"
         at.curve.append(row)
-        with writing(self.directory / "curve.jsonl"), (self.directory / "curve.jsonl").open("a") as file:
-            file.write(_line(row))
+        append_text(self.directory / "curve.jsonl", _line(row))
         if self.inputs.probes:
             self.inputs.probes.record(self.directory, self.engine, at.step)
         assert at.first_loss is not None
@@ -297,8 +296,7 @@ class _Run:
 
     def log(self, text: str) -> None:
         """A line in log.txt, with the time."""
-        with writing(self.directory / "log.txt"), (self.directory / "log.txt").open("a") as file:
-            file.write(f"{clock()} {text}\n")
+        append_text(self.directory / "log.txt", f"{clock()} {text}\n")
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -264,7 +264,7 @@ def load(folder: Path) -> StudyPlan | None:
     content = read_json(folder / FILE)
     if content is None:
         return None
-    runs = tuple(RunConfig.model_validate(run) for run in content["runs"])
+    runs = tuple(RunConfig.model_validate(run) for run in _checked(content, folder / FILE)["runs"])
     return StudyPlan(
         study=content["study"],
         budget=content["budget"],
@@ -277,6 +277,35 @@ def load(folder: Path) -> StudyPlan | None:
         parts=_tuples(content.get("parts") or {content["study"]: [run.id for run in runs]}),
         run_sets=_tuples(content.get("designs", {})),
     )
+
+
+def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return what a plan's file holds; AllometryError, naming the entry, where one is missing or wrong."""
+    from pydantic import StrictFloat, StrictInt, StrictStr, ValidationError, create_model
+
+    from allometry.train.config import RunConfig
+
+    number, texts = StrictFloat | StrictInt, list[StrictStr]
+    stored = create_model(
+        "StoredPlan",
+        **dict.fromkeys(("study", "question", "created"), (StrictStr, ...)),
+        **dict.fromkeys(("budget", "compute"), (number | None, ...)),
+        seconds=(number, ...),
+        held_back=(texts, ...),
+        runs=(list[RunConfig], ...),
+        parts=(dict[str, texts] | None, None),
+        designs=(dict[str, texts], {}),
+    )
+    try:
+        stored.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise AllometryError(
+            f"{path} is damaged: {where}: {first['msg']}",
+            hint="restore the file from a copy, or start the study afresh in another --store",
+        ) from None
+    return content
 
 
 def _tuples(ids: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:

@@ -16,6 +16,7 @@ corpus, no torch.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.runs.files import read_json, write_text, writing
+from allometry.runs.record import check_format
 from allometry.studies.core.collection import dated
 from allometry.studies.core.study import Study, StudyData, study
 
@@ -34,6 +36,9 @@ FORMAT = 1
 STUDY, RUNS, CURVES, POSITIONS = "study.json", "runs.csv", "curves.parquet", "positions.parquet"
 PROBES, NOVELTY = "probes.parquet", "novelty.parquet"
 PREDICTION, LEDGER, REPORT, README = "prediction.json", "ledger.csv", "report.html", "README.md"
+
+_NUMBER = re.compile(r"u?int(8|16|32|64)|float(16|32|64)")
+"""Names of the types of columns that hold numbers."""
 
 _DIGITS, _PROBE_DIGITS = 5, 6
 """Significant digits of losses by position and of single sequences, as they are recorded."""
@@ -116,10 +121,9 @@ def load(folder: Path) -> tuple[Study, StudyData]:
             f"{folder} holds no results: there is no {STUDY}",
             hint=f"allometry report kaplan --store runs --save {folder}",
         )
-    if about.get("format", FORMAT) > FORMAT:
-        raise AllometryError(
-            f"{folder / STUDY} is of a newer release", hint="pip install --upgrade allometry"
-        )
+    check_format(about, folder / STUDY)
+    if problem := _problem(about):
+        raise AllometryError(f"{folder / STUDY} is damaged: {problem}", hint="restore it, or save again")
     evidence = StudyData(
         runs=_read(folder / RUNS, about["types"][RUNS]),
         curves=_parquet(folder / CURVES),
@@ -130,10 +134,30 @@ def load(folder: Path) -> tuple[Study, StudyData]:
         prediction=read_json(folder / PREDICTION),
         command=about["command"],
         environment=about["environment"],
-        ledger=_read(folder / LEDGER, about["types"][LEDGER]) if (folder / LEDGER).exists() else None,
+        ledger=_read(folder / LEDGER, about["types"].get(LEDGER, {})) if (folder / LEDGER).exists() else None,
         parts={name: tuple(ids) for name, ids in about["parts"].items()},
     )
     return study(about["study"]), evidence
+
+
+def _problem(about: dict[str, Any]) -> str | None:
+    """Return what is wrong with what study.json says, or None."""
+    kinds = {"study": str, "command": str, "environment": dict, "planned": list, "parts": dict, "types": dict}
+    for key, kind in kinds.items():
+        if not isinstance(about.get(key), kind):
+            return f"{key!r} is missing or wrong"
+    lists = [about["planned"], *about["parts"].values()]
+    if not all(isinstance(ids, list) and all(isinstance(run, str) for run in ids) for ids in lists):
+        return "a list of runs holds something else"
+    for name in (RUNS, LEDGER):
+        types = about["types"].get(name, {} if name == LEDGER else None)
+        if not isinstance(types, dict) or not all(_is_type(kind) for kind in types.values()):
+            return f"the types of {name} are missing or wrong"
+    return None
+
+
+def _is_type(kind: Any) -> bool:
+    return isinstance(kind, str) and (kind in ("bool", "str", "object") or bool(_NUMBER.fullmatch(kind)))
 
 
 def _write_or_remove(path: Path, frame: pd.DataFrame | None) -> None:
@@ -153,7 +177,7 @@ def _read(path: Path, types: dict[str, str]) -> pd.DataFrame:
     try:
         text = pd.read_csv(path, dtype="str", keep_default_na=False)
         return pd.DataFrame({name: _column(text[name], types.get(str(name), "str")) for name in text})
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise AllometryError(f"cannot read {path}: {error}", hint="restore it, or save again") from error
 
 

@@ -72,7 +72,6 @@ def hostile(tmp_path_factory):
             "/short",
             "/long",
             "/busy/1",
-            "/busy/9999",
             "/flaky/1",
         ]
         paths += ["/broken", "/reset", "/garbage", "/huge", "/script", "/missing"]
@@ -86,6 +85,7 @@ def hostile(tmp_path_factory):
         urls = {server.url(path): path for path in paths}
         urls |= {server.url(f"/to?u={target}"): path for path, target in targets.items()}
         urls[server.url("/page/60", "127.0.0.2")] = "other host"
+        urls[server.url("/busy/9999", "127.0.0.3")] = "/busy/9999"
         urls[server.url("/page/61", "localhost")] = "by name"
         workspace = prepared(folder, urls)
         peak = []
@@ -166,6 +166,7 @@ def test_what_must_not_be_asked_for_is_not(hostile):
     assert not [key for key in server.hits if key[0] == "127.0.0.2"], "a forbidden address was connected to"
     assert server.count("/loop/5") == 0
     assert server.count("/robots.txt") == 2, "once for each site"
+    assert server.count("/.well-known/tdmrep.json") == 2
     assert server.agents == {fetch.FetchOptions(contact="a@b.org").user_agent}
     assert "a@b.org" in server.agents.pop()
 

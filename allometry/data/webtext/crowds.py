@@ -8,94 +8,112 @@ those that they share lies among the first a - o + 1 of the one and the first b 
 template brings is frequent, hence late in the order, and found in no such beginning.
 
 Sizes are grouped into classes, because o depends on both. The outcome is exactly that of comparing all pairs.
+Memory: the counters of shingles, 256 MB at most, and some 5 kB for each document that is kept.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from allometry.data.webtext.shingles import Hashes, Ints
+from allometry.data.webtext.shingles import Hashes, Ints, mixed
 
-TABLE = 1 << 24
-"""Counters of shingles. Shingles that share one count as more frequent: that costs time, never a pair."""
+MAX_SLOTS = 1 << 27
+"""Counters of shingles, of 2 bytes. Shingles that share one count as more frequent: that costs time and memory,
+never a pair."""
 
 CLASS_WIDTH = 1.02
 """Ratio of the largest to the smallest size of a class."""
 
 
 class Frequencies:
-    """How often each shingle occurs among some documents, in counters that do not grow with them."""
+    """How often each shingle occurs among some documents, in counters whose number is bounded."""
 
-    def __init__(self) -> None:
-        self._counts = np.zeros(TABLE, dtype=np.uint32)
+    def __init__(self, n_documents: int) -> None:
+        slots = 1 << max(16, (2_000 * n_documents).bit_length())  # four for each shingle of a page of 500 words
+        self._mask = np.uint64(min(slots, MAX_SLOTS) - 1)
+        self._counts = np.zeros(int(self._mask) + 1, dtype=np.uint16)
 
     def add(self, shingles: Hashes) -> None:
-        """Count a document's shingles (each once)."""
-        np.add.at(self._counts, self._slots(shingles), 1)
+        """Count a document's shingles, each once."""
+        slots = shingles & self._mask
+        self._counts[slots] = np.minimum(self._counts[slots], 65_534) + 1
 
-    def of(self, shingles: Hashes) -> npt.NDArray[np.uint32]:
+    def of(self, shingles: Hashes) -> npt.NDArray[np.uint16]:
         """Return the counts of shingles."""
-        return self._counts[self._slots(shingles)]
+        return self._counts[shingles & self._mask]
 
-    @staticmethod
-    def _slots(shingles: Hashes) -> Ints:
-        return (shingles % np.uint64(TABLE)).astype(np.int64)
+
+class Ordered(NamedTuple):
+    """A document's shingles that others have too, the rarest first, and their places among all of its shingles."""
+
+    size: int
+    positions: Ints
+    names: list[int]
 
 
 class Crowd:
-    """An index of kept documents, asked for those that may be similar to another one.
-
-    Memory: about half of a document's shingles that occur in others too, 8 bytes each.
-    """
+    """An index of kept documents, asked for those that may be similar to another one."""
 
     def __init__(self, frequencies: Frequencies, threshold: float) -> None:
         self._frequencies, self._threshold = frequencies, threshold
-        self._postings: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        self._postings: dict[int, int | list[int]] = {}
         self._empty: list[int] = []
-        self._classes: dict[int, int] = {}  # class -> smallest size in it
+        self._classes: dict[int, tuple[int, int]] = {}  # class -> smallest size in it, salt of its keys
 
-    def candidates(self, shingles: Hashes) -> set[int]:
+    def ordered(self, shingles: Hashes) -> Ordered:
+        """Put a document's shingles in the order that `candidates` and `add` need."""
+        counts = self._frequencies.of(shingles)
+        order = np.lexsort((shingles, counts))[: self._prefix(len(shingles), 0)]
+        positions = np.flatnonzero(counts[order] > 1)
+        return Ordered(len(shingles), positions, shingles[order[positions]].tolist())
+
+    def candidates(self, document: Ordered) -> set[int]:
         """Return the numbers of indexed documents that may reach the threshold; no other one does."""
-        size = len(shingles)
+        size = document.size
         if not size:
             return set(self._empty)
-        positions, names = self._shared_in_order(shingles)
         found: set[int] = set()
-        for number, smallest in self._classes.items():
-            largest = smallest * CLASS_WIDTH + 1
-            if largest < self._threshold * size or smallest * self._threshold > size:
+        for smallest, salt in self._classes.values():
+            if smallest * CLASS_WIDTH + 1 < self._threshold * size or smallest * self._threshold > size:
                 continue
-            prefix = size - self._overlap(size, max(smallest, math.ceil(self._threshold * size))) + 1
-            for name in names[: int(np.searchsorted(positions, prefix))]:
-                found.update(self._postings.get((number, name), ()))
+            for name in document.names[: self._end(document, smallest)]:
+                posted = self._postings.get(name ^ salt)
+                if isinstance(posted, int):
+                    found.add(posted)
+                elif posted is not None:
+                    found.update(posted)
         return found
 
-    def add(self, document: int, shingles: Hashes) -> None:
+    def add(self, number: int, document: Ordered) -> None:
         """Index a document that is kept."""
-        size = len(shingles)
-        if not size:
-            self._empty.append(document)
+        if not document.size:
+            self._empty.append(number)
             return
-        number = round(math.log(size) / math.log(CLASS_WIDTH))
-        self._classes[number] = min(size, self._classes.get(number, size))
-        positions, names = self._shared_in_order(shingles)
-        # The smallest document that may be similar asks for the longest beginning.
-        prefix = size - self._overlap(size, math.ceil(self._threshold * size)) + 1
-        for name in names[: int(np.searchsorted(positions, prefix))]:
-            self._postings[number, name].append(document)
+        of_size = round(math.log(document.size) / math.log(CLASS_WIDTH))
+        smallest, salt = self._classes.get(of_size, (document.size, _salt(of_size)))
+        self._classes[of_size] = min(smallest, document.size), salt
+        for name in document.names:  # as many as the smallest document that may be similar asks for
+            posted = self._postings.setdefault(name ^ salt, number)
+            if isinstance(posted, list):
+                posted.append(number)
+            elif posted != number:
+                self._postings[name ^ salt] = [posted, number]
 
-    def _overlap(self, one: int, other: int) -> int:
-        """Return the shingles that sets of these sizes must share (a little less, against rounding)."""
-        return math.ceil(self._threshold / (1 + self._threshold) * (one + other) - 1e-6)
+    def _end(self, document: Ordered, other: int) -> int:
+        """Return how many of a document's names lie in its beginning, for others of at least a size."""
+        return int(np.searchsorted(document.positions, self._prefix(document.size, other)))
 
-    def _shared_in_order(self, shingles: Hashes) -> tuple[Ints, list[int]]:
-        """Return the shingles that other documents have too, the rarest first, and their places among all."""
-        counts = self._frequencies.of(shingles)
-        order = np.lexsort((shingles, counts))
-        positions = np.flatnonzero(counts[order] > 1)
-        names: list[int] = shingles[order][positions].tolist()
-        return positions, names
+    def _prefix(self, size: int, other: int) -> int:
+        """Return the length of the beginning of a set, of which one shingle at least is shared with similar sets
+        of `other` or more shingles. A similar one has at least threshold x size."""
+        smallest = max(other, math.ceil(self._threshold * size - 1e-6))
+        shared = self._threshold / (1 + self._threshold) * (size + smallest)
+        return size - math.ceil(shared - 1e-6) + 1
+
+
+def _salt(of_size: int) -> int:
+    return int(mixed(np.array([of_size + 1], dtype=np.uint64))[0])

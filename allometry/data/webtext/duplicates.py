@@ -117,7 +117,7 @@ def find_duplicates(
     CROWD, prefix filtering (crowds.py) leaves out the pairs that cannot be similar: the outcome is the same.
     """
     crowded = _crowded_buckets(bands)
-    crowd = Crowd(_frequencies(bands, n_documents, documents, crowded), threshold) if len(crowded) else None
+    crowd = Crowd(_frequencies(bands, documents, crowded), threshold) if len(crowded) else None
     kept: defaultdict[int, list[int]] = defaultdict(list)
     buckets_of: dict[int, frozenset[int]] = {}  # of the kept documents in crowded buckets
     for document, buckets in candidates(bands, n_documents):
@@ -125,7 +125,8 @@ def find_duplicates(
         few, many = buckets[~in_crowd].tolist(), frozenset(buckets[in_crowd].tolist())
         earlier = {other for name in few for other in kept.get(name, ())}
         if many and crowd is not None:
-            possible = crowd.candidates(documents.shingles(document))
+            ordered = crowd.ordered(documents.shingles(document))
+            possible = crowd.candidates(ordered)
             earlier |= {other for other in possible if not many.isdisjoint(buckets_of[other])}
         for other in sorted(earlier):
             found = documents.similarity(other, document)
@@ -136,7 +137,7 @@ def find_duplicates(
             for name in few:
                 kept[name].append(document)
             if many and crowd is not None:
-                crowd.add(document, documents.shingles(document))
+                crowd.add(document, ordered)
                 buckets_of[document] = many
 
 
@@ -157,12 +158,10 @@ def _contains(names: Ints, buckets: Ints) -> npt.NDArray[np.bool_]:
     return np.asarray(names[at] == buckets)
 
 
-def _frequencies(
-    bands: list[Shared], n_documents: int, documents: Documents, crowded: Ints
-) -> Frequencies:
+def _frequencies(bands: list[Shared], documents: Documents, crowded: Ints) -> Frequencies:
     """Count the shingles of the documents that lie in crowded buckets."""
-    frequencies = Frequencies()
-    for document, buckets in candidates(bands, n_documents):
-        if _contains(crowded, buckets).any():
-            frequencies.add(documents.shingles(document))
+    chosen = np.unique(np.concatenate([band.documents[_contains(crowded, band.buckets)] for band in bands]))
+    frequencies = Frequencies(len(chosen))
+    for document in chosen.tolist():
+        frequencies.add(documents.shingles(document))
     return frequencies

@@ -19,7 +19,7 @@ from webtext_server import article
 from allometry.data.webtext import filter as filtering
 from allometry.data.webtext.duplicates import Shared, find_duplicates, shared_keys
 from allometry.data.webtext.charsets import decode_html
-from allometry.data.webtext.extract import extract_page
+from allometry.data.webtext.extract import ExtractOptions, extract_page
 from allometry.data.webtext.rules import RULES, Text, choose_rules, first_failure
 from allometry.data.webtext.shingles import jaccard, ngrams, shingles, word_hashes, word_lengths
 from allometry.data.webtext.signatures import MinHash
@@ -64,6 +64,123 @@ def test_encodings_survive():
         "<html><body><article>" + "<p>Это длинный текст о реке и мосте, который долго строили.</p>" * 12
     )
     assert "реке" in extract_page(page(cyrillic.encode("koi8-r"), "text/html; charset=koi8-r"))["text"]
+
+
+QUOTED = "“I don’t know,” she said — it’s €5"
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "text/html; charset=iso-8859-1",
+        "text/html; charset=latin1",
+        "text/html; charset=windows-1252; foo=bar",
+        'text/html; charset="windows-1252"; x=y',
+        "text/html; charset=us-ascii",
+        "text/html; charset=undefined",
+        "text/html; charset=utf-8",
+        "text/html",
+    ],
+)
+def test_marks_of_windows_1252_survive_every_label(label):
+    html = f"<html><body><p>{QUOTED}</p>" + "<p>plain words of a story about the ferry</p>" * 5
+    assert decode_html(html.encode("windows-1252"), label)[1] == html
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "labelled"),
+    [
+        ("iso-2022-jp", "これは川と橋についての長い文章です。", (True, False)),
+        ("shift_jis", "これは川と橋についての長い文章です。", (True, False)),
+        ("euc_jp", "これは川と橋についての長い文章です。", (True, False)),
+        ("gb2312", "这是关于河流和桥梁的长篇文章。", (True, False)),
+        ("koi8-r", "Это длинный текст о реке и мосте, который долго строили.", (True, False)),
+        ("windows-1250", "Zażółć gęślą jaźń, powiedział. Było to opowiadanie o rzece.", (True, False)),
+        ("windows-1252", "La rivière était éloignée du marché où l’on achetait des œufs.", (True, False)),
+        ("utf-16-le", "The quick brown “fox” jumps", (False,)),
+        ("utf-16-be", "The quick brown “fox” jumps", (False,)),
+        ("utf-16", "The quick brown “fox” jumps", (False,)),
+        ("utf-8-sig", "été “fox”", (True, False)),
+    ],
+)
+def test_other_charsets(encoding, text, labelled):
+    html = "<html><body>" + f"<p>{text * 4}</p>" * 6
+    for label in labelled:
+        kind = f"text/html; charset={encoding.removesuffix('-sig')}" if label else "text/html"
+        assert decode_html(html.encode(encoding), kind)[1] == html
+
+
+def test_a_stray_zero_byte_and_a_few_bad_bytes_lose_no_text():
+    html = "<html><body>" + "<p>über den Fluß, “sagte” er</p>" * 9
+    body = html.encode()
+    assert decode_html(body[:40] + b"\0" + body[40:], "text/html")[1] == html
+    assert decode_html(body + b"\xff", "text/html")[1].startswith(html)
+
+
+STORY = "".join(
+    f"<p>Paragraph {n} tells of the river, the old boats and the people who wait for the ferry.</p>" for n in range(5)
+)
+KEYS = "<li>First, that the keys were never lost.</li><li>Second, that nobody had asked for them.</li>"
+MENU = "<li><a href='/1'>Front page of it</a></li><li><a href='/2'>About us and them</a></li>"
+
+
+@pytest.mark.parametrize("mode", ["fast", "default"])
+@pytest.mark.parametrize(
+    ("html", "wanted", "unwanted"),
+    [
+        (f"<h1>Keys</h1><p>Did they say so? In order:</p><ul>{KEYS}</ul>{STORY}", ["never lost", "had asked"], []),
+        (f"<h1>Keys</h1><p>Did they say so? In order:</p><ol>{KEYS}</ol>{STORY}", ["never lost", "had asked"], []),
+        (
+            f"<article><h1>Hours</h1>{STORY}<table><tr><td>Monday</td><td><ul><li>9:30 to 18:00</li></ul></td></tr>"
+            "<tr><td>Tuesday</td><td><ol><li>closed all day</li></ol></td></tr></table></article>",
+            ["Monday", "9:30 to 18:00", "closed all day"],
+            [],
+        ),
+        (f"<ul>{MENU}</ul><h1>River</h1>{STORY}", ["Paragraph 4"], ["Front page", "About us"]),
+        (
+            f"<article>{STORY}<table><tr><th>Rights<ul><li>asked what is kept</li></ul></th></tr></table></article>",
+            ["asked what is kept"],
+            [],
+        ),
+    ],
+)
+def test_lists_in_the_body_and_in_tables_are_kept(mode, html, wanted, unwanted):
+    text = extract_page(page(f"<html><body>{html}</body></html>".encode()), mode=mode)["text"]
+    assert [each for each in wanted if each not in text] == []
+    assert [each for each in unwanted if each in text] == []
+
+
+def test_pages_that_reserve_themselves_are_dropped_or_marked():
+    for meta, said in (
+        ("<meta name='robots' content='noindex, NOAI'>", "meta robots: noai"),
+        ("<meta name='tdm-reservation' content='1'>", "meta tdm-reservation: 1"),
+    ):
+        html = page(article(6).replace("<title>", meta + "<title>").encode())
+        assert extract_page(html) == {"reason": "opt_out", "value": said, "url": "http://a.com/1"}
+        assert extract_page(html, obey_opt_outs=False)["opt_out"] == said
+    tagged = page(article(6).encode())._replace(headers=(("X-Robots-Tag", "noai"),))
+    assert extract_page(tagged)["reason"] == "opt_out"
+    assert extract_page(page(article(6).encode()))["opt_out"] is None
+
+
+def test_the_mode_of_extraction_is_a_choice():
+    with pytest.raises(AllometryError, match="mode"):
+        ExtractOptions(mode="best")
+
+
+def test_the_language_is_that_of_the_whole_text():
+    french = "Le comité s'est réuni mardi pour discuter du nouveau pont et de la rivière. "
+    english = "The committee met on Tuesday to discuss the new bridge over the river. "
+
+    def told(*parts):
+        return filtering.language_of("".join((text * 300)[:size] for text, size in parts))
+
+    assert told((french, 2000), (english, 20_000))[0] == "en"
+    assert told((english, 2000), (french, 20_000))[0] == "fr"
+    assert told((english, 2000), (french, 20_000), (english, 2000))[0] == "fr"
+    assert told((english, 12_000))[1] > 0.9
+    assert told((english, 6_000), (french, 6_000))[1] < 0.65
+    assert filtering.language_of("") == ("und", 0.0)
 
 
 def test_broken_and_hostile_html_does_not_raise():

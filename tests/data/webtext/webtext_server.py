@@ -118,6 +118,9 @@ class Server:
         self.tdmrep_of: dict[str, bytes] = {}
         self.schedule: dict[str, list[float]] = {}  # address -> when it was asked for a page
         self.tls_port = 0
+        self.hold_after: int | None = None  # pages answered before all others wait for ever
+        self.reached = threading.Event()  # the first page is being held
+        self._pages = 0
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -216,6 +219,10 @@ class Server:
         return False
 
     async def _do_page(self, writer, argument, query, key):
+        self._pages += 1
+        if self.hold_after is not None and self._pages > self.hold_after:
+            self.reached.set()
+            await asyncio.Event().wait()
         return await _send(writer, 200, article(int(argument)).encode())
 
     async def _do_tiny(self, writer, argument, query, key):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from allometry.cli.tables import PIPED, say
+
 if TYPE_CHECKING:
     from allometry.report.content import Analysis
     from allometry.runs.store import Store
@@ -206,7 +208,8 @@ def studies() -> None:
     from allometry.studies.base import studies as known
 
     for name, study in known().items():
-        print(f"{name}   (--budget {study.budget} unless told otherwise)\n    {study.question}")
+        print(f"{name}   (--budget {study.budget} unless told otherwise)")
+        say(f"    {study.question}", piped=PIPED, hang=4)
 
 
 class Terminal:
@@ -218,9 +221,10 @@ class Terminal:
         self.quiet = quiet
 
     def say(self, text: str) -> None:
-        """A line for the user."""
+        """Print a line for the user."""
         if not self.quiet:
-            print(text, flush=True)
+            say(text)
+            sys.stdout.flush()
 
     def event(self, event: Event) -> None:
         """Progress of the sweep."""

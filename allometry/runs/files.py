@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,18 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AllometryError(f"{path} is damaged: {error}", hint=f"remove it: rm {path}") from error
+        raise AllometryError(f"{path} is damaged: {error}", hint=_aside(path)) from error
     except OSError as error:
         raise AllometryError(f"cannot read {path}: {error.strerror}", hint="check its permissions") from error
     if not isinstance(value, dict):
-        raise AllometryError(f"{path} is damaged: it does not hold an object", hint=f"remove it: rm {path}")
+        raise AllometryError(f"{path} is damaged: it does not hold an object", hint=_aside(path))
     return value
+
+
+def _aside(path: Path) -> str:
+    """What to do with a damaged file: nothing that loses it."""
+    old, new = shlex.quote(str(path)), shlex.quote(f"{path}.damaged")
+    return f"restore it from a copy, or move it aside: mv {old} {new}"
 
 
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from allometry.cli.groups import Group
 from allometry.cli.tables import Form, print_table, say, table_options
 
 if TYPE_CHECKING:
@@ -19,24 +20,13 @@ if TYPE_CHECKING:
     from allometry.data.tokens import Manifest
 
 
-class _Data(click.Group):
-    """The group, whose unknown commands are answered with the nearest known one."""
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        from allometry.errors import unknown
-
-        if args and args[0] not in self.commands:
-            raise unknown("command", args[0], self.commands)
-        return super().resolve_command(ctx, args)
-
-
 def command(name: str) -> click.Command:
     """The command `name` of this module."""
     assert name == "data"
     return data
 
 
-@click.group(cls=_Data)
+@click.group(cls=Group)
 def data() -> None:
     """List, prepare and show corpora and tokenizers.
 

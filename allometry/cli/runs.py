@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from allometry.cli.groups import Group
 from allometry.cli.tables import Form, print_table, say, store_option, table_options
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ SHORTEST = 8
 _CONDITION = re.compile(r"[<>=]")
 
 
-class _Runs(click.Group):
+class _Runs(Group):
     """The group lists when no command is given, also with filters: `allometry runs 'N>1e5'`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -40,13 +41,6 @@ class _Runs(click.Group):
         if named is None and not helping and all(map(_belongs_to_list, args, [None, *args])):
             args = ["list", *args]
         return super().parse_args(ctx, args)
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        from allometry.errors import unknown
-
-        if args and args[0] not in self.commands:
-            raise unknown("command", args[0], self.commands)
-        return super().resolve_command(ctx, args)
 
 
 def _belongs_to_list(argument: str, before: str | None) -> bool:

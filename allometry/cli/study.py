@@ -153,9 +153,7 @@ def _command_line() -> str:
     "--format",
     "suffix",
     type=click.Choice(["svg", "png", "pdf", "html"]),
-    default="svg",
-    show_default=True,
-    help="Format of exported figures.",
+    help="Format of exported figures (default: svg).",
 )
 def report(
     study: str | None,
@@ -164,7 +162,7 @@ def report(
     save: Path | None,
     saved: Path | None,
     figures: Path | None,
-    suffix: str,
+    suffix: str | None,
 ) -> None:
     """Write the report of a STUDY (default: the latest) from the runs in the store; nothing is trained."""
     from allometry.errors import AllometryError
@@ -173,6 +171,11 @@ def report(
         raise AllometryError(
             "--from names the results to read: no study and no --save with it",
             hint=f"allometry report --from {saved}",
+        )
+    if suffix is not None and figures is None:
+        raise AllometryError(
+            f"--format {suffix} is for exported figures, and none are asked for; the report is HTML",
+            hint=f"--figures figures --format {suffix}",
         )
     if saved is not None:
         from allometry.studies.results import rebuild
@@ -186,7 +189,7 @@ def report(
         print(f"results: {save}")
     print(f"report: {path}")
     if figures is not None:
-        _export(analysis, figures, suffix)
+        _export(analysis, figures, suffix or "svg")
 
 
 def _export(analysis: Analysis, folder: Path, suffix: str) -> None:

@@ -237,6 +237,7 @@ def _missing(symbol: str, name: str, frame: pd.DataFrame) -> AllometryError:
     return AllometryError(
         f"the table has no column {name!r}{what}",
         hint=f"{error.hint}. Map the symbol: columns={{{symbol!r}: 'name or arithmetic of columns'}}",
+        cli_hint=f"{error.cli_hint}. Name the column, or arithmetic of columns: --let {symbol}=COLUMN",
     )
 
 
@@ -279,6 +280,7 @@ def _exclude_unusable(
             raise AllometryError(
                 f"{label} {what} in {len(fresh)} of {len(values)} rows: {_rows(frame, fresh)}",
                 hint=f"map {symbol} to another column: columns={{{symbol!r}: 'name or arithmetic'}}",
+                cli_hint=f"name another column: --let {symbol}=COLUMN",
             )
         problems.append(
             (source, f"{symbol} {what} in {_rows(frame, fresh)}", "mend the values, or accept the exclusion")

@@ -4,6 +4,7 @@ leaves out; prose is wrapped once."""
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +143,15 @@ def test_a_run_and_a_difference_fit(
     assert "train.tokens" in fits(output(capsys, "runs", "diff", first, second, *at), room)
 
 
-@pytest.fixture(scope="module", params=["quickstart", "generalisation"])
+@pytest.fixture(scope="module", params=["one design", "a collection"])
 def plan(request: pytest.FixtureRequest) -> StudyPlan:
-    """The smallest plan of one study, and of a collection."""
-    return planning.of_compute(study(request.param), 0.0, DataConfig())
+    """The smallest quickstart, as it is and as if two studies of two designs each had asked for its runs."""
+    plan = planning.of_compute(study("quickstart"), 0.0, DataConfig())
+    if request.param == "one design":
+        return plan
+    ids = plan.sweep.ids
+    designs = {"the_longest_name_of_all_designs": ids[:20], "grid": ids[20:]}
+    return replace(plan, designs=designs, parts={"first": ids[:30], "second": ids[10:]})
 
 
 def test_a_plan_keeps_sizes_data_and_state(

@@ -96,7 +96,7 @@ class EvaluationSet:
         if not any(self.sizes):
             raise AllometryError(
                 f"no document of the evaluation set has {words} words",
-                hint="check --column, or lower --words",
+                hint="check --column, or lower --ngram",
             )
         self.all: Hashes = np.concatenate(pieces)
         self.grams: Hashes = np.unique(self.all)

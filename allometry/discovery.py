@@ -5,14 +5,18 @@ import pkgutil
 
 
 def import_modules(package: str, *, only: str | None = None, without: tuple[str, ...] = ()) -> None:
-    """Import every module directly inside `package`, or `only` that one, so that what it registers is known.
+    """Import every module inside `package`, at any depth, so that what they register is known.
 
-    A module that needs one of the packages `without` is left out where that package is not installed.
+    With `only`, import the modules whose own file or one of whose folders has that name. A module that needs
+    one of the packages `without` is left out where that package is not installed.
     """
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        if only is None or module.name == only:
+        name = f"{package}.{module.name}"
+        if module.ispkg:
+            import_modules(name, only=None if module.name == only else only, without=without)
+        elif only is None or module.name == only:
             try:
-                importlib.import_module(f"{package}.{module.name}")
+                importlib.import_module(name)
             except ModuleNotFoundError as error:
                 if error.name is None or error.name.split(".")[0] not in without:
                     raise

@@ -1,8 +1,34 @@
-"""The only error a user sees: what is wrong, and what to type about it."""
+"""The only error a user sees: what is wrong, and what to type about it. And text made safe to print."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib.util import find_spec
+
+_CONTROLS = (
+    *range(0x20),
+    *range(0x7F, 0xA0),
+    *range(0x202A, 0x202F),  # these and the next turn the direction of writing
+    *range(0x2066, 0x206A),
+    *range(0xD800, 0xE000),  # halves of characters, which no encoding can write
+)
+_ONE_LINE = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _CONTROLS}
+_SEVERAL_LINES = {code: shown for code, shown in _ONE_LINE.items() if code not in (0x09, 0x0A)}
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    r"""Return `text` with every control character as its escape: a terminal then obeys none of it.
+
+    Text that others made (ids, logs, headings, file names) may colour, overwrite or retitle a terminal, or
+    turn the direction of writing. With `lines`, line ends and tabs stay.
+
+    >>> print(printable("run\x1b[2J"))
+    run\x1b[2J
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    if lines:
+        return text.replace("\r\n", "\n").translate(_SEVERAL_LINES)
+    return text.translate(_ONE_LINE)
 
 
 class AllometryError(Exception):
@@ -22,10 +48,10 @@ class AllometryError(Exception):
     """
 
     def __init__(self, message: str, *, hint: str | None = None, cli_hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.cli_hint = hint if cli_hint is None else cli_hint
+        self.message = printable(message, lines=True)
+        self.hint = None if hint is None else printable(hint, lines=True)
+        self.cli_hint = self.hint if cli_hint is None else printable(cli_hint, lines=True)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message

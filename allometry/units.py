@@ -1,52 +1,146 @@
-"""Numbers as people write them: "1e18", "10M", "3 PF-days", "1h30m", and back.
+"""Numbers as people write them: "1e18", "10M", "0.2bn", "10 million tokens", "3 PF-days", "1h30m", and back.
 
 Counts use the short scale (K = 10^3 … T = 10^12); a PF-day is 10^15 x 86,400 = 8.64e19 FLOPs
-(Kaplan et al. 2020, section 1.3).
+(Kaplan et al. 2020, section 1.3). What could be read in two ways is refused.
 """
 
 import math
 import re
+from typing import Literal
 
 from allometry.errors import AllometryError
 
 PF_DAY = 8.64e19
 """FLOPs in one petaflop-day."""
 
-_SCALE = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12, "p": 1e15, "e": 1e18}
-_FLOP_UNITS = {
-    "pf-days": PF_DAY,
-    "pf-day": PF_DAY,
-    "pfdays": PF_DAY,
-    "pfday": PF_DAY,
-    "flops": 1.0,
-    "flop": 1.0,
+Decimal = Literal[".", ","]
+"""The mark before the decimals."""
+
+LONGEST = 80
+"""Characters of the longest text that is tried as a number or a time."""
+
+_SCALES: dict[float, tuple[str, ...]] = {
+    1.0: ("",),
+    1e3: ("k", "thousand"),
+    1e6: ("m", "mn", "mio", "million", "millions"),
+    1e9: ("g", "b", "bn", "mrd", "billion", "billions"),
+    1e12: ("t", "tn", "trillion", "trillions"),
+    1e15: ("p", "quadrillion", "quadrillions"),
 }
-_SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3}
-_NUMBER = r"([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
+_NOUNS = ["param", "params", "parameter", "parameters", "token", "tokens", "tok", "toks", "step", "steps"]
+_UNITS = {
+    **{word: scale for scale, words in _SCALES.items() for word in words},
+    **{f"{letter}t": scale for letter, scale in (("k", 1e3), ("m", 1e6), ("b", 1e9), ("t", 1e12))},
+    **{f"{p}flop{s}": v for p, v in zip(("", *"kmgtpezy"), (1, *(10.0 ** (3 * i) for i in range(1, 9))))
+       for s in ("", "s")},
+    **dict.fromkeys(
+        ("pf-day", "pf-days", "pfday", "pfdays", "pflop/s-day", "pflop/s-days", "petaflop/s-day",
+         "petaflop/s-days", "petaflop-day", "petaflop-days"), PF_DAY),
+}  # fmt: skip
+"""What may follow a number, in lower case -> the factor it means ("BT" counts billions of tokens)."""
+
+_SECONDS = {
+    86400.0: ("d", "day", "days"),
+    3600.0: ("h", "hr", "hrs", "hour", "hours"),
+    60.0: ("m", "min", "mins", "minute", "minutes"),
+    1.0: ("s", "sec", "secs", "second", "seconds"),
+    1e-3: ("ms", "msec", "millisecond", "milliseconds"),
+}
+_TIMES = {word: seconds for seconds, words in _SECONDS.items() for word in words}
+
+_SPACES = " \u00a0\u2009\u202f"
+_NUMBER = re.compile(
+    rf"""[~≈]?\s*([+-]?)([.,]?\d[\d.,_'’{_SPACES}]*)       # sign and digits
+         (?:[eE]([+-]?\d+)|[x×*·]\s*10\s*(?:\^|\*\*)\s*([+-]?\d+))?  # power of ten
+         \s*([^\d\s~≈+.,][^\d]*)?""",
+    re.VERBOSE,
+)
+_POWER = re.compile(r"([~≈]?\s*)10\s*(?:\^|\*\*)\s*([+-]?\d+)(.*)")
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻−", "0123456789--")
+
+
+def readings(text: str) -> dict[Decimal, float]:
+    """Return what a text means as a number if "." is the decimal mark, and if "," is.
+
+    The two values are equal where the text has neither mark. A mark is left out where the text is no number
+    with it: a thousands separator (the other mark, a space, an apostrophe) stands between groups of three
+    digits, so "1,5" is a number only with a decimal comma and "1,234,567" only with a decimal point.
+    "1,234" is a number with either.
+    """
+    if len(text) > LONGEST:
+        return {}
+    plain = text.strip()
+    if any(mark in plain for mark in "⁰¹²³⁴⁵⁶⁷⁸⁹"):
+        plain = re.sub(r"(?<=10)(?=[⁻⁰¹²³⁴⁵⁶⁷⁸⁹])", "^", plain)
+    plain = plain.translate(_SUPERSCRIPTS)
+    power = _POWER.fullmatch(plain)
+    match = _NUMBER.fullmatch(f"{power[1]}1e{power[2]}{power[3]}" if power else plain)
+    factor = _factor(match[5] or "") if match else None
+    if match is None or factor is None:
+        return {}
+    found: dict[Decimal, float] = {}
+    for mark in (".", ","):
+        digits = _digits(match[2].strip(_SPACES), mark)
+        if digits is not None:
+            power = round(math.log10(factor))  # powers of ten join the text's own, so as to round once
+            rest = 1.0 if 10.0**power == factor else factor
+            exponent = int(match[3] or match[4] or 0) + (power if rest == 1.0 else 0)
+            found[mark] = float(f"{match[1]}{digits}e{exponent}") * rest
+    return found
+
+
+def _factor(unit: str) -> float | None:
+    """Return what a unit multiplies by: of "M", "million tokens", "B params", "PF-days"; None for others."""
+    words = unit.lower().split()
+    if words and words[-1] in _NOUNS:
+        words.pop()
+    if len(words) > 1:
+        return None
+    word = words[0] if words else ""
+    noun = next((n for n in _NOUNS if len(word) == len(n) + 1 and word.endswith(n)), "")
+    return _UNITS.get(word.removesuffix(noun))
+
+
+def _digits(text: str, decimal: Decimal) -> str | None:
+    """Return the digits with a decimal point and no separators; None if `decimal` cannot be the mark."""
+    whole, _, fraction = re.sub(r"(?<=\d)_(?=\d)", "", text).partition(decimal)
+    if fraction and not fraction.isdecimal():
+        return None
+    if whole and not whole.isdecimal():
+        other = "," if decimal == "." else r"\."
+        if not re.fullmatch(rf"[1-9]\d{{0,2}}(?:([{other}'’{_SPACES}])\d{{3}})(?:\1\d{{3}})*", whole):
+            return None
+        whole = re.sub(r"\D", "", whole)
+    return f"{whole or 0}.{fraction or 0}" if whole or fraction else None
 
 
 def parse_number(text: str | float, what: str = "number") -> float:
-    """A count or an amount of compute: "1e18", "10M", "1.2B", "12_288", "3 PF-days".
+    """Return a count or an amount of compute: "1e18", "10M", "1.2 billion", "12_288", "3 PF-days".
 
-    Raises AllometryError, naming `what`, for anything else; nothing is guessed.
+    Raises AllometryError, naming `what`, for anything else, and for what could be read in two ways ("1,234").
     """
     if isinstance(text, int | float):
         return float(text)
-    match = re.fullmatch(_NUMBER + r"\s*([A-Za-z-]*)", text.strip())
-    if match:
-        value, unit = float(match[1].replace("_", "").replace(",", "")), match[2].lower()
-        if unit in _FLOP_UNITS:
-            return value * _FLOP_UNITS[unit]
-        if unit in _SCALE:
-            return value * _SCALE[unit]
+    found = readings(text)
+    if "." in found and (found["."] == found.get(",", found["."]) or "," not in text):
+        return found["."]
+    shown = repr(text if len(text) <= 40 else f"{text[:40]}…")
+    if "." in found:
+        raise AllometryError(
+            f"{what}: {shown} may be {found['.']:.10g} or {found[',']:.10g}",
+            hint="write it without a comma between the digits",
+        )
+    if "," in found:
+        raise AllometryError(
+            f"{what}: {shown} has a decimal comma", hint=f"write it with a point: {found[',']:.10g}"
+        )
     raise AllometryError(
-        f"{what}: cannot read {text!r} as a number",
-        hint="write it like 1e18, 10M, 1.2B, 250k or '3 PF-days'",
+        f"{what}: cannot read {shown} as a number", hint="write it like 1e18, 10M, 1.2B, 250k or '3 PF-days'"
     )
 
 
 def parse_count(text: str | float, what: str = "count") -> int:
-    """A whole positive number of things (tokens, parameters): "10M" is 10,000,000."""
+    """Return a whole positive number of things (tokens, parameters): "10M" is 10,000,000."""
     value = parse_number(text, what)
     if not math.isfinite(value) or value < 1 or value != round(value):
         raise AllometryError(
@@ -56,17 +150,19 @@ def parse_count(text: str | float, what: str = "count") -> int:
 
 
 def parse_duration(text: str | float, what: str = "duration") -> float:
-    """A time in seconds: "10m", "1h30m", "90s", "2d"; a bare number counts seconds."""
+    """Return a time in seconds: "10m", "10 min", "1h30m", "90s", "2 days"; a bare number counts seconds."""
     if isinstance(text, int | float):
         return float(text)
-    compact = text.strip().lower().replace(" ", "")
-    if re.fullmatch(_NUMBER, compact):
-        return float(compact)
-    parts = re.findall(r"(\d+\.?\d*)(ms|[dhms])", compact)
-    if parts and "".join(n + u for n, u in parts) == compact:
-        return sum(float(n) * _SECONDS[u] for n, u in parts)
+    compact = re.sub(r"\s+", "", text[: LONGEST + 1]).lower()
+    if len(text) <= LONGEST:
+        if re.fullmatch(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", compact):
+            return float(compact)
+        parts = re.findall(r"(\d+(?:\.\d+)?)([a-z]+)", compact)
+        if parts and "".join(n + u for n, u in parts) == compact and all(u in _TIMES for _, u in parts):
+            return sum(float(n) * _TIMES[u] for n, u in parts)
     raise AllometryError(
-        f"{what}: cannot read {text!r} as a time", hint="write it like 90s, 10m, 1h30m or 2d"
+        f"{what}: cannot read {text if len(text) <= 40 else text[:40] + '…'!r} as a time",
+        hint="write it like 90s, 10m, 1h30m or 2d",
     )
 
 

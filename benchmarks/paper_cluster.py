@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import argparse
 
-from allometry.studies import plan as planning
-from allometry.studies.base import study
+from allometry.studies.core import plan as planning
+from allometry.studies.core.study import study
 from allometry.sweeps.cost import CostModel, Timing, shape_key
 from allometry.sweeps.sweep import Sweep
 from allometry.train.config import DataConfig, RunConfig

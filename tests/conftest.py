@@ -11,9 +11,13 @@ os.environ["ALLOMETRY_CACHE"] = str(CACHE)
 os.environ.pop("COLUMNS", None)  # output is as wide as it is, whoever's console the tests run on
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs inherit that it is ignored
 
+import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
+
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("tests")
 
 SIZES = (4_600, 10_000, 22_000, 48_000, 105_000)
 HORIZONS = (300_000, 600_000, 1_200_000, 2_400_000)

@@ -12,7 +12,7 @@ import pytest
 
 from allometry.cli import COMMANDS, main
 from allometry.models import base as models
-from allometry.studies import base as studies
+from allometry.studies.core import study as studies
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -12,6 +12,7 @@ PACKAGE = ROOT / "allometry"
 
 BELOW = {
     "errors": set(),
+    "core": set(),
     "version": set(),
     "discovery": set(),
     "units": set(),
@@ -27,10 +28,10 @@ BELOW = {
     "planner": {"runs", "laws"},
     "figures": {"runs", "laws", "planner", "report.content"},
     "report": {"runs", "laws", "planner", "figures"},
-    "watch": {"runs", "laws", "planner", "figures", "report", "studies.registration"},
+    "watch": {"runs", "laws", "planner", "figures", "report", "studies.core.predictions"},
     "studies": {"runs", "data", "models", "train", "sweeps", "laws", "planner", "figures", "report"},
 }
-EVERYWHERE = {"cluster", "processes", "errors", "version", "discovery", "units", "env"}
+EVERYWHERE = {"core", "cluster", "processes", "errors", "version", "discovery", "units", "env"}
 READING = (
     "runs.store",
     "laws.fit",

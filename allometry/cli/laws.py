@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from allometry.cli.table_input import group_option, listed, load, numbers, table_inputs
+from allometry.cli.table_input import TableOptions, group_option, listed, load, numbers, table_inputs
 from allometry.cli.tables import Form, print_table, say, table_options, width
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def command(name: str) -> click.Command:
 
 
 @click.command()
-@click.argument("table")
+@click.argument("table", nargs=-1, required=True)
 @click.option("--law", default="chinchilla", show_default=True, help="The law (see `allometry laws`).")
 @table_inputs
 @group_option
@@ -44,13 +44,12 @@ def command(name: str) -> click.Command:
 @click.option("--plot", metavar="FILE", help=f"{_PLOT_HELP} Data, law, band and residuals.")
 @table_options
 def fit(
-    table: str, law: str, let: tuple[str, ...], where: str | None, drop: int, group: str | None,
-    save_columns: bool, objective: str, weights: str | None, fix: tuple[str, ...], tie: tuple[str, ...],
+    table: tuple[str, ...], law: str, inputs: TableOptions, group: str | None, objective: str, weights: str | None, fix: tuple[str, ...], tie: tuple[str, ...],
     bootstrap: int, seed: int, on: str | None, plot: str | None, form: Form | None,
 ) -> None:  # fmt: skip
-    """Fit a law to a TABLE of runs (CSV, Parquet, JSON, JSON lines, or a run store).
+    """Fit a law to a TABLE of runs: CSV, Parquet, Excel, JSON, JSON lines, a tracker's export, or a run store.
 
-    Columns are found under their usual names; --let says what is what where they are not.
+    Several tables, patterns ('logs/*.csv') and folders of logs are read as one table. Columns are found under their usual names; --let says what is what where they are not.
 
     \b
       allometry fit runs.csv --law chinchilla --let 'D=C/(6*N)' --let N=params
@@ -58,7 +57,7 @@ def fit(
     from allometry.cli.table_input import assignments
     from allometry.laws.fit import fit as fit_law
 
-    read = load(table, let, where, drop, save_columns)
+    read = load(table, inputs)
     with _mapped(on) as mapped:
         result = fit_law(
             read.frame, law=law, columns=read.columns, objective=objective, weights=weights, group=group,
@@ -90,7 +89,7 @@ def _mapped(on: str | None) -> AbstractContextManager[Mapped]:
 
 
 @click.command()
-@click.argument("table")
+@click.argument("table", nargs=-1, required=True)
 @click.option("--laws", "names", metavar="A,B,…", help="Laws to compare (default: those of N and D).")
 @table_inputs
 @group_option
@@ -102,14 +101,13 @@ def _mapped(on: str | None) -> AbstractContextManager[Mapped]:
 @click.option("--seed", default=0, show_default=True, help="Seed of the resamples.")
 @table_options
 def compare(
-    table: str, names: str | None, let: tuple[str, ...], where: str | None, drop: int, group: str | None,
-    save_columns: bool, by: str, cuts: str | None, objective: str, predict: tuple[str, ...], bootstrap: int,
+    table: tuple[str, ...], names: str | None, inputs: TableOptions, group: str | None, by: str, cuts: str | None, objective: str, predict: tuple[str, ...], bootstrap: int,
     seed: int, form: Form | None,
 ) -> None:  # fmt: skip
     """Compare laws on a TABLE of runs: fit the cheap ones, predict the dear ones, rank by the error."""
     from allometry.laws.backtest import DEFAULT_CUTS, DEFAULT_LAWS, backtest
 
-    read = load(table, let, where, drop, save_columns)
+    read = load(table, inputs)
     chosen = [n.strip() for n in names.split(",")] if names else DEFAULT_LAWS
     result = backtest(
         read.frame, laws=chosen, columns=read.columns,
@@ -131,7 +129,7 @@ def compare(
 
 
 @click.command()
-@click.argument("table")
+@click.argument("table", nargs=-1, required=True)
 @table_inputs
 @click.option(
     "--method", type=click.Choice(["akima", "parabola", "envelope"]), default="akima", show_default=True,
@@ -144,14 +142,13 @@ def compare(
 @click.option("--plot", metavar="FILE", help=f"{_PLOT_HELP} Slices and their optima.")
 @table_options
 def isoflop(
-    table: str, let: tuple[str, ...], where: str | None, drop: int, save_columns: bool,
-    method: Any, budgets: str | None, noise: float | None, bootstrap: int, seed: int, plot: str | None,
+    table: tuple[str, ...], inputs: TableOptions, method: Any, budgets: str | None, noise: float | None, bootstrap: int, seed: int, plot: str | None,
     form: Form | None,
 ) -> None:  # fmt: skip
     """Find the compute-optimal size at each budget of a TABLE of runs, and how it grows with compute."""
     from allometry.laws.isoflop import isoflop as by_isoflop
 
-    read = load(table, let, where, drop, save_columns)
+    read = load(table, inputs)
     result = by_isoflop(
         read.kept(), columns=read.columns, method=method, budgets=listed(budgets, "--budgets") or None,
         noise=noise, bootstrap=bootstrap, seed=seed,

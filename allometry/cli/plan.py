@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from allometry.cli.table_input import group_option, load, table_inputs
+from allometry.cli.table_input import TableOptions, group_option, load, table_inputs
 from allometry.cli.tables import Form, print_table, say, table_options
 
 if TYPE_CHECKING:
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 @click.option("--law", default="chinchilla", show_default=True, help="The law (see `allometry laws`).")
 @click.option("--published", metavar="SET", help="Which published constants (default: the law's first).")
 @click.option(
-    "--from", "table", metavar="TABLE", help="Fit the law to these runs instead of published constants."
+    "--from",
+    "table",
+    multiple=True,
+    metavar="TABLE",
+    help="Fit the law to these runs instead of published constants; repeat for several files.",
 )
 @table_inputs
 @group_option
@@ -45,8 +49,7 @@ if TYPE_CHECKING:
 @table_options
 def plan(
     budget: str | None, hours: str | None, speed: str | None, target: float | None, law: str,
-    published: str | None, table: str | None, let: tuple[str, ...], where: str | None, drop: int,
-    group: str | None, save_columns: bool, objective: str, bootstrap: int, seed: int, size: str | None,
+    published: str | None, table: tuple[str, ...], inputs: TableOptions, group: str | None, objective: str, bootstrap: int, seed: int, size: str | None,
     tokens: str | None, ratio: str | None, unique: str | None, batch: str | None, goal: str | None, most: int,
     form: Form | None,
 ) -> None:  # fmt: skip
@@ -63,8 +66,8 @@ def plan(
     from allometry.planner import plan as make_plan
 
     fitted = read = None
-    if table is not None:
-        read = load(table, let, where, drop, save_columns)
+    if table:
+        read = load(table, inputs)
         fitted = _fit(read, law, objective, group, bootstrap, seed)
     flops, pace = _number(budget, "the budget"), _number(speed, "--speed")
     if hours is not None and pace is None:
@@ -148,7 +151,7 @@ def _measured(read: TableInput | None) -> float:
     runs = None
     if read is not None and "seconds" in read.frame:
         costs = read_runs(read.kept(), read.columns).table["C"]
-        runs = costs.to_frame().assign(seconds=read.frame["seconds"])
+        runs = costs.to_frame().assign(seconds=read.frame["seconds"])  # rows of `read` have distinct labels
     elif read is None and Path("runs", "store.json").exists():
         runs = Store("runs").frame("status=done")
     runs = None if runs is None else runs[runs["seconds"] > 0]

@@ -15,7 +15,7 @@ from allometry.units import format_count, format_duration, format_flops
 if TYPE_CHECKING:
     from allometry.report.content import Analysis, Constant
     from allometry.runs.store import Store
-    from allometry.studies.plan import StudyPlan
+    from allometry.studies.core.plan import StudyPlan
     from allometry.sweeps.cost import Cost, CostModel
 
 

@@ -13,6 +13,7 @@ import click
 
 from allometry.cli.groups import Group
 from allometry.cli.tables import Form, print_table, say, store_option, table_options
+from allometry.errors import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -209,7 +210,7 @@ def _store_flag(store: str) -> str:
 
 
 def _nothing(filters: tuple[str, ...], store: str) -> str:
-    return (
+    return printable(
         f"no run in {store} satisfies {' '.join(filters)}"
         if filters
         else f"the store {store} has no runs yet"
@@ -223,7 +224,7 @@ def _notes(record: RunRecord) -> list[str]:
 
 def _warn(notes: tuple[str, ...]) -> None:
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {printable(note)}", err=True)
 
 
 def _sorted(table: pd.DataFrame, by: str | None) -> pd.DataFrame:
@@ -253,8 +254,15 @@ def shortened(runs: Sequence[str], known: Iterable[str]) -> list[str]:
 
 def _for_people(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of LISTED, without those that no run has anything in."""
-    empty = {"study"} if not any(table["study"]) else set()
-    return table[[name for name in LISTED if name not in empty]]
+    return table[[name for name in LISTED if name != "study" or (table["study"] != "").any()]]
+
+
+def _text(record: RunRecord) -> dict[str, str]:
+    """Which token sets the run has read, by the first digits of their SHA-256."""
+    text = record.text
+    if text is None:
+        return {"digest": "not recorded: this run is of an earlier release"}
+    return {"digest": text.digest} | {name: each["tokens"][:12] for name, each in text.sets.items()}
 
 
 def _formats() -> dict[str, Any]:
@@ -276,6 +284,7 @@ def _everything(record: RunRecord) -> dict[str, Any]:
         "config": record.config,
         "counts": record.counts,
         "result": record.result,
+        "text": _text(record),
         "environment": record.environment,
         "error": record.error,
         "notes": _notes(record),
@@ -297,19 +306,20 @@ def _show(record: RunRecord) -> None:
         "configuration": record.config,
         "counts": record.counts,
         "result": {key: value for key, value in record.result.items() if key not in ("counts", "notes")},
+        "text": _text(record),
         "environment": record.environment,
     }
     for title, part in parts.items():
         if part:
             click.echo(f"\n{title}")
             for key, value in flatten(part).items():
-                say(f"  {key:24}  {'–' if value is None else value}")
-    curve = record.curve.frame.dropna(axis=1, how="all").drop(columns="run")
+                say(f"  {printable(key):24}  {'–' if value is None else printable(str(value))}")
+    curve = record.curve.frame.drop(columns="run").dropna(axis=1, how="all")
     if len(curve):
         print_table(
             curve.tail(12), title="\ncurve (last rows)", formats=_formats(), drop=_dropped_of_curve(curve)
         )
     for note in _notes(record):
-        say(f"note: {note}")
+        say(f"note: {printable(note)}")
     if record.error:
         click.echo(f"\nerror\n{record.error}")

@@ -13,7 +13,7 @@ from allometry.cli.tables import PIPED, say
 if TYPE_CHECKING:
     from allometry.report.content import Analysis
     from allometry.runs.store import Store
-    from allometry.studies.plan import StudyPlan
+    from allometry.studies.core.plan import StudyPlan
     from allometry.sweeps.cost import CostModel
     from allometry.sweeps.execute import Event
     from allometry.sweeps.progress import Display as Progress
@@ -88,11 +88,11 @@ def run(
     """Run a STUDY: plan it, train what is missing, fit, report. The same command continues after any
     interruption."""
     from allometry.errors import require
-    from allometry.studies.base import study as study_of
+    from allometry.studies.core.study import study as study_of
 
     asked = study_of(study)
     require("torch", "safetensors", purpose="a study, which times this machine and trains,")
-    from allometry.studies.conduct import Request, conduct
+    from allometry.studies.core.run import Request, conduct
     from allometry.sweeps.progress import Display as Progress
     from allometry.sweeps.shard import parse_shard
     from allometry.train.config import DataConfig
@@ -178,11 +178,11 @@ def report(
             hint=f"--figures figures --format {suffix}",
         )
     if saved is not None:
-        from allometry.studies.results import rebuild
+        from allometry.studies.core.results import rebuild
 
         analysis, path = rebuild(saved, output)
     else:
-        from allometry.studies.reporting import report as write_report
+        from allometry.studies.core.reporting import report as write_report
 
         analysis, path = write_report(store, study, output, save)
     if save is not None:
@@ -208,7 +208,7 @@ def _export(analysis: Analysis, folder: Path, suffix: str) -> None:
 @click.command()
 def studies() -> None:
     """List the studies and the questions they ask."""
-    from allometry.studies.base import studies as known
+    from allometry.studies.core.study import studies as known
 
     for name, study in known().items():
         print(f"{name}   (--budget {study.budget} unless told otherwise)")

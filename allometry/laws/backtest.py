@@ -18,7 +18,7 @@ from allometry.laws.estimate import Array, plain
 from allometry.laws.fit import fit
 from allometry.laws.grid import read_runs
 from allometry.laws.law import Law
-from allometry.laws.observations import observe
+from allometry.laws.observations import observe, with_unique_labels
 from allometry.laws.result import FitResult
 from allometry.laws.zoo import get
 
@@ -109,6 +109,7 @@ def backtest(
 
     Raises AllometryError where no cut leaves rows to fit and rows to predict, or no law can be fitted.
     """
+    frame, exclude = with_unique_labels(frame, exclude)
     chosen = [get(law) if isinstance(law, str) else law for law in laws]
     if len({law.output for law in chosen}) > 1:
         raise AllometryError(
@@ -121,7 +122,8 @@ def backtest(
             bootstrap=bootstrap, seed=seed,
         )  # fmt: skip
     order = _order(frame, columns, by)
-    thresholds = _thresholds(order, cuts)
+    used = pd.concat([full.data for full in whole.values()]).index
+    thresholds = _thresholds(order[order.index.isin(used)], cuts)
     rows, failures = [], []
     for name, full in whole.items():
         for threshold in thresholds:

@@ -51,8 +51,12 @@ def evaluate(text: str, values: Mapping[str, Any]) -> Any:
     nan.
     """
     tree, quoted = _parse(text)
-    with np.errstate(all="ignore"):
-        return _value(tree, {**values}, quoted, text)
+    try:
+        with np.errstate(all="ignore"):
+            return _value(tree, {**values}, quoted, text)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        what = "it is too long" if isinstance(error, RecursionError) else str(error)
+        raise AllometryError(f"cannot compute {text[:80]!r}: {what[:120]}", hint=_HINT) from None
 
 
 def _parse(text: str) -> tuple[ast.expr, dict[str, str]]:

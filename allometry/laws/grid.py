@@ -10,7 +10,8 @@ import pandas as pd
 
 from allometry.laws.estimate import Array
 from allometry.laws.law import Law
-from allometry.laws.observations import ALIASES, observe
+from allometry.laws.observations import observe
+from allometry.runs.tables.headings import column_for
 
 _SHAPE = Law(
     name="runs by size and compute",
@@ -41,18 +42,18 @@ def read_runs(frame: pd.DataFrame, columns: Mapping[str, str] | None = None) -> 
     """
     mapping = {("L" if name == "loss" else name): text for name, text in (columns or {}).items()}
     notes = []
-    has = {s: s in mapping or any(a in frame.columns for a in ALIASES[s]) for s in ("D", "C")}
+    has = {s: s in mapping or column_for(frame, s)[0] is not None for s in ("D", "C")}
     if not has["D"] and has["C"]:
-        mapping["D"] = "C/(6*N)" if "C" in mapping else f"`{_alias(frame, 'C')}`/(6*{_name(frame, mapping)})"
+        mapping |= {name: _alias(frame, name) for name in ("N", "C") if name not in mapping}
+        mapping["D"] = "C/(6*N)"
         notes.append("D was computed as C/(6N)")
     elif not has["C"]:
-        size = _name(frame, mapping)
-        tokens = "D" if "D" in mapping else f"`{_alias(frame, 'D')}`"
-        mapping["C"] = f"6*{size}*{tokens}"
+        mapping |= {name: _alias(frame, name) for name in ("N", "D") if name not in mapping}
+        mapping["C"] = "6*N*D"
         notes.append("C was computed as 6ND")
     seen = observe(frame, _SHAPE, columns=mapping)
     table = seen.frame.rename(columns={"L": "loss"})
-    run = frame.loc[table.index, "run"] if "run" in frame.columns else np.arange(len(table)).astype(str)
+    run = frame["run"].to_numpy()[seen.kept] if "run" in frame.columns else np.arange(len(table)).astype(str)
     sizes = _snapped(table["N"].to_numpy(float))
     if len(np.unique(sizes)) < table["N"].nunique():
         notes.append(
@@ -62,11 +63,7 @@ def read_runs(frame: pd.DataFrame, columns: Mapping[str, str] | None = None) -> 
 
 
 def _alias(frame: pd.DataFrame, symbol: str) -> str:
-    return next((name for name in ALIASES[symbol] if name in frame.columns), symbol)
-
-
-def _name(frame: pd.DataFrame, mapping: Mapping[str, str]) -> str:
-    return "N" if "N" in mapping else f"`{_alias(frame, 'N')}`"
+    return column_for(frame, symbol)[0] or symbol
 
 
 def _snapped(sizes: Array) -> Array:

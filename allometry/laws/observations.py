@@ -10,26 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from allometry.errors import AllometryError, unknown
+from allometry.errors import AllometryError
 from allometry.laws.expressions import evaluate, names_in
 from allometry.laws.law import Law
-from allometry.units import parse_number
+from allometry.runs.tables.headings import column_for, conversion, scaled, similar
+from allometry.runs.tables.numbers import Ambiguous, convert, decide, examine, file_mark, is_text
+from allometry.runs.tables.status import finished, status_column
+from allometry.units import Decimal, parse_number, readings
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Array = NDArray[np.float64]
-
-ALIASES: dict[str, tuple[str, ...]] = {
-    "L": ("L", "loss", "test_loss", "val_loss"),
-    "N": ("N", "params", "parameters", "n_params"),
-    "D": ("D", "tokens", "n_tokens"),
-    "C": ("C", "flops", "FLOPs", "compute"),
-    "S": ("S", "steps", "step"),
-    "U": ("U", "unique", "unique_tokens"),
-    "B": ("B", "batch", "batch_tokens"),
-}
-"""Columns that a symbol is looked for in when nobody says which, in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +63,13 @@ def observe(
 ) -> Observations:
     """Read a law's inputs and output from a table of runs.
 
-    `columns` maps symbols to column names or to arithmetic of columns and of other mapped symbols. Rows are
-    left out (and listed, with the reason) when they are named in `exclude` (index labels, or labels mapped
-    to reasons), when their `status` is not "done", and when a value is missing, unreadable, infinite or not
-    positive. Raises AllometryError when a column is missing, when more than half of a column cannot be
-    used, or when nothing is left.
+    `columns` maps symbols to column names or to arithmetic of columns and of other mapped symbols; others are
+    looked for by their usual names (`runs.tables.headings`), with the unit in the heading. Rows are left out
+    (and listed, with the reason) when they are named in `exclude` (index labels, or labels mapped to reasons),
+    when their status says that the run did not finish (`runs.tables.status`), and when a value is missing,
+    unreadable, infinite or not positive: a training log has rows without a test loss. Raises AllometryError
+    when a column is missing, when more than half of a column is text, infinite or not positive, or when nothing
+    is left.
     """
     import pandas as pd
 
@@ -88,7 +82,7 @@ def observe(
         values["weight"] = reader.read(weights)
         wanted["weight"] = True
     reasons = pd.Series("", index=range(len(frame)), dtype=object)
-    _exclude_named(frame, exclude, reasons)
+    reader.notes += _exclude_named(frame, exclude, reasons)
     problems = list(reader.problems)
     for symbol, positive in wanted.items():
         problems += _exclude_unusable(symbol, reader.source(symbol), values[symbol], positive, reasons, frame)
@@ -120,6 +114,20 @@ def observe(
     )
 
 
+def with_unique_labels(
+    frame: pd.DataFrame, exclude: Mapping[Any, str] | Sequence[Any] | None
+) -> tuple[pd.DataFrame, Mapping[Any, str] | Sequence[Any] | None]:
+    """Return a table whose rows can be told apart by label, and `exclude` in those labels.
+
+    A table with repeated labels is numbered from 0; every row of an excluded label stays excluded.
+    """
+    if not hasattr(frame, "index") or frame.index.is_unique:
+        return frame, exclude
+    named = exclude if isinstance(exclude, Mapping) else dict.fromkeys(exclude or (), "excluded by hand")
+    rows = {i: named[label] for i, label in enumerate(frame.index) if label in named}
+    return frame.reset_index(drop=True), rows or None
+
+
 def read_inputs(frame: pd.DataFrame, law: Law, columns: Mapping[str, str]) -> dict[str, Array]:
     """A law's inputs from a table (shape (n,) each), read as a fit's were or from columns of the symbols'
     names.
@@ -139,6 +147,14 @@ def read_inputs(frame: pd.DataFrame, law: Law, columns: Mapping[str, str]) -> di
     return values
 
 
+def read_symbol(frame: pd.DataFrame, symbol: str, columns: Mapping[str, str]) -> Array:
+    """Return the values of one symbol, shape (n,), nan where missing: read as `observe` does.
+
+    Raises AllometryError when a column is missing.
+    """
+    return _Reader(frame, dict(columns)).read(symbol)
+
+
 class _Reader:
     """Reads symbols from a table: from the mapping first, then from columns of that name or its aliases."""
 
@@ -149,6 +165,9 @@ class _Reader:
         self.problems: list[tuple[str, str, str]] = []
         self._done: dict[str, Array] = {}
         self._sources: dict[str, str] = {}
+        self._written: set[str] = set()
+        self._whole: Decimal | None = None
+        self._looked = False
 
     def source(self, symbol: str) -> str:
         """The column, or the expression, that a symbol was read from."""
@@ -159,14 +178,21 @@ class _Reader:
         if symbol not in self._done:
             text = self.mapping.get(symbol, symbol)
             if symbol not in self.mapping:
-                text = next((c for c in ALIASES.get(symbol, (symbol,)) if c in self.frame.columns), symbol)
+                found, said = column_for(self.frame, symbol)
+                text = symbol if found is None else found
+                self.notes += [said] if said else []
             self._sources[symbol] = text
-            self._done[symbol] = (
-                self._column(text) if text in self.frame.columns else self._compute(symbol, text, pending)
-            )
+            if text in self.frame.columns:
+                values, said = scaled(text, self._column(text), text in self._written)
+                self.notes += [said] if said else []
+                self._done[symbol] = values
+            else:
+                self._done[symbol] = self._compute(symbol, text, pending)
         return self._done[symbol]
 
     def _compute(self, symbol: str, text: str, pending: tuple[str, ...]) -> Array:
+        if readings(text):
+            return np.full(len(self.frame), parse_number(text, symbol))
         names = [text] if re.fullmatch(r"[^\W\d]\w*", text) else names_in(text)
         if symbol in pending:
             raise AllometryError(
@@ -178,8 +204,10 @@ class _Reader:
                 values[name] = self.read(name, (*pending, symbol))
             elif name in self.frame.columns:
                 values[name] = self._column(name)
+            elif name != symbol and column_for(self.frame, name)[0] is not None:
+                values[name] = self.read(name, (*pending, symbol))
             else:
-                raise _missing(symbol, name, self.frame)
+                raise _missing(symbol, name, self.frame, text)
         size = len(self.frame)
         return np.broadcast_to(np.asarray(evaluate(text, values), dtype=float), (size,)).copy()
 
@@ -194,26 +222,30 @@ class _Reader:
             )
         if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
             return column.to_numpy(dtype=float, na_value=np.nan)
-        values, units, bad = np.full(len(column), np.nan), [], []
-        for i, cell in enumerate(column):
-            if (
-                cell is None
-                or (isinstance(cell, float) and np.isnan(cell))
-                or str(cell).strip().lower() in _BLANK
-            ):
-                continue
-            try:
-                values[i] = float(cell)
-            except (TypeError, ValueError):
-                try:
-                    values[i] = parse_number(str(cell), name)
-                    units.append(str(cell))
-                except AllometryError:
-                    bad.append(i)
+        cells = examine(column)
+        mark = decide(cells, self._file_mark(), None)
+        if cells.numbers and (cells.mixed or isinstance(mark, Ambiguous)):
+            what = (
+                str(mark)
+                if isinstance(mark, Ambiguous)
+                else "some have decimal points, others decimal commas"
+            )
+            raise AllometryError(
+                f"numbers in the column {name!r} can be read in two ways: {what}",
+                hint="make it a column of numbers, or read the file with read_table(path, decimal=',')",
+                cli_hint="--decimal , or --decimal . settles it",
+            )
+        mark = "." if isinstance(mark, Ambiguous) else mark
+        values, bad = convert(column, cells, mark)
+        units = [
+            cell for cell in column if isinstance(cell, str) and cell in cells.cells and not _is_float(cell)
+        ]
+        units = [cell for cell in units if mark in cells.cells[cell]]
         if units:
             self.notes.append(
                 f"column {name!r}: {len(units)} values with units, such as {units[0]!r}, read as numbers"
             )
+            self._written |= {name} if any(re.search("[A-Za-z]", cell) for cell in units) else set()
         if bad:
             rows = _rows(self.frame, bad)
             example = str(column.iloc[bad[0]])
@@ -227,23 +259,62 @@ class _Reader:
             )
         return values
 
+    def _file_mark(self) -> Decimal | None:
+        """Return the decimal mark that the table's columns of text agree on."""
+        if not self._looked:
+            columns = [self.frame.iloc[:, i] for i in range(self.frame.shape[1])]
+            self._whole = file_mark(examine(column) for column in columns if is_text(column))
+            self._looked = True
+        return self._whole
 
-_BLANK = {"", "nan", "na", "n/a", "none", "null", "-", "—"}
+
+def _is_float(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
-def _missing(symbol: str, name: str, frame: pd.DataFrame) -> AllometryError:
-    error = unknown("column", name, [str(c) for c in frame.columns])
+def _missing(symbol: str, name: str, frame: pd.DataFrame, text: str | None = None) -> AllometryError:
+    """Return the error for a column that a symbol needs: what may be meant, and how to say so."""
+    columns = [str(c) for c in frame.columns]
     what = "" if symbol == name else f", needed for {symbol}"
+    spaced = [
+        c
+        for c in columns
+        if not re.fullmatch(r"[^\W\d]\w*", c) and text and c in text and f"`{c}`" not in text
+    ]
+    letter = "loss" if symbol == "L" else symbol
+    if spaced and text:
+        quoted = text.replace(max(spaced, key=len), f"`{max(spaced, key=len)}`")
+        said, remedy = "put names with spaces, brackets or slashes between backticks: ", quoted
+    else:
+        near = similar(columns, symbol)
+        said = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        shown = ", ".join(columns[:30]) + (f" and {len(columns) - 30} more" if len(columns) > 30 else "")
+        said += (
+            f"The columns are: {shown}. Name one, or arithmetic of columns (odd names between backticks): "
+        )
+        remedy = conversion(near[0]) if near else "COLUMN"
     return AllometryError(
         f"the table has no column {name!r}{what}",
-        hint=f"{error.hint}. Map the symbol: columns={{{symbol!r}: 'name or arithmetic of columns'}}",
-        cli_hint=f"{error.cli_hint}. Name the column, or arithmetic of columns: --let {symbol}=COLUMN",
+        hint=f"{said}columns={{{symbol!r}: {remedy!r}}}",
+        cli_hint=f"{said}--group COLUMN"
+        if symbol == "group"
+        else f"{said}--let {_quoted(f'{letter}={remedy}')}",
     )
+
+
+def _quoted(text: str) -> str:
+    """Return a word as a shell takes it."""
+    return text if re.fullmatch(r"[\w=./-]+", text) else "'" + text.replace("'", "'\\''") + "'"
 
 
 def _exclude_named(
     frame: pd.DataFrame, exclude: Mapping[Any, str] | Sequence[Any] | None, reasons: pd.Series
-) -> None:
+) -> list[str]:
+    """Mark rows that are excluded by label, and runs that did not finish; return what is to be said of them."""
     if exclude is not None:
         named = exclude if isinstance(exclude, Mapping) else dict.fromkeys(exclude, "excluded by hand")
         absent = [label for label in named if label not in frame.index]
@@ -255,10 +326,14 @@ def _exclude_named(
         for i, label in enumerate(frame.index):
             if label in named:
                 reasons[i] = named[label]
-    if "status" in frame.columns:
-        for i, status in enumerate(frame["status"]):
-            if isinstance(status, str) and status != "done" and not reasons[i]:
-                reasons[i] = f"status is {status}"
+    status = status_column([str(c) for c in frame.columns])
+    if status is None or not is_text(frame[status]):
+        return []
+    ended, said = finished(frame[status])
+    for i, (done, word) in enumerate(zip(ended, frame[status], strict=True)):
+        if not done and not reasons[i]:
+            reasons[i] = f"{status} is {word}"
+    return [said] if said else []
 
 
 def _exclude_unusable(
@@ -276,11 +351,12 @@ def _exclude_unusable(
             reasons[i] = f"{label} {what}"
         if not fresh:
             continue
-        if 2 * len(fresh) > len(values):
+        if 2 * len(fresh) > len(values) and what != kinds[0][0]:
+            letter = "loss" if symbol == "L" else symbol
             raise AllometryError(
                 f"{label} {what} in {len(fresh)} of {len(values)} rows: {_rows(frame, fresh)}",
                 hint=f"map {symbol} to another column: columns={{{symbol!r}: 'name or arithmetic'}}",
-                cli_hint=f"name another column: --let {symbol}=COLUMN",
+                cli_hint=f"name another column, or arithmetic of columns: --let {letter}=COLUMN",
             )
         problems.append(
             (source, f"{symbol} {what} in {_rows(frame, fresh)}", "mend the values, or accept the exclusion")
@@ -297,9 +373,7 @@ def _duplicates(frame: pd.DataFrame, reasons: pd.Series) -> list[tuple[str, str,
     if not repeated:
         return []
     what = f"{_rows(frame, repeated)} repeat an earlier row in every column, and count twice"
-    return [
-        ("(all)", what, "pass frame.drop_duplicates(), or add a column (seed, run) that tells them apart")
-    ]
+    return [("(all)", what, "leave the copies out, or add a column (seed, run) that tells them apart")]
 
 
 def _clusters(frame: pd.DataFrame, name: str | None, keep: NDArray[np.bool_]) -> NDArray[np.int_]:

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from allometry.errors import AllometryError
+from allometry.runs.files import parse_json
 from allometry.runs.place import Place
 
 FOLDER = ".claims"
@@ -50,14 +53,13 @@ class Claims:
         for name in reversed(self.names(run)):
             data = self.place.read(name)
             if data is not None:  # else it was removed meanwhile
-                stored = json.loads(data)
-                return Sight(_epoch(name), stored["owner"], stored["beat"], stored["released"])
+                return _sight(_epoch(name), data)
         return None
 
     def names(self, run: str) -> list[str]:
         """The files of all claims on a run that there are, oldest first."""
-        mine = (name for name in self.place.names(FOLDER) if name.startswith(f"{FOLDER}/{run}."))
-        return sorted(mine, key=_epoch)
+        form = re.compile(re.escape(f"{FOLDER}/{run}.") + r"[0-9]{1,9}\.json")
+        return sorted(filter(form.fullmatch, self.place.names(FOLDER)), key=_epoch)
 
     def take(self, run: str, owner: str, over: Sight | None = None) -> Claim | None:
         """The claim on a run, kept alive by a thread until it is released; None if somebody else holds it.
@@ -127,6 +129,18 @@ class Claim:
 
     def _content(self, *, released: bool = False) -> bytes:
         return json.dumps({"owner": self.owner, "beat": self._beat, "released": released}).encode()
+
+
+def _sight(epoch: int, data: bytes) -> Sight:
+    """Return what a claim says. One that is damaged is nobody's, and goes stale unless it changes."""
+    try:
+        stored = parse_json(data.decode("utf-8"))
+        owner, beat, released = stored["owner"], stored["beat"], stored["released"]
+        if isinstance(owner, str) and type(beat) is int and isinstance(released, bool):
+            return Sight(epoch, owner, beat, released)
+    except (ValueError, TypeError, KeyError):
+        pass
+    return Sight(epoch, "", zlib.crc32(data), released=False)
 
 
 def _epoch(name: str) -> int:

@@ -1,4 +1,8 @@
-"""Files that survive a kill: written whole or not at all, and read even when the last line was cut off."""
+"""Files that survive a kill: written whole or not at all, and read even when the last line was cut off.
+
+What is read may have been made by somebody else: links are not followed, only regular files are opened, and
+sizes and depths are bounded.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,22 @@ import errno
 import json
 import os
 import shlex
-from collections.abc import Iterator
+import stat
+import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from allometry.errors import AllometryError
+
+MOST_BYTES = 64 * 2**20
+"""Bytes of a file that are read at most: a plan of ten thousand runs takes a third of them."""
+
+MOST_BYTES_OF_LINES = 256 * 2**20
+"""Bytes of a file of lines (a curve, losses of probes) that are read at most."""
+
+MOST_DEEP = 64
+"""Levels of nesting in JSON."""
 
 
 @contextlib.contextmanager
@@ -51,21 +66,52 @@ def is_full(error: BaseException | None) -> bool:
     return False
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file at once: readers see the old or the new contents, also after a crash. Durable on
-    return.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the name of a new, empty file beside `path`; what is written into it takes the place of `path`.
+
+    Readers see the old contents or the new, also after a crash or a power failure, and nothing is left behind
+    by an error. Raises AllometryError where the disk refuses.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:12]}.tmp")
     with writing(path):
+        os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    try:
         try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
+            yield aside
+        except FileNotFoundError:  # what was to be copied is not there: no fault of this disk
             raise
+        except OSError as error:
+            raise _refusal(path, error) from error
+        with writing(path):
+            _sync(aside)
+            aside.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
+    with contextlib.suppress(OSError):  # not every file system can do this for a folder
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's contents, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file at once, durably (see `replacing`)."""
+    with replacing(path) as aside:
+        aside.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file at once, durably (see `replacing`)."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -73,44 +119,108 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None if there is no file.
+def append_text(path: Path, text: str) -> None:
+    """Write `text` at the end of a file, which is made if there is none; a link is never followed."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with writing(path), open(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
+        _require_file(path, os.fstat(file.fileno()))
+        file.write(text)
 
-    Raises AllometryError, saying where, for a truncated file or one that holds something else.
+
+def read_bytes(path: Path, limit: int = MOST_BYTES) -> bytes | None:
+    """Return the contents of a file that others may have made; None if there is none.
+
+    Links are not followed, pipes and devices not waited for. Raises AllometryError for them, for what cannot
+    be read, and for more than `limit` bytes.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AllometryError(f"{path} is damaged: {error}", hint=_aside(path)) from error
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise AllometryError(
+                f"{path} is a link, and links are not followed here", hint="put the file itself in its place"
+            ) from error
         raise AllometryError(f"cannot read {path}: {error.strerror}", hint="check its permissions") from error
-    if not isinstance(value, dict):
-        raise AllometryError(f"{path} is damaged: it does not hold an object", hint=_aside(path))
+    try:
+        status = os.fstat(handle)
+        _require_file(path, status)
+        with open(handle, "rb", closefd=False) as file:
+            data = file.read(limit + 1) if status.st_size <= limit else None
+    except OSError as error:
+        raise AllometryError(f"cannot read {path}: {error.strerror}", hint="check the disk") from error
+    finally:
+        os.close(handle)
+    if data is None or len(data) > limit:
+        raise AllometryError(f"{path} is damaged: it has more than {limit:,} bytes", hint=_move(path))
+    return data
+
+
+def _require_file(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise AllometryError(f"{path} is damaged: it is no regular file", hint=_move(path))
+
+
+def _move(path: Path) -> str:
+    """Return what to do about a damaged file: nothing is thrown away, and the shell sees a name only."""
+    return f"move it away: mv {shlex.quote(str(path))} {shlex.quote(f'{path}.damaged')}"
+
+
+def parse_json(data: str) -> Any:
+    """Return what a JSON text says; ValueError for all that is wrong with it.
+
+    That includes nesting beyond MOST_DEEP levels, on which functions that walk through it would fail.
+    """
+    try:
+        value = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if data.count("[") + data.count("{") <= MOST_DEEP:
+        return value
+    level, depth = [value], 0
+    while level := [item for each in level if isinstance(each, list | dict) for item in _items(each)]:
+        depth += 1
+        if depth > MOST_DEEP:
+            raise ValueError("it is nested too deeply")
     return value
 
 
-def _aside(path: Path) -> str:
-    """What to do with a damaged file: nothing that loses it."""
-    old, new = shlex.quote(str(path)), shlex.quote(f"{path}.damaged")
-    return f"restore it from a copy, or move it aside: mv {old} {new}"
+def _items(value: list[Any] | dict[str, Any]) -> Iterator[Any]:
+    """Yield those items of a list or an object that hold others."""
+    items = value.values() if isinstance(value, dict) else value
+    return (item for item in items if isinstance(item, list | dict))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file; None if there is no file.
+
+    Opened with care (see `read_bytes`). Raises AllometryError, saying where, for a truncated file or one that
+    holds something else.
+    """
+    data = read_bytes(path)
+    if data is None:
+        return None
+    try:
+        value = parse_json(data.decode("utf-8"))
+    except ValueError as error:
+        raise AllometryError(f"{path} is damaged: {error}", hint=_move(path)) from error
+    if not isinstance(value, dict):
+        raise AllometryError(f"{path} is damaged: it does not hold an object", hint=_move(path))
+    return value
 
 
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The objects in a JSONL file, and notes about lines that had to be left out.
+    """Return the objects in a JSONL file, and notes about lines that had to be left out.
 
     A last line without an end is what a kill in the middle of a write leaves behind: it is dropped and
-    reported.
+    reported. Opened with care (see `read_bytes`).
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+    data = read_bytes(path, MOST_BYTES_OF_LINES)
+    if data is None:
         return [], []
-    except OSError as error:
-        raise AllometryError(f"cannot read {path}: {error.strerror}", hint="check its permissions") from error
     rows: list[dict[str, Any]] = []
-    notes: list[str] = []
+    bad: list[int] = []
     lines = data.split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -118,16 +228,24 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
         row = _object(line)
         if row is not None:
             rows.append(row)
-        elif number == len(lines):
-            notes.append(f"{path.name}: the last line was cut off and is left out")
         else:
-            notes.append(f"{path.name}: line {number} is damaged and is left out")
-    return rows, notes
+            bad.append(number)
+    return rows, left_out(path, bad, len(lines))
+
+
+def left_out(path: Path, bad: Sequence[int], count: int) -> list[str]:
+    """Return the notes about lines of a file (their numbers) that are damaged, of `count` in all."""
+    notes = [f"{path.name}: line {number} is damaged and is left out" for number in bad[:3] if number < count]
+    if len(bad) > 3:
+        return [*notes, f"{path.name}: {len(bad) - 3} more damaged lines are left out"]
+    if bad and bad[-1] == count:
+        notes.append(f"{path.name}: the last line was cut off and is left out")
+    return notes
 
 
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(line)
+        value = parse_json(line.decode("utf-8"))
     except ValueError:
         return None
     return value if isinstance(value, dict) else None

@@ -14,12 +14,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from allometry.errors import AllometryError
-from allometry.runs.files import write_text
-from allometry.runs.record import COLUMNS, FINISHED, FORMAT, read_run
+from allometry.errors import AllometryError, printable
+from allometry.runs.files import MOST_BYTES_OF_LINES, parse_json, read_bytes, write_text
+from allometry.runs.record import (
+    COLUMNS,
+    FINISHED,
+    FORMAT,
+    TEXT_COLUMNS,
+    holds_run,
+    is_number,
+    is_run_name,
+    read_run,
+)
 
 _NAME = ".index.json"
-_MADE = [FORMAT, 2, *COLUMNS]  # the 2: what a run says of itself is no note of the index
+_MADE = [FORMAT, 3, *COLUMNS]  # the 3: a run is called as its folder is
 """What an index must have been made for: one of a release with other columns is made again."""
 
 _WATCHED = ("config.json", "result.json", "error.txt", "curve.jsonl")
@@ -44,15 +53,26 @@ class Index:
 
 
 def run_directories(store: Path) -> Iterator[Path]:
-    """Directories of the store that hold a run, in order of their names."""
-    for name in _names(store):
-        if os.path.exists(f"{store}/{name}/config.json"):
+    """Yield the directories of the store that hold a run, in order of their names. Links are passed over."""
+    for name in _names(store)[0]:
+        if holds_run(f"{store}/{name}"):
             yield store / name
 
 
-def _names(store: Path) -> list[str]:
+def _names(store: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the folders that may hold runs, and notes on those that may not."""
+    names, notes = [], []
     with os.scandir(store) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith(".") or not entry.is_dir():
+                continue
+            if entry.is_symlink():
+                notes.append(f"{printable(entry.name)} is a link, and links are not followed: it is left out")
+            elif is_run_name(entry.name):
+                names.append(entry.name)
+            elif holds_run(entry.path):
+                notes.append(f"{printable(entry.name)!r} cannot be the name of a run: it is left out")
+    return names, notes
 
 
 def read_index(store: Path, before: Index | None = None, *, trust: bool = False) -> Index:
@@ -60,11 +80,11 @@ def read_index(store: Path, before: Index | None = None, *, trust: bool = False)
 
     The last time is what `before` holds, for a reader that asks again and again, or else what the store's own
     file holds, which is then kept up to date. With `trust`, runs that were finished before are not looked at
-    again. A run whose configuration is damaged is left out and noted. Raises AllometryError if a newer
-    release wrote one.
+    again. A run whose configuration is damaged, or of a newer release, is left out and noted.
     """
     known, index = _load(store) if before is None else before.entries, Index()
-    for name in _names(store):
+    names, index.notes = _names(store)
+    for name in names:
         entry = known.get(name)
         if not (trust and entry is not None and entry["row"]["status"] in FINISHED):
             stamp = _stamp(f"{store}/{name}")
@@ -84,9 +104,7 @@ def _entry(directory: Path, stamp: list[int], index: Index) -> dict[str, Any] | 
     try:
         record = read_run(directory)
     except AllometryError as error:
-        if "format" in error.message:
-            raise
-        index.notes.append(error.message)
+        index.notes.append(f"{error.message}: the run is left out")
         return None
     return {"stamp": stamp, "row": record.row(), "notes": list(record.notes)}
 
@@ -96,22 +114,51 @@ def _stamp(directory: str) -> list[int] | None:
     stamp = []
     for name in _WATCHED:
         try:
-            status = os.stat(f"{directory}/{name}")
+            status = os.lstat(f"{directory}/{name}")
             stamp += [status.st_mtime_ns, status.st_size]
         except OSError:
-            if name == _WATCHED[0]:
-                return None
             stamp += [0, 0]
-    return stamp
+    return stamp if stamp[0] or stamp[4] else None  # a configuration, or why there is none
 
 
 def _load(store: Path) -> dict[str, dict[str, Any]]:
+    """Return the entries of the store's own file; those that no index would hold are left out."""
     try:
-        stored = json.loads((store / _NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        stored = parse_json((read_bytes(store / _NAME, MOST_BYTES_OF_LINES) or b"{}").decode("utf-8"))
+    except (AllometryError, ValueError):
         return {}
-    known = isinstance(stored, dict) and stored.get("made") == _MADE
-    return stored["runs"] if known else {}
+    if (
+        not isinstance(stored, dict)
+        or stored.get("made") != _MADE
+        or not isinstance(stored.get("runs"), dict)
+    ):
+        return {}
+    return {name: entry for name, entry in stored["runs"].items() if _is_entry(name, entry)}
+
+
+def _is_entry(name: str, entry: Any) -> bool:
+    """Return whether an entry has the form that `_entry` gives it: the file may come from somebody else."""
+    if not isinstance(entry, dict) or entry.keys() != {"stamp", "row", "notes"}:
+        return False
+    stamp, row, notes = entry["stamp"], entry["row"], entry["notes"]
+    return (
+        isinstance(stamp, list)
+        and all(type(number) is int for number in stamp)
+        and isinstance(notes, list)
+        and all(isinstance(note, str) and printable(note, lines=True) == note for note in notes)
+        and isinstance(row, dict)
+        and row.get("run") == name
+        and all(column in row for column in COLUMNS)
+        and all(_is_cell(column, value) for column, value in row.items())
+    )
+
+
+def _is_cell(column: str, value: Any) -> bool:
+    if value is None:
+        return True
+    if column in TEXT_COLUMNS:
+        return isinstance(value, str) and printable(value) == value
+    return is_number(value) and printable(column) == column
 
 
 def _save(store: Path, entries: dict[str, dict[str, Any]]) -> None:

@@ -2,6 +2,9 @@
 
 Everything that reads a store reads the mirror; `pull` fetches what has changed at the URL, `push` sends what
 has changed here. Checkpoints, claims and training data are never mirrored.
+
+The place may be somebody else's: `places` refuses names that lead out of it, and nothing here writes outside
+of the mirror's folder or through a link.
 """
 
 from __future__ import annotations
@@ -13,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from allometry.env import cache_dir
-from allometry.errors import AllometryError
+from allometry.errors import AllometryError, printable
 from allometry.runs.files import read_json, write_json
-from allometry.runs.place import Place
+from allometry.runs.place import MOST_BYTES, Place, TooLarge
 
 _RECORD = ".mirror.json"
 _LARGE = "/checkpoints/"
@@ -28,27 +31,31 @@ CONTENTS = ("data",)
 
 class Mirror:
     """The folder that mirrors a place. `known` has, by file name, the stamps it had at the place and here
-    when both were the same."""
+    when both were the same; `notes` says what could not be mirrored."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
         digest = hashlib.sha256(place.location.encode()).hexdigest()[:16]
         self.path = cache_dir("stores", digest)
-        with contextlib.suppress(AllometryError):  # damaged: everything is fetched again
-            self.known: dict[str, list[str]] = dict((read_json(self.path / _RECORD) or {}).get("files", {}))
-            return
-        self.known = {}
+        self.known: dict[str, list[str]] = {}
+        self.notes: tuple[str, ...] = ()
+        with contextlib.suppress(AllometryError, ValueError, TypeError):  # damaged: all is fetched again
+            self.known = dict((read_json(self.path / _RECORD) or {}).get("files", {}))
 
     def pull(self, folder: str = "") -> None:
         """Fetch what has changed at the place, and drop what is gone there."""
         there = {name: stamp for name, stamp in self.place.names(folder).items() if _mirrored(name)}
+        both = [name for name in there if any(parent in there for parent in _folders(name))]
+        for name in both:  # below something that is a file itself
+            del there[name]
         changed = [
             name
             for name, stamp in there.items()
             if self.known.get(name, [""])[0] != stamp or not (self.path / name).exists()
         ]
         with ThreadPoolExecutor(_AT_ONCE) as threads:
-            list(threads.map(self._fetch, changed))
+            problems = [problem for problem in threads.map(self._fetch, changed) if problem]
+        self.notes = (*_refused(self.place, both), *problems)
         self._remember(there, changed)
         gone = [name for name in self.known if _below(name, folder) and name not in there]
         for name in gone:
@@ -77,9 +84,14 @@ class Mirror:
         self.pull(name.rpartition("/")[0])
         return created
 
-    def _fetch(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-            self.place.download(name, self.path / name)
+    def _fetch(self, name: str) -> str | None:
+        """Fetch a file; a sentence if it is too large to be one of a store."""
+        try:
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                self.place.download(name, self.path / name, limit=MOST_BYTES)
+        except TooLarge as error:
+            return f"{error.message}: it is left out"
+        return None
 
     def _remember(self, there: Mapping[str, str], names: list[str]) -> None:
         for name in names:
@@ -88,6 +100,23 @@ class Mirror:
 
     def _save(self) -> None:
         write_json(self.path / _RECORD, {"location": self.place.location, "files": self.known})
+
+
+def _folders(name: str) -> list[str]:
+    """Return the folders that a file is in, relative to the place: "a" and "a/b" for "a/b/c"."""
+    parts = name.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _refused(place: Place, further: list[str]) -> list[str]:
+    """Return a note on names in a place's listing that cannot be files of a store."""
+    refused = [*getattr(place, "refused", []), *further]
+    if not refused:
+        return []
+    return [
+        f"{place.location}: names in its listing are no files of a store and are left out ({len(refused)}, "
+        f"such as {printable(refused[0])})"
+    ]
 
 
 def _mirrored(name: str) -> bool:

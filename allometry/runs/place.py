@@ -1,5 +1,8 @@
 """Where a store keeps its files: a folder, or a URL that fsspec understands (s3://, gs://, memory://, …).
 
+What a URL says may come from somebody else: names that would lead out of the store are passed over, listings
+and files are bounded.
+
 Both offer the same few operations on files named relative to the store. The one that safety rests on is
 `create`: it succeeds for exactly one of many writers, because the folder's file system (link) or the object
 store (a conditional write, `If-None-Match`) decides it.
@@ -10,15 +13,31 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import uuid
-from collections.abc import Iterator
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from allometry.errors import AllometryError, missing_extra
-from allometry.runs.files import writing
+from allometry.errors import AllometryError, missing_extra, printable
+from allometry.runs.files import MOST_BYTES_OF_LINES, read_bytes, replacing, writing
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
+MOST_NAMES = 1_000_000
+"""Files of a place that are listed at most."""
+
+MOST_FOLDERS = 100_000
+"""Folders of a web server that are asked for at most: each is a request."""
+
+MOST_LEVELS = 8
+"""Levels of folders in a place."""
+
+MOST_BYTES = MOST_BYTES_OF_LINES
+"""Bytes of a file that are fetched at most, where nothing else is said."""
+
+_SECONDS = 60.0
+"""For so long a web server may say nothing."""
+
 _EXTRAS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 
 
@@ -47,8 +66,27 @@ class Place(Protocol):
     def upload(self, source: Path, name: str) -> None:
         """Copy a file of this machine to `name`."""
 
-    def download(self, name: str, target: Path) -> None:
-        """Copy the file `name` to this machine, whole or not at all."""
+    def download(self, name: str, target: Path, limit: int | None = None) -> None:
+        """Copy the file `name` to this machine, whole or not at all; AllometryError beyond `limit` bytes."""
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether a name stays below the place that it is relative to, on every system."""
+    parts = name.split("/")
+    return (
+        len(parts) <= MOST_LEVELS
+        and not {"", ".", ".."} & set(parts)
+        and all(len(part.encode("utf-8", "replace")) < 256 for part in parts)
+        and not {"\\", ":"} & set(name)
+        and printable(name) == name
+    )
+
+
+def _path_below(root: Path, name: str) -> Path:
+    """Return where the file `name` of a place is; AllometryError for a name that leads out of it."""
+    if not is_file_name(name):
+        raise AllometryError(f"{name[:200]!r} cannot be the name of a file of a store")
+    return root / name
 
 
 def url_of(location: Path | str) -> str | None:
@@ -79,65 +117,78 @@ class Folder:
 
     def create(self, name: str, data: bytes) -> bool:
         """See `Place.create`: written aside, then linked, which is atomic on NFS too."""
-        path = self.root / name
-        with _written_aside(path, data) as aside:
+        path = _path_below(self.root, name)
+        with contextlib.suppress(_Exists), self._replacing(path) as aside:
+            aside.write_bytes(data)
             try:
                 os.link(aside, path)
             except FileExistsError:
-                return False
-        return True
+                raise _Exists from None
+            return True
+        return False
 
     def write(self, name: str, data: bytes) -> None:
         """See `Place.write`."""
-        path = self.root / name
-        with _written_aside(path, data) as aside:
-            aside.replace(path)
+        with self._replacing(_path_below(self.root, name)) as aside:
+            aside.write_bytes(data)
 
     def read(self, name: str) -> bytes | None:
-        """See `Place.read`."""
-        try:
-            return (self.root / name).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        """See `Place.read`. Links are not followed."""
+        return read_bytes(_path_below(self.root, name), MOST_BYTES)
 
     def names(self, folder: str = "") -> dict[str, str]:
-        """See `Place.names`. What is being written does not count."""
+        """See `Place.names`. What is being written does not count, nor do links."""
         found: dict[str, str] = {}
-        for parent, folders, files in os.walk(self.root / folder):
+        start = self.root / folder
+        if folder and start.is_symlink():
+            return found
+        for parent, folders, files in os.walk(start):
             folders[:] = [name for name in folders if not name.endswith(".tmp")]
             for file in files:
                 if not file.endswith(".tmp"):
                     with contextlib.suppress(FileNotFoundError):
                         path = os.path.join(parent, file)
-                        status = os.stat(path)
-                        stamp = f"{status.st_mtime_ns}-{status.st_size}"
-                        found[os.path.relpath(path, self.root).replace(os.sep, "/")] = stamp
+                        status = os.lstat(path)
+                        if stat.S_ISREG(status.st_mode):
+                            stamp = f"{status.st_mtime_ns}-{status.st_size}"
+                            found[os.path.relpath(path, self.root).replace(os.sep, "/")] = stamp
         return found
 
     def remove(self, name: str) -> None:
         """See `Place.remove`."""
-        (self.root / name).unlink(missing_ok=True)
+        _path_below(self.root, name).unlink(missing_ok=True)
 
     def upload(self, source: Path, name: str) -> None:
         """See `Place.upload`."""
-        self.write(name, source.read_bytes())
+        with self._replacing(_path_below(self.root, name)) as aside:
+            shutil.copyfile(source, aside)
 
-    def download(self, name: str, target: Path) -> None:
+    def download(self, name: str, target: Path, limit: int | None = None) -> None:
         """See `Place.download`."""
-        with _written_aside(target, (self.root / name).read_bytes()) as aside:
-            aside.replace(target)
+        source = _path_below(self.root, name)
+        if limit is not None and source.stat().st_size > limit:
+            raise TooLarge(str(source), limit)
+        with self._replacing(target) as aside:
+            shutil.copyfile(source, aside, follow_symlinks=False)
 
-
-@contextlib.contextmanager
-def _written_aside(path: Path, data: bytes) -> Iterator[Path]:
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            aside.write_bytes(data)
+    @contextlib.contextmanager
+    def _replacing(self, path: Path) -> Iterator[Path]:
+        """Yield a file that takes the place of `path`, whose folder is made (see `files.replacing`)."""
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as aside:
             yield aside
-        finally:
-            aside.unlink(missing_ok=True)
+
+
+class _Exists(Exception):
+    """Another has created the file."""
+
+
+class TooLarge(AllometryError):
+    """A file has more bytes than any of its kind."""
+
+    def __init__(self, name: str, limit: int) -> None:
+        super().__init__(f"{name} has more than {limit:,} bytes", hint="this is no file of a run store")
 
 
 class Remote:
@@ -146,6 +197,8 @@ class Remote:
 
     def __init__(self, url: str) -> None:
         self.location = url.rstrip("/")
+        self.refused: list[str] = []
+        self._is_web = self.location.startswith(("http://", "https://"))
         self._fs, self._root = _open(self.location)
 
     def create(self, name: str, data: bytes) -> bool:
@@ -171,10 +224,46 @@ class Remote:
             return None
 
     def names(self, folder: str = "") -> dict[str, str]:
-        """See `Place.names`: one listing, a thousand names a request."""
+        """See `Place.names`: one listing, a thousand names a request; of a web server a page a folder.
+
+        Names that would lead out of the place are passed over (`refused` has them).
+        """
+        self.refused = []
+        found: dict[str, str] = {}
         with self._reaching(folder):
-            found = self._fs.find(self._path(folder), detail=True)
-        return {path[len(self._root) :].lstrip("/"): _stamp(about) for path, about in found.items()}
+            for path, about in self._listing(self._path(folder)):
+                name = path.removeprefix(f"{self._root}/")
+                if name == path or not is_file_name(name):
+                    self.refused.append(path[-200:])
+                else:
+                    found[name] = _stamp(about)
+                if len(found) + len(self.refused) > MOST_NAMES:
+                    raise AllometryError(
+                        f"{self.location} lists more than {MOST_NAMES:,} files",
+                        hint="name the folder of a run store",
+                    )
+        return found
+
+    def _listing(self, path: str) -> Iterable[tuple[str, dict[str, Any]]]:
+        """Yield the files below a path, as the file system calls them, with what it says of them."""
+        if not self._is_web:
+            yield from self._fs.find(path, detail=True).items()
+            return
+        waiting, asked = [path], 0
+        while waiting:
+            folder = waiting.pop()
+            asked += 1
+            if asked > MOST_FOLDERS:
+                raise AllometryError(
+                    f"{self.location} lists more than {MOST_FOLDERS:,} folders",
+                    hint="name the folder of a run store",
+                )
+            for about in self._fs.ls(folder, detail=True):
+                name = about["name"]
+                if about["type"] != "directory":
+                    yield name, about
+                elif is_file_name(below := name.rstrip("/").removeprefix(f"{self._root}/")) and below:
+                    waiting.append(name)
 
     def remove(self, name: str) -> None:
         """See `Place.remove`."""
@@ -186,16 +275,14 @@ class Remote:
         with self._reaching(name):
             self._fs.put_file(str(source), self._path(name))
 
-    def download(self, name: str, target: Path) -> None:
+    def download(self, name: str, target: Path, limit: int | None = None) -> None:
         """See `Place.download`."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
-            with self._reaching(name):
-                self._fs.get_file(self._path(name), str(aside))
-            aside.replace(target)
-        finally:
-            aside.unlink(missing_ok=True)
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as aside, self._reaching(name):
+            self._fs.get_file(
+                self._path(name), str(aside), callback=_bounded(f"{self.location}/{name}", limit)
+            )
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
@@ -205,7 +292,7 @@ class Remote:
         """Turn what a driver raises (no bucket, no permission, no network) into a sentence."""
         try:
             yield
-        except (FileExistsError, FileNotFoundError):
+        except (FileExistsError, FileNotFoundError, AllometryError):
             raise
         except Exception as error:  # each driver has exceptions of its own
             raise AllometryError(
@@ -220,7 +307,8 @@ def _open(url: str) -> tuple[Any, str]:
 
     scheme = url.partition("://")[0]
     try:
-        fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        options = {"client_kwargs": _web_client()} if scheme in ("http", "https") else {}
+        fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
     except ImportError as error:
         package = _EXTRAS.get(scheme, scheme)
         raise missing_extra(package, "cloud", f"a store at {scheme}://") from error
@@ -229,6 +317,44 @@ def _open(url: str) -> tuple[Any, str]:
             f"cannot open {url}: {error}", hint="use a path, s3://BUCKET/PATH or gs://BUCKET/PATH"
         ) from error
     return fs, root.rstrip("/")
+
+
+def _web_client() -> dict[str, Any]:
+    """Return how web servers are asked: what one says is bounded, and so is its silence."""
+    import aiohttp
+
+    class Bounded(aiohttp.ClientResponse):
+        """An answer whose body is read into memory up to a limit only."""
+
+        async def read(self) -> bytes:
+            """Return the body, as the library does; AllometryError if it is too large."""
+            if self._body is None:
+                body = bytearray()
+                async for part in self.content.iter_chunked(2**16):
+                    body += part
+                    if len(body) > MOST_BYTES:
+                        self.close()
+                        raise TooLarge(str(self.url), MOST_BYTES)
+                self._body = bytes(body)
+            return self._body
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SECONDS, sock_read=_SECONDS)
+    return {"response_class": Bounded, "timeout": timeout}
+
+
+def _bounded(name: str, limit: int | None) -> Any:
+    """Return what fsspec tells of a transfer: it ends one that brings more than `limit` bytes."""
+    from fsspec.callbacks import Callback
+
+    class Bounded(Callback):
+        """Counts the bytes that have come."""
+
+        def call(self, *_: Any, **__: Any) -> None:
+            """Raise AllometryError once it is too much."""
+            if limit is not None and self.value > limit:
+                raise TooLarge(name, limit)
+
+    return Bounded()
 
 
 def _stamp(about: dict[str, Any]) -> str:

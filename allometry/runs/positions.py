@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from allometry.runs.files import read_lines
-from allometry.runs.record import BY_POSITION, RunRecord
+from allometry.runs.record import BY_POSITION, RunRecord, curve_rows
 
 SINGLE = 64
 """Positions up to here have a number each."""
@@ -29,6 +28,9 @@ POSITION_COLUMNS = ("run", "step", "position", "loss")
 """Columns of the long table of losses by position."""
 
 _DIGITS = 5
+
+_LONGEST = 2**32
+"""The longest context of which positions are read."""
 
 
 def bins(n_ctx: int) -> list[tuple[int, int]]:
@@ -57,10 +59,10 @@ def read_positions(record: RunRecord) -> pd.DataFrame:
 
     Empty for runs that were recorded without them. A step recorded twice counts once, the last time.
     """
-    rows, _ = read_lines(record.path / "curve.jsonl")
-    newest = {row["step"]: row[BY_POSITION] for row in rows if row.get(BY_POSITION) and "step" in row}
+    rows, _ = curve_rows(record.path)
+    newest = {row["step"]: row[BY_POSITION] for row in rows if row.get(BY_POSITION)}
     n_ctx = record.config.get("model", {}).get("n_ctx")
-    if not newest or n_ctx is None:
+    if not newest or type(n_ctx) is not int or not 0 < n_ctx <= _LONGEST:
         return pd.DataFrame(columns=list(POSITION_COLUMNS))
     return pd.concat([_long(record.id, step, newest[step], n_ctx) for step in sorted(newest)])
 

@@ -2,8 +2,8 @@
 
 Conditions are separated by spaces and must all hold. A column is compared with `=`, `!=`, `<`, `<=`, `>` or
 `>=`. Text may list alternatives (`corpus=sotu,stdlib`) and use `*` (`run=*-s0-*`); numbers may carry units
-(`N>10M`, `seconds<2m`); times are UTC, as far as they are given (`finished>=2026-01-31`). A missing value
-satisfies only `!=`.
+(`N>10M`, `seconds<2m`); times are UTC, as far as they are given (`finished>=2026-01-31`). Names with spaces
+or brackets stand between backticks (`` `Val Loss`<4 ``). A missing value satisfies only `!=`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from allometry.errors import AllometryError, unknown
 from allometry.units import parse_duration, parse_number
 
-_CONDITION = re.compile(r"""([A-Za-z_][\w:./-]*)\s*(!=|<=|>=|==|=|<|>)\s*("[^"]*"|'[^']*'|\S+)""")
+_CONDITION = re.compile(r"""(`[^`]+`|[A-Za-z_][\w:./-]*)\s*(!=|<=|>=|==|=|<|>)\s*("[^"]*"|'[^']*'|\S+)""")
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "=": operator.eq,
     "!=": operator.ne,
@@ -53,17 +55,26 @@ def parse(text: str) -> tuple[Condition, ...]:
     if rest:
         raise AllometryError(f"cannot read {rest[0]!r} in the filter {text!r}", hint=_EXAMPLE)
     return tuple(
-        Condition(name, "=" if relation == "==" else relation, value.strip("\"'"))
+        Condition(name.strip("`"), "=" if relation == "==" else relation, value.strip("\"'"))
         for name, relation, value in _CONDITION.findall(text)
     )
 
 
-def select(frame: pd.DataFrame, text: str) -> pd.DataFrame:
-    """The rows of a run table that satisfy a filter, in their order; the whole table for an empty filter."""
-    keep = pd.Series(True, index=frame.index)
+def mask(frame: pd.DataFrame, text: str) -> NDArray[np.bool_]:
+    """Return for each row of a table, by position, whether it satisfies a filter; all do for an empty one.
+
+    The labels of the index play no part, so they may repeat and need not be in order. Raises AllometryError
+    for a filter that cannot be read, and for columns that the table does not have.
+    """
+    keep = np.ones(len(frame), dtype=bool)
     for condition in parse(text):
-        keep &= _mask(frame, condition)
-    return frame[keep].reset_index(drop=True)
+        keep &= _mask(frame, condition).to_numpy(dtype=bool)
+    return keep
+
+
+def select(frame: pd.DataFrame, text: str) -> pd.DataFrame:
+    """Return the rows of a table that satisfy a filter, in their order and with their labels."""
+    return frame[mask(frame, text)]
 
 
 def _mask(frame: pd.DataFrame, condition: Condition) -> pd.Series:
@@ -72,10 +83,24 @@ def _mask(frame: pd.DataFrame, condition: Condition) -> pd.Series:
         return _time_mask(frame[name], condition)
     if name in _TEXT or not (pd.api.types.is_numeric_dtype(frame[name]) or frame[name].isna().all()):
         return _text_mask(frame[name], condition, listed=name in _LISTS)
-    read = parse_duration if name == "seconds" else parse_number
-    value = read(condition.value, f"filter {condition}")
-    values = pd.to_numeric(frame[name])
-    return pd.Series(_COMPARE[condition.relation](values, value), index=frame.index)
+    values = pd.to_numeric(frame[name]).to_numpy(dtype=float, na_value=np.nan)
+    hits = [_COMPARE[condition.relation](values, value) for value in _wanted(condition, name == "seconds")]
+    combine = np.logical_and if condition.relation == "!=" else np.logical_or
+    return pd.Series(combine.reduce(hits), index=frame.index)
+
+
+def _wanted(condition: Condition, duration: bool) -> list[float]:
+    """Return the numbers that a condition names: one, or alternatives (`seed=1,2`) for = and !=."""
+    read = parse_duration if duration else parse_number
+    parts = condition.value.split(",")
+    if len(parts) == 1 or condition.relation not in ("=", "!="):
+        return [read(condition.value, f"filter {condition}")]
+    if all(re.fullmatch(r"\d{3}", part) for part in parts[1:]):
+        raise AllometryError(
+            f"filter {condition}: {condition.value!r} may be one number, or several",
+            hint=f"write one number without commas ({''.join(parts)})",
+        )
+    return [read(part, f"filter {condition}") for part in parts]
 
 
 def _time_mask(values: pd.Series, condition: Condition) -> pd.Series:
@@ -89,8 +114,10 @@ def _time_mask(values: pd.Series, condition: Condition) -> pd.Series:
 def column(frame: pd.DataFrame, name: str) -> str:
     """The column of that name; a different case is forgiven where it is clear what is meant."""
     if name in frame.columns:
+        if isinstance(frame[name], pd.DataFrame):
+            raise AllometryError(f"the table has several columns called {name!r}", hint="rename one of them")
         return name
-    folded = [each for each in frame.columns if each.lower() == name.lower()]
+    folded = [each for each in frame.columns if str(each).lower() == name.lower()]
     if len(folded) == 1:
         return str(folded[0])
     raise unknown("column", name, map(str, frame.columns))

@@ -9,14 +9,19 @@ A run directory holds (losses in nats per token):
     result.json   written last: {"format": 1, "status": "done" | "diverged", "step", "tokens", "loss",
                   "train_loss", "bits_per_byte", "unique", "seconds", "started", "finished", "engine",
                   "loss_<corpus>", …}; the two times are UTC, "2026-01-31T23:59:59Z"
+    text.json     which text it was trained on (see `runs.texts`)
     error.txt     why it failed; the next attempt removes it
 
 and, where its data ask for them, probes.json and .jsonl (`runs.probes`) and novelty.json (`runs.novelty`).
+
+A run may come from somebody else. So what is read is checked: a configuration that is damaged is an
+AllometryError, everything else that is damaged is left out, and noted. A run is called as its folder is.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,8 +30,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from allometry.errors import AllometryError
-from allometry.runs.files import read_json, read_lines
+from allometry.errors import AllometryError, printable
+from allometry.runs.files import left_out, read_bytes, read_json, read_lines
+from allometry.runs.texts import Text, recorded
 
 FORMAT = 1
 """Newest version of the run format that this release reads."""
@@ -44,6 +50,12 @@ COLUMNS = (
 )
 """Columns of the run table; further distributions add `loss_<corpus>`. `finished` is UTC in ISO 8601."""
 
+TEXT_COLUMNS = (
+    *("run", "status", "family", "shape", "schedule", "corpus", "tokenizer", "engine", "init_from", "init"),
+    "finished",
+)
+"""Columns of the run table that hold text; the others hold numbers."""
+
 _MODEL_SETTINGS = ("n_head", "d_ff", "n_ctx", "reuse", "dropout", "init")
 _TRAIN_SETTINGS = ("early_stop", "init_from", "warmup", "decay", "final_lr", "weight_decay")
 
@@ -52,6 +64,23 @@ _ANSWERS = ("accuracy", "train_accuracy", "memorised", "generalised")
 
 CURVE_COLUMNS = ("run", "step", "tokens", "C", "lr", "train_loss", "grad_norm", "loss")
 """Columns of the long table of curves; further distributions add `loss_<corpus>`."""
+
+_COUNTS = (
+    *("embedding", "position", "blocks", "other", "head"),
+    *("flops_blocks", "flops_attention", "flops_head"),
+)
+
+_MOST = 2**63
+"""Whole numbers from here on are no counts: tables could not hold them."""
+
+_MANY = 1000
+"""Entries of a result or a row of a curve, and columns of a curve, that are read at most."""
+
+_LONGEST = 65_536
+"""Bytes of error.txt that are read at most."""
+
+_SEPARATORS = {"/", "\\", ":"}
+"""Characters that divide a path on some system: none of them may be in a run's name."""
 
 BY_POSITION = "by_position"
 """Key of a curve's row that holds a list, and so is no column of that table."""
@@ -93,8 +122,16 @@ class RunRecord:
 
     @cached_property
     def environment(self) -> Mapping[str, Any]:
-        """The machine and versions that made the run; empty if unknown."""
-        return read_json(self.path / "env.json") or {}
+        """The machine and versions that made the run; empty if unknown, {"unreadable": why} if damaged."""
+        try:
+            return read_json(self.path / "env.json") or {}
+        except AllometryError as error:
+            return {"unreadable": error.message}
+
+    @cached_property
+    def text(self) -> Text | None:
+        """Which text it was trained on (`runs.texts`); None if it is not recorded."""
+        return recorded(self.path)
 
     @cached_property
     def curve(self) -> Curve:
@@ -114,7 +151,7 @@ class RunRecord:
         accuracies and the steps at which they came to 99 %; unknown values are NaN.
         """
         model, data, train = (self.config.get(part, {}) for part in ("model", "data", "train"))
-        batch = train.get("batch_tokens", math.nan)
+        batch = math.nan if train.get("batch_tokens") is None else train["batch_tokens"]
         tokens = self.result.get("tokens", self.step * batch)
         row: dict[str, Any] = {
             "run": self.id,
@@ -144,7 +181,11 @@ class RunRecord:
         further = {
             key: value for key, value in self.result.items() if key.startswith("loss_") or key in _ANSWERS
         }
-        return {key: row[key] for key in COLUMNS} | further
+        row = {key: row[key] for key in COLUMNS} | further
+        return {
+            printable(key): printable(value) if isinstance(value, str) else value
+            for key, value in row.items()
+        }
 
 
 def sizes(counts: Mapping[str, int], tokens: float) -> dict[str, float]:
@@ -173,35 +214,133 @@ def _shape(run: str, model: Mapping[str, Any]) -> str | None:
     return parts[1] if model and len(parts) > 2 else None
 
 
+def is_run_name(name: str) -> bool:
+    """Return whether a folder of that name can be a run: one name, not hidden, safe to print."""
+    hidden = name.startswith(".")
+    return bool(name) and not hidden and not _SEPARATORS & set(name) and printable(name) == name
+
+
+def holds_run(path: Path | str) -> bool:
+    """Return whether a folder holds a run: a configuration, or at least the reason why there is none."""
+    return any(os.path.lexists(f"{path}/{name}") for name in ("config.json", "error.txt"))
+
+
 def read_run(path: Path) -> RunRecord:
-    """The record of the run in a directory.
+    """Return the record of the run in a directory.
 
     A damaged result counts as no result, and is noted: the run then is partial and the same command finishes
-    it. Raises AllometryError if the directory holds no run, its config.json is damaged, or a newer release
-    wrote it.
+    it. A run that failed before its configuration was written has none. Raises AllometryError if the
+    directory holds no run, its config.json is damaged, or a newer release wrote it.
     """
     stored = read_json(path / "config.json")
-    if stored is None:
+    error_text, notes = _read_text(path / "error.txt")
+    if stored is None and error_text is None:
         raise AllometryError(f"{path} holds no run: it has no config.json", hint="allometry runs list")
+    stored = stored or {"config": {}}
     check_format(stored, path / "config.json")
-    notes: list[str] = []
-    try:
-        result = read_json(path / "result.json") or {}
-    except AllometryError as error:
-        result, notes = {}, [f"{error.message}: the run counts as unfinished"]
-    check_format(result, path / "result.json")
-    error_text = _read_text(path / "error.txt")
     config = stored.get("config", stored)
+    if problem := _config_problem(config):
+        raise AllometryError(f"{path / 'config.json'} is damaged: {problem}", hint="train the run again")
+    name = stored.get("id", path.name)
+    if name != path.name:
+        notes.append(f"this folder holds the run {str(name)[:200]!r} under another name")
+    result, problems = _result(path)
+    counts, problem = _counts(stored.get("counts") or result.get("counts") or {}, path)
     return RunRecord(
-        id=stored.get("id", path.name),
+        id=path.name,
         path=path,
         status=_status(result, error_text),
         config=config,
-        counts=stored.get("counts") or result.get("counts") or {},
+        counts=counts,
         result=result,
         error=error_text,
-        notes=tuple(notes),
+        notes=(*notes, *problems, *problem),
     )
+
+
+def _result(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the result in a run's directory, empty without a whole one, and notes."""
+    file = path / "result.json"
+    try:
+        result = read_json(file) or {}
+    except AllometryError as error:
+        return {}, [f"{error.message}: the run counts as unfinished"]
+    check_format(result, file)
+    numbers = ("step", "tokens", "unique", "loss", "train_loss", "bits_per_byte", "seconds", *_ANSWERS)
+    numbers += tuple(key for key in result if key.startswith("loss_"))
+    texts = ("status", "shape", "engine", "started", "finished")
+    problem = _problem(result, numbers, texts)
+    if result and not problem:
+        if result.get("status", "done") not in FINISHED:
+            problem = "its status is neither done nor diverged"
+        elif not all(_is_whole(result[key]) for key in ("step", "tokens") if key in result):
+            problem = "its steps are no whole number"
+        elif len(result) > _MANY:
+            problem = f"it has more than {_MANY:,} entries"
+        elif not _are_texts(result.get("notes", [])):
+            problem = "its notes are no list of texts"
+    if problem:
+        return {}, [f"{file} is damaged: {problem}: the run counts as unfinished"]
+    return result, []
+
+
+def _counts(counts: Any, path: Path) -> tuple[dict[str, int], list[str]]:
+    """Return the components of the counts, none where one is missing or wrong, and notes."""
+    if not counts:
+        return {}, []
+    if isinstance(counts, dict):
+        wrong = [key for key in _COUNTS if not (_is_whole(counts.get(key)))]
+        if not wrong:
+            return {key: value for key, value in counts.items() if _is_whole(value)}, []
+        said = f"the count {wrong[0]!r} is missing or no whole number"
+    else:
+        said = "the counts are no object"
+    return {}, [f"{path / 'config.json'} is damaged: {said}: N and C are unknown"]
+
+
+def _config_problem(config: Any) -> str | None:
+    """Return what is wrong with a configuration, as far as a run table needs it, or None."""
+    if not isinstance(config, dict):
+        return "the configuration is no object"
+    for part in ("model", "data", "train"):
+        if not isinstance(config.get(part, {}), dict):
+            return f"{part!r} is no object"
+    model, data, train = (config.get(part, {}) for part in ("model", "data", "train"))
+    numbers = ("n_layer", "d_model", *(key for key in _MODEL_SETTINGS if key != "init"))
+    return (
+        _problem(config, (), ("engine",))
+        or _problem(model, numbers, ("family", "init"))
+        or _problem(data, ("limit",), ("corpus", "tokenizer"))
+        or _problem(
+            train,
+            ("batch_tokens", "tokens", "lr", "seed", *(k for k in _TRAIN_SETTINGS if k != "init_from")),
+            ("schedule", "init_from"),
+        )
+    )
+
+
+def _problem(part: Mapping[str, Any], numbers: Iterable[str], texts: Iterable[str]) -> str | None:
+    """Return which of the named entries has the wrong type, or None. None of them need be there."""
+    for key in numbers:
+        if part.get(key) is not None and not is_number(part[key]):
+            return f"{key!r} is no number"
+    for key in texts:
+        if part.get(key) is not None and not isinstance(part[key], str):
+            return f"{key!r} is no text"
+    return None
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value from a JSON file is a number that a table can hold."""
+    return isinstance(value, float) or (type(value) is int and abs(value) < _MOST)
+
+
+def _is_whole(value: Any) -> bool:
+    return is_number(value) and value == value and 0 <= value < _MOST and value == int(value)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _status(result: Mapping[str, Any], error: str | None) -> Status:
@@ -210,17 +349,24 @@ def _status(result: Mapping[str, Any], error: str | None) -> Status:
     return "failed" if error is not None else "partial"
 
 
-def _read_text(path: Path) -> str | None:
+def _read_text(path: Path) -> tuple[str | None, list[str]]:
+    """Return the text of a log that is safe to print, None without one, and notes."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
+        data = read_bytes(path)
+    except AllometryError as error:
+        return None, [error.message]
+    if data is None:
+        return None, []
+    text = printable(data[:_LONGEST].decode("utf-8", "replace"), lines=True)
+    return text, [f"{path.name}: only its first {_LONGEST:,} bytes are shown"] if data[_LONGEST:] else []
 
 
 def check_format(stored: Mapping[str, Any], path: Path) -> None:
     """Refuse a file that a newer release wrote, rather than guess what it means."""
     version = stored.get("format", FORMAT)
-    if not isinstance(version, int) or version > FORMAT:
+    if type(version) is not int:
+        raise AllometryError(f"{path} is damaged: its format is no number", hint="restore it from a copy")
+    if version > FORMAT:
         raise AllometryError(
             f"{path} has format {version}; this release reads formats up to {FORMAT}",
             hint="pip install --upgrade allometry",
@@ -228,17 +374,55 @@ def check_format(stored: Mapping[str, Any], path: Path) -> None:
 
 
 def read_curve(record: RunRecord) -> Curve:
-    """The curve of a run; a step recorded twice (before and after a resume) counts once, the last time."""
-    rows, notes = read_lines(record.path / "curve.jsonl")
+    """Return the curve of a run; of a step recorded twice (before and after a resume) the last row counts.
+
+    A line with something else than numbers is left out, and noted.
+    """
+    rows, notes = curve_rows(record.path)
     frame = pd.DataFrame([{key: row[key] for key in row if key != BY_POSITION} for row in rows])
+    if len(frame.columns) > _MANY:
+        notes.append(f"curve.jsonl: {len(frame.columns)} columns; only those of every run are read")
+        frame = frame[[name for name in frame.columns if name in CURVE_COLUMNS]]
     for column in CURVE_COLUMNS[1:]:
         if column not in frame:
             frame[column] = math.nan
     frame = frame.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
     flops = record.counts.get("flops_blocks")
     frame["C"] = 3.0 * flops * frame["tokens"] if flops else math.nan
+    frame = frame.drop(columns="run", errors="ignore")
     frame.insert(0, "run", record.id)
     return Curve(run=record.id, frame=frame[_ordered(frame.columns)], notes=tuple(notes))
+
+
+def curve_rows(directory: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the rows of a run's curve.jsonl as they stand there, checked, and notes on what is damaged.
+
+    Every row has a whole number `step`; all else is a number or missing, but for BY_POSITION, a list of them.
+    """
+    path = directory / "curve.jsonl"
+    try:
+        rows, notes = read_lines(path)
+    except AllometryError as error:
+        return [], [error.message]
+    bad = [number for number, row in enumerate(rows, start=1) if not _is_curve_row(row)]
+    if bad:
+        rows = [row for row in rows if _is_curve_row(row)]
+        notes += left_out(path, bad, len(rows) + len(bad) + 1)
+    return rows, notes
+
+
+def _is_curve_row(row: Mapping[str, Any]) -> bool:
+    if not _is_whole(row.get("step")) or len(row) > _MANY:
+        return False
+    by_position = row.get(BY_POSITION)
+    if by_position is not None and not is_numbers(by_position):
+        return False
+    return all(value is None or key == BY_POSITION or is_number(value) for key, value in row.items())
+
+
+def is_numbers(value: Any) -> bool:
+    """Return whether a value from a JSON file is a list of numbers."""
+    return isinstance(value, list) and all(map(is_number, value))
 
 
 def _ordered(columns: Iterable[str]) -> list[str]:

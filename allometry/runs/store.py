@@ -4,16 +4,18 @@ know.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from allometry.errors import AllometryError, unknown
+from allometry.errors import AllometryError, printable, unknown
 from allometry.runs.files import read_json, write_json, writing
 from allometry.runs.index import read_index, run_directories
 from allometry.runs.lock import exclusive
@@ -27,15 +29,20 @@ from allometry.runs.record import (
     COLUMNS,
     CURVE_COLUMNS,
     FORMAT,
+    TEXT_COLUMNS,
     RunRecord,
     Status,
     check_format,
+    holds_run,
+    is_run_name,
     read_run,
 )
 
 _MARKER = "store.json"
 _STUDIES = "studies"
 _REMOVED = ".removed"
+_STUDY = re.compile(r"[A-Za-z0-9][\w.-]*")
+"""What a study may be called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +74,7 @@ class Store:
         self._mirror = None if url_of(path) is None else Mirror(self.place)
         self.path = Path(path) if self._mirror is None else self._mirror.path
         self.notes: tuple[str, ...] = ()
+        self._left_out: frozenset[str] = frozenset()
         self.pull()
         if create:
             _create(self.path)
@@ -117,7 +125,13 @@ class Store:
     def status(self, run: str) -> Status | None:
         """How the run of that id stands; None if it was never started."""
         directory = self.directory(run)
-        return read_run(directory).status if (directory / "config.json").exists() else None
+        if run in self._left_out or not holds_run(directory):
+            return None
+        return read_run(directory).status
+
+    def leave_out(self, runs: Iterable[str]) -> None:
+        """Say of these runs that they were never started, where a plan asks how they stand."""
+        self._left_out |= frozenset(runs)
 
     def frame(self, where: str = "") -> pd.DataFrame:
         """The run table: one row a run with the columns COLUMNS, `loss_<corpus>` and `study`, filtered by
@@ -126,20 +140,27 @@ class Store:
         What could not be read is left out, and `notes` says so.
         """
         index = read_index(self.path)
-        self.notes = tuple(index.notes)
-        table = pd.DataFrame(list(index.rows.values()))
-        columns = [*COLUMNS, *sorted(set(table.columns) - set(COLUMNS))]
-        table = table.reindex(columns=columns)
-        table["finished"] = table["finished"].astype(object).where(table["finished"].notna(), None)
+        table = run_table(index.rows.values())
         used = _used_by(self.studies().values())
-        table["study"] = [", ".join(used.get(run, ())) for run in table["run"]]
-        return select(table, where)
+        mirrored = self._mirror.notes if self._mirror is not None else ()
+        self.notes = (*mirrored, *index.notes, *self.notes)
+        table["study"] = pd.Series([", ".join(used.get(run, ())) for run in table["run"]], dtype="str")
+        return select(table, where).reset_index(drop=True)
 
     def records(self, where: str = "") -> list[RunRecord]:
-        """The runs that satisfy `where`, with their configurations and curves."""
+        """The runs that satisfy `where`, with their configurations and curves; `notes` says what was left
+        out.
+        """
         if where:
             return [read_run(self.directory(run)) for run in self.frame(where)["run"]]
-        return [read_run(directory) for directory in run_directories(self.path)]
+        records, notes = [], []
+        for directory in run_directories(self.path):
+            try:
+                records.append(read_run(directory))
+            except AllometryError as error:
+                notes.append(f"{error.message}: the run is left out")
+        self.notes = tuple(notes)
+        return records
 
     def curves(self, runs: Iterable[str] | None = None) -> pd.DataFrame:
         """The curves of the named runs (default: all) under each other, with the columns CURVE_COLUMNS and
@@ -147,7 +168,8 @@ class Store:
         """
         records = self.records() if runs is None else [self.get(run) for run in runs]
         curves = [record.curve for record in records]
-        self.notes = tuple(f"{curve.run}: {note}" for curve in curves for note in curve.notes)
+        damaged = self.notes if runs is None else ()
+        self.notes = (*damaged, *(f"{curve.run}: {note}" for curve in curves for note in curve.notes))
         frames = [curve.frame for curve in curves if len(curve)]
         if not frames:
             return pd.DataFrame(columns=list(CURVE_COLUMNS))
@@ -181,7 +203,7 @@ class Store:
         """The run of that id, or the only run whose id starts or ends with `name`; AllometryError
         otherwise.
         """
-        if (self.directory(name) / "config.json").exists() and "/" not in name:
+        if is_run_name(name) and holds_run(self.directory(name)) and not self.directory(name).is_symlink():
             return read_run(self.directory(name))
         ids = [directory.name for directory in run_directories(self.path)]
         found = [run for run in ids if name and (run.startswith(name) or run.endswith(name))]
@@ -195,22 +217,31 @@ class Store:
         raise AllometryError(f"no run is called {name!r}", hint=f"allometry runs list --store {self.path}")
 
     def studies(self) -> dict[str, Membership]:
-        """What each study uses, by its name."""
-        found = {}
+        """What each study uses, by its name. A damaged file is left out, and `notes` says so."""
+        found, notes = {}, []
         for path in sorted((self.path / _STUDIES).glob("*.json")):
-            stored = read_json(path) or {}
-            check_format(stored, path)
+            try:
+                stored = read_json(path) or {}
+                check_format(stored, path)
+                if not _STUDY.fullmatch(path.stem):
+                    raise AllometryError(f"{path.name!r} cannot name a study")
+                if problem := _study_problem(stored):
+                    raise AllometryError(f"{path} is damaged: {problem}")
+            except AllometryError as error:
+                notes.append(f"{error.message}: the study is left out")
+                continue
             found[path.stem] = Membership(
                 study=path.stem,
                 runs=tuple(stored.get("runs", ())),
-                question=stored.get("question", ""),
-                command=stored.get("command", ""),
+                question=printable(stored.get("question", ""), lines=True),
+                command=printable(stored.get("command", "")),
             )
+        self.notes = tuple(notes)
         return found
 
     def enroll(self, study: str, runs: Iterable[str], *, question: str = "", command: str = "") -> Membership:
         """Write down which runs a study uses, in place of what was there. Runs need not exist yet."""
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", study):
+        if not _STUDY.fullmatch(study):
             raise AllometryError(f"{study!r} cannot name a study", hint="use letters, digits, - _ and .")
         member = Membership(study=study, runs=tuple(dict.fromkeys(runs)), question=question, command=command)
         folder = self.path / _STUDIES
@@ -227,6 +258,7 @@ class Store:
         if not ids:
             return []
         self._require_folder()
+        self._require_own(self.path / _REMOVED)
         batch = self.path / _REMOVED / str(time.time_ns())
         with exclusive(self.path), writing(batch):
             batch.mkdir(parents=True)
@@ -239,7 +271,8 @@ class Store:
         nothing.
         """
         self._require_folder()
-        batches = sorted((self.path / _REMOVED).glob("*"))
+        self._require_own(self.path / _REMOVED)
+        batches = sorted(path for path in (self.path / _REMOVED).glob("[0-9]*") if _is_batch(path))
         if not batches:
             raise AllometryError(f"nothing was removed from {self.path}", hint="allometry runs list")
         with exclusive(self.path), writing(self.path):
@@ -253,6 +286,13 @@ class Store:
                 (batches[-1] / run).rename(self.directory(run))
             shutil.rmtree(batches[-1])
         return ids
+
+    def _require_own(self, folder: Path) -> None:
+        """Refuse a folder of the store that is a link: what is moved into it would leave the store."""
+        if folder.is_symlink():
+            raise AllometryError(
+                f"{folder} is a link, and links are not followed here", hint="put a folder in its place"
+            )
 
     def _require_folder(self) -> None:
         """Runs at a URL are not moved about: an undo folder there would cost as much as the runs."""
@@ -268,6 +308,39 @@ def store_exists(location: Path | str) -> bool:
     if url_of(location) is None:
         return Path(location).exists()
     return place(location).read(_MARKER) is not None
+
+
+def run_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return rows of `RunRecord.row` as the run table: COLUMNS, then those that some runs have, by name.
+
+    Columns have their types also where no run fills them.
+    """
+    table = pd.DataFrame(list(rows))
+    table = table.reindex(columns=[*COLUMNS, *sorted(set(table.columns) - set(COLUMNS))])
+    if table.empty:
+        return table.astype({name: "str" if name in TEXT_COLUMNS else float for name in table.columns})
+    table["finished"] = table["finished"].astype(object).where(table["finished"].notna(), None)
+    return table
+
+
+def _study_problem(stored: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the file of a study, or None."""
+    runs = stored.get("runs", [])
+    if not (isinstance(runs, list) and all(isinstance(run, str) for run in runs)):
+        return "its runs are no list of ids"
+    for key in ("question", "command"):
+        if not isinstance(stored.get(key, ""), str):
+            return f"{key!r} is no text"
+    return None
+
+
+def _is_batch(path: Path) -> bool:
+    """Return whether a folder holds runs that `Store.remove` put there, and nothing else."""
+    return (
+        path.name.isdecimal()
+        and not path.is_symlink()
+        and all(is_run_name(each.name) and each.is_dir() and not each.is_symlink() for each in path.iterdir())
+    )
 
 
 def _used_by(studies: Iterable[Membership]) -> Mapping[str, list[str]]:
@@ -314,5 +387,9 @@ def _holds_runs(path: Path) -> bool:
     """Whether runs were trained into a directory without a store around them: such a directory serves as
     one.
     """
-    stored = next((read_json(run / "config.json") for run in run_directories(path)), None)
-    return stored is not None and "format" in stored
+    for run in run_directories(path):
+        with contextlib.suppress(AllometryError):  # another may be whole
+            stored = read_json(run / "config.json")
+            if stored is not None and "format" in stored:
+                return True
+    return False

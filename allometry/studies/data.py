@@ -1,14 +1,38 @@
-"""Data: how does the loss fall with the size of the set, when size and training do not limit it?"""
+"""Data: how does the loss fall with the size of the set, when size and training do not limit it?
+
+The reading of the data study: L(D) of the largest size, early-stopped.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from allometry.studies.base import Study, register
+import pandas as pd
+
+from allometry.errors import AllometryError
+from allometry.figures.power_law import power_law
+from allometry.report.content import Constant, Section, Table
+from allometry.studies.core.sections import (
+    KAPLAN,
+    TOKENS,
+    Reading,
+    attempt,
+    caveats,
+    chapter,
+    constant,
+    estimate,
+    one_law,
+    percent,
+    usable_runs,
+)
+from allometry.studies.core.study import Study, register
+from allometry.studies.shared.subsets import early_stopped, excess, limits
+from allometry.units import format_count
 
 if TYPE_CHECKING:
-    from allometry.report.content import Analysis
-    from allometry.studies.base import Evidence
+    from allometry.laws.result import FitResult
+    from allometry.report.content import Analysis, Figure
+    from allometry.studies.core.study import Evidence
 
 
 @register
@@ -32,6 +56,177 @@ class Data(Study):
 
     def analyse(self, evidence: Evidence) -> Analysis:
         """L(D) of the largest size, as a power law and above a floor."""
-        from allometry.studies.readings.data import analyse
+        runs, excluded = usable_runs(evidence)
+        readings = {
+            "law": attempt(_LAW, lambda: _law(_largest(runs, evidence.curves))),
+            "sets": attempt(_SETS, lambda: _sets(_largest(runs, evidence.curves))),
+        }
+        return chapter(
+            self, evidence, readings, answer=_answer(readings), next=_next(readings), excluded=excluded
+        )
 
-        return analyse(self, evidence)
+
+LIMITED = 0.01
+"""Loss over that on all the text, minus one, from which data are said to limit a run."""
+
+_LAW, _SETS = "L(D): loss against the size of the set", "Every set"
+
+
+def _largest(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """The early-stopped runs of the largest size that has at least three subsets, with its excess loss."""
+    table = early_stopped(runs, curves)
+    table = table.assign(excess=excess(table))
+    sets = table[~table["infinite"]].groupby("N")["unique"].nunique()
+    if not (sets >= 3).any():
+        raise AllometryError(
+            "no size was trained on three subsets of the text", hint="allow more time: allometry run data"
+        )
+    return table[table["N"] == float(sets[sets >= 3].index.max())].reset_index(drop=True)
+
+
+def _law(table: pd.DataFrame) -> Reading:
+    """The power law over the sets that limit the loss, and a law with a floor over all."""
+    limited = table[(table["excess"] > LIMITED) & ~table["infinite"]]
+    drawn = table[~table["infinite"]]
+    named = {"Kaplan et al. 2020": -0.095}
+    evidence: list[Figure | Table] = []
+    fits: dict[str, FitResult] = {}
+    if limited["unique"].nunique() >= 3:
+        straight = one_law(limited, "kaplan-d", "unique")
+        fits["L(D)"] = straight
+        evidence.append(
+            power_law(
+                limited,
+                straight,
+                x="unique",
+                slopes=named,
+                name="loss-against-data",
+                title="Early-stopped loss against the size of the set",
+            )
+        )
+    if table["unique"].nunique() >= 4:
+        bent = one_law(table, "power-offset", "unique")
+        fits["L(D) with a floor"] = bent
+        evidence.append(
+            power_law(
+                table,
+                bent,
+                x="unique",
+                name="loss-against-data-floor",
+                title="All sets, with a floor",
+            )
+        )
+    if not fits:
+        raise AllometryError(
+            f"only {limited['unique'].nunique()} sets limit the loss by more than {percent(LIMITED)}, and "
+            f"{drawn['unique'].nunique()} were trained",
+            hint="train longer, so that small sets are learnt by heart",
+        )
+    return Reading(
+        section=Section(title=_LAW, text=_text(table, limited, fits), evidence=tuple(evidence)),
+        constants=tuple(_constants(fits)),
+        fits=fits,
+        warnings=(*limits(table), *(w for name, each in fits.items() for w in caveats(each, name))),
+    )
+
+
+def _constants(fits: dict[str, FitResult]) -> list[Constant]:
+    why = (
+        "the largest model here still learns spelling, which more text of one genre teaches fast, and its "
+        f"horizon limits what large sets can show; {TOKENS}"
+    )
+    rows = []
+    if "L(D)" in fits:
+        rows.append(
+            constant(
+                "loss against data, early-stopped",
+                "α_D",
+                {KAPLAN: 0.095, "Shehper 2024 (L(N, D))": 0.122},
+                estimate(fits["L(D)"], "alpha_D"),
+                why,
+            )
+        )
+    return rows
+
+
+def _text(table: pd.DataFrame, limited: pd.DataFrame, fits: dict[str, FitResult]) -> str:
+    parts = [
+        f"The largest size, {format_count(table['N'].iloc[0])} parameters with dropout 10 %, on "
+        f"{table.loc[~table['infinite'], 'unique'].nunique()} nested sets and on all the text. Sets are "
+        "blocks spread over the corpus, so that small ones have its mixture, and a run stops when three "
+        "evaluations in a row are no better; the loss is the best one. The rate is constant throughout, on "
+        "all the text too: a final decay would lower every loss, but not at one and the same time."
+    ]
+    straight, bent = fits.get("L(D)"), fits.get("L(D) with a floor")
+    if straight is not None:
+        alpha = estimate(straight, "alpha_D")
+        parts.append(
+            f"Over the {limited['unique'].nunique()} sets that raise the loss by more than "
+            f"{percent(LIMITED)} it falls as D^-{alpha[0]:.3f} [{alpha[1]:.3f}, {alpha[2]:.3f}] (95 %), and "
+            f"a run lies {percent(straight.rms)} from that line."
+        )
+    if bent is not None:
+        floor = estimate(bent, "E")
+        parts.append(
+            f"With a floor, and all the text as the largest set, a run lies {percent(bent.rms)} from the "
+            f"law; the floor, {floor[0]:.2f} nats [{floor[1]:.2f}, {floor[2]:.2f}], is where this size and "
+            "horizon limit instead of data."
+        )
+    return " ".join(parts)
+
+
+def _sets(table: pd.DataFrame) -> Reading:
+    """How long each set was trained on, and what was left of it."""
+    ordered = table.sort_values(["infinite", "unique"])
+    frame = pd.DataFrame(
+        {
+            "D": ordered["unique"],
+            "all the text": ordered["infinite"],
+            "seed": ordered["seed"],
+            "loss": ordered["loss"],
+            "over all the text (%)": 100 * ordered["excess"],
+            "training loss there": ordered["train_at_stop"],
+            "updates": ordered["stop"],
+            "epochs": ordered["epochs"],
+            "turned": ordered["turned"],
+        }
+    )
+    shown = Table(
+        name="sets",
+        title="Every set",
+        caption="`turned`: the test loss was seen to rise again, by at least two evaluations.",
+        frame=frame,
+    )
+    small = ordered.iloc[0]
+    text = (
+        f"The smallest set, {format_count(small['unique'])} tokens, was seen {small['epochs']:.0f} times "
+        f"before its best test loss, {small['loss']:.3f}, with a training loss of "
+        f"{small['train_at_stop']:.3f} there."
+    )
+    return Reading(section=Section(title=_SETS, text=text, evidence=(shown,)))
+
+
+def _answer(readings: dict[str, Reading]) -> str:
+    fits = readings["law"].fits
+    if not fits:
+        return readings["law"].section.text
+    straight = fits.get("L(D)")
+    if straight is None:
+        return (
+            "Too few sets are small enough to limit the loss at this horizon, so a power law of data cannot "
+            f"be told. Above a floor, a run lies {percent(fits['L(D) with a floor'].rms)} from the law."
+        )
+    value, low, high = estimate(straight, "alpha_D")
+    bent = fits.get("L(D) with a floor")
+    other = f"; with a floor, over all sets, within {percent(bent.rms)}" if bent is not None else ""
+    return (
+        f"The early-stopped loss falls as D^-{value:.3f} (95 % interval {low:.3f} to {high:.3f}; Kaplan et "
+        f"al.: 0.095) over the sets that limit it, to within {percent(straight.rms)}{other}."
+    )
+
+
+def _next(readings: dict[str, Reading]) -> str:
+    fits = readings["law"].fits
+    if "L(D)" not in fits or any("had not turned" in text for text in readings["law"].warnings):
+        return "Train until every set has turned: how much of this exponent is the horizon's?"
+    return "Does the exponent stay when the text is of many genres, and when small sets are regularised more?"

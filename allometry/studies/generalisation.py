@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from allometry.studies.base import register
-from allometry.studies.collection import Collection
+from allometry.studies.core.collection import Collection
+from allometry.studies.core.study import register
 
 
 @register

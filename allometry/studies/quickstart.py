@@ -1,18 +1,26 @@
 """The first study: do small transformers on real text obey a scaling law, and does it predict the largest of
 them?
+
+The reading of the quickstart study: every basic law on one grid, and the answer in words.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from allometry.studies.base import Study, register
+from allometry.report.content import Analysis
+from allometry.studies.core.predictions import score
+from allometry.studies.core.sections import Reading, attempt, chapter, percent, scope, seed_noise, usable_runs
+from allometry.studies.core.study import Study, register
+from allometry.studies.shared.basic_laws import by_data, by_size, joint
+from allometry.studies.shared.forecast import forecast, prediction, verdict
+from allometry.studies.shared.frontier import frontier
+from allometry.studies.shared.grid import largest_sizes
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from allometry.report.content import Analysis
-    from allometry.studies.base import Evidence
+    from allometry.studies.core.study import Evidence
     from allometry.sweeps.sweep import Sweep
     from allometry.train.config import RunConfig
 
@@ -41,18 +49,77 @@ class Quickstart(Study):
 
     def held_back(self, run: RunConfig, sweep: Sweep) -> bool:
         """The two largest sizes, at every horizon."""
-        from allometry.studies.designs.grid import largest_sizes
-
         return largest_sizes(run, sweep.runs)
 
     def predict(self, runs: pd.DataFrame, held_back: pd.DataFrame) -> pd.DataFrame:
         """Forecast of the laws, weighted by their back-test on the smaller sizes."""
-        from allometry.studies.readings.prediction import forecast
-
         return forecast(runs, held_back)
 
     def analyse(self, evidence: Evidence) -> Analysis:
         """Fits, intervals, figures and verdicts."""
-        from allometry.studies.readings.grid import analyse
+        usable, excluded = usable_runs(evidence)
+        noise, noise_table = seed_noise(usable)
+        readings = {
+            "size": attempt("L(N): loss against size", lambda: by_size(usable)),
+            "data": attempt("L(D): loss against tokens", lambda: by_data(usable)),
+            "joint": attempt("L(N, D): both at once", lambda: joint(usable, noise)),
+            "frontier": attempt(
+                "L(C) and N_opt(C): what compute buys", lambda: frontier(usable, evidence.curves)
+            ),
+            "noise": noise_table,
+        }
+        registered = evidence.prediction
+        if registered is not None:
+            made = registered
+            readings["prediction"] = attempt(
+                "The prediction, and what came", lambda: prediction(evidence.runs, made, evidence.ledger)
+            )
+        order = ("frontier", "size", "data", "joint", "prediction", "noise")
+        return chapter(
+            self,
+            evidence,
+            {name: readings[name] for name in order if name in readings},
+            answer=answer(evidence, usable, readings, noise),
+            next=_NEXT,
+            excluded=excluded,
+            warnings=scope(usable, evidence),
+        )
 
-        return analyse(self, evidence)
+
+_NEXT = (
+    "Whether the same laws hold on another text (`--data`), and how far they reach: the same study with an "
+    "hour predicts models of several times the size."
+)
+
+
+def answer(evidence: Evidence, runs: pd.DataFrame, readings: dict[str, Reading], noise: float | None) -> str:
+    """The whole report in a few sentences."""
+    sizes, span = runs["N"].nunique(), runs["N"].max() / runs["N"].min()
+    parts = [f"{len(runs)} runs of {sizes} sizes, a factor of {span:.0f} apart in N."]
+    line = readings["size"].fits.get("L(N)")
+    bent = readings["size"].fits.get("L(N) with a floor")
+    if line is not None and bent is not None:
+        low, high = line.interval("alpha_N")
+        parts.append(
+            f"At one horizon the loss falls as N^-{line.parameters['alpha_N']:.3f} (95 % interval "
+            f"{low:.3f} to {high:.3f}; "
+            f"Kaplan et al.: 0.076), to within {percent(line.rms)}, or {percent(bent.rms)} with a floor."
+        )
+    joint_fits = readings["joint"].fits
+    if joint_fits:
+        noisy = f" ({percent(noise)} between seeds)" if noise else ""
+        within = " and ".join(f"{label} to within {percent(fit.rms)}" for label, fit in joint_fits.items())
+        parts.append(f"One law of N and D describes all runs: {within}{noisy}.")
+    slices = readings["frontier"].fits.get("N_opt(C)")
+    if slices is not None:
+        low, high = slices.a.interval()
+        parts.append(
+            f"The best size at a given compute grows as C^{slices.a.value:.2f} ({low:.2f} to {high:.2f})."
+        )
+    if evidence.prediction is not None:
+        scored = score(evidence.prediction, evidence.runs)
+        parts.append(
+            "The two largest models were predicted before they were trained. "
+            + verdict(scored[scored["scored"]])
+        )
+    return " ".join(parts)

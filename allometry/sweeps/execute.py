@@ -17,6 +17,7 @@ from allometry.sweeps.orders import Settings
 from allometry.sweeps.pool import Pool, open_pool
 from allometry.sweeps.survey import tidy
 from allometry.sweeps.sweep import Sweep
+from allometry.train.texts import refuse_changed, settle
 
 __all__ = ["DEATHS_ALLOWED", "Event", "EventKind", "OnEvent", "Summary", "execute"]
 
@@ -49,6 +50,9 @@ def execute(
     claimed before it is trained, for `lease` seconds at a time: other drivers may work on the same store, and
     what they train is waited for. `first` are ids of the runs to begin with.
 
+    Finished runs of a text that has changed since are put aside and trained again (`runs.texts`); in a shared
+    store they are refused.
+
     Raises AllometryError if another process writes to the store without claims, the disk is full or, with
     `fail_fast`, a run failed; KeyboardInterrupt after the workers have stopped.
     """
@@ -61,7 +65,12 @@ def execute(
         first=frozenset(first),
     )
     with nullcontext() if store.remote else exclusive(store.path, shared=shared):
+        if shared:
+            said = refuse_changed(sweep.runs, store.path, where=store.place.location)
+        else:
+            said = settle(sweep.runs, store.path)[1]
         state = Execution(sweep, store, cost or CostModel(), on_event or (lambda event: None), settings)
+        state.notes += said
         if state.finished:
             state.announce()
             return state.summary()

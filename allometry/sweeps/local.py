@@ -95,8 +95,12 @@ class LocalPool:
         return devices
 
     def settle(self, sweep: Sweep, store: Store) -> dict[str, str]:
-        """Nothing to do: the workers see what this process sees."""
-        return {}
+        """Token sets are made here, once, and named: a corpus that changes later changes no run of the sweep.
+        One that cannot be had is left to the runs that read it, which fail and say why.
+        """
+        from allometry.sweeps.preflight import make_tokens
+
+        return make_tokens(sweep)[0]
 
     @property
     def pids(self) -> tuple[int, ...]:

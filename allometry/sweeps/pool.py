@@ -69,8 +69,8 @@ class Pool(Protocol):
     def settle(self, sweep: Sweep, store: Store) -> dict[str, str]:
         """Make sure that every worker can train the sweep into the store, before the first run starts.
 
-        Returns the names of the token sets for orders (`allometry.data.placed`); none where workers share
-        this machine's cache. AllometryError, with the remedy, if a worker cannot.
+        Returns the names of the token sets for orders (`allometry.data.placed`), so that all runs of a sweep
+        read the same ids. AllometryError, with the remedy, if a worker cannot.
         """
 
     def send(self, worker: int, order: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import socket
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allometry.env import cpu_model, package_version
 from allometry.errors import AllometryError
@@ -18,6 +18,9 @@ from allometry.runs.place import place
 from allometry.runs.store import Store
 from allometry.sweeps.sweep import Sweep
 from allometry.version import __version__
+
+if TYPE_CHECKING:
+    from allometry.data.tokens import TokenSet
 
 FOLDER = ".probe"
 
@@ -106,10 +109,10 @@ def settle(sweep: Sweep, store: Store, each_node: EachNode) -> dict[str, str]:
     AllometryError for a store that a node cannot use, or data that cannot be made here.
     """
     from allometry.data.placed import publish
-    from allometry.data.tokens import key, prepare
 
-    sets = {key(*each): prepare(*each) for each in _required(sweep)}
-    names = {name: tokens.path.name for name, tokens in sets.items()}
+    names, sets, refused = make_tokens(sweep)
+    if refused:
+        raise refused[0]
     nonce = uuid.uuid4().hex
     store.place.write(f"{FOLDER}/{nonce}", b"")
     try:
@@ -129,6 +132,19 @@ def settle(sweep: Sweep, store: Store, each_node: EachNode) -> dict[str, str]:
     lacking = {name for node in found for name in node["missing"]}
     publish([tokens for tokens in sets.values() if tokens.path.name in lacking], store.place)
     return names
+
+
+def make_tokens(sweep: Sweep) -> tuple[dict[str, str], dict[str, TokenSet], list[AllometryError]]:
+    """The token sets that a sweep reads: names for orders, the sets, and why others cannot be had."""
+    from allometry.data.tokens import key, prepare
+
+    sets, refused = {}, []
+    for each in _required(sweep):
+        try:
+            sets[key(*each)] = prepare(*each)
+        except AllometryError as error:
+            refused.append(error)
+    return {name: tokens.path.name for name, tokens in sets.items()}, sets, refused
 
 
 def _required(sweep: Sweep) -> list[tuple[str, str]]:

@@ -7,26 +7,33 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from allometry.env import thread_variables
 from allometry.sweeps.pool import Report
 
+WORKER = ("-m", "allometry.sweeps.worker")
+"""What Python runs as a worker."""
+
 
 class Process:
     """One worker process and what is still unread from it."""
 
-    def __init__(self, gpus: str | None = None) -> None:
-        """`gpus` are those that it sees (CUDA_VISIBLE_DEVICES); None: what this process sees."""
+    def __init__(self, gpus: str | None = None, program: Sequence[str] = WORKER) -> None:
+        """Start a worker.
+
+        `gpus` are those that it sees (CUDA_VISIBLE_DEVICES); None: what this process sees. `program`: what
+        Python runs; the process id of this process is its last argument.
+        """
         # The worker imports this very package, and nothing from the folder that the user happens to be in.
         paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         own = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
         search = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         self.buffer = b""
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "allometry.sweeps.worker", str(os.getpid())],
+            [sys.executable, "-P", *program, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **thread_variables(1), **search, **own},

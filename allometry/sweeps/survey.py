@@ -61,8 +61,11 @@ def survey(runs: Sequence[RunConfig], store: Store | None) -> Survey:
     """Look up how far the runs are; without a store, all of them are new."""
     finished, failed, pending = [], [], []
     resumes: dict[str, int] = {}
+    begun = []
     for run in runs:
         status = store.status(run.id) if store else None
+        if status is not None:
+            begun.append(run)
         if status in FINISHED:
             finished.append(run.id)
             continue
@@ -78,7 +81,7 @@ def survey(runs: Sequence[RunConfig], store: Store | None) -> Survey:
         resumes=resumes,
         new=tuple(run.id for run in pending if run.id not in resumes),
         pending=tuple(pending),
-        branches=branch_points(runs, store) if store else {},
+        branches=branch_points(begun, store) if store else {},
     )
 
 

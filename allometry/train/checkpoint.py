@@ -44,7 +44,8 @@ class Position:
     `loss_sum`, `norm_sum` and `steps_since_row` average the training loss and the gradient norm since the
     last row of the `curve`; `best_loss`, `best_step` and `stale` are early stopping's; `seconds` and
     `training_seconds` count from the run's beginning through all its resumptions; `started` is when that was
-    (for a run that branched off a trunk, when the trunk began), in UTC.
+    (for a run that branched off a trunk, when the trunk began), in UTC. `text` is the digest of what it reads
+    (`runs.texts`).
     """
 
     step: int = 0
@@ -60,6 +61,7 @@ class Position:
     training_seconds: float = 0.0
     engine: str | None = None
     started: str | None = None
+    text: str | None = None
 
     def advance(self, loss: float, norm: float, seconds: float) -> None:
         """One more step, with its training loss, gradient norm and duration."""
@@ -103,8 +105,7 @@ def write_final(directory: Path, config: RunConfig, state: State, position: Posi
     """Save the trained parameters alone, as final.safetensors, and drop what only served to continue."""
     parameters = {name: tensor for name, tensor in state.items() if name.startswith("params/")}
     _write(folder(directory) / "final.safetensors", config, parameters, position)
-    for old in _newest_first(directory):
-        old.unlink(missing_ok=True)
+    drop_all(directory)
 
 
 def final_parameters(directory: Path) -> dict[str, NDArray[np.float32]]:
@@ -137,6 +138,12 @@ def read_newest(
             continue
         return state, Position(**header["position"])
     return None
+
+
+def drop_all(directory: Path) -> None:
+    """Remove every checkpoint of a run that only serves to continue it."""
+    for old in _newest_first(directory):
+        old.unlink(missing_ok=True)
 
 
 def branch(source: Path, step: int, target: Path) -> None:

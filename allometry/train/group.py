@@ -49,10 +49,11 @@ class Alone:
         checkpoint.write_checkpoint(home, config, engine.state(), position)
 
     def clear(self, directory: Path) -> None:
-        """Remove distributed checkpoints of a run that is finished; others go with its final parameters."""
+        """Remove every checkpoint that only serves to continue the run."""
         from allometry.train import sharded
 
         sharded.clear(directory)
+        checkpoint.drop_all(directory)
 
     def restore(
         self, home: Path, config: RunConfig, log: Callable[[str], None]

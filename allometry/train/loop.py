@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from allometry.runs.files import write_json, write_text, writing
 from allometry.runs.milestones import milestones
+from allometry.runs.texts import record as record_text
 from allometry.train import checkpoint, novelty
 from allometry.train.checkpoint import Position
 from allometry.train.config import FORMAT, RunConfig
@@ -27,6 +28,7 @@ from allometry.train.inherit import inherited
 from allometry.train.inputs import load_inputs
 from allometry.train.records import clock, identify, read_whole, record_failure
 from allometry.train.schedules import evaluation_steps, learning_rate
+from allometry.train.texts import same_text, still_same
 
 if TYPE_CHECKING:
     from allometry.train.engines.base import Engine, State
@@ -73,11 +75,13 @@ def train(
     explodes is a result with status "diverged". `group`: the processes that train it together, all of which
     call this; without, this one does. `more_threads` is asked now and then how many threads may work on the
     run: an engine takes them if that changes no bit (`Engine.use_threads`), and starts with `threads`. Raises
-    AllometryError for what the user can mend, after writing error.txt.
+    AllometryError for what the user can mend, after writing error.txt, and for a directory that holds a run
+    of other text (`runs.texts`).
     """
     group = group or Alone()
     result = read_whole(directory / "result.json")
     if group.agree(result is not None):
+        still_same(config, directory, cache)
         return result or {}
     home, directory = directory, group.directory(directory)
     with writing(directory):
@@ -117,9 +121,15 @@ class _Run:
         self.config, self.directory, self.threads, self.device = config, directory, threads, device
         self.home, self.group = home, group
         self.inputs = load_inputs(config, cache)
+        text = same_text(config, home, cache)
+        record_text(directory, text)
         self.started = time.perf_counter()
         self.position = Position()
         found = group.restore(home, config, self.log)
+        if found and found[0].text not in (None, text.digest):
+            self.log(f"the checkpoint after step {found[0].step} is of other text: begins again")
+            group.clear(directory)
+            found = None
         if found:
             self.position = found[0]
         self.engine = engine_for(config, self.position.engine, self._engine, self.log, device)
@@ -129,7 +139,7 @@ class _Run:
         elif weights := inherited(config, home.parent):
             self.engine.load_state(self.engine.state() | weights)
             self.log(f"starts from the weights of {config.train.init_from}")
-        self.position.engine = self.engine.name
+        self.position.engine, self.position.text = self.engine.name, text.digest
         self.position.started = self.position.started or clock()
         self.resumed_seconds = self.position.seconds
         lines = "".join(_line(row) for row in self.position.curve)

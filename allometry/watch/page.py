@@ -18,7 +18,7 @@ from allometry.report import format as fmt
 from allometry.report.content import Figure
 from allometry.report.page import asset, chart_json, table_of, template
 from allometry.runs.store import Membership, Store
-from allometry.studies.registration import ledger
+from allometry.studies.core.predictions import ledger
 from allometry.units import format_duration
 from allometry.watch import charts
 from allometry.watch.progress import Clock, Progress, progress, work_of
@@ -186,7 +186,7 @@ class Page:
 
     def _open_predictions(self, scored: pd.DataFrame) -> int:
         """Predicted runs that have not been trained yet."""
-        from allometry.studies.registration import registered
+        from allometry.studies.core.predictions import registered
 
         folders = {path.parent for path in (self.store.path / "studies").glob("*/prediction.json")}
         made = sum(len((registered(folder) or {}).get("predictions", ())) for folder in folders)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from allometry.runs.store import Store
-from allometry.studies import plan as planning
-from allometry.studies.base import study
-from allometry.studies.reporting import folder_of
+from allometry.studies.core import plan as planning
+from allometry.studies.core.reporting import folder_of
+from allometry.studies.core.study import study
 from allometry.train.config import DataConfig, RunConfig
 from allometry.train.schedules import evaluation_steps
 

@@ -17,9 +17,9 @@ from allometry.cli.plan_table import print_answer, print_plan
 from allometry.cli.runs import shortened
 from allometry.report.content import Analysis, Constant
 from allometry.runs.store import Store
-from allometry.studies import plan as planning
-from allometry.studies.base import study
-from allometry.studies.plan import StudyPlan
+from allometry.studies.core import plan as planning
+from allometry.studies.core.plan import StudyPlan
+from allometry.studies.core.study import study
 from allometry.sweeps.cost import CostModel
 from allometry.train.config import DataConfig
 

@@ -14,9 +14,9 @@ from markupsafe import escape
 
 from allometry.cli import main
 from allometry.runs.store import Store
-from allometry.studies.base import studies, study
-from allometry.studies.collection import BROKEN, Collection
-from allometry.studies.plan import LEAST_COMPUTE, load
+from allometry.studies.core.collection import BROKEN, Collection
+from allometry.studies.core.plan import LEAST_COMPUTE, load
+from allometry.studies.core.study import studies, study
 from allometry.train.config import DataConfig
 from allometry.units import parse_duration
 

@@ -1,7 +1,5 @@
 """The order of batches: pure in (seed, step), complete, without repeats, resumable anywhere."""
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -97,13 +95,18 @@ def test_a_batch_that_is_no_whole_number_of_windows_is_refused() -> None:
         BatchOrder(np.arange(100), n_ctx=16, batch_tokens=40, seed=0)
 
 
-def test_a_batch_takes_microseconds() -> None:
-    order = order_over(128, 8, 1_000_000)
-    order.batch(1)
-    start = time.process_time()
-    for step in range(2, 202):
+def test_an_epoch_is_shuffled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shuffling takes milliseconds, so that one for each batch would cost more than small models' steps."""
+    shuffled: list[int] = []
+    starts = BatchOrder._starts
+    monkeypatch.setattr(
+        BatchOrder, "_starts", lambda order, epoch: shuffled.append(epoch) or starts(order, epoch)
+    )
+    order = order_over(128, 8, 10_000)
+    steps = 3 * order.n_windows // order.rows
+    for step in range(1, steps + 1):
         order.batch(step)
-    assert (time.process_time() - start) / 200 < 2e-3  # about 20 µs on an idle core
+    assert shuffled in ([0, 1, 2], [0, 1, 2, 3])
 
 
 @settings(max_examples=60, derandomize=True, deadline=None)

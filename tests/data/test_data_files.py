@@ -68,7 +68,7 @@ def test_text_that_is_not_utf8_is_named_with_its_byte(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("na\xefve".encode("latin-1"))
     with pytest.raises(AllometryError, match=r"latin\.txt is not UTF-8: byte 2 ") as caught:
         read(f"files:{tmp_path}")
-    assert "iconv -f" in (caught.value.hint or "")
+    assert "encoding=" in (caught.value.hint or "")
 
 
 def test_json_lines_that_are_not_utf8_are_named_with_their_byte(tmp_path: Path) -> None:

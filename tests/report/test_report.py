@@ -235,7 +235,7 @@ def test_a_browser_draws_every_chart_without_a_word(analysis: Analysis, tmp_path
         f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--window-size=390,900",
         "--virtual-time-budget=8000", "--dump-dom", f"{path.as_uri()}#{mode}",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "CONSOLE" not in done.stderr, done.stderr
     assert 'data-drawn="3"' in done.stdout
     assert re.search(rf"<html[^>]*color-scheme: (only {mode}|{mode} only)", done.stdout)

@@ -115,8 +115,8 @@ def test_event_files_name_the_package_they_need(tmp_path):
         ("table.xlsx", "x", "Excel"),
         ("broken.json", "{", "cannot read"),
         ("text.json", '"runs"', "does not hold a table"),
-        ("broken.jsonl", '{"N": 1}\n{', "line 2"),
-        ("ragged.csv", "a,b\n1,2\n1,2,3,4\n", "cannot read"),
+        ("broken.jsonl", '{"N": 1}\n{\n{"N": 2}', "line 2"),
+        ("ragged.csv", "a,b\n1,2\n1,2,3,4\n", "line 3: 4 cells"),
     ],
 )
 def test_bad_files_are_explained(tmp_path, name, text, message):

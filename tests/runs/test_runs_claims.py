@@ -1,6 +1,7 @@
 """Claims: one holder at a time, whoever dies."""
 
-import time
+import queue
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from allometry.runs.claims import Claim, Claims, Lookout
 from allometry.runs.place import place
 
-LEASE = 0.5
+LEASE = 3600.0
+"""Seconds, longer than any test: nothing here waits for one to pass."""
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -35,15 +37,33 @@ def test_a_run_is_held_by_one(claims: Claims):
     assert claims.sight("run") is None
 
 
-def test_beats_keep_a_claim_alive(claims: Claims):
-    first = claims.take("run", "a")
+def test_beats_keep_a_claim_alive(claims: Claims, monkeypatch: pytest.MonkeyPatch):
+    pauses, beats = queue.SimpleQueue[float](), threading.Semaphore(0)
+
+    class Event(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if timeout is None:
+                return super().wait()
+            pauses.put(timeout)
+            beats.acquire()
+            return self.is_set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("allometry.runs.claims.threading.Event", Event)
+        first = claims.take("run", "a")
     assert first is not None
-    lookout = Lookout(claims)
-    until = time.monotonic() + 2.5 * LEASE
-    while time.monotonic() < until:
+    now = 0.0
+    lookout = Lookout(claims, lambda: now)
+    for _ in range(20):
+        pause = pauses.get()  # the beat before, if there was one, is written
         assert lookout.state("run")[0] == "held"
-        time.sleep(0.05)
+        assert 0 < pause < LEASE / 2
+        now += pause
+        beats.release()
+    assert now > 2 * LEASE
+    pauses.get()
     assert first.held
+    beats.release()
     first.release(finished=True)
     assert lookout.state("run")[0] == "free"
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from allometry.runs.record import sizes
-from allometry.studies.base import Evidence
+from allometry.studies.core.study import Evidence
 from allometry.train.config import RunConfig
 from allometry.train.schedules import evaluation_steps
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from allometry.studies.base import Evidence, study
-from allometry.studies.designs.recurrent import LONG_CONTEXT, recurrent
+from allometry.studies.architectures import LONG_CONTEXT, recurrent
+from allometry.studies.core.study import Evidence, study
 from allometry.train.config import DataConfig
 
 

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from allometry.errors import AllometryError
-from allometry.studies.designs.batches import BATCHES, batches, rate_for_batch
-from allometry.studies.readings.batches import critical_batch
+from allometry.studies.shared.batches import BATCHES, batches, critical_batch, rate_for_batch
 from allometry.train.config import DataConfig
 
 B_STAR, ALPHA = 12_000.0, 0.25

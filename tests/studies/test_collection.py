@@ -10,10 +10,10 @@ import pytest
 from allometry.errors import AllometryError
 from allometry.report.content import Analysis, Constant, Section
 from allometry.runs.store import Store
-from allometry.studies.base import Evidence, Study
-from allometry.studies.collection import BROKEN, Collection
-from allometry.studies.foretell import foretell
-from allometry.studies.plan import keep, load, of_compute
+from allometry.studies.core.collection import BROKEN, Collection
+from allometry.studies.core.plan import keep, load, of_compute
+from allometry.studies.core.predictions import predict_held_back as foretell
+from allometry.studies.core.study import Evidence, Study
 from allometry.studies.quickstart import Quickstart
 from allometry.train.config import DataConfig, RunConfig
 

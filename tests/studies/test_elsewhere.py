@@ -10,10 +10,10 @@ import pytest
 
 from allometry.errors import AllometryError
 from allometry.report.content import Analysis
-from allometry.studies.base import Evidence, study
-from allometry.studies.designs.transfers import ENOUGH, SEEDS, transfers
-from allometry.studies.readings.ossification import pairs
-from allometry.studies.readings.transfers import arms, data_needed, effective
+from allometry.studies.core.study import Evidence, study
+from allometry.studies.other_texts.effective_data import arms, data_needed, effective
+from allometry.studies.other_texts.elsewhere import pairs
+from allometry.studies.other_texts.transfers import ENOUGH, SEEDS, transfers
 from allometry.train.config import DataConfig
 
 K, ALPHA, BETA = 40.0, 0.2, 0.5

@@ -13,12 +13,16 @@ import pandas as pd
 import pytest
 
 from allometry.errors import AllometryError
-from allometry.studies.base import Evidence, study
-from allometry.studies.designs.epochs import epochs, largest_size
-from allometry.studies.designs.grokking import grokking, widest
-from allometry.studies.readings.descents import second_descent
-from allometry.studies.readings.equations import division, equations, fit_time
-from allometry.studies.readings.repeats import crossing, least_data, repeated
+from allometry.studies.core.study import Evidence, study
+from allometry.studies.shared.equations import division, equations, fit_time, grokking, widest
+from allometry.studies.shared.repeats import (
+    crossing,
+    epochs,
+    largest_size,
+    least_data,
+    repeated,
+    second_descent,
+)
 from allometry.train.config import DataConfig, RunConfig
 
 KAPPA, DELTA, PENALTY = 0.7, 0.8, 0.01

@@ -10,17 +10,24 @@ import pandas as pd
 import pytest
 
 from allometry.runs.probes import PROBE_COLUMNS
-from allometry.studies.base import Evidence, study
-from allometry.studies.designs.capacity import capacity
-from allometry.studies.designs.halves import halves as halves_design
-from allometry.studies.designs.injected import injected as injected_design
-from allometry.studies.designs.planted import planted as planted_design
-from allometry.studies.readings.capacity import memorised, saturated
-from allometry.studies.readings.counterfactual import halves, influence, memorisation, split_half
-from allometry.studies.readings.exposure import by_distribution, by_rank, canaries
-from allometry.studies.readings.extraction import extracted, log_linear, shares
-from allometry.studies.readings.forgetting import baselines, injected, retained
-from allometry.studies.readings.probed import at_end
+from allometry.studies.core.study import Evidence, study
+from allometry.studies.memorisation.capacity import capacity, memorised, saturated
+from allometry.studies.memorisation.documents import end_losses as halves
+from allometry.studies.memorisation.documents import halves as halves_design
+from allometry.studies.memorisation.documents import influence, memorisation, split_half
+from allometry.studies.memorisation.forgetting import baselines, retained
+from allometry.studies.memorisation.forgetting import injected as injected_design
+from allometry.studies.memorisation.forgetting import injected_passages as injected
+from allometry.studies.memorisation.planted import (
+    by_distribution,
+    by_rank,
+    canaries,
+    extracted,
+    log_linear,
+    shares,
+)
+from allometry.studies.memorisation.planted import planted as planted_design
+from allometry.studies.memorisation.probed import at_end
 from allometry.train.config import DataConfig, RunConfig
 
 BITS = 3.64

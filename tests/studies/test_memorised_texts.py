@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from allometry.runs.probes import PROBE_COLUMNS
-from allometry.studies.base import Evidence, study
-from allometry.studies.designs.texts import BLOCK, texts
-from allometry.studies.readings.texts import beside_reference, memorised, reading
+from allometry.studies.core.study import Evidence, study
+from allometry.studies.memorisation.texts import BLOCK, beside_reference, memorised, texts
+from allometry.studies.memorisation.texts import texts_section as reading
 from allometry.train.config import DataConfig, RunConfig
 
 WINDOW, KNOWN = 64, 2.5 * np.log(2)

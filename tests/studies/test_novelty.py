@@ -6,15 +6,9 @@ import pytest
 
 from allometry.errors import AllometryError
 from allometry.runs.novelty import NOVELTY_COLUMNS
-from allometry.studies.base import Evidence
-from allometry.studies.readings.novelty import (
-    TRUNCATED,
-    copied,
-    half_new,
-    measured,
-    reading,
-    score,
-)
+from allometry.studies.core.study import Evidence
+from allometry.studies.memorisation.novelty import TRUNCATED, copied, half_new, measured, score
+from allometry.studies.memorisation.novelty import novelty_section as reading
 
 PROMPTS, LENGTH, MOST = 64, 128, 64
 PASSES = (0.5, 4.0, 200.0)

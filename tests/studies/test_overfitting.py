@@ -9,10 +9,9 @@ import pandas as pd
 import pytest
 
 from allometry.errors import AllometryError
-from allometry.studies.base import Evidence, study
-from allometry.studies.designs.subsets import subsets
-from allometry.studies.readings.overfitting import joint_law
-from allometry.studies.readings.subsets import early_stopped
+from allometry.studies.core.study import Evidence, study
+from allometry.studies.overfitting import joint_law
+from allometry.studies.shared.subsets import early_stopped, subsets
 from allometry.train.config import DataConfig
 
 ALPHA_N, ALPHA_D, N_C, D_C = 0.12, 0.16, 2e7, 4e5

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.studies.base import Evidence, study
+from allometry.studies.core.study import Evidence, study
 from allometry.train.config import DataConfig
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from allometry.errors import AllometryError
-from allometry.studies.base import study
-from allometry.studies.plan import of_compute, within_budget
-from allometry.studies.recipe import heads, small_model
+from allometry.studies.core.plan import of_compute, within_budget
+from allometry.studies.core.recipe import heads, small_model
+from allometry.studies.core.study import study
 from allometry.sweeps.cost import CostModel
 from allometry.sweeps.sweep import Sweep
 from allometry.train.config import DataConfig

@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.studies.base import Evidence, study
-from allometry.studies.designs.rates import FAMILIES, rates
-from allometry.studies.readings.best_rate import optima
-from allometry.studies.recipe import rule_rate
+from allometry.studies.core.recipe import rule_rate
+from allometry.studies.core.study import Evidence, study
+from allometry.studies.rates import FAMILIES, optima, rates
 from allometry.train.config import DataConfig
 
 BEST = {"transformer": 1.0, "lstm": 0.5, "universal": 1.8}

@@ -11,7 +11,7 @@ from allometry.figures import theme
 from allometry.figures.several import several
 from allometry.figures.steps import steps
 from allometry.laws.counting import fit_omega, local_exponent, optimal_compute, total
-from allometry.studies.designs.ladders import ladders
+from allometry.studies.compute_optimal.ladder import ladders
 from allometry.train.config import DataConfig
 
 EPOCH = {"A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}

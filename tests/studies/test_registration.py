@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from allometry.errors import AllometryError
-from allometry.studies.registration import digest, ledger, register_prediction, registered, score
+from allometry.studies.core.predictions import digest, ledger, register_prediction, registered, score
 
 
 @pytest.fixture

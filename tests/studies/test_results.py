@@ -11,8 +11,9 @@ import pytest
 
 from allometry.errors import AllometryError
 from allometry.report.content import Analysis, Constant
-from allometry.studies import base, results
-from allometry.studies.base import Evidence, Study
+from allometry.studies.core import results
+from allometry.studies.core import study as base
+from allometry.studies.core.study import Evidence, Study
 
 
 class Tiny(Study):

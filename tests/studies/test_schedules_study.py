@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.studies.base import Evidence, study
-from allometry.studies.designs.schedules import schedules
-from allometry.studies.readings.schedules import scheduled
+from allometry.studies.core.study import Evidence, study
+from allometry.studies.schedules import scheduled, schedules
 from allometry.train.config import DataConfig, RunConfig
 
 

@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.studies.base import Evidence, study
-from allometry.studies.designs.shapes import shapes, variants
-from allometry.studies.readings.shapes import baseline, excess
+from allometry.studies.core.study import Evidence, study
+from allometry.studies.shape import baseline, excess, shapes, variants
 from allometry.train.config import DataConfig
 
 NOISE = 0.002

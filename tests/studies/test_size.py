@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from allometry.report.content import Analysis
-from allometry.studies.base import Evidence, study
-from allometry.studies.designs.grid import bare_grid, grid
+from allometry.studies.core.study import Evidence, study
+from allometry.studies.shared.grid import bare_grid, grid
 from allometry.train.config import DataConfig
 
 ALPHA, NOISE = 0.08, 0.003
@@ -72,7 +72,7 @@ def test_a_single_size_is_refused_in_words(planned: Evidence) -> None:
 
 
 def test_a_floor_is_told_from_a_straight_line(planted: Any) -> None:
-    from allometry.studies.readings.sizes import forms
+    from allometry.studies.size import forms
 
     reading = forms(planted(bare_grid(5e13, DataConfig()), floored, noise=NOISE).runs)
     rows = reading.fits["rows"].set_index("form")

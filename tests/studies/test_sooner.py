@@ -10,10 +10,16 @@ import pytest
 
 from allometry.errors import AllometryError
 from allometry.laws.censored import censored_fit
-from allometry.studies.base import Evidence, study
-from allometry.studies.designs.factors import ON_EQUATIONS, coded, grokking_factors
-from allometry.studies.factorial import aliases, confounded, fractional
-from allometry.studies.readings.sooner import dials, ranked
+from allometry.studies.core.study import Evidence, study
+from allometry.studies.sooner.factors import (
+    ON_EQUATIONS,
+    aliases,
+    coded,
+    confounded,
+    fractional,
+    grokking_factors,
+)
+from allometry.studies.sooner.sooner import dials, ranked
 from allometry.train.config import DataConfig
 
 PLANTED = {"weight decay": -0.9, "learning rate": -0.4, "wrong answers": 0.3}

@@ -11,13 +11,10 @@ import pytest
 from allometry.errors import AllometryError
 from allometry.laws.critical_batch import s_min
 from allometry.laws.frontier import PowerLine
-from allometry.studies.base import Evidence, study
-from allometry.studies.designs.grid import bare_grid
-from allometry.studies.readings.batches import BatchLaw
-from allometry.studies.readings.critical import Critical
-from allometry.studies.readings.efficiency import arrivals
-from allometry.studies.readings.steps import paper_start, starts, time_law
-from allometry.studies.readings.trunks import longest, recipe_runs, trunk_points
+from allometry.studies.compute_optimal.learning_curves import arrivals, paper_start, starts, time_law
+from allometry.studies.core.study import Evidence, study
+from allometry.studies.shared.batches import BatchLaw, Critical
+from allometry.studies.shared.grid import bare_grid, longest, recipe_runs, trunk_points
 from allometry.train.config import DataConfig
 
 A_N, A_S, N_C, S_C = 0.09, 0.7, 3e7, 60.0

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.studies.base import Evidence, study
-from allometry.studies.designs.distributions import AT_HAND, WANTED, distributions
+from allometry.studies.core.study import Evidence, study
+from allometry.studies.other_texts.transfer_test import AT_HAND, WANTED, distributions
 from allometry.train.config import DataConfig
 
 PLANTED = {"milton": 1.0, "stdlib": 0.5}

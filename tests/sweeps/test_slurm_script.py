@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from waiting import is_running
 
 pytest.importorskip("ray")
 
@@ -23,9 +24,8 @@ COMMAND = """
 import os, time
 from allometry.cluster import connect
 connection = connect("ray")
-end = time.monotonic() + 60
-while connection.ray.cluster_resources().get("CPU") != 2 and time.monotonic() < end:
-    time.sleep(0.5)
+while connection.ray.cluster_resources().get("CPU") != 2:
+    time.sleep(0.1)
 print("CPUs", connection.ray.cluster_resources().get("CPU"), "token", len(os.environ["RAY_AUTH_TOKEN"]))
 """
 
@@ -59,8 +59,8 @@ def test_an_allocation_runs_the_command_on_all_of_its_nodes(allocation: dict[str
         begun = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGTERM)
         process.stdout.close()
-        process.wait(30)
-        for left in psutil.wait_procs(begun, timeout=15)[1]:  # Slurm ends what a job leaves behind
+        process.wait()
+        for left in filter(is_running, begun):  # Slurm ends what a job leaves behind
             left.kill()
 
 

@@ -1,12 +1,11 @@
 """Runs of a sweep that several devices train: the same losses, through kills and interruptions."""
 
 import json
-import os
-import signal
-import time
 
 import psutil
 import pytest
+from mortal import MortalPool
+from waiting import until
 
 from allometry.errors import AllometryError
 from allometry.runs.store import Store
@@ -124,54 +123,41 @@ def ranks() -> list[psutil.Process]:
             line = process.cmdline()
         except psutil.Error:
             continue
-        if "allometry.train.torchrun" in line and "allometry.train.launcher" not in line:
+        ranked = "allometry.train.torchrun" in line or "rank" in line  # the program of mortal.py
+        if ranked and "allometry.train.launcher" not in line:
             found.append(process)
     return found
-
-
-def once_it_has_a_checkpoint(store: Store, run, act):
-    """A watcher of events that acts once, when the run has two distributed checkpoints."""
-    acted = []
-
-    def watch(event: Event) -> None:
-        checkpoints = list((store.directory(run.id) / "checkpoints").glob("*.dcp/position.json"))
-        if event.kind == "progress" and len(checkpoints) > 1 and not acted:
-            acted.append(event)
-            act()
-
-    return watch
 
 
 @pytest.mark.slow
 def test_a_killed_process_costs_an_interval_and_ctrl_c_leaves_nothing_running(
     make_run, pool: LocalPool, store: Store, tmp_path
 ):
-    run = make_run(300, lr=0.003)  # a rate at which rounding does not grow
+    run = make_run(30, lr=0.003)  # a rate at which rounding does not grow
     alone = Store(tmp_path / "alone", create=True)
     execute(Sweep("s", "?", (run,)), alone, pool=pool)
     sweep, retries = Sweep("s", "?", (on(run, 2),)), []
 
-    def interrupt() -> None:
-        raise KeyboardInterrupt
+    def interrupt(event: Event) -> None:
+        if event.kind == "progress":
+            raise KeyboardInterrupt
 
-    with LocalPool(2) as own, pytest.raises(KeyboardInterrupt):
-        execute(
-            sweep, store, pool=own, checkpoint_every=0.2,
-            on_event=once_it_has_a_checkpoint(store, run, interrupt),
-        )  # fmt: skip
-    deadline = time.monotonic() + 10
-    while ranks() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not ranks()
+    with (
+        MortalPool(2, tmp_path / "halt", step=4, act="rank halts") as own,
+        pytest.raises(KeyboardInterrupt),
+    ):
+        execute(sweep, store, pool=own, checkpoint_every=0.0, on_event=interrupt)
+    until(lambda: not ranks())
     assert store.status(run.id) == "partial"
-    kill = once_it_has_a_checkpoint(store, run, lambda: os.kill(ranks()[1].pid, signal.SIGKILL))
+    assert list((store.directory(run.id) / "checkpoints").glob("*.dcp/position.json"))
 
     def watch(event: Event) -> None:
-        kill(event)
         if event.kind == "retry":
             retries.append(event)
 
-    summary = execute(sweep, store, pool=pool, checkpoint_every=0.2, on_event=watch)
+    with MortalPool(2, tmp_path / "deaths", step=4, act="rank dies") as own:
+        summary = execute(sweep, store, pool=own, checkpoint_every=0.0, on_event=watch)
+    assert own.deaths == 1
     assert summary.done == (run.id,)
     assert ["SIGKILL" in event.text for event in retries] == [True]
     assert retries[0].step > 0

@@ -3,12 +3,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 from bitwise import run_bytes
+from mortal import MortalPool
+from waiting import until_ended
 
 from allometry.errors import AllometryError
 from allometry.runs.lock import exclusive
@@ -131,36 +132,28 @@ def test_what_cannot_start_from_another_run_is_refused_or_fails(make_run, store:
     assert "nowhere" in summary.failed[orphan.id]
 
 
-def kill_busiest(pool: LocalPool) -> None:
-    busiest = max(pool.pids, key=lambda pid: sum(psutil.Process(pid).cpu_times()[:2]))
-    os.kill(busiest, signal.SIGKILL)
-
-
-def test_a_killed_worker_costs_nothing(make_run, store: Store, alone: Store, family):
-    killed = []
-    with LocalPool(1) as pool:
-
-        def kill(event: Event) -> None:
-            if event.kind == "progress" and not killed:
-                killed.append(event.step)
-                kill_busiest(pool)
-
-        summary, watcher = train([family[0]], store, pool, kill, checkpoint_every=0.01)
-    assert killed
-    assert watcher.of("retry") == [family[0].id]
+def test_a_killed_worker_costs_nothing(make_run, store: Store, alone: Store, family, tmp_path: Path):
+    with MortalPool(1, tmp_path / "deaths", step=7) as pool:
+        summary, watcher = train([family[0]], store, pool, checkpoint_every=0.0)
+    assert pool.deaths == 1
+    assert [(event.step, event.text) for event in watcher.events if event.kind == "retry"] == [
+        (7, "its worker was killed (SIGKILL)")
+    ]
     assert summary.done == (family[0].id,)
     assert run_bytes(store, family[0]) == run_bytes(alone, family[0])
 
 
-def test_a_run_whose_worker_keeps_dying_fails(make_run, store: Store, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_whose_worker_keeps_dying_fails(
+    make_run, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("allometry.sweeps.execution.DEATHS_ALLOWED", 1)
-    long = make_run(20_000)
-    with LocalPool(1) as pool:
-        kill = lambda event: kill_busiest(pool) if event.kind == "progress" else None  # noqa: E731
-        summary, watcher = train([long], store, pool, kill)
-    assert "memory" in summary.failed[long.id]
+    run = make_run(40)
+    with MortalPool(1, tmp_path / "deaths", step=3, most=9) as pool:
+        summary, watcher = train([run], store, pool)
+    assert pool.deaths == 2
+    assert "memory" in summary.failed[run.id]
     assert len(watcher.of("retry")) == 1
-    assert store.status(long.id) == "failed"
+    assert store.status(run.id) == "failed"
 
 
 def test_one_writer_per_store(make_run, store: Store, pool: LocalPool):
@@ -193,13 +186,6 @@ def test_a_damaged_result_is_made_again(make_run, store: Store, pool: LocalPool)
     assert json.loads(result.read_text())["loss"] == before
 
 
-def is_running(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[2])
@@ -218,7 +204,7 @@ execute(Sweep("s", "?", runs), store, workers=1, on_event=tell, checkpoint_every
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_stopped_parent_leaves_nothing_running(make_run, store: Store, how: signal.Signals):
-    run = make_run(20_000)
+    run = make_run(10_000_000)  # nobody sees its end
     (store.path / "todo").write_text(run.model_dump_json() + "\n")
     arguments = [sys.executable, "-c", SCRIPT, str(store.path), str(Path(__file__).parents[2])]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
@@ -227,12 +213,9 @@ def test_a_stopped_parent_leaves_nothing_running(make_run, store: Store, how: si
             pass
         workers = psutil.Process(parent.pid).children()
         assert workers
-        began = time.monotonic()
         parent.send_signal(how)
-        parent.wait(timeout=30)
-        while any(map(is_running, workers)):
-            assert time.monotonic() - began < 30
-            time.sleep(0.05)
+        parent.wait()
+        until_ended(workers)
     found = survey([run], store)
     assert found.resumes[run.id] > 0
     assert found.sentence.startswith("1 resumes at step ")

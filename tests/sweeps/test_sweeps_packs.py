@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from bitwise import run_bytes
-from drivers import two_drivers
-from test_sweeps_execute import Watcher, kill_busiest
+from drivers import LEASE, two_drivers
+from mortal import MortalPool
+from test_sweeps_execute import Watcher
 
 from allometry.models.base import family as family_of
 from allometry.runs.store import Store
@@ -107,21 +108,13 @@ def test_a_family_that_cannot_be_packed_is_trained_alone(fast, packing: LocalPoo
 
 
 def test_a_killed_worker_concerns_all_of_its_pack(fast, store: Store, pool: LocalPool, tmp_path: Path):
-    runs = [fast(150, seed=seed, lr=0.003) for seed in range(3)]
-    killed: list[int] = []
-    with LocalPool(1, pack=4) as own:
-
-        def kill(event: Event) -> None:
-            written = list(store.path.glob("*/checkpoints/step-*.safetensors"))
-            if event.kind == "progress" and not killed and len(written) > 2:
-                killed.append(event.step)
-                kill_busiest(own)
-
-        summary, watcher = train(runs, store, own, kill, checkpoint_every=0.2)
-    assert killed
+    runs = [fast(40, seed=seed, lr=0.003) for seed in range(3)]
+    with MortalPool(1, tmp_path / "deaths", step=20, pack=4) as own:
+        summary, watcher = train(runs, store, own, checkpoint_every=0.0)
+    assert own.deaths == 1
     assert set(watcher.of("retry")) == {run.id for run in runs}
     assert set(summary.done) == {run.id for run in runs}
-    assert all(event.step > 0 for event in watcher.events if event.kind == "retry")
+    assert all(event.step >= 19 for event in watcher.events if event.kind == "retry")
     alone = Store(tmp_path / "alone", create=True)
     train(runs, alone, pool)
     assert_same(store, alone, runs)
@@ -131,13 +124,19 @@ def test_a_killed_worker_concerns_all_of_its_pack(fast, store: Store, pool: Loca
 def test_ctrl_c_leaves_checkpoints_from_which_each_goes_on_alone(
     fast, store: Store, pool: LocalPool, tmp_path: Path
 ):
-    runs = [fast(300, seed=seed, lr=0.003) for seed in range(3)]
+    runs = [fast(60, seed=seed, lr=0.003) for seed in range(3)]
+    begun: set[str] = set()
 
     def interrupt(event: Event) -> None:
-        if event.kind == "progress":
+        if event.kind == "progress" and event.run:
+            begun.add(event.run.id)
+        if len(begun) == len(runs):
             raise KeyboardInterrupt
 
-    with LocalPool(1, pack=4) as own, pytest.raises(KeyboardInterrupt):
+    with (
+        MortalPool(1, tmp_path / "halt", step=20, act="halt", pack=4) as own,
+        pytest.raises(KeyboardInterrupt),
+    ):
         train(runs, store, own, interrupt)
     assert {store.status(run.id) for run in runs} == {"partial"}
     assert all(list(store.directory(run.id).glob("checkpoints/step-*.safetensors")) for run in runs)
@@ -149,10 +148,10 @@ def test_ctrl_c_leaves_checkpoints_from_which_each_goes_on_alone(
 
 @pytest.mark.slow
 def test_two_drivers_train_packs_of_what_the_other_has_not(
-    fast, store: Store, pool: LocalPool, tmp_path: Path
+    fast, store: Store, pool: LocalPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     runs = [fast(20 - seed, seed=seed) for seed in range(4)]
-    summaries = two_drivers(runs, store, pack=2)
+    summaries = two_drivers(runs, store, monkeypatch, pack=2)
     assert len(summaries) == 2
     assert all({*each.done, *each.skipped} == {run.id for run in runs} for each in summaries)
     for run in runs:
@@ -197,7 +196,7 @@ def test_packs_into_a_bucket(fast, bucket: str, pool: LocalPool, tmp_path: Path)
     train(runs, alone, pool)
     store = Store(bucket, create=True)
     with LocalPool(1, pack=4) as own:  # started here: its worker needs the bucket's end point
-        summary, _ = train(runs, store, own, checkpoint_every=0.3, lease=5.0)
+        summary, _ = train(runs, store, own, checkpoint_every=0.3, lease=LEASE)
     assert set(summary.done) == {run.id for run in runs}
     ours, theirs = (each.frame().set_index("run") for each in (Store(bucket), alone))
     for run in runs:

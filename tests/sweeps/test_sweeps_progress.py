@@ -1,5 +1,4 @@
 import io
-import time
 
 import pytest
 
@@ -35,8 +34,8 @@ def show(events: list[Event], stream: io.StringIO, *, quiet: bool = False) -> st
         display.calibrating(2, 2)
         for event in events:
             display(event)
-        if stream.isatty():
-            time.sleep(0.5)  # the screen is drawn five times a second
+        if display._bars is not None:
+            display._bars.refresh()  # else drawn five times a second
     return stream.getvalue()
 
 

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,13 +125,12 @@ def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
-    began = time.monotonic()
+    monkeypatch.setattr("ray.init", lambda **options: pytest.fail("Ray itself would wait for minutes"))
     with pytest.raises(AllometryError, match="no Ray cluster answers"):
         connect(f"ray://{address}")
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(AllometryError, match="no Ray cluster answers"):
         connect("ray")
-    assert time.monotonic() - began < 15
     with pytest.raises(AllometryError, match="no address"):
         connect("ray://head")
     with pytest.raises(AllometryError, match="cannot run on 'slurm'"):
@@ -266,7 +264,7 @@ def test_a_driver_that_dies_and_one_beside_it(cluster, undisturbed, store: Store
         for each in (second, third):
             assert each.stdout is not None
             each.stdout.read()
-            assert each.wait(300) == 0
+            assert each.wait() == 0
     assert_same(runs, store, calm)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from bitwise import run_bytes
-from drivers import two_drivers
+from drivers import LEASE, two_drivers
 
 from allometry.data import placed
 from allometry.errors import AllometryError
@@ -55,11 +55,13 @@ def test_slow_slots_get_what_would_not_end_sooner_elsewhere(make_run):
     assert assign(jobs[:1], {0: 95.0, 1: 0.0}, {0: 10.0, 1: 1.0}, seconds) == {(1,): jobs[0]}
 
 
-def test_two_drivers_train_every_run_once(make_run, store: Store, pool: LocalPool, tmp_path: Path):
+def test_two_drivers_train_every_run_once(
+    make_run, store: Store, pool: LocalPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     runs = [make_run(30), make_run(15), make_run(12, seed=1), make_run(12, seed=2)]
     alone = Store(tmp_path / "alone", create=True)
     execute(Sweep("s", "?", tuple(runs)), alone, pool=pool)
-    summaries = two_drivers(runs, store)
+    summaries = two_drivers(runs, store, monkeypatch)
     assert len(summaries) == 2
     for summary in summaries:
         assert {*summary.done, *summary.skipped} == {run.id for run in runs}
@@ -118,7 +120,7 @@ def test_a_store_in_a_bucket(make_run, bucket: str, pool: LocalPool, tmp_path: P
     execute(Sweep("s", "?", tuple(runs)), alone, pool=pool)
     store = Store(bucket, create=True)
     with LocalPool(2) as own:  # started here: its workers need the bucket's end point
-        summary = execute(Sweep("s", "?", tuple(runs)), store, pool=own, checkpoint_every=0.3, lease=5.0)
+        summary = execute(Sweep("s", "?", tuple(runs)), store, pool=own, checkpoint_every=0.3, lease=LEASE)
     assert set(summary.done) == {run.id for run in runs}
     ours, theirs = alone.frame(), Store(bucket).frame()
     same = [name for name in ours.columns if name not in ("seconds", "started", "finished")]

@@ -1,54 +1,40 @@
 """A training process killed outright, several times, ends as an undisturbed one does: bit for bit."""
 
-import json
-import subprocess
-import sys
-import time
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
+import pytest
+from killed import EVERY, Moment, attempt
 
+from allometry.train.checkpoint import read_newest
 from allometry.train.config import RunConfig
 from allometry.train.loop import train
 
-PROGRAM = """
-import json, sys
-from pathlib import Path
-from allometry.train.config import RunConfig
-from allometry.train.loop import train
-config = RunConfig.model_validate(json.loads(sys.argv[1]))
-train(config, Path(sys.argv[2]), checkpoint_every=0.1)
-"""
+KILLS: tuple[tuple[Moment, int, int], ...] = (("step", 27, 21), ("checkpoint", 40, 33), ("row", 60, 55))
+"""Moments, and the steps of the newest checkpoint that each leaves behind."""
 
 
-def attempt(config: RunConfig, directory: Path, kill_after: float | None) -> None:
-    """Train in another process, and kill it `kill_after` seconds after it began to train."""
-    arguments = [sys.executable, "-c", PROGRAM, json.dumps(config.model_dump(mode="json")), str(directory)]
-    curve = directory / "curve.jsonl"
-    before = curve.stat().st_mtime_ns if curve.exists() else 0
-    process = subprocess.Popen(arguments)
-    if kill_after is None:
-        assert process.wait(timeout=600) == 0
-        return
-    while process.poll() is None and (not curve.exists() or curve.stat().st_mtime_ns == before):
-        time.sleep(0.01)  # until the data are read and the first file of the run is written
-    time.sleep(kill_after)
-    process.kill()
-    process.wait()
-
-
+@pytest.mark.parametrize("engine", ["reference", "fast"])
 def test_killed_runs_end_bitwise_the_same(
-    make_run: Callable[..., RunConfig], run_files: Callable[[Path], tuple[bytes, bytes]], tmp_path: Path
+    make_run: Callable[..., RunConfig],
+    run_files: Callable[[Path], tuple[bytes, bytes]],
+    tmp_path: Path,
+    engine: str,
 ) -> None:
-    parent = make_run(tokens=5 * 128)
+    parent = make_run(tokens=5 * 128, engine=engine)
     train(parent, tmp_path / parent.id)
-    config = make_run(tokens=250 * 128, init_from=parent.id, noise_batches=1)
+    config = make_run(tokens=80 * 128, engine=engine, init_from=parent.id, noise_batches=1)
     train(config, tmp_path / "whole")
-    random = np.random.default_rng(0)
-    for _ in range(2):
-        attempt(config, tmp_path / "killed", kill_after=float(random.uniform(0.3, 0.9)))
-    attempt(config, tmp_path / "killed", kill_after=None)
-    log = (tmp_path / "killed/log.txt").read_text()
-    assert "continues after step" in log
-    assert run_files(tmp_path / "killed") == run_files(tmp_path / "whole")
+    killed = tmp_path / "killed"
+    for moment, step, kept in KILLS:
+        assert attempt(config, killed, moment, step) == -signal.SIGKILL
+        newest = read_newest(killed, config, print)
+        assert newest is not None
+        assert newest[1].step == kept
+        assert kept + EVERY >= step
+    assert (killed / "curve.jsonl").read_text().endswith('{"step": ')
+    assert attempt(config, killed) == 0
+    log = (killed / "log.txt").read_text()
+    assert [f"continues after step {kept}" in log for *_, kept in KILLS] == [True] * 3
+    assert run_files(killed) == run_files(tmp_path / "whole")

@@ -4,10 +4,10 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from allometry.errors import AllometryError
 from allometry.train.checkpoint import final_parameters
@@ -22,25 +22,39 @@ def on_two(config, store: Path, *options: str) -> None:
     file = store.with_suffix(".json")
     file.write_text(config.model_dump_json())
     command = [*LAUNCHER, "-m", "allometry.train.torchrun", str(file), "--store", str(store), *options]
-    done = subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=500
-    )
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def killed_on_two(config, store: Path, *options: str) -> None:
-    """The same, killed as soon as it has written two checkpoints."""
-    file = store.with_suffix(".json")
+HALTED = """
+from allometry.train import group, loop, torchrun
+
+class Torchrun(group.Torchrun):
+    saved = 0
+
+    def save(self, *arguments):
+        self.saved += 1
+        while self.saved > 2 and not self._stopping():
+            time.sleep(0.01)
+        super().save(*arguments)
+
+import time
+group.Torchrun = Torchrun
+torchrun.main()
+"""
+"""A process of torchrun's that goes no further than two checkpoints until it is asked to end."""
+
+
+def ended_on_two(config, store: Path, *options: str) -> None:
+    """Train as `on_two` does, but end it when it has written two checkpoints."""
+    file, program = store.with_suffix(".json"), store.with_suffix(".py")
     file.write_text(config.model_dump_json())
-    command = [*LAUNCHER, "-m", "allometry.train.torchrun", str(file), "--store", str(store)]
+    program.write_text(HALTED)
+    command = [*LAUNCHER, str(program), str(file), "--store", str(store), "--checkpoint-every", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     checkpoints = store / config.id / "checkpoints"
-    with subprocess.Popen(
-        [*command, "--checkpoint-every", "0", *options], env=environment, stderr=subprocess.DEVNULL
-    ) as process:
-        while len(list(checkpoints.glob("*.dcp"))) < 2:
-            assert process.poll() is None
-            time.sleep(0.05)
+    with subprocess.Popen([*command, *options], env=environment, stderr=subprocess.DEVNULL) as process:
+        until(lambda: len(list(checkpoints.glob("*.dcp"))) >= 2, alive=process)
         process.terminate()
 
 
@@ -87,7 +101,7 @@ def test_copied_and_resumed_on_another_number_of_devices(make_run, tmp_path: Pat
     assert_equal_within_rounding(tmp_path / "one", tmp_path / "copied" / long.id)
     for sharded in ("yes", "no"):
         store = tmp_path / f"resumed-{sharded}"
-        killed_on_two(long, store, "--sharded", sharded)
+        ended_on_two(long, store, "--sharded", sharded)
         assert not (store / long.id / "result.json").exists()
         train(long, store / long.id)
         assert "continues after step" in (store / long.id / "log.txt").read_text()

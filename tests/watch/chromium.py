@@ -6,10 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from waiting import until
 
 FLAGS = (
     "--headless",
@@ -107,13 +108,9 @@ class Chromium:
         """The value of a JavaScript expression in the page."""
         return self.send("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 60.0) -> Any:
-        """The first value of the expression that is true in JavaScript's sense."""
-        until = time.monotonic() + seconds
-        while not (value := self.evaluate(expression)):
-            assert time.monotonic() < until, f"never came true: {expression}; {self.log}"
-            time.sleep(0.1)
-        return value
+    def wait(self, expression: str) -> Any:
+        """Return the first value of the expression that is true in JavaScript's sense."""
+        return until(lambda: self.evaluate(expression), alive=self.process)
 
     def screenshot(self, path: Path, *, whole: bool = True) -> None:
         """A picture of the page, as PNG."""

@@ -31,7 +31,7 @@ def serving(store: Store, host: str = "127.0.0.1") -> Iterator[Server]:
 
 
 def get(server: Server, path: str = "/", **headers: str) -> tuple[int, dict[str, str], str]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port)
     connection.request(
         "GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()}
     )
@@ -42,7 +42,7 @@ def get(server: Server, path: str = "/", **headers: str) -> tuple[int, dict[str,
 
 
 def events(server: Server, study: str, count: int) -> list[tuple[str, str]]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port)
     connection.request("GET", f"/events?study={study}")
     answer = connection.getresponse()
     assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"

@@ -13,14 +13,19 @@ import os
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from allometry.data.webtext.jsonl import AppendLog, Row, read_rows
+from allometry.data.webtext.locks import hold
 from allometry.data.webtext.warc import encode_info, encode_page, whole_members
 
 SEGMENT_BYTES = 1 << 30
 """A new WARC file begins after this many bytes, as is the custom."""
+
+LOCK_SECONDS = 60.0
+"""Time to wait for the archive of a part that another process still writes."""
 
 FETCHED = "fetched"
 RETRY_LATER = frozenset({"timeout", "connection", "dns", "robots_unreachable", "server_error", "retry_after"})
@@ -35,6 +40,10 @@ class PartArchive:
     ) -> None:
         self._folder, self._part, self._about = folder, part, dict(about)
         folder.mkdir(parents=True, exist_ok=True)
+        self._held = ExitStack()
+        # The crawl that was killed a moment ago may still be ending: wait for it.
+        lock = folder / f"part-{part:05d}.archive.lock"
+        self._held.enter_context(hold(lock, f"the archive of part {part}", seconds=LOCK_SECONDS))
         self._log_path = folder / f"part-{part:05d}.log.jsonl"
         self._log = AppendLog(self._log_path)
         self._segment = max((int(path.name.split(".")[1]) for path in self._segments()), default=0)
@@ -126,6 +135,7 @@ class PartArchive:
         self.sync()
         self._warc.close()
         self._log.close()
+        self._held.close()
 
 
 def _fetched_row(link: Row, file: str, offset: int, length: int) -> Row:

@@ -8,6 +8,7 @@ L(N)), and by a hash of the document's id, so that a document stays on its side 
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -17,14 +18,19 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from allometry.data.webtext.card import write_card
-from allometry.data.webtext.jsonl import Row, read_rows
+from allometry.data.webtext.jsonl import Row, file_digest, read_json, read_rows, write_json
 from allometry.data.webtext.progress import Progress
 from allometry.data.webtext.urls import registered_domain
-from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest
+from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest, exclusive
 from allometry.errors import AllometryError
 
 STAGE = "build"
 BATCH = 1_000
+
+CARD = "README.md"
+NEW_CARD = "README.new.md"
+_OWN_NAME = re.compile(r"(train|test)-\d{5}\.parquet|README(\.new)?\.md")
+_SHARD = re.compile(r"^(train|test)-.*\.parquet$")
 
 COLUMNS = {
     "text": "string",
@@ -105,19 +111,18 @@ class _Shards:
             self._number += 1
 
 
+@exclusive(STAGE)
 def run(
     workspace: Workspace, options: BuildOptions, *, command: str = "", stream: IO[str] | None = None
 ) -> Summary:
     """Write `train-*.parquet`, `test-*.parquet` and the card. Raises AllometryError if dedup has not run or
     no document is left for one of the splits."""
-    workspace.require("dedup", STAGE)
+    workspace.require("dedup" if workspace.summary("contamination") is None else "contamination", STAGE)
     identity = _identity(workspace, options)
     before = workspace.summary(STAGE)
-    if (
-        before is not None
-        and before.options.get("identity") == identity
-        and list(workspace.root.glob("train-*.parquet"))
-    ):
+    owned = _owned(workspace)
+    same = before is not None and before.options.get("identity") == identity
+    if before is not None and same and any(name.startswith("train-") for name in owned):
         return before
     watch = Stopwatch()
     aside = workspace.path(STAGE) / "new"
@@ -130,15 +135,63 @@ def run(
                 f"of {counts['documents']} documents none falls into {split}",
                 hint="start from more links, or change --test-share",
             )
-    for old in [*workspace.root.glob("train-*.parquet"), *workspace.root.glob("test-*.parquet")]:
-        old.unlink()
-    for new in aside.iterdir():
-        new.rename(workspace.root / new.name)
-    aside.rmdir()
     summary = Summary(STAGE, counts, Counter(), watch.seconds, {**asdict(options), "identity": identity})
+    write_card(workspace, summary, domains, command, aside / CARD)
+    summary.notes += _publish(workspace, aside, owned)
     workspace.write_summary(summary)
-    write_card(workspace, summary, domains, command)
     return summary
+
+
+def _record(workspace: Workspace) -> Path:
+    """Return the file that lists what `build` wrote into the folder: name -> hashes of the content (two while
+    a new data set replaces an old one)."""
+    return workspace.path(STAGE) / "files.json"
+
+
+def _owned(workspace: Workspace) -> set[str]:
+    """Name the files of the data set that this stage wrote and that nobody has changed since."""
+    written = read_json(_record(workspace))
+    if not isinstance(written, dict):
+        return set()
+    return {
+        name
+        for name, hashes in written.items()
+        if _OWN_NAME.fullmatch(name)
+        and (workspace.root / name).is_file()
+        and file_digest(workspace.root / name) in hashes
+    }
+
+
+def _publish(workspace: Workspace, aside: Path, owned: set[str]) -> list[str]:
+    """Move the new files into place and remove the old ones, of those that this stage wrote itself.
+
+    A card that somebody edited stays; the new one lies beside it, and a note says so. Raises AllometryError,
+    having changed nothing, where shards of others are in the way.
+    """
+    names = {path.name for path in workspace.root.iterdir()}
+    if foreign := sorted(name for name in names - owned if _SHARD.search(name) or name == NEW_CARD):
+        raise AllometryError(
+            f"{workspace.root} holds files that build did not write, or that were changed since: "
+            f"{', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}",
+            hint="they would be read as part of the data set: move them elsewhere, then run build again",
+        )
+    notes = []
+    targets = {new.name: new.name for new in aside.iterdir()}
+    if (workspace.root / CARD).exists() and CARD not in owned:
+        targets[CARD] = NEW_CARD
+        notes.append(f"{CARD} was written or changed by somebody else and is kept; see {NEW_CARD}")
+    new = {target: [file_digest(aside / name)] for name, target in targets.items()}
+    old = {name: [file_digest(workspace.root / name)] for name in owned}
+    # Written before the files are moved: after a kill in between, old and new ones are known as ours.
+    both = {name: old.get(name, []) + new.get(name, []) for name in {*old, *new}}
+    write_json(_record(workspace), both)
+    for name in owned - set(new):
+        (workspace.root / name).unlink()
+    for name, target in targets.items():
+        (aside / name).rename(workspace.root / target)
+    aside.rmdir()
+    write_json(_record(workspace), new)
+    return notes
 
 
 def _identity(workspace: Workspace, options: BuildOptions) -> str:
@@ -176,12 +229,12 @@ def _write_shards(
 
 
 def kept_documents(workspace: Workspace) -> Iterator[Row]:
-    """The documents that passed every stage, in order."""
+    """Yield the documents that passed every stage, in order. What was dropped is known by its id."""
     for part in range(workspace.parts):
-        dropped = {row["row"] for row in read_rows(workspace.path("dedup", part, ".removed.jsonl"))}
+        dropped = {row["id"] for row in read_rows(workspace.path("dedup", part, ".removed.jsonl"))}
         for row in read_rows(workspace.path("contamination", part, ".removed.jsonl")):
             if not row["kept"]:
-                dropped.add(row["row"])
-        for number, document in enumerate(read_rows(workspace.path("filter", part))):
-            if number not in dropped:
+                dropped.add(row["id"])
+        for document in read_rows(workspace.path("filter", part)):
+            if document["id"] not in dropped:
                 yield document

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 from allometry.data.webtext.jsonl import whole_file
 from allometry.data.webtext.progress import duration
@@ -54,8 +55,10 @@ again without its link.
 """
 
 
-def write_card(workspace: Workspace, build: Summary, domains: Counter[str], command: str) -> None:
-    """Write `README.md`."""
+def write_card(
+    workspace: Workspace, build: Summary, domains: Counter[str], command: str, path: Path
+) -> None:
+    """Write the card of the data set to `path`."""
     name = plain(workspace.root.resolve().name)
     sections = [
         _HEAD.format(version=__version__, name=name, command=plain(command) or "allometry webtext"),
@@ -66,7 +69,7 @@ def write_card(workspace: Workspace, build: Summary, domains: Counter[str], comm
         _table("## Domains with the most documents", ("domain", "documents"), domains.most_common(20)),
         _contamination(workspace),
     ]
-    with whole_file(workspace.root / "README.md") as file:
+    with whole_file(path) as file:
         file.write("\n".join(section for section in sections if section).encode("utf-8", "replace"))
 
 

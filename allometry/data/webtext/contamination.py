@@ -25,7 +25,7 @@ from allometry.data.webtext.jsonl import encode, file_digest, read_rows, whole_f
 from allometry.data.webtext.progress import Progress
 from allometry.data.webtext.shingles import Hashes, ngrams, word_hashes
 from allometry.data.webtext.workers import Pool, open_pool
-from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest
+from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest, exclusive
 from allometry.errors import AllometryError
 
 STAGE = "contamination"
@@ -47,15 +47,12 @@ def evaluation_texts(path: Path, column: str) -> Iterator[str]:
 
     Raises AllometryError for other kinds and for a missing column.
     """
-    if not path.is_file():
-        raise AllometryError(
-            f"no such file: {path}", hint="give the evaluation set as .jsonl, .csv, .parquet or .txt"
-        )
     kind = path.suffix.lower()
     if kind == ".txt":
         yield path.read_text(encoding="utf-8", errors="replace")
     elif kind in (".jsonl", ".ndjson"):
-        yield from (_column(row, column, path) for row in read_rows(path))
+        with path.open("rb") as file:
+            yield from (_column(json.loads(line), column, path) for line in file if line.strip())
     elif kind == ".csv":
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
             yield from (_column(row, column, path) for row in csv.DictReader(file))
@@ -70,7 +67,11 @@ def evaluation_texts(path: Path, column: str) -> Iterator[str]:
         )
 
 
-def _column(row: dict[str, Any], column: str, path: Path) -> str:
+def _column(row: Any, column: str, path: Path) -> str:
+    if not isinstance(row, dict):
+        raise AllometryError(
+            f"{path.name}: a line is no JSON object", hint="check that it is what its name says"
+        )
     if column not in row:
         raise AllometryError(
             f"{path.name} has no column {column!r}; it has {', '.join(map(str, row))}",
@@ -145,6 +146,7 @@ def _grams(path: str) -> Hashes:
     return loaded
 
 
+@exclusive(STAGE)
 def run(
     workspace: Workspace,
     against: Sequence[Path],
@@ -161,14 +163,21 @@ def run(
     workspace.require("dedup", STAGE)
     if not against:
         raise AllometryError("no evaluation set given", hint="name one with --against FILE")
+    against = [path.resolve() for path in against]
+    identity = digest(asdict(options), [_content(path) for path in against])
+    before = workspace.summary(STAGE)
+    same = before is not None and before.options.get("identity") == identity
+    if before is not None and same and not workspace.stale_parts(STAGE):
+        return before
     watch = Stopwatch()
     evaluation = EvaluationSet(against, options.words, options.column)
+    short = sum(size == 0 for size in evaluation.sizes)
+    made_from = workspace.made_from(STAGE, 0)
     folder = workspace.path(STAGE)
     folder.mkdir(parents=True, exist_ok=True)
     finder = Finder(str(folder / "grams.npy"), options.words)
     np.save(finder.grams_path, evaluation.grams)
     seen = np.zeros(len(evaluation.grams), dtype=bool)
-    identity = digest(asdict(options), [file_digest(path) for path in against])
     kept = [
         (workspace.part_record("filter", part) or {"counts": {}})["counts"] for part in range(workspace.parts)
     ]
@@ -176,13 +185,29 @@ def run(
     with open_pool(on, workers) as pool:
         for part in range(workspace.parts):
             found = _found(workspace, part, finder, pool)
-            _write_part(workspace, part, found, options, seen, identity, progress)
+            _write_part(workspace, part, found, options, seen, identity, made_from, progress)
     progress.finish()
     write_json(folder / "report.json", _report(evaluation, evaluation.contained(seen), against))
+    names = [str(path) for path in against]
     summary = Summary(
-        STAGE, seconds=watch.seconds, options={**asdict(options), "against": [str(p) for p in against]}
+        STAGE, seconds=watch.seconds, options={**asdict(options), "against": names, "identity": identity}
     )
+    if short:
+        summary.notes.append(
+            f"{short:,} of {len(evaluation.sizes):,} evaluation documents have fewer than {options.words} "
+            "words: they were not looked for"
+        )
     return workspace.finish_stage(summary)
+
+
+def _content(path: Path) -> list[str]:
+    """Return the name of an evaluation set and a hash of what it holds."""
+    if not path.is_file():
+        raise AllometryError(
+            f"no such evaluation set: {path}",
+            hint="give it with --against, as .jsonl, .csv, .parquet or .txt",
+        )
+    return [path.name, file_digest(path)]
 
 
 def _found(workspace: Workspace, part: int, finder: Finder, pool: Pool) -> Iterator[tuple[str, str, Hashes]]:
@@ -200,16 +225,17 @@ def _write_part(
     options: ContaminationOptions,
     seen: npt.NDArray[np.bool_],
     identity: str,
+    made_from: str,
     progress: Progress,
 ) -> None:
     """List a part's documents that share n-grams, and mark in `seen` which n-grams they are. Duplicates do
     not count."""
-    duplicates = {row["row"] for row in read_rows(workspace.path("dedup", part, ".removed.jsonl"))}
+    duplicates = {row["id"] for row in read_rows(workspace.path("dedup", part, ".removed.jsonl"))}
     counts, removed = Counter[str](), Counter[str]()
     with whole_file(workspace.path(STAGE, part, ".removed.jsonl")) as dropped:
-        for number, (page_id, url, hits) in enumerate(found):
+        for page_id, url, hits in found:
             progress.add()
-            if number in duplicates:
+            if page_id in duplicates:
                 continue
             counts["documents"] += 1
             counts["shared_ngrams"] += len(hits)
@@ -218,9 +244,17 @@ def _write_part(
                 counts["contaminated"] += 1
                 removed["contaminated"] += options.remove
                 value = {"id": page_id, "reason": "contaminated", "value": len(hits), "url": url}
-                dropped.write(encode({**value, "row": number, "kept": not options.remove}))
+                dropped.write(encode({**value, "kept": not options.remove}))
     inputs = digest(identity, workspace.part_fingerprint("dedup", part))
-    workspace.finish_part(STAGE, part, inputs=inputs, fingerprint=inputs, counts=counts, removed=removed)
+    workspace.finish_part(
+        STAGE,
+        part,
+        inputs=inputs,
+        fingerprint=inputs,
+        counts=counts,
+        removed=removed,
+        made_from=made_from,
+    )
 
 
 def _report(evaluation: EvaluationSet, shares: list[float], against: Sequence[Path]) -> dict[str, Any]:

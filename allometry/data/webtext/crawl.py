@@ -1,7 +1,7 @@
-"""One crawl, as a process of its own: `python -m allometry.data.webtext.crawl JOB.json`.
+"""One crawl, as a process of its own: `python -m allometry.data.webtext.crawl`.
 
-A Twisted reactor can run once in a process, so each crawl gets one. It reports its progress as lines of JSON
-on standard output, ends when it is done, when it is interrupted, or when its standard input closes (its
+A Twisted reactor can run once in a process, so each crawl gets one. It reads its job, a line of JSON, from
+standard input, reports its progress as lines of JSON on standard output, and ends when it is done, when it is interrupted, or when its standard input closes (its
 parent is gone).
 """
 
@@ -17,7 +17,6 @@ from typing import Any
 
 from allometry.data.webtext.archive import PartArchive
 from allometry.data.webtext.frontier import Frontier
-from allometry.data.webtext.jsonl import read_json
 
 REPORT_SECONDS = 1.0
 SYNC_SECONDS = 10.0
@@ -100,13 +99,13 @@ def settings(job: CrawlJob) -> dict[str, Any]:
     }
 
 
-def main(path: str) -> None:
-    """Run the job described in a file."""
+def main() -> None:
+    """Run the job that comes in on standard input."""
     from scrapy.crawler import AsyncCrawlerProcess
 
     from allometry.data.webtext.spider import LinkSpider, Patience
 
-    job = CrawlJob(**read_json(Path(path)))
+    job = CrawlJob(**json.loads(sys.stdin.buffer.readline()))
     about = {
         "software": job.user_agent,
         "format": "WARC File Format 1.0",
@@ -187,4 +186,4 @@ def _report(crawler: Any, *, final: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

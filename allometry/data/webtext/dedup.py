@@ -26,7 +26,7 @@ from allometry.data.webtext.progress import Progress
 from allometry.data.webtext.shingles import Hashes, jaccard, shingles, word_hashes
 from allometry.data.webtext.signatures import MinHash, Signed, Signer, sequence_hash
 from allometry.data.webtext.workers import Pool, open_pool
-from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest
+from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest, exclusive
 from allometry.errors import AllometryError
 
 STAGE = "dedup"
@@ -66,7 +66,7 @@ class Documents:
         return int(self.starts[-1])
 
     def part_of(self, number: int) -> tuple[int, int]:
-        """The part of a document and its row there."""
+        """Return the part of a document and its place there."""
         part = int(np.searchsorted(self.starts, number, side="right")) - 1
         return part, number - int(self.starts[part])
 
@@ -98,6 +98,7 @@ class Documents:
             file.close()
 
 
+@exclusive(STAGE)
 def run(
     workspace: Workspace,
     options: DedupOptions,
@@ -111,7 +112,8 @@ def run(
     workspace.require("filter", STAGE)
     identity = _inputs(workspace, options)
     before = workspace.summary(STAGE)
-    if before is not None and before.options.get("identity") == identity:
+    same = before is not None and before.options.get("identity") == identity
+    if before is not None and same and not workspace.stale_parts(STAGE):
         return before
     watch = Stopwatch()
     with open_pool(on, workers) as pool:
@@ -223,7 +225,8 @@ def _on_disk(shared: Shared, path: Path) -> Shared:
 def _write(
     workspace: Workspace, documents: Documents, duplicates: Iterator[Duplicate], identity: str
 ) -> None:
-    """The lists of the parts: row, id, reason, the kept document it is like, and how like."""
+    """Write the lists of the parts: id, reason, the kept document it is like, and how like."""
+    made_from = workspace.made_from(STAGE, 0)
     coming = groupby(duplicates, key=lambda duplicate: documents.part_of(duplicate.document)[0])
     nothing: tuple[int, Iterator[Duplicate]] = (workspace.parts, iter(()))
     found_part, found = next(coming, nothing)
@@ -245,6 +248,7 @@ def _write(
             fingerprint=digest(identity, file_digest(target)),
             counts={"documents": total, "kept": total - removed.total()},
             removed=removed,
+            made_from=made_from,
         )
 
 
@@ -257,5 +261,4 @@ def _removed_row(documents: Documents, duplicate: Duplicate) -> Row:
         "value": round(duplicate.similarity, 4),
         "of": other["id"],
         "url": mine["url"],
-        "row": documents.part_of(duplicate.document)[1],
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,8 +87,8 @@ def candidates(bands: list[Shared], n_documents: int) -> Iterator[tuple[int, Int
         buckets = np.concatenate([b.buckets[low:high] for b, (low, high) in zip(bands, ranges, strict=True)])
         order = np.argsort(documents, kind="stable")
         documents, buckets = documents[order], buckets[order]
-        edges = _run_starts(documents)
-        for low, high in zip(edges, [*edges[1:], len(documents)], strict=True):
+        edges = np.append(_run_starts(documents), len(documents)) if len(documents) else []
+        for low, high in pairwise(edges):
             yield int(documents[low]), buckets[low:high]
 
 

@@ -17,7 +17,7 @@ from allometry.data.webtext.jsonl import AppendLog, Row, encode, file_digest, re
 from allometry.data.webtext.progress import Progress
 from allometry.data.webtext.warc import Page, read_page
 from allometry.data.webtext.workers import Outcome, Pool, open_pool
-from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest
+from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest, exclusive
 from allometry.errors import AllometryError, missing_extra
 
 STAGE = "extract"
@@ -109,6 +109,7 @@ def _trafilatura() -> Any:
     return trafilatura
 
 
+@exclusive(STAGE)
 def run(
     workspace: Workspace,
     options: ExtractOptions,

@@ -13,12 +13,13 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
 from allometry.data.webtext.archive import FETCHED, last_outcomes
 from allometry.data.webtext.crawl import CrawlJob
-from allometry.data.webtext.jsonl import encode, file_digest, read_rows, whole_file, write_json
+from allometry.data.webtext.jsonl import encode, file_digest, read_rows, whole_file
 from allometry.data.webtext.progress import Progress
 from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace
 from allometry.errors import AllometryError, missing_extra
@@ -82,8 +83,7 @@ def run(
     workspace.require("links", STAGE)
     _require_scrapy()
     watch = Stopwatch()
-    folder = workspace.path(STAGE)
-    folder.mkdir(parents=True, exist_ok=True)
+    workspace.path(STAGE).mkdir(parents=True, exist_ok=True)
     wanted = list(range(workspace.parts)) if parts is None else list(parts)
     open_parts = [part for part in wanted if not _is_complete(workspace, part, options)]
     total = sum(_n_links(workspace, part) for part in open_parts)
@@ -91,17 +91,34 @@ def run(
     for start in range(0, len(open_parts), PARTS_AT_ONCE):
         group = open_parts[start : start + PARTS_AT_ONCE]
         base = progress.done
-        for report in _crawl(workspace, options, group):
-            if on_report is not None:
-                on_report(report)
-            done = sum(n for name, n in report["outcomes"].items() if name != "retries") + report["skipped"]
-            progress.to(base + done, f"{report['outcomes'].get(FETCHED, 0):,} fetched")
-        for part in group:
-            _finish_part(workspace, part)
+        with _holding(workspace, group):
+            for part in group:
+                workspace.forget_part(STAGE, part)
+            for report in _crawl(workspace, options, group):
+                if on_report is not None:
+                    on_report(report)
+                done = sum(n for name, n in report["outcomes"].items() if name != "retries")
+                progress.to(
+                    base + done + report["skipped"], f"{report['outcomes'].get(FETCHED, 0):,} fetched"
+                )
+            for part in group:
+                _finish_part(workspace, part)
     progress.finish()
-    summary = _summary(workspace, options, watch.seconds)
+    with workspace.alone(STAGE, seconds=600.0):  # another share may be adding itself up
+        summary = _summary(workspace, options, watch.seconds)
     _check(summary)
     return summary
+
+
+@contextmanager
+def _holding(workspace: Workspace, parts: Sequence[int]) -> Iterator[None]:
+    """Hold parts of the crawl. The folder is held while they are taken, so no other stage is at work."""
+    with ExitStack() as stack:
+        with workspace.alone(STAGE, seconds=60.0):
+            workspace.require("links", STAGE)
+            for part in parts:
+                stack.enter_context(workspace.hold_part(part))
+        yield
 
 
 def _require_scrapy() -> None:
@@ -132,18 +149,21 @@ def _crawl(workspace: Workspace, options: FetchOptions, parts: Sequence[int]) ->
         user_agent=options.user_agent,
         **_shared_fields(options),
     )
-    write_json(folder / "job.json", job.as_json())
     errors_path = folder / "crawl.log"
     with errors_path.open("ab") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "allometry.data.webtext.crawl", str(folder / "job.json")],
+            [sys.executable, "-m", "allometry.data.webtext.crawl"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
         )
         last: dict[str, Any] = {}
         try:
+            assert process.stdin is not None
             assert process.stdout is not None
+            with suppress(BrokenPipeError):  # it died at once: its exit status tells
+                process.stdin.write(encode(job.as_json()))
+                process.stdin.flush()
             for line in process.stdout:
                 last = json.loads(line)
                 yield last
@@ -178,7 +198,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _finish_part(workspace: Workspace, part: int) -> None:
-    """Write the list of the part's pages and of what failed, and mark the part as done."""
+    """Write the list of the part's pages and of what failed, and mark the part as done.
+
+    Raises AllometryError, and leaves it unfinished, if a link has no outcome.
+    """
     folder = workspace.path(STAGE)
     wanted = {int(link["id"], 16) for link in read_rows(workspace.path("links", part))}
     counts, removed = Counter[str](), Counter[str]()
@@ -201,6 +224,12 @@ def _finish_part(workspace: Workspace, part: int) -> None:
                     )
                 )
     counts["links"] = len(wanted)
+    missing = len(wanted) - counts["fetched"] - removed.total()
+    if missing:
+        raise AllometryError(
+            f"fetch: {missing:,} of {len(wanted):,} links of part {part} have no outcome yet",
+            hint=f"run it again to go on: allometry webtext fetch {workspace.root}",
+        )
     workspace.finish_part(
         STAGE,
         part,

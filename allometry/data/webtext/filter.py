@@ -18,7 +18,7 @@ from allometry.data.webtext.jsonl import Row, encode, file_digest, whole_file
 from allometry.data.webtext.progress import Progress
 from allometry.data.webtext.rules import Rule, Text, choose_rules, first_failure
 from allometry.data.webtext.workers import Pool, open_pool
-from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest
+from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest, exclusive
 from allometry.errors import AllometryError, missing_extra
 
 STAGE = "filter"
@@ -129,6 +129,7 @@ def _count_tokens() -> Callable[[str], int]:
     return lambda text: len(gpt2.encode(text))
 
 
+@exclusive(STAGE)
 def run(
     workspace: Workspace,
     options: FilterOptions,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from allometry.errors import AllometryError
 
 Row = dict[str, Any]
 _TAIL = 1 << 16
@@ -28,10 +31,12 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that gets its name only when the block ends without an error, so readers never see half
     of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with aside.open("wb") as file:
+        with aside.open("xb") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
@@ -63,11 +68,23 @@ def read_json(path: Path) -> Any:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file that this pipeline wrote. A missing file has none."""
+    """Yield the rows of a file that this pipeline wrote; a missing file has none.
+
+    Raises AllometryError, naming the line, where one is damaged.
+    """
     if path.exists():
         with path.open("rb") as file:
-            for line in file:
-                yield json.loads(line)
+            for number, line in enumerate(file, 1):
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError):
+                    row = None
+                if not isinstance(row, dict):
+                    raise AllometryError(
+                        f"{path} is damaged at line {number}",
+                        hint="move that file away and run its stage again",
+                    )
+                yield row
 
 
 def join_files(parts: Iterable[Path], target: Path) -> None:

@@ -71,9 +71,23 @@ def run(
     source cannot be read, when links have no score (unless `no_score`), and when no link is left.
     """
     identity = digest(options.as_json(), [_file_identity(path) for path in sources])
-    before = workspace.summary(STAGE)
-    if before is not None and before.options.get("identity") == identity:
-        return before
+    with workspace.alone(STAGE):
+        workspace.create()
+        before = workspace.summary(STAGE)
+        same = before is not None and before.options.get("identity") == identity
+        if before is not None and same and not workspace.stale_parts(STAGE):
+            return before
+        workspace.require_no_fetch()
+        return _read_all(workspace, sources, options, identity, stream)
+
+
+def _read_all(
+    workspace: Workspace,
+    sources: Sequence[Path],
+    options: LinkOptions,
+    identity: str,
+    stream: IO[str] | None,
+) -> Summary:
     watch = Stopwatch()
     tally = _Tally()
     progress = Progress(STAGE, 0, unit="lines", stream=stream)

@@ -4,7 +4,7 @@ the same are passed over."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO
 
@@ -46,10 +46,24 @@ def run(
         filter.run(workspace, options.filter, on=on, workers=workers, stream=stream),
         dedup.run(workspace, options.dedup, on=on, workers=workers, stream=stream),
     ]
-    if options.against:
-        found = contamination.run(
-            workspace, options.against, options.contamination, on=on, workers=workers, stream=stream
-        )
+    against, check = _contamination(workspace, options)
+    if against:
+        found = contamination.run(workspace, against, check, on=on, workers=workers, stream=stream)
         done.append(found)
     done.append(build.run(workspace, options.build, command=command, stream=stream))
     return done
+
+
+def _contamination(
+    workspace: Workspace, options: PipelineOptions
+) -> tuple[Sequence[Path], contamination.ContaminationOptions]:
+    """Return the evaluation sets to check for, and how: those given, else those of the corpus's last check.
+
+    What was left out once does not come back because the check is not asked for again.
+    """
+    before = workspace.summary(contamination.STAGE)
+    if options.against or before is None:
+        return options.against, options.contamination
+    names = {each.name for each in fields(contamination.ContaminationOptions)}
+    kept = {name: value for name, value in before.options.items() if name in names}
+    return [Path(name) for name in before.options["against"]], contamination.ContaminationOptions(**kept)

@@ -2,12 +2,13 @@
 
     OUT/  README.md  train-*.parquet  test-*.parquet        the data set: what `datasets.load_dataset(OUT)`
     reads
-          removed/<stage>.jsonl                             what each stage dropped, with the reason and the
-          value webtext.json                                      the number of parts: fixed when OUT is made
+          removed/<stage>.jsonl                             what each stage dropped, with reason and value
+          webtext.json                                      the number of parts: fixed when OUT is made
           stages/<stage>/summary.json  part-00000*          the work of each stage, in parts
 
 A part holds the links of a set of hosts (by hash), so parts can be worked on independently and a host is in
-one only. A part of a stage is done when its `part-*.json` names the fingerprint of its inputs and options.
+one only. A part of a stage is done when its `part-*.json` names the fingerprint of its inputs and options;
+it is stale when the stage before has other output by now, and no later stage then takes it.
 """
 
 from __future__ import annotations
@@ -16,16 +17,34 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 from allometry.data.webtext.jsonl import join_files, read_json, write_json
+from allometry.data.webtext.locks import hold
 from allometry.errors import AllometryError
+
+P = ParamSpec("P")
 
 STAGES = ("links", "fetch", "extract", "filter", "dedup", "contamination", "build")
 """The stages in order; contamination is optional."""
+
+FORMAT = 1
+DEFAULT_PARTS = 8
+MAX_PARTS = 99_999
+
+_SOURCE = {
+    "fetch": "links",
+    "extract": "fetch",
+    "filter": "extract",
+    "dedup": "filter",
+    "contamination": "dedup",
+}
+_OVER_ALL_PARTS = ("dedup", "contamination")
 
 
 def digest(*values: Any) -> str:
@@ -71,36 +90,55 @@ class Summary:
 
 
 class Workspace:
-    """The folder of one corpus. `parts` is how many parts its links are divided into (fixed at the first
-    use)."""
+    """The folder of one corpus. `parts` is the number of parts that its links are divided into: chosen at the
+    first use, fixed afterwards.
+
+    Nothing is written before `create`. Raises AllometryError for a folder that holds other people's files.
+    """
 
     def __init__(self, root: Path, *, parts: int | None = None) -> None:
         self.root = root
-        marker = root / "webtext.json"
-        known = read_json(marker)
-        if known is None:
-            if root.exists() and not root.is_dir():
+        self._marker = root / "webtext.json"
+        if self._marker.exists():
+            self.parts = _known_parts(self._marker)
+            if parts is not None and self.parts != parts:
                 raise AllometryError(
-                    f"{root} is not a folder", hint="give --out a folder, new or made by this command"
+                    f"{root} was made with {self.parts} parts, not {parts}",
+                    hint=f"leave --parts out, say --parts {self.parts}, or start a new folder",
                 )
-            known = {"format": 1, "parts": parts or 8}
-            write_json(marker, known)
-        elif parts is not None and known["parts"] != parts:
-            raise AllometryError(
-                f"{root} was made with {known['parts']} parts, not {parts}",
-                hint=f"leave --parts out, say --parts {known['parts']}, or start a new folder",
-            )
-        self.parts: int = known["parts"]
+        else:
+            _refuse_other_files(root)
+            self.parts = parts or DEFAULT_PARTS
 
     @classmethod
     def existing(cls, root: Path) -> Workspace:
-        """The workspace in a folder that must already be one. Raises AllometryError otherwise."""
+        """Return the workspace in a folder that must already be one. Raises AllometryError otherwise."""
         if not (root / "webtext.json").exists():
             raise AllometryError(
                 f"{root} holds no webtext corpus",
                 hint=f"begin with: allometry webtext links LINKS --out {root}",
             )
         return cls(root)
+
+    def create(self) -> None:
+        """Write the file that marks the folder as a corpus, unless it is there."""
+        if not self._marker.exists():
+            write_json(self._marker, {"format": FORMAT, "parts": self.parts})
+
+    def alone(self, stage: str, *, seconds: float = 10.0) -> AbstractContextManager[None]:
+        """Hold the whole folder for a stage; raises AllometryError while another process has it."""
+        return hold(self.root / ".webtext.lock", f"{stage}: {self.root}", seconds=seconds)
+
+    def hold_part(self, part: int) -> AbstractContextManager[None]:
+        """Hold a part for fetching, which several processes do at a time, each with parts of its own."""
+        return hold(self.path("fetch", part, ".lock"), f"fetch: part {part} of {self.root}")
+
+    def require_no_fetch(self) -> None:
+        """Raise AllometryError while a process is fetching any part (call it while holding the folder)."""
+        for part in range(self.parts):
+            if self.path("fetch", part, ".lock").exists():
+                with self.hold_part(part):
+                    pass
 
     def path(self, stage: str, part: int | None = None, suffix: str = ".jsonl") -> Path:
         """The folder of a stage, or the file of one of its parts."""
@@ -117,17 +155,55 @@ class Workspace:
         join_files(parts, self.removed(stage))
 
     def require(self, stage: str, before: str) -> None:
-        """Raise AllometryError unless `stage` has run, which stage `before` needs."""
-        if not (self.path(stage) / "summary.json").exists():
-            raise AllometryError(
-                f"{before}: the stage before it, {stage}, has not run in {self.root}",
-                hint=f"run it first: allometry webtext {stage} {self.root}",
-            )
+        """Raise AllometryError unless `stage` and all stages before it are complete and made from each
+        other's present output, which stage `before` needs."""
+        for each in STAGES[: STAGES.index(stage) + 1]:
+            if each == "contamination" and stage != each:
+                continue
+            if not (self.path(each) / "summary.json").exists():
+                raise AllometryError(
+                    f"{before}: the stage before it, {each}, has not run in {self.root}",
+                    hint=f"run it first: {self._command(each)}",
+                )
+            if stale := self.stale_parts(each):
+                raise AllometryError(
+                    f"{before}: {each} is unfinished or older than what it is made from "
+                    f"({len(stale)} of {self.parts} parts)",
+                    hint=f"run it again, with the options that you want: {self._command(each)}",
+                )
+
+    def _command(self, stage: str) -> str:
+        sources = {"links": f"LINKS --out {self.root}", "contamination": f"{self.root} --against FILE"}
+        return f"allometry webtext {stage} {sources.get(stage, self.root)}"
+
+    def stale_parts(self, stage: str) -> list[int]:
+        """List the parts of a stage that are unfinished, or made from what is there no more."""
+        whole = self.made_from(stage, 0) if stage in _OVER_ALL_PARTS else None
+        return [part for part in range(self.parts) if not self._is_fresh(stage, part, whole)]
+
+    def _is_fresh(self, stage: str, part: int, made_from: str | None) -> bool:
+        record = self.part_record(stage, part)
+        if record is None:
+            return False
+        wanted = self.made_from(stage, part) if made_from is None else made_from
+        return record.get("made_from") == wanted
+
+    def made_from(self, stage: str, part: int) -> str:
+        """Return the fingerprint of what a part of a stage is made from, as it is now ("" for links)."""
+        if stage == "links":
+            return ""
+        if stage in _OVER_ALL_PARTS:
+            return digest([self.part_fingerprint(_SOURCE[stage], each) for each in range(self.parts)])
+        return self.part_fingerprint(_SOURCE[stage], part)
 
     def part_is_done(self, stage: str, part: int, inputs: str) -> bool:
-        """Whether a part was finished with these inputs and options."""
+        """Tell whether a part was finished with these inputs and options."""
         record = self.part_record(stage, part)
-        return record is not None and record["inputs"] == inputs
+        return record is not None and record["inputs"] == inputs and self._is_fresh(stage, part, None)
+
+    def forget_part(self, stage: str, part: int) -> None:
+        """Mark a part as unfinished: its files are about to change."""
+        self.path(stage, part, ".json").unlink(missing_ok=True)
 
     def part_record(self, stage: str, part: int) -> dict[str, Any] | None:
         """What is known of a finished part: `inputs`, `fingerprint`, `counts`, `removed`. None:
@@ -148,13 +224,16 @@ class Workspace:
         fingerprint: str,
         counts: Mapping[str, int],
         removed: Mapping[str, int],
+        made_from: str | None = None,
     ) -> None:
         """Record that a part is done. Written after the part's files: its presence means that they are whole.
 
-        `inputs` names what the part was made from (its options too), `fingerprint` what came out.
+        `inputs` names what the part was made from (its options too), `fingerprint` what came out; `made_from`
+        is that of the stage before, looked up if it is not given.
         """
         record = {
             "inputs": inputs,
+            "made_from": self.made_from(stage, part) if made_from is None else made_from,
             "fingerprint": fingerprint,
             "counts": dict(counts),
             "removed": dict(removed),
@@ -186,6 +265,60 @@ class Workspace:
         """The summary of a stage that has run."""
         value = read_json(self.path(stage) / "summary.json")
         return None if value is None else Summary.from_json(value)
+
+
+def _known_parts(marker: Path) -> int:
+    """Read the number of parts from `webtext.json`, which may be damaged or a stranger's."""
+    known = read_json(marker)
+    parts = known.get("parts") if isinstance(known, dict) else None
+    if isinstance(parts, bool) or not isinstance(parts, int) or not 1 <= parts <= MAX_PARTS:
+        raise AllometryError(
+            f"{marker} is damaged: it names no number of parts",
+            hint=f'write {{"format": {FORMAT}, "parts": N}} into it, '
+            "N as many as there are files stages/links/part-*.jsonl",
+        )
+    if known.get("format") != FORMAT:
+        raise AllometryError(
+            f"{marker} has format {str(known.get('format'))[:40]!r}, which this version cannot read",
+            hint="use the version of allometry that made the folder, or start a new folder",
+        )
+    return parts
+
+
+def _refuse_other_files(root: Path) -> None:
+    if root.exists() and not root.is_dir():
+        raise AllometryError(
+            f"{root} is not a folder", hint="give --out a folder, new or made by this command"
+        )
+    others = (
+        sorted(path.name for path in root.iterdir() if not path.name.startswith(".webtext."))
+        if root.is_dir()
+        else []
+    )
+    if others:
+        shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+        raise AllometryError(
+            f"{root} holds other files ({shown}) and is no webtext corpus",
+            hint=f"give --out a new or an empty folder, such as {root / 'corpus'}",
+        )
+
+
+def exclusive(
+    stage: str,
+) -> Callable[[Callable[Concatenate[Workspace, P], Summary]], Callable[Concatenate[Workspace, P], Summary]]:
+    """Make a stage's `run` hold the workspace while it runs, so that no second process runs a stage there."""
+
+    def decorate(
+        run: Callable[Concatenate[Workspace, P], Summary],
+    ) -> Callable[Concatenate[Workspace, P], Summary]:
+        @wraps(run)
+        def alone(workspace: Workspace, *args: P.args, **kwargs: P.kwargs) -> Summary:
+            with workspace.alone(stage):
+                return run(workspace, *args, **kwargs)
+
+        return alone
+
+    return decorate
 
 
 class Stopwatch:

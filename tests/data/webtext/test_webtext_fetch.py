@@ -1,14 +1,13 @@
 """A real crawl of a real server that misbehaves, on loopback addresses only."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from itertools import pairwise
 
+import psutil
 import pytest
+from waiting import until, until_ended
 
 pytest.importorskip("scrapy")
 pytest.importorskip("warcio")
@@ -224,16 +223,17 @@ def test_a_killed_crawl_continues(tmp_path):
             "0.02s",
         ]
         command += ["--no-autothrottle", "--per-host", "4", "--allow-private", "127.0.0.1", "--json"]
+        server.pages_before_hold = 60  # so that it cannot end before it is killed
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while len(log_lines(workspace)) < 40 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.kill(process.pid, signal.SIGKILL)
+        until(lambda: len(log_lines(workspace)) >= 40, alive=process)
+        crawls = psutil.Process(process.pid).children(recursive=True)
+        assert crawls
+        process.kill()
         process.wait()
-        before = -1
-        while before != (before := len(log_lines(workspace))):  # the crawl notices that its parent is gone
-            time.sleep(1.0)
-        assert 40 <= before < n_pages
+        until_ended(crawls)  # they notice that their parent is gone
+        before = len(log_lines(workspace))
+        assert 40 <= before <= 60
+        server.release()
         done = {row["id"] for row in log_lines(workspace)}
         hits = dict(server.hits)
         finished = subprocess.run(command, capture_output=True, text=True)

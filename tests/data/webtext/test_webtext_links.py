@@ -163,6 +163,8 @@ def test_missing_file_and_other_number_of_parts(tmp_path):
     workspace = Workspace(tmp_path / "out", parts=2)
     with pytest.raises(AllometryError, match="no such file"):
         links.run(workspace, [tmp_path / "none.jsonl"], links.LinkOptions())
+    assert not (tmp_path / "out").exists(), "a mistyped name leaves nothing behind"
+    workspace.create()
     assert Workspace(tmp_path / "out").parts == 2
     with pytest.raises(AllometryError, match="2 parts"):
         Workspace(tmp_path / "out", parts=3)

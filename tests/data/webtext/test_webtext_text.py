@@ -3,7 +3,7 @@
 import os
 import random
 import re
-import time
+import threading
 
 import numpy as np
 import pytest
@@ -84,7 +84,7 @@ def test_broken_and_hostile_html_does_not_raise():
 
 def slow(item):
     if item == 3:
-        time.sleep(60)
+        threading.Event().wait()
     if item == 5:
         os._exit(9)
     if item == 7:
@@ -274,7 +274,21 @@ def test_first_seen_wins_and_slices_change_nothing(monkeypatch):
     monkeypatch.setattr("allometry.data.webtext.duplicates.BLOCK", 23)
     assert duplicates(texts)[0] == found
     assert duplicates(["same words here " * 9] * 4)[0] == [(n, 0, 1.0) for n in (1, 2, 3)]
-    assert duplicates([])[0] == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 10, 50])
+def test_a_corpus_without_near_copies_loses_nothing(count):
+    chooser = random.Random(count)
+    texts = [" ".join(f"w{chooser.randrange(10**6)}" for _ in range(150)) for _ in range(count)]
+    assert duplicates(texts)[0] == []
+
+
+def test_blocks_without_candidates_are_passed_over(monkeypatch):
+    """Copies lie only in the first and in the last of many blocks of documents."""
+    monkeypatch.setattr("allometry.data.webtext.duplicates.BLOCK", 4)
+    texts = [f"a{n} b{n} c{n} d{n} e{n} f{n}" for n in range(40)]
+    texts[1], texts[39] = texts[0], texts[0]
+    assert [(each.document, each.of) for each in duplicates(texts)[0]] == [(1, 0), (39, 0)]
 
 
 def test_band_sizes_must_fit():

@@ -82,6 +82,8 @@ class Server:
         self.times: dict[str, list[float]] = {}
         self.port = 0
         self.robots = "User-agent: *\nDisallow: /forbidden\n"
+        self.held = 0
+        self.pages_before_hold: int | None = None
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -147,7 +149,16 @@ class Server:
     async def _do_robots_txt(self, writer, argument, query, key):
         return await _send(writer, 200, self.robots.encode(), kind="text/plain")
 
+    def release(self) -> None:
+        """Answer every page again."""
+        self.pages_before_hold = None
+
     async def _do_page(self, writer, argument, query, key):
+        if self.pages_before_hold == 0:
+            self.held += 1
+            await asyncio.Event().wait()  # no answer while this crawl lives
+        elif self.pages_before_hold is not None:
+            self.pages_before_hold -= 1
         return await _send(writer, 200, article(int(argument)).encode())
 
     async def _do_tiny(self, writer, argument, query, key):

@@ -1,0 +1,219 @@
+"""What a file is, from its name and its first bytes: text, a table, or something that is no text to train on.
+
+Nothing is taken for text because its name is unknown: tags, quotes and braces would be trained on.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import json
+import lzma
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from allometry.errors import AllometryError, unknown
+
+FORMATS = {
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+    ".rst": "text",
+    ".tex": "text",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+"""File name suffix -> format, of the files that are read in a folder."""
+
+NAMES = ("text", "json", "csv", "tsv", "parquet")
+"""What the option `format` may be."""
+
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+"""Suffixes of compressed files, which are read as what the name says before that."""
+
+ABOUT_THE_DATA = (
+    *(
+        "readme",
+        "license",
+        "licence",
+        "copying",
+        "notice",
+        "changelog",
+        "citation",
+        "contributing",
+        "authors",
+    ),
+    *("dataset_info", "dataset_infos", "dataset_dict", "state", "metadata", "croissant", "manifest"),
+)
+"""Names, without suffix, of files in a folder that are about the data and none of them."""
+
+MARK_UP = (".html", ".htm", ".xhtml", ".xml", ".svg", ".rss", ".ipynb", ".rtf", ".eml", ".yaml", ".yml")
+ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar", ".warc", ".whl")
+
+_HEAD = 65_536
+"""Bytes that are looked at."""
+
+_NUL_SHARE = 0.01
+"""A file with a larger share of bytes 0 is binary; texts with a few have them taken out."""
+
+_LFS = b"version https://git-lfs.github.com/spec/"
+
+
+def is_about_the_data(path: Path) -> bool:
+    """Whether a file in a folder says something about the others, as README.md and dataset_info.json do."""
+    return path.name.partition(".")[0].lower() in ABOUT_THE_DATA
+
+
+def suffix(path: Path) -> str:
+    """The suffix that says what a file is: that before the compression's, in lower case."""
+    inner = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+    return inner.suffix.lower()
+
+
+def format_of(path: Path, wanted: str | None = None) -> str:
+    """The format of a file: `wanted` if given, else by its suffix, else "text" if its content is plain text.
+
+    Raises AllometryError, with what to type, for binary files, mark-up, archives, pointers of Git LFS, and
+    tables under the name of a text.
+    """
+    if wanted is not None and wanted not in NAMES:
+        raise unknown("format", wanted, NAMES)
+    head = _head(path)
+    if head.startswith(_LFS):
+        raise AllometryError(
+            f"{path} is a pointer of Git LFS, not the file itself", hint="fetch it: git lfs pull"
+        )
+    known = wanted or FORMATS.get(suffix(path))
+    if known == "parquet":
+        return known
+    if suffix(path) in ARCHIVES and wanted is None:
+        raise AllometryError(
+            f"{path} is an archive", hint=f"unpack it into a folder, and name that: files:{path.stem}"
+        )
+    if is_binary(head):
+        raise AllometryError(
+            f"{path} is not text: it holds binary data", hint=f"known formats: {' '.join(FORMATS)}"
+        )
+    if known in (None, "text") and wanted is None and (looks := _looks_like(path, head)):
+        as_what, remedy = looks
+        raise AllometryError(
+            f"{path} is {as_what}, whose signs would be trained on as text",
+            hint=f"{remedy}to train on it as it stands: files:{path},format=text",
+        )
+    return known or "text"
+
+
+def _looks_like(path: Path, head: bytes) -> tuple[str, str] | None:
+    """What a file that would be read as text is instead, and the beginning of a remedy; None for text."""
+    text = head.decode("utf-8", errors="ignore").lstrip("\ufeff \t\r\n")
+    start = text[:200].lower()
+    if suffix(path) in MARK_UP or start.startswith(("<!doctype html", "<html", "<?xml")):
+        return "mark-up", "extract its text first (trafilatura does that for HTML); "
+    lines = [line for line in text.splitlines()[:6] if line.strip()]
+    if len(head) == _HEAD:
+        lines = lines[:-1] or lines
+    if lines and all(map(_is_record, lines)):
+        return "JSON lines", f"read them as such: files:{path},format=json; "
+    if text.startswith(("[{", "{")) and _is_json(path, head):
+        return "JSON", f"read it as such: files:{path},format=json; "
+    return None
+
+
+def _is_record(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _is_json(path: Path, head: bytes) -> bool:
+    if len(head) == _HEAD:  # too long to look at all of it
+        return head.lstrip().startswith(b"[{")
+    try:
+        json.loads(head)
+    except ValueError:
+        return False
+    return True
+
+
+def is_binary(head: bytes) -> bool:
+    """Whether bytes are neither UTF-8 nor text of another encoding with its mark or without control
+    characters.
+    """
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return False
+    if head[::2].count(0) > 0.4 * len(head) / 2 or head[1::2].count(0) > 0.4 * len(head) / 2:
+        return not _is_utf16(head)
+    control = sum(head.count(byte) for byte in range(32) if byte not in b"\t\n\f\r\x1b\x08")
+    return control > _NUL_SHARE * len(head)
+
+
+def _is_utf16(head: bytes) -> bool:
+    """Whether every other byte is 0, as in Latin text in UTF-16 without a mark, and the others are text."""
+    zeros = head[::2].count(0), head[1::2].count(0)
+    text = head[1::2] if zeros[0] > zeros[1] else head[::2]
+    return min(zeros) == 0 and not is_binary(text)
+
+
+def _head(path: Path) -> bytes:
+    with opened(path) as file:
+        return bytes(file.read(_HEAD))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """The content of a file, decompressed; AllometryError if it cannot be read or is damaged."""
+    try:
+        with _OPEN.get(path.suffix.lower(), lambda path: path.open("rb"))(path) as file:
+            yield file
+    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise AllometryError(
+            f"{path} cannot be read: {reason[0]}", hint="mend or remove that file"
+        ) from error
+
+
+def _open_zst(path: Path) -> Any:
+    import pyarrow
+
+    return pyarrow.input_stream(str(path), compression="zstd")
+
+
+_OPEN: dict[str, Callable[[Path], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": _open_zst,
+}
+
+
+@contextmanager
+def decompressed(path: Path) -> Iterator[Path]:
+    """The path of a file's content without compression: itself, or a temporary file."""
+    if path.suffix.lower() not in COMPRESSED:
+        yield path
+        return
+    with TemporaryDirectory(prefix="allometry-") as folder:
+        plain = Path(folder) / path.with_suffix("").name
+        with opened(path) as file, plain.open("wb") as out:
+            shutil.copyfileobj(file, out, 1 << 20)
+        yield plain
+
+
+def delimiter(path: Path, column: str, default: str) -> str:
+    """What separates the fields of a table: that with which its first line has the column, or `default`."""
+    with path.open("rb") as file:
+        line = file.readline(_HEAD).decode("utf-8", errors="replace").strip("\ufeff\r\n")
+    for mark in (default, ",", ";", "\t", "|"):
+        if column in [field.strip().strip('"') for field in line.split(mark)]:
+            return mark
+    return default

@@ -1,0 +1,105 @@
+"""Which text a run was trained on: `text.json` beside its configuration, and runs of other text put aside.
+
+A run's id is the hash of its configuration, which names a corpus and does not hold it. The text behind a name
+such as "files:my.txt" can change, so each run records the SHA-256 of the token ids that it reads:
+
+    text.json   {"format": 1, "sets": {"CORPUS | TOKENIZER": {"tokens": SHA-256, "identity": …}},
+                 "parent": digest of the text of the run whose weights it starts from, or null}
+
+A store shows the runs of one text. Those of another lie in `.texts/DIGEST/`, whole, and come back when that
+text does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from allometry.errors import AllometryError
+from allometry.runs.files import read_json, write_json, writing
+
+FILE = "text.json"
+ASIDE = ".texts"
+STUDIES = "studies"
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a run reads: the token sets by "CORPUS | TOKENIZER", each with "tokens" (SHA-256 of its ids) and
+    "identity" (what it was made from), and the digest of the text of the run that it starts from.
+    """
+
+    sets: Mapping[str, Mapping[str, str]]
+    parent: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that are equal for equal token ids."""
+        tokens = {name: each["tokens"] for name, each in self.sets.items()}
+        canonical = json.dumps([tokens, self.parent], sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def recorded(directory: Path) -> Text | None:
+    """What a run's directory says of its text; None if it says nothing, as runs of older releases."""
+    try:
+        stored = read_json(directory / FILE)
+    except AllometryError:
+        return None
+    sets = (stored or {}).get("sets")
+    if stored is None or not isinstance(sets, dict) or not all(map(_whole, sets.values())):
+        return None
+    parent = stored.get("parent")
+    return Text(sets, parent if isinstance(parent, str) else None)
+
+
+def _whole(entry: Any) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("tokens", "identity"))
+
+
+def record(directory: Path, text: Text) -> None:
+    """Write down in a run's directory what it reads."""
+    write_json(directory / FILE, {"format": _FORMAT, "sets": dict(text.sets), "parent": text.parent})
+
+
+def exchange(store: Path, name: str, before: str, now: str) -> bool:
+    """Put `name`, a run or "studies/KEY", of the text `before` aside; bring back that of the text `now`.
+
+    Both are digests. Returns whether something came back. The caller must have the store for itself.
+    """
+    here, there = store / name, store / ASIDE / before / name
+    with writing(there):
+        if here.exists():
+            there.parent.mkdir(parents=True, exist_ok=True)
+            here.rename(_unused(there))
+        back = store / ASIDE / now / name
+        if not back.exists():
+            return False
+        back.rename(here)
+    return True
+
+
+def _unused(path: Path) -> Path:
+    """The path, or the first of PATH.2, PATH.3, … that does not exist."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}.{number}")
+    return free
+
+
+def aside(store: Path) -> Iterator[Path]:
+    """The directories of runs that are put aside, in order."""
+    yield from sorted(path.parent for path in (store / ASIDE).glob("*/*/config.json"))
+
+
+def forget(store: Path) -> None:
+    """Delete whatever is put aside."""
+    shutil.rmtree(store / ASIDE, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Studies of the compute-optimal size: frontiers of loss against compute, and learning curves."""

@@ -1,0 +1,168 @@
+"""Collections: several studies under one budget, trained together and reported in one log."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, ClassVar
+
+from allometry.errors import AllometryError
+from allometry.report.content import Analysis
+from allometry.studies.core.plan import smallest
+from allometry.studies.core.study import Study, run_set_named
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from allometry.report.content import Constant
+    from allometry.studies.core.study import Evidence
+    from allometry.sweeps.sweep import Sweep
+    from allometry.train.config import DataConfig, RunConfig
+
+BROKEN = "This chapter could not be written"
+"""How the answer of a chapter begins whose reading failed for a reason that nobody foresaw."""
+
+
+class Collection(Study):
+    """Studies that share runs. `members` in the order of the report; `shares` gives each design its share of
+    the whole compute (they sum to 1), so that members which read the same design ask for the same runs.
+    `headlines` are the members whose first constant is named in the answer.
+    """
+
+    members: ClassVar[tuple[str, ...]]
+    shares: ClassVar[dict[str, float]]
+    headlines: ClassVar[tuple[str, ...]] = ()
+
+    def by_design(self, compute: float, data: DataConfig) -> dict[str, tuple[RunConfig, ...]]:
+        """The runs by design, each at its share.
+
+        A design whose share is too little to ask its question gets the least that is enough, so that a
+        collection can be asked for at any compute; with more of it the shares are kept.
+        """
+        read = {name for member in self._members() for name in member.designs}
+        return {
+            name: _at_share(name, share * compute, data)
+            for name, share in self.shares.items()
+            if name in read
+        }
+
+    def parts(self, compute: float, data: DataConfig) -> dict[str, Sweep]:
+        """Each member's runs: those of its designs."""
+        from allometry.sweeps.sweep import Sweep
+
+        runs = self.by_design(compute, data)
+        return {
+            member.name: Sweep(
+                member.name, member.question, tuple(run for name in member.designs for run in runs[name])
+            )
+            for member in self._members()
+        }
+
+    def _members(self) -> list[Study]:
+        return [self.member(name) for name in self.members]
+
+    def analyse(self, evidence: Evidence) -> Analysis:
+        """One chapter a study, and an answer over all of them."""
+        own = {name: evidence.of(name) for name in self.members if name in evidence.parts}
+        chapters = [dated(chapter(self.member(name), part), part.runs) for name, part in own.items()]
+        everywhere, chapters = _shared_warnings(chapters)
+        return Analysis(
+            study=self.name,
+            question=self.question,
+            expected=self.expected,
+            answer=summary(chapters, self.headlines),
+            command=evidence.command,
+            sections=(),
+            warnings=everywhere,
+            runs=evidence.runs,
+            environment=evidence.environment,
+            chapters=tuple(chapters),
+        )
+
+
+def _at_share(name: str, compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
+    return run_set_named(name)(max(compute, _least(name, data)), data)
+
+
+@lru_cache(maxsize=256)
+def _least(name: str, data: DataConfig) -> float:
+    return smallest(lambda compute: run_set_named(name)(compute, data))
+
+
+def chapter(member: Study, evidence: Evidence) -> Analysis:
+    """A member's analysis, or one that says why there is none.
+
+    Any exception is caught here, and named: one broken reading must not lose the report of an hour's runs.
+    """
+    done = int((evidence.runs["status"] == "done").sum())
+    if not done:
+        reason = f"None of its {len(evidence.planned)} runs has finished, so there is nothing to read yet."
+        return _without_answer(member, evidence, reason)
+    try:
+        return replace(member.analyse(evidence), expected=member.expected)
+    except AllometryError as error:
+        hint = f" {error.cli_hint[:1].upper()}{error.cli_hint[1:]}." if error.cli_hint else ""
+        return _without_answer(
+            member, evidence, f"This could not be answered from these runs: {error.message}.{hint}"
+        )
+    except Exception as error:
+        reason = f"{BROKEN}: {type(error).__name__}: {error}"
+        warnings.warn(f"the chapter {member.name!r} failed: {reason}", RuntimeWarning, stacklevel=2)
+        return _without_answer(member, evidence, reason)
+
+
+def _without_answer(member: Study, evidence: Evidence, reason: str) -> Analysis:
+    return Analysis(
+        study=member.name,
+        question=member.question,
+        expected=member.expected,
+        answer=reason,
+        command=evidence.command,
+        sections=(),
+        warnings=(f"{member.name}: {reason}",),
+    )
+
+
+def dated(analysis: Analysis, runs: pd.DataFrame) -> Analysis:
+    """The analysis with the time when the last of its runs was finished, where that is known."""
+    finished = runs["finished"].dropna() if "finished" in runs else ()
+    if analysis.date or not len(finished):
+        return analysis
+    return replace(analysis, date=str(max(finished)))
+
+
+def _shared_warnings(chapters: list[Analysis]) -> tuple[tuple[str, ...], list[Analysis]]:
+    """The warnings that several chapters give, once and for all of them; the chapters keep the others."""
+    count = Counter(warning for each in chapters for warning in dict.fromkeys(each.warnings))
+    shared = tuple(warning for warning, times in count.items() if times > 1)
+    kept = [
+        replace(each, warnings=tuple(w for w in dict.fromkeys(each.warnings) if w not in shared))
+        for each in chapters
+    ]
+    return shared, kept
+
+
+def summary(chapters: list[Analysis], headlines: tuple[str, ...]) -> str:
+    """The whole collection in a few sentences: how the constants compare, and the first of some chapters."""
+    constants = [constant for each in chapters for constant in each.constants]
+    verdicts = Counter(constant.verdict for constant in constants)
+    answered = [c for c in chapters if c.constants or any(part.evidence for part in c.sections)]
+    text = (
+        f"{len(answered)} of {len(chapters)} questions are answered, in whole or in part. Of "
+        f"{len(constants)} constants {verdicts['agrees']} agree with a published value, "
+        f"{verdicts['differs']} differ, and for "
+        f"{verdicts['cannot tell']} it cannot be told from these runs."
+    )
+    first = {each.study: each.constants[0] for each in chapters if each.constants}
+    return "\n\n".join([text, *(_headline(name, first[name]) for name in headlines if name in first)])
+
+
+def _headline(name: str, constant: Constant) -> str:
+    from allometry.report.format import interval
+
+    published = ", ".join(f"{paper}: {value:.3g}" for paper, value in constant.published.items())
+    ours = interval(constant.ours, constant.low, constant.high)
+    beside = f" ({published})" if published else ""
+    return f"*{name}*: {constant.name}, {ours}{beside}: {constant.verdict}."

@@ -1,0 +1,325 @@
+"""Conducting a study: plan it, train what is missing, register the prediction in between, read the runs,
+write the report.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from allometry.env import cores
+from allometry.errors import AllometryError
+from allometry.runs.lock import exclusive
+from allometry.runs.store import Store, store_exists
+from allometry.runs.texts import record, recorded
+from allometry.studies.core import plan as planning
+from allometry.studies.core.predictions import predict_held_back as foretell
+from allometry.studies.core.predictions import register_prediction, registered
+from allometry.studies.core.reporting import STUDIES, folder_of, read, runs_of, write_report
+from allometry.studies.core.study import Study, study
+from allometry.studies.core.texts import is_of_other_text, make_way, present_text
+from allometry.units import compact_duration
+
+if TYPE_CHECKING:
+    from allometry.report.content import Analysis
+    from allometry.studies.core.plan import StudyPlan
+    from allometry.sweeps.cost import CostModel
+    from allometry.sweeps.execute import Event
+    from allometry.sweeps.pool import Pool
+    from allometry.sweeps.shard import Shard
+    from allometry.sweeps.sweep import Sweep
+    from allometry.train.config import DataConfig
+
+_GUESS = 3e10
+"""FLOPs per second and core that are assumed before anything was measured, to choose which shapes to measure.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for: a study, a budget in seconds, where the runs live, and on what data.
+
+    `compute` (FLOPs) fixes the size of the study whatever the machine's speed; 0 asks for the smallest one.
+    `on` names the workers: None for this machine, "ray" or "ray://host:port" for a cluster; `device` is
+    "cuda", "cpu" or "auto", which is timed on machines with GPUs (`allometry.sweeps.quicker`). `shard` is
+    this process's part of a job array that shares the store. `devices` is how many may train a run that
+    decides when the sweep ends; `per_gpu` workers share each GPU; `pack` is how many runs may be trained as a
+    pack (`allometry.sweeps.pool.Pool`).
+    """
+
+    study: str
+    budget: float
+    store: Path
+    data: DataConfig
+    command: str
+    compute: float | None = None
+    workers: int | None = None
+    on: str | None = None
+    shard: Shard | None = None
+    devices: int | None = None
+    per_gpu: int = 1
+    device: str | None = None
+    pack: int | None = None
+    fail_fast: bool = False
+
+    @property
+    def key(self) -> str:
+        """The study's name in the store: the same study at another budget or on other data is another one."""
+        data = "" if self.data.corpus == "sotu" else "-" + _slug(self.data.corpus)
+        tokens = "" if self.data.tokenizer == "bytes" else "-" + _slug(self.data.tokenizer)
+        size = (
+            compact_duration(self.budget)
+            if self.compute is None
+            else f"{self.compute:.3g}-flops".replace("+", "")
+        )
+        return f"{self.study}-{size}{data}{tokens}"
+
+
+class Display(Protocol):
+    """Where a conductor's messages go: the terminal, or a test."""
+
+    def say(self, text: str) -> None:
+        """A line for the user."""
+
+    def plan(self, plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
+        """The plan, before anything is trained."""
+
+    def calibrating(self, done: int, total: int) -> None:
+        """Progress of the calibration: shapes timed, of how many."""
+
+    def event(self, event: Event) -> None:
+        """Progress of the sweep."""
+
+    def answer(self, analysis: Analysis, path: Path, seconds: float) -> None:
+        """What came out, and where the report is."""
+
+
+def conduct(request: Request, display: Display, *, dry_run: bool = False) -> Path | None:
+    """Run a study from plan to report; returns the report's path, or None for a dry run.
+
+    Raises AllometryError where the user can mend something; an interruption leaves everything to be
+    continued.
+    """
+    from allometry.sweeps.devices import require_as_many
+    from allometry.sweeps.pool import open_pool
+
+    question = study(request.study)
+    began = time.monotonic()
+    store = Store(request.store, create=not dry_run) if not dry_run or store_exists(request.store) else None
+    # The workers load torch while the data are prepared.
+    device = _device(request, question, display)
+    with open_pool(
+        request.on, request.workers, device=device, per_gpu=request.per_gpu, pack=request.pack
+    ) as pool:
+        require_as_many(request.devices, pool)
+        if pool.device == "cuda":
+            display.say("workers: " + ", ".join(f"{count} on {kind}" for kind, count in pool.kinds.items()))
+        _prepare_data(request, display)
+        existing = _existing(request, pool, store, display, dry_run=dry_run)
+        plan, cost = _plan(request, question, pool, store, existing, display, began)
+        plan = _with_devices(plan, cost, pool, request.devices, display)
+        _settle_texts(plan, pool, store, request, display, dry_run=dry_run)
+        display.plan(plan, store, cost)
+        if dry_run or store is None:
+            return None
+        store.enroll(request.key, plan.sweep.ids, question=question.question, command=request.command)
+        prediction = _train(request, question, plan, cost, pool, store, display)
+    analysis = read(question, plan, store, request.key, request.command, prediction)
+    path = write_report(analysis, folder_of(store, request.key))
+    store.push(STUDIES)
+    display.answer(analysis, path, time.monotonic() - began)
+    return path
+
+
+def _slug(text: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in text).strip("_")[:40]
+
+
+def _device(request: Request, question: Study, display: Display) -> str | None:
+    """What was asked for; for "auto" on a machine with GPUs where the study is predicted to end sooner."""
+    from allometry.sweeps.gpus import gpus
+    from allometry.sweeps.pool import open_pool
+    from allometry.sweeps.quicker import quicker
+
+    if request.device != "auto" or request.on not in (None, "local") or request.per_gpu > 1 or not gpus():
+        return request.device
+
+    def open_on(device: str) -> Pool:
+        return open_pool(None, request.workers, device=device, pack=request.pack)
+
+    display.say("calibrating: a few steps of each shape on the cores and on the GPUs (kept for next time)")
+    runs = _rough(question, request, request.workers or cores()).runs
+    device, why = quicker(runs, open_on, display.calibrating)
+    display.say(why)
+    return device
+
+
+def _prepare_data(request: Request, display: Display) -> None:
+    """Tokenise once, before the workers ask for it."""
+    from allometry.data.tokens import prepare
+
+    data = request.data
+    display.say(f"data: {data.corpus}, tokenizer {data.tokenizer}")
+    prepare(data.corpus, data.tokenizer)
+
+
+def _existing(
+    request: Request, pool: Pool, store: Store | None, display: Display, *, dry_run: bool
+) -> StudyPlan | None:
+    """The plan that the store holds for this request on the text as it is now, if any."""
+    if store is None:
+        return None
+    text, folder = present_text(request.data), folder_of(store, request.key)
+    if dry_run:
+        return None if is_of_other_text(folder, text) else planning.load(folder)
+    shared = _is_shared(request, pool, store)
+    with nullcontext() if shared else exclusive(store.path):
+        for sentence in make_way(store, request.key, text, shared=shared):
+            display.say(sentence)
+    folder = folder_of(store, request.key)
+    if recorded(folder) is None:
+        record(folder, text)
+    return planning.load(folder)
+
+
+def _is_shared(request: Request, pool: Pool, store: Store) -> bool:
+    """Whether other processes may be using the store at the same time."""
+    return store.remote or pool.shared or request.shard is not None
+
+
+def _settle_texts(
+    plan: StudyPlan, pool: Pool, store: Store | None, request: Request, display: Display, *, dry_run: bool
+) -> None:
+    """Put runs of other text aside, so that the plan shows what is left to do; a dry run leaves them out."""
+    from allometry.train.texts import compare, refuse_changed, settle
+
+    if store is None:
+        return
+    runs = plan.sweep.runs
+    if dry_run:
+        found = compare(runs, store.path, fetch=False)
+        store.leave_out(found.changed)
+        said = found.sentences()
+    elif _is_shared(request, pool, store):
+        said = refuse_changed(runs, store.path, where=store.place.location)
+    else:
+        with exclusive(store.path):
+            said = settle(runs, store.path)[1]
+    for sentence in said:
+        display.say(sentence)
+
+
+def _plan(
+    request: Request,
+    question: Study,
+    pool: Pool,
+    store: Store | None,
+    existing: StudyPlan | None,
+    display: Display,
+    began: float,
+) -> tuple[StudyPlan, CostModel]:
+    """The `existing` plan, or a new one for what is left of the budget."""
+    from allometry.sweeps.calibrate import calibrate
+
+    workers = pool.workers * (request.shard.of if request.shard else 1)
+    guess = existing.sweep if existing else _rough(question, request, workers)
+    display.say("calibrating: a few steps of each shape on this machine (kept for next time)")
+    cost = calibrate(guess, pool=pool, on_shape=display.calibrating)
+    if existing is not None:
+        return existing, cost
+    if request.compute is None:
+        spent = time.monotonic() - began
+        plan = planning.within_budget(question, request.budget, request.data, cost, workers, spent=spent)
+    else:
+        plan = planning.of_compute(question, request.compute, request.data, cost, workers)
+    if store:
+        plan = planning.keep(plan, store, folder_of(store, request.key))
+    return plan, cost
+
+
+def _with_devices(
+    plan: StudyPlan, cost: CostModel, pool: Pool, most: int | None, display: Display
+) -> StudyPlan:
+    """The plan with the devices of each run, stage by stage: the slots are free again between them."""
+    from allometry.sweeps.devices import too_large, with_devices
+
+    runs = {run.id: run for stage in plan.stages() for run in with_devices(stage, cost, pool, most)}
+    sweep = replace(plan.sweep, runs=tuple(runs[run.id] for run in plan.sweep))
+    if large := too_large(sweep.runs, pool):
+        display.say(f"{len(large)} runs may be too large for the memory of their GPUs: {large[0].id}, …")
+    return replace(plan, sweep=sweep)
+
+
+def _rough(question: Study, request: Request, workers: int) -> Sweep:
+    """Roughly the sweep that will be planned, to know which shapes to time; larger if the guess is too
+    little.
+    """
+    if request.compute is not None:
+        return planning.of_compute(question, request.compute, request.data).sweep
+    compute = max(request.budget, 10.0) * workers * _GUESS
+    for _ in range(40):
+        try:
+            return question.sweep(compute, request.data)
+        except AllometryError:
+            compute *= 2
+    return question.sweep(compute, request.data)
+
+
+def _train(
+    request: Request,
+    question: Study,
+    plan: StudyPlan,
+    cost: CostModel,
+    pool: Pool,
+    store: Store,
+    display: Display,
+) -> dict[str, Any] | None:
+    """Train stage by stage; between the stages, predict the losses of the next one and write them down."""
+    from allometry.sweeps.execute import execute
+    from allometry.sweeps.shard import own_part
+
+    stages, shard = plan.stages(), request.shard
+    workers = pool.workers * (shard.of if shard else 1)
+    times = [cost.total(stage.runs, store=store, workers=workers).seconds for stage in stages]
+    prediction = None
+    for number, stage in enumerate(stages):
+        if number > 0:
+            prediction = _register(request, question, plan, store, display)
+        later = sum(times[number + 1 :])
+        execute(
+            stage,
+            store,
+            pool=pool,
+            cost=cost,
+            on_event=display.event,
+            fail_fast=request.fail_fast,
+            later=later,
+            shared=shard is not None,
+            first=own_part(stage.runs, shard) if shard else (),
+        )
+    return prediction
+
+
+def _register(
+    request: Request, question: Study, plan: StudyPlan, store: Store, display: Display
+) -> dict[str, Any] | None:
+    """Predict the held-back runs from the others, in writing, once; None if no study could."""
+    folder = folder_of(store, request.key)
+    existing = registered(folder)
+    if existing is not None:
+        return existing
+    held = set(plan.held_back)
+    runs = runs_of(store, [run for run in plan.sweep.ids if run not in held])
+    finished = runs[runs["status"] == "done"]
+    predicted, reasons = foretell(question, plan, finished)
+    for name, reason in reasons.items():
+        display.say(f"{name} could not predict its larger runs: {reason}")
+    if predicted.empty:
+        return None
+    known = {run for run in held if store.status(run) in ("done", "diverged")}
+    content = register_prediction(folder, finished, predicted, known, store.publish)
+    display.say(f"predicted {len(predicted)} larger runs before training them: {folder / 'prediction.json'}")
+    return content

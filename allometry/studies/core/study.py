@@ -1,0 +1,190 @@
+"""Studies and run sets: a question, the runs that would answer it within a budget, and their analysis.
+
+A study is one registered subclass of `Study`, in a file of this package or in a folder of it. `core.run` does
+the rest: it scales the study to the time that the user has, trains what is missing, registers the prediction,
+and writes the report.
+
+A run set (a "design" in the language of experimental design) is a function from compute to runs. It is
+declared apart from the questions, because one run feeds many studies: a study names the run sets that it
+reads, and a collection gives every run set one share of its compute, so that two studies of the same run set
+ask for the same runs, which are trained once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from allometry.discovery import import_modules
+from allometry.errors import AllometryError, unknown
+from allometry.sweeps.sweep import Sweep
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from allometry.report.content import Analysis
+    from allometry.train.config import DataConfig, RunConfig
+
+PACKAGE = "allometry.studies"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What a study reads: finished runs and curves from the store, never anything else.
+
+    `runs` and `curves` have the columns of `Store.frame()` and `Store.curves()`; `prediction` is what was
+    registered before the held-back runs were trained (see `core.predictions`), or None; `planned` names
+    every run that the study asked for, and `parts` the same by study where a collection asked (see
+    `core.collection`). `positions`, `probes` and `novelty` have the columns of
+    the store's own.
+    """
+
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    planned: tuple[str, ...]
+    prediction: dict[str, Any] | None = None
+    command: str = ""
+    environment: dict[str, Any] = field(default_factory=dict)
+    ledger: pd.DataFrame | None = None
+    positions: pd.DataFrame | None = None
+    probes: pd.DataFrame | None = None
+    novelty: pd.DataFrame | None = None
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def of(self, name: str) -> Evidence:
+        """The evidence of one study of a collection: its runs, their curves, and its own prediction."""
+        ids = self.parts[name]
+        known = set(ids)
+
+        def kept(frame: pd.DataFrame | None) -> Any:
+            return None if frame is None else frame[frame["run"].isin(known)].reset_index(drop=True)
+
+        registered = self.prediction
+        if registered is not None:
+            rows = [row for row in registered["predictions"] if row["run"] in known]
+            registered = {**registered, "predictions": rows} if rows else None
+        return replace(
+            self, runs=kept(self.runs), curves=kept(self.curves), positions=kept(self.positions),
+            probes=kept(self.probes), novelty=kept(self.novelty), planned=ids, prediction=registered,
+            parts={name: ids},
+        )  # fmt: skip
+
+
+class Study(ABC):
+    """A question with a docstring that says why it is asked and how it is answered.
+
+    `expected` says in a sentence or two what one expects to see, before it is seen. `designs` names the sets
+    of runs that the study reads (`studies.designs`), each with its share of the study's compute. `budget` is
+    the time that `allometry run` gives it unless it is told another.
+    """
+
+    name: ClassVar[str]
+    question: ClassVar[str]
+    expected: ClassVar[str] = ""
+    budget: ClassVar[str] = "10m"
+    designs: ClassVar[dict[str, float]] = {}
+
+    def sweep(self, compute: float, data: DataConfig) -> Sweep:
+        """The runs that spend about `compute` training FLOPs (everything counted: blocks, attention and head)
+        on `data`: those of its designs, each at its share.
+
+        Larger compute must never ask for less. Raises AllometryError if `compute` is too little to ask the
+        question.
+        """
+        runs = [run for part in self.by_design(compute, data).values() for run in part]
+        return Sweep(self.name, self.question, tuple(runs))
+
+    def by_design(self, compute: float, data: DataConfig) -> dict[str, tuple[RunConfig, ...]]:
+        """The runs by design; two designs may ask for the same run."""
+        return {name: run_set_named(name)(share * compute, data) for name, share in self.designs.items()}
+
+    def parts(self, compute: float, data: DataConfig) -> dict[str, Sweep]:
+        """The runs by study: of this one, or of each member of a collection."""
+        return {self.name: self.sweep(compute, data)}
+
+    def member(self, name: str) -> Study:
+        """The study of that name among `parts`: this one, or a member of a collection."""
+        return self if name == self.name else study(name)
+
+    def held_back(self, run: RunConfig, sweep: Sweep) -> bool:
+        """Whether this run's loss is to be predicted, in writing, before it is trained. Default: none is."""
+        return False
+
+    def predict(self, runs: pd.DataFrame, held_back: pd.DataFrame) -> pd.DataFrame:
+        """Losses of the held-back runs, predicted from the finished ones: `held_back` with columns loss, low,
+        high, level, method. Only asked of studies that hold runs back.
+        """
+        raise NotImplementedError(f"{self.name} holds runs back and does not predict them")
+
+    @abstractmethod
+    def analyse(self, evidence: Evidence) -> Analysis:
+        """The answer: fits, intervals, figures, verdicts. Reads only `evidence`; never imports torch."""
+
+
+_STUDIES: dict[str, type[Study]] = {}
+StudyType = TypeVar("StudyType", bound=type[Study])
+
+
+def register(study: StudyType) -> StudyType:
+    """Register a study by its name (a class decorator)."""
+    _STUDIES[study.name] = study
+    return study
+
+
+def studies() -> dict[str, type[Study]]:
+    """Return every study by name; a file or folder put into this package is found without being listed."""
+    import_modules(PACKAGE)
+    return dict(sorted(_STUDIES.items()))
+
+
+def study(name: str) -> Study:
+    """Return a study by name; AllometryError with the nearest names for an unknown one.
+
+    The file or folder of that name is imported first, and the whole package only if the study is not there.
+    """
+    if name not in _STUDIES:
+        import_modules(PACKAGE, only=name)
+    if name not in _STUDIES and name not in studies():
+        error = unknown("study", name, _STUDIES)
+        within = [known for known, asked in studies().items() if name in asked.designs]
+        if within:
+            error.hint = f"{name} is a set of runs of {', '.join(within)}: allometry run {within[0]}"
+            error.cli_hint = error.hint
+        raise error
+    return _STUDIES[name]()
+
+
+RunSet = Callable[[float, "DataConfig"], "tuple[RunConfig, ...]"]
+"""(compute, data) -> runs. `compute` is in training FLOPs, everything counted. Larger compute must never ask
+for less. Raises AllometryError (see `too_little`) where `compute` cannot ask the question at all.
+"""
+
+_RUN_SETS: dict[str, RunSet] = {}
+
+
+def run_set(function: RunSet) -> RunSet:
+    """Register a run set by the function's name (a function decorator)."""
+    _RUN_SETS[function.__name__] = function
+    return function
+
+
+def run_sets() -> dict[str, RunSet]:
+    """Return every run set by name; a file put into this package is found without being listed anywhere."""
+    import_modules(PACKAGE)
+    return dict(sorted(_RUN_SETS.items()))
+
+
+def run_set_named(name: str) -> RunSet:
+    """Return a run set by name; AllometryError with the nearest names for an unknown one."""
+    if name not in _RUN_SETS:
+        import_modules(PACKAGE, only=name)
+    if name not in _RUN_SETS and name not in run_sets():
+        raise unknown("run set", name, _RUN_SETS)
+    return _RUN_SETS[name]
+
+
+def too_little(compute: float, name: str) -> AllometryError:
+    """Return the error of a run set that `compute` FLOPs cannot pay for."""
+    return AllometryError(f"{compute:.1e} FLOPs are too few for the {name}", hint="allow more time")

@@ -1,1 +1,0 @@
-"""Designs: sets of runs that several studies read, each trained once."""

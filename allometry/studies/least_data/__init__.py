@@ -1,0 +1,1 @@
+"""How few data are enough for a model to generalise."""

@@ -1,0 +1,330 @@
+"""Least data: how little text, or how small a part of a table, does a model need to generalise?
+
+The reading of the study of least data: D*(N) on text, what repeats are worth, and grokking.
+
+The data-constrained law of Muennighoff et al. 2023 (arXiv 2305.16264): what repeats, and parameters beyond
+what the data deserve, are worth.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from allometry.errors import AllometryError
+from allometry.figures.several import several
+from allometry.laws.fit import fit
+from allometry.report.content import Constant, Section, Table
+from allometry.studies.core.sections import (
+    KAPLAN,
+    Reading,
+    attempt,
+    caveats,
+    chapter,
+    constant,
+    estimate,
+    percent,
+    usable_runs,
+)
+from allometry.studies.core.study import Study, register
+from allometry.studies.least_data.grokking import after_memorising, critical_share, decay_and_size
+from allometry.studies.shared.equations import equations
+from allometry.studies.shared.repeats import LeastSet, excess, least_data, noise_of, repeated
+from allometry.units import format_count
+
+if TYPE_CHECKING:
+    from allometry.laws.result import FitResult
+    from allometry.report.content import Analysis, Figure
+    from allometry.studies.core.study import Evidence
+
+
+@register
+class LeastData(Study):
+    """Trains sizes on nested sets of text for up to hundreds of passes, and small models on parts of the
+    table of modular division and of the permutations of five things.
+
+    On text the question is what repetition costs (Kaplan et al. 2020, section 4; Muennighoff et al. 2023,
+    arXiv 2305.16264): D*(N), the set from which a model loses less than 1, 2 or 5 % to a model on fresh text,
+    early-stopped and not. On equations generalisation is all or nothing, and may come long after the examples
+    are known by heart (Power et al. 2022, arXiv 2201.02177): what share of the table it takes, and how long.
+    """
+
+    name: ClassVar[str] = "least_data"
+    question: ClassVar[str] = (
+        "How few data are enough for a model of a given size to generalise, and what do weight decay and "
+        "patience change about that?"
+    )
+    expected: ClassVar[str] = (
+        "Early-stopped, D* grows more slowly than N (Kaplan: N^0.74); at a fixed horizon it is larger and "
+        "steeper, because large models learn small sets by heart sooner. Repeats are worth less than the "
+        "15 of "
+        "Muennighoff et al. Division needs a third or so of its table; with weight decay it is "
+        "understood soon "
+        "after it is memorised, and without at least ten times as late, if within the horizon at all."
+    )
+    budget: ClassVar[str] = "15m"
+    designs: ClassVar[dict[str, float]] = {"epochs": 0.6, "grokking": 0.4}
+
+    def analyse(self, evidence: Evidence) -> Analysis:
+        """D*(N), the data-constrained law, and times and shares of grokking."""
+        runs, excluded = usable_runs(evidence)
+
+        @cache
+        def text() -> pd.DataFrame:
+            return repeated(runs, evidence.curves)
+
+        @cache
+        def tables() -> pd.DataFrame:
+            return equations(runs)
+
+        readings = {
+            "cost": attempt(_COST, lambda: _cost(text())),
+            "sets": attempt(_SETS, lambda: _enough(text())),
+            "repeats": attempt("What repeats are worth", lambda: constrained(text(), evidence.curves)),
+            "after": attempt(
+                "Understanding after memorising", lambda: after_memorising(tables(), evidence.curves)
+            ),
+            "share": attempt("The critical share of a table", lambda: critical_share(tables())),
+            "decay": attempt("Weight decay and size", lambda: decay_and_size(tables())),
+        }
+        return chapter(
+            self, evidence, readings, answer=_answer(readings), next=_next(readings), excluded=excluded
+        )
+
+
+TOLERANCES = (0.01, 0.02, 0.05)
+
+STOPPINGS = {"best": "stopped at the best test loss", "loss": "not stopped"}
+
+_SETS, _COST = "How much text is enough", "What a small set costs"
+
+
+def _cost(table: pd.DataFrame) -> Reading:
+    """Excess loss of every size on every set, with and without early stopping."""
+    figures: list[Figure | Table] = []
+    worst = {}
+    for column, what in STOPPINGS.items():
+        frame = excess(table, column)
+        long = (100 * frame).reset_index().melt(id_vars="N", var_name="U", value_name="excess")
+        long = long.dropna().astype({"U": float}).sort_values(["N", "U"])
+        long = long.assign(series=[f"N = {format_count(n)}" for n in long["N"]])
+        worst[column] = float(long["excess"].max())
+        figures.append(
+            several(
+                long, long, x="U", y="excess", y_scale="percent", x_title="Unique tokens in the set",
+                y_title="Test loss over that on all the text, less one", name=f"excess-{column}",
+                title=f"What a small set costs, {what}",
+                caption=f"Each size on each set, {what}; all runs see as many tokens. Without dropout.",
+            )
+        )  # fmt: skip
+    noise = noise_of(table)
+    text = (
+        f"{table['N'].nunique()} sizes at a constant rate, each to {format_count(table['D'].max())} "
+        f"tokens on "
+        f"nested sets and on all the text, which stands for infinite data. Stopped at the best test "
+        f"loss, the "
+        f"smallest set costs up to {worst['best']:.0f} %; not stopped, up to {worst['loss']:.0f} %. Seeds "
+        f"differ by {percent(noise)}."
+    )
+    passes = float((table.loc[table["infinite"], "D"] / table.loc[table["infinite"], "U"]).max())
+    warnings = (
+        (f"All the text is seen {passes:.1f} times: it does not stand for infinite data.",)
+        if passes > 1.05
+        else ()
+    )
+    return Reading(
+        section=Section(title=_COST, text=text, evidence=tuple(figures)),
+        fits={"worst": worst, "noise": noise},
+        warnings=warnings,
+    )
+
+
+def _enough(table: pd.DataFrame) -> Reading:
+    """D*(N) for each tolerance, early-stopped and not, and the exponents."""
+    found = {
+        (column, tolerance): least_data(table, column, tolerance)
+        for column in STOPPINGS
+        for tolerance in TOLERANCES
+    }
+    rows = pd.concat(
+        [each.table.assign(stopped=STOPPINGS[c], tolerance=100 * t) for (c, t), each in found.items()],
+        ignore_index=True,
+    )
+    shown = Table(
+        name="least-data", title="D*(N)",
+        frame=rows[["stopped", "tolerance", "N", "D", "low", "high", "note"]],
+        caption="The set of unique tokens from which a size loses no more than the tolerance (per cent) "
+        "to all "
+        "the text; 95 % intervals from the noise between seeds.",
+    )  # fmt: skip
+    drawn = rows.dropna(subset=["D"])
+    if not len(drawn):
+        raise AllometryError(
+            "no size crosses a tolerance between two of its sets", hint="train longer, or on smaller sets"
+        )
+    drawn = drawn.assign(
+        series=[f"{t:.0f} %, {s}" for t, s in zip(drawn["tolerance"], drawn["stopped"], strict=True)]
+    )
+    figure = several(
+        drawn, drawn.drop(columns=["low", "high"]), x="N", y="D", y_title="D*: unique tokens that are enough",
+        name="least-data-against-size", title="The least data against size",
+        caption="Points with 95 % intervals. Kaplan et al. 2020 find D proportional to N^0.74 for 2 %.",
+    )  # fmt: skip
+    return Reading(
+        section=Section(title=_SETS, text=_exponents(found), evidence=(figure, shown)),
+        constants=_constants(found),
+        fits={"least": found},
+    )
+
+
+def _exponents(found: dict[tuple[str, float], LeastSet]) -> str:
+    parts = []
+    for (column, tolerance), each in found.items():
+        low, high = each.interval(0.9)
+        sizes = int(each.table["D"].notna().sum())
+        said = f"{STOPPINGS[column]}, {percent(tolerance)} of the loss: "
+        if np.isfinite(low) and np.isfinite(each.exponent):
+            said += f"D* ∝ N^{each.exponent:.2f} [{low:.2f}, {high:.2f}] (90 %) over {sizes} sizes"
+        else:
+            said += f"{sizes} sizes have a D* within the sets, too few for an exponent"
+        parts.append(said)
+    return "; ".join(parts) + "."
+
+
+def _constants(found: dict[tuple[str, float], LeastSet]) -> tuple[Constant, ...]:
+    rows = []
+    why = (
+        "one horizon for all sizes, bytes, no dropout; a power of N is free of units, but the sizes span "
+        "little"
+    )
+    for column, what in STOPPINGS.items():
+        each = found[column, 0.02]
+        low, high = each.interval(0.95)
+        if np.isfinite(low) and np.isfinite(each.exponent):
+            estimate = (each.exponent, low, high)
+            rows.append(constant(f"least data for 2 %, {what}", "D* ∝ N^x", {KAPLAN: 0.74}, estimate, why))
+    return tuple(rows)
+
+
+def _answer(readings: dict[str, Reading]) -> str:
+    parts = []
+    least = readings["sets"].fits.get("least")
+    if least is not None:
+        for column, what in STOPPINGS.items():
+            each = least[column, 0.02]
+            low, high = each.interval(0.9)
+            if np.isfinite(low):
+                parts.append(
+                    f"To lose no more than 2 %, {what}, data must grow as N^{each.exponent:.2f} (90 % "
+                    f"interval "
+                    f"{low:.2f} to {high:.2f}; Kaplan et al.: 0.74)."
+                )
+    for name in ("repeats", "after", "share", "decay"):
+        summary = readings[name].fits.get("summary")
+        if summary:
+            parts.append(str(summary))
+    return " ".join(parts) or "These runs are too few to say how much data is enough: see the sections."
+
+
+def _next(readings: dict[str, Reading]) -> str:
+    if "least" not in readings["sets"].fits:
+        return "Allow more time: D* needs three sizes that cross a tolerance between two of their sets."
+    return (
+        "Does D*(N) keep its exponent when every size is trained to its own best horizon, and when small "
+        "sets "
+        "are regularised as strongly as they can bear?"
+    )
+
+
+MUENNIGHOFF = "Muennighoff 2023"
+PUBLISHED = {"R_D": 15.387756, "R_N": 5.309743}
+
+LATER = 8
+"""Points of a curve count from its horizon over LATER on: before, a model is in its plateau."""
+
+WIDEST = 10.0
+"""High over low end of an interval from which a number of repeats is said not to be identified."""
+
+_TITLE = "What repeats are worth"
+
+
+def constrained(table: pd.DataFrame, curves: pd.DataFrame) -> Reading:
+    """The law fitted to points along the curves until their best test loss: it knows no loss that rises.
+
+    Raises AllometryError for fewer than three sizes or sets.
+    """
+    points = along(table, curves)
+    sizes, sets = points["N"].nunique(), points["U"].nunique()
+    if sizes < 3 or sets < 4:
+        raise AllometryError(
+            f"{sizes} sizes on {sets} sets do not determine seven parameters", hint="train the missing runs"
+        )
+    law = fit(points, law="muennighoff", columns={"D": "tokens", "L": "loss"}, group="run", bootstrap=120)
+    rows, told = _worth(law)
+    text = (
+        f"{len(points)} points of {points['run'].nunique()} runs at constant rates, up to the best test "
+        f"loss of "
+        f"each: the law has no term for losses that rise. Most repeats: {points['R'].max():.0f}. A point "
+        f"lies "
+        f"{percent(law.rms)} from the law. {told}"
+    )
+    return Reading(
+        section=Section(title=_TITLE, text=text, evidence=(_figure(points, law),)),
+        constants=rows,
+        fits={"law": law, "summary": told},
+        warnings=caveats(law, "the data-constrained law"),
+    )
+
+
+def along(table: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """Points of the usual runs' curves between a share of the horizon and the best test loss: run, N, U, R,
+    tokens, loss.
+    """
+    own = table[table["usual"]][["run", "N", "U", "D", "best_step"]]
+    points = curves[["run", "step", "tokens", "loss"]].dropna().merge(own, on="run")
+    kept = (points["tokens"] >= points["D"] / LATER) & (points["step"] <= points["best_step"])
+    points = points[kept].reset_index(drop=True)
+    return points.assign(R=np.maximum(points["tokens"] / points["U"] - 1, 0.0))
+
+
+def _worth(law: FitResult) -> tuple[tuple[Constant, ...], str]:
+    """The two constants, and a sentence on whether they are identified."""
+    names = {"R_D": "repeats of data that are worth having", "R_N": "the same for parameters in excess"}
+    rows, said = [], []
+    for name, what in names.items():
+        value, low, high = estimate(law, name)
+        known = np.isfinite(high) and low > 0 and high / low < WIDEST
+        why = "models on bytes at a constant rate, far from convergence" + (
+            "" if known else "; not identified"
+        )
+        symbol = name.replace("_", "_") + "*"
+        rows.append(
+            constant(what, symbol, {MUENNIGHOFF: PUBLISHED[name]}, (value, low, high), why, widest=4.0)
+        )
+        said.append(
+            f"{symbol} = {value:.3g} [{low:.3g}, {high:.3g}]"
+            if known
+            else f"{symbol} is not identified ([{low:.2g}, {high:.2g}])"
+        )
+    return tuple(
+        rows
+    ), f"Of the data-constrained law (Muennighoff et al.: 15.4 and 5.3), {' and '.join(said)}."
+
+
+def _figure(points: pd.DataFrame, law: FitResult) -> Figure:
+    """The largest size's points against tokens, a line of the law for each set."""
+    largest = points[points["N"] == points["N"].max()].sort_values(["U", "tokens"])
+    names = [f"U = {format_count(u)}" for u in largest["U"]]
+    drawn = largest.assign(series=names)
+    predicted = law.law.predict(
+        law.parameters, N=drawn["N"].to_numpy(), D=drawn["tokens"].to_numpy(), U=drawn["U"].to_numpy()
+    )
+    lines = drawn[["series", "tokens"]].assign(loss=predicted)
+    return several(
+        drawn[["series", "tokens", "loss", "U", "R", "run"]], lines, x="tokens", y="loss", name="repeats",
+        title="Loss while sets are repeated, and the law",
+        caption="The largest size on each set, until its best test loss; lines: the data-constrained law.",
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""What models memorise: random data, canaries, passages, documents and text."""

@@ -1,0 +1,1 @@
+"""Run sets and laws that several studies read."""

@@ -1,0 +1,293 @@
+"""The laws that several studies read from one table of runs: L(N), L(D) and L(N, D), each with its fit, its
+figure and its constants beside the published ones.
+
+How the exponent of L(N) moves with the horizon, and where it goes as D → ∞.
+
+Kaplan et al. 2020 read L(N) off models near convergence; ours are not, so the limit is extrapolated through
+L(N, D).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from allometry.errors import AllometryError
+from allometry.figures.power_law import power_law
+from allometry.figures.residuals import residuals
+from allometry.figures.several import several
+from allometry.figures.surface import surface
+from allometry.laws.fit import fit
+from allometry.report.content import Constant, Figure, Section, Table
+from allometry.studies.core.sections import (
+    CHINCHILLA,
+    EPOCH,
+    KAPLAN,
+    LEVEL,
+    TOKENS,
+    Reading,
+    caveats,
+    constant,
+    estimate,
+    one_law,
+    percent,
+)
+
+if TYPE_CHECKING:
+    from allometry.laws.result import FitResult
+
+
+def by_size(runs: pd.DataFrame) -> Reading:
+    """L(N) at the longest horizon that every size was trained to, as a power law and above a floor.
+
+    Kaplan et al. 2020, eq. 1.1 and figure 6.
+    """
+    horizon = common_horizon(runs)
+    table = runs[runs["D"] == horizon]
+    straight = one_law(table, "kaplan-n", "N")
+    bent = one_law(table, "power-offset", "N")
+    total = one_law(table, "kaplan-n", "N_total")
+    floored = estimate(bent, "alpha")
+    named = {"Kaplan et al. 2020": -0.076}
+    figures = (
+        power_law(table, straight, x="N", slopes=named, name="loss-against-size"),
+        power_law(table, bent, x="N", name="loss-against-size-floor", title="The same, with a floor"),
+    )
+    return Reading(
+        section=Section(
+            title="L(N): loss against size",
+            text=_size_text(table, straight, bent, total),
+            evidence=figures,
+        ),
+        constants=(
+            _slope(straight, bent),
+            constant("the same above a floor", "α", {CHINCHILLA: 0.339, EPOCH: 0.348}, floored, _WHY_FLOOR),
+        ),
+        fits={"L(N)": straight, "L(N) with a floor": bent},
+        warnings=(*caveats(straight, "L(N)"), *caveats(bent, "L(N) with a floor")),
+    )
+
+
+def _slope(straight: FitResult, bent: FitResult) -> Constant:
+    """The exponent of the straight line; where losses bend, its slope is of the range and not of a law."""
+    row = constant(
+        "loss against size, at one horizon",
+        "α_N",
+        {KAPLAN: 0.076},
+        estimate(straight, "alpha_N"),
+        _WHY_SIZE,
+    )
+    if bent.rms > 0.5 * straight.rms:
+        return row
+    bends = (
+        f"these losses bend ({percent(straight.rms)} off a straight line, {percent(bent.rms)} with a "
+        f"floor), so the "
+        f"slope belongs to this range of N, whatever it is: {row.why}"
+    )
+    return replace(row, verdict="cannot tell", why=bends)
+
+
+_WHY_SIZE = (
+    "at one horizon D the larger models are further from convergence, which flattens the line, while "
+    "Kaplan's "
+    f"were trained to convergence; {TOKENS}"
+)
+_WHY_FLOOR = (
+    "64 bytes of context cannot predict what lies beyond them, so part of the loss is out of every model's "
+    "reach; "
+    "over two orders of magnitude of N this bends the line in log-log"
+)
+
+
+def _size_text(table: pd.DataFrame, straight: FitResult, bent: FitResult, total: FitResult) -> str:
+    alpha = estimate(straight, "alpha_N")
+    span = table["N"].max() / table["N"].min()
+    return (
+        f"All sizes saw {table['D'].iloc[0]:,.0f} tokens. Over a factor of {span:.0f} in N the "
+        f"straight line "
+        f"has α_N = {alpha[0]:.3f} [{alpha[1]:.3f}, {alpha[2]:.3f}] (95 %), and a run lies "
+        f"{percent(straight.rms)} "
+        f"from it (root mean square). With a floor, L = E + A/N^α, that becomes {percent(bent.rms)}, with "
+        f"E = "
+        f"{bent.parameters['E']:.2f}: whether the floor is real or the line merely bends within this "
+        f"range, a wider "
+        "range must tell. Counting embeddings too, as Chinchilla does, the straight line has "
+        f"{total.parameters['alpha_N']:.3f}: the convention alone moves the exponent."
+    )
+
+
+def horizons_in_common(runs: pd.DataFrame) -> list[float]:
+    """The horizons D to which every size was trained, ascending; empty if there is none."""
+    shared = runs.groupby("D")["N"].nunique()
+    return [float(d) for d in sorted(shared[shared == runs["N"].nunique()].index)]
+
+
+def common_horizon(runs: pd.DataFrame) -> float:
+    """The longest D to which every size was trained. Raises AllometryError if there is none."""
+    shared = horizons_in_common(runs)
+    if not shared:
+        raise AllometryError("no horizon D is common to all sizes", hint="train the missing runs")
+    return shared[-1]
+
+
+def by_data(runs: pd.DataFrame) -> Reading:
+    """L(D) of the largest size (Kaplan et al. 2020, eq. 1.2): there the model limits least."""
+    largest = runs[runs["N"] == runs["N"].max()]
+    result = one_law(largest, "kaplan-d", "D")
+    alpha = estimate(result, "alpha_D")
+    text = (
+        f"The largest model ({largest['N'].iloc[0]:,.0f} parameters) was trained to "
+        f"{largest['D'].nunique()} horizons. Its loss falls as "
+        f"D^-{alpha[0]:.3f} [{alpha[1]:.3f}, {alpha[2]:.3f}]. These are horizons of one pass, each with "
+        f"its own decay of the "
+        "learning rate, not data sets trained on until the test loss turns, as in Kaplan's L(D)."
+    )
+    why = (
+        "ours is the loss after D tokens of one pass, Kaplan's that of early-stopped training on a set of "
+        "D tokens; and below "
+        "some ten million bytes a small model is still learning to use its context, which makes the loss "
+        "fall faster"
+    )
+    row = constant("loss against tokens, largest size", "α_D", {KAPLAN: 0.095}, alpha, why)
+    figure = power_law(
+        largest, result, x="D", slopes={"Kaplan et al. 2020": -0.095}, name="loss-against-tokens"
+    )
+    return Reading(
+        section=Section(title="L(D): loss against tokens", text=text, evidence=(figure,)),
+        constants=(row,),
+        fits={"L(D)": result},
+        warnings=caveats(result, "L(D)"),
+    )
+
+
+def joint(runs: pd.DataFrame, noise: float | None) -> Reading:
+    """L(N, D) in Kaplan's form (eq. 1.5) and in Chinchilla's (approach 3), over all runs."""
+    columns = {"N": "N", "D": "D", "L": "loss"}
+    kaplan = fit(runs, law="kaplan", columns=columns, objective="huber-log")
+    chinchilla = fit(runs, law="chinchilla", columns=columns, objective="huber-log")
+    fits = {"Kaplan L(N, D)": kaplan, "Chinchilla": chinchilla}
+    text = (
+        f"Two forms through the same {len(runs)} runs. Kaplan's lies {percent(kaplan.rms)} from a run, "
+        f"Chinchilla's "
+        f"{percent(chinchilla.rms)} (root mean square). Chinchilla's irreducible loss E comes out as "
+        f"{chinchilla.parameters['E']:.2f} nats per token; whether that is a number about text or about "
+        f"this range of sizes is for "
+        "its interval, and the warnings, to say."
+    )
+    evidence: tuple[Figure | Table, ...] = (
+        surface(runs, fits, x="D", colour="N", name="loss-against-size-and-tokens"),
+        residuals(runs, fits, x="C", noise=noise, name="residuals"),
+    )
+    return Reading(
+        section=Section(title="L(N, D): both at once", text=text, evidence=evidence),
+        constants=_joint_constants(kaplan, chinchilla),
+        fits=fits,
+        warnings=(*caveats(kaplan, "Kaplan L(N, D)"), *caveats(chinchilla, "Chinchilla")),
+    )
+
+
+def _joint_constants(kaplan: FitResult, chinchilla: FitResult) -> tuple[Constant, ...]:
+    small = (
+        "small N and D, a vocabulary of bytes, and N without embeddings where Chinchilla counts everything"
+    )
+    short = "our horizons reach down to where the loss still falls fast; " + TOKENS
+    alpha, beta = {CHINCHILLA: 0.339, EPOCH: 0.348}, {CHINCHILLA: 0.285, EPOCH: 0.366}
+    a, both = chinchilla.derived("beta/(alpha+beta)", LEVEL), {KAPLAN: 0.73, CHINCHILLA: 0.46, EPOCH: 0.513}
+    doubt = "it inherits the doubts about α and β"
+    return (
+        constant("Kaplan's form, size", "α_N", {KAPLAN: 0.076}, estimate(kaplan, "alpha_N"), small),
+        constant("Kaplan's form, tokens", "α_D", {KAPLAN: 0.103}, estimate(kaplan, "alpha_D"), short),
+        constant("Chinchilla's form, size", "α", alpha, estimate(chinchilla, "alpha"), small),
+        constant("Chinchilla's form, tokens", "β", beta, estimate(chinchilla, "beta"), short),
+        constant("N_opt ∝ C^a from Chinchilla's form", "a = β/(α+β)", both, a, doubt),
+    )
+
+
+def horizons(runs: pd.DataFrame) -> Reading:
+    """How α_N moves with the horizon, and where it goes as D → ∞ through L(N, D)."""
+    rows = [_at_horizon(runs, d) for d in horizons_in_common(runs)]
+    if len(rows) < 2:
+        raise AllometryError("only one horizon is common to all sizes", hint="allow more time")
+    table = pd.DataFrame(rows)
+    fits = joint_fits(runs)
+    limit = converged(runs, fits["Chinchilla"])
+    straight = one_law(limit, "kaplan-n", "N")
+    at_limit = estimate(fits["Kaplan"], "alpha_N")
+    drawn = table.rename(columns={"α_N": "alpha", "low (95 %)": "low", "high (95 %)": "high"})
+    figure = several(
+        drawn.assign(series="straight line over all sizes, at one horizon"), _limits(table, at_limit),
+        x="D", y="alpha", y_title="α_N", y_scale="plain", name="exponent-against-horizon",
+        title="The exponent of L(N) moves with the horizon",
+        caption=f"{len(table)} horizons; points: the slope at one horizon with its 95 % interval (all points "
+        "share "
+        "their trunks, so neighbours move together).",
+    )  # fmt: skip
+    return Reading(
+        section=Section(
+            title="At which horizon: α_N as the models converge",
+            text=_horizon_text(table, at_limit, straight, fits),
+            evidence=(figure, Table(name="horizons", title="α_N by horizon", frame=table, caption=_BOTH)),
+        ),
+        constants=(
+            constant("loss against size as D → ∞ (Kaplan's L(N, D))", "α_N", {KAPLAN: 0.076}, at_limit,
+                     f"an extrapolation of Kaplan's form, which has no floor; {TOKENS}"),
+        ),
+        fits={"horizons": table, **fits},
+    )  # fmt: skip
+
+
+_BOTH = "The power law's slope, and the exponent above a floor, at each horizon that all sizes share."
+
+
+def _at_horizon(runs: pd.DataFrame, horizon: float) -> dict[str, Any]:
+    table = runs[runs["D"] == horizon]
+    straight = one_law(table, "kaplan-n", "N")
+    value, low, high = estimate(straight, "alpha_N")
+    row = {"D": horizon, "α_N": value, "low (95 %)": low, "high (95 %)": high, "residual": straight.rms}
+    floored = one_law(table, "power-offset", "N")
+    return row | {"α above a floor": floored.parameters["alpha"], "its residual": floored.rms}
+
+
+def joint_fits(runs: pd.DataFrame) -> dict[str, FitResult]:
+    """Kaplan's and Chinchilla's L(N, D) through all runs."""
+    columns = {"N": "N", "D": "D", "L": "loss"}
+    return {
+        name: fit(runs, law=law, columns=columns, objective="huber-log", group="run")
+        for name, law in (("Kaplan", "kaplan"), ("Chinchilla", "chinchilla"))
+    }
+
+
+def converged(runs: pd.DataFrame, joint: FitResult) -> pd.DataFrame:
+    """Each size's loss as D → ∞: its longest run less the law's term in D there. Columns run, N, loss."""
+    last = runs[runs["D"] == runs.groupby("N")["D"].transform("max")]
+    at_end = joint.predict(last)
+    without = joint.law.predict(joint.parameters, N=last["N"].to_numpy(float), D=np.full(len(last), 1e30))
+    return last.assign(loss=last["loss"] * without / at_end)[["run", "N", "loss"]]
+
+
+def _limits(table: pd.DataFrame, at_limit: tuple[float, float, float]) -> pd.DataFrame:
+    grid = np.array([table["D"].min(), table["D"].max()])
+    named = {"Kaplan et al. 2020: 0.076": 0.076, "as D → ∞, Kaplan's L(N, D)": at_limit[0]}
+    return pd.concat([pd.DataFrame({"series": name, "D": grid, "alpha": v}) for name, v in named.items()])
+
+
+def _horizon_text(
+    table: pd.DataFrame, limit: tuple[float, float, float], straight: FitResult, fits: dict[str, FitResult]
+) -> str:
+    first, last = table.iloc[0], table.iloc[-1]
+    chinchilla = fits["Chinchilla"]
+    alpha = estimate(chinchilla, "alpha")
+    return (
+        f"From D = {first['D']:,.0f} to {last['D']:,.0f} tokens the slope goes from {first['α_N']:.3f} to "
+        f"{last['α_N']:.3f}. Kaplan's losses are of converged models; ours are not, so we extrapolate to D → "
+        "∞ "
+        f"through L(N, D): Kaplan's form has α_N = {limit[0]:.3f} [{limit[1]:.3f}, {limit[2]:.3f}] there, "
+        f"Chinchilla's E + A/N^α has α = {alpha[0]:.3f} [{alpha[1]:.3f}, {alpha[2]:.3f}] above a floor of "
+        f"{chinchilla.parameters['E']:.2f}; a straight line through each size's loss so extrapolated has "
+        f"{straight.parameters['alpha_N']:.3f}, {percent(straight.rms)} off. Kaplan's 0.076 is this limit, "
+        "not a "
+        "slope at one horizon."
+    )

@@ -1,0 +1,1 @@
+"""What makes a model generalise sooner, and better."""

@@ -1,0 +1,119 @@
+"""Count files, lines, function-local imports, import circles and the first words of docstrings.
+
+Run: python benchmarks/structure.py [--words]
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "allometry"
+
+
+def main() -> None:
+    """Print the numbers; with --words, the first words of the docstrings of public functions."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--words", action="store_true")
+    options = parser.parse_args()
+    files = sorted(PACKAGE.rglob("*.py"))
+    texts = {path: path.read_text(encoding="utf-8") for path in files}
+    trees = {path: ast.parse(text) for path, text in texts.items()}
+    lines = sum(len(text.splitlines()) for text in texts.values())
+    local = sum(len(local_imports(tree)) for tree in trees.values())
+    print(f"files {len(files)}, lines {lines}, mean {lines / len(files):.0f}")
+    print(f"function-local imports {local}, {1000 * local / lines:.1f} per 1,000 lines")
+    circles = import_circles({module_name(path): tree for path, tree in trees.items()})
+    print(f"import circles between files: {len(circles)}")
+    for circle in circles:
+        print("   " + " ".join(circle))
+    words = Counter(word for tree in trees.values() for word in first_words(tree))
+    if options.words:
+        print(*(f"{word} {count}" for word, count in words.most_common()), sep="\n")
+
+
+def module_name(path: Path) -> str:
+    """Return the dotted name of a file of the package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def local_imports(tree: ast.Module) -> list[ast.stmt]:
+    """Return the import statements inside functions."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found += [n for n in ast.walk(node) if isinstance(n, ast.Import | ast.ImportFrom)]
+    return list({id(node): node for node in found}.values())
+
+
+def imports(tree: ast.Module, modules: set[str]) -> set[str]:
+    """Return the files of the package that a file imports at any depth, typing-only imports apart."""
+    skipped = {
+        id(node)
+        for test in ast.walk(tree)
+        if isinstance(test, ast.If) and "TYPE_CHECKING" in ast.dump(test.test)
+        for part in test.body
+        for node in ast.walk(part)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found |= {
+                    name
+                    for name in (inner, node.module)
+                    if name in modules and not (name == node.module and inner in modules)
+                }
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name in modules}
+    return found
+
+
+def import_circles(trees: dict[str, ast.Module]) -> list[list[str]]:
+    """Return the groups of files that import each other in a circle (strongly connected components)."""
+    edges = {name: imports(tree, set(trees)) - {name} for name, tree in trees.items()}
+    reached = {name: _reachable(name, edges) for name in edges}
+    seen: set[str] = set()
+    circles = []
+    for name in sorted(edges):
+        if name in seen:
+            continue
+        circle = sorted(other for other in reached[name] if name in reached[other])
+        if name in reached[name]:
+            seen |= set(circle)
+            circles.append(circle)
+    return circles
+
+
+def _reachable(start: str, edges: dict[str, set[str]]) -> set[str]:
+    found: set[str] = set()
+    queue = list(edges[start])
+    while queue:
+        name = queue.pop()
+        if name not in found:
+            found.add(name)
+            queue += edges[name]
+    return found
+
+
+def first_words(tree: ast.Module) -> list[str]:
+    """Return the first word of each docstring of a public function or method, properties apart."""
+    words = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            decorators = {ast.unparse(d).rsplit(".", 1)[-1] for d in node.decorator_list}
+            text = ast.get_docstring(node)
+            if text and not decorators & {"property", "cached_property", "setter"}:
+                words.append(text.split()[0].strip(".,:;`'\"()"))
+    return words
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch: two tes
 # never the user's cache: timings of a machine that runs tests would spoil the next plan
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "allometry"
 os.environ["ALLOMETRY_CACHE"] = str(CACHE)
+os.environ.pop("COLUMNS", None)  # output is as wide as it is, whoever's console the tests run on
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs inherit that it is ignored
 
 import hypothesis

@@ -10,8 +10,13 @@ PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 
 HEAD = """# Commands
 
-Made from the program itself by `python tools/cli_docs.py`. Every command takes `--help`; every table takes
-`--json` and `--csv`; `--debug` shows the traceback of an error.
+Made from the program itself by `python tools/cli_docs.py`. Every command takes `--help`; those that print a
+table of runs, corpora or laws take `--json` and `--csv`; `--debug` shows the traceback of an error. The exit
+status is 0, or 1 for a mistake that the message explains, 2 for wrong usage, 70 for a defect, 130 for ctrl-C.
+
+On a narrow console columns of a table are left out, which is said below it; what is piped elsewhere is whole.
+The shell completes names of commands and options after `eval "$(_ALLOMETRY_COMPLETE=bash_source allometry)"`
+in ~/.bashrc (`zsh_source` in ~/.zshrc; for fish, `_ALLOMETRY_COMPLETE=fish_source allometry | source`).
 """
 
 

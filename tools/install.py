@@ -1,5 +1,5 @@
-"""Install Allometry into an environment: `python tools/install.py PYTHON TARGET`, TARGET being "." or
-".[dev]".
+"""Install Allometry into an environment: `python tools/install.py PYTHON TARGET`, TARGET being "." (which
+reads runs), ".[train]" or ".[dev]".
 
 Only the standard library is used, because nothing is installed yet. The one thing that plain pip gets wrong
 is PyTorch: its default build on Linux carries CUDA. A machine without an NVIDIA driver gets the CPU build
@@ -11,21 +11,21 @@ import subprocess
 import sys
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-QUIET = ["--quiet", "--disable-pip-version-check"]
+QUIET = ["-qq", "--disable-pip-version-check"]  # errors only: no warnings about places and versions
 
 
 def pip(python: str, *args: str, **options: object) -> bool:
-    """Run pip in the environment of `python`; whether it succeeded."""
+    """Run pip in the environment of `python`; return whether it succeeded."""
     return subprocess.run([python, "-m", "pip", *args], check=False, **options).returncode == 0  # type: ignore[call-overload]
 
 
 def has_torch(python: str) -> bool:
-    """Whether the environment has a torch already (whatever its build)."""
+    """Return whether the environment has a torch already (whatever its build)."""
     return pip(python, "show", "--quiet", "torch", stderr=subprocess.DEVNULL)
 
 
 def install_torch(python: str) -> None:
-    """The pinned torch: a CPU build where there is no NVIDIA driver, if one can be had; else the default."""
+    """Install the pinned torch: a CPU build where there is no NVIDIA driver, if one can be had; else the default."""
     pinned = ["install", *QUIET, "-r", "constraints.txt"]
     if shutil.which("nvidia-smi") is None and sys.platform == "linux":
         print("installing PyTorch (CPU build) ...", flush=True)
@@ -38,8 +38,8 @@ def install_torch(python: str) -> None:
 
 
 def main(python: str, target: str) -> None:
-    """Install torch first if it is missing, then the package (editable) with its extras."""
-    if not has_torch(python):
+    """Install torch first if an extra is asked for and it is missing, then the package (editable)."""
+    if "[" in target and not has_torch(python):
         install_torch(python)
     print(f"installing allometry {target} ...", flush=True)
     if not pip(python, "install", *QUIET, "-c", "constraints.txt", "-e", target):

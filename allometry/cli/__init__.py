@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
+
+from allometry.cli.groups import Group, UnknownCommand
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("study", "Run a study: plan it, train what is missing, fit, report."),
@@ -28,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Command name -> (module of this package that defines it, one-line help)."""
 
 
-class _LazyGroup(click.Group):
+class _LazyGroup(Group):
     """A click group whose commands are imported only when they are used, so that --help stays quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -40,13 +42,6 @@ class _LazyGroup(click.Group):
         module = importlib.import_module(f"allometry.cli.{COMMANDS[name][0]}")
         command: click.Command = module.command(name)
         return command
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        from allometry.errors import unknown
-
-        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            raise unknown("command", args[0], COMMANDS)
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -66,20 +61,30 @@ def main(argv: list[str] | None = None) -> None:
     Exit status 1 for them, 2 for wrong usage, 70 for a defect, 130 for ctrl-C. `--debug`, anywhere on the
     line, shows the traceback.
     """
-    args = sys.argv[1:] if argv is None else argv
+    args = _aliases(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     try:
         code = app.main([a for a in args if a != "--debug"], prog_name="allometry", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("interrupted", hint="the same command continues where it stopped", code=130)
+    except UnknownCommand as error:
+        _fail(error.message, hint=error.hint, code=2)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "allometry"
+        _fail(error.format_message(), hint=f"{path} --help", code=error.exit_code)
     except Exception as error:
         if debug:
             raise
         _explain(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _aliases(args: list[str]) -> list[str]:
+    """What people type for --version and --help: `allometry version`, `allometry help fit`."""
+    if args[:1] == ["version"]:
+        return ["--version", *args[1:]]
+    return [*args[1:], "--help"] if args[:1] == ["help"] else args
 
 
 def _explain(error: Exception) -> NoReturn:

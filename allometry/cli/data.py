@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from allometry.cli.tables import Form, print_table, table_options
+from allometry.cli.groups import Group
+from allometry.cli.tables import Form, print_table, say, table_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,24 +20,13 @@ if TYPE_CHECKING:
     from allometry.data.tokens import Manifest
 
 
-class _Data(click.Group):
-    """The group, whose unknown commands are answered with the nearest known one."""
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        from allometry.errors import unknown
-
-        if args and args[0] not in self.commands:
-            raise unknown("command", args[0], self.commands)
-        return super().resolve_command(ctx, args)
-
-
 def command(name: str) -> click.Command:
     """The command `name` of this module."""
     assert name == "data"
     return data
 
 
-@click.group(cls=_Data)
+@click.group(cls=Group)
 def data() -> None:
     """List, prepare and show corpora and tokenizers.
 
@@ -63,11 +53,12 @@ def list_corpora(form: Form | None) -> None:
     from allometry.data.corpora import kinds
 
     frame = _corpora()
-    print_table(frame if form else frame[["corpus", "size", "where", "licence", "what"]], form)
+    shown = frame if form else frame[["corpus", "size", "where", "licence", "what"]]
+    print_table(shown, form, wrap=("what", "licence"), drop=("licence", "where"))
     if form is None:
         for kind in kinds().values():
-            click.echo(f"  {kind.usage}")
-        click.echo("  tokenizers: bytes (256 ids), bpe:V, bpe:V@CORPUS, gpt2 (50,257), symbols (closed)")
+            say(f"  {kind.usage}")
+        say("  tokenizers: bytes (256 ids), bpe:V, bpe:V@CORPUS, gpt2 (50,257), symbols (closed)")
 
 
 @data.command()
@@ -157,7 +148,7 @@ def _print_manifest(manifest: Manifest, form: Form | None) -> None:
         rows = [
             (key, _shortened(value)) for key, value in rows if key not in ("hash", "format", "provenance")
         ]
-    print_table(pd.DataFrame(rows, columns=["manifest", "value"]), form)
+    print_table(pd.DataFrame(rows, columns=["manifest", "value"]), form, wrap=["value"])
 
 
 def _shortened(value: str) -> str:

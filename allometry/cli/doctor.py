@@ -10,7 +10,7 @@ from typing import NamedTuple, get_args
 
 import click
 
-from allometry.cli.tables import store_option
+from allometry.cli.tables import say, store_option
 
 
 class Finding(NamedTuple):
@@ -38,7 +38,7 @@ def doctor(as_json: bool, store: str) -> None:
         return
     marks = {True: "ok", False: "!!", None: "  "}
     for finding in findings:
-        click.echo(f"{marks[finding.fine]}  {finding.name:12} {finding.value}")
+        say(f"{marks[finding.fine]}  {finding.name:12} {finding.value}", hang=17)
     problems = sum(finding.fine is False for finding in findings)
     click.echo(f"\n{problems} need attention" if problems else "\nall is well")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from allometry.cli.table_input import TableOptions, group_option, listed, load, numbers, table_inputs
-from allometry.cli.tables import Form, print_table, table_options
+from allometry.cli.tables import Form, print_table, say, table_options, width
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +65,7 @@ def fit(
             bootstrap=bootstrap, seed=seed, mapped=mapped,
         )  # fmt: skip
     if form is None:
-        click.echo(result.report())
+        say(result.report(width() or 100))
     elif form == "json":
         _json({**result.to_dict(), "read": list(read.notices)})
     else:
@@ -121,11 +121,11 @@ def compare(
     elif form == "csv":
         print_table(result.scores, form)
     else:
-        click.echo(result.report())
+        say(result.report())
         if forecast:
             said = _forecast(forecast)
+            say("  " + "   ".join(f"{law} {value:.4f}" for law, value in said["by_law"].items()))
             click.echo(f"forecast: {said['value']:.4f}   95 % [{said['low']:.4f}, {said['high']:.4f}]")
-            click.echo("  " + "   ".join(f"{law} {value:.4f}" for law, value in said["by_law"].items()))
 
 
 @click.command()
@@ -158,7 +158,7 @@ def isoflop(
     elif form == "csv":
         print_table(result.table, form)
     else:
-        click.echo(result.report())
+        say(result.report())
     if plot:
         from allometry.figures.isoflop import isoflop_slices
         from allometry.figures.theme import save
@@ -182,7 +182,8 @@ def laws(name: str | None, form: Form | None) -> None:
             for law in all_laws().values()
         ]  # fmt: skip
         frame = pd.DataFrame(rows)
-        print_table(frame if form else frame[["law", "title", "inputs", "constants", "source"]], form)
+        shown = frame if form else frame[["law", "title", "inputs", "constants", "source"]]
+        print_table(shown, form, wrap=("title", "constants", "source"), drop=("source", "constants"))
         return
     law = get(name)
     if form == "json":
@@ -212,21 +213,19 @@ def _constants(law: Law) -> pd.DataFrame:
 
 
 def _show(law: Law) -> None:
-    click.echo(f"{law.name}: {law.title}\n\n  {law.output} = {law.expression}")
+    say(f"{law.name}: {law.title}\n\n  {law.output} = {law.expression}")
     for name, text in law.where.items():
-        click.echo(f"    {name} = {text}")
-    click.echo(f"\n{law.output}: {law.output_meaning}")
+        say(f"    {name} = {text}")
+    say(f"\n{law.output}: {law.output_meaning}")
     for name, meaning in law.inputs.items():
-        click.echo(f"{name}: {meaning}")
-    click.echo("\nparameters")
+        say(f"{name}: {meaning}")
+    say("\nparameters")
     for p in law.parameters:
-        click.echo(f"  {p.name:10s} {p.meaning}")
-    click.echo(f"\nsource: {law.source}" + (f"\nnote: {law.note}" if law.note else ""))
+        say(f"  {p.name:10s} {p.meaning}")
+    say(f"\nsource: {law.source}" + (f"\nnote: {law.note}" if law.note else ""))
     for name, constants in law.published.items():
         values = ", ".join(f"{k} = {v:.6g}" for k, v in constants.values.items())
-        click.echo(
-            f"\n{name}: {values}\n  {constants.source}" + (f" ({constants.note})" if constants.note else "")
-        )
+        say(f"\n{name}: {values}\n  {constants.source}" + (f" ({constants.note})" if constants.note else ""))
 
 
 def _forecast(forecast: Any) -> dict[str, Any]:

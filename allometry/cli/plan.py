@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from allometry.cli.table_input import TableOptions, group_option, load, table_inputs
-from allometry.cli.tables import Form, print_table, table_options
+from allometry.cli.tables import Form, print_table, say, table_options
 
 if TYPE_CHECKING:
     from allometry.cli.table_input import TableInput
@@ -91,7 +91,7 @@ def plan(
     elif form == "csv":
         print_table(made.frame(), form)
     else:
-        click.echo(made.report())
+        say(made.report())
 
 
 def _fit(
@@ -111,7 +111,7 @@ def _next(design: Any, form: Form | None) -> None:
     elif form == "csv":
         print_table(design.runs, form)
     else:
-        click.echo(design.report())
+        say(design.report())
 
 
 def _number(text: str | None, what: str) -> float | None:

@@ -3,59 +3,47 @@ ones."""
 
 from __future__ import annotations
 
-import sys
-import textwrap
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+import click
+import pandas as pd
 
+from allometry.cli.tables import PIPED, one_line, print_table, say
 from allometry.units import format_count, format_duration, format_flops
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from allometry.report.content import Analysis, Constant
     from allometry.runs.store import Store
     from allometry.studies.core.plan import StudyPlan
     from allometry.sweeps.cost import Cost, CostModel
 
 
-def _table(*columns: str, left: int = 1) -> Table:
-    """A plain table whose first `left` columns are text and whose others are numbers."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < left else "right", no_wrap=number > 0)
-    return table
-
-
-def _console() -> Console:
-    """The terminal, or 110 columns where there is none, so that logs hold whole tables."""
-    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=110)
-
-
 def print_plan(plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
     """The question, one row a run set (or a model size, for a study of one run set), and the total with its
     predicted time.
     """
-    console = _console()
-    console.print(
-        f"\n[bold]{plan.study}[/bold]", textwrap.fill(plan.sweep.question, 96), sep="\n", end="\n\n"
-    )
+    click.echo(f"\n{click.style(plan.study, bold=True)}")
+    say(f"{plan.sweep.question}\n", piped=PIPED, hang=0)
     frame = plan.sweep.frame(store, cost)
     frame["held"] = frame["run"].isin(plan.held_back)
     many = len(plan.run_sets) > 1
-    console.print(_by_run_set(frame, plan, cost) if many else _by_shape(frame, cost.device))
+    if many:
+        _print_run_sets(frame, plan, cost)
+    else:
+        _print_shapes(frame, cost.device)
     if many and len(plan.parts) > 1:
-        console.print(_by_study(frame, plan))
+        _print_studies(frame, plan)
     total = cost.total(plan.sweep.runs, store=store)
     measured = "timed on this machine" if total.measured else "not calibrated"
     where = _places(total) + _packs(plan, cost)
-    console.print(
+    say(
         f"{len(frame)} runs, {format_flops(frame['C'].sum())} FLOPs; left to do: "
         f"{format_duration(total.seconds)} of training on {where} ({measured}; runs of one "
-        f"size share their trunk), {total.memory / 1e9:.1f} GB of memory, {total.disk / 1e6:.0f} MB of disk\n"
+        f"size share their trunk), {total.memory / 1e9:.1f} GB of memory, "
+        f"{total.disk / 1e6:.0f} MB of disk\n",
+        piped=PIPED,
+        hang=0,
     )
 
 
@@ -71,25 +59,30 @@ def _packs(plan: StudyPlan, cost: CostModel) -> str:
     return f" in packs of up to {largest} runs" if largest > 1 else ""
 
 
-def _by_shape(frame: pd.DataFrame, device: str) -> Table:
-    wide = ["devices"] if (frame["devices"] > 1).any() else []
+def _print_shapes(frame: pd.DataFrame, device: str) -> None:
+    """One row a model size."""
+    wide = bool((frame["devices"] > 1).any())
     alone = "alone" if wide else f"alone, 1 {'GPU' if device.startswith('cuda') else 'core'}"
-    table = _table("model", "N", "runs", "seeds", "tokens D", "FLOPs 6ND", alone, *wide, "state")
-    for shape, part in frame.groupby("shape", sort=False):
-        table.add_row(
-            str(shape), format_count(part["N"].iloc[0]), str(len(part)), str(part["seed"].nunique()),
-            _span(part["D"]), format_flops(part["C"].sum()), format_duration(part["seconds"].sum()),
-            *([_span(part["devices"])] if wide else []), _state(part),
-        )  # fmt: skip
-    return table
+    _print(
+        [
+            {
+                "model": str(shape), "N": format_count(part["N"].iloc[0]), "runs": len(part),
+                "seeds": part["seed"].nunique(), "tokens D": _span(part["D"]),
+                "FLOPs 6ND": format_flops(part["C"].sum()), alone: format_duration(part["seconds"].sum()),
+                **({"devices": _span(part["devices"])} if wide else {}), "state": _state(part),
+            }
+            for shape, part in frame.groupby("shape", sort=False)
+        ],
+        drop=("FLOPs 6ND", "seeds", alone),
+    )  # fmt: skip
 
 
-def _by_run_set(frame: pd.DataFrame, plan: StudyPlan, cost: CostModel) -> Table:
-    """Count a run of several run sets with the first."""
-    wide = ["devices"] if (frame["devices"] > 1).any() else []
-    table = _table("run set", "runs", "N", "tokens D", "FLOPs 6ND", "core time", *wide, "state")
+def _print_run_sets(frame: pd.DataFrame, plan: StudyPlan, cost: CostModel) -> None:
+    """Print one row a run set; a run of several run sets is counted with the first."""
+    wide = bool((frame["devices"] > 1).any())
     configs = {run.id: run for run in plan.sweep}
     counted: set[str] = set()
+    rows = []
     for name, ids in plan.run_sets.items():
         own = [run for run in ids if run not in counted]
         counted.update(own)
@@ -97,18 +90,30 @@ def _by_run_set(frame: pd.DataFrame, plan: StudyPlan, cost: CostModel) -> Table:
         if not len(part):
             continue
         work = cost.total([configs[run] for run in own]).work
-        table.add_row(
-            name, str(len(part)), _span(part["N"]), _span(part["D"]), format_flops(part["C"].sum()),
-            format_duration(work), *([_span(part["devices"])] if wide else []), _state(part),
-        )  # fmt: skip
-    return table
+        rows.append({
+            "run set": name, "runs": len(part), "N": _span(part["N"]), "tokens D": _span(part["D"]),
+            "FLOPs 6ND": format_flops(part["C"].sum()), "core time": format_duration(work),
+            **({"devices": _span(part["devices"])} if wide else {}), "state": _state(part),
+        })  # fmt: skip
+    _print(rows, drop=("FLOPs 6ND", "core time"))
 
 
-def _by_study(frame: pd.DataFrame, plan: StudyPlan) -> Table:
-    table = _table("study", "runs that it reads", "predicted first")
-    for name, ids in plan.parts.items():
-        table.add_row(name, str(len(ids)), str(int(frame.loc[frame["run"].isin(ids), "held"].sum()) or "-"))
-    return table
+def _print_studies(frame: pd.DataFrame, plan: StudyPlan) -> None:
+    _print(
+        [
+            {
+                "study": name, "runs that it reads": len(ids),
+                "predicted first": str(int(frame.loc[frame["run"].isin(ids), "held"].sum()) or "-"),
+            }
+            for name, ids in plan.parts.items()
+        ]
+    )  # fmt: skip
+
+
+def _print(rows: list[dict[str, Any]], drop: Sequence[str] = ()) -> None:
+    """A table whose first column is text and whose others are numbers, formatted already."""
+    table = pd.DataFrame(rows)
+    print_table(table, right=list(table.columns[1:]), drop=drop, wrap=["state"], piped=PIPED)
 
 
 def _span(column: pd.Series) -> str:
@@ -123,34 +128,33 @@ def _state(part: pd.DataFrame) -> str:
 
 
 def print_answer(analysis: Analysis) -> None:
-    """Our constants beside the published ones, with verdicts, and the answer in words.
+    """Print warnings, a line each, our constants beside the published ones, and at last the answer in words.
 
-    Of a collection the constants by study, without the reasons: those are in the report, with each chapter.
+    Why a verdict is what it is, and warnings in full, stand in the report.
     """
-    console = _console()
-    table = _table("quantity", "published", "ours", "interval", "verdict", left=2)
-    for column, share in zip(table.columns[:2], (3, 2), strict=True):  # both wrap; the numbers never do
-        column.no_wrap, column.ratio = False, share
-    table.expand = True
+    rows: list[dict[str, Any]] = []
     for entry in (analysis, *analysis.chapters):
         if entry.constants and entry is not analysis:
-            table.add_row(f"[bold]{entry.study}[/bold]")
-        for constant in entry.constants:
-            table.add_row(*_constant(constant))
-    console.print(table)
-    for constant in analysis.constants:
-        console.print(textwrap.fill(f"{constant.symbol}: {constant.why}", 100, subsequent_indent="   "))
+            rows.append({"quantity": f"{entry.study}:"})
+        rows += map(_constant, entry.constants)
     for warning in analysis.warnings:
-        console.print(textwrap.fill(f"warning: {warning}", 100, subsequent_indent="   "), markup=False)
-    silent = [entry for entry in analysis.chapters if not entry.sections]
-    for entry in silent:
-        text = f"no answer: {entry.study}: {entry.answer}"
-        console.print(textwrap.fill(text, 100, subsequent_indent="   "), markup=False)
-    console.print("\n" + textwrap.fill(analysis.answer, 100), markup=False)
+        click.echo(one_line(f"warning: {warning}"))
+    for entry in analysis.chapters:
+        if not entry.sections:
+            click.echo(one_line(f"no answer: {entry.study}: {entry.answer}"))
+    if rows:
+        table = pd.DataFrame(rows, columns=["quantity", "published", "ours", "interval", "verdict"])
+        wrap, right = ("quantity", "published"), ("ours", "interval")
+        print_table(table.fillna(""), wrap=wrap, right=right, drop=["published"], piped=PIPED)
+    say(analysis.answer, piped=PIPED, hang=0)
 
 
-def _constant(constant: Constant) -> list[str]:
+def _constant(constant: Constant) -> dict[str, Any]:
     published = ", ".join(f"{value:.3g} ({paper})" for paper, value in constant.published.items())
-    interval = f"[{constant.low:.3g}, {constant.high:.3g}] {100 * constant.level:.0f} %"
-    name = f"{constant.symbol}  {constant.name}"
-    return [name, published or "-", f"{constant.ours:.3g}", interval.replace("[", r"\["), constant.verdict]
+    return {
+        "quantity": f"{constant.symbol}  {constant.name}",
+        "published": published or "-",
+        "ours": f"{constant.ours:.3g}",
+        "interval": f"[{constant.low:.3g}, {constant.high:.3g}] {100 * constant.level:.0f} %",
+        "verdict": constant.verdict,
+    }

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from allometry.cli.tables import Form, print_table, store_option, table_options
+from allometry.cli.groups import Group
+from allometry.cli.tables import Form, print_table, say, store_option, table_options
 from allometry.errors import printable
 
 if TYPE_CHECKING:
@@ -21,10 +24,16 @@ if TYPE_CHECKING:
 LISTED = ("run", "status", "shape", "N", "D", "C", "lr", "loss", "seconds", "study")
 """Columns of the list for people; --json and --csv have all."""
 
+DROPPED = ("study", "lr", "seconds", "C", "shape", "status")
+"""Columns of the list that a narrow console goes without, the first first."""
+
+SHORTEST = 8
+"""Characters of a short id: the hash that every id ends in."""
+
 _CONDITION = re.compile(r"[<>=]")
 
 
-class _Runs(click.Group):
+class _Runs(Group):
     """The group lists when no command is given, also with filters: `allometry runs 'N>1e5'`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -33,13 +42,6 @@ class _Runs(click.Group):
         if named is None and not helping and all(map(_belongs_to_list, args, [None, *args])):
             args = ["list", *args]
         return super().parse_args(ctx, args)
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        from allometry.errors import unknown
-
-        if args and args[0] not in self.commands:
-            raise unknown("command", args[0], self.commands)
-        return super().resolve_command(ctx, args)
 
 
 def _belongs_to_list(argument: str, before: str | None) -> bool:
@@ -87,7 +89,10 @@ def list_runs(
     _warn(opened.notes)
     if form is None:
         table = _for_people(table)
-    print_table(table, form, formats=_formats(), empty=_nothing(filters, store))
+    print_table(
+        table, form, formats=_formats(), empty=_nothing(filters, store), drop=DROPPED,
+        short={} if form else {"run": shortened(list(table["run"]), _ids(opened))},
+    )  # fmt: skip
     if form is None and total > len(table):
         click.echo(f"{total - len(table)} more")
 
@@ -119,7 +124,7 @@ def diff_runs(first: str, second: str, store: str, form: Form | None) -> None:
     table = diff(a, b)
     if form is None:
         click.echo(f"a  {a.id}\nb  {b.id}")
-    print_table(table, form, empty="the two runs are the same")
+    print_table(table, form, empty="the two runs are the same", wrap=list(table.columns[1:]))
 
 
 @runs.command("export")
@@ -194,6 +199,12 @@ def _open(path: str) -> Store:
     return Store(path)
 
 
+def _ids(store: Store) -> list[str]:
+    from allometry.runs.index import run_directories
+
+    return [directory.name for directory in run_directories(store.path)]
+
+
 def _store_flag(store: str) -> str:
     return "" if store == "runs" else f" --store {store}"
 
@@ -226,9 +237,24 @@ def _sorted(table: pd.DataFrame, by: str | None) -> pd.DataFrame:
     )
 
 
+def shortened(runs: Sequence[str], known: Iterable[str]) -> list[str]:
+    """Return the ends of these ids, as long as it takes for none to be the end, or start, of another id
+    among `known`: `Store.get` finds the run by it.
+    """
+    ids = [*known]
+    length = SHORTEST
+    while length < max(map(len, ids), default=0):
+        ends = Counter(run[-length:] for run in ids)
+        starts = {run[:length] for run in ids}
+        if all(ends[run[-length:]] == 1 and run[-length:] not in starts for run in runs):
+            break
+        length += 1
+    return [run[-length:] for run in runs]
+
+
 def _for_people(table: pd.DataFrame) -> pd.DataFrame:
-    shown = [name for name in LISTED if name != "study" or (table["study"] != "").any()]
-    return table[shown]
+    """The columns of LISTED, without those that no run has anything in."""
+    return table[[name for name in LISTED if name != "study" or (table["study"] != "").any()]]
 
 
 def _text(record: RunRecord) -> dict[str, str]:
@@ -266,10 +292,16 @@ def _everything(record: RunRecord) -> dict[str, Any]:
     }
 
 
+def _dropped_of_curve(curve: pd.DataFrame) -> list[str]:
+    """What a narrow console goes without of a curve: all but steps, tokens and losses first."""
+    kept = ("step", "tokens", "loss", "train_loss")
+    return [*reversed([name for name in curve if name not in kept]), "train_loss"]
+
+
 def _show(record: RunRecord) -> None:
     from allometry.runs.diff import flatten
 
-    click.echo(f"{record.id}   {record.status}   {record.path}")
+    click.echo(f"{record.id}   {record.status}\n{record.path}")
     parts = {
         "configuration": record.config,
         "counts": record.counts,
@@ -281,11 +313,13 @@ def _show(record: RunRecord) -> None:
         if part:
             click.echo(f"\n{title}")
             for key, value in flatten(part).items():
-                click.echo(f"  {printable(key):24} {'–' if value is None else printable(str(value))}")
+                say(f"  {printable(key):24}  {'–' if value is None else printable(str(value))}")
     curve = record.curve.frame.drop(columns="run").dropna(axis=1, how="all")
     if len(curve):
-        print_table(curve.tail(12), title="\ncurve (last rows)", formats=_formats())
+        print_table(
+            curve.tail(12), title="\ncurve (last rows)", formats=_formats(), drop=_dropped_of_curve(curve)
+        )
     for note in _notes(record):
-        click.echo(f"note: {printable(note)}")
+        say(f"note: {printable(note)}")
     if record.error:
         click.echo(f"\nerror\n{record.error}")

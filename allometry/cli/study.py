@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from allometry.cli.tables import PIPED, say
+
 if TYPE_CHECKING:
     from allometry.report.content import Analysis
     from allometry.runs.store import Store
@@ -151,9 +153,7 @@ def _command_line() -> str:
     "--format",
     "suffix",
     type=click.Choice(["svg", "png", "pdf", "html"]),
-    default="svg",
-    show_default=True,
-    help="Format of exported figures.",
+    help="Format of exported figures (default: svg).",
 )
 def report(
     study: str | None,
@@ -162,7 +162,7 @@ def report(
     save: Path | None,
     saved: Path | None,
     figures: Path | None,
-    suffix: str,
+    suffix: str | None,
 ) -> None:
     """Write the report of a STUDY (default: the latest) from the runs in the store; nothing is trained."""
     from allometry.errors import AllometryError
@@ -171,6 +171,11 @@ def report(
         raise AllometryError(
             "--from names the results to read: no study and no --save with it",
             hint=f"allometry report --from {saved}",
+        )
+    if suffix is not None and figures is None:
+        raise AllometryError(
+            f"--format {suffix} is for exported figures, and none are asked for; the report is HTML",
+            hint=f"--figures figures --format {suffix}",
         )
     if saved is not None:
         from allometry.studies.core.results import rebuild
@@ -184,7 +189,7 @@ def report(
         print(f"results: {save}")
     print(f"report: {path}")
     if figures is not None:
-        _export(analysis, figures, suffix)
+        _export(analysis, figures, suffix or "svg")
 
 
 def _export(analysis: Analysis, folder: Path, suffix: str) -> None:
@@ -206,7 +211,8 @@ def studies() -> None:
     from allometry.studies.core.study import studies as known
 
     for name, study in known().items():
-        print(f"{name}   (--budget {study.budget} unless told otherwise)\n    {study.question}")
+        print(f"{name}   (--budget {study.budget} unless told otherwise)")
+        say(f"    {study.question}", piped=PIPED, hang=4)
 
 
 class Terminal:
@@ -218,9 +224,10 @@ class Terminal:
         self.quiet = quiet
 
     def say(self, text: str) -> None:
-        """A line for the user."""
+        """Print a line for the user."""
         if not self.quiet:
-            print(text, flush=True)
+            say(text)
+            sys.stdout.flush()
 
     def event(self, event: Event) -> None:
         """Progress of the sweep."""

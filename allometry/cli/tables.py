@@ -1,10 +1,16 @@
-"""How every command prints a table: for people, or with --json and --csv for programs."""
+"""How every command prints text and tables: for people at the width of their console, or with --json and
+--csv for programs."""
 
 from __future__ import annotations
 
 import math
+import os
+import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
@@ -19,11 +25,21 @@ Formatter = Callable[[Any], str]
 MANY = 400
 """Rows from which on a table is laid out by itself: rich takes milliseconds a row."""
 
+PIPED = 110
+"""Width of prose and of a study's tables where there is no console, so that logs hold whole tables."""
+
+NARROWEST = 18
+"""Characters that a column of prose keeps at least."""
+
+GAP = "   "
+_LABEL = re.compile(r"\s*\S+\s{2,}|(warning|note): |! ")
+"""What the words of a line hang below: "residuals  ", "warning: "."""
+
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def table_options(command: Decorated) -> Decorated:
-    """Decorator that adds --json and --csv; the command receives `form` ("json", "csv" or None)."""
+    """Add --json and --csv; the command receives `form` ("json", "csv" or None)."""
     for form in ("csv", "json"):
         command = click.option(
             f"--{form}", "form", flag_value=form, default=None, help=f"Print the table as {form.upper()}."
@@ -32,10 +48,58 @@ def table_options(command: Decorated) -> Decorated:
 
 
 def store_option(command: Decorated) -> Decorated:
-    """Decorator that adds --store; the command receives `store`, the path of the run store."""
+    """Add --store; the command receives `store`, the path of the run store."""
     return click.option(
         "--store", default="runs", show_default=True, metavar="PATH", help="The run store's folder."
     )(command)
+
+
+def width() -> int | None:
+    """Return the columns that output may take: COLUMNS if set, else the terminal's; None for what is piped
+    elsewhere, which is never cut or wrapped.
+    """
+    told = os.environ.get("COLUMNS", "")
+    if told.isdigit() and int(told):
+        return int(told)
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def say(text: str, *, piped: int | None = None, hang: int | None = None) -> None:
+    """Print text for people, each line wrapped once at the console's width (`piped`: where there is none).
+
+    What goes on in the next line stands below the words after its label, as here:
+
+        residuals  rms log residual 0.00859, largest 0.0313; a new
+                   run scatters by 0.0089
+    """
+    columns = width() or piped
+    lines = text.splitlines() or [""]
+    click.echo("\n".join(part for line in lines for part in _folded(line, columns, hang)))
+
+
+def _folded(line: str, columns: int | None, hang: int | None) -> list[str]:
+    """A line as lines of at most `columns`, all but the first indented by `hang`, or below its label. A word
+    that is longer stays whole.
+    """
+    if columns is None or len(line) <= columns:
+        return [line]
+    label = _LABEL.match(line)
+    if hang is None:
+        hang = label.end() if label and label.end() <= columns // 3 else _indent(line) + 2
+    # spaces between columns are kept as long as both sides stand on one line
+    return textwrap.wrap(
+        line, columns, subsequent_indent=" " * hang, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def one_line(text: str) -> str:
+    """Return text cut to the console's width, with … for what is left out."""
+    columns = width() or PIPED
+    return text if len(text) <= columns else text[: columns - 2].rstrip() + " …"
 
 
 def print_table(
@@ -45,28 +109,97 @@ def print_table(
     formats: Mapping[str, Formatter] | None = None,
     title: str | None = None,
     empty: str = "nothing to show",
+    short: Mapping[str, Sequence[str]] | None = None,
+    drop: Sequence[str] = (),
+    wrap: Sequence[str] = (),
+    right: Sequence[str] = (),
+    piped: int | None = None,
 ) -> None:
-    """Print a frame: for people with `formats` by column (default: four digits), else complete and exact."""
+    """Print a frame: for people with `formats` by column (default: four digits), else complete and exact.
+
+    Where a console is too narrow for the table, columns of `short` take the short texts given for them; then
+    columns of `drop` are left out, the first first, which is said below; columns of `wrap` go on in further
+    lines. All others keep their text whole. `right`: text that is aligned as numbers are. `piped`: the width
+    where there is no console (default: any).
+    """
     if form == "json":
         click.echo(to_json(frame))
-    elif form == "csv":
+        return
+    if form == "csv":
         click.echo(frame.to_csv(index=False), nl=False)
-    elif frame.empty:
+        return
+    if frame.empty:
         click.echo(empty)
-    elif len(frame) > MANY:
-        _print_plain(frame, formats or {}, title)
+        return
+    columns = _cells(frame, formats or {}, right)
+    room = width() or piped
+    left_out = _fitted(columns, room, short or {}, drop, wrap)
+    if len(frame) > MANY or room is None:
+        _print_plain(columns, title)
     else:
-        _print_rich(frame, formats or {}, title)
+        _print_rich(columns, title, room, wrap)
+    if left_out:
+        click.echo(f"not shown at this width: {', '.join(left_out)}")
+
+
+@dataclass(kw_only=True)
+class _Column:
+    """A column as it is printed: its cells as text, and whether they are aligned at the right."""
+
+    cells: list[str]
+    right: bool
+
+    def room(self, name: str) -> int:
+        """The characters that the longest cell, or the heading, takes."""
+        return max(len(name), *map(len, self.cells))
+
+
+def _cells(frame: pd.DataFrame, formats: Mapping[str, Formatter], right: Sequence[str]) -> dict[str, _Column]:
+    from pandas.api.types import is_numeric_dtype
+
+    return {
+        str(name): _Column(
+            cells=[cell(value, formats.get(str(name))) for value in frame[name].tolist()],
+            right=is_numeric_dtype(frame[name]) or name in right,
+        )
+        for name in frame.columns
+    }
+
+
+def _fitted(
+    columns: dict[str, _Column],
+    room: int | None,
+    short: Mapping[str, Sequence[str]],
+    drop: Sequence[str],
+    wrap: Sequence[str],
+) -> list[str]:
+    """Shorten and leave out columns, in place, until the rest fits; return the names of those left out."""
+
+    def too_wide() -> bool:
+        widths = (
+            min(column.room(name), NARROWEST) if name in wrap else column.room(name)
+            for name, column in columns.items()
+        )
+        return room is not None and sum(widths) + len(GAP) * (len(columns) - 1) + 2 > room
+
+    for name in short:
+        if name in columns and too_wide():
+            columns[name].cells = list(short[name])
+    left_out = []
+    for name in drop:
+        if name in columns and too_wide():
+            del columns[name]
+            left_out.append(name)
+    return left_out
 
 
 def to_json(frame: pd.DataFrame) -> str:
-    """A JSON array with an object a row; missing values are null."""
+    """Return a JSON array with an object a row; missing values are null."""
     text: str = frame.to_json(orient="records", indent=1, double_precision=15)
     return text
 
 
-def _print_rich(frame: pd.DataFrame, formats: Mapping[str, Formatter], title: str | None) -> None:
-    from pandas.api.types import is_numeric_dtype
+def _print_rich(columns: Mapping[str, _Column], title: str | None, room: int, wrap: Sequence[str]) -> None:
     from rich import box
     from rich.table import Table
 
@@ -76,47 +209,44 @@ def _print_rich(frame: pd.DataFrame, formats: Mapping[str, Formatter], title: st
         title_justify="left",
         pad_edge=False,
     )
-    for name in frame.columns:
+    for name, column in columns.items():
         table.add_column(
-            printable(str(name)), justify="right" if is_numeric_dtype(frame[name]) else "left", no_wrap=True
+            printable(name),
+            justify="right" if column.right else "left",
+            no_wrap=name not in wrap,
+            overflow="fold",
         )
-    for row in frame.itertuples(index=False):
-        cells = (cell(value, formats.get(str(name))) for name, value in zip(frame.columns, row, strict=True))
-        table.add_row(*cells)
-    console().print(table)
+    for row in zip(*(column.cells for column in columns.values()), strict=True):
+        table.add_row(*row)
+    console(room).print(table)
 
 
-def _print_plain(frame: pd.DataFrame, formats: Mapping[str, Formatter], title: str | None) -> None:
-    """The same layout as `_print_rich`, for long tables."""
-    from pandas.api.types import is_numeric_dtype
-
-    columns = [[cell(value, formats.get(str(name))) for value in frame[name].tolist()] for name in frame]
-    names = [printable(str(name)) for name in frame]
-    widths = [max(len(name), *map(len, cells)) for name, cells in zip(names, columns, strict=True)]
-    right = [is_numeric_dtype(frame[name]) for name in frame]
+def _print_plain(columns: Mapping[str, _Column], title: str | None) -> None:
+    """The same layout as `_print_rich`, for long tables and for what is piped elsewhere."""
+    widths = [column.room(name) for name, column in columns.items()]
 
     def line(cells: Sequence[str]) -> str:
         placed = [
-            text.rjust(width) if is_number else text.ljust(width)
-            for text, width, is_number in zip(cells, widths, right, strict=True)
+            text.rjust(width) if column.right else text.ljust(width)
+            for text, width, column in zip(cells, widths, columns.values(), strict=True)
         ]
-        return (" " + "   ".join(placed)).rstrip()
+        return (" " + GAP.join(placed)).rstrip()
 
-    rule = " " + "─" * (sum(widths) + 3 * (len(widths) - 1))
-    head = [*([title] if title else []), line(names), rule]
-    click.echo("\n".join(["", *head, *map(line, zip(*columns, strict=True)), ""]))
+    rule = " " + "─" * (sum(widths) + len(GAP) * (len(widths) - 1))
+    head = [*([title] if title else []), line([printable(name) for name in columns]), rule]
+    rows = zip(*(column.cells for column in columns.values()), strict=True)
+    click.echo("\n".join(["", *head, *map(line, rows), ""]))
 
 
-def console() -> Any:
-    """A rich console that never cuts what is piped elsewhere, and takes text literally (no markup)."""
+def console(room: int | None = None) -> Any:
+    """Return a rich console of that width (default: the console's, or PIPED), which takes text literally."""
     from rich.console import Console
 
-    wide = None if sys.stdout.isatty() else 10_000
-    return Console(width=wide, markup=False, highlight=False, emoji=False)
+    return Console(width=room or width() or PIPED, markup=False, highlight=False, emoji=False)
 
 
 def cell(value: Any, format: Formatter | None = None) -> str:
-    """One value for people: "" for a missing one, four digits for a number without a format of its own."""
+    """Return a value as text for people: "" for a missing one, four digits for a number without a format."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if format is not None:

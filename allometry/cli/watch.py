@@ -12,7 +12,8 @@ def command(name: str) -> click.Command:
 
 
 @click.command()
-@click.argument("store", default="runs", metavar="[STORE]")
+@click.argument("place", required=False, metavar="[STORE]")
+@click.option("--store", metavar="PATH", help="The same as STORE (default: runs).")
 @click.option(
     "--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0 for any free."
 )
@@ -24,12 +25,15 @@ def command(name: str) -> click.Command:
 )
 @click.option("--open", "browse", is_flag=True, help="Open the page in the browser.")
 @click.option("--no-fits", is_flag=True, help="Fit no laws: leave the cores to training.")
-def watch(store: str, port: int, host: str, browse: bool, no_fits: bool) -> None:
+def watch(place: str | None, store: str | None, port: int, host: str, browse: bool, no_fits: bool) -> None:
     """Serve a live page about the runs in STORE (a folder or URL): progress, curves as they grow, the laws so
     far, predictions and failures. It only reads the store."""
     from allometry.runs.store import Store
     from allometry.watch.server import Server
 
+    if place and store and place != store:
+        raise click.UsageError(f"STORE is {place} and --store {store}: name one")
+    store = place or store or "runs"
     server = Server(Store(store), host=host, port=port, fits=not no_fits)
     try:
         click.echo(f"watching {store}: {server.url}   (ctrl-C ends it)")

@@ -209,7 +209,9 @@ def load(name: str, *, cache: Path | None = None, progress: Callable[[str], None
 def _gpt2_ranks() -> dict[bytes, int]:
     content = files("allometry.data").joinpath("assets/gpt2.tiktoken").read_bytes()
     if hashlib.sha256(content).hexdigest() != GPT2_SHA256:
-        raise AllometryError("GPT-2's ranks in this installation are damaged", hint="install allometry again")
+        raise AllometryError(
+            "GPT-2's ranks in this installation are damaged", hint="pip install --force-reinstall allometry"
+        )
     pairs = (line.split() for line in content.splitlines() if line)
     return {base64.b64decode(token): int(rank) for token, rank in pairs}
 

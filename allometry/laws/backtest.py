@@ -64,10 +64,10 @@ class Backtest:
         lines = [f"back-test by {self.by}: fitted up to {cuts}, predicted the rest", _HEAD]
         for _, row in self.scores.iterrows():
             lines.append(
-                f"  {row['law']:18s}{100 * row['mean_error']:8.2f} %{100 * row['worst_error']:9.2f} %"
-                f"{100 * row['bias']:+9.2f} %"
+                f"  {row['law']:16s}{100 * row['mean_error']:7.2f} %{100 * row['worst_error']:9.2f} %"
+                f"{100 * row['bias']:+7.2f} %"
                 f"{_percent(row['coverage80']):>8s}{_percent(row['coverage95']):>8s}"
-                f"{row['delta_aic']:10.1f}{row['weight']:8.2f}"
+                f"{row['delta_aic']:8.1f}{row['weight']:8.2f}"
             )
         lines.append("  errors: relative, of held-out runs; coverage: of 80 % and 95 % prediction intervals")
         return "\n".join(lines + [f"  failed: {f}" for f in self.failures])
@@ -84,7 +84,7 @@ class Backtest:
         return self.scores.to_html(index=False, float_format="{:.4g}".format)
 
 
-_HEAD = "  law                mean err  worst err     bias   in 80%  in 95%     ΔAIC  weight"
+_HEAD = "  law              mean err  worst err     bias  in 80%  in 95%    ΔAIC  weight"
 
 
 def backtest(

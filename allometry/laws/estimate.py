@@ -26,6 +26,13 @@ class Estimate:
     value: float
     samples: Array
 
+    def __repr__(self) -> str:
+        """The value and its 95 % interval, not the draws."""
+        if not len(self.samples):
+            return f"Estimate({self.value:.6g})"
+        low, high = self.interval(0.95)
+        return f"Estimate({self.value:.6g}, 95 % [{low:.6g}, {high:.6g}], {len(self.samples)} draws)"
+
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Central interval that holds `level` (a fraction, such as 0.8) of the draws.
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from allometry.laws.result import FitResult
 
 _WIDTH = 100
+_WIDEST = 109
+"""Columns that a table with both intervals takes."""
 
 
 def table(result: FitResult) -> pd.DataFrame:
@@ -42,18 +44,19 @@ def _treatment(result: FitResult, name: str) -> str:
     return f"= {result.tied[name]}" if name in result.tied else "fitted"
 
 
-def render(result: FitResult) -> str:
-    """The whole report as plain text."""
+def render(result: FitResult, width: int | None = None) -> str:
+    """Return the whole report as plain text; where `width` is small, tables have fewer columns."""
+    narrow = width is not None and width < _WIDEST
     parts = [
         _heading(result),
-        _estimates(result),
-        _derived(result),
-        _predictions(result),
+        _estimates(result, narrow),
+        _derived(result, narrow),
+        _predictions(result, narrow),
         _quality(result),
         _data(result),
         _excluded(result),
     ]
-    return "\n\n".join(p for p in (*parts, _warnings(result)) if p)
+    return "\n\n".join(p for p in (*parts, _warnings(result, min(width or _WIDTH, _WIDTH))) if p)
 
 
 def _heading(result: FitResult) -> str:
@@ -68,18 +71,17 @@ def _heading(result: FitResult) -> str:
     return "\n".join(lines)
 
 
-def _estimates(result: FitResult) -> str:
+def _estimates(result: FitResult, narrow: bool) -> str:
     frame = table(result)
-    header = f"{'':12s} {'estimate':>12s} {'s.e.':>10s}   {'80% interval':^25s}   {'95% interval':^25s}"
-    lines = [header]
+    levels = (95,) if narrow else (80, 95)
+    headings = "   ".join(f"{f'{level}% interval':^25s}" for level in levels)
+    lines = [f"{'':12s} {'estimate':>12s} {'s.e.':>10s}   {headings}"]
     for name, row in frame.iterrows():
         text = f"{name!s:12s} {row['estimate']:12.6g} "
         if row["treatment"] != "fitted":
             lines.append(f"{text}{'':>10s}   {row['treatment']}")
             continue
-        intervals = (
-            f"[{row[f'boot{level}_lb']:11.5g},{row[f'boot{level}_ub']:11.5g} ]" for level in (80, 95)
-        )
+        intervals = (f"[{row[f'boot{level}_lb']:11.5g},{row[f'boot{level}_ub']:11.5g} ]" for level in levels)
         lines.append(text + f"{row['se_boot']:10.4g}   " + "   ".join(intervals))
     lines.append(_how(result))
     return "\n".join(lines)
@@ -98,17 +100,15 @@ def _how(result: FitResult) -> str:
     return f"intervals: percentiles of {how}, widened to Student's t with {result.freedom} degrees of freedom"
 
 
-def _derived(result: FitResult) -> str:
-    lines = []
+def _derived(result: FitResult, narrow: bool) -> str:
+    lines, gap = [], "" if narrow else f"{'':25s}   "
     for name, expression in result.law.derived.items():
         value, low, high = result.derived(expression, 0.95)
-        lines.append(
-            f"{name:12s} {value:12.6g} {'':10s}   {'':25s}   [{low:11.5g},{high:11.5g} ]   = {expression}"
-        )
+        lines.append(f"{name:12s} {value:12.6g} {'':10s}   {gap}[{low:11.5g},{high:11.5g} ]   = {expression}")
     return "\n".join(["what is quoted from it", *lines]) if lines else ""
 
 
-def _predictions(result: FitResult) -> str:
+def _predictions(result: FitResult, narrow: bool) -> str:
     """The law, and a new run, at the centre of the data and ten times out: what the data determine."""
     law = result.law
     if not len(result.samples) or law.linear or "L" in law.inputs:
@@ -116,16 +116,17 @@ def _predictions(result: FitResult) -> str:
     values = {n: result.data[n].to_numpy(dtype=float) for n in law.inputs}
     centre = {n: float(np.exp(np.mean(np.log(v)))) for n, v in values.items()}
     beyond = {n: 10 * float(v.max()) for n, v in values.items()}
-    lines = [
-        f"{'predictions':40s} {law.output:>10s}   {'law, 95% interval':^25s}   {'new run, 95% interval':^25s}"
-    ]
+    wanted, margin = ("new run, 95% interval",), 34
+    if not narrow:
+        wanted, margin = ("law, 95% interval", *wanted), 40
+    headings = "   ".join(f"{heading:^25s}" for heading in wanted)
+    lines = [f"{'predictions':{margin}s} {law.output:>10s}   {headings}"]
     for where, at in (("centre", centre), ("10 times out", beyond)):
         text = f"{where}: " + ", ".join(f"{n} {format_count(v)}" for n, v in at.items())
         points = {n: [v] for n, v in at.items()}
-        low, high = result.interval_at(points)
-        new_low, new_high = result.prediction_interval(points)
-        ends = f"[{low[0]:11.5g},{high[0]:11.5g} ]   [{new_low[0]:11.5g},{new_high[0]:11.5g} ]"
-        lines.append(f"{text:40s} {result.predict(**points)[0]:10.5g}   {ends}")
+        pairs = [result.interval_at(points), result.prediction_interval(points)][-len(wanted) :]
+        ends = "   ".join(f"[{low[0]:11.5g},{high[0]:11.5g} ]" for low, high in pairs)
+        lines.append(f"{text:{margin}s} {result.predict(**points)[0]:10.5g}   {ends}")
     return "\n".join(lines)
 
 
@@ -186,13 +187,13 @@ def _excluded(result: FitResult) -> str:
     return "\n".join(lines)
 
 
-def _warnings(result: FitResult) -> str:
+def _warnings(result: FitResult, width: int = _WIDTH) -> str:
     lines = []
     for w in result.warnings:
         text = f"{w.name}: {w.meaning}."
         if w.identified:
             text += f" What can be relied on: {w.identified}."
-        lines.append(textwrap.fill(text, _WIDTH, initial_indent="! ", subsequent_indent="  "))
+        lines.append(textwrap.fill(text, width, initial_indent="! ", subsequent_indent="  "))
     return "\n".join(lines)
 
 

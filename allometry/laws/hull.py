@@ -59,6 +59,7 @@ def read_curves(frame: pd.DataFrame) -> Curves:
         raise AllometryError(
             f"the envelope needs the columns N, C and loss; missing: {', '.join(missing)}",
             hint="map them, as in columns={'N': 'params', 'C': '6*N*D'}",
+            cli_hint="name them, as in --let N=params --let 'C=6*N*D'",
         )
     table = frame if "run" in frame else frame.assign(run=np.arange(len(frame)).astype(str))
     # Rows without an evaluation and the point before the first step are not measurements of L(C).

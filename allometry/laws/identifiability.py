@@ -27,6 +27,7 @@ def refuse_undetermined(problem: Problem, columns: dict[str, str]) -> None:
             f"{n} usable rows cannot determine the {p} parameters of the law {problem.law.name!r} "
             f"({', '.join(problem.free)})",
             hint="add runs, choose a law with fewer parameters, or fix some: fixed={'alpha': 0.34}",
+            cli_hint="add runs, choose a --law with fewer parameters, or fix some: --fix alpha=0.34",
         )
     _refuse_one_ratio(problem, columns)
     if p and _rank_deficient(problem):
@@ -34,6 +35,7 @@ def refuse_undetermined(problem: Problem, columns: dict[str, str]) -> None:
             f"these runs cannot determine {', '.join(problem.free)} together, whatever their losses: "
             f"{_levels(problem)}",
             hint="train at least four values of each input, or fix a parameter: fixed={'alpha': 0.34}",
+            cli_hint="train at least four values of each input, or fix a parameter: --fix alpha=0.34",
         )
 
 
@@ -79,10 +81,12 @@ def _refuse_one_ratio(problem: Problem, columns: dict[str, str]) -> None:
             what = f"one {second}/{first} ratio ({second} = {ratio} {first})"
             if abs(slope - 1) > 0.02:
                 what = f"{second} growing as {first}^{slope:.2f} in every run"
+            more = "add runs at other ratios (a factor of 4 to either side)"
+            column = columns.get(first, first)
             raise AllometryError(
                 f"all runs have {what}, so the exponents of {first} and {second} cannot be told apart",
-                hint="add runs at other ratios (a factor of 4 to either side), or fit one input: "
-                f"law='power-offset', columns={{'X': {columns.get(first, first)!r}}}",
+                hint=f"{more}, or fit one input: law='power-offset', columns={{'X': {column!r}}}",
+                cli_hint=f"{more}, or fit one input: --law power-offset --let 'X={column}'",
             )
 
 

@@ -142,6 +142,9 @@ class Law:
         """The right-hand side as a SymPy expression in `symbols`."""
         return self.parse(self.expression)
 
+    def _repr_latex_(self) -> str:
+        return f"$\\displaystyle {self.latex}$"
+
     def parse(self, text: str) -> sp.Expr:
         """SymPy text in the law's own symbols (from the registry, never from a user) as an expression."""
         names: dict[str, Any] = dict(self.symbols)

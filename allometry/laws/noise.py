@@ -25,7 +25,8 @@ def seed_noise(table: pd.DataFrame, made: list[Slice]) -> tuple[float, str]:
     if found is None:
         raise AllometryError(
             "the seed noise can be estimated neither from repeats nor from the smoothness of the slices",
-            hint="give it: noise=0.003 (--noise 0.003) is 0.3 % of the loss; or repeat runs with other seeds",
+            hint="give it: noise=0.003 is 0.3 % of the loss; or repeat runs with other seeds",
+            cli_hint="give it: --noise 0.003 is 0.3 % of the loss; or repeat runs with other seeds",
         )
     return found
 

@@ -152,11 +152,14 @@ class FitResult:
 
         return table(self)
 
-    def report(self) -> str:
-        """The fit as text: estimates, how sure they are, and what they rest on."""
+    def report(self, width: int | None = None) -> str:
+        """Return the fit as text: estimates, how sure they are, and what they rest on.
+
+        In fewer columns than tables need (`width`) the 95 % intervals stay and other ones are left out.
+        """
         from allometry.laws.fit_report import render
 
-        return render(self)
+        return render(self, width)
 
     def _repr_html_(self) -> str:
         from allometry.laws.fit_report import html

@@ -84,11 +84,11 @@ def import_gpt2(directory: Path) -> Transformer:
     """
     try:
         described = json.loads((directory / "config.json").read_text())
-        tensors = load_file(directory / "model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+        tensors = _tensors(directory)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise AllometryError(
             f"{directory} is not a model in Hugging Face's layout: {error}",
-            hint="it needs config.json and model.safetensors",
+            hint="it needs config.json, and model.safetensors or its parts with model.safetensors.index.json",
         ) from None
     tensors = {name.removeprefix("transformer."): tensor.float() for name, tensor in tensors.items()}
     has_bias = any(bool(t.any()) for name, t in tensors.items() if name.endswith(".bias") and t.ndim == 1)
@@ -102,6 +102,17 @@ def import_gpt2(directory: Path) -> Transformer:
         }
     )
     return model
+
+
+def _tensors(directory: Path) -> dict[str, Tensor]:
+    """The weights, from one file or from the parts that an index names, as `save_pretrained` writes them."""
+    index = directory / "model.safetensors.index.json"
+    if not index.exists():
+        return load_file(directory / "model.safetensors")
+    names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    if strange := [name for name in names if Path(name).name != name]:
+        raise ValueError(f"{index.name} names a file outside of the folder: {strange[0]!r}")
+    return {name: tensor for part in names for name, tensor in load_file(directory / part).items()}
 
 
 def _import(tensors: dict[str, Tensor], kind: str, shape: tuple[int, ...], theirs: str) -> Tensor:

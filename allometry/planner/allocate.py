@@ -37,6 +37,7 @@ class Request:
             raise AllometryError(
                 f"{' and '.join(given)} cannot all be fixed: the budget or the target decides the rest",
                 hint="fix one of them",
+                cli_hint="give one of -N, -D and --ratio",
             )
         for name, value in {**fixed, "unique": self.unique}.items():
             if value is not None and not value > 0:

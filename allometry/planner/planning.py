@@ -23,7 +23,7 @@ EPOCHS = (1, 2, 4, 8, 16, 40)
 LEAST_STEPS = 1000
 _CRITICAL = (
     "batch: Kaplan's B_crit = 2.1e8/L^4.76 tokens at this loss (measured on WebText2); steps and tokens are"
-    " twice their minimum there. Measure yours with fit_critical_batch, or give a batch"
+    " twice their minimum there. Measure yours (the study batch does), or give a batch"
 )
 _STEP_LAW = (
     "batch: 0.58 D^0.571 tokens (Step Law, Li et al. 2025); Kaplan's critical batch is not for this loss"
@@ -59,8 +59,12 @@ class Plan:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        """The report."""
+        return self.report()
+
     def report(self, level: float = 0.95) -> str:
-        """The plan as text, with intervals where the constants have any."""
+        """Return the plan as text, with intervals where the constants have any."""
         lines = [f"plan: {self.rule}", f"from: {self.source}"]
         shown = (("N", format_count), ("D", format_count), ("C", format_flops), ("batch", format_count))
         for name, form in (*shown, ("steps", format_count), ("loss", "{:.4f}".format)):
@@ -169,12 +173,16 @@ def _budget(
     if len(given) != 1:
         what = f"{' and '.join(given)} contradict each other" if given else "nothing says how much to spend"
         raise AllometryError(
-            what, hint="give one of a compute budget, hours (with a speed), or a target loss"
+            what,
+            hint="give one of a compute budget, hours (with a speed), or a target loss",
+            cli_hint="give one of a BUDGET such as 1e18, --hours (with a speed), or --loss",
         )
     if hours is not None:
         if speed is None:
             raise AllometryError(
-                "a time needs the speed of the machine in FLOPs per second", hint="speed=3e10"
+                "a time needs the speed of the machine in FLOPs per second",
+                hint="speed=3e10",
+                cli_hint="--speed 3e10",
             )
         budget = hours * 3600 * speed
     for name, value in (("the budget", budget), ("the target loss", loss), ("speed", speed)):

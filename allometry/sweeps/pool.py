@@ -135,7 +135,7 @@ def open_pool(
         if per_gpu != 1 and where == "cpu":
             raise AllometryError(
                 "--per-gpu is about GPUs, and here runs are trained on cores",
-                hint="leave it out, or use a cluster: allometry run … --on ray --per-gpu 4",
+                hint="leave it out, or use a cluster: --on ray --per-gpu 4",
             )
         return LocalPool(workers, device=where, per_gpu=per_gpu, pack=pack)
     if on == "ray" or on.startswith("ray://"):

@@ -7,10 +7,12 @@ import json
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
+from allometry.errors import AllometryError
 from allometry.models.base import Frozen, ModelConfig, families, family
 from allometry.train.plant import Plant
+from allometry.units import format_count, parse_count
 
 FORMAT = 1
 """Version of the run format on disk; a store written by a newer one is refused, not guessed at."""
@@ -23,6 +25,21 @@ ADDED = {
 identity, which they do not change: runs keep their ids."""
 
 Schedule = Literal["wsd", "cosine", "linear", "constant"]
+
+
+def _counted(value: Any, info: ValidationInfo) -> Any:
+    """A count as people write it ("5M") as the number that it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_count(value, info.field_name or "count")
+    except AllometryError as error:
+        raise ValueError(f"{error.message} ({error.hint})") from error
+
+
+Tokens = Annotated[int, BeforeValidator(_counted)]
+"""A number of tokens, which may be written 5M."""
+
 EngineName = Literal["auto", "reference", "fast", "native", "native-bf16"]
 
 
@@ -46,11 +63,11 @@ class DataConfig(Frozen):
 
     corpus: str = "sotu"
     tokenizer: str = "bytes"
-    limit: Annotated[int, Field(ge=1)] | None = None
-    spread: Annotated[int, Field(ge=0)] = 0
-    skip: Annotated[int, Field(ge=0)] = 0
+    limit: Annotated[Tokens, Field(ge=1)] | None = None
+    spread: Annotated[Tokens, Field(ge=0)] = 0
+    skip: Annotated[Tokens, Field(ge=0)] = 0
     eval_on: tuple[str, ...] = ()
-    eval_tokens: Annotated[int, Field(ge=1)] = 131_072
+    eval_tokens: Annotated[Tokens, Field(ge=1)] = 131_072
     loss_on: Literal["all", "answer"] = "all"
     plant: Plant | None = None
     half: Annotated[int, Field(ge=0)] | None = None
@@ -70,8 +87,8 @@ class TrainConfig(Frozen):
     `stop_accuracy`: end once the held-out answers are right this often (only with `loss_on="answer"`).
     """
 
-    tokens: Annotated[int, Field(ge=1)]
-    batch_tokens: Annotated[int, Field(ge=1)] = 1024
+    tokens: Annotated[Tokens, Field(ge=1)]
+    batch_tokens: Annotated[Tokens, Field(ge=1)] = 1024
     lr: Annotated[float, Field(gt=0)]
     schedule: Schedule = "wsd"
     warmup: Annotated[int, Field(ge=0)] = 100
@@ -190,8 +207,6 @@ class RunConfig(Frozen):
     @cached_property
     def id(self) -> str:
         """Slug and hash, such as "transformer-4x64-sotu-8.39M-s0-1f3a9c2e"."""
-        from allometry.units import format_count
-
         corpus = "".join(c if c.isalnum() else "_" for c in self.data.corpus)[:24]
         digest = hashlib.sha256(self.canonical().encode()).hexdigest()[:8]
         name, tokens = getattr(self.model, "family", "model"), format_count(self.train.tokens)

@@ -16,40 +16,64 @@ import signal
 import sys
 import threading
 import time
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from allometry.errors import AllometryError
+from allometry.models.base import readable
 from allometry.processes import die_with
-from allometry.runs.files import is_full, read_json
+from allometry.runs.files import is_full
 from allometry.train.config import RunConfig
+from allometry.units import format_count, format_duration
 
 if TYPE_CHECKING:
     from allometry.train.loop import Progress
 
 
+EXAMPLE = (
+    '{"model": {"family": "transformer", "n_layer": 2, "d_model": 64}, "train": {"tokens": "5M", "lr": 0.01}}'
+)
+"""A configuration that `read_config` reads."""
+
+
 def read_config(path: Path) -> RunConfig:
-    """The configuration in a file: a RunConfig as JSON, or the config.json of a run directory.
+    """Return the configuration in a file: a RunConfig as JSON or TOML, or the config.json of a run directory.
 
-    Raises AllometryError, naming the field, if it is not one.
+    Raises AllometryError, naming the line or the field, if it is not one.
     """
-    from pydantic import ValidationError
-
-    from allometry.models.base import readable
-
-    stored = read_json(path)
-    if stored is None:
-        raise AllometryError(
-            f"there is no file {path}", hint="name a run's config.json, or write one like it"
-        )
+    stored = _read(path)
     try:
         return RunConfig.model_validate(stored.get("config", stored))
     except (AllometryError, ValidationError) as error:
         told = readable(error, RunConfig) if isinstance(error, ValidationError) else error
         raise AllometryError(
             f"{path} is no run's configuration: {told.message}",
-            hint=told.hint or "see config.json in any run directory",
+            hint=told.hint or f"write it like {EXAMPLE}",
         ) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a file of the user's holds; it is never written to, nor advised to be removed."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        stored = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except FileNotFoundError:
+        raise AllometryError(f"there is no file {path}", hint=f"write it like {EXAMPLE}") from None
+    except OSError as error:
+        raise AllometryError(
+            f"cannot read {path}: {error.strerror}", hint="name the file of a configuration"
+        ) from None
+    except (ValueError, RecursionError) as error:  # of JSON, TOML or UTF-8
+        kind = "TOML" if path.suffix == ".toml" else "JSON"
+        raise AllometryError(
+            f"{path} is not {kind}: {error or 'nested too deeply'}", hint=f"write it like {EXAMPLE}"
+        ) from None
+    if not isinstance(stored, dict):
+        raise AllometryError(f"{path} does not hold an object", hint=f"write it like {EXAMPLE}")
+    return stored
 
 
 def arguments(config: Path, store: Path, devices: int, options: list[str]) -> list[str]:
@@ -119,23 +143,36 @@ def _train(options: argparse.Namespace, stop: threading.Event) -> None:
             options.store / config.id,
             device=device,
             branch_at=options.branch_at,
-            on_progress=(_report_progress if options.report else _Printer()) if group.leads else None,
+            on_progress=(_report_progress if options.report else Printer()) if group.leads else None,
             checkpoint_every=options.checkpoint_every,
             cache=options.cache,
             group=group,
         )
 
 
-class _Printer:
-    """Tells a person now and then how far the run is."""
+class Printer:
+    """Tells a person, a line each, how far a run is: at each evaluation, at the end, and now and then between
+    them.
+    """
 
-    def __init__(self) -> None:
-        self._told = time.monotonic()
+    def __init__(self, between: float = 10.0) -> None:
+        """`between`: seconds without an evaluation after which there is a line all the same."""
+        self._between, self._told = between, time.monotonic()
+        self._loss: float | None = None
 
     def __call__(self, at: Progress) -> None:
-        if time.monotonic() - self._told > 10.0 or at.step == at.steps:
-            self._told = time.monotonic()
-            print(f"step {at.step:,}/{at.steps:,}  loss {at.train_loss:.4f}", file=sys.stderr, flush=True)
+        """Print a line about the run, if it is time for one."""
+        now = time.monotonic()
+        if at.loss != self._loss or at.step == at.steps or now - self._told > self._between:
+            self._loss, self._told = at.loss, now
+            print(f"step {at.step:,}/{at.steps:,}  {measured(at)}", file=sys.stderr, flush=True)
+
+
+def measured(at: Progress) -> str:
+    """Return the newest losses of a run and its pace, as words."""
+    test = "" if at.loss is None else f"loss {at.loss:.4f}  "
+    pace = f"{format_count(at.tokens_per_second)} tok/s"
+    return f"{test}training loss {at.train_loss:.4f}  {pace}  {format_duration(at.seconds)}"
 
 
 def _report_progress(at: Progress) -> None:

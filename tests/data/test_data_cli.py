@@ -72,5 +72,5 @@ def test_a_mistake_exits_with_one_and_a_hint(cache: Path) -> None:
 
 def test_an_unknown_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "lst")
-    assert code == 1
+    assert code == 2
     assert "did you mean 'list'" in err

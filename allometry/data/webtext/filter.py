@@ -183,7 +183,7 @@ def run(
         reasons = ", ".join(f"{name} {n:,}" for name, n in summary.removed.most_common(4))
         raise AllometryError(
             f"none of {summary.counts['documents']:,} documents passes the filters ({reasons})",
-            hint="look at removed/filter.jsonl; switch rules off with --without, or name other --languages",
+            hint="look at removed/filter.jsonl; switch rules off with --without, or name another --language",
         )
     return summary
 

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from allometry.errors import AllometryError
-from allometry.units import format_duration
+from allometry.units import compact_duration, format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,9 +154,15 @@ def within_budget(
         needed = (seconds(least) + spent + _FIXED) / (1 - _SHARE)
         raise AllometryError(
             f"a budget of {format_duration(budget)} is too small for {study.name!r} on this machine",
-            hint=f"the smallest that works is about --budget {math.ceil((needed + 2) / 5) * 5}s",
+            hint=f"the smallest that works is about --budget {compact_duration(_rounded_up(needed + 2))}",
         )
     return _plan(asked(compute), budget, cost, workers)
+
+
+def _rounded_up(seconds: float) -> float:
+    """To 5 seconds, from 10 minutes on to whole ones."""
+    grain = 5 if seconds < 600 else 60
+    return math.ceil(seconds / grain) * grain
 
 
 def of_compute(
@@ -251,6 +257,7 @@ def keep(plan: StudyPlan, store: Store, folder: Path) -> StudyPlan:
         "designs": {name: list(ids) for name, ids in plan.run_sets.items()},
         "runs": [run.model_dump(mode="json") for run in plan.sweep],
     }
+    folder.mkdir(parents=True, exist_ok=True)
     store.publish(folder / FILE, json.dumps(content, indent=1, sort_keys=True) + "\n")
     return load(folder) or plan
 

@@ -29,10 +29,8 @@ REPORT = "report.html"
 
 
 def folder_of(store: Store, key: str) -> Path:
-    """Return the folder of a study in a store, made if there is none."""
-    folder = store.path / STUDIES / key
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    """Return the folder of a study in a store, which may not be there yet."""
+    return store.path / STUDIES / key
 
 
 def runs_of(store: Store, ids: list[str]) -> pd.DataFrame:

@@ -153,7 +153,12 @@ def study(name: str) -> Study:
     if name not in _STUDIES:
         import_modules(PACKAGE, only=name)
     if name not in _STUDIES and name not in studies():
-        raise unknown("study", name, _STUDIES)
+        error = unknown("study", name, _STUDIES)
+        within = [known for known, asked in studies().items() if name in asked.designs]
+        if within:
+            error.hint = f"{name} is a set of runs of {', '.join(within)}: allometry run {within[0]}"
+            error.cli_hint = error.hint
+        raise error
     return _STUDIES[name]()
 
 

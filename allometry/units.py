@@ -22,6 +22,9 @@ _FLOP_UNITS = {
     "flop": 1.0,
 }
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3}
+_DURATION = (
+    r"(\d+\.?\d*|\.\d+)(ms|milliseconds?|d(?:ays?)?|h(?:(?:ou)?rs?)?|m(?:in(?:ute)?s?)?|s(?:ec(?:ond)?s?)?)"
+)
 _NUMBER = r"([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
 
 
@@ -56,15 +59,15 @@ def parse_count(text: str | float, what: str = "count") -> int:
 
 
 def parse_duration(text: str | float, what: str = "duration") -> float:
-    """A time in seconds: "10m", "1h30m", "90s", "2d"; a bare number counts seconds."""
+    """A time in seconds: "10m", "10 minutes", "1h30m", "90 s", "2d"; a bare number counts seconds."""
     if isinstance(text, int | float):
         return float(text)
     compact = text.strip().lower().replace(" ", "")
     if re.fullmatch(_NUMBER, compact):
         return float(compact)
-    parts = re.findall(r"(\d+\.?\d*)(ms|[dhms])", compact)
+    parts = re.findall(_DURATION, compact)
     if parts and "".join(n + u for n, u in parts) == compact:
-        return sum(float(n) * _SECONDS[u] for n, u in parts)
+        return sum(float(n) * _SECONDS["ms" if u.startswith(("ms", "mil")) else u[0]] for n, u in parts)
     raise AllometryError(
         f"{what}: cannot read {text!r} as a time", hint="write it like 90s, 10m, 1h30m or 2d"
     )

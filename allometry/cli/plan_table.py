@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from allometry.studies.needs import sentences
 from allometry.units import format_count, format_duration, format_flops
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def print_plan(plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
     console.print(_by_design(frame, plan, cost) if many else _by_shape(frame, cost.device))
     if many and len(plan.parts) > 1:
         console.print(_by_study(frame, plan))
+    for sentence in sentences(plan.sweep.runs):
+        console.print(textwrap.fill(sentence, 100, subsequent_indent="   "), markup=False)
     total = cost.total(plan.sweep.runs, store=store)
     measured = "timed on this machine" if total.measured else "not calibrated"
     where = _places(total) + _packs(plan, cost)

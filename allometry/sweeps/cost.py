@@ -126,9 +126,7 @@ class CostModel:
         """How many times as long as predicted the work has taken so far."""
         return self.actual / self.predicted
 
-    def makespan(
-        self, todo: Sequence[Job], workers: int, running: Iterable[Collection[str]] = ()
-    ) -> float:
+    def makespan(self, todo: Sequence[Job], workers: int, running: Iterable[Collection[str]] = ()) -> float:
         """Predicted seconds until all jobs are done on so many workers (see `schedule.makespan`), those that
         are idle lent to others where the pool does that.
         """

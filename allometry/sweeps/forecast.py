@@ -1,5 +1,5 @@
-"""When a sweep will be done: the predicted time of what is left, idle cores lent, corrected by how long what was
-predicted has taken so far (`CostModel.learn`).
+"""When a sweep will be done: the predicted time of what is left, idle cores lent, corrected by how long what
+was predicted has taken so far (`CostModel.learn`).
 """
 
 from __future__ import annotations

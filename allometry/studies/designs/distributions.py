@@ -94,11 +94,17 @@ def others(compute: float, data: DataConfig) -> tuple[str, ...]:
 
 
 def to_be_had(corpus: str, tokenizer: str) -> bool:
-    """Whether a corpus is there or can be fetched; it is prepared if so."""
-    from allometry.data.tokens import prepare
+    """Whether a corpus is there or can be fetched; it is prepared if so. Where nothing may be downloaded,
+    what would be counts as there.
+    """
+    from allometry.data.fetching import downloads_allowed
+    from allometry.data.tokens import downloads, prepare
 
+    wanted = tokenizer if "@" in tokenizer or not tokenizer.startswith("bpe:") else "bytes"
+    if not downloads_allowed() and downloads(corpus, wanted):
+        return True
     try:
-        prepare(corpus, tokenizer if "@" in tokenizer or not tokenizer.startswith("bpe:") else "bytes")
+        prepare(corpus, wanted)
     except AllometryError:
         return False
     return True

@@ -131,9 +131,9 @@ def _per_byte(row: dict[str, float | str], compute: float, data: DataConfig) -> 
 
 
 def _bytes_per_token(row: dict[str, float | str], data: DataConfig) -> float:
-    from allometry.data.tokens import prepare
+    from allometry.data.tokens import manifest_of
 
-    return prepare(data.corpus, str(row["tokenizer"])).manifest.bytes_per_token
+    return manifest_of(data.corpus, str(row["tokenizer"])).bytes_per_token
 
 
 def _shape(row: dict[str, float | str], compute: float, data: DataConfig) -> TransformerConfig:
@@ -156,12 +156,12 @@ def _on_text(
     row: dict[str, float | str], compute: float, data: DataConfig, seen: float, seed: int
 ) -> RunConfig:
     """One combination that sees `seen` bytes of text, of which a PASSES-th are different."""
-    from allometry.data.tokens import prepare
+    from allometry.data.tokens import manifest_of
     from allometry.studies.recipe import learning_rate, small_run
 
     model = _shape(row, compute, data)
     batch, tokens = int(row["batch"]), seen / _bytes_per_token(row, data)
-    limit = min(round(tokens / PASSES), len(prepare(data.corpus, str(row["tokenizer"])).train))
+    limit = min(round(tokens / PASSES), manifest_of(data.corpus, str(row["tokenizer"])).train_tokens)
     run = small_run(
         model,
         tokens=batch * max(1, round(tokens / batch)),

@@ -44,6 +44,6 @@ def halves(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 def _blocks(data: DataConfig) -> int:
     """As many blocks as the training text holds, up to BLOCKS."""
-    from allometry.data.tokens import prepare
+    from allometry.data.tokens import manifest_of
 
-    return max(1, min(BLOCKS, len(prepare(data.corpus, data.tokenizer).train) // BLOCK))
+    return max(1, min(BLOCKS, manifest_of(data.corpus, data.tokenizer).train_tokens // BLOCK))

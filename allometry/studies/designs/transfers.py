@@ -129,9 +129,9 @@ def _target(data: DataConfig, corpus: str) -> DataConfig:
 
 def _available(data: DataConfig) -> int:
     """Training tokens that there are."""
-    from allometry.data.tokens import prepare
+    from allometry.data.tokens import manifest_of
 
-    return len(prepare(data.corpus, data.tokenizer).train)
+    return manifest_of(data.corpus, data.tokenizer).train_tokens
 
 
 def _before(model: ModelConfig, horizon: int, data: DataConfig, seed: int) -> RunConfig:

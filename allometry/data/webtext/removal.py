@@ -56,7 +56,9 @@ class Removals:
     def covers_row(self, row: Row) -> bool:
         """Tell whether a row of any stage is of a page that was asked to be taken out."""
         places = (row.get("url"), row.get("final_url"), row.get("value"))
-        return row.get("id") in self.ids or any(isinstance(each, str) and self.covers(each) for each in places)
+        return row.get("id") in self.ids or any(
+            isinstance(each, str) and self.covers(each) for each in places
+        )
 
 
 def removals(workspace: Workspace) -> Removals:
@@ -158,7 +160,9 @@ def _clean_shards(workspace: Workspace, wanted: Removals, counts: Counter[str], 
     lost = Counter[str]()
     for path in sorted([*workspace.root.glob("train-*.parquet"), *workspace.root.glob("test-*.parquet")]):
         if file_digest(path) not in written.get(path.name, ()):
-            notes.append(f"{path.name} was not written by build, or was changed since: look through it yourself")
+            notes.append(
+                f"{path.name} was not written by build, or was changed since: look through it yourself"
+            )
             continue
         split = path.name.partition("-")[0]
         source = pq.ParquetFile(path)

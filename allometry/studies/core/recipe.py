@@ -137,7 +137,7 @@ def small_run(
 
 
 def vocabulary(data: DataConfig) -> int:
-    """Return size of the vocabulary of the data set's tokens; prepares them if they are not there yet."""
-    from allometry.data.tokens import prepare
+    """Return the size of the vocabulary of the data set's tokens; prepare them if they are not there yet."""
+    from allometry.data.tokens import manifest_of
 
-    return prepare(data.corpus, data.tokenizer).manifest.n_vocab
+    return manifest_of(data.corpus, data.tokenizer).n_vocab

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from allometry.data.fetching import downloads_allowed, no_downloads
 from allometry.env import cores
 from allometry.errors import AllometryError
 from allometry.runs.lock import exclusive
@@ -97,11 +98,17 @@ class Display(Protocol):
 
 
 def run_study(request: StudyRequest, display: Display, *, dry_run: bool = False) -> Path | None:
-    """Run a study from plan to report; returns the report's path, or None for a dry run.
+    """Run a study from plan to report; return the report's path, or None for a dry run, which trains and
+    downloads nothing.
 
     Raises AllometryError where the user can mend something; an interruption leaves everything to be
     continued.
     """
+    with no_downloads() if dry_run else nullcontext():
+        return _run_all(request, display, dry_run=dry_run)
+
+
+def _run_all(request: StudyRequest, display: Display, *, dry_run: bool) -> Path | None:
     from allometry.sweeps.devices import require_as_many
     from allometry.sweeps.pool import open_pool
 
@@ -118,7 +125,7 @@ def run_study(request: StudyRequest, display: Display, *, dry_run: bool = False)
             display.say("workers: " + ", ".join(f"{count} on {kind}" for kind, count in pool.kinds.items()))
         _prepare_data(request, display)
         existing = _existing(request, pool, store, display, dry_run=dry_run)
-        plan, cost = _plan(request, question, pool, store, existing, display, began)
+        plan, cost = _plan(request, question, pool, store, existing, display, began, dry_run=dry_run)
         plan = _with_devices(plan, cost, pool, request.devices, display)
         _settle_texts(plan, pool, store, request, display, dry_run=dry_run)
         display.plan(plan, store, cost)
@@ -160,9 +167,11 @@ def _device(request: StudyRequest, question: Study, display: Display) -> str | N
 
 def _prepare_data(request: StudyRequest, display: Display) -> None:
     """Tokenise once, before the workers ask for it."""
-    from allometry.data.tokens import prepare
+    from allometry.data.tokens import downloads, prepare
 
     data = request.data
+    if not downloads_allowed() and downloads(data.corpus, data.tokenizer):
+        return
     display.say(f"data: {data.corpus}, tokenizer {data.tokenizer}")
     prepare(data.corpus, data.tokenizer)
 
@@ -173,17 +182,26 @@ def _existing(
     """The plan that the store holds for this request on the text as it is now, if any."""
     if store is None:
         return None
-    text, folder = present_text(request.data), folder_of(store, request.key)
     if dry_run:
-        return None if is_of_other_text(folder, text) else planning.load(folder)
+        return _existing_for_dry_run(request, store.path / STUDIES / request.key)
+    text, folder = present_text(request.data), folder_of(store, request.key)
     shared = _is_shared(request, pool, store)
     with nullcontext() if shared else exclusive(store.path):
         for sentence in make_way(store, request.key, text, shared=shared):
             display.say(sentence)
     folder = folder_of(store, request.key)
-    if recorded(folder) is None:
+    if folder.exists() and recorded(folder) is None:
         record(folder, text)
     return planning.load(folder)
+
+
+def _existing_for_dry_run(request: StudyRequest, folder: Path) -> StudyPlan | None:
+    """Return the plan in a folder, unless its text is known to have changed."""
+    from allometry.data.tokens import downloads
+
+    if downloads(request.data.corpus, request.data.tokenizer):
+        return planning.load(folder)
+    return None if is_of_other_text(folder, present_text(request.data)) else planning.load(folder)
 
 
 def _is_shared(request: StudyRequest, pool: Pool, store: Store) -> bool:
@@ -227,14 +245,19 @@ def _plan(
     existing: StudyPlan | None,
     display: Display,
     began: float,
+    *,
+    dry_run: bool,
 ) -> tuple[StudyPlan, CostModel]:
     """Return the `existing` plan, or a new one for what is left of the budget."""
     from allometry.sweeps.calibrate import calibrate
 
     workers = pool.workers * (request.shard.of if request.shard else 1)
     guess = existing.sweep if existing else _rough(question, request, workers)
-    display.say("calibrating: a few steps of each shape on this machine (kept for next time)")
-    cost = calibrate(guess, pool=pool, on_shape=display.calibrating)
+    # a plan alone has no need of times, unless it is to fit a time
+    measure = not dry_run or (existing is None and request.compute is None)
+    if measure:
+        display.say("calibrating: a few steps of each shape on this machine (kept for next time)")
+    cost = calibrate(guess, pool=pool, on_shape=display.calibrating, measure=measure)
     if existing is not None:
         return existing, cost
     if request.compute is None:
@@ -242,8 +265,12 @@ def _plan(
         plan = planning.within_budget(question, request.budget, request.data, cost, workers, spent=spent)
     else:
         plan = planning.of_compute(question, request.compute, request.data, cost, workers)
-    if store:
-        plan = planning.keep(plan, store, folder_of(store, request.key))
+    if store and not dry_run:
+        folder = folder_of(store, request.key)
+        if recorded(folder) is None:  # before the plan: a plan without its text could be taken for any text's
+            folder.mkdir(parents=True, exist_ok=True)
+            record(folder, present_text(request.data))
+        plan = planning.keep(plan, store, folder)
     return plan, cost
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from allometry.data.tokens import prepare
+from allometry.data.tokens import manifest_of
 from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Figure, Section, Table
@@ -59,7 +59,7 @@ def halves(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 def _blocks(data: DataConfig) -> int:
     """As many blocks as the training text holds, up to BLOCKS."""
-    return max(1, min(BLOCKS, len(prepare(data.corpus, data.tokenizer).train) // BLOCK))
+    return max(1, min(BLOCKS, manifest_of(data.corpus, data.tokenizer).train_tokens // BLOCK))
 
 
 FEWEST = 8

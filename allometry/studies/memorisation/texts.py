@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from allometry.data.tokens import prepare
+from allometry.data.tokens import manifest_of
 from allometry.errors import AllometryError
 from allometry.report.content import Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, small_model, small_run
@@ -26,7 +26,7 @@ from allometry.studies.shared.repeats import CLEAR, NOISE, Descent, second_desce
 from allometry.train.probes import REACH
 
 if TYPE_CHECKING:
-    from allometry.data.tokens import TokenSet
+    from allometry.data.tokens import Manifest
     from allometry.laws.estimate import Array
     from allometry.models.base import ModelConfig
     from allometry.report.content import Constant
@@ -79,9 +79,9 @@ def texts(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
     None where the corpus has fewer than FEWEST_BLOCKS blocks.
     """
-    text = prepare(data.corpus, data.tokenizer)
+    text = manifest_of(data.corpus, data.tokenizer)
     plenty = compute >= ENOUGH
-    models = [_model(*shape, n_vocab=text.manifest.n_vocab) for shape in SHAPES]
+    models = [_model(*shape, n_vocab=text.n_vocab) for shape in SHAPES]
     sizes = [model.counts().N_total for model in models]
     seeds = [SEEDS if plenty and model is not models[-1] else 1 for model in models]
     flops = [model.counts().flops_per_token("attention") for model in models]
@@ -108,26 +108,26 @@ def _model(n_layer: int, d_model: int, *, n_vocab: int) -> ModelConfig:
     return small_model(1, n_vocab=n_vocab, n_layer=n_layer, d_model=d_model)
 
 
-def _pool(text: TokenSet) -> int:
+def _pool(text: Manifest) -> int:
     """Return blocks that the reference does without, a power of two: those that are probed, half of the text
     at most; 0 where it has too few.
     """
-    blocks = len(text.train) // BLOCK
+    blocks = text.train_tokens // BLOCK
     return min(REACH, 2 ** int(math.log2(blocks // 2))) if blocks >= FEWEST_BLOCKS else 0
 
 
-def _sets(total: int, text: TokenSet, fillings: tuple[float, ...], pool: int) -> list[int]:
+def _sets(total: int, text: Manifest, fillings: tuple[float, ...], pool: int) -> list[int]:
     """Return blocks of the sets of a model of `total` parameters; half the pool stays untrained by all."""
-    bits = BLOCK * text.manifest.bytes_per_token * BITS_PER_BYTE
+    bits = BLOCK * text.bytes_per_token * BITS_PER_BYTE
     wanted = [max(1.0, filling * BITS_PER_PARAMETER * total / bits) for filling in fillings]
     powers = [2 ** round(math.log2(blocks)) for blocks in wanted]
     return sorted({blocks for blocks in powers if blocks <= pool // 2})
 
 
-def _reference(compute: float, whole: float, data: DataConfig, text: TokenSet, pool: int) -> RunConfig:
+def _reference(compute: float, whole: float, data: DataConfig, text: Manifest, pool: int) -> RunConfig:
 
     size = max(SMALLEST_REFERENCE, N_AT_REFERENCE * math.sqrt(whole / REFERENCE))
-    model = small_model(round(size), n_vocab=text.manifest.n_vocab)
+    model = small_model(round(size), n_vocab=text.n_vocab)
     return _run(model, compute / model.counts().flops_per_token("attention"), data, 0, skip=BLOCK * pool)
 
 

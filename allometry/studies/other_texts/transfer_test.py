@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
-from allometry.data.tokens import prepare
+from allometry.data.fetching import downloads_allowed
+from allometry.data.tokens import downloads, prepare
 from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Analysis, Constant, Figure, Section, Table, Verdict
@@ -161,9 +162,15 @@ def others(compute: float, data: DataConfig) -> tuple[str, ...]:
 
 
 def to_be_had(corpus: str, tokenizer: str) -> bool:
-    """Return whether a corpus is there or can be fetched; it is prepared if so."""
+    """Return whether a corpus is there or can be fetched; it is prepared if so.
+
+    Where nothing may be downloaded, what would be counts as there.
+    """
+    wanted = tokenizer if "@" in tokenizer or not tokenizer.startswith("bpe:") else "bytes"
+    if not downloads_allowed() and downloads(corpus, wanted):
+        return True
     try:
-        prepare(corpus, tokenizer if "@" in tokenizer or not tokenizer.startswith("bpe:") else "bytes")
+        prepare(corpus, wanted)
     except AllometryError:
         return False
     return True

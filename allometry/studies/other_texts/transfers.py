@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from allometry.data.tokenizers import full_name
-from allometry.data.tokens import prepare, prepared
+from allometry.data.tokens import manifest_of, prepared
 from allometry.errors import AllometryError
 from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run, vocabulary
 from allometry.studies.core.study import run_set, too_little
@@ -125,8 +125,8 @@ def _target(data: DataConfig, corpus: str) -> DataConfig:
 
 
 def _available(data: DataConfig) -> int:
-    """Return training tokens that there are."""
-    return len(prepare(data.corpus, data.tokenizer).train)
+    """Return the number of training tokens that there are."""
+    return manifest_of(data.corpus, data.tokenizer).train_tokens
 
 
 def _before(model: ModelConfig, horizon: int, data: DataConfig, seed: int) -> RunConfig:

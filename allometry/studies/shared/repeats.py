@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from allometry.data.tokens import prepare
+from allometry.data.tokens import manifest_of
 from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Section, Table
@@ -75,14 +75,14 @@ def epochs(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     dropout: losses with and without early stopping are read from the same curves. One size is regularised,
     too.
     """
-    text = prepare(data.corpus, data.tokenizer)
+    text = manifest_of(data.corpus, data.tokenizer)
     plenty = compute >= ENOUGH
-    models = _ladder(compute, text.manifest.n_vocab)
+    models = _ladder(compute, text.n_vocab)
     halvings = HALVINGS if plenty else FEW_HALVINGS
     horizon = BATCH_TOKENS * round(_horizon(compute, models, len(halvings), plenty) / BATCH_TOKENS)
     if len(models) < FEW_SIZES or horizon < FEWEST_UPDATES * BATCH_TOKENS:
         raise too_little(compute, "sizes on repeated text")
-    limits = _limits(horizon, len(text.train), halvings)
+    limits = _limits(horizon, text.train_tokens, halvings)
     runs = [_run(model, horizon, data, limit) for model in models for limit in (None, *limits)]
     if plenty and limits:
         repeated = (None, limits[len(limits) // 2])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from allometry.data.tokens import prepare
+from allometry.data.tokens import manifest_of
 from allometry.errors import AllometryError
 from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run
 from allometry.studies.core.sections import percent
@@ -71,14 +71,14 @@ def subsets(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
     All runs have the same horizon (or EPOCHS passes), so that those on all the text stand for infinite data.
     Subsets are 1/2^k of the training text.
     """
-    text = prepare(data.corpus, data.tokenizer)
-    models = _ladder(compute, text.manifest.n_vocab)
+    text = manifest_of(data.corpus, data.tokenizer)
+    models = _ladder(compute, text.n_vocab)
     seeds = SEEDS if compute >= ENOUGH else 1
     halvings = HALVINGS if compute >= ENOUGH else FEW_HALVINGS
     horizon = BATCH_TOKENS * round(_horizon(compute, models, len(halvings) + 1, seeds) / BATCH_TOKENS)
     if len(models) < FEW_SIZES or horizon < FEWEST_UPDATES * BATCH_TOKENS:
         raise too_little(compute, "sizes on subsets of the text")
-    limits = _limits(horizon, len(text.train), halvings)
+    limits = _limits(horizon, text.train_tokens, halvings)
 
     def run(model: ModelConfig, limit: int | None, seed: int = 0) -> RunConfig:
         return _run(model, horizon, data.replace(limit=limit, spread=BLOCK if limit else 0), seed)

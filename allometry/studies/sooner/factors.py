@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from allometry.data.tokens import prepare
+from allometry.data.tokens import manifest_of
 from allometry.errors import AllometryError
 from allometry.studies.core.recipe import CONTEXT, heads, learning_rate, small_run, vocabulary
 from allometry.studies.core.study import run_set, too_little
@@ -194,7 +194,7 @@ def _per_byte(row: dict[str, float | str], compute: float, data: DataConfig) -> 
 
 def _bytes_per_token(row: dict[str, float | str], data: DataConfig) -> float:
 
-    return prepare(data.corpus, str(row["tokenizer"])).manifest.bytes_per_token
+    return manifest_of(data.corpus, str(row["tokenizer"])).bytes_per_token
 
 
 def _shape(row: dict[str, float | str], compute: float, data: DataConfig) -> TransformerConfig:
@@ -218,7 +218,7 @@ def _on_text(
     """Return one combination that sees `seen` bytes of text, of which a PASSES-th are different."""
     model = _shape(row, compute, data)
     batch, tokens = int(row["batch"]), seen / _bytes_per_token(row, data)
-    limit = min(round(tokens / PASSES), len(prepare(data.corpus, str(row["tokenizer"])).train))
+    limit = min(round(tokens / PASSES), manifest_of(data.corpus, str(row["tokenizer"])).train_tokens)
     run = small_run(
         model,
         tokens=batch * max(1, round(tokens / batch)),

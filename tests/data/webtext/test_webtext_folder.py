@@ -341,7 +341,9 @@ def test_removed_pages_leave_no_trace_and_do_not_come_back(corpus):
     marker = " ".join(secret["text"].split()[5:15]).encode()
     host = secret["url"].split("/")[2]
     other = next(iter(before.values()))
-    done = removal.run(corpus, [secret["url"].replace("http://", "https://") + "/", other["url"].split("/")[2]])
+    done = removal.run(
+        corpus, [secret["url"].replace("http://", "https://") + "/", other["url"].split("/")[2]]
+    )
     before.pop(other["id"])
     assert done.counts["documents"] == 2
     assert done.counts["archived"] == 2

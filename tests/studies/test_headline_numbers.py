@@ -215,7 +215,11 @@ def test_the_constants_of_the_compute_laws_are_those_of_the_frontiers(found: adj
 
 
 def test_compute_is_spent_as_the_theory_says(found: adjusted.Frontiers) -> None:
-    exponents = efficient.spending(found).fits["exponents"]
+    reading = efficient.spending(found)
+    published = {row.symbol: row.published for row in reading.constants}
+    assert published == {"p_B": {"Kaplan 2020": 0.24}, "p_S": {"Kaplan 2020": 0.03}}
+    assert sum(efficient.PAPER.values()) == pytest.approx(1)
+    exponents = reading.fits["exponents"]
     truth = {"p_N": ALPHA_C / K_N, "p_B": ALPHA_C / K_B, "p_S": ALPHA_C / K_S}
     assert sum(truth.values()) == pytest.approx(1)
     assert sum(value for value, *_ in exponents.values()) == pytest.approx(1)

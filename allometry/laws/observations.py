@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from allometry.errors import AllometryError, unknown
+from allometry.errors import AllometryError
 from allometry.laws.expressions import evaluate, names_in
 from allometry.laws.law import Law
 from allometry.runs.tables.headings import column_for, conversion, scaled, similar
@@ -65,10 +65,12 @@ def observe(
 
     `columns` maps symbols to column names or to arithmetic of columns and of other mapped symbols; others are
     looked for by their usual names (`runs.tables.headings`), with the unit in the heading. Rows are left out
-    (and listed, with the reason) when they are named in `exclude` (index labels, or labels mapped to reasons),
+    (and listed, with the reason) when they are named in `exclude` (index labels, or labels mapped to
+    reasons),
     when their status says that the run did not finish (`runs.tables.status`), and when a value is missing,
     unreadable, infinite or not positive: a training log has rows without a test loss. Raises AllometryError
-    when a column is missing, when more than half of a column is text, infinite or not positive, or when nothing
+    when a column is missing, when more than half of a column is text, infinite or not positive, or when
+    nothing
     is left.
     """
     import pandas as pd
@@ -193,7 +195,7 @@ class _Reader:
     def _compute(self, symbol: str, text: str, pending: tuple[str, ...]) -> Array:
         if readings(text):
             return np.full(len(self.frame), parse_number(text, symbol))
-        names = [text] if re.fullmatch(r"[^\W\d]\w*", text) else names_in(text)
+        names = [text] if re.fullmatch(r"[^\W\d]\w*", text) else self._names(symbol, text)
         if symbol in pending:
             raise AllometryError(
                 f"the columns {', '.join(pending)} are defined by each other", hint="name a column"
@@ -210,6 +212,15 @@ class _Reader:
                 raise _missing(symbol, name, self.frame, text)
         size = len(self.frame)
         return np.broadcast_to(np.asarray(evaluate(text, values), dtype=float), (size,)).copy()
+
+    def _names(self, symbol: str, text: str) -> list[str]:
+        """Return the columns in an expression; where it cannot be read for an odd name, the error says how."""
+        try:
+            return names_in(text)
+        except AllometryError:
+            if any(str(c) in text for c in self.frame.columns if not re.fullmatch(r"[^\W\d]\w*", str(c))):
+                raise _missing(symbol, text, self.frame, text) from None
+            raise
 
     def _column(self, name: str) -> Array:
         """A column as numbers: counts such as "1.2B" are read, with a note; unreadable text becomes nan."""
@@ -314,7 +325,8 @@ def _quoted(text: str) -> str:
 def _exclude_named(
     frame: pd.DataFrame, exclude: Mapping[Any, str] | Sequence[Any] | None, reasons: pd.Series
 ) -> list[str]:
-    """Mark rows that are excluded by label, and runs that did not finish; return what is to be said of them."""
+    """Mark rows that are excluded by label, and runs that did not finish; return what is to be said of
+    them."""
     if exclude is not None:
         named = exclude if isinstance(exclude, Mapping) else dict.fromkeys(exclude, "excluded by hand")
         absent = [label for label in named if label not in frame.index]

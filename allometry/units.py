@@ -81,9 +81,9 @@ def readings(text: str) -> dict[Decimal, float]:
     for mark in (".", ","):
         digits = _digits(match[2].strip(_SPACES), mark)
         if digits is not None:
-            power = round(math.log10(factor))  # powers of ten join the text's own, so as to round once
-            rest = 1.0 if 10.0**power == factor else factor
-            exponent = int(match[3] or match[4] or 0) + (power if rest == 1.0 else 0)
+            tens = round(math.log10(factor))  # powers of ten join the text's own, so as to round once
+            rest = 1.0 if 10.0**tens == factor else factor
+            exponent = int(match[3] or match[4] or 0) + (tens if rest == 1.0 else 0)
             found[mark] = float(f"{match[1]}{digits}e{exponent}") * rest
     return found
 

@@ -71,7 +71,8 @@ def _parse(text: str) -> tuple[ast.expr, dict[str, str]]:
     try:
         return ast.parse(plain.strip(), mode="eval").body, quoted
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise AllometryError(f"cannot read the expression {text!r}", hint=_HINT) from None
+        shown = text if len(text) <= 80 else f"{text[:80]}…"
+        raise AllometryError(f"cannot read the expression {shown!r}", hint=_HINT) from None
 
 
 def _value(node: ast.expr, values: dict[str, Any], quoted: dict[str, str], text: str) -> Any:
@@ -95,4 +96,6 @@ def _value(node: ast.expr, values: dict[str, Any], quoted: dict[str, str], text:
         if node.func.id not in _FUNCTIONS:
             raise unknown(f"function in {text!r}:", node.func.id, _FUNCTIONS)
         return _FUNCTIONS[node.func.id](*(_value(a, values, quoted, text) for a in node.args))
-    raise AllometryError(f"the expression {text!r} has something other than arithmetic in it", hint=_HINT)
+    raise AllometryError(
+        f"the expression {text[:80]!r} has something other than arithmetic in it", hint=_HINT
+    )

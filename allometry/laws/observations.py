@@ -214,7 +214,7 @@ class _Reader:
         return np.broadcast_to(np.asarray(evaluate(text, values), dtype=float), (size,)).copy()
 
     def _names(self, symbol: str, text: str) -> list[str]:
-        """Return the columns in an expression; where it cannot be read for an odd name, the error says how."""
+        """Return the columns in an expression; the error for an odd name without backticks shows them."""
         try:
             return names_in(text)
         except AllometryError:
@@ -363,7 +363,9 @@ def _exclude_unusable(
             reasons[i] = f"{label} {what}"
         if not fresh:
             continue
-        if 2 * len(fresh) > len(values) and what != kinds[0][0]:
+        if 2 * len(fresh) > len(values) and what == kinds[0][0]:
+            continue  # a log of training, with few rows of evaluation: those left out are listed
+        if 2 * len(fresh) > len(values):
             letter = "loss" if symbol == "L" else symbol
             raise AllometryError(
                 f"{label} {what} in {len(fresh)} of {len(values)} rows: {_rows(frame, fresh)}",

@@ -144,9 +144,9 @@ LOGS = {
     "llm.c": ("s:0 tel:11.0\ns:0 trl:11.02\ns:1 trl:10.9\ns:250 tel:6.4\n", [11.0, 6.4], {}),
     "Megatron": (
         " iteration 100/ 500 | consumed samples: 100 | lm loss: 7.1E+00 | grad norm: 1 |\n"
-        " validation loss at iteration 100 on validation set | lm loss value: 6.5E+00 | lm loss PPL: 6E+02 |\n"
+        " validation loss at iteration 100 on val set | lm loss value: 6.5E+00 | lm loss PPL: 6E+02 |\n"
         " iteration 200/ 500 | consumed samples: 200 | lm loss: 6.1E+00 | grad norm: 1 |\n"
-        " validation loss at iteration 200 on validation set | lm loss value: 5.5E+00 | lm loss PPL: 3E+02 |\n",
+        " validation loss at iteration 200 on val set | lm loss value: 5.5E+00 | lm loss PPL: 3E+02 |\n",
         [6.5, 5.5],
         {},
     ),

@@ -236,8 +236,9 @@ def _one(
             f"{source} has columns but no rows", hint="export the runs as well as the header"
         )
     if frame.shape[1] < 2:
+        only = f" {str(frame.columns[0])[:80]!r}" if frame.shape[1] else " without a name"
         raise AllometryError(
-            f"{source} has a single column, {str(frame.columns[0])[:80]!r}",
+            f"{source} has a single column,{only}",
             hint="if its columns are separated by something else than , ; tab or |, save it with commas",
         )
     frame = spread(frame.reset_index(drop=True), notices)

@@ -69,6 +69,8 @@ def from_rows(
     source: Path, lines: list[tuple[int, list[str]]], notices: list[str], cut: bool = False
 ) -> pd.DataFrame:
     """Return rows of text cells, each with its line number, as a frame; see `read_text`."""
+    if not lines:
+        raise AllometryError(f"{source} holds no cells", hint="export the table again")
     start = _header(lines, notices)
     header, body = lines[start][1], lines[start + 1 :]
     if _is_data(header):

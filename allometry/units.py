@@ -27,12 +27,11 @@ _SCALES: dict[float, tuple[str, ...]] = {
     1e12: ("t", "tn", "trillion", "trillions"),
     1e15: ("p", "quadrillion", "quadrillions"),
 }
-_NOUNS = ["param", "params", "parameter", "parameters", "token", "tokens", "tok", "toks", "step", "steps"]
+_NOUNS = ("param", "params", "parameter", "parameters", "token", "tokens", "tok", "toks", "step", "steps")
 _UNITS = {
     **{word: scale for scale, words in _SCALES.items() for word in words},
     **{f"{letter}t": scale for letter, scale in (("k", 1e3), ("m", 1e6), ("b", 1e9), ("t", 1e12))},
-    **{f"{p}flop{s}": v for p, v in zip(("", *"kmgtpezy"), (1, *(10.0 ** (3 * i) for i in range(1, 9))), strict=True)
-       for s in ("", "s")},
+    **{f"{p}flop{s}": 10.0 ** (3 * i) for i, p in enumerate(("", *"kmgtpezy")) for s in ("", "s")},
     **dict.fromkeys(
         ("pf-day", "pf-days", "pfday", "pfdays", "pflop/s-day", "pflop/s-days", "petaflop/s-day",
          "petaflop/s-days", "petaflop-day", "petaflop-days"), PF_DAY),
@@ -82,9 +81,9 @@ def readings(text: str) -> dict[Decimal, float]:
     for mark in (".", ","):
         digits = _digits(match[2].strip(_SPACES), mark)
         if digits is not None:
-            power = round(math.log10(factor))  # powers of ten join the text's own, so as to round once
-            rest = 1.0 if 10.0**power == factor else factor
-            exponent = int(match[3] or match[4] or 0) + (power if rest == 1.0 else 0)
+            tens = round(math.log10(factor))  # powers of ten join the text's own, so as to round once
+            rest = 1.0 if 10.0**tens == factor else factor
+            exponent = int(match[3] or match[4] or 0) + (tens if rest == 1.0 else 0)
             found[mark] = float(f"{match[1]}{digits}e{exponent}") * rest
     return found
 

@@ -44,12 +44,15 @@ def command(name: str) -> click.Command:
 @click.option("--plot", metavar="FILE", help=f"{_PLOT_HELP} Data, law, band and residuals.")
 @table_options
 def fit(
-    table: tuple[str, ...], law: str, inputs: TableOptions, group: str | None, objective: str, weights: str | None, fix: tuple[str, ...], tie: tuple[str, ...],
+    table: tuple[str, ...], law: str, inputs: TableOptions, group: str | None,
+    objective: str, weights: str | None, fix: tuple[str, ...], tie: tuple[str, ...],
     bootstrap: int, seed: int, on: str | None, plot: str | None, form: Form | None,
 ) -> None:  # fmt: skip
-    """Fit a law to a TABLE of runs: CSV, Parquet, Excel, JSON, JSON lines, a tracker's export, or a run store.
+    """Fit a law to a TABLE of runs: CSV, Parquet, Excel, JSON, JSON lines, a tracker's export, or a run
+    store.
 
-    Several tables, patterns ('logs/*.csv') and folders of logs are read as one table. Columns are found under their usual names; --let says what is what where they are not.
+    Several tables, patterns ('logs/*.csv') and folders of logs are read as one table. Columns are found
+    under their usual names; --let says what is what where they are not.
 
     \b
       allometry fit runs.csv --law chinchilla --let 'D=C/(6*N)' --let N=params
@@ -101,7 +104,8 @@ def _mapped(on: str | None) -> AbstractContextManager[Mapped]:
 @click.option("--seed", default=0, show_default=True, help="Seed of the resamples.")
 @table_options
 def compare(
-    table: tuple[str, ...], names: str | None, inputs: TableOptions, group: str | None, by: str, cuts: str | None, objective: str, predict: tuple[str, ...], bootstrap: int,
+    table: tuple[str, ...], names: str | None, inputs: TableOptions, group: str | None,
+    by: str, cuts: str | None, objective: str, predict: tuple[str, ...], bootstrap: int,
     seed: int, form: Form | None,
 ) -> None:  # fmt: skip
     """Compare laws on a TABLE of runs: fit the cheap ones, predict the dear ones, rank by the error."""
@@ -142,7 +146,8 @@ def compare(
 @click.option("--plot", metavar="FILE", help=f"{_PLOT_HELP} Slices and their optima.")
 @table_options
 def isoflop(
-    table: tuple[str, ...], inputs: TableOptions, method: Any, budgets: str | None, noise: float | None, bootstrap: int, seed: int, plot: str | None,
+    table: tuple[str, ...], inputs: TableOptions,
+    method: Any, budgets: str | None, noise: float | None, bootstrap: int, seed: int, plot: str | None,
     form: Form | None,
 ) -> None:  # fmt: skip
     """Find the compute-optimal size at each budget of a TABLE of runs, and how it grows with compute."""

@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 @table_options
 def plan(
     budget: str | None, hours: str | None, speed: str | None, target: float | None, law: str,
-    published: str | None, table: tuple[str, ...], inputs: TableOptions, group: str | None, objective: str, bootstrap: int, seed: int, size: str | None,
+    published: str | None, table: tuple[str, ...], inputs: TableOptions, group: str | None,
+    objective: str, bootstrap: int, seed: int, size: str | None,
     tokens: str | None, ratio: str | None, unique: str | None, batch: str | None, goal: str | None, most: int,
     form: Form | None,
 ) -> None:  # fmt: skip

@@ -22,8 +22,8 @@ _OPTIONS = (
         "--let",
         multiple=True,
         metavar="SYMBOL=COLUMN",
-        help="What a symbol is: a column (N=params), a number (N=25M) or arithmetic of columns ('D=C/(6*N)'); "
-        "odd names between backticks ('N=`Params (M)`*1e6').",
+        help="What a symbol is: a column (N=params), a number (N=25M) or arithmetic of columns "
+        "('D=C/(6*N)'); odd names between backticks ('N=`Params (M)`*1e6').",
     ),
     click.option(
         "--where", metavar="FILTER", help="Only rows that satisfy conditions such as 'N>1e6 lr<=0.01'."
@@ -83,7 +83,8 @@ group_option = click.option(
 class TableInput:
     """A table as the laws want it, its rows numbered from 0.
 
-    `columns` says where symbols are read from. `reasons` says of each row, by position, why it is left out; ""
+    `columns` says where symbols are read from. `reasons` says of each row, by position, why it is left out;
+    ""
     for those that are not.
     """
 
@@ -103,7 +104,8 @@ class TableInput:
 
 
 def load(table: str | Sequence[str], inputs: TableOptions) -> TableInput:
-    """Read one table or several as one, and decide its columns and what is left out; say on stderr what was guessed.
+    """Read one table or several as one, and decide its columns and what is left out; say on stderr what was
+    guessed.
 
     Raises AllometryError for unreadable tables, options and filters.
     """
@@ -142,7 +144,8 @@ def _save(tables: list[str], direct: dict[str, str], save: Callable[[str, dict[s
 
 
 def _in_ones(read: Imported, said: dict[str, str]) -> dict[str, str]:
-    """Return for the symbols whose values `read_table` scaled, and for a guessed loss, the column that holds them."""
+    """Return for the symbols whose values `read_table` scaled, and for a guessed loss, the column that
+    holds them."""
     from allometry.runs.tables.headings import read_heading
 
     symbols = {"loss": "L", "unique": "U"}

@@ -65,10 +65,12 @@ def observe(
 
     `columns` maps symbols to column names or to arithmetic of columns and of other mapped symbols; others are
     looked for by their usual names (`runs.tables.headings`), with the unit in the heading. Rows are left out
-    (and listed, with the reason) when they are named in `exclude` (index labels, or labels mapped to reasons),
+    (and listed, with the reason) when they are named in `exclude` (index labels, or labels mapped to
+    reasons),
     when their status says that the run did not finish (`runs.tables.status`), and when a value is missing,
     unreadable, infinite or not positive: a training log has rows without a test loss. Raises AllometryError
-    when a column is missing, when more than half of a column is text, infinite or not positive, or when nothing
+    when a column is missing, when more than half of a column is text, infinite or not positive, or when
+    nothing
     is left.
     """
     import pandas as pd
@@ -193,7 +195,7 @@ class _Reader:
     def _compute(self, symbol: str, text: str, pending: tuple[str, ...]) -> Array:
         if readings(text):
             return np.full(len(self.frame), parse_number(text, symbol))
-        names = [text] if re.fullmatch(r"[^\W\d]\w*", text) else names_in(text)
+        names = [text] if re.fullmatch(r"[^\W\d]\w*", text) else self._names(symbol, text)
         if symbol in pending:
             raise AllometryError(
                 f"the columns {', '.join(pending)} are defined by each other", hint="name a column"
@@ -210,6 +212,15 @@ class _Reader:
                 raise _missing(symbol, name, self.frame, text)
         size = len(self.frame)
         return np.broadcast_to(np.asarray(evaluate(text, values), dtype=float), (size,)).copy()
+
+    def _names(self, symbol: str, text: str) -> list[str]:
+        """Return the columns in an expression; the error for an odd name without backticks shows them."""
+        try:
+            return names_in(text)
+        except AllometryError:
+            if any(str(c) in text for c in self.frame.columns if not re.fullmatch(r"[^\W\d]\w*", str(c))):
+                raise _missing(symbol, text, self.frame, text) from None
+            raise
 
     def _column(self, name: str) -> Array:
         """A column as numbers: counts such as "1.2B" are read, with a note; unreadable text becomes nan."""
@@ -314,7 +325,8 @@ def _quoted(text: str) -> str:
 def _exclude_named(
     frame: pd.DataFrame, exclude: Mapping[Any, str] | Sequence[Any] | None, reasons: pd.Series
 ) -> list[str]:
-    """Mark rows that are excluded by label, and runs that did not finish; return what is to be said of them."""
+    """Mark rows that are excluded by label, and runs that did not finish; return what is to be said of
+    them."""
     if exclude is not None:
         named = exclude if isinstance(exclude, Mapping) else dict.fromkeys(exclude, "excluded by hand")
         absent = [label for label in named if label not in frame.index]
@@ -351,7 +363,9 @@ def _exclude_unusable(
             reasons[i] = f"{label} {what}"
         if not fresh:
             continue
-        if 2 * len(fresh) > len(values) and what != kinds[0][0]:
+        if 2 * len(fresh) > len(values) and what == kinds[0][0]:
+            continue  # a log of training, with few rows of evaluation: those left out are listed
+        if 2 * len(fresh) > len(values):
             letter = "loss" if symbol == "L" else symbol
             raise AllometryError(
                 f"{label} {what} in {len(fresh)} of {len(values)} rows: {_rows(frame, fresh)}",

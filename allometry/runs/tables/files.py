@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from allometry.errors import AllometryError
 
@@ -99,8 +99,7 @@ def beginning(source: Path, size: int = 65_536) -> bytes:
 
     Raises AllometryError if it cannot be read or unpacked.
     """
-    with _opened(source) as stream:
-        return _guarded(source, lambda: stream.read(size))
+    return _unpacked(source, size)
 
 
 def packed(source: Path) -> str | None:
@@ -115,48 +114,54 @@ def packed(source: Path) -> str | None:
     return next((name for mark, name in _PACKED.items() if head.startswith(mark)), None)
 
 
-def _opened(source: Path) -> IO[bytes]:
+def _unpacked(source: Path, most: int) -> bytes:
+    """Return the first `most` bytes of a file's content. Raises AllometryError where it is damaged or cut."""
     how = packed(source)
-    if how == "zstd":
-        try:
-            import zstandard
-        except ImportError:
-            raise AllometryError(
-                f"{source} is compressed with zstd, which needs the package 'zstandard'",
-                hint="pip install zstandard",
-            ) from None
-        stream: IO[bytes] = zstandard.open(source, "rb")
-        return stream
+    damaged: tuple[type[Exception], ...] = (EOFError, zlib.error, lzma.LZMAError, OSError, ValueError)
     openers: dict[str | None, Callable[..., Any]] = {
         "gzip": gzip.open,
         "bzip2": bz2.open,
         "xz": lzma.open,
         None: open,
     }
-    opened: IO[bytes] = openers[how](source, "rb")
-    return opened
-
-
-def _guarded(source: Path, read: Callable[[], bytes]) -> bytes:
-    damaged: tuple[type[Exception], ...] = (
-        EOFError,
-        zlib.error,
-        lzma.LZMAError,
-        gzip.BadGzipFile,
-        OSError,
-        ValueError,
-    )
-    if packed(source) == "zstd":
-        import zstandard
-
-        damaged = (*damaged, zstandard.ZstdError)
     try:
-        return read()
+        if how == "zstd":
+            return _zstd(source, most)
+        with openers[how](source, "rb") as stream:
+            data: bytes = stream.read(most)
+            return data
     except damaged as error:
+        what = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise AllometryError(
-            f"{source} is damaged or cut: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            hint="copy or download it again",
+            f"{source} is damaged or cut: {what[:200]}", hint="copy or download it again"
         ) from None
+
+
+def _zstd(source: Path, most: int) -> bytes:
+    """Return the first bytes of a file compressed with zstd; ValueError where it is damaged or ends early."""
+    try:
+        import zstandard
+    except ImportError:
+        raise AllometryError(
+            f"{source} is compressed with zstd, which needs the package 'zstandard'",
+            hint="pip install zstandard",
+        ) from None
+    parts, size = [], 0
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    try:
+        with open(source, "rb") as file:
+            while size < most and (chunk := file.read(65_536)):
+                while chunk:
+                    parts.append(frame.decompress(chunk))
+                    size += len(parts[-1])
+                    chunk = frame.unused_data if frame.eof else b""
+                    if frame.eof and chunk:
+                        frame = zstandard.ZstdDecompressor().decompressobj()
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from None
+    if size < most and not frame.eof:
+        raise ValueError("it ends in the middle")
+    return b"".join(parts)[:most]
 
 
 def content(source: Path) -> bytes:
@@ -164,8 +169,7 @@ def content(source: Path) -> bytes:
 
     Raises AllometryError for a larger file, and for one that is damaged.
     """
-    with _opened(source) as stream:
-        data = _guarded(source, lambda: stream.read(MOST_TEXT + 1))
+    data = _unpacked(source, MOST_TEXT + 1)
     if len(data) > MOST_TEXT:
         raise AllometryError(
             f"{source} holds more than {MOST_TEXT // 1_000_000} MB of text, too much for a table of runs",
@@ -219,7 +223,8 @@ def text(source: Path, encoding: str | None, notices: list[str]) -> str:
 
 
 def _not_utf8(source: Path, data: bytes, error: UnicodeDecodeError) -> AllometryError:
-    """Return the error for other encodings: it shows how the place reads in the commonest one, to be checked."""
+    """Return the error for other encodings: it shows how the place reads in the commonest one, to be
+    checked."""
     line = data.count(b"\n", 0, error.start) + 1
     begin = data.rfind(b"\n", 0, error.start) + 1
     shown = data[max(begin, error.start - 20) : error.start + 20].split(b"\n")[0]

@@ -5,6 +5,7 @@ The command line and Python read tables by this one list.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ NAMES: dict[str, tuple[str, ...]] = {
         "n", "params", "parameters", "n_params", "num_params", "num_parameters", "n_parameters", "nparams",
         "numparams", "model_size", "model_params", "model_parameters", "param_count", "parameter_count",
         "params_count", "total_params", "total_parameters", "n_total_params", "num_total_params",
-        "params_total", "trainable_params", "num_trainable_params", "n_no_embed", "n_no_emb", "n_non_embedding",
+        "params_total", "trainable_params", "num_trainable_params", "n_no_embed", "n_no_emb",
+        "n_non_embedding",
         "non_embedding_params", "non_emb_params", "nonemb_params", "params_non_emb", "params_non_embedding",
         "params_no_emb", "params_no_embed", "num_non_embedding_params", "n_non_embedding_params",
         "non_embedding_parameters", "size",
@@ -32,7 +34,8 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "C": (
         "c", "flops", "flop", "training_flop", "training_flops", "train_flops", "train_flop", "total_flops",
-        "total_flop", "total_flos", "flos", "total_training_flops", "num_flops", "n_flops", "cumulative_flops",
+        "total_flop", "total_flos", "flos", "total_training_flops", "num_flops", "n_flops",
+        "cumulative_flops",
         "compute", "training_compute", "train_compute", "total_compute", "compute_flops",
     ),
     "B": ("b", "batch_tokens", "batch_size_tokens", "batch_size_in_tokens", "tokens_per_batch",
@@ -75,7 +78,8 @@ STEPS = ("step", "steps", "iter", "iteration", "global_step", "trainer_global_st
 _RUN_IDS = ("run_id", "run_name", "runid", "runname")
 _RUN_LABELS = ("name", "id")
 _PREFIXES = {"config", "cfg", "summary", "summary_metrics", "hparams", "hyperparameters", "hyperparams",
-             "args", "params", "metrics", "model", "data", "throughput", "optim", "perf", "history"}  # fmt: skip
+             "args", "params", "metrics", "model", "data", "throughput", "optim", "perf",
+             "history"}  # fmt: skip
 _TRAINING_PREFIXES = {"train", "training", "trainer"}
 
 _COUNTS = {"N", "D", "C", "B", "unique"}
@@ -106,6 +110,7 @@ def plain(name: object) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
+@functools.lru_cache(maxsize=20_000)
 def read_heading(name: object) -> Heading:
     """Return the names and the scale in a heading: "Params (M)" is params in 1e6, "tokens_in_billions" too.
 
@@ -125,7 +130,8 @@ def read_heading(name: object) -> Heading:
             len(words) > 1
             and words[-1] in _LETTERS
             and any(
-                "_".join(words[:-1]) in NAMES[symbol] and len(words[0]) > 1 for symbol in ("N", "D", "unique")
+                "_".join(words[:-1]) in NAMES[symbol] and (len(words) > 2 or len(words[0]) > 1)
+                for symbol in ("N", "D", "unique")
             )
         ):
             unit, scale = words[-1], _LETTERS[words[-1]]
@@ -146,7 +152,8 @@ def _bracketed(text: str) -> tuple[str, float, str | None]:
 
 
 def _scale(unit: str) -> float | None:
-    """Return what a unit in a heading multiplies by, such as "M", "in billions", "x1e6", "10^9", "PF-days"."""
+    """Return what a unit in a heading multiplies by, such as "M", "in billions", "x1e6", "10^9",
+    "PF-days"."""
     text = re.sub(r"\s+", "", unit.lower().removeprefix("in ").removeprefix("#"))
     text = re.sub(r"(?:of)?(?:param(?:eter)?s?|tok(?:en)?s?)$", "", text)
     for table in (_WORDS, _LETTERS, _FLOPS):
@@ -195,10 +202,12 @@ def _listed(lookup: Mapping[str, list[str]], aliases: Iterable[str]) -> list[str
 
 
 def column_for(frame: pd.DataFrame, symbol: str) -> tuple[str | None, str | None]:
-    """Return the column of a table that a symbol (N, D, C, L, U, …) is read from, and a sentence where there was
+    """Return the column of a table that a symbol (N, D, C, L, U, …) is read from, and a sentence where
+    there was
     a choice.
 
-    A column of the symbol's own name comes first. In a table made by `read_table` the column `loss` is the one
+    A column of the symbol's own name comes first. In a table made by `read_table` the column `loss` is the
+    one
     chosen there.
     """
     name = {"L": "loss", "U": "unique"}.get(symbol, symbol)
@@ -294,6 +303,7 @@ def scaled(name: object, values: Any, written: bool = False) -> tuple[Any, str |
 
 
 _SMALLEST = {"N": 1e3, "D": 1e4, "C": 1e9}
+_USUAL = {"N": 1e6, "D": 1e8, "C": 1e15}
 _COUNTED = {"N": "parameters", "D": "training tokens", "C": "FLOPs"}
 
 
@@ -307,9 +317,17 @@ def scale_notice(symbol: str, values: Any) -> str | None:
     finite = finite[np.isfinite(finite)]
     if symbol not in _SMALLEST or not len(finite) or np.median(finite) >= _SMALLEST[symbol]:
         return None
+    enough = _USUAL[symbol] / max(float(np.median(finite)), 1e-30)
+    word, scale = next(
+        ((w, v) for w, v in _WORDS.items() if w.endswith("s") and v >= enough), ("a unit", 0.0)
+    )
+    remedy = (
+        f" (map {symbol} to {symbol}*{scale:.0e})".replace("e+0", "e").replace("e+", "e") if scale else ""
+    )
     return (
-        f"{symbol} runs from {finite.min():.4g} to {finite.max():.4g}, too few to be {_COUNTED[symbol]}: if it is in "
-        f"billions, map {symbol} to {symbol}*1e9 (exponents do not depend on it; plans and predictions do)"
+        f"{symbol} runs from {finite.min():.4g} to {finite.max():.4g}, too few to be {_COUNTED[symbol]}: "
+        f"is it in "
+        f"{word}{remedy}? Exponents do not depend on it; plans and predictions do"
     )
 
 
@@ -320,7 +338,8 @@ _LIKE = {
 
 
 def similar(columns: Iterable[object], symbol: str) -> list[str]:
-    """Return columns whose names sound like a symbol ("c4_loss" like the loss), likeliest first, at most four."""
+    """Return columns whose names sound like a symbol ("c4_loss" like the loss), likeliest first, at most
+    four."""
     pattern = _LIKE.get({"loss": "L", "unique": "U"}.get(symbol, symbol))
     if not pattern:
         return []

@@ -11,7 +11,8 @@ from allometry.units import readings
 
 _N = r"([\d.,]+(?:[eE][+-]?\d+)?[kKMBT]?)"
 _LINES: tuple[tuple[str, re.Pattern[str], tuple[str, ...]], ...] = (
-    ("nanoGPT", re.compile(rf"^step (\d+): train loss {_N}, val loss {_N}"), ("step", "train_loss", "val_loss")),
+    ("nanoGPT", re.compile(rf"^step (\d+): train loss {_N}, val loss {_N}"),
+     ("step", "train_loss", "val_loss")),
     ("nanoGPT", re.compile(rf"^iter (\d+): loss {_N}, time"), ("step", "train_loss")),
     ("nanochat", re.compile(rf"^Step (\d+) \| Validation bpb: {_N}"), ("step", "val_bpb")),
     ("nanochat", re.compile(rf"^step (\d+)/\d+ .*?\| (?:train )?loss: {_N} \|"), ("step", "train_loss")),
@@ -19,7 +20,8 @@ _LINES: tuple[tuple[str, re.Pattern[str], tuple[str, ...]], ...] = (
     ("modded-nanogpt", re.compile(rf"^step:(\d+)/\d+ train_loss:{_N}"), ("step", "train_loss")),
     ("llm.c", re.compile(rf"^s:(\d+) tel:{_N}"), ("step", "val_loss")),
     ("llm.c", re.compile(rf"^s:(\d+) trl:{_N}"), ("step", "train_loss")),
-    ("Megatron", re.compile(rf"validation loss at iteration (\d+).*? lm loss value: {_N}"), ("step", "val_loss")),
+    ("Megatron", re.compile(rf"validation loss at iteration (\d+).*? lm loss value: {_N}"),
+     ("step", "val_loss")),
     ("Megatron", re.compile(rf"\biteration +(\d+)/ *\d+ \|.*? lm loss: {_N} \|"), ("step", "train_loss")),
 )  # fmt: skip
 _FACTS = (

@@ -1,4 +1,5 @@
-"""Columns of text as numbers: the decimal mark and the thousands separator are decided once a column, from all
+"""Columns of text as numbers: the decimal mark and the thousands separator are decided once a column, from
+all
 its cells and, where those leave it open, from the other columns.
 """
 
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from allometry.units import Decimal, readings
 
 BLANK = {
-    "", "nan", "na", "n/a", "none", "null", "nil", "-", "--", "—", "–", "?", ".", "#n/a", "#na", "#value!", "#div/0!",
+    "", "nan", "na", "n/a", "none", "null", "nil", "-", "--", "—", "–", "?", ".", "#n/a", "#na", "#value!",
+    "#div/0!",
     "#ref!", "#name?", "#num!", "<na>", "nat",
 }  # fmt: skip
 """Cells that stand for no value, in lower case."""

@@ -66,7 +66,8 @@ _LOSSES = ("loss", "L")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Imported:
-    """A table of runs (rows numbered from 0), what was guessed or changed in reading it, and which column each
+    """A table of runs (rows numbered from 0), what was guessed or changed in reading it, and which column
+    each
     symbol was taken from."""
 
     frame: pd.DataFrame
@@ -82,13 +83,16 @@ def read_table(
     encoding: str | None = None,
     row: Rows | None = None,
 ) -> Imported:
-    """Read a table of runs: CSV in any dialect, Parquet, Excel, JSON, JSON lines, an export or log of a tracker, a
+    """Read a table of runs: CSV in any dialect, Parquet, Excel, JSON, JSON lines, an export or log of a
+    tracker, a
     run store; or several of them, patterns such as logs/*.csv, or a folder, as one table.
 
     `columns` maps symbols (N, D, C, loss, …) to column names; what it does not name is looked for in a
     saved mapping beside the file (see `save_mapping`), then guessed from common names. Cells such as "1.2B"
-    become numbers, and columns such as "Params (M)" are multiplied by their unit where they stand for a symbol.
-    `decimal` is the mark before decimals, needed only where the file does not settle it; `encoding` is that of
+    become numbers, and columns such as "Params (M)" are multiplied by their unit where they stand for a
+    symbol.
+    `decimal` is the mark before decimals, needed only where the file does not settle it; `encoding` is that
+    of
     text which is not Unicode. Of runs with many rows, `row` keeps the last, the best (lowest loss) or all; by
     default the last where every file is the curve of one run, else all.
 
@@ -120,7 +124,8 @@ def read_table(
 
 
 def save_mapping(path: Path | str, columns: Mapping[str, str]) -> Path:
-    """Keep which column is which symbol, in TABLE.columns.json beside the table; `read_table` then uses it."""
+    """Keep which column is which symbol, in TABLE.columns.json beside the table; `read_table` then uses
+    it."""
     target = _mapping_file(Path(path))
     write_json(target, dict(columns))
     return target
@@ -231,8 +236,9 @@ def _one(
             f"{source} has columns but no rows", hint="export the runs as well as the header"
         )
     if frame.shape[1] < 2:
+        only = f" {str(frame.columns[0])[:80]!r}" if frame.shape[1] else " without a name"
         raise AllometryError(
-            f"{source} has a single column, {str(frame.columns[0])[:80]!r}",
+            f"{source} has a single column,{only}",
             hint="if its columns are separated by something else than , ; tab or |, save it with commas",
         )
     frame = spread(frame.reset_index(drop=True), notices)
@@ -284,7 +290,8 @@ def _parquet(source: Path) -> pd.DataFrame:
         size = pyarrow.parquet.ParquetFile(source).metadata
         if size.num_rows * size.num_columns > _MOST_CELLS:
             raise AllometryError(
-                f"{source} has {size.num_rows:,} rows of {size.num_columns:,} columns, too many for a table of runs",
+                f"{source} has {size.num_rows:,} rows of {size.num_columns:,} columns, too many for a "
+                f"table of runs",
                 hint="keep the rows and columns that are needed",
             )
         frame = pd.read_parquet(source)
@@ -345,7 +352,8 @@ def _is_id(name: object) -> bool:
 
 
 def _as_numbers(
-    source: Path, name: str, column: pd.Series, cells: TextColumn, whole: Decimal | None, decimal: Decimal | None,
+    source: Path, name: str, column: pd.Series, cells: TextColumn, whole: Decimal | None,
+    decimal: Decimal | None,
     wanted: bool, notices: list[str], changed: dict[str, list[str]],
 ) -> Any:  # fmt: skip
     """Return a text column's values as numbers, or None if it stays text."""
@@ -414,9 +422,9 @@ def _say(looked: Mapping[str, TextColumn], changed: Mapping[str, list[str]], not
     ):
         names = changed[what]
         if names:
-            cells = looked[names[0]].cells
+            cells = [cell for name in names for cell in looked[name].cells]
             marked = [c for c in cells if ("," in c if what != "units" else not _is_plain(c))]
-            notices.append(said.format(repr((marked or list(cells))[0].strip()), _listing(names)))
+            notices.append(said.format(repr((marked or cells)[0].strip()), _listing(names)))
 
 
 def _listing(names: Sequence[str]) -> str:
@@ -518,7 +526,8 @@ def _joined(sources: list[Path], parts: list[pd.DataFrame], notices: list[str]) 
 
 
 def _labels(sources: list[Path]) -> list[str]:
-    """Return a short, distinct name for each file: its own, or its folder's where all files are called alike."""
+    """Return a short, distinct name for each file: its own, or its folder's where all files are called
+    alike."""
     stems = [path.name.split(".")[0] or path.name for path in sources]
     if len(set(stems)) == len(stems):
         return stems
@@ -542,7 +551,8 @@ def _shortened(notices: list[str]) -> list[str]:
 
 
 def _one_row_a_run(read: Imported, keep: Rows, *, asked: bool) -> Imported:
-    """Return a table with the last or the best row of each run; missing values come from the run's rows before."""
+    """Return a table with the last or the best row of each run; missing values come from the run's rows
+    before."""
     frame = read.frame
     if "loss" not in frame:
         if asked:

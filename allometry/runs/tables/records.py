@@ -81,7 +81,8 @@ def _rows_of(source: Path, data: dict[str, Any], notices: list[str]) -> Any:
 
 
 def read_json_lines(source: Path, text: str, notices: list[str]) -> pd.DataFrame:
-    """Return one row for each JSON object a line. A cut last line and lines of plain text are left out, and said.
+    """Return one row for each JSON object a line. A cut last line and lines of plain text are left out, and
+    said.
 
     Raises AllometryError, naming the line, for a damaged line elsewhere.
     """
@@ -124,7 +125,8 @@ def _object(entry: str) -> tuple[dict[str, Any] | None, str]:
 
 
 def _normalized(source: Path, rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return rows as a frame, with the entries of dictionaries in them as columns config.lr, summary.loss, …."""
+    """Return rows as a frame, with the entries of dictionaries in them as columns config.lr, summary.loss,
+    …."""
     try:
         frame = pd.json_normalize([{str(key): value for key, value in row.items()} for row in rows])
     except (

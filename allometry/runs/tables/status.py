@@ -21,18 +21,26 @@ COLUMNS = (
 """Names of the column that says how a run ended."""
 
 DONE = {
-    "done", "finished", "complete", "completed", "success", "successful", "succeeded", "ok", "passed", "published",
+    "done", "finished", "complete", "completed", "success", "successful", "succeeded", "ok", "passed",
+    "published",
     "inactive", "closed", "ended", "finish",
 }  # fmt: skip
-"""Words for a run that reached its end: W&B, MLflow, SLURM, Ray Tune, Neptune, ClearML, Kubernetes, Optuna."""
+"""Words for a run that reached its end: W&B, MLflow, SLURM, Ray Tune, Neptune, ClearML, Kubernetes,
+Optuna."""
 
 NOT_DONE = {
-    "partial", "failed", "fail", "failure", "error", "errored", "crashed", "crash", "killed", "diverged", "nan",
-    "running", "active", "pending", "queued", "scheduled", "waiting", "created", "preempted", "preempting", "timeout",
-    "timed_out", "out_of_memory", "oom", "cancelled", "canceled", "cancelling", "canceling", "node_fail", "boot_fail",
-    "deadline", "suspended", "requeued", "requeue", "requeue_hold", "completing", "configuring", "stopped", "stopping",
-    "aborted", "interrupted", "paused", "pruned", "lost", "unknown", "in_progress", "inprogress", "initializing",
-    "starting", "started", "incomplete", "unfinished", "evicted", "unhealthy", "revoked", "resuming", "claimed",
+    "partial", "failed", "fail", "failure", "error", "errored", "crashed", "crash", "killed", "diverged",
+    "nan",
+    "running", "active", "pending", "queued", "scheduled", "waiting", "created", "preempted", "preempting",
+    "timeout",
+    "timed_out", "out_of_memory", "oom", "cancelled", "canceled", "cancelling", "canceling", "node_fail",
+    "boot_fail",
+    "deadline", "suspended", "requeued", "requeue", "requeue_hold", "completing", "configuring", "stopped",
+    "stopping",
+    "aborted", "interrupted", "paused", "pruned", "lost", "unknown", "in_progress", "inprogress",
+    "initializing",
+    "starting", "started", "incomplete", "unfinished", "evicted", "unhealthy", "revoked", "resuming",
+    "claimed",
 }  # fmt: skip
 """Words for a run that did not, or not yet."""
 
@@ -52,7 +60,8 @@ def finished(column: pd.Series) -> tuple[list[bool], str | None]:
     strange = sorted(present - known)
     said = None
     if strange:
-        said = f"column {str(column.name)!r}: {', '.join(map(repr, strange[:4]))} was not understood: kept as finished"
+        words_shown = ", ".join(map(repr, strange[:4]))
+        said = f"column {str(column.name)!r}: {words_shown} was not understood: kept as finished"
     return [not word or word in done or word in strange for word in words], said
 
 

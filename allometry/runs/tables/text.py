@@ -1,4 +1,5 @@
-"""Tables in text: which mark separates the columns, where the table begins and ends, lines that are no runs."""
+"""Tables in text: which mark separates the columns, where the table begins and ends, lines that are no
+runs."""
 
 from __future__ import annotations
 
@@ -18,8 +19,10 @@ from allometry.units import readings
 
 _MARKS = ("\t", ";", "|", ",")
 _SUMMARIES = {
-    "mean", "average", "avg", "total", "totals", "sum", "median", "min", "max", "minimum", "maximum", "std", "stdev",
-    "std_dev", "sd", "stderr", "sem", "count", "n_runs", "var", "variance", "grand_total", "subtotal", "mittelwert", "summe",
+    "mean", "average", "avg", "total", "totals", "sum", "median", "min", "max", "minimum", "maximum", "std",
+    "stdev",
+    "std_dev", "sd", "stderr", "sem", "count", "n_runs", "var", "variance", "grand_total", "subtotal",
+    "mittelwert", "summe",
     "moyenne", "media", "gesamt",
 }  # fmt: skip
 _UNIT_ROW = re.compile(
@@ -66,6 +69,8 @@ def from_rows(
     source: Path, lines: list[tuple[int, list[str]]], notices: list[str], cut: bool = False
 ) -> pd.DataFrame:
     """Return rows of text cells, each with its line number, as a frame; see `read_text`."""
+    if not lines:
+        raise AllometryError(f"{source} holds no cells", hint="export the table again")
     start = _header(lines, notices)
     header, body = lines[start][1], lines[start + 1 :]
     if _is_data(header):
@@ -169,7 +174,8 @@ def _fitted(
         number, cells = wide[0]
         more = f" (and {len(wide) - 1} more lines)" if len(wide) > 1 else ""
         raise AllometryError(
-            f"{source}, line {number}: {len(cells)} cells where the header has {len(header)}{more}: {_shown(cells)}",
+            f"{source}, line {number}: {len(cells)} cells where the header has {len(header)}{more}: "
+            f"{_shown(cells)}",
             hint='put text with commas between double quotes ("a, b"), or remove the line',
         )
     if cut and len(rows) > 1 and len(rows[-1][1]) < len(header) == len(rows[-2][1]):

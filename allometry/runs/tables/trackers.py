@@ -44,7 +44,8 @@ def from_chart(frame: pd.DataFrame, notices: list[str]) -> pd.DataFrame:
 
 
 def _split(name: str, series: list[str]) -> tuple[str, str]:
-    """Return run and metric of a chart's column; what follows the name of another column belongs to the metric."""
+    """Return run and metric of a chart's column; what follows the name of another column belongs to the
+    metric."""
     run, _, metric = name.rpartition(" - ")
     if run in series and " - " in run:
         run, _, before = run.rpartition(" - ")
@@ -82,7 +83,8 @@ def wide_notice(frame: pd.DataFrame) -> str | None:
         return None
     shown = ", ".join(map(repr, others[:3])) + (", …" if len(others) > 3 else "")
     return (
-        f"this looks like a wide table with one column a run ({shown}): a fit needs one row a run and a column for each "
+        f"this looks like a wide table with one column a run ({shown}): a fit needs one row a run and a "
+        f"column for each "
         f"quantity. In pandas: frame.melt({names[0]!r}, var_name='run', value_name='loss')"
     )
 

@@ -143,11 +143,11 @@ def _quality(result: FitResult) -> str:
     n = len(result.residuals)
     scale = "log residual" if result.objective.log else "residual"
     noise = f"; noise between repeats {result.noise:.3g}" if result.noise is not None else ""
+    new = f"; a new run scatters by {result.scatter:.3g}" if np.isfinite(result.scatter) else ""
     lines = [
         f"starts     {result.agreeing} of {result.starts} reached the lowest objective, "
         f"{result.objective_value:.10g}",
-        f"residuals  rms {scale} {result.rms:.3g}, largest {np.abs(result.residuals).max():.3g}"
-        f"; a new run scatters by {result.scatter:.3g}{noise}",
+        f"residuals  rms {scale} {result.rms:.3g}, largest {np.abs(result.residuals).max():.3g}{new}{noise}",
         f"points     {n} for {len(result.free)} parameters",
     ]
     state = conditioning(

@@ -221,9 +221,8 @@ def _outliers(e: Evidence) -> None:
     shown = (f"{100 * np.expm1(-residuals[i]):+.3g} %" if log else f"{-residuals[i]:+.3g}" for i in far[:12])
     rows = ", ".join(f"{e.labels[i]} ({off})" for i, off in zip(far[:12], shown, strict=True))
     more = f" and {len(far) - 12} more" if len(far) > 12 else ""
-    lie = "row lies" if len(far) == 1 else "rows lie"
     meaning = (
-        f"{len(far)} of {len(residuals)} {lie} farther off the law than the scatter of the others explains"
+        f"{len(far)} of {len(residuals)} points lie farther off the law than the scatter of the others explains"
         f" (measured against law: row {rows}{more})"
     )
     robust = np.isfinite(e.problem.objective.threshold)

@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("runs", "List, show, compare, export and remove runs."),
     "fit": ("laws", "Fit a law to a table of runs."),
     "compare": ("laws", "Compare laws by how well they predict the dear runs from the cheap ones."),
-    "isoflop": ("laws", "Fit isoFLOP parabolas and the compute-optimal frontier to a table of runs."),
+    "isoflop": ("laws", "Find the compute-optimal size at each budget of a table of runs."),
     "plan": ("laws", "Plan a training run for a budget, a time or a target loss."),
     "laws": ("laws", "List the laws, or show one."),
     "webtext": ("webtext", "Build a WebText-like corpus from links."),

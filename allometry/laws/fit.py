@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from allometry.errors import AllometryError
 from allometry.laws import uncertainty
 from allometry.laws.fit_warnings import Evidence, about_scale, examine
+from allometry.laws.grouping import Grouping, decide
 from allometry.laws.identifiability import refuse_undetermined
 from allometry.laws.law import Law
 from allometry.laws.objectives import Objective, get_objective
@@ -51,8 +53,9 @@ def fit(
     `columns` maps the law's symbols to columns or to arithmetic of columns ({"D": "C/(6*N)"}); a symbol
     that is not mapped is looked for under its own name. `objective` is a name of `objectives.OBJECTIVES`.
     `weights` is a column of relative weights, `group` the column whose values are resampled together
-    (default "run" where there is one), `fixed` holds parameters at values, `tied` makes a parameter equal
-    to another. `exclude` names rows to leave out, by index label, with reasons if it is a mapping.
+    (default: "run" where there is one, else what `grouping` finds), `fixed` holds parameters at values,
+    `tied` makes a parameter equal to another. `exclude` names rows to leave out, by index label, with
+    reasons if it is a mapping.
     `bootstrap` resamples are drawn with `seed`: of "runs", or of "noise" around the fit, which "auto" takes
     for tables of few runs (see `uncertainty`). They are fitted in parts by `mapped`, which does as `map`
     does: here, or on a cluster (`allometry.cluster.mapped`).
@@ -74,9 +77,24 @@ def fit(
         tied=dict(tied or {}),
     )
     refuse_undetermined(problem, points.columns)
+    if group is not None and bootstrap:
+        _refuse_few_groups(points.grouping, problem)
     best = solve(problem)
-    samples = uncertainty.bootstrap(problem, best.z, points.group, bootstrap, seed, resample, mapped)
+    residuals = problem.residuals(best.z[None])[0][0] * np.sqrt(points.weights)
+    grouping, note = decide(points.grouping, residuals)
+    points = replace(points, grouping=grouping, notes=(*points.notes, *([note] if note else ())))
+    samples = uncertainty.bootstrap(problem, best.z, grouping.group, bootstrap, seed, resample, mapped)
     return _record(frame, points, problem, best, samples, seed, began)
+
+
+def _refuse_few_groups(grouping: Grouping, problem: Problem) -> None:
+    """Raise AllometryError where groups leave nothing to say of the uncertainty of as many parameters."""
+    if grouping.groups <= len(problem.free):
+        raise AllometryError(
+            f"grouped by {grouping.name!r} there are {grouping.groups} runs for {len(problem.free)}"
+            " parameters: no interval can be given",
+            hint="fix or tie parameters, take a law with fewer, or do without intervals (0 resamples)",
+        )
 
 
 @dataclass(frozen=True)
@@ -147,6 +165,9 @@ def _record(
         starts=best.starts,
         agreeing=best.agreeing,
         noise=noise[0] if noise else None,
+        grouping=points.grouping,
+        labels=[str(label) for label in points.frame.index],
+        frame=frame[points.kept],
     )
     if np.isfinite(best.objective):
         examine(evidence)
@@ -169,8 +190,8 @@ def _record(
         excluded=points.excluded,
         columns=points.columns,
         notes=points.notes,
-        group=points.group,
-        group_name=points.group_name,
+        group=points.grouping.group,
+        group_name=points.grouping.name,
         weights=points.weights,
         fixed=dict(problem.fixed),
         tied=dict(problem.tied),

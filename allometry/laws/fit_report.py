@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.laws.identifiability import conditioning
+from allometry.laws.uncertainty import quantiles, student_quantile
 from allometry.units import format_count
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def table(result: FitResult) -> pd.DataFrame:
     rows = {}
     for name in result.law.parameter_names:
         samples = result.samples[name].to_numpy()
-        spread = float(np.std(samples, ddof=1)) if len(samples) > 1 and name in result.free else float("nan")
+        fitted = len(samples) > 1 and name in result.free
+        spread = standard_error(samples, result.freedom) if fitted else float("nan")
         (low80, high80), (low95, high95) = (result.interval(name, level) for level in (0.80, 0.95))
         rows[name] = {
             "estimate": result.parameters[name],
@@ -36,6 +38,12 @@ def table(result: FitResult) -> pd.DataFrame:
             "treatment": _treatment(result, name),
         }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def standard_error(samples: np.ndarray, freedom: int) -> float:
+    """Return the standard error that the middle 68 % of the samples say, which follow Student's t."""
+    low, high = quantiles(samples, 0.6827)
+    return float((high - low) / 2 / student_quantile(0.84135, freedom))
 
 
 def _treatment(result: FitResult, name: str) -> str:
@@ -81,30 +89,36 @@ def _estimates(result: FitResult, narrow: bool) -> str:
         if row["treatment"] != "fitted":
             lines.append(f"{text}{'':>10s}   {row['treatment']}")
             continue
-        intervals = (f"[{row[f'boot{level}_lb']:11.5g},{row[f'boot{level}_ub']:11.5g} ]" for level in levels)
-        lines.append(text + f"{row['se_boot']:10.4g}   " + "   ".join(intervals))
+        intervals = (_span(row[f"boot{level}_lb"], row[f"boot{level}_ub"]) for level in levels)
+        error = f"{row['se_boot']:10.4g}" if np.isfinite(row["se_boot"]) else f"{'-':>10s}"
+        lines.append(f"{text}{error}   " + "   ".join(intervals))
     lines.append(_how(result))
     return "\n".join(lines)
+
+
+def _span(low: float, high: float) -> str:
+    """An interval as a column of 25 characters, a dash where there is none."""
+    return f"[{low:11.5g},{high:11.5g} ]" if np.isfinite([low, high]).all() else f"{'-':^25s}"
 
 
 def _how(result: FitResult) -> str:
     groups = len(np.unique(result.group))
     unit = f"{groups} runs ({result.group_name})" if result.group_name else f"{groups} points"
     if not len(result.samples):
-        why = "there are no spare points" if result.freedom < 1 else "bootstrap=0"
-        return f"no intervals: {why}"
+        spare = f"{unit} for {len(result.free)} parameters leave none to spare"
+        return f"no intervals: {spare if result.freedom < 1 else 'no resamples were asked for'}"
     if result.resampling == "runs":
         how = f"{len(result.samples)} bootstrap resamples of {unit}"
     else:
-        how = f"{len(result.samples)} tables simulated with noise as large as the residuals, for {unit}"
-    return f"intervals: percentiles of {how}, widened to Student's t with {result.freedom} degrees of freedom"
+        how = f"{len(result.samples)} tables simulated with noise like the residuals, for {unit}"
+    return f"intervals: percentiles of {how}, as Student's t with {result.freedom} degrees of freedom"
 
 
 def _derived(result: FitResult, narrow: bool) -> str:
     lines, gap = [], "" if narrow else f"{'':25s}   "
     for name, expression in result.law.derived.items():
         value, low, high = result.derived(expression, 0.95)
-        lines.append(f"{name:12s} {value:12.6g} {'':10s}   {gap}[{low:11.5g},{high:11.5g} ]   = {expression}")
+        lines.append(f"{name:12s} {value:12.6g} {'':10s}   {gap}{_span(low, high)}   = {expression}")
     return "\n".join(["what is quoted from it", *lines]) if lines else ""
 
 
@@ -134,11 +148,11 @@ def _quality(result: FitResult) -> str:
     n = len(result.residuals)
     scale = "log residual" if result.objective.log else "residual"
     noise = f"; noise between repeats {result.noise:.3g}" if result.noise is not None else ""
+    new = f"; a new run scatters by {result.scatter:.3g}" if np.isfinite(result.scatter) else ""
     lines = [
         f"starts     {result.agreeing} of {result.starts} reached the lowest objective, "
         f"{result.objective_value:.10g}",
-        f"residuals  rms {scale} {result.rms:.3g}, largest {np.abs(result.residuals).max():.3g}"
-        f"; a new run scatters by {result.scatter:.3g}{noise}",
+        f"residuals  rms {scale} {result.rms:.3g}, largest {np.abs(result.residuals).max():.3g}{new}{noise}",
         f"points     {n} for {len(result.free)} parameters",
     ]
     state = conditioning(

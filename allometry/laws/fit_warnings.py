@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from allometry.laws.grouping import Grouping
 from allometry.laws.identifiability import conditioning
 from allometry.laws.problem import Problem
 from allometry.laws.result import FitWarning
+from allometry.laws.uncertainty import outlying, quantiles
 from allometry.units import format_count
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = NDArray[np.float64]
 
@@ -21,6 +28,8 @@ _INSIDE = "the law in the range of the data"
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """A fit as the checks see it: estimates `z` (p,), resamples of them, and what the search found.
+
+    `frame` holds the rows of the table that were used, `labels` their names, `grouping` which are one run's.
 
     The checks add to `warnings`, and to `doubts` what makes the whole fit doubtful.
     """
@@ -32,6 +41,9 @@ class Evidence:
     starts: int
     agreeing: int
     noise: float | None
+    grouping: Grouping
+    labels: Sequence[str]
+    frame: pd.DataFrame
     warnings: list[FitWarning] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
 
@@ -41,30 +53,61 @@ class Evidence:
 
     def one_side(self, name: str, side: str) -> str:
         """What the resamples say about a parameter that is open to one side ("upper" or "lower")."""
+        low, high = quantiles(self.samples[name], 0.9)
         if side == "upper":
-            return f"that {name} is at least {np.quantile(self.samples[name], 0.05):.3g} (95 %)"
-        return f"that {name} is at most {np.quantile(self.samples[name], 0.95):.3g} (95 %)"
+            return f"that {name} is at least {low:.3g} (95 %)"
+        return f"that {name} is at most {high:.3g} (95 %)"
 
 
 def examine(evidence: Evidence) -> None:
     """Run every check."""
     if evidence.agreeing < 2:
         evidence.doubts.append(f"only one of {evidence.starts} starts reached the lowest objective")
-    for check in (_size, _levels, _floors, _bounds, _spread, _conditioning, _outliers, _lack_of_fit):
+    for check in (
+        _size,
+        _checkpoints,
+        _levels,
+        _floors,
+        _bounds,
+        _spread,
+        _conditioning,
+        _outliers,
+        _lack_of_fit,
+    ):
         check(evidence)
 
 
 def _size(e: Evidence) -> None:
     n, p = len(e.problem.output), len(e.problem.free)
+    groups, what = e.grouping.groups, "points"
+    if groups < n:
+        what = f"runs (rows of one {e.grouping.name})"
     if n == p:
         meaning = f"{n} points for {p} parameters: the law passes through every point, which is no test of it"
         e.warn("no-spare-points", meaning, "nothing can be said about the uncertainty")
         e.doubts.append("as many parameters as points")
-    elif n - p < 5:
+    elif groups <= p:
+        meaning = f"{n} points come from {groups} {what}, for {p} parameters: no interval can be given"
+        e.warn("few-runs", meaning, "how these runs differ, not how others would")
+    elif groups - p < 5:
         meaning = (
-            f"{n} points for {p} parameters leave {n - p} to judge the law by: intervals are wide and rough"
+            f"{groups} {what} for {p} parameters leave {groups - p} to judge the law by: intervals are wide"
         )
         e.warn("few-points", meaning, _INSIDE)
+
+
+def _checkpoints(e: Evidence) -> None:
+    """Points of one run at several D: on a decaying schedule they are no runs of those D."""
+    if not e.grouping.checkpoints or e.grouping.groups == len(e.problem.output):
+        return
+    rate = next((c for c in ("lr", "learning_rate") if c in e.frame.columns), None)
+    decays = rate is not None and bool((e.frame[rate].groupby(e.grouping.group).nunique() > 1).any())
+    known = f"the column {rate!r} shows that it changed" if decays else "unless it was constant"
+    meaning = (
+        f"rows of one {e.grouping.name} are points of one run. Before its learning rate has decayed a run's"
+        f" loss is higher than that of a run which ends there ({known}): L(N, D) through them is biased"
+    )
+    e.warn("checkpoints", meaning, "the law of these curves; fit the last point of each run for L(N, D)")
 
 
 def _levels(e: Evidence) -> None:
@@ -136,7 +179,7 @@ def _spread(e: Evidence) -> None:
         p, values = e.problem.law.parameter(name), e.samples[name]
         if not p.logarithmic or not len(values):
             continue
-        low, high = (float(v) for v in np.quantile(values, [0.025, 0.975]))
+        low, high = (float(v) for v in quantiles(values, 0.95))
         above, below = high / float(estimate[name]), float(estimate[name]) / max(low, 1e-300)
         if max(above, below) <= 10:
             continue
@@ -169,13 +212,26 @@ def _conditioning(e: Evidence) -> None:
 
 
 def _outliers(e: Evidence) -> None:
-    size = np.abs(e.problem.residuals(e.z[None])[0][0])
-    spread = 1.4826 * float(np.median(size))
-    far = int(np.sum(size > 6 * spread)) if spread > 1e-12 else 0
-    if 0 < far <= 0.1 * len(size):
-        points = "1 point lies" if far == 1 else f"{far} points lie"
-        meaning = f"{points} more than 6 robust standard deviations off the law (see the farthest rows)"
-        e.warn("outliers", meaning, "exclude= leaves rows out, with a reason; the Huber objectives bear them")
+    residuals = e.problem.residuals(e.z[None])[0][0]
+    far = np.flatnonzero(outlying(residuals * np.sqrt(e.problem.weights), len(e.z)))
+    if not len(far):
+        return
+    far = far[np.argsort(-np.abs(residuals[far]))]
+    log = e.problem.objective.log
+    shown = (f"{100 * np.expm1(-residuals[i]):+.3g} %" if log else f"{-residuals[i]:+.3g}" for i in far[:12])
+    rows = ", ".join(f"{e.labels[i]} ({off})" for i, off in zip(far[:12], shown, strict=True))
+    more = f" and {len(far) - 12} more" if len(far) > 12 else ""
+    meaning = (
+        f"{len(far)} of {len(residuals)} points lie farther off the law than the scatter of the others explains"
+        f" (measured against law: row {rows}{more})"
+    )
+    robust = np.isfinite(e.problem.objective.threshold)
+    known = (
+        "the estimates, which a Huber objective hardly lets such rows move; leave out those known to be wrong"
+        if robust
+        else "little before these rows are left out, or the objective is a Huber loss (huber-log)"
+    )
+    e.warn("outliers", meaning, known)
 
 
 def _lack_of_fit(e: Evidence) -> None:
@@ -186,19 +242,32 @@ def _lack_of_fit(e: Evidence) -> None:
         e.warn("lack-of-fit", f"residuals ({rms:.2g}) are {ratio}: the law's form does not fit", _INSIDE)
 
 
+_BITS, _PERPLEXITY, _LOGARITHM = {"bits", "bpb", "bpc", "bpt"}, {"ppl", "perplexity"}, {"log", "ln"}
+_CEILING = 12.0
+"""Nats per token: more than guessing among 160,000 tokens costs."""
+
+
 def about_scale(output: Array, name: str, column: str) -> list[FitWarning]:
-    """A loss that is hardly in nats per token: bits, or a perplexity."""
-    lower, median = column.lower(), float(np.median(output))
+    """Warn of a loss that is hardly in nats per token: too large, or called bits or perplexity.
+
+    Only whole words of a column's name count, and only where it is taken as it is: an expression of columns
+    (`log(val_ppl)`) is judged by its values.
+    """
     if name != "L":
         return []
-    if any(word in lower for word in ("bit", "bpb", "bpc", "bpt")):
-        what, remedy = f"column {column!r} is named like bits", f"columns={{'L': '`{column}`*log(2)'}}"
-    elif "ppl" in lower or "perplex" in lower or median > 12:
-        what = (
-            f"column {column!r} (median {median:.3g}) exceeds any loss in nats per token, like a perplexity"
-        )
-        remedy = f"columns={{'L': 'log(`{column}`)'}}"
+    words = set(re.split(r"[^a-z0-9]+", column.lower())) if re.fullmatch(r"[\w ./-]+", column) else set()
+    plain = not words & _LOGARITHM
+    median = float(np.median(output))
+    if median > _CEILING or (plain and words & _PERPLEXITY):
+        what = f"L, read from {column!r} (median {median:.3g}), looks like a perplexity"
+        convert, identified = f"log(`{column}`)", "little: the form of the laws is that of a loss"
+    elif plain and words & _BITS and not re.search(r"\d[ _-]*bits", column.lower()):
+        what = f"L is read from {column!r}, a loss in bits"
+        convert, identified = f"`{column}`*log(2)", "exponents"
     else:
         return []
-    meaning = f"{what}; floors and published constants are in nats per token. To convert: {remedy}"
-    return [FitWarning(name="loss-scale", meaning=meaning, identified="exponents, if it is in bits")]
+    unit = "byte" if "bpb" in words else "character" if "bpc" in words else "token"
+    meaning = f"{what}; floors and published constants are in nats per token. Nats per {unit}: L = {convert}"
+    if unit != "token":
+        meaning += f", times the {unit}s of a token for nats per token"
+    return [FitWarning(name="loss-scale", meaning=meaning, identified=identified)]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.laws.estimate import Array
+from allometry.laws.grouping import not_a_run, numbered
 from allometry.laws.law import Law
 from allometry.laws.observations import observe
 from allometry.runs.tables.headings import column_for
@@ -53,7 +54,13 @@ def read_runs(frame: pd.DataFrame, columns: Mapping[str, str] | None = None) -> 
         notes.append("C was computed as 6ND")
     seen = observe(frame, _SHAPE, columns=mapping)
     table = seen.frame.rename(columns={"L": "loss"})
-    run = frame["run"].to_numpy()[seen.kept] if "run" in frame.columns else np.arange(len(table)).astype(str)
+    run = np.arange(len(table)).astype(str)
+    if "run" in frame.columns:
+        problem = not_a_run(numbered(frame["run"].iloc[seen.kept]), table["N"].to_numpy(float))
+        if problem:
+            notes.append(f"column 'run' {problem}: its rows are taken as runs of their own")
+        else:
+            run = frame["run"].to_numpy()[seen.kept]
     sizes = _snapped(table["N"].to_numpy(float))
     if len(np.unique(sizes)) < table["N"].nunique():
         notes.append(

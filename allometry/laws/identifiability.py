@@ -113,7 +113,9 @@ def conditioning(problem: Problem, z: Array, samples: dict[str, Array]) -> Condi
     for name in problem.free:
         values = samples[name]
         log = problem.law.parameter(name).logarithmic and np.all(values > 0)
-        columns.append(np.log(values) if log else values)
+        values = np.log(values) if log else values
+        known = len(values) and np.ptp(values) <= 1e-9 * max(1.0, float(np.abs(values).max()))
+        columns.append(np.full(len(values), np.nan) if known else values)  # exact data: rounding errors only
     pairs = []
     if len(columns) > 1 and len(columns[0]) > 2:
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -9,21 +9,23 @@ bootstrap, edge budgets discarded, weighted line), "parabola" (Hoffmann et al. 2
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from allometry.errors import AllometryError, unknown
+from allometry.laws.cells import misfits
 from allometry.laws.envelope import fit_envelope
-from allometry.laws.estimate import Estimate, percentile_interval, plain, said
+from allometry.laws.estimate import Array, Estimate, percentile_interval, plain, said
 from allometry.laws.frontier import PowerLine, power_line
 from allometry.laws.grid import Runs, read_runs
 from allometry.laws.minimum import METHODS, Minimum, minimum, shape_cautions
 from allometry.laws.noise import seed_noise
 from allometry.laws.result import FitWarning
-from allometry.laws.slices import make_slices, points
+from allometry.laws.slices import Slice, make_slices, points
+from allometry.units import format_count
 
 Method = Literal["akima", "parabola", "envelope"]
 
@@ -123,35 +125,72 @@ def isoflop(
     standard deviation of a run's loss between seeds; without it it is estimated from repeats, else from the
     smoothness of the slices. `budgets` are only needed to choose where an N x D grid is sliced.
 
+    Runs that do not belong (see `cells`) are left out, and named in `excluded` and in a warning.
+
     Raises AllometryError for unusable columns, or where fewer than two budgets have an optimum inside their
     sizes.
     """
     if method not in ("envelope", *METHODS):
         raise unknown("isoFLOP method", method, ("envelope", *METHODS))
     runs = read_runs(frame, columns)
-    table = runs.table
     if method == "envelope":
         return _by_envelope(runs, bootstrap, seed)
+    runs, left_out = _without_misfits(runs)
+    table = runs.table
     made, how = make_slices(table, budgets)
     log_loss = np.log(table["loss"].to_numpy(float))
+    _refuse_one_sided(made, log_loss)
     sigma, source = (noise, "given") if noise is not None else seed_noise(table, made)
     draws = log_loss + sigma * np.random.default_rng(seed).standard_normal((bootstrap, len(log_loss)))
-    optima = [minimum(s, log_loss, draws, method) for s in made]
+    optima = [minimum(s, log_loss, draws, method, sigma) for s in made]
     rows = pd.DataFrame([_summary(o) for o in optima])
     used = [o for o in optima if not o.reason]
     if len(used) < 2:
         reasons = "; ".join(f"C = {o.slice.C:.2g}: {o.reason}" for o in optima if o.reason)
         raise AllometryError(
-            f"only {len(used)} of {len(optima)} budgets have an optimum inside their sizes ({reasons})",
-            hint="add smaller and larger sizes at those budgets",
+            f"{len(used)} of {len(optima)} budgets have a usable optimum, and a line needs two ({reasons})",
+            hint="add smaller and larger sizes at those budgets, or other budgets",
         )
     lines = {name: _through(used, name) for name in ("N", "D", "loss")}
     return IsoflopResult(
         method=method, table=rows, slices=points(made, log_loss),
         N=lines["N"], D=lines["D"], loss=lines["loss"],
-        noise=float(sigma), noise_source=source, made=how, warnings=_cautions(optima, lines["N"], method),
+        noise=float(sigma), noise_source=source, made=how,
+        warnings=(*left_out, *_cautions(optima, lines["N"], method)),
         excluded=runs.excluded, notes=runs.notes,
     )  # fmt: skip
+
+
+def _without_misfits(runs: Runs) -> tuple[Runs, list[FitWarning]]:
+    """The runs that belong, and a warning that names the others."""
+    why = misfits(runs.table)
+    if not len(why):
+        return runs, []
+    bad = runs.table.loc[why.index]
+    cells = "; ".join(
+        f"row {label} (N {format_count(row['N'])}, C {row['C']:.2g}): {why[label]}"
+        for label, row in bad.iterrows()
+    )
+    excluded = pd.concat([runs.excluded, bad.assign(reason=why.str.split(":").str[0])])
+    kept = replace(runs, table=runs.table.drop(index=why.index), excluded=excluded)
+    return kept, [FitWarning(name="runs left out", meaning=f"{len(why)} runs do not belong: {cells}")]
+
+
+def _refuse_one_sided(made: list[Slice], log_loss: Array) -> None:
+    """Raise AllometryError for a single budget, and where every budget's best size is the same end."""
+    if len(made) == 1:
+        raise AllometryError(
+            f"the runs have one compute budget, {made[0].C:.2g} FLOPs; N_opt ∝ C^a needs a second budget",
+            hint="train the sizes at another budget too, at least a few times larger or smaller",
+        )
+    best = [int(s.losses(log_loss).argmin()) for s in made]
+    for side, at in (("smallest", [0] * len(made)), ("largest", [len(s.N) - 1 for s in made])):
+        if best == at:
+            other = "smaller" if side == "smallest" else "larger"
+            raise AllometryError(
+                f"at every budget the {side} size is the best one: the optimum lies outside the sizes tried",
+                hint=f"add {other} sizes at these budgets",
+            )
 
 
 def _through(optima: list[Minimum], name: str) -> PowerLine:

@@ -55,13 +55,17 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """Constants that a paper printed for a law, with the units they are printed in and where."""
+    """Constants that a paper printed for a law, with the units they are printed in and where.
+
+    `ranges` holds the smallest and largest value of inputs among the paper's runs, where it says.
+    """
 
     name: str
     values: Mapping[str, float]
     source: str
     units: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __getitem__(self, parameter: str) -> float:
         return self.values[parameter]

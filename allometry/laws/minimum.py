@@ -16,6 +16,7 @@ METHODS = ("akima", "parabola")
 PER_GAP = 25
 """Interpolation points between neighbouring sizes (Porian et al. 2024)."""
 EDGE = "the best size is at the edge of the sizes tried"
+BELOW = "the interpolated optimum lies far below every measured loss"
 FLAT = "the losses do not curve upwards: no minimum"
 
 
@@ -36,8 +37,13 @@ class Minimum:
     skew: float
 
 
-def minimum(s: Slice, log_loss: Array, draws: Array, method: str) -> Minimum:
-    """The minimum by "akima" or "parabola"; `log_loss` (runs,), `draws` (resamples, runs)."""
+def minimum(s: Slice, log_loss: Array, draws: Array, method: str, sigma: float = 0.0) -> Minimum:
+    """Find the minimum by "akima" or "parabola"; `log_loss` (runs,), `draws` (resamples, runs).
+
+    `sigma` is the noise of one log loss. An optimum further below the lowest measured loss than the parabola
+    through it and its neighbours reaches, and than the noise explains, is discarded: one bad run bends an
+    interpolant so.
+    """
     x, every = np.log(s.N), np.vstack([log_loss, draws])
     losses = s.losses(every)
     where, value, edge = _akima(x, losses) if method == "akima" else _parabola(x, losses)
@@ -49,6 +55,8 @@ def minimum(s: Slice, log_loss: Array, draws: Array, method: str) -> Minimum:
     elif share >= 0.5:
         side = "smallest" if np.nanmedian(where[1:]) < x.mean() else "largest"
         reason = f"{EDGE} (the {side}) in {100 * share:.0f} % of resamples"
+    elif method == "akima" and losses[0].min() - value[0] > 3 * _depth(x, losses[0]) + 4 * sigma + 1e-3:
+        reason = BELOW
     log_d = np.log(s.D)
     # ln D against ln N is a line of slope -1 at a set budget; outside the sizes it is continued so.
     outside = np.clip(where, x[0], x[-1])
@@ -67,6 +75,14 @@ def _akima(x: Array, losses: Array) -> tuple[Array, Array, Array]:
     curve = np.asarray(Akima1DInterpolator(x, losses, axis=-1)(fine))
     best = curve.argmin(-1)
     return fine[best], curve.min(-1), (best == 0) | (best == len(fine) - 1)
+
+
+def _depth(x: Array, losses: Array) -> float:
+    """How far the vertex of the parabola through the lowest loss and its neighbours lies below it."""
+    i = int(np.clip(losses.argmin(), 1, len(x) - 2))
+    quadratic, linear, constant = np.polyfit(x[i - 1 : i + 2] - x[i], losses[i - 1 : i + 2], 2)
+    lowest = float(losses.min())
+    return max(0.0, lowest - float(constant - linear**2 / (4 * quadratic))) if quadratic > 0 else 0.0
 
 
 def _parabola(x: Array, losses: Array) -> tuple[Array, Array, Array]:

@@ -55,10 +55,14 @@ def roughness(curves: list[tuple[Array, Array]]) -> tuple[float, str] | None:
 
 
 def repeat_noise(table: pd.DataFrame, log_loss: Array, least: int = 3) -> tuple[float, str] | None:
-    """Pooled standard deviation of log loss within runs of equal N and D; None with fewer than `least`
-    spare runs."""
-    groups = pd.Series(log_loss).groupby([table["N"].to_numpy(), table["D"].to_numpy()])
-    spare = len(log_loss) - groups.ngroups
+    """Return the pooled standard deviation of log loss within runs of equal N and D, and where it comes from.
+
+    None with fewer than `least` spare runs. Runs of equal loss are copies of one measurement and count once.
+    """
+    rows = pd.DataFrame({"N": table["N"].to_numpy(), "D": table["D"].to_numpy(), "y": log_loss})
+    rows = rows.drop_duplicates()
+    groups = rows["y"].groupby([rows["N"], rows["D"]])
+    spare = len(rows) - groups.ngroups
     if spare < least:
         return None
     within = float((groups.var(ddof=0) * groups.size()).sum())

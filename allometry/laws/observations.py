@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from allometry.errors import AllometryError
 from allometry.laws.expressions import evaluate, names_in
+from allometry.laws.grouping import Grouping, find_grouping, numbered
 from allometry.laws.law import Law
 from allometry.runs.tables.headings import column_for, conversion, scaled, similar
 from allometry.runs.tables.numbers import Ambiguous, convert, decide, examine, file_mark, is_text
@@ -28,8 +29,8 @@ Array = NDArray[np.float64]
 class Observations:
     """The points of a fit.
 
-    `inputs` and `output` are arrays of shape (n,), `weights` too (mean 1), `group` numbers the clusters
-    that are resampled together (0 … g-1). `frame` holds the used values under the law's symbols with the
+    `inputs` and `output` are arrays of shape (n,), `weights` too (mean 1). `grouping` says which rows are
+    resampled together, or may have to be. `frame` holds the used values under the law's symbols with the
     table's index; `excluded` the rows left out, with the column `reason`. `columns` says where each symbol
     came from, `notes` what was read otherwise than literally, `problems` what was found wrong with the
     values: (column, what, remedy). `kept` says of each row of the table whether it is used.
@@ -39,8 +40,7 @@ class Observations:
     inputs: dict[str, Array]
     output: Array
     weights: Array
-    group: NDArray[np.int_]
-    group_name: str | None
+    grouping: Grouping
     frame: pd.DataFrame
     excluded: pd.DataFrame
     columns: dict[str, str]
@@ -96,21 +96,21 @@ def observe(
             hint="check the columns that the law is given: "
             + ", ".join(f"{s}={reader.source(s)}" for s in wanted),
         )
-    group_name = group or ("run" if "run" in frame.columns else None)
     used = pd.DataFrame({s: values[s][keep] for s in wanted}, index=frame.index[keep])
     left_out = frame[~keep].assign(reason=reasons[~keep].to_numpy())
+    inputs = {s: values[s][keep] for s in law.inputs}
+    grouping, remarks = _grouping(frame[keep], group, inputs)
     weight = values["weight"][keep] if weights is not None else np.ones(int(keep.sum()))
     return Observations(
         law=law,
-        inputs={s: values[s][keep] for s in law.inputs},
+        inputs=inputs,
         output=values[law.output][keep],
         weights=weight / weight.mean(),
-        group=_clusters(frame, group_name, keep),
-        group_name=group_name,
+        grouping=grouping,
         frame=used,
         excluded=left_out,
         columns={**reader.mapping, **{s: reader.source(s) for s in wanted}},
-        notes=tuple(reader.notes),
+        notes=(*reader.notes, *remarks),
         problems=tuple(problems),
         kept=keep,
     )
@@ -379,25 +379,26 @@ def _exclude_unusable(
 
 
 def _duplicates(frame: pd.DataFrame, reasons: pd.Series) -> list[tuple[str, str, str]]:
-    """Rows equal to an earlier one in every column: perhaps one measurement twice, so it is said but not
-    dropped.
-    """
+    """Leave out rows equal to an earlier one in every column, and say so: one measurement is not two."""
     hashable = frame.map(lambda v: str(v) if isinstance(v, list | dict | np.ndarray) else v)
     repeated = [int(i) for i in np.flatnonzero(hashable.duplicated().to_numpy()) if not reasons[int(i)]]
     if not repeated:
         return []
-    what = f"{_rows(frame, repeated)} repeat an earlier row in every column, and count twice"
-    return [("(all)", what, "leave the copies out, or add a column (seed, run) that tells them apart")]
+    for i in repeated:
+        reasons[i] = "a copy of an earlier row"
+    what = f"{_rows(frame, repeated)} repeat an earlier row in every column, and are left out"
+    return [("(all)", what, "add a column (seed, run) that tells them apart if they are runs of their own")]
 
 
-def _clusters(frame: pd.DataFrame, name: str | None, keep: NDArray[np.bool_]) -> NDArray[np.int_]:
-    import pandas as pd
-
+def _grouping(
+    frame: pd.DataFrame, name: str | None, inputs: Mapping[str, Array]
+) -> tuple[Grouping, list[str]]:
+    """The rows to resample together: by the column `name` if one is named, else what the table gives away."""
     if name is None:
-        return np.arange(int(keep.sum()))
+        return find_grouping(frame, inputs)
     if name not in frame.columns:
         raise _missing("group", name, frame)
-    return np.asarray(pd.factorize(frame[name][keep], use_na_sentinel=False)[0], dtype=int)
+    return Grouping(group=numbered(frame[name]), name=name), []
 
 
 def _rows(frame: pd.DataFrame, positions: Sequence[int]) -> str:

@@ -90,6 +90,14 @@ class Problem:
                 jacobian[:, i] = column / value if self.objective.log else column
             return self.objective.transform(value) - self.target, jacobian
 
+    def spent(self, residuals: Array) -> float:
+        """Return how many points' worth of squared residuals (n,) the fitted parameters take away.
+
+        One for each parameter of a least-squares fit, fewer for the Huber objectives (`Objective.absorbed`).
+        """
+        spread = float(np.sqrt(np.mean(residuals**2)))
+        return len(self.free) * self.objective.absorbed(spread)
+
     def natural(self, z: Array) -> dict[str, Array]:
         """Coordinates (..., p) -> every parameter of the law, arrays of shape (...)."""
         columns = [z[..., i] for i in range(z.shape[-1])]

@@ -24,10 +24,20 @@ _CHARACTERS = {"N": "non-embedding parameters", "D_F": "characters", "D_T": "cha
 _ROUNDED = "A, B, alpha and beta are rounded so hard that they do not describe the paper's own data"
 
 
+_RANGES: dict[str, dict[str, tuple[float, float]]] = {
+    _KAPLAN: {"N": (768, 1.5e9), "D": (2.2e7, 2.3e10)},  # section 1.3: models and data sets
+    _HOFFMANN: {"N": (7e7, 1.6e10), "D": (5e9, 5e11)},  # abstract
+    _EPOCH: {"N": (7e7, 1.6e10), "D": (5e9, 5e11)},  # the same runs
+    "Muennighoff et al. 2023": {"N": (7e6, 9e9), "D": (1e8, 9e11)},  # abstract and section 4
+}
+"""Start of a source -> sizes and tokens of the runs behind its constants."""
+
+
 def _set(
     name: str, source: str, units: dict[str, str] | None = None, note: str = "", **values: float
 ) -> Published:
-    return Published(name=name, values=values, source=source, units=units or {}, note=note)
+    ranges = next((r for start, r in _RANGES.items() if source.startswith(start)), {})
+    return Published(name=name, values=values, source=source, units=units or {}, note=note, ranges=ranges)
 
 
 _BY_LAW: dict[str, tuple[Published, ...]] = {

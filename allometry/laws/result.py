@@ -13,7 +13,7 @@ from allometry.errors import AllometryError
 from allometry.laws.law import Law
 from allometry.laws.objectives import Objective
 from allometry.laws.problem import Problem
-from allometry.laws.uncertainty import quantiles
+from allometry.laws.uncertainty import noise_variance, outlying, quantiles, student_scales
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +113,7 @@ class FitResult:
         self, points: pd.DataFrame | Mapping[str, ArrayLike], level: float = 0.95
     ) -> tuple[Array, Array]:
         """The confidence band of the law itself at some points: (low, high), each of shape (n,)."""
-        return quantiles(self._curves(points), level, self.freedom)
+        return quantiles(self._curves(points), level)
 
     def prediction_interval(
         self, points: pd.DataFrame | Mapping[str, ArrayLike], level: float = 0.95
@@ -125,19 +125,33 @@ class FitResult:
         """
         curves = self.objective.transform(self._curves(points))
         rng = np.random.default_rng(self.seed + 1)
-        curves = np.repeat(curves, max(1, 2000 // len(curves)), axis=0)
-        low, high = quantiles(curves + self.scatter * rng.standard_normal(curves.shape), level, self.freedom)
+        size = self.scatter * student_scales(self.freedom, len(curves), self.seed)[:, None]
+        times = max(1, 2000 // len(curves))
+        curves, size = np.repeat(curves, times, axis=0), np.repeat(size, times, axis=0)
+        low, high = quantiles(curves + size * rng.standard_normal(curves.shape), level)
         return (np.exp(low), np.exp(high)) if self.objective.log else (low, high)
 
     @property
     def scatter(self) -> float:
-        """Standard deviation of a new run about the law, corrected for the parameters spent on the
-        residuals.
+        """Standard deviation of a new run about the law, corrected for the parameters spent on the residuals.
+
+        Points far outside the others (`outliers`) do not count. Without spare points the noise between
+        repeats, nan without repeats.
         """
-        n, p = len(self.residuals), len(self.free)
-        if n > p:
-            return self.rms * float(np.sqrt(n / (n - p)))
-        return self.noise if self.noise is not None else float("nan")
+        if self.freedom < 1:
+            return self.noise if self.noise is not None else float("nan")
+        scaled = self.residuals * np.sqrt(self.weights)
+        return float(np.sqrt(noise_variance(scaled, self.outliers, self.group, self.spent)))
+
+    @property
+    def spent(self) -> float:
+        """How many points' worth of squared residuals the fitted parameters took away."""
+        return self.problem().spent(self.residuals)
+
+    @property
+    def outliers(self) -> NDArray[np.bool_]:
+        """Which points (n,) lie farther off the law than noise like that of the others reaches."""
+        return outlying(self.residuals * np.sqrt(self.weights), len(self.free))
 
     @property
     def coordinates(self) -> Array:
@@ -206,7 +220,7 @@ class FitResult:
         return self.law.predict(params, **inputs)
 
     def _quantiles(self, samples: Array, level: float) -> tuple[float, float]:
-        low, high = quantiles(samples, level, self.freedom)
+        low, high = quantiles(samples, level)
         return float(low), float(high)
 
     def problem(self) -> Problem:

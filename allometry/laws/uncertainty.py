@@ -1,11 +1,19 @@
-"""How sure a fit is: bootstrap over runs, noise from repeats, profile likelihood.
+"""How sure a fit is: resampled fits, noise from repeats.
 
-Two ways to resample. Tables with many runs are resampled run by run, which assumes nothing about the noise.
-Tables with few runs are not: a resample of 20 runs leaves out whole sizes, and its intervals cover far too
-much or too little. They are simulated instead: the fitted law, plus normal noise as large as the residuals
-say (corrected for the parameters spent, and shared within a run where points of one run go together). In
-both cases the percentiles that are read off are widened from normal to Student's t (Hesterberg 2015,
-section 4.3, "expanded percentiles").
+The law is fitted again to tables simulated around the fit: its own values plus noise. With few runs the noise
+is normal and as large as the residuals say, corrected for the parameters spent, and shared within a run where
+the residuals of a run agree. From `MANY_RUNS` runs on every point keeps its own residual, under a random sign
+that the points of a run share (the wild bootstrap of Wu 1986; for absolute deviations Feng, He & Hu 2011,
+"Wild bootstrap for quantile regression"), smoothed by a normal kernel; so noise may differ in size and shape
+from place to place. Resampling runs with replacement ("runs") can be asked for: its intervals are too wide
+for absolute deviations, and useless where whole sizes drop out.
+
+A point far outside the others keeps its own residual, under a random sign, and does not enlarge the noise of
+the others.
+
+The size of the noise is itself an estimate from few degrees of freedom. Every resample has a size of its
+own, drawn from what is known about it (a scaled inverse chi distribution), so that the resamples are
+distributed as Student's t: plain percentiles of them, or of anything computed from them, are intervals.
 """
 
 from __future__ import annotations
@@ -28,7 +36,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 MANY_RUNS = 100
-"""From this many runs on, resampling runs covers as it should (benchmarks/coverage.py measures it)."""
+"""From this many runs on each point keeps its own residual in the simulated tables."""
 
 Mapped = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """What the built-in `map` does, perhaps elsewhere: see `allometry.cluster.mapped`."""
@@ -63,31 +71,54 @@ def bootstrap(
 ) -> Resamples:
     """Fit `count` resampled tables, each from `z`. `group` (n,) numbers the runs that points belong to.
 
-    `kind` is "runs" (resample runs with replacement), "noise" (simulate noise around the fit) or "auto",
-    which takes runs where there are at least `MANY_RUNS` of them. All resamples are drawn here; parts of them
-    are fitted where `mapped` says, with the same result.
+    `kind` is "noise" (simulate noise around the fit), "runs" (resample runs with replacement) or "auto",
+    which is noise except for asymmetric objectives: their residuals are not centred on the law. All
+    resamples are drawn here; parts of them are fitted where `mapped` says, with the same result.
     """
     groups = int(group.max()) + 1
     freedom = groups - len(z)
-    kind = kind if kind != "auto" else "runs" if groups >= MANY_RUNS else "noise"
+    kind = kind if kind != "auto" else "noise" if problem.objective.above == 1.0 else "runs"
     if not count or not len(z) or freedom < 1:
         return Resamples(np.empty((0, len(z))), kind, freedom)
     rng = np.random.default_rng(seed)
+    scales = student_scales(freedom, count, seed)
     start = np.broadcast_to(z, (count, len(z))).copy()
     weights, shift = problem.weights, None
     if kind == "runs":
         weights = rng.multinomial(groups, np.full(groups, 1 / groups), size=count)[:, group] * problem.weights
     else:
         residuals = problem.residuals(z[None])[0][0]
-        spent = len(z) * problem.objective.absorbed(float(np.sqrt(np.mean(residuals**2))))
-        noise = simulated_noise(residuals, problem.weights, group, spent, count, rng)
-        shift = -residuals - noise
+        noise = simulated_noise(
+            residuals, problem.weights, group, len(z), problem.spent(residuals), count, rng
+        )
+        shift = -residuals - noise * scales[:, None]
     parts = [
         _Part(replace(problem), start[part], weights if weights.ndim == 1 else weights[part],
               None if shift is None else shift[part])
         for part in _slices(count, together(weights.shape[-1]))
     ]  # fmt: skip
-    return Resamples(np.concatenate(list(mapped(_fit_part, parts))), kind, freedom)
+    found = np.concatenate(list(mapped(_fit_part, parts)))
+    if kind == "runs":
+        found = np.clip(z + scales[:, None] * (found - z), problem.box.low, problem.box.high)
+    return Resamples(found, kind, freedom)
+
+
+def student_scales(freedom: int, count: int, seed: int) -> Array:
+    """Return `count` factors by which the true noise may exceed one of `freedom` degrees of freedom.
+
+    Normal draws times these factors follow Student's t. The factors are the quantiles of the inverse chi
+    distribution at evenly spaced probabilities, in random order.
+    """
+    order = np.random.default_rng([seed, 1]).permutation(count)
+    probability = (order + 0.5) / count
+    if freedom < 60:
+        from scipy.special import gammaincinv
+
+        chi_square = 2 * gammaincinv(freedom / 2, probability)
+    else:  # Wilson & Hilferty 1931: exact to four digits here
+        normal = np.array([NormalDist().inv_cdf(p) for p in probability])
+        chi_square = freedom * (1 - 2 / (9 * freedom) + normal * math.sqrt(2 / (9 * freedom))) ** 3
+    return np.asarray(np.sqrt(freedom / np.maximum(chi_square, 1e-12)))
 
 
 @dataclass(frozen=True)
@@ -119,25 +150,63 @@ def simulated_noise(
     residuals: Array,
     weights: Array,
     group: NDArray[np.int_],
+    parameters: int,
     spent: float,
     count: int,
     rng: np.random.Generator,
 ) -> Array:
-    """Normal noise (count, n) of the residuals' size: independent points, or a shared part for each run.
+    """Return noise (count, n) like the residuals (n,): see the top of this file.
 
-    Points of weight w have a variance proportional to 1/w.
+    `spent` is how many points' worth of squared residuals the fitted `parameters` took away. Points of
+    weight w have a variance proportional to 1/w.
     """
     n, groups = len(residuals), int(group.max()) + 1
     scaled = residuals * np.sqrt(weights)
-    variance = float(np.sum(scaled**2)) / max(n - spent, 1)
-    noise = rng.standard_normal((count, n))
+    far = outlying(scaled, parameters)
+    variance = noise_variance(scaled, far, group, spent)
+    unit = rng.standard_normal((count, n))
     if groups < n:
-        variance = float(np.sum(scaled**2)) / n * groups / max(groups - spent, 1)
-        shared = intraclass_correlation(scaled, group)
-        noise = (
-            math.sqrt(1 - shared) * noise + math.sqrt(shared) * rng.standard_normal((count, groups))[:, group]
-        )
-    return noise * math.sqrt(variance) / np.sqrt(weights)
+        shared = intraclass_correlation(scaled[~far], group[~far])
+        together = rng.standard_normal((count, groups))[:, group]
+        unit = math.sqrt(1 - shared) * unit + math.sqrt(shared) * together
+    noise = math.sqrt(variance) * unit
+    if far.any() or groups >= MANY_RUNS:
+        sign = (2.0 * rng.integers(0, 2, size=(count, groups)) - 1)[:, group]
+        if groups >= MANY_RUNS:
+            kernel = 1.06 * groups**-0.2
+            typical = math.sqrt(max(float(np.mean(scaled[~far] ** 2)), 1e-300))
+            own = scaled * (math.sqrt(variance) / typical)
+            noise = np.where(far, noise, (sign * own + kernel * noise) / math.sqrt(1 + kernel**2))
+        noise = np.where(far, sign * scaled, noise)
+    return np.asarray(noise / np.sqrt(weights))
+
+
+def noise_variance(scaled: Array, far: NDArray[np.bool_], group: NDArray[np.int_], spent: float) -> float:
+    """Return the variance of the noise at weight 1, from weighted residuals (n,) without those `far`.
+
+    It is corrected for the parameters spent on the runs: where points of a run go together there are only as
+    many values to spend as runs.
+    """
+    near, groups = scaled[~far], len(np.unique(group[~far]))
+    return float(np.mean(near**2)) * groups / max(groups - spent, 1)
+
+
+def outlying(scaled: Array, parameters: int) -> NDArray[np.bool_]:
+    """Return which residuals (n,) lie farther out than normal noise reaches in one of a thousand tables.
+
+    The scale is the median size of the residuals, without the smallest ones: a fit of absolute deviations
+    passes through as many points as it has parameters (Maronna, Martin & Yohai 2006, section 4.4).
+    Student's t allows for the few residuals that the median rests on (its efficiency is 37 %). With fewer
+    than three spare points nothing is called an outlier.
+    """
+    size = np.abs(scaled)
+    n = len(size)
+    spare = n - parameters
+    if spare < 3:
+        return np.zeros(n, dtype=bool)
+    scale = 1.4826 * float(np.median(np.sort(size)[parameters:]))
+    allowed = student_quantile(1 - 0.0005 / n, max(1, round(0.37 * spare)))
+    return np.asarray(size > max(allowed * scale, 1e-9))
 
 
 def intraclass_correlation(values: Array, group: NDArray[np.int_]) -> float:
@@ -155,11 +224,6 @@ def intraclass_correlation(values: Array, group: NDArray[np.int_]) -> float:
     return shared / (shared + within) if shared + within > 0 else 0.0
 
 
-def tail(level: float, freedom: int) -> float:
-    """The tail probability whose normal quantile is Student's t quantile for `level` and `freedom`."""
-    return NormalDist().cdf(-student_quantile((1 + level) / 2, freedom))
-
-
 def student_quantile(probability: float, freedom: int) -> float:
     """Quantile of Student's t; the normal's with two correction terms where that is exact to five digits."""
     z = NormalDist().inv_cdf(probability)
@@ -170,15 +234,15 @@ def student_quantile(probability: float, freedom: int) -> float:
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
-def quantiles(samples: Array, level: float, freedom: int) -> tuple[Array, Array]:
-    """The interval of the samples (axis 0), widened for few degrees of freedom; nan if empty.
+def quantiles(samples: Array, level: float) -> tuple[Array, Array]:
+    """Return the central interval of the samples (axis 0) at a level such as 0.95; nan if there are none.
 
     The k-th of n sorted samples stands for the probability k/(n + 1): other definitions cut far tails short.
     """
     if not len(samples):
         empty = np.full(np.shape(samples)[1:], np.nan)
         return empty, empty.copy()
-    outside = tail(level, freedom)
+    outside = (1 - level) / 2
     low, high = np.nanquantile(samples, [outside, 1 - outside], axis=0, method="weibull")
     return low, high
 
@@ -188,10 +252,13 @@ def seed_noise(frame: pd.DataFrame, values: Array, inputs: Mapping[str, Array]) 
     repeats.
 
     Repeats are rows that agree in the law's inputs and in every column that says how a run was made (so a
-    second learning rate is not a repeat); at least two degrees of freedom are asked for.
+    second learning rate is not a repeat); at least two degrees of freedom are asked for. Equal values under
+    one seed, or without a column of seeds, are copies of one measurement and count once.
     """
     same = frame[[c for c in frame.columns if c in _CONDITIONS]].reset_index(drop=True)
     same = same.assign(**{f"input {name}": x for name, x in inputs.items()})
+    once = ~same.assign(value=values, **_seeds(frame)).duplicated().to_numpy()
+    same, values = same[once], values[once]
     keys = same.groupby(list(same.columns), dropna=False, sort=False).ngroup().to_numpy()
     if "seed" in frame.columns and frame["seed"].nunique() < 2:
         return None
@@ -202,3 +269,7 @@ def seed_noise(frame: pd.DataFrame, values: Array, inputs: Mapping[str, Array]) 
     means = np.bincount(keys, weights=values) / counts
     spread = math.sqrt(float(np.sum((values - means[keys]) ** 2)) / freedom)
     return (spread, freedom) if spread > 0 else None
+
+
+def _seeds(frame: pd.DataFrame) -> dict[str, Any]:
+    return {"seed of the run": frame["seed"].to_numpy()} if "seed" in frame.columns else {}

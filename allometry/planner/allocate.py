@@ -20,7 +20,8 @@ from allometry.units import PF_DAY, format_count, format_flops
 class Request:
     """What is asked: a budget in FLOPs or a target loss, and what is fixed. `ratio` is D/N.
 
-    Raises AllometryError where more than one of N, D and D/N is fixed.
+    N and D may both be fixed where the budget is what they cost. Raises AllometryError where more than one of
+    N, D and D/N is fixed otherwise.
     """
 
     budget: float | None
@@ -33,15 +34,22 @@ class Request:
     def __post_init__(self) -> None:
         fixed = {"N": self.N, "D": self.D, "D/N": self.ratio}
         given = [name for name, value in fixed.items() if value is not None]
-        if len(given) > 1:
+        if len(given) > 1 and not self._whole_run:
             raise AllometryError(
                 f"{' and '.join(given)} cannot all be fixed: the budget or the target decides the rest",
-                hint="fix one of them",
-                cli_hint="give one of -N, -D and --ratio",
+                hint="fix one of them; or give N and D alone, for the loss of that run",
+                cli_hint="give one of -N, -D and --ratio; or -N and -D without a budget, for the loss of that run",
             )
         for name, value in {**fixed, "unique": self.unique}.items():
             if value is not None and not value > 0:
                 raise AllometryError(f"{name} must be positive, not {value}", hint="write it like 10M or 20")
+
+    @property
+    def _whole_run(self) -> bool:
+        """Whether N and D are given and the budget is their cost."""
+        if self.N is None or self.D is None or self.ratio is not None or self.budget is None:
+            return False
+        return bool(np.isclose(self.budget, FLOPS_PER_PARAMETER_TOKEN * self.N * self.D, rtol=1e-3))
 
     @property
     def rule(self) -> str:
@@ -50,7 +58,9 @@ class Request:
             f"{format_flops(self.budget)} FLOPs" if self.budget is not None else f"a loss of {self.loss:.4g}"
         )
         how = "compute-optimal"
-        if self.N is not None:
+        if self._whole_run:
+            how = f"N fixed at {format_count(self.N or 0)} and D at {format_count(self.D or 0)}"
+        elif self.N is not None:
             how = f"N fixed at {format_count(self.N)}"
         elif self.D is not None:
             how = f"D fixed at {format_count(self.D)}"

@@ -15,6 +15,7 @@ from allometry.laws.estimate import Array, Estimate, percentile_interval, plain
 from allometry.laws.result import FitResult
 from allometry.laws.zoo import get
 from allometry.planner.allocate import Allocation, Request, allocate
+from allometry.planner.optimum import FLOPS_PER_PARAMETER_TOKEN
 from allometry.planner.source import R_D_STAR, Source, effective_tokens, from_fit, from_published
 from allometry.planner.wrong_size import wrong_sizes
 from allometry.units import format_count, format_duration, format_flops
@@ -36,7 +37,7 @@ class Plan:
     """A run to train. N (parameters), D (tokens), C (FLOPs), loss, batch (tokens) and steps are
     `Estimate`s.
 
-    `beyond` says how many times N, D and C lie outside the data of the fit (None: published constants).
+    `beyond` says how many times N, D and C lie outside the data of the fit (None: not known).
     `sizes`: what other sizes cost (columns N, D, loss at the same compute, compute for the same loss).
     `epochs`: for limited data, what repeating is worth. `notes` are assumptions, `warnings` reasons to
     distrust.
@@ -78,7 +79,7 @@ class Plan:
             epochs = self.D.value / (self.unique or self.D.value)
             lines.append(f"repeating the data (this plan: {max(epochs, 1):.3g} epochs):")
             lines += [
-                f"  {r['epochs']:3.0f} epochs  worth {r['worth']:.1%} of as many fresh tokens"
+                f"  {r['epochs']:4.3g} epochs  worth {r['worth']:.1%} of as many fresh tokens"
                 for _, r in self.epochs.iterrows()
             ]
         return "\n".join(
@@ -135,14 +136,14 @@ def plan(
 
     The law is a `fit`, else the constants `published` (a set's name; default the first) of `law`. By
     default size and tokens are compute-optimal; N, D or `tokens_per_parameter` fix one of them
-    (over-training). `unique` tokens of data repeat when D exceeds them. `batch` in tokens; by default
-    Kaplan's critical batch at the loss reached.
+    (over-training). N and D without a budget give the loss of that run. `unique` tokens of data repeat when
+    D exceeds them. `batch` in tokens; by default Kaplan's critical batch at the loss reached.
 
     Raises AllometryError for requests that contradict each other or that the law cannot meet.
     """
     source = from_fit(fit) if fit is not None else from_published(law, published)
     request = Request(
-        budget=_budget(budget, hours, speed, loss),
+        budget=_budget(budget, hours, speed, loss, (N, D)),
         loss=loss,
         N=N,
         D=D,
@@ -165,17 +166,24 @@ def plan(
 
 
 def _budget(
-    budget: float | None, hours: float | None, speed: float | None, loss: float | None
+    budget: float | None,
+    hours: float | None,
+    speed: float | None,
+    loss: float | None,
+    run: tuple[float | None, float | None],
 ) -> float | None:
     given = [
         name for name, value in (("budget", budget), ("hours", hours), ("loss", loss)) if value is not None
     ]
+    N, D = run
+    if not given and N is not None and D is not None:
+        return FLOPS_PER_PARAMETER_TOKEN * N * D
     if len(given) != 1:
         what = f"{' and '.join(given)} contradict each other" if given else "nothing says how much to spend"
         raise AllometryError(
             what,
-            hint="give one of a compute budget, hours (with a speed), or a target loss",
-            cli_hint="give one of a BUDGET such as 1e18, --hours (with a speed), or --loss",
+            hint="give one of a compute budget, hours (with a speed), a target loss, or both N and D",
+            cli_hint="give one of a BUDGET such as 1e18, --hours (with a speed), --loss, or both -N and -D",
         )
     if hours is not None:
         if speed is None:
@@ -263,7 +271,7 @@ def _warnings(
     found = []
     far = {k: x for k, x in beyond.items() if x is not None and x > 10}
     if far:
-        text = ", ".join(f"{k} by {x:.0f} x" for k, x in far.items())
+        text = ", ".join(f"{k} by {x:.3g} x" for k, x in far.items())
         found.append(
             f"extrapolates more than 10 x beyond the data ({text}); the law's form may not hold there"
         )

@@ -18,6 +18,9 @@ from allometry.laws.zoo import all_laws, get
 R_D_STAR = 15.387756
 """Repeats of the data that are worth having (Muennighoff et al. 2023, arXiv 2305.16264, R_D*)."""
 
+LEAST_N, LEAST_D = 1000.0, 20_000.0
+"""Largest size and number of tokens of a table below which they cannot be counts."""
+
 _SHAPES = ({"N", "D"}, {"N", "M"}, {"N", "D", "U"})
 
 
@@ -26,8 +29,8 @@ class Source:
     """A law with its constants: `parameters` are arrays of shape (1,), `draws` arrays of shape (R,), R
     may be 0.
 
-    `ranges` holds the smallest and largest N, D and C of the data (empty for published constants),
-    `scatter` the relative standard deviation of a run about the fit.
+    `ranges` holds the smallest and largest N, D and C of the data (of published constants as far as the
+    paper says them), `scatter` the relative standard deviation of a run about the fit.
     """
 
     law: Law
@@ -62,7 +65,7 @@ class Source:
         return self.law.predict(shaped, **inputs)
 
     def beyond(self, name: str, value: float) -> float | None:
-        """How many times N, D or C lies outside the data (1 inside); None for published constants."""
+        """How many times N, D or C lies outside the data (1 inside); None where the data are not known."""
         if name not in self.ranges or not np.isfinite(value):
             return None
         low, high = self.ranges[name]
@@ -83,6 +86,7 @@ def from_fit(result: FitResult) -> Source:
     if result.status == "failed":
         raise AllometryError("a failed fit cannot be planned with", hint="; ".join(result.reasons) or None)
     data = result.data
+    refuse_wrong_units(data)
     tokens = data["D"] if "D" in data else data["M"] * data["N"] if "M" in data else None
     ranges = {"N": _range(data["N"])} if "N" in data else {}
     if tokens is not None:
@@ -99,6 +103,21 @@ def from_fit(result: FitResult) -> Source:
         notes=tuple(notes),
         scatter=result.rms,
     )
+
+
+def refuse_wrong_units(data: pd.DataFrame) -> None:
+    """Raise AllometryError where sizes N or tokens D (columns) are no counts but millions or billions.
+
+    A fit does not mind; compute, C = 6ND in FLOPs, does.
+    """
+    for name, what, least in (("N", "parameters", LEAST_N), ("D", "tokens", LEAST_D)):
+        if name in data and float(data[name].max()) < least:
+            low, high = _range(data[name])
+            raise AllometryError(
+                f"{name} runs from {low:.3g} to {high:.3g} in the table: that is no number of {what}, so no"
+                " compute follows from it. Is it in millions, billions or trillions?",
+                hint=f"write it as a count: {name} = {name}*1e9, if it is in billions",
+            )
 
 
 def from_published(law: str, name: str | None = None) -> Source:
@@ -133,7 +152,7 @@ def from_published(law: str, name: str | None = None) -> Source:
         label=f"{chosen.title}, constants {constants.name}",
         parameters={k: np.array([float(v)]) for k, v in constants.values.items()},
         draws={},
-        ranges={},
+        ranges=dict(constants.ranges),
         notes=tuple(notes),
     )
 

@@ -74,7 +74,7 @@ def test_parameters_can_be_fixed_and_tied():
 
 def test_weights_count_rows_as_often_as_they_say():
     frame = table(noise=0.01)
-    twice = pd.concat([frame, frame.iloc[:5]], ignore_index=True)
+    twice = pd.concat([frame, frame.iloc[:5]], ignore_index=True).assign(seed=range(30))
     weighted = frame.assign(w=np.r_[np.full(5, 2.0), np.ones(20)])
     a = allometry.fit(twice, law="chinchilla", objective="lsq-log", bootstrap=0)
     b = allometry.fit(weighted, law="chinchilla", objective="lsq-log", weights="w", bootstrap=0)
@@ -226,7 +226,10 @@ def test_a_column_of_the_wrong_sign_is_refused():
 def test_duplicated_rows_are_said():
     frame = pd.concat([table(), table().iloc[:2]], ignore_index=True)
     result = allometry.fit(frame, law="chinchilla", bootstrap=0)
-    assert len(result.data) == 27
+    assert len(result.data) == 25
+    assert list(result.excluded.index) == [25, 26]
+    with_seeds = allometry.fit(frame.assign(seed=np.arange(27) // 25), law="chinchilla", bootstrap=0)
+    assert len(with_seeds.data) == 27
     assert any("repeat an earlier row" in w.meaning and "25, 26" in w.meaning for w in result.warnings)
 
 

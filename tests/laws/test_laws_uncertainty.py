@@ -12,7 +12,13 @@ from scipy import stats
 import allometry
 from allometry.errors import AllometryError
 from allometry.laws.coverage import Design, coverage
-from allometry.laws.uncertainty import intraclass_correlation, seed_noise, student_quantile, tail
+from allometry.laws.uncertainty import (
+    intraclass_correlation,
+    quantiles,
+    seed_noise,
+    student_quantile,
+    student_scales,
+)
 
 
 def table(runs=30, points=1, noise=0.01, seed=0):
@@ -38,8 +44,29 @@ def test_student_quantiles(freedom, probability):
     )
 
 
-def test_tails_are_narrower_for_few_runs():
-    assert tail(0.95, 4) < tail(0.95, 30) < tail(0.95, 10**6) == pytest.approx(0.025, rel=1e-3)
+@pytest.mark.parametrize("freedom", [1, 2, 5, 30, 70])
+def test_normal_draws_of_uncertain_size_follow_student(freedom):
+    scales = student_scales(freedom, 20000, seed=0)
+    draws = scales * np.random.default_rng(0).standard_normal(20000)
+    for level in (0.8, 0.95):
+        low, high = quantiles(draws, level)
+        expected = stats.t.ppf((1 + level) / 2, freedom)
+        assert (-low, high) == (pytest.approx(expected, rel=0.07), pytest.approx(expected, rel=0.07))
+
+
+@pytest.mark.parametrize("points", [3, 4, 6])
+def test_intervals_of_few_points_are_those_of_students_t(points):
+    """A power law by least squares of logarithms is a straight line: its intervals are known exactly."""
+    x = np.geomspace(1e6, 1e9, points)
+    y = 12 * x**-0.08 * np.exp(0.01 * np.random.default_rng(points).standard_normal(points))
+    result = allometry.fit(pd.DataFrame({"X": x, "L": y}), law="power", objective="lsq-log", bootstrap=4000)
+    line = stats.linregress(np.log(x), np.log(y))
+    for level in (0.8, 0.95):
+        half = line.stderr * stats.t.ppf((1 + level) / 2, points - 2)
+        low, high = result.interval("alpha", level)
+        assert low == pytest.approx(-line.slope - half, abs=0.12 * half)
+        assert high == pytest.approx(-line.slope + half, abs=0.12 * half)
+    assert result.table()["se_boot"]["alpha"] == pytest.approx(line.stderr, rel=0.1)
 
 
 def test_points_of_one_run_are_recognised():
@@ -52,9 +79,11 @@ def test_points_of_one_run_are_recognised():
     assert intraclass_correlation(np.zeros(1000), group) == 0
 
 
-def test_few_runs_are_simulated_and_many_resampled(fitted):
+def test_tables_are_simulated_unless_runs_are_to_be_resampled(fitted):
     assert fitted.resampling == "noise"
-    assert allometry.fit(table(runs=120), law="kaplan-n", bootstrap=10).resampling == "runs"
+    assert allometry.fit(table(runs=120), law="kaplan-n", bootstrap=10).resampling == "noise"
+    lower = allometry.fit(table(), law="kaplan-n", bootstrap=10, objective="lower-envelope")
+    assert lower.resampling == "runs"  # noise about an envelope is not centred on it
     assert allometry.fit(table(), law="kaplan-n", bootstrap=10, resample="runs").resampling == "runs"
 
 

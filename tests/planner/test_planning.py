@@ -222,3 +222,52 @@ def test_designs_that_cannot_identify_the_target_are_refused():
 def test_an_unknown_target_is_explained(fitted):
     with pytest.raises(AllometryError, match="unknown target"):
         next_runs(fitted, budget=1e18, target="beauty")
+
+
+def test_n_and_d_alone_give_the_loss_of_that_run():
+    """8.7B parameters on 178B tokens of which 25.4B are unique (Muennighoff et al. 2023)."""
+    run = {"N": 8.7e9, "D": 178e9, "law": "muennighoff"}
+    assert plan(**run, unique=25.4285714e9).loss.value == pytest.approx(2.226081, abs=1e-6)
+    assert plan(**run).loss.value == pytest.approx(2.192164, abs=1e-6)
+    assert plan(**run).C.value == pytest.approx(6 * 8.7e9 * 178e9)
+    with pytest.raises(AllometryError, match="cannot all be fixed"):
+        plan(1e21, **run)
+
+
+def test_the_loss_of_a_run_has_the_fits_interval(fitted):
+    low, high = plan(N=1e9, D=1e10, fit=fitted).loss.interval()
+    expected = fitted.interval_at({"N": [1e9], "D": [1e10]})
+    assert (low, high) == (pytest.approx(expected[0][0], rel=1e-3), pytest.approx(expected[1][0], rel=1e-3))
+
+
+def test_epochs_are_printed_as_they_are_computed():
+    planned = plan(N=8.7e9, D=88.2e9, unique=25.4e9, law="muennighoff")
+    row = planned.epochs.set_index("epochs")["worth"].loc[88.2 / 25.4]
+    assert f"3.47 epochs  worth {row:.1%}" in planned.report()
+
+
+def test_steps_spread_as_tokens_over_a_given_batch(fitted):
+    planned = plan(1e21, fit=fitted, batch=2**20)
+    for level in (0.8, 0.95):
+        tokens, steps = planned.D.interval(level), planned.steps.interval(level)
+        np.testing.assert_allclose(np.array(steps) * 2**20, tokens, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("N", "D"), [(1e9, 1e12), (1e9, 1.0), (1.0, 1e9)])
+def test_sizes_and_tokens_that_are_no_counts_are_refused(N, D):
+    n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(2e8, 2e10, 5)))
+    frame = pd.DataFrame({"N": n / N, "D": d / D, "loss": 1.8 + 400 / n**0.34 + 1500 / d**0.36})
+    scaled = fit(frame, law="chinchilla", bootstrap=0)
+    assert scaled.parameters["alpha"] == pytest.approx(0.34, abs=1e-3)
+    with pytest.raises(AllometryError, match="no number of (parameters|tokens)"):
+        plan(1e22, fit=scaled)
+    with pytest.raises(AllometryError, match="no number of"):
+        next_runs(scaled, budget=1e20, target="a")
+
+
+def test_published_constants_say_how_far_they_extrapolate():
+    far, inside = plan(1e15), plan(N=1e9, D=2e10)
+    assert far.beyond["N"] == pytest.approx(7e7 / far.N.value)
+    assert any("extrapolates" in w for w in far.warnings)
+    assert (inside.beyond["N"], inside.beyond["D"]) == (1, 1)
+    assert not inside.warnings

@@ -12,9 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-
-from allometry.errors import AllometryError
-from allometry.laws.frontier import PowerLine
 from allometry.studies.base import Evidence, study
 from allometry.studies.readings import (
     adjusted,
@@ -28,6 +25,9 @@ from allometry.studies.readings import (
 )
 from allometry.studies.readings.batches import BatchLaw
 from allometry.studies.readings.critical import Critical
+
+from allometry.errors import AllometryError
+from allometry.laws.frontier import PowerLine
 from allometry.units import PF_DAY
 
 from test_batch import ALPHA, SIZES, synthetic  # isort: skip

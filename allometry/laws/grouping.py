@@ -1,0 +1,232 @@
+"""Which rows of a table are points of one run: their noise is shared, so they are resampled together.
+
+A column `run` says so. Without one the table is searched for what gives checkpoints away: a column of
+steps, a column of names that repeat, one size with a long row of growing D. What only looks like it is
+decided by the residuals: rows of one run agree in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = NDArray[np.float64]
+
+RUN_NAMES = ("run", "run_id", "run_name")
+"""Columns that tell runs apart by their name."""
+
+PERHAPS_RUN_NAMES = ("name", "id", "model", "model_name", "experiment")
+"""Columns that may: or hold the model's size, its family or the corpus."""
+
+STEP_NAMES = ("step", "_step", "iter", "iteration", "global_step", "train_step", "trainer/global_step")
+"""Columns of training logs that count updates (lower case)."""
+
+CONDITIONS = (
+    *("family", "shape", "model", "n_layer", "d_model", "N", "unique", "B", "peak_lr", "max_lr"),
+    *("schedule", "corpus", "tokenizer", "dropout", "optimizer", "context", "seed"),
+)
+"""Columns that are the same for all points of one run."""
+
+LONG_CURVE = 10
+"""Points of one size from which on they may be checkpoints of one run although nothing names a run."""
+
+_SIZES = ("N", "U", "B")
+"""Inputs of laws that stay the same within a run; the others grow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grouping:
+    """Clusters of rows: `group` (n,) numbers them 0 … g-1, `name` says by what, `why` how that is known.
+
+    `name` is None where every row stands alone. `level` is the significance at which residuals must agree
+    within the groups before they are used; 1 where it is known without them. `checkpoints` says that groups
+    hold several values of what grows in training.
+    """
+
+    group: NDArray[np.int_]
+    name: str | None = None
+    why: str = ""
+    level: float = 1.0
+    checkpoints: bool = False
+
+    @property
+    def groups(self) -> int:
+        """Number of groups."""
+        return int(self.group.max()) + 1 if len(self.group) else 0
+
+
+def find_grouping(frame: pd.DataFrame, inputs: Mapping[str, Array]) -> tuple[Grouping, list[str]]:
+    """Return the most telling grouping of a table's rows, and notes on columns that do not tell runs apart.
+
+    `inputs` are the law's inputs, (n,) each, of the rows of `frame`. The grouping's `level` says whether it
+    still has to be confirmed by the residuals (`decide`).
+    """
+    alone = Grouping(group=np.arange(len(frame)))
+    notes: list[str] = []
+    seen: set[str] = set()
+    size = _sizes(frame, inputs)
+    stepped = next((str(c) for c in frame.columns if str(c).lower() in STEP_NAMES), None)
+    for name in (*RUN_NAMES, *PERHAPS_RUN_NAMES):
+        shown = _source(frame, name) if name in frame.columns else name
+        if name not in frame.columns or shown in seen:
+            continue
+        seen.add(shown)
+        sure = name in RUN_NAMES and shown not in PERHAPS_RUN_NAMES
+        group = numbered(frame[name])
+        found = replace(alone, group=group, name=shown, checkpoints=_grows(group, inputs))
+        if found.groups == len(frame):
+            if sure:
+                return found, notes
+            continue
+        problem = not_a_run(group, size)
+        if problem:
+            notes.append(f"column {shown!r} {problem}: its rows are taken as independent runs")
+            continue
+        if sure or (stepped and found.checkpoints):
+            why = f"column {shown!r}" if sure else f"columns {shown!r} and {stepped!r}"
+            return replace(found, why=f"{why}: points of one run, resampled together"), notes
+        return replace(found, level=0.05, why=f"column {shown!r} repeats"), notes
+    return _by_all_else(frame, inputs, stepped) or alone, notes
+
+
+def decide(suspected: Grouping, residuals: Array) -> tuple[Grouping, str]:
+    """Return the grouping to use, and a note that says why, from the residuals (n,) of a fit.
+
+    Rows that may belong together do so where their residuals agree (see `agreement`).
+    """
+    if suspected.level >= 1:
+        return suspected, suspected.why
+    p = agreement(residuals, suspected.group)
+    name = suspected.name
+    if p < suspected.level:
+        note = (
+            f"{suspected.why}, and residuals agree within it (p = {p:.1g}): rows of one {name} are resampled"
+            f" together, as {suspected.groups} runs"
+        )
+        return suspected, note
+    alone = Grouping(group=np.arange(len(suspected.group)))
+    if suspected.level < 0.05:
+        return alone, ""
+    note = (
+        f"{suspected.why}, but residuals do not agree within it (p = {p:.2g}): rows are taken as independent"
+        f" runs; group by {name} if they are points of one run"
+    )
+    return alone, note
+
+
+def agreement(residuals: Array, group: NDArray[np.int_]) -> float:
+    """Return the probability that independent residuals (n,) agree so well within groups by chance.
+
+    Two tests, the smaller p-value doubled: a one-way analysis of variance (rows of a run lie together above
+    or below the law), and the correlation of neighbours within a group (rows in the order of the table).
+    Ranks stand for the residuals, so that a single bad row decides neither.
+    """
+    from scipy.special import fdtrc, ndtr, ndtri
+
+    n, groups = len(residuals), int(group.max()) + 1
+    score = ndtri((np.argsort(np.argsort(residuals)) + 1) / (n + 1))
+    if groups >= n or np.ptp(residuals) <= 1e-9:
+        return 1.0
+    order = np.argsort(group, kind="stable")
+    same = np.diff(group[order]) == 0
+    product = (score[order][1:] * score[order][:-1])[same]
+    neighbours = float(ndtr(-product.sum() / max(np.sqrt((product**2).sum()), 1e-300)))
+    if groups == 1:
+        return neighbours
+    counts = np.bincount(group)
+    means = np.bincount(group, weights=score) / counts
+    within = float(np.sum((score - means[group]) ** 2)) / (n - groups)
+    between = float(np.sum(counts * (means - score.mean()) ** 2)) / (groups - 1)
+    together = float(fdtrc(groups - 1, n - groups, between / max(within, 1e-300)))
+    return min(1.0, 2 * min(together, neighbours))
+
+
+def numbered(column: pd.Series) -> NDArray[np.int_]:
+    """Return the groups (n,) of equal values of a column, numbered 0 … g-1 in the order of the rows."""
+    import pandas as pd
+
+    return np.asarray(pd.factorize(column, use_na_sentinel=False)[0], dtype=int)
+
+
+def not_a_run(group: NDArray[np.int_], size: Array | None) -> str:
+    """Return why groups (n,) of rows are no runs, given the rows' sizes (n,) if known; "" if they may be."""
+    groups = int(group.max()) + 1
+    if groups == 1 and len(group) > 1 and (size is None or np.ptp(np.log(size)) > 0.01):
+        return "is the same in all rows"
+    if size is None:
+        return ""
+    order = np.lexsort((size, group))
+    first = np.flatnonzero(np.diff(group[order], prepend=-1))
+    last = np.append(first[1:], len(group)) - 1
+    spread = np.log(size[order][last] / size[order][first])
+    if (spread > 0.01).any():
+        return "holds several sizes N under one name"
+    return ""
+
+
+def _sizes(frame: pd.DataFrame, inputs: Mapping[str, Array]) -> Array | None:
+    if "N" in inputs:
+        return np.asarray(inputs["N"])
+    if "N" in frame.columns and frame["N"].dtype.kind in "if" and (frame["N"] > 0).all():
+        return frame["N"].to_numpy(float)
+    return None
+
+
+def _source(frame: pd.DataFrame, name: str) -> str:
+    """The column that `name` was copied from by the reader of tables, if there is one."""
+    for other in frame.columns:
+        if other != name and str(other).lower() in (*RUN_NAMES, *PERHAPS_RUN_NAMES):
+            copied: Any = frame[other]
+            if copied.equals(frame[name].rename(other)):
+                return str(other)
+    return name
+
+
+def _grows(group: NDArray[np.int_], inputs: Mapping[str, Array]) -> bool:
+    """Whether any group holds several values of an input that grows in training."""
+    groups = int(group.max()) + 1
+    for name, x in inputs.items():
+        if name not in _SIZES and groups < len(np.unique(np.column_stack([group, np.round(x, 9)]), axis=0)):
+            return True
+    return False
+
+
+def _by_all_else(frame: pd.DataFrame, inputs: Mapping[str, Array], stepped: str | None) -> Grouping | None:
+    """Rows that agree in everything but what grows: one run's checkpoints, or one size's row of a grid."""
+    import pandas as pd
+
+    keys = pd.DataFrame(
+        {n: np.round(np.log(x), 6) for n, x in inputs.items() if n in _SIZES and np.all(x > 0)}
+    )
+    used = set(keys.columns)
+    for column in frame.columns:
+        if str(column) in used or str(column) in inputs:
+            continue
+        values = frame[column]
+        words = not pd.api.types.is_numeric_dtype(values)
+        few = 2 <= values.astype(str).nunique() <= len(frame) / 2
+        if few and (str(column) in CONDITIONS or (words and str(column) != "status")):
+            keys[str(column)] = values.astype(str).to_numpy()
+    names = list(keys.columns)
+    if not names:
+        return None
+    group = np.asarray(keys.groupby(names, sort=False).ngroup().to_numpy(), dtype=int)
+    found = Grouping(group=group, name=", ".join(names), checkpoints=_grows(group, inputs))
+    if not found.checkpoints:
+        return None
+    if stepped:
+        why = f"column {stepped!r}: rows of one {found.name} are points of one run, resampled together"
+        return replace(found, why=why)
+    if len(group) / found.groups < LONG_CURVE:
+        return None
+    points = len(group) / found.groups
+    return replace(
+        found, level=1e-3, why=f"no column names the runs, and there are {points:.0f} rows a {found.name}"
+    )

@@ -1,0 +1,199 @@
+"""One bad run is named, and moves neither intervals nor optima; what the intervals rest on cannot be dropped."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import allometry
+from allometry.errors import AllometryError
+from allometry.laws.cells import misfits
+from allometry.laws.fit_warnings import about_scale
+from allometry.laws.hull import read_curves, winners
+from allometry.laws.isoflop import isoflop
+from allometry.laws.minimum import BELOW, minimum
+from allometry.laws.slices import make_slices
+from allometry.laws.uncertainty import seed_noise, simulated_noise
+
+E, A, B, ALPHA, BETA = 1.75, 320.0, 900.0, 0.33, 0.35
+A_TRUE = BETA / (ALPHA + BETA)
+
+
+def law(n, d):
+    return E + A / n**ALPHA + B / d**BETA
+
+
+def table(noise=0.003, seed=0):
+    n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 1e9, 6), np.geomspace(2e8, 2e10, 5)))
+    wobble = np.exp(noise * np.random.default_rng(seed).standard_normal(len(n)))
+    return pd.DataFrame({"N": n, "D": d, "loss": law(n, d) * wobble})
+
+
+def spoilt(rows, factor=1.25):
+    frame = table()
+    frame.loc[rows, "loss"] *= factor
+    return frame
+
+
+def warned(result):
+    return {w.name: w.meaning for w in result.warnings}
+
+
+@pytest.mark.parametrize("rows", [[10], [10, 13], [8, 10, 15, 25], [0, 6, 9, 19, 21, 24]])
+@pytest.mark.parametrize("factor", [1.25, 0.8])
+def test_bad_rows_are_named_and_hardly_widen_the_intervals(rows, factor):
+    clean = allometry.fit(table(), law="chinchilla", bootstrap=150)
+    result = allometry.fit(spoilt(rows, factor), law="chinchilla", bootstrap=150)
+    assert list(np.flatnonzero(result.outliers)) == rows
+    assert f"{len(rows)} of 30" in warned(result)["outliers"]
+    assert all(f"{row} (" in warned(result)["outliers"] for row in rows)
+    low, high = result.interval("alpha")
+    width = np.subtract(*clean.interval("alpha")[::-1])
+    assert low < ALPHA < high
+    assert high - low < (1.4 if len(rows) < 3 else 2.0) * width
+    assert result.scatter == pytest.approx(clean.scatter, rel=0.3)
+
+
+def test_one_bad_row_of_exact_data_is_named():
+    frame = table(noise=0)
+    frame.loc[4, "loss"] *= 1.001
+    result = allometry.fit(frame, law="chinchilla", bootstrap=40)
+    assert list(np.flatnonzero(result.outliers)) == [4]
+    exact = allometry.fit(table(noise=0), law="chinchilla", bootstrap=40)
+    assert not {"correlation", "outliers"} & set(warned(exact))
+
+
+def test_a_warning_and_the_table_say_the_same_interval():
+    x = np.linspace(1e6, 2e6, 11)
+    y = (2 + 300 * x**-0.4) * np.exp(0.003 * np.random.default_rng(1).standard_normal(11))
+    result = allometry.fit(pd.DataFrame({"X": x, "L": y}), law="power-offset", bootstrap=200)
+    low, high = result.interval("A")
+    assert f"(95 %: {low:.3g} to {high:.3g})" in warned(result)["scale-not-identified"]
+
+
+@pytest.mark.parametrize(
+    ("column", "loss", "remedy"),
+    [
+        ("bitnet_val_loss", 3.0, None), ("val_loss_8bit", 3.0, None), ("orbit_loss", 3.0, None),
+        ("loss_4_bits", 3.0, None), ("log(val_ppl)", 3.0, None), ("log_ppl", 3.0, None),
+        ("val_bpb*4.4*log(2)", 3.0, None), ("supplementary_loss", 3.0, None),
+        ("val_bpb", 1.2, "`val_bpb`*log(2)"), ("bits", 4.0, "`bits`*log(2)"),
+        ("val_ppl", 20.0, "log(`val_ppl`)"), ("loss", 45.0, "log(`loss`)"), ("ppl", 3.0, "log(`ppl`)"),
+    ],
+)  # fmt: skip
+def test_bits_and_perplexities_are_judged_by_words_and_values(column, loss, remedy):
+    found = about_scale(np.full(5, loss), "L", column)
+    assert [w.name for w in found] == (["loss-scale"] if remedy else [])
+    assert remedy is None or remedy in found[0].meaning
+
+
+def test_seed_noise_spends_a_degree_of_freedom_a_mean():
+    """Two seeds a run: dividing by n instead of n - 1 would halve the variance."""
+    n = np.repeat(np.geomspace(1e6, 1e9, 300), 2)
+    frame = pd.DataFrame({"seed": np.tile([0, 1], 300)})
+    values = 0.02 * np.random.default_rng(0).standard_normal(600)
+    spread, freedom = seed_noise(frame, values, {"N": n})
+    assert freedom == 300
+    assert spread == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize("runs", [30, 150])
+def test_simulated_noise_is_smaller_where_weights_are_larger(runs):
+    rng = np.random.default_rng(0)
+    weights = np.where(np.arange(runs) % 2, 16.0, 1.0)
+    residuals = 0.01 * rng.standard_normal(runs) / np.sqrt(weights)
+    noise = simulated_noise(residuals, weights, np.arange(runs), 0, 0.0, 4000, rng)
+    light, heavy = noise[:, ::2].std(), noise[:, 1::2].std()
+    assert light / heavy == pytest.approx(4, rel=0.1)
+    assert np.mean(weights * noise.var(axis=0)) == pytest.approx(np.mean(weights * residuals**2), rel=0.1)
+
+
+def test_noise_of_many_runs_follows_where_it_is_large():
+    rng = np.random.default_rng(0)
+    size = np.where(np.arange(200) < 100, 0.02, 0.002)
+    noise = simulated_noise(size * rng.standard_normal(200), np.ones(200), np.arange(200), 5, 2.0, 2000, rng)
+    assert noise[:, :100].std() > 3 * noise[:, 100:].std()
+
+
+def test_a_badly_determined_combination_is_warned_of():
+    """N and D that nearly grow together: which of them lowers the loss is hardly seen."""
+    n = np.geomspace(1e7, 1e9, 24)
+    frame = pd.DataFrame({"N": n, "D": 20 * n * np.exp(0.05 * np.sin(np.arange(24)))})
+    frame["loss"] = law(frame.N, frame.D) * np.exp(0.002 * np.random.default_rng(0).standard_normal(24))
+    assert "ill-conditioned" in warned(allometry.fit(frame, law="chinchilla", bootstrap=0))
+    assert "ill-conditioned" not in warned(allometry.fit(table(), law="chinchilla", bootstrap=0))
+
+
+def cells(noise=0.001, sizes=7, budgets=4, seed=0):
+    rows = []
+    for c in 1e17 * 10.0 ** np.arange(budgets):
+        best = (ALPHA * A / (BETA * B)) ** (1 / (ALPHA + BETA)) * (c / 6) ** A_TRUE
+        rows += [(c, n, c / (6 * n)) for n in best * 2.0 ** np.arange(-(sizes // 2), sizes - sizes // 2)]
+    frame = pd.DataFrame(rows, columns=["C", "N", "D"])
+    wobble = np.exp(noise * np.random.default_rng(seed).standard_normal(len(frame)))
+    return frame.assign(loss=law(frame.N, frame.D) * wobble)
+
+
+@pytest.mark.parametrize("method", ["akima", "parabola"])
+@pytest.mark.parametrize("kind", ["diverged", "slightly too high", "too low", "unfinished", "all"])
+def test_bad_cells_are_named_and_do_not_move_the_exponent(method, kind):
+    frame = cells()
+    bad = {"diverged": {18: 2.8}, "slightly too high": {17: 1.04}, "too low": {9: 0.95}}.get(kind, {})
+    if kind == "all":
+        bad = {18: 2.8, 9: 0.95}
+    for row, factor in bad.items():
+        frame.loc[row, "loss"] *= factor
+    if kind in ("unfinished", "all"):
+        bad = {**bad, 24: 0}
+        frame.loc[24, "D"] *= 0.4
+        frame.loc[24, "loss"] = law(frame.N[24], frame.D[24])
+    result = isoflop(frame, method=method, bootstrap=150)
+    assert sorted(result.excluded.index) == sorted(bad)
+    named = next(w.meaning for w in result.warnings if w.name == "runs left out")
+    assert all(f"row {row} " in named for row in bad)
+    assert result.a.value == pytest.approx(A_TRUE, abs=0.04)
+    assert ("40 % of the tokens" in named) == (24 in bad)
+
+
+def test_clean_cells_all_belong():
+    for seed in range(5):
+        assert not len(misfits(cells(noise=0.004, seed=seed)))
+    counted = cells().assign(D=lambda f: f.D * (1 + 2e6 / f.N))  # C with the embeddings, N without
+    assert not len(misfits(counted))
+
+
+def test_an_interpolant_far_below_every_loss_is_no_optimum():
+    frame = cells(noise=0)
+    frame.loc[18, "loss"] *= 2.8
+    made, _ = make_slices(frame)
+    log_loss = np.log(frame["loss"].to_numpy())
+    draws = np.repeat(log_loss[None], 5, axis=0)
+    reasons = [minimum(s, log_loss, draws, "akima", 0.001).reason for s in made]
+    assert reasons == ["", "", BELOW, ""]
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (cells(budgets=1), "one compute budget.*needs a second budget"),
+        (cells(noise=0).groupby("C").head(3), "the largest size is the best one"),
+        (cells(noise=0).groupby("C").tail(3), "the smallest size is the best one"),
+    ],
+)
+def test_what_is_missing_is_said(frame, message):
+    with pytest.raises(AllometryError, match=message):
+        isoflop(frame.reset_index(drop=True), bootstrap=20)
+
+
+def test_the_envelope_trusts_no_winner_at_the_edge():
+    """Below the optimum of the smallest size it wins whatever it does: the loss there is no frontier."""
+    rows = [(n, 6 * n * d, law(n, d)) for n in np.geomspace(1e7, 1e9, 7) for d in np.geomspace(1e8, 1e11, 20)]
+    curves = read_curves(pd.DataFrame(rows, columns=["N", "C", "loss"]))
+    grid = curves.grid(24)
+    won = winners(curves, grid, curves.losses(grid))
+    sizes, kept = np.unique(curves.N), won.excluded == ""
+    assert kept.any()
+    assert not np.isin(won.N[kept], sizes[[0, -1]]).any()
+    assert (won.excluded[sizes[0] == won.N] == "the smallest size wins").all()
+    assert (won.excluded[sizes[-1] == won.N] == "the largest size wins").all()
+    best = (ALPHA * A / (BETA * B)) ** (1 / (ALPHA + BETA)) * (won.C[kept] / 6) ** A_TRUE
+    np.testing.assert_allclose(won.N_opt[kept], best, rtol=0.25)

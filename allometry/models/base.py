@@ -115,6 +115,8 @@ def family(name: str) -> type[ModelConfig]:
 
     The file of that name is looked into first, so that to read a run loads no other family, nor PyTorch.
     """
+    if not isinstance(name, str):
+        raise unknown("model family", str(name), families())
     if name not in _FAMILIES and name.isidentifier() and find_spec(f"allometry.models.{name}"):
         import_modules("allometry.models", only=name, without=("torch", "safetensors"))
     if name not in _FAMILIES and name not in families():

@@ -205,12 +205,12 @@ def _get(address: str, limit: int, settings: dict[str, str]) -> bytes:
     verify: Any = settings.get("cert") or os.environ.get("REQUESTS_CA_BUNDLE") or True
     with requests.get(address, headers=accepted, timeout=15, stream=True, verify=verify) as answer:
         answer.raise_for_status()
-        content = bytearray()
+        body = bytearray()
         for part in answer.iter_content(1 << 16):
-            content += part
-            if len(content) > limit:
+            body += part
+            if len(body) > limit:
                 raise ValueError(f"more than {limit:,} bytes")
-    return bytes(content)
+    return bytes(body)
 
 
 def _place(address: str) -> str:

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STUDY  ?= quickstart
 BUDGET ?= 10m
 
-.PHONY: quickstart test lint types unit slow docs clean
+.PHONY: quickstart test lint types unit slow coverage mutation docs clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/allometry run $(STUDY) --budget $(BUDGET)
@@ -22,8 +22,20 @@ types: $(VENV)/dev
 unit: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist worksteal
 
+# What takes minutes: every study end to end, clusters, sanitizers, other processors, whole figures in a browser.
 slow: $(VENV)/dev
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --durations=20
+
+# Lines that the tests of `make test` run, also in the processes that they start; fails below 90 %.
+coverage: $(VENV)/dev
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 2 --dist worksteal
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+# Forty changes of laws and analyses, drawn at random; fails if the tests notice fewer than 85 % of them.
+mutation: $(VENV)/dev
+	$(BIN)/python benchmarks/mutation.py
 
 # constraints.txt keeps CPU machines from downloading CUDA: it pins the release that has a CPU build.
 $(VENV)/installed: pyproject.toml constraints.txt

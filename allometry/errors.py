@@ -65,7 +65,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> AllometryError:
       hint: did you mean 'chinchilla'? Known: chinchilla, kaplan
     """
     names = sorted(known)
-    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    near = get_close_matches(str(name), names, n=3, cutoff=0.5)
     guess = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
     return AllometryError(f"unknown {kind} {name!r}", hint=f"{guess}Known: {', '.join(names) or 'none'}")
 

@@ -31,7 +31,7 @@ _NOUNS = ["param", "params", "parameter", "parameters", "token", "tokens", "tok"
 _UNITS = {
     **{word: scale for scale, words in _SCALES.items() for word in words},
     **{f"{letter}t": scale for letter, scale in (("k", 1e3), ("m", 1e6), ("b", 1e9), ("t", 1e12))},
-    **{f"{p}flop{s}": v for p, v in zip(("", *"kmgtpezy"), (1, *(10.0 ** (3 * i) for i in range(1, 9))))
+    **{f"{p}flop{s}": v for p, v in zip(("", *"kmgtpezy"), (1, *(10.0 ** (3 * i) for i in range(1, 9))), strict=True)
        for s in ("", "s")},
     **dict.fromkeys(
         ("pf-day", "pf-days", "pfday", "pfdays", "pflop/s-day", "pflop/s-days", "petaflop/s-day",

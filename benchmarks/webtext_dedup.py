@@ -2,6 +2,7 @@
 copies.
 
     python benchmarks/webtext_dedup.py [--documents 4000]          (datasketch: pip install datasketch)
+    python benchmarks/webtext_dedup.py --templates 50000           (pages of one template, none a copy)
 
 Both find duplicates of word 5-grams at Jaccard .5 with 128 permutations, first seen wins, from the same list
 of texts, cutting into words included. Ours verifies each candidate; datasketch is used as OpenWebText2 does
@@ -19,7 +20,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from allometry.data.webtext.duplicates import find_duplicates, shared_keys
+from allometry.data.webtext.duplicates import Shared, find_duplicates, shared_keys
 from allometry.data.webtext.shingles import jaccard, shingles, word_hashes
 from allometry.data.webtext.signatures import MinHash
 
@@ -30,7 +31,13 @@ WORD = re.compile(r"\w+")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--documents", type=int, default=4_000)
+    parser.add_argument(
+        "--templates", type=int, help="Time the search among this many pages of one template."
+    )
     options = parser.parse_args()
+    if options.templates:
+        time_templates(options.templates)
+        return
     texts, planted = corpus(options.documents)
     print(f"{len(texts):,} documents, {sum(map(len, texts)) / 1e6:.1f} MB, {len(planted):,} planted copies")
     ours, our_seconds = timed(allometry_duplicates, texts)
@@ -43,6 +50,37 @@ def main() -> None:
     theirs, their_seconds = timed(datasketch_duplicates, texts)
     report("datasketch", texts, planted, theirs, their_seconds)
     print(f"ratio of documents a processor second: {their_seconds / our_seconds:.1f}")
+
+
+class Compared:
+    """Documents as the search wants them, which counts its comparisons."""
+
+    def __init__(self, shingles_of) -> None:
+        self.shingles, self.count = shingles_of, 0
+
+    def similarity(self, one: int, other: int) -> float:
+        self.count += 1
+        return jaccard(self.shingles(one), self.shingles(other))
+
+
+def time_templates(count: int) -> None:
+    """Pages of one template with text of their own: pairwise J of .43 to .49, no copy; half, then all of them."""
+    chooser = random.Random(0)
+    template = " ".join(f"t{n}" for n in range(400))
+    texts = [
+        template + " " + " ".join(f"o{chooser.randrange(10**9)}" for _ in range(chooser.randrange(215, 260)))
+        for _ in range(count)
+    ]
+    for some in (count // 2, count):
+        start = time.process_time()
+        documents = Compared(lru_cache(maxsize=5_000)(lambda i: shingles(word_hashes(texts[i]))))
+        found = list(find_duplicates(all_bands(texts[:some]), some, documents, THRESHOLD))
+        seconds = time.process_time() - start
+        pairs = some * (some - 1) // 2
+        print(
+            f"{some:,} pages of one template: {seconds:.1f} s of one processor, {documents.count:,} comparisons "
+            f"of {pairs:,} pairs, {len(found)} copies"
+        )
 
 
 def corpus(count: int) -> tuple[list[str], dict[int, tuple[int, float]]]:
@@ -73,15 +111,20 @@ def timed(function, texts):
     return found, time.process_time() - start
 
 
-def allometry_duplicates(texts: list[str]) -> dict[int, int]:
+def all_bands(texts: list[str]) -> list[Shared]:
     minhash = MinHash()
     keys = np.concatenate([minhash.keys_of_texts(texts[n : n + 500])[1] for n in range(0, len(texts), 500)])
     bands, bucket = [], 0
     for band in range(minhash.bands):
         bands.append(shared_keys(np.ascontiguousarray(keys[:, band]), bucket))
         bucket = int(bands[-1].buckets.max(initial=bucket - 1)) + 1
+    return bands
+
+
+def allometry_duplicates(texts: list[str]) -> dict[int, int]:
+    bands = all_bands(texts)
     described = lru_cache(maxsize=5_000)(lambda number: shingles(word_hashes(texts[number])))
-    found = find_duplicates(bands, len(texts), lambda i, j: jaccard(described(i), described(j)), THRESHOLD)
+    found = find_duplicates(bands, len(texts), Compared(described), THRESHOLD)
     return {each.document: each.of for each in found}
 
 

@@ -26,9 +26,9 @@ BELOW = {
     "sweeps": {"runs", "data", "models", "train"},
     "laws": {"runs"},
     "planner": {"runs", "laws"},
-    "figures": {"runs", "laws", "planner", "report.content"},
+    "figures": {"runs", "laws", "planner", "report.content", "report.format"},
     "report": {"runs", "laws", "planner", "figures"},
-    "watch": {"runs", "laws", "planner", "figures", "report", "studies.core.predictions"},
+    "watch": {"runs", "laws", "planner", "figures", "report", "studies"},
     "studies": {"runs", "data", "models", "train", "sweeps", "laws", "planner", "figures", "report"},
 }
 EVERYWHERE = {"core", "cluster", "processes", "errors", "version", "discovery", "units", "env"}

@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "Train one run from its configuration, on one device or several."),
     "studies": ("study", "List the studies and the questions they ask."),
     "data": ("data", "List, prepare and show corpora and tokenizers."),
+    "cache": ("cache", "List and delete what can be made or fetched again."),
     "runs": ("runs", "List, show, compare, export and remove runs."),
     "fit": ("laws", "Fit a law to a table of runs."),
     "compare": ("laws", "Compare laws by how well they predict the dear runs from the cheap ones."),
@@ -99,7 +100,9 @@ def _explain(error: Exception) -> NoReturn:
 
 
 def _fail(message: str, *, hint: str | None, code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    from allometry.errors import printable
+
+    print(f"error: {printable(message, lines=True)}", file=sys.stderr)
     if hint:
         print(f" hint: {hint}", file=sys.stderr)
     sys.exit(code)

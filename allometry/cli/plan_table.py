@@ -10,6 +10,7 @@ import click
 import pandas as pd
 
 from allometry.cli.tables import PIPED, one_line, print_table, say
+from allometry.studies.core.needs import sentences
 from allometry.units import format_count, format_duration, format_flops
 
 if TYPE_CHECKING:
@@ -20,20 +21,22 @@ if TYPE_CHECKING:
 
 
 def print_plan(plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
-    """The question, one row a design (or a model size, for a study of one design), and the total with its
+    """The question, one row a run set (or a model size, for a study of one run set), and the total with its
     predicted time.
     """
     click.echo(f"\n{click.style(plan.study, bold=True)}")
     say(f"{plan.sweep.question}\n", piped=PIPED, hang=0)
     frame = plan.sweep.frame(store, cost)
     frame["held"] = frame["run"].isin(plan.held_back)
-    many = len(plan.designs) > 1
+    many = len(plan.run_sets) > 1
     if many:
-        _print_designs(frame, plan, cost)
+        _print_run_sets(frame, plan, cost)
     else:
         _print_shapes(frame, cost.device)
     if many and len(plan.parts) > 1:
         _print_studies(frame, plan)
+    for sentence in sentences(plan.sweep.runs):
+        say(sentence, piped=PIPED)
     total = cost.total(plan.sweep.runs, store=store)
     measured = "timed on this machine" if total.measured else "not calibrated"
     where = _places(total) + _packs(plan, cost)
@@ -77,13 +80,13 @@ def _print_shapes(frame: pd.DataFrame, device: str) -> None:
     )  # fmt: skip
 
 
-def _print_designs(frame: pd.DataFrame, plan: StudyPlan, cost: CostModel) -> None:
-    """One row a design; a run of several designs is counted with the first."""
+def _print_run_sets(frame: pd.DataFrame, plan: StudyPlan, cost: CostModel) -> None:
+    """Print one row a run set; a run of several run sets is counted with the first."""
     wide = bool((frame["devices"] > 1).any())
     configs = {run.id: run for run in plan.sweep}
     counted: set[str] = set()
     rows = []
-    for name, ids in plan.designs.items():
+    for name, ids in plan.run_sets.items():
         own = [run for run in ids if run not in counted]
         counted.update(own)
         part = frame[frame["run"].isin(own)]
@@ -91,7 +94,7 @@ def _print_designs(frame: pd.DataFrame, plan: StudyPlan, cost: CostModel) -> Non
             continue
         work = cost.total([configs[run] for run in own]).work
         rows.append({
-            "design": name, "runs": len(part), "N": _span(part["N"]), "tokens D": _span(part["D"]),
+            "run set": name, "runs": len(part), "N": _span(part["N"]), "tokens D": _span(part["D"]),
             "FLOPs 6ND": format_flops(part["C"].sum()), "core time": format_duration(work),
             **({"devices": _span(part["devices"])} if wide else {}), "state": _state(part),
         })  # fmt: skip

@@ -170,9 +170,10 @@ def sync_runs(filters: tuple[str, ...], target: str, offline: bool, store: str) 
 
 @runs.command("rm")
 @click.argument("runs_or_filters", nargs=-1, required=True, metavar="RUN|FILTER...")
+@click.option("--purge", is_flag=True, help="Delete them for good.")
 @store_option
-def remove(runs_or_filters: tuple[str, ...], store: str) -> None:
-    """Remove runs, by id or by FILTER. `allometry runs undo` brings them back."""
+def remove(runs_or_filters: tuple[str, ...], purge: bool, store: str) -> None:
+    """Remove runs, by id or by FILTER. `allometry runs undo` brings them back, until they are purged."""
     opened = _open(store)
     conditions = [argument for argument in runs_or_filters if _CONDITION.search(argument)]
     chosen = [argument for argument in runs_or_filters if argument not in conditions]
@@ -180,8 +181,35 @@ def remove(runs_or_filters: tuple[str, ...], store: str) -> None:
         chosen += list(opened.frame(" ".join(conditions))["run"])
     removed = opened.remove(chosen)
     click.echo("\n".join(removed) if removed else _nothing(tuple(conditions), store))
-    if removed:
+    if removed and purge:
+        from allometry.units import format_bytes
+
+        click.echo(f"{len(removed)} deleted, {format_bytes(opened.purge(removed))} freed")
+    elif removed:
         click.echo(f"{len(removed)} removed; to bring back: allometry runs undo{_store_flag(store)}")
+
+
+@runs.command("size")
+@store_option
+@table_options
+def size_of_runs(store: str, form: Form | None) -> None:
+    """Show how much disk the runs take, and what is removed or put aside."""
+    import pandas as pd
+
+    from allometry.units import format_bytes
+
+    sizes = _open(store).sizes()
+    table = pd.DataFrame(list(sizes.items()), columns=["what", "size"])
+    print_table(table, form, formats={"size": format_bytes})
+
+
+@runs.command("purge")
+@store_option
+def purge(store: str) -> None:
+    """Delete for good what was removed, and runs that are kept of texts that have changed since."""
+    from allometry.units import format_bytes
+
+    click.echo(f"{format_bytes(_open(store).purge())} freed")
 
 
 @runs.command("undo")

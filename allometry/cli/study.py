@@ -92,13 +92,13 @@ def run(
 
     asked = study_of(study)
     require("torch", "safetensors", purpose="a study, which times this machine and trains,")
-    from allometry.studies.core.run import Request, conduct
+    from allometry.studies.core.run import StudyRequest, run_study
     from allometry.sweeps.progress import Display as Progress
     from allometry.sweeps.shard import parse_shard
     from allometry.train.config import DataConfig
     from allometry.units import parse_duration, parse_number
 
-    request = Request(
+    request = StudyRequest(
         study=study,
         budget=parse_duration(budget or asked.budget, "--budget"),
         compute=None if compute is None else parse_number(compute, "--compute"),
@@ -115,7 +115,7 @@ def run(
         fail_fast=fail_fast,
     )
     with Progress(quiet=quiet) as progress:
-        conduct(request, Terminal(progress, quiet=quiet), dry_run=dry_run)
+        run_study(request, Terminal(progress, quiet=quiet), dry_run=dry_run)
 
 
 def _command_line() -> str:
@@ -216,7 +216,7 @@ def studies() -> None:
 
 
 class Terminal:
-    """Prints what a conductor has to say; the progress of the sweep goes to its own display."""
+    """Prints the messages of `run_study`; the progress of the sweep goes to its own display."""
 
     def __init__(self, progress: Progress, *, quiet: bool = False) -> None:
         """`progress` shows the events of sweeps; `quiet` leaves only the plan and the answer."""

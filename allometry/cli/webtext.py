@@ -49,6 +49,7 @@ def _group() -> None:
 @flags.link_flags
 @flags.fetch_flags
 @flags.extract_flags
+@flags.opt_out_flags
 @flags.filter_flags
 @flags.dedup_flags
 @flags.contamination_flags
@@ -95,7 +96,7 @@ def _run(
 @flags.link_flags
 @table_options
 def _links(links: tuple[str, ...], out: str, parts: int | None, form: Any, **values: Any) -> None:
-    """Choose the links worth fetching from dumps (.zst, .gz, .jsonl), lists (.csv, .jsonl, .txt) or WARC
+    """Choose the links worth fetching from dumps (.zst, .xz, .bz2, .gz, .jsonl), lists (.csv, .jsonl, .txt) or WARC
     files."""
     from allometry.data.webtext import links as stage
     from allometry.data.webtext.workspace import Workspace
@@ -108,6 +109,7 @@ def _links(links: tuple[str, ...], out: str, parts: int | None, form: Any, **val
 @_group.command("fetch")
 @_FOLDER
 @flags.fetch_flags
+@flags.opt_out_flags
 @click.option(
     "--only", metavar="I/N", help="Fetch the I-th of N shares of the parts, such as 1/4; one share a machine."
 )
@@ -125,6 +127,7 @@ def _fetch(folder: str, only: str | None, form: Any, **values: Any) -> None:
 @_group.command("extract")
 @_FOLDER
 @flags.extract_flags
+@flags.opt_out_flags
 @flags.machine_flags
 @table_options
 def _extract(folder: str, on: str, workers: int | None, form: Any, **values: Any) -> None:
@@ -209,6 +212,18 @@ def _build(folder: str, form: Any, **values: Any) -> None:
     options = flags.build_options(values)
     workspace = Workspace.existing(Path(folder))
     _show([stage.run(workspace, options, command=_command_line(), stream=sys.stderr)], form)
+
+
+@_group.command("remove")
+@_FOLDER
+@click.argument("targets", nargs=-1, required=True, metavar="URL-OR-HOST...")
+@table_options
+def _remove(folder: str, targets: tuple[str, ...], form: Any) -> None:
+    """Take pages or whole hosts out for good: of the data set, the archive and every stage, and of later runs."""
+    from allometry.data.webtext import removal
+    from allometry.data.webtext.workspace import Workspace
+
+    _show([removal.run(Workspace.existing(Path(folder)), targets)], form)
 
 
 @_group.command("status")

@@ -48,6 +48,12 @@ link_flags = _adding(
     click.option(
         "--exclude-domain", multiple=True, metavar="DOMAIN", help="Leave out a domain (again for more)."
     ),
+    click.option(
+        "--max-per-domain",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Keep at most N pages of a registered domain, chosen at random (default: all).",
+    ),
     click.option("--local-hosts", is_flag=True, help="Take links to bare addresses and names without a dot."),
 )
 
@@ -76,6 +82,11 @@ fetch_flags = _adding(
         "--ignore-robots", is_flag=True, help="Do not ask for robots.txt. For your own servers only."
     ),
     click.option(
+        "--verify-certificates",
+        is_flag=True,
+        help="Refuse pages whose TLS certificate is not valid. Without it they are kept, with a note.",
+    ),
+    click.option(
         "--allow-private",
         multiple=True,
         metavar="NETWORK",
@@ -86,7 +97,25 @@ fetch_flags = _adding(
 
 extract_flags = _adding(
     click.option(
-        "--page-seconds", default="20s", show_default=True, help="The most time that one page may take."
+        "--page-seconds",
+        default="20s",
+        show_default=True,
+        help="The most processor time that one page may take.",
+    ),
+    click.option(
+        "--mode",
+        type=click.Choice(["fast", "default"]),
+        default="fast",
+        show_default=True,
+        help="Trafilatura's mode: default finds a little more text at half the speed.",
+    ),
+)
+
+opt_out_flags = _adding(
+    click.option(
+        "--ignore-opt-outs",
+        is_flag=True,
+        help="Take pages that reserve themselves from training (noai, TDM-Reservation) too.",
     ),
 )
 
@@ -156,6 +185,7 @@ def link_options(values: Values) -> LinkOptions:
         allow_truncated=values["allow_truncated"],
         local=values["local_hosts"],
         exclude_domains=frozenset(name.lower() for name in values["exclude_domain"]),
+        max_per_domain=values["max_per_domain"],
     )
 
 
@@ -176,6 +206,8 @@ def fetch_options(values: Values) -> FetchOptions:
         attempts=values["attempts"],
         backoff=parse_duration(values["backoff"], "--backoff"),
         obey_robots=not values["ignore_robots"],
+        obey_opt_outs=not values["ignore_opt_outs"],
+        verify_certificates=values["verify_certificates"],
         allow_addresses=tuple(values["allow_private"]),
         retry_failed=values["retry_failed"],
     )
@@ -186,7 +218,11 @@ def extract_options(values: Values) -> ExtractOptions:
     from allometry.data.webtext.extract import ExtractOptions
     from allometry.units import parse_duration
 
-    return ExtractOptions(page_seconds=parse_duration(values["page_seconds"], "--page-seconds"))
+    return ExtractOptions(
+        page_seconds=parse_duration(values["page_seconds"], "--page-seconds"),
+        mode=values["mode"],
+        obey_opt_outs=not values["ignore_opt_outs"],
+    )
 
 
 def filter_options(values: Values) -> FilterOptions:

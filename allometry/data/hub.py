@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from allometry.data.cache import build_once, cache_dir, slug
+from allometry.data.fetching import require_downloads
 from allometry.data.files import first_line, read_files
 from allometry.data.spec import Download
 from allometry.data.split import Document
@@ -71,6 +72,7 @@ class HubText:
         return cache_dir(cache) / "hub" / slug(self.name, identity=self.identity())
 
     def _download(self, directory: Path) -> None:
+        require_downloads(f"the data set {self.name}")
         require_hub()
         rows, used = _open(self)
         count = store(take(rows, column=self.column, limits=self.limits, name=self.name), directory)

@@ -162,6 +162,12 @@ def _symbols(corpus: str) -> tuple[str, ...]:
     return symbols
 
 
+def vocabulary_size(name: str) -> int:
+    """Ids of the tokenizer with this full name, without loading it."""
+    head = name.partition("@")[0]
+    return {"bytes": 256, "gpt2": 50_257}.get(head) or _vocabulary_size(head)
+
+
 def _vocabulary_size(head: str) -> int:
     from allometry.units import parse_count
 

@@ -19,9 +19,11 @@ import numpy.typing as npt
 from allometry.data import corpora, tokenizers
 from allometry.data.batches import BatchOrder, windows
 from allometry.data.cache import build_once, cache_dir, sha256, slug
+from allometry.data.fetching import downloads_allowed
 from allometry.data.spec import Download
-from allometry.data.split import SplitPlan, plan_split, split_documents
+from allometry.data.split import HELD_OUT, SplitPlan, plan_split, split_documents
 from allometry.errors import AllometryError
+from allometry.units import parse_number
 
 __all__ = ["BatchOrder", "Manifest", "TokenSet", "prepare", "windows"]
 
@@ -30,6 +32,12 @@ FORMAT = 1
 
 NAMES = "names.json"
 """In a cache: paths of token sets that were made elsewhere, by `key`."""
+
+_BYTES_PER_TOKEN = 3.0
+"""Bytes of text that a token of a trained vocabulary is taken to stand for where that is not known yet."""
+
+_UNKNOWN_BYTES = 1e8
+"""Bytes that a corpus of unknown size is taken to have."""
 
 Progress = Callable[[str], None]
 
@@ -162,6 +170,47 @@ def _placed(corpus: str, tokenizer: str, cache: Path | None) -> Path | None:
         return None
     where = json.loads((cache / NAMES).read_text(encoding="utf-8")).get(key(corpus, tokenizer))
     return None if where is None else Path(where)
+
+
+def manifest_of(corpus: str, tokenizer: str) -> Manifest:
+    """What a token set is, prepared if need be; an estimate from the corpus's size where it would have to be
+    downloaded and must not (`fetching.no_downloads`).
+    """
+    if downloads_allowed() or not downloads(corpus, tokenizer):
+        return prepare(corpus, tokenizer).manifest
+    spec, name = corpora.resolve(corpus), tokenizers.full_name(tokenizer, corpus)
+    size = _bytes_of(spec)
+    per_token = 1.0 if name == "bytes" else _BYTES_PER_TOKEN
+    held = round(HELD_OUT * size)
+    return Manifest(
+        corpus=corpus,
+        tokenizer=name,
+        n_vocab=tokenizers.vocabulary_size(name),
+        dtype="",
+        hash="",
+        train_documents=0,
+        test_documents=0,
+        train_tokens=round((size - held) / per_token),
+        test_tokens=round(held / per_token),
+        train_bytes=round(size) - held,
+        test_bytes=held,
+        bytes_per_token=per_token,
+        duplicates=0,
+        nul_bytes=0,
+        split="",
+        source=spec.source,
+        licence=spec.licence,
+        attribution=spec.attribution,
+        provenance=None,
+    )
+
+
+def _bytes_of(spec: corpora.CorpusSpec) -> float:
+    """Bytes of text that a corpus is said to have, before it has been read."""
+    if spec.package is not None:
+        return parse_number(spec.size.removesuffix("B"), f"size of {spec.name!r}")
+    wanted = spec.download()
+    return _UNKNOWN_BYTES if wanted is None or wanted.size is None else float(wanted.size)
 
 
 def load(path: Path) -> TokenSet:

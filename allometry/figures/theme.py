@@ -9,12 +9,15 @@ viridis: both stay apart for colour-blind eyes.
 from __future__ import annotations
 
 import os
-import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from allometry.env import cache_dir, package_version
 from allometry.errors import AllometryError
+from allometry.report.format import digests, policy, script_json
+from allometry.runs.files import write_bytes
 
 if TYPE_CHECKING:
     import altair as alt
@@ -191,25 +194,43 @@ def save(
 
 
 def write_atomically(path: Path, content: bytes) -> Path:
-    """Write a whole file or none: to a neighbour first, then renamed. AllometryError where that is
-    impossible.
-    """
+    """Write a whole file or none, and the folders that it is in. AllometryError where that is impossible."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError as error:
+        write_bytes(path, content)
+    except (OSError, AllometryError) as error:
+        reason = getattr(error.__cause__ or error, "strerror", None) or error
         raise AllometryError(
-            f"cannot write {path}: {error.strerror or error}", hint="choose another place with -o FILE"
+            f"cannot write {path}: {reason}", hint="choose another place with -o FILE"
         ) from error
     return path
+
+
+_GLOBALS = "window.vegaEmbed = vegaEmbed;"
+"""What the bundle leaves on the page: one function."""
+
+
+@cache
+def runtime() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script: once for all charts of a page.
+
+    Bundling takes seconds, so the script is kept in the cache folder, under the versions that it was
+    made by.
+    """
+    kept: Path | None = None
+    with suppress(AllometryError):  # no cache folder: it only saves time
+        version = package_version("vl-convert-python")
+        kept = cache_dir("report") / f"vega-{version}-{vegalite()}.js"
+        if kept.is_file() and kept.stat().st_size > 100_000:
+            return kept.read_text(encoding="utf-8")
+    import vl_convert
+
+    script = str(vl_convert.javascript_bundle(_GLOBALS, vl_version=vegalite()))
+    script = script.replace("</script", r"<\/script")
+    if kept is not None:
+        with suppress(AllometryError):
+            write_atomically(kept, script.encode())
+    return script
 
 
 @cache
@@ -220,12 +241,37 @@ def vegalite() -> str:
     return ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 
 
-def _html(spec: dict[str, Any], settings: dict[str, Any]) -> bytes:
-    import vl_convert
+_DRAW = """
+const spec = JSON.parse(document.getElementById("spec").textContent);
+const actions = { export: true, source: false, compiled: false, editor: false };
+vegaEmbed("#chart", spec, { mode: "vega-lite", ast: true, actions });
+"""
 
-    return str(
-        vl_convert.vegalite_to_html(spec, vl_version=vegalite(), config=settings, bundle=True)
-    ).encode()
+_PAGE = """<!DOCTYPE html>
+<html>
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<title>Chart</title>
+</head>
+<body>
+<div id="chart"></div>
+<script type="application/json" id="spec">{spec}</script>
+<script>{runtime}</script>
+<script>{draw}</script>
+</body>
+</html>
+"""
+
+
+def _html(spec: dict[str, Any], settings: dict[str, Any]) -> bytes:
+    """Return a page that draws the chart: no text of the data ends its script, no other script runs."""
+    return _PAGE.format(
+        policy=policy(digests(runtime(), _DRAW)),
+        spec=script_json({**spec, "config": settings}),
+        runtime=runtime(),
+        draw=_DRAW,
+    ).encode("utf-8", "replace")
 
 
 def _svg(spec: dict[str, Any], settings: dict[str, Any]) -> bytes:

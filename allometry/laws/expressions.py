@@ -30,6 +30,14 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "min": np.minimum,
     "max": np.maximum,
 }
+_ARGUMENTS = {"min": 2, "max": 2}
+"""Arguments of a function, where it is not one."""
+
+_LONGEST = 10_000
+"""Characters of an expression, and terms that it may nest: beyond, reading it would exhaust the stack."""
+
+_DEEPEST = 200
+
 _HINT = (
     "arithmetic of column names, numbers, + - * / ** and log, log10, log2, exp, sqrt, abs, min, max; "
     "put names with spaces between backticks, like `Training FLOP`/(6*N)"
@@ -67,11 +75,23 @@ def _parse(text: str) -> tuple[ast.expr, dict[str, str]]:
         quoted[name] = match[1]
         return name
 
+    if len(text) > _LONGEST:
+        raise AllometryError(f"an expression has {len(text):,} characters", hint=_HINT)
     plain = re.sub(r"`([^`]+)`", placeholder, text).replace("^", "**")
     try:
-        return ast.parse(plain.strip(), mode="eval").body, quoted
+        tree = ast.parse(plain.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise AllometryError(f"cannot read the expression {text!r}", hint=_HINT) from None
+        raise AllometryError(f"cannot read the expression {_shown(text)}", hint=_HINT) from None
+    level: list[ast.AST] = [tree]
+    for _ in range(_DEEPEST):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    if level:
+        raise AllometryError(f"the expression {_shown(text)} has too many terms", hint=_HINT)
+    return tree, quoted
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 200 else f"{text[:200]}…")
 
 
 def _value(node: ast.expr, values: dict[str, Any], quoted: dict[str, str], text: str) -> Any:
@@ -80,19 +100,41 @@ def _value(node: ast.expr, values: dict[str, Any], quoted: dict[str, str], text:
         and isinstance(node.value, int | float)
         and not isinstance(node.value, bool)
     ):
-        return float(node.value)
+        try:
+            return float(node.value)
+        except OverflowError:
+            raise AllometryError(f"a number in {_shown(text)} is too large", hint=_HINT) from None
     if isinstance(node, ast.Name):
         name = quoted.get(node.id, node.id)
         if name not in values:
-            raise unknown(f"column in {text!r}:", name, values)
+            raise unknown(f"column in {_shown(text)}:", name, values)
         return values[name]
     if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
-        left, right = (_value(side, values, quoted, text) for side in (node.left, node.right))
-        return _BINARY[type(node.op)](np.asarray(left, dtype=float), np.asarray(right, dtype=float))
+        left, right = (_number(side, values, quoted, text) for side in (node.left, node.right))
+        return _BINARY[type(node.op)](left, right)
     if isinstance(node, ast.UnaryOp) and type(node.op) in _UNARY:
-        return _UNARY[type(node.op)](_value(node.operand, values, quoted, text))
+        return _UNARY[type(node.op)](_number(node.operand, values, quoted, text))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
         if node.func.id not in _FUNCTIONS:
-            raise unknown(f"function in {text!r}:", node.func.id, _FUNCTIONS)
-        return _FUNCTIONS[node.func.id](*(_value(a, values, quoted, text) for a in node.args))
-    raise AllometryError(f"the expression {text!r} has something other than arithmetic in it", hint=_HINT)
+            raise unknown(f"function in {_shown(text)}:", node.func.id, _FUNCTIONS)
+        count = _ARGUMENTS.get(node.func.id, 1)
+        if len(node.args) != count:
+            raise AllometryError(
+                f"{node.func.id} takes {count} argument{'s' if count > 1 else ''}, in {_shown(text)} it has "
+                f"{len(node.args)}",
+                hint=_HINT,
+            )
+        return _FUNCTIONS[node.func.id](*(_number(a, values, quoted, text) for a in node.args))
+    raise AllometryError(f"{_shown(text)} has something other than arithmetic in it", hint=_HINT)
+
+
+def _number(node: ast.expr, values: dict[str, Any], quoted: dict[str, str], text: str) -> Any:
+    """Return the value of a part of an expression as numbers; AllometryError for a column of text."""
+    value = _value(node, values, quoted, text)
+    try:
+        return np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        name = quoted.get(node.id, node.id) if isinstance(node, ast.Name) else "a part"
+        raise AllometryError(
+            f"{name!r} in {_shown(text)} holds something other than numbers", hint=_HINT
+        ) from None

@@ -164,7 +164,8 @@ def _between(x: Array, best: Array, rank: NDArray[np.int64]) -> Array:
     inner = np.clip(rank, 1, len(x) - 2)
     at = np.arange(len(rank))
     left, right = x[inner] - x[inner - 1], x[inner + 1] - x[inner]
-    with np.errstate(invalid="ignore"):
+    # At the edges, which the caller leaves out, the parabola is not at its lowest point, and may be a line.
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         down, up = best[inner - 1, at] - best[inner, at], best[inner + 1, at] - best[inner, at]
         shift = (right**2 * down - left**2 * up) / (2 * (right * down + left * up))
-    return np.asarray(np.exp(x[inner] + np.where(np.isfinite(shift), shift, 0.0)))
+        return np.asarray(np.exp(x[inner] + np.where(np.isfinite(shift), shift, 0.0)))

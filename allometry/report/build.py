@@ -12,6 +12,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from allometry.figures import theme
+from allometry.report import format as fmt
 from allometry.report import page
 from allometry.report.content import Analysis
 from allometry.report.layout import layout
@@ -20,7 +21,7 @@ from allometry.version import __version__
 
 def build(analysis: Analysis) -> str:
     """The report as HTML text. Raises AllometryError only if a chart cannot be written as Vega-Lite."""
-    runtime, style = page.runtime(), page.asset("style.css")
+    runtime, style = theme.runtime(), page.asset("style.css")
     script = page.asset("charts.js") + page.asset("report.js")
     return page.template(page.asset("entries.html") + page.asset("template.html")).render(
         layout(analysis),
@@ -28,7 +29,7 @@ def build(analysis: Analysis) -> str:
         description=analysis.answer,
         themes=page.themes(),
         colours=page.colours(),
-        policy=page.policy(page.digests(runtime, script)),
+        policy=fmt.policy(fmt.digests(runtime, script)),
         runtime=Markup(runtime),
         script=Markup(script),
         style=Markup(style),

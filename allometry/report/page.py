@@ -3,24 +3,17 @@ policy."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 import re
-from contextlib import suppress
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import vl_convert
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from allometry.env import cache_dir, package_version
-from allometry.errors import AllometryError
 from allometry.figures import theme
 from allometry.report import format as fmt
 
@@ -120,48 +113,6 @@ def _sort_key(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         return None
     return f"{value:.10g}"
-
-
-def policy(scripts: str, **sources: str) -> str:
-    """A content security policy under which only `scripts` run, and nothing is loaded or sent but what
-    `sources` allow (directive, with underscores, and value).
-    """
-    further = "".join(f"{name.replace('_', '-')} {value}; " for name, value in sources.items())
-    return (
-        f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
-        f"{further}base-uri 'none'; form-action 'none'"
-    )
-
-
-def digests(*scripts: str) -> str:
-    """Scripts as a policy names them: by their hashes."""
-    hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
-    return " ".join(f"'sha256-{digest}'" for digest in hashes)
-
-
-_GLOBALS = "window.vegaEmbed = vegaEmbed;"
-"""What the bundle leaves on the page: one function."""
-
-
-@cache
-def runtime() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script: once for all charts of a page.
-
-    Bundling takes seconds, so the script is kept in the cache folder, under the versions that it was
-    made by.
-    """
-    kept: Path | None = None
-    with suppress(AllometryError):  # no cache folder: it only saves time
-        version = package_version("vl-convert-python")
-        kept = cache_dir("report") / f"vega-{version}-{theme.vegalite()}.js"
-        if kept.is_file() and kept.stat().st_size > 100_000:
-            return kept.read_text(encoding="utf-8")
-    script = str(vl_convert.javascript_bundle(_GLOBALS, vl_version=theme.vegalite()))
-    script = script.replace("</script", r"<\/script")
-    if kept is not None:
-        with suppress(AllometryError):
-            theme.write_atomically(kept, script.encode())
-    return script
 
 
 @cache

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
 from allometry.errors import unknown
-from allometry.runs.files import writing
+from allometry.runs.files import replacing
 
 
 def _csv(frame: pd.DataFrame, path: Path) -> None:
@@ -40,10 +39,5 @@ def export(frame: pd.DataFrame, path: Path) -> None:
     """
     if path.suffix not in FORMATS:
         raise unknown("file ending", path.suffix or path.name, FORMATS)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path):
-        try:
-            FORMATS[path.suffix](frame, aside)
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+    with replacing(path) as aside:
+        FORMATS[path.suffix](frame, aside)

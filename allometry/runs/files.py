@@ -157,6 +157,25 @@ def read_bytes(path: Path, limit: int = MOST_BYTES) -> bytes | None:
     return data
 
 
+def read_tail(path: Path, count: int) -> bytes:
+    """Return the last `count` bytes of a log that others may have made, as `read_bytes` opens it; b"" if it
+    cannot be read.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            return b""
+        return os.pread(handle, count, max(0, status.st_size - count))
+    except OSError:
+        return b""
+    finally:
+        os.close(handle)
+
+
 def _require_file(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise AllometryError(f"{path} is damaged: it is no regular file", hint=_move(path))
@@ -249,3 +268,13 @@ def _object(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; links are not followed."""
+    if not path.is_dir():
+        return path.lstat().st_size
+    total = 0
+    for folder, _, names in os.walk(path):
+        total += sum(Path(folder, name).lstat().st_size for name in names)
+    return total

@@ -19,7 +19,8 @@ def exclusive(store: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold the store for writing; AllometryError, naming the other process, if it is taken.
 
     `shared` keeps out only those who want it for themselves: whoever shares it claims each run
-    (`allometry.runs.claims`), which also works where the file system has no locks.
+    (`allometry.runs.claims`), which also works where the file system has no locks. A lock file that is a link
+    is refused: what it leads to would be written over.
     """
     path = store / ".lock"
     with writing(path):

@@ -8,13 +8,14 @@ in the training text than people do. n-grams lie within a continuation, of which
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from allometry.errors import AllometryError
 from allometry.runs.files import read_json
-from allometry.runs.record import RunRecord, check_format
+from allometry.runs.record import RunRecord, check_format, is_number, is_numbers
 
 FORMAT = 1
 
@@ -30,25 +31,33 @@ NOVELTY_COLUMNS = ("run", "step", "source", "prompt", "n", "duplicated", "grams"
 def read_novelty(record: RunRecord) -> pd.DataFrame:
     """What a run recorded at its end: NOVELTY_COLUMNS, a row for each continuation and n; empty without.
 
-    AllometryError where a newer release wrote it.
+    AllometryError where a newer release wrote it, or it is damaged.
     """
     found = read_json(record.path / FILE)
     if found is None:
         return pd.DataFrame(columns=list(NOVELTY_COLUMNS))
     check_format(found, record.path / FILE)
+    if not _is_whole(found):
+        raise AllometryError(
+            f"{record.path / FILE} is damaged", hint="remove the run (allometry runs rm) and train it again"
+        )
     return pd.concat([_of(record.id, found, source) for source in SOURCES], ignore_index=True)
 
 
-def read_all_novelty(records: Iterable[RunRecord]) -> pd.DataFrame:
-    """`read_novelty` of several runs under each other."""
-    frames = [frame for record in records if len(frame := read_novelty(record))]
-    if not frames:
-        return pd.DataFrame(columns=list(NOVELTY_COLUMNS))
-    return pd.concat(frames, ignore_index=True)
+def _is_whole(found: dict[str, Any]) -> bool:
+    """Return whether a file holds tables of counts, of one width each."""
+    tables = [found.get(source) for source in SOURCES]
+    return all(is_number(found.get(key)) for key in ("step", "length")) and all(
+        isinstance(table, list)
+        and all(is_numbers(row) for row in table)
+        and len({len(row) for row in table}) <= 1
+        for table in tables
+    )
 
 
 def _of(run: str, found: dict[str, object], source: str) -> pd.DataFrame:
     counts = np.asarray(found[source], dtype=np.int64)
+    counts = counts.reshape(len(counts), -1)
     prompts, n = (axis.ravel() for axis in np.indices(counts.shape))
     columns = {
         "run": run, "step": found["step"], "source": source, "prompt": prompts, "n": n + 1,

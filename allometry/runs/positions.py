@@ -9,7 +9,7 @@ numbers. Positions count from 1: the loss at position t is that of the token pre
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -65,14 +65,6 @@ def read_positions(record: RunRecord) -> pd.DataFrame:
     if not newest or type(n_ctx) is not int or not 0 < n_ctx <= _LONGEST:
         return pd.DataFrame(columns=list(POSITION_COLUMNS))
     return pd.concat([_long(record.id, step, newest[step], n_ctx) for step in sorted(newest)])
-
-
-def read_all_positions(records: Iterable[RunRecord]) -> pd.DataFrame:
-    """`read_positions` of several runs under each other."""
-    frames = [frame for record in records if len(frame := read_positions(record))]
-    if not frames:
-        return pd.DataFrame(columns=list(POSITION_COLUMNS))
-    return pd.concat(frames, ignore_index=True)
 
 
 def _long(run: str, step: int, losses: Sequence[float], n_ctx: int) -> pd.DataFrame:

@@ -239,7 +239,7 @@ def read_run(path: Path) -> RunRecord:
     stored = stored or {"config": {}}
     check_format(stored, path / "config.json")
     config = stored.get("config", stored)
-    if problem := _config_problem(config):
+    if problem := config_problem(config):
         raise AllometryError(f"{path / 'config.json'} is damaged: {problem}", hint="train the run again")
     name = stored.get("id", path.name)
     if name != path.name:
@@ -298,7 +298,7 @@ def _counts(counts: Any, path: Path) -> tuple[dict[str, int], list[str]]:
     return {}, [f"{path / 'config.json'} is damaged: {said}: N and C are unknown"]
 
 
-def _config_problem(config: Any) -> str | None:
+def config_problem(config: Any) -> str | None:
     """Return what is wrong with a configuration, as far as a run table needs it, or None."""
     if not isinstance(config, dict):
         return "the configuration is no object"
@@ -404,15 +404,16 @@ def curve_rows(directory: Path) -> tuple[list[dict[str, Any]], list[str]]:
         rows, notes = read_lines(path)
     except AllometryError as error:
         return [], [error.message]
-    bad = [number for number, row in enumerate(rows, start=1) if not _is_curve_row(row)]
+    bad = [number for number, row in enumerate(rows, start=1) if not is_curve_row(row)]
     if bad:
-        rows = [row for row in rows if _is_curve_row(row)]
+        rows = [row for row in rows if is_curve_row(row)]
         notes += left_out(path, bad, len(rows) + len(bad) + 1)
     return rows, notes
 
 
-def _is_curve_row(row: Mapping[str, Any]) -> bool:
-    if not _is_whole(row.get("step")) or len(row) > _MANY:
+def is_curve_row(row: Any) -> bool:
+    """Return whether a row of a curve is as `curve_rows` promises."""
+    if not isinstance(row, dict) or not _is_whole(row.get("step")) or len(row) > _MANY:
         return False
     by_position = row.get(BY_POSITION)
     if by_position is not None and not is_numbers(by_position):

@@ -8,7 +8,7 @@ import contextlib
 import re
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from typing import Any
 import pandas as pd
 
 from allometry.errors import AllometryError, printable, unknown
-from allometry.runs.files import read_json, write_json, writing
+from allometry.runs.files import read_json, size_of, write_json, writing
 from allometry.runs.index import read_index, run_directories
 from allometry.runs.lock import exclusive
 from allometry.runs.mirror import Mirror
-from allometry.runs.novelty import read_all_novelty
+from allometry.runs.novelty import NOVELTY_COLUMNS, read_novelty
 from allometry.runs.place import place, url_of
-from allometry.runs.positions import read_all_positions
-from allometry.runs.probes import read_all_probes
+from allometry.runs.positions import POSITION_COLUMNS, read_positions
+from allometry.runs.probes import PROBE_COLUMNS, read_probes
 from allometry.runs.query import select
 from allometry.runs.record import (
     COLUMNS,
@@ -37,6 +37,7 @@ from allometry.runs.record import (
     is_run_name,
     read_run,
 )
+from allometry.runs.texts import ASIDE
 
 _MARKER = "store.json"
 _STUDIES = "studies"
@@ -185,19 +186,37 @@ class Store:
 
         Positions count from 1; where several share a number, the geometric middle stands for them.
         """
-        return read_all_positions(self.records() if runs is None else [self.get(run) for run in runs])
+        return self._together(read_positions, POSITION_COLUMNS, runs)
 
     def probes(self, runs: Iterable[str] | None = None) -> pd.DataFrame:
         """Losses of single sequences (canaries, passages, documents, …) along the named runs (default: all):
         `runs.probes.PROBE_COLUMNS`.
         """
-        return read_all_probes(self.records() if runs is None else [self.get(run) for run in runs])
+        return self._together(read_probes, PROBE_COLUMNS, runs)
 
     def novelty(self, runs: Iterable[str] | None = None) -> pd.DataFrame:
         """How often n-grams of what the models of the named runs (default: all) write occur in what they were
         trained on: `runs.novelty.NOVELTY_COLUMNS`.
         """
-        return read_all_novelty(self.records() if runs is None else [self.get(run) for run in runs])
+        return self._together(read_novelty, NOVELTY_COLUMNS, runs)
+
+    def _together(
+        self,
+        read: Callable[[RunRecord], pd.DataFrame],
+        columns: Sequence[str],
+        runs: Iterable[str] | None,
+    ) -> pd.DataFrame:
+        """Return what `read` makes of each run, under each other; `notes` says what was left out."""
+        records = self.records() if runs is None else [self.get(run) for run in runs]
+        frames, notes = [], list(self.notes if runs is None else ())
+        for record in records:
+            try:
+                frames.append(read(record))
+            except AllometryError as error:
+                notes.append(f"{error.message}: it is left out")
+        self.notes = tuple(notes)
+        frames = [frame for frame in frames if len(frame)]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(columns))
 
     def get(self, name: str) -> RunRecord:
         """The run of that id, or the only run whose id starts or ends with `name`; AllometryError
@@ -293,6 +312,40 @@ class Store:
             raise AllometryError(
                 f"{folder} is a link, and links are not followed here", hint="put a folder in its place"
             )
+
+    def purge(self, runs: Iterable[str] | None = None) -> int:
+        """Delete for good what was removed: the given runs, or all, and then also what is kept of other texts
+        (`runs.texts`). Returns how many bytes that frees.
+        """
+        self._require_folder()
+        wanted = None if runs is None else set(runs)
+        with exclusive(self.path), writing(self.path):
+            gone = [run for run in (self.path / _REMOVED).glob("*/*") if wanted is None or run.name in wanted]
+            gone += list((self.path / ASIDE).glob("*")) if wanted is None else []
+            freed = sum(map(size_of, gone))
+            for path in gone:
+                shutil.rmtree(path)
+            for batch in (self.path / _REMOVED).glob("*"):
+                if _is_empty(batch):
+                    batch.rmdir()
+        return freed
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes on this disk: of each kind of run by how it stands, of reports, of what was removed, and of
+        what is kept of other texts.
+        """
+        found: dict[str, int] = {}
+        for directory in run_directories(self.path):
+            status = read_run(directory).status
+            found[f"runs {status}"] = found.get(f"runs {status}", 0) + size_of(directory)
+        for name, folder in (
+            ("studies and reports", _STUDIES),
+            ("removed (runs undo)", _REMOVED),
+            ("of other texts", ASIDE),
+        ):
+            if (self.path / folder).is_dir():
+                found[name] = size_of(self.path / folder)
+        return found
 
     def _require_folder(self) -> None:
         """Runs at a URL are not moved about: an undo folder there would cost as much as the runs."""

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,13 +92,3 @@ def _unused(path: Path) -> Path:
         number += 1
         free = path.with_name(f"{path.name}.{number}")
     return free
-
-
-def aside(store: Path) -> Iterator[Path]:
-    """The directories of runs that are put aside, in order."""
-    yield from sorted(path.parent for path in (store / ASIDE).glob("*/*/config.json"))
-
-
-def forget(store: Path) -> None:
-    """Delete whatever is put aside."""
-    shutil.rmtree(store / ASIDE, ignore_errors=True)

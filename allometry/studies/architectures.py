@@ -1,10 +1,10 @@
 """Architectures: are the laws those of the transformer, or of learning from text by whatever means?
 
-Three architectures at matched sizes: the transformer, the LSTM and the Universal Transformer.
+Runs: three architectures at matched sizes: the transformer, the LSTM and the Universal Transformer.
 
-Reading architectures against each other: pairs of runs of equal N, equal data and equal seed.
+Analysis: architectures against each other: pairs of runs of equal N, equal data and equal seed.
 
-Reading LSTMs against transformers by the position in the context, in pairs of equal N and seed.
+Analysis: LSTMs against transformers by the position in the context, in pairs of equal N and seed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from allometry.report.content import Analysis, Figure, Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, small_model, small_run, vocabulary
 from allometry.studies.core.sections import (
     LEVEL,
-    Reading,
-    attempt,
+    StudySection,
     chapter,
     claim,
     mean_estimate,
     scope,
+    section_or_reason,
     seed_noise,
     slope_of,
     usable_runs,
@@ -35,7 +35,7 @@ from allometry.studies.core.study import Study, register, run_set, too_little
 
 if TYPE_CHECKING:
     from allometry.models.base import ModelConfig
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
     from allometry.train.config import DataConfig, RunConfig
 
 
@@ -61,29 +61,31 @@ class Architectures(Study):
         "words, "
         "so the LSTM's deficit may only begin to show, and more in the pair with 256."
     )
-    designs: ClassVar[dict[str, float]] = {"recurrent": 1.0}
+    run_sets: ClassVar[dict[str, float]] = {"recurrent": 1.0}
 
-    def analyse(self, evidence: Evidence) -> Analysis:
-        """Paired differences with intervals, by size and by position."""
-        usable, excluded = usable_runs(evidence)
+    def analyse(self, study_data: StudyData) -> Analysis:
+        """Report paired differences with intervals, by size and by position."""
+        usable, excluded = usable_runs(study_data)
         runs = named(usable)
         usual = runs[runs["n_ctx"] == runs["n_ctx"].min()] if len(runs) else runs
-        positions = _final(evidence.positions, runs)
-        readings = {
-            "lstm": attempt("LSTM against transformer, by size", lambda: lstm_by_size(usual)),
-            "places": attempt("LSTM against transformer, by position", lambda: by_position(positions)),
-            "universal": attempt("Re-using the blocks", lambda: universal(usual)),
+        positions = _final(study_data.positions, runs)
+        sections = {
+            "lstm": section_or_reason("LSTM against transformer, by size", lambda: lstm_by_size(usual)),
+            "places": section_or_reason(
+                "LSTM against transformer, by position", lambda: by_position(positions)
+            ),
+            "universal": section_or_reason("Re-using the blocks", lambda: universal(usual)),
             "noise": _noise(usual),
         }
-        found = [r.fits["summary"] for r in readings.values() if "summary" in r.fits]
+        found = [r.fits["summary"] for r in sections.values() if "summary" in r.fits]
         return chapter(
             self,
-            evidence,
-            readings,
+            study_data,
+            sections,
             answer=" ".join(found) or "The runs do not answer this.",
             next=_NEXT,
             excluded=excluded,
-            warnings=scope(usable, evidence),
+            warnings=scope(usable, study_data),
         )
 
 
@@ -115,7 +117,7 @@ FEWEST_UPDATES = 100
 
 @run_set
 def recurrent(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """Every family at the same N and the same D, so that only the architecture differs; Universal
+    """Return every family at the same N and the same D, so that only the architecture differs; Universal
     Transformers have exactly the N of the transformer of their width, and `reuse` times its compute.
     """
     n_vocab = vocabulary(data)
@@ -140,14 +142,15 @@ def recurrent(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 
 def _ladder(largest: float, n_vocab: int) -> list[ModelConfig]:
-    """Transformers of the recipe, smallest first."""
+    """Return transformers of the recipe, smallest first."""
     targets = [largest / STEP**k for k in reversed(range(SIZES))]
     return list(dict.fromkeys(small_model(max(1, round(n)), n_vocab=n_vocab) for n in targets))
 
 
 def _universal(ladder: list[ModelConfig]) -> list[ModelConfig]:
-    """For each width the Universal Transformers with the same distinct blocks; the largest width, which
-    would cost the most, only at the fewest repetitions."""
+    """Return for each width the Universal Transformers with the same distinct blocks; the largest width,
+    which would cost the most, only at the fewest repetitions.
+    """
     from allometry.models.universal import UniversalConfig
 
     made: list[ModelConfig] = []
@@ -168,7 +171,7 @@ def _lstms(ladder: list[ModelConfig]) -> list[ModelConfig]:
 
 
 def _lstm(model: ModelConfig, layers: int) -> ModelConfig:
-    """The LSTM of so many layers with N = 8 layers d_model^2 nearest to a transformer's."""
+    """Return the LSTM of so many layers with N = 8 layers d_model^2 nearest to a transformer's."""
     from allometry.models.lstm import LSTMConfig
 
     width = 4 * max(1, round(math.sqrt(model.counts().N / (8 * layers)) / 4))
@@ -176,7 +179,7 @@ def _lstm(model: ModelConfig, layers: int) -> ModelConfig:
 
 
 def _pair(ladder: list[ModelConfig]) -> list[ModelConfig]:
-    """The transformer in the middle of the ladder, and its LSTM."""
+    """Return the transformer in the middle of the ladder, and its LSTM."""
     middle = ladder[len(ladder) // 2]
     return [middle, _lstm(middle, 2)]
 
@@ -194,14 +197,15 @@ _NEXT = (
 )
 
 
-def _noise(runs: pd.DataFrame) -> Reading:
+def _noise(runs: pd.DataFrame) -> StudySection:
     transformers = runs[runs["family"] == "transformer"]
     return seed_noise(transformers)[1]
 
 
 def named(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with a `series` that tells families, LSTM depths and reuses apart, and `N_reuse`, the
-    parameters counted as often as they are used (figure 17, left)."""
+    """Return the runs with a `series` that tells families, LSTM depths and reuses apart, and `N_reuse`, the
+    parameters counted as often as they are used (figure 17, left).
+    """
     reuse = runs["reuse"].fillna(1).astype(int)
     layers = runs["n_layer"].fillna(0).astype(int)
     series = [
@@ -214,7 +218,7 @@ def named(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _final(positions: pd.DataFrame | None, runs: pd.DataFrame) -> pd.DataFrame:
-    """Losses by position at the end of each run, with the run's series, N, seed and context."""
+    """Return losses by position at the end of each run, with the run's series, N, seed and context."""
     if positions is None or not len(positions):
         return pd.DataFrame(columns=["run", "position", "loss", "series", "N", "seed", "n_ctx"])
     last = positions["step"] == positions.groupby("run")["step"].transform("max")
@@ -222,7 +226,9 @@ def _final(positions: pd.DataFrame | None, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_size(transformers: pd.DataFrame, N: pd.Series, column: str = "N") -> np.ndarray:
-    """The transformer's loss at other sizes, log-linear between its own (seeds averaged); NaN outside."""
+    """Return the transformer's loss at other sizes, log-linear between its own (seeds averaged); NaN
+    outside.
+    """
     means = transformers.groupby(column)["loss"].mean()
     if len(means) < 2:
         raise AllometryError(
@@ -237,7 +243,9 @@ def at_size(transformers: pd.DataFrame, N: pd.Series, column: str = "N") -> np.n
 
 
 def against(runs: pd.DataFrame, series: str, column: str = "N") -> pd.DataFrame:
-    """The runs of a series beside the transformer's loss at the same `column`: log ratio of the losses."""
+    """Return the runs of a series beside the transformer's loss at the same `column`: log ratio of the
+    losses.
+    """
     own = runs[runs["series"] == series]
     if not len(own):
         raise AllometryError(f"no run of {series!r} is done", hint="finish the study's runs")
@@ -263,8 +271,8 @@ def _ladder_figure(runs: pd.DataFrame, x: str, what: str, name: str, families: t
     )  # fmt: skip
 
 
-def lstm_by_size(runs: pd.DataFrame) -> Reading:
-    """Losses of LSTMs and transformers against N (Kaplan et al. 2020, figure 7, left)."""
+def lstm_by_size(runs: pd.DataFrame) -> StudySection:
+    """Report losses of LSTMs and transformers against N (Kaplan et al. 2020, figure 7, left)."""
     pairs = against(runs, "LSTM, 2 layers")
     ratio = mean_estimate(100 * np.expm1(pairs["log ratio"]))
     figure = _ladder_figure(
@@ -280,7 +288,7 @@ def lstm_by_size(runs: pd.DataFrame) -> Reading:
         "LSTM over transformer at equal N, %", "ΔL/L", ratio,
         "the paper's LSTMs have contexts of 1,024 tokens and up to 3e8 parameters", above=True,
     )  # fmt: skip
-    return Reading(
+    return StudySection(
         section=Section(title="LSTM against transformer, by size", text=text, evidence=(figure, slopes)),
         constants=(row,),
         fits={"summary": summary},
@@ -288,7 +296,7 @@ def lstm_by_size(runs: pd.DataFrame) -> Reading:
 
 
 def _slopes(runs: pd.DataFrame, series: list[str]) -> Table:
-    """The slope of log L in log N of each series, with the interval of a straight line."""
+    """Return the slope of log L in log N of each series, with the interval of a straight line."""
     rows = []
     for name in series:
         means = runs[runs["series"] == name].groupby("N")["loss"].mean()
@@ -300,7 +308,7 @@ def _slopes(runs: pd.DataFrame, series: list[str]) -> Table:
     return Table(name="slopes", title="Slopes against size", caption=caption, frame=pd.DataFrame(rows))
 
 
-def universal(runs: pd.DataFrame) -> Reading:
+def universal(runs: pd.DataFrame) -> StudySection:
     """Re-used blocks at equal N and at equal compute (Kaplan et al. 2020, figure 17)."""
     names = sorted(s for s in runs["series"].unique() if s.startswith("blocks used"))
     if not names:
@@ -329,7 +337,7 @@ def universal(runs: pd.DataFrame) -> Reading:
         name="reuse-pairs", title="Every pair", caption="log ratio: ln of loss over the transformer's loss.",
         frame=frame[["at", *_PAIRED]].reset_index(drop=True),
     )  # fmt: skip
-    return Reading(
+    return StudySection(
         section=Section(title="Re-using the blocks", text=summary, evidence=(*figures, table)),
         constants=(
             claim("Universal over plain at equal N, %", "ΔL/L", better, why, above=False),
@@ -349,8 +357,8 @@ LIKE = 1.25
 """Factor in N within which an LSTM and a transformer are a pair."""
 
 
-def by_position(positions: pd.DataFrame) -> Reading:
-    """Losses by position of matched pairs (figure 7, right): is the LSTM worse late, and not early?"""
+def by_position(positions: pd.DataFrame) -> StudySection:
+    """Report losses by position of matched pairs (figure 7, right): is the LSTM worse late, and not early?"""
     if not len(positions):
         raise AllometryError("no run recorded its loss by position", hint="train the study again")
     table = ratios_by_position(positions)
@@ -372,7 +380,7 @@ def by_position(positions: pd.DataFrame) -> Reading:
         claim("the same, late less early, %", "ΔΔL/L", growth, why, above=True),
     )
     figures = (_places_figure(positions), _ratio_figure(table))
-    return Reading(
+    return StudySection(
         section=Section(
             title="LSTM against transformer, by position",
             text=f"{summary} Kaplan et al. find LSTMs as good early in the context and flat after about 100 "
@@ -386,7 +394,7 @@ def by_position(positions: pd.DataFrame) -> Reading:
 
 
 def _pair_longer(ends: pd.DataFrame, positions: pd.DataFrame) -> str:
-    """What the pair with a longer context shows; a transformer that does not use it yet is said to."""
+    """Return what the pair with a longer context shows; a transformer that does not use it yet is said to."""
     long = ends[ends["n_ctx"] > ends["n_ctx"].min()]
     if not len(long):
         return ""
@@ -408,8 +416,9 @@ def _pair_longer(ends: pd.DataFrame, positions: pd.DataFrame) -> str:
 
 
 def ratios_by_position(positions: pd.DataFrame) -> pd.DataFrame:
-    """For each LSTM of two layers and the transformer of the nearest N, same seed and context: the log ratio
-    of their losses at each position. Raises AllometryError if there is no pair."""
+    """Return for each LSTM of two layers and the transformer of the nearest N, same seed and context: the log
+    ratio of their losses at each position. Raises AllometryError if there is no pair.
+    """
     lstm = positions[positions["series"] == "LSTM, 2 layers"]
     other = positions[positions["series"] == "transformer"]
     parts = []

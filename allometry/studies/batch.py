@@ -1,9 +1,9 @@
 """Batch: how many tokens a step is worth, and when larger batches stop to pay.
 
-The reading of the batch study: hyperbolas at fixed losses, B_crit(L) for two sizes, and the gradient noise
-scale at the same losses.
+Analysis: hyperbolas at fixed losses, B_crit(L) for two sizes, and the gradient noise scale at the same
+losses.
 
-The gradient noise scale of McCandlish et al. 2018 beside the critical batch, at equal loss.
+Analysis: the gradient noise scale of McCandlish et al. 2018 beside the critical batch, at equal loss.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from allometry.report.content import Constant, Figure, Section, Table, Verdict
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
-    Reading,
-    attempt,
+    StudySection,
     chapter,
     constant,
     percent,
     scope,
+    section_or_reason,
     usable_runs,
 )
 from allometry.studies.core.study import Study, register
@@ -38,7 +38,7 @@ from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
 
 
 @register
@@ -48,7 +48,7 @@ class Batch(Study):
 
     Kaplan et al. 2020 (section 5.1, figures 10 and 18) find a hyperbola between the two, whose corner, the
     critical batch, depends on the loss alone. Their compute-efficient frontier rests on it. The gradient
-    noise scale of McCandlish et al. 2018 should foretell it without a scan, and is measured beside it.
+    noise scale of McCandlish et al. 2018 should predict it without a scan, and is measured beside it.
     """
 
     name: ClassVar[str] = "batch"
@@ -61,28 +61,28 @@ class Batch(Study):
         "near 2 nats and growing as the loss falls, about as L^(-1/0.21); the noise scale of the same order, "
         "but not equal: it assumes plain gradient descent on a round valley, and we train with Adam."
     )
-    designs: ClassVar[dict[str, float]] = {"batches": 1.0}
+    run_sets: ClassVar[dict[str, float]] = {"batches": 1.0}
 
-    def analyse(self, evidence: Evidence) -> Analysis:
+    def analyse(self, study_data: StudyData) -> Analysis:
         """S_min, E_min and B_crit at each loss, the law B_crit(L), and the noise scale at equal loss."""
-        runs, excluded = usable_runs(evidence)
-        curves = evidence.curves
+        runs, excluded = usable_runs(study_data)
+        curves = study_data.curves
 
         @cache
         def law() -> BatchLaw:
             return critical_batch(runs, curves)
 
-        readings = {
-            "scan": attempt(_SCAN, lambda: _scans(law())),
-            "law": attempt(_LAW, lambda: _law(law(), runs, curves)),
-            "noise": attempt(TITLE, lambda: noise_beside(law(), runs, curves)),
-            "rates": attempt(_RATES, lambda: _rates(law(), runs)),
+        sections = {
+            "scan": section_or_reason(_SCAN, lambda: _scans(law())),
+            "law": section_or_reason(_LAW, lambda: _law(law(), runs, curves)),
+            "noise": section_or_reason(TITLE, lambda: noise_beside(law(), runs, curves)),
+            "rates": section_or_reason(_RATES, lambda: _rates(law(), runs)),
         }
         limits = tuple(
-            w for w in scope(runs, evidence) if "updates" not in w
+            w for w in scope(runs, study_data) if "updates" not in w
         )  # few updates are the point here
         return chapter(
-            self, evidence, readings, answer=_answer(readings), next=_next(readings), excluded=excluded,
+            self, study_data, sections, answer=_answer(sections), next=_next(sections), excluded=excluded,
             warnings=limits,
         )  # fmt: skip
 
@@ -96,8 +96,8 @@ _SCAN, _LAW = "Tokens against updates at fixed losses", "The critical batch agai
 _RATES = "Which rate arrives first"
 
 
-def _scans(law: BatchLaw) -> Reading:
-    """Figure 18: one figure a size."""
+def _scans(law: BatchLaw) -> StudySection:
+    """Report figure 18: one figure a size."""
     figures: list[Figure | Table] = []
     worst = []
     for n, scan in law.scans.items():
@@ -128,11 +128,13 @@ def _scans(law: BatchLaw) -> Reading:
     warnings = tuple(
         f"N = {format_count(n)}: {text}" for n, scan in law.scans.items() for text in said(scan.warnings)
     )
-    return Reading(section=Section(title=_SCAN, text=text, evidence=(*figures, table)), warnings=warnings)
+    return StudySection(
+        section=Section(title=_SCAN, text=text, evidence=(*figures, table)), warnings=warnings
+    )
 
 
-def _law(law: BatchLaw, runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
-    """Figure 10: B_crit(L) of both sizes, its power law, and Kaplan's slope through our data."""
+def _law(law: BatchLaw, runs: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
+    """Report figure 10: B_crit(L) of both sizes, its power law, and Kaplan's slope through our data."""
     points = law.table.rename(columns={"B_crit_low": "low", "B_crit_high": "high"})
     points["series"] = [f"B_crit, N = {format_count(n)}" for n in points["N"]]
     measured = noise_points(runs, curves)
@@ -160,7 +162,7 @@ def _law(law: BatchLaw, runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
         f"{_train_ratio(law, runs, curves)} the one read from the test loss, in the middle of the losses."
     )
     constants = () if alpha is None else (alpha,)
-    return Reading(
+    return StudySection(
         section=Section(title=_LAW, text=text, evidence=(figure,)), constants=constants, fits={"B_crit": law}
     )
 
@@ -196,7 +198,7 @@ def _alpha(law: BatchLaw) -> Constant | None:
 
 
 def _size_ratio(law: BatchLaw) -> str:
-    """Whether the sizes share one critical batch, at the middle of the losses that both reached."""
+    """Return whether the sizes share one critical batch, at the middle of the losses that both reached."""
     if len(law.scans) < 2:
         return "Only one size could be read, so whether B_crit depends on size is open."
     (small, a), (large, b) = sorted(law.scans.items())[0], sorted(law.scans.items())[-1]
@@ -228,8 +230,10 @@ def _train_ratio(law: BatchLaw, runs: pd.DataFrame, curves: pd.DataFrame) -> str
     return f"{float(other(middle) / law(middle)):.2f} times"
 
 
-def _rates(law: BatchLaw, runs: pd.DataFrame) -> Reading:
-    """The rate that arrived first, over batches and losses; warns where it is at the edge of those tried."""
+def _rates(law: BatchLaw, runs: pd.DataFrame) -> StudySection:
+    """Report the rate that arrived first, over batches and losses; warns where it is at the edge of those
+    tried.
+    """
     tried = scan_runs(runs).groupby(["N", "B"])["lr"].agg(lowest="min", highest="max").reset_index()
     table = law.targets.merge(tried, on=["N", "B"])
     below = float(np.isclose(table["lr"], table["lowest"]).mean())
@@ -255,13 +259,13 @@ def _rates(law: BatchLaw, runs: pd.DataFrame) -> Reading:
         caption="With the lowest and highest rate that were tried.",
         frame=frame,
     )
-    return Reading(section=Section(title=_RATES, text=text, evidence=(shown,)), warnings=warnings)
+    return StudySection(section=Section(title=_RATES, text=text, evidence=(shown,)), warnings=warnings)
 
 
-def _answer(readings: dict[str, Reading]) -> str:
-    law = readings["law"].fits.get("B_crit")
+def _answer(sections: dict[str, StudySection]) -> str:
+    law = sections["law"].fits.get("B_crit")
     if law is None:
-        return readings["law"].section.text
+        return sections["law"].section.text
     low, high = law.line.exponent.interval(LEVEL)
     middle = float(np.exp(law.line.center))
     bounds = law.at(middle).interval(LEVEL)
@@ -270,7 +274,7 @@ def _answer(readings: dict[str, Reading]) -> str:
         f"[{bounds[0]:,.0f}, {bounds[1]:,.0f}], and it goes as L^{law.line.slope:.1f} "
         f"[{low:.1f}, {high:.1f}] (Kaplan et al.: L^−4.8)."
     ]
-    ratio = readings["noise"].constants
+    ratio = sections["noise"].constants
     if ratio:
         parts.append(
             f"The gradient noise scale is {ratio[0].ours:.2f} times as large "
@@ -279,8 +283,8 @@ def _answer(readings: dict[str, Reading]) -> str:
     return " ".join(parts)
 
 
-def _next(readings: dict[str, Reading]) -> str:
-    ratio = readings["noise"].constants
+def _next(sections: dict[str, StudySection]) -> str:
+    ratio = sections["noise"].constants
     if not ratio:
         return "Train the scan longer, so that B_crit and the noise scale are both known at common losses."
     if not 0.5 <= ratio[0].ours <= 2:
@@ -316,7 +320,7 @@ def noise_points(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts)[columns].dropna() if parts else pd.DataFrame(columns=columns)
 
 
-def noise_beside(law: BatchLaw, runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
+def noise_beside(law: BatchLaw, runs: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
     """B_simple over B_crit at equal loss, for each run that measured the noise."""
     points = noise_points(runs, curves)
     low, high = law.losses
@@ -345,11 +349,13 @@ def noise_beside(law: BatchLaw, runs: pd.DataFrame, curves: pd.DataFrame) -> Rea
         caption="Geometric mean over the evaluations of a run within the losses of the scan, and its range.",
         frame=table,
     )
-    return Reading(section=Section(title=TITLE, text=text, evidence=(shown,)), constants=(row,))
+    return StudySection(section=Section(title=TITLE, text=text, evidence=(shown,)), constants=(row,))
 
 
 def _ratio_row(law: BatchLaw, inside: pd.DataFrame) -> Constant:
-    """The geometric mean of the ratio; its interval holds the scan's uncertainty and the spread of runs."""
+    """Return the geometric mean of the ratio; its interval holds the scan's uncertainty and the spread of
+    runs.
+    """
     log_ratio = np.log(inside["ratio"])
     draws = np.log(law.draws(inside["loss"].to_numpy(float))).mean(1)
     spread = (
@@ -372,7 +378,7 @@ def _ratio_row(law: BatchLaw, inside: pd.DataFrame) -> Constant:
 
 
 def _trend(inside: pd.DataFrame) -> str:
-    """Whether the noise scale keeps up with the critical batch as the loss falls."""
+    """Return whether the noise scale keeps up with the critical batch as the loss falls."""
     middle = float(inside["loss"].median())
     above, below = (np.exp(np.log(part["ratio"]).mean()) for part in
                     (inside[inside["loss"] >= middle], inside[inside["loss"] < middle]))  # fmt: skip

@@ -1,6 +1,6 @@
 """Data: how does the loss fall with the size of the set, when size and training do not limit it?
 
-The reading of the data study: L(D) of the largest size, early-stopped.
+Analysis: L(D) of the largest size, early-stopped.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from allometry.report.content import Constant, Section, Table
 from allometry.studies.core.sections import (
     KAPLAN,
     TOKENS,
-    Reading,
-    attempt,
+    StudySection,
     caveats,
     chapter,
     constant,
     estimate,
     one_law,
     percent,
+    section_or_reason,
     usable_runs,
 )
 from allometry.studies.core.study import Study, register
@@ -32,7 +32,7 @@ from allometry.units import format_count
 if TYPE_CHECKING:
     from allometry.laws.result import FitResult
     from allometry.report.content import Analysis, Figure
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
 
 
 @register
@@ -52,17 +52,17 @@ class Data(Study):
         "(bytes of one genre, and models that still learn spelling), and flat where the set is so large that "
         "the horizon limits instead."
     )
-    designs: ClassVar[dict[str, float]] = {"subsets": 1.0}
+    run_sets: ClassVar[dict[str, float]] = {"subsets": 1.0}
 
-    def analyse(self, evidence: Evidence) -> Analysis:
+    def analyse(self, study_data: StudyData) -> Analysis:
         """L(D) of the largest size, as a power law and above a floor."""
-        runs, excluded = usable_runs(evidence)
-        readings = {
-            "law": attempt(_LAW, lambda: _law(_largest(runs, evidence.curves))),
-            "sets": attempt(_SETS, lambda: _sets(_largest(runs, evidence.curves))),
+        runs, excluded = usable_runs(study_data)
+        sections = {
+            "law": section_or_reason(_LAW, lambda: _law(_largest(runs, study_data.curves))),
+            "sets": section_or_reason(_SETS, lambda: _sets(_largest(runs, study_data.curves))),
         }
         return chapter(
-            self, evidence, readings, answer=_answer(readings), next=_next(readings), excluded=excluded
+            self, study_data, sections, answer=_answer(sections), next=_next(sections), excluded=excluded
         )
 
 
@@ -73,7 +73,9 @@ _LAW, _SETS = "L(D): loss against the size of the set", "Every set"
 
 
 def _largest(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """The early-stopped runs of the largest size that has at least three subsets, with its excess loss."""
+    """Return the early-stopped runs of the largest size that has at least three subsets, with its excess
+    loss.
+    """
     table = early_stopped(runs, curves)
     table = table.assign(excess=excess(table))
     sets = table[~table["infinite"]].groupby("N")["unique"].nunique()
@@ -84,8 +86,8 @@ def _largest(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     return table[table["N"] == float(sets[sets >= 3].index.max())].reset_index(drop=True)
 
 
-def _law(table: pd.DataFrame) -> Reading:
-    """The power law over the sets that limit the loss, and a law with a floor over all."""
+def _law(table: pd.DataFrame) -> StudySection:
+    """Report the power law over the sets that limit the loss, and a law with a floor over all."""
     limited = table[(table["excess"] > LIMITED) & ~table["infinite"]]
     drawn = table[~table["infinite"]]
     named = {"Kaplan et al. 2020": -0.095}
@@ -122,7 +124,7 @@ def _law(table: pd.DataFrame) -> Reading:
             f"{drawn['unique'].nunique()} were trained",
             hint="train longer, so that small sets are learnt by heart",
         )
-    return Reading(
+    return StudySection(
         section=Section(title=_LAW, text=_text(table, limited, fits), evidence=tuple(evidence)),
         constants=tuple(_constants(fits)),
         fits=fits,
@@ -175,8 +177,8 @@ def _text(table: pd.DataFrame, limited: pd.DataFrame, fits: dict[str, FitResult]
     return " ".join(parts)
 
 
-def _sets(table: pd.DataFrame) -> Reading:
-    """How long each set was trained on, and what was left of it."""
+def _sets(table: pd.DataFrame) -> StudySection:
+    """Return how long each set was trained on, and what was left of it."""
     ordered = table.sort_values(["infinite", "unique"])
     frame = pd.DataFrame(
         {
@@ -203,13 +205,13 @@ def _sets(table: pd.DataFrame) -> Reading:
         f"before its best test loss, {small['loss']:.3f}, with a training loss of "
         f"{small['train_at_stop']:.3f} there."
     )
-    return Reading(section=Section(title=_SETS, text=text, evidence=(shown,)))
+    return StudySection(section=Section(title=_SETS, text=text, evidence=(shown,)))
 
 
-def _answer(readings: dict[str, Reading]) -> str:
-    fits = readings["law"].fits
+def _answer(sections: dict[str, StudySection]) -> str:
+    fits = sections["law"].fits
     if not fits:
-        return readings["law"].section.text
+        return sections["law"].section.text
     straight = fits.get("L(D)")
     if straight is None:
         return (
@@ -225,8 +227,8 @@ def _answer(readings: dict[str, Reading]) -> str:
     )
 
 
-def _next(readings: dict[str, Reading]) -> str:
-    fits = readings["law"].fits
-    if "L(D)" not in fits or any("had not turned" in text for text in readings["law"].warnings):
+def _next(sections: dict[str, StudySection]) -> str:
+    fits = sections["law"].fits
+    if "L(D)" not in fits or any("had not turned" in text for text in sections["law"].warnings):
         return "Train until every set has turned: how much of this exponent is the horizon's?"
     return "Does the exponent stay when the text is of many genres, and when small sets are regularised more?"

@@ -1,13 +1,12 @@
 """Overfitting: how much data does a model of a given size need?
 
-The reading of the overfitting study: L(N, D), the excess loss of too little data, and how long one may
-train.
+Analysis: L(N, D), the excess loss of too little data, and how long one may train.
 
 Kaplan et al. 2020, eq. 1.5, 4.2 to 4.4 and 5.7. D is the size of the set in tokens, seen as often as it
 takes.
 
-How many updates a set allows before overfitting: the bound of Kaplan et al. 2020 (eq. 5.7, figure 16,
-left).
+Analysis: how many updates a set allows before overfitting: the bound of Kaplan et al. 2020 (eq. 5.7, figure
+16, left).
 
 A model on a subset learns no faster than on all the text, so it cannot stop before the update at which the
 learning curve on all the text has come down to its final loss.
@@ -32,13 +31,13 @@ from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
     TOKENS,
-    Reading,
-    attempt,
+    StudySection,
     caveats,
     chapter,
     constant,
     estimate,
     percent,
+    section_or_reason,
     usable_runs,
 )
 from allometry.studies.core.study import Study, register
@@ -48,7 +47,7 @@ from allometry.units import format_count
 if TYPE_CHECKING:
     from allometry.laws.result import FitResult
     from allometry.report.content import Analysis, Figure
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
 
 
 @register
@@ -70,29 +69,29 @@ class Overfitting(Study):
         "with an exponent below one, though the smallest sizes may not be large enough to overfit at all; "
         "runs stop later than the bound, and training loss below test loss long before."
     )
-    designs: ClassVar[dict[str, float]] = {"subsets": 1.0}
+    run_sets: ClassVar[dict[str, float]] = {"subsets": 1.0}
 
-    def analyse(self, evidence: Evidence) -> Analysis:
+    def analyse(self, study_data: StudyData) -> Analysis:
         """L(N, D), the collapse of the excess loss, the rule for D, and the bound on the stopping step."""
-        runs, excluded = usable_runs(evidence)
+        runs, excluded = usable_runs(study_data)
 
         @cache
         def table() -> pd.DataFrame:
-            found = early_stopped(runs, evidence.curves)
+            found = early_stopped(runs, study_data.curves)
             return found.assign(excess=excess(found))
 
         @cache
         def law() -> FitResult:
             return joint_law(table())
 
-        readings = {
-            "joint": attempt(_JOINT, lambda: _joint(table(), law())),
-            "collapse": attempt(_COLLAPSE, lambda: _collapse(table(), law())),
-            "stop": attempt(_STOP, lambda: stopping(table(), evidence.curves)),
-            "curves": attempt(_CURVES, lambda: _curves(table(), evidence.curves)),
+        sections = {
+            "joint": section_or_reason(_JOINT, lambda: _joint(table(), law())),
+            "collapse": section_or_reason(_COLLAPSE, lambda: _collapse(table(), law())),
+            "stop": section_or_reason(_STOP, lambda: stopping(table(), study_data.curves)),
+            "curves": section_or_reason(_CURVES, lambda: _curves(table(), study_data.curves)),
         }
         return chapter(
-            self, evidence, readings, answer=_answer(readings), next=_next(readings), excluded=excluded
+            self, study_data, sections, answer=_answer(sections), next=_next(sections), excluded=excluded
         )
 
 
@@ -117,8 +116,8 @@ def joint_law(table: pd.DataFrame) -> FitResult:
     return fit(table, law="kaplan", columns={"N": "N", "D": "unique", "L": "loss"}, group="run")
 
 
-def _joint(table: pd.DataFrame, law: FitResult) -> Reading:
-    """Figures 4 (left) and 9 (left): the joint law against D and against N."""
+def _joint(table: pd.DataFrame, law: FitResult) -> StudySection:
+    """Report figures 4 (left) and 9 (left): the joint law against D and against N."""
     fits = {"Kaplan L(N, D)": law}
     figures: tuple[Figure, ...] = (
         surface(table, fits, x="unique", name="early-stopped-loss-against-data"),
@@ -141,7 +140,7 @@ def _joint(table: pd.DataFrame, law: FitResult) -> Reading:
             "a ratio of exponents, so tokens and scales cancel; dropout and horizon do not",
         ),
     )  # fmt: skip
-    return Reading(
+    return StudySection(
         section=Section(title=_JOINT, text=text, evidence=figures),
         constants=rows,
         fits={"L(N, D)": law},
@@ -187,8 +186,8 @@ def _collapsed(table: pd.DataFrame, law: FitResult) -> _Collapse:
     return _Collapse(points, line, float(np.sqrt(np.mean(off**2))))
 
 
-def _collapse(table: pd.DataFrame, law: FitResult) -> Reading:
-    """Figure 9 (right), and the rule for D (eq. 4.4)."""
+def _collapse(table: pd.DataFrame, law: FitResult) -> StudySection:
+    """Report figure 9 (right), and the rule for D (eq. 4.4)."""
     found = _collapsed(table, law)
     figure = several(
         found.points, found.line, x="ratio", y="excess", y_scale="percent",
@@ -215,7 +214,7 @@ def _collapse(table: pd.DataFrame, law: FitResult) -> Reading:
             f"No set costs more than {percent(TOLERATED)} of the loss: these models do not overfit at this "
             "horizon, so the exponents of the data are not to be trusted.",
         )
-    return Reading(
+    return StudySection(
         section=Section(title=_COLLAPSE, text=text, evidence=(figure,)),
         fits={"rms": found.rms, "rule": (scale, power)},
         warnings=warnings,
@@ -229,8 +228,8 @@ def _rule(law: FitResult) -> tuple[float, float]:
     return power, p["D_c"] / p["N_c"] ** power / ((1 + TOLERATED) ** (1 / p["alpha_D"]) - 1)
 
 
-def _curves(table: pd.DataFrame, curves: pd.DataFrame) -> Reading:
-    """Figure 16 (right): the largest size on its sets."""
+def _curves(table: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
+    """Report figure 16 (right): the largest size on its sets."""
     largest = table[(table["N"] == table["N"].max()) & (table["seed"] == table["seed"].min())]
     gaps = largest.assign(gap=largest["loss"] - largest["train_at_stop"])
     against = (gaps["loss"] - float(infinite(table)[largest["N"].iloc[0]]))[~gaps["infinite"]]
@@ -245,29 +244,29 @@ def _curves(table: pd.DataFrame, curves: pd.DataFrame) -> Reading:
         f"{'finds' if small['gap'] > against.max() else 'does'}. (Training loss is with dropout, which "
         "raises it.)"
     )
-    return Reading(section=Section(title=_CURVES, text=text, evidence=(figure,)))
+    return StudySection(section=Section(title=_CURVES, text=text, evidence=(figure,)))
 
 
-def _answer(readings: dict[str, Reading]) -> str:
-    law = readings["joint"].fits.get("L(N, D)")
+def _answer(sections: dict[str, StudySection]) -> str:
+    law = sections["joint"].fits.get("L(N, D)")
     if law is None:
-        return readings["joint"].section.text
+        return sections["joint"].section.text
     value, low, high = law.derived("alpha_N/alpha_D", LEVEL)
     parts = [f"One law of N and D holds to within {percent(law.rms)}."]
-    if "rms" in readings["collapse"].fits:
+    if "rms" in sections["collapse"].fits:
         parts.append(
             f"What a small set costs follows N^x/D with x = {value:.2f} (95 % interval {low:.2f} to "
-            f"{high:.2f}; Kaplan et al.: 0.74), to within {percent(readings['collapse'].fits['rms'])} of the "
+            f"{high:.2f}; Kaplan et al.: 0.74), to within {percent(sections['collapse'].fits['rms'])} of the "
             "loss."
         )
-    held = readings["stop"].fits.get("held")
+    held = sections["stop"].fits.get("held")
     if held is not None:
         parts.append(f"The bound on the stopping step holds in {percent(held)} of the runs that turned.")
     return " ".join(parts)
 
 
-def _next(readings: dict[str, Reading]) -> str:
-    if any("do not overfit" in w for w in readings["collapse"].warnings):
+def _next(sections: dict[str, StudySection]) -> str:
+    if any("do not overfit" in w for w in sections["collapse"].warnings):
         return "Train larger sizes on these sets, or longer, until data limit them."
     return "How much of the excess does stronger regularisation of small sets remove?"
 
@@ -277,8 +276,8 @@ _PAST = 4
 """Warm-ups after which a learning curve is taken to be a power law."""
 
 
-def stopping(table: pd.DataFrame, curves: pd.DataFrame) -> Reading:
-    """Where runs on subsets stopped, against S_c/[L(N, D) - L(N, ∞)]^(1/α_S).
+def stopping(table: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
+    """Report where runs on subsets stopped, against S_c/[L(N, D) - L(N, ∞)]^(1/α_S).
 
     The learning curve L(N, S) is fitted to the runs on all the text, at the one batch that all runs have:
     steps are compared at that batch, where the paper converts both to very large ones. Raises AllometryError
@@ -313,7 +312,7 @@ def stopping(table: pd.DataFrame, curves: pd.DataFrame) -> Reading:
         f"{percent(law.rms)}. {len(points)} runs on subsets turned; {percent(held)} of them stopped after "
         f"the bound, in the median {over:.1f} times as late."
     )
-    return Reading(
+    return StudySection(
         section=Section(title=_TITLE, text=text, evidence=(figure,)), constants=(row,),
         fits={"L(N, S)": law, "held": held}, warnings=caveats(law, "L(N, S)"),
     )  # fmt: skip
@@ -336,7 +335,9 @@ def learning_curve(table: pd.DataFrame, curves: pd.DataFrame) -> FitResult:
 
 
 def _bound(law: FitResult, stops: pd.DataFrame) -> np.ndarray:
-    """Updates before which a run cannot stop; NaN where its loss is below that of infinite training."""
+    """Return updates before which a run cannot stop; NaN where its loss is below that of infinite
+    training.
+    """
     p = law.parameters
     above = stops["loss"].to_numpy(float) - (p["N_c"] / stops["N"].to_numpy(float)) ** p["alpha_N"]
     with np.errstate(invalid="ignore"):

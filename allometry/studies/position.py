@@ -1,8 +1,8 @@
 """Position: how much does a token gain from what stands before it?
 
-Models that see contexts of three lengths, on the same tokens.
+Runs: models that see contexts of three lengths, on the same tokens.
 
-Reading losses by position in the context (Kaplan et al. 2020, appendix D.5).
+Analysis: losses by position in the context (Kaplan et al. 2020, appendix D.5).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from allometry.studies.core.recipe import BATCH_TOKENS, small_model, small_run, 
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
-    Reading,
-    attempt,
+    StudySection,
     chapter,
     claim,
     constant,
     mean_estimate,
     scope,
+    section_or_reason,
     slope_of,
     usable_runs,
 )
@@ -36,7 +36,7 @@ from allometry.studies.shared.basic_laws import common_horizon
 
 if TYPE_CHECKING:
     from allometry.models.base import ModelConfig
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
     from allometry.train.config import DataConfig, RunConfig
 
 
@@ -58,28 +58,30 @@ class Position(Study):
         "Power laws a + b/T^c with c near 0.5 to 0.6 and a floor a that sinks with N; hardly any gain with N "
         "where only one token is known; models of 8 tokens of context better on early tokens."
     )
-    designs: ClassVar[dict[str, float]] = {"grid": 0.8, "contexts": 0.2}
+    run_sets: ClassVar[dict[str, float]] = {"grid": 0.8, "contexts": 0.2}
 
-    def analyse(self, evidence: Evidence) -> Analysis:
-        """Fits by size, slopes by position, and short contexts against long ones."""
-        usable, excluded = usable_runs(evidence)
-        positions = joined(evidence.positions, usable)
+    def analyse(self, study_data: StudyData) -> Analysis:
+        """Report fits by size, slopes by position, and short contexts against long ones."""
+        usable, excluded = usable_runs(study_data)
+        positions = joined(study_data.positions, usable)
         ladder, contexts = _split(usable, positions)
-        readings = {
-            "law": attempt("Loss along the context", lambda: along(ladder)),
-            "size": attempt("What size buys at each position", lambda: over_sizes(ladder)),
-            "contexts": attempt("Short contexts against long ones", lambda: short_against_long(contexts)),
-            "training": attempt("What is learned first", lambda: learned_first(positions, ladder)),
+        sections = {
+            "law": section_or_reason("Loss along the context", lambda: along(ladder)),
+            "size": section_or_reason("What size buys at each position", lambda: over_sizes(ladder)),
+            "contexts": section_or_reason(
+                "Short contexts against long ones", lambda: short_against_long(contexts)
+            ),
+            "training": section_or_reason("What is learned first", lambda: learned_first(positions, ladder)),
         }
-        found = [reading.fits["summary"] for reading in readings.values() if "summary" in reading.fits]
+        found = [section.fits["summary"] for section in sections.values() if "summary" in section.fits]
         return chapter(
             self,
-            evidence,
-            readings,
+            study_data,
+            sections,
             answer=" ".join(found) or "The runs do not answer this.",
             next=_NEXT,
             excluded=excluded,
-            warnings=scope(usable, evidence),
+            warnings=scope(usable, study_data),
         )
 
 
@@ -102,7 +104,7 @@ FEWEST_UPDATES = 100
 
 @run_set
 def contexts(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """Every size at every context, at equal tokens."""
+    """Return every size at every context, at equal tokens."""
     models = _models(compute, vocabulary(data))
     flops = sum(model.counts().flops_per_token("attention") for model in models)
     steps = 2 * math.floor(compute / flops / (2 * BATCH_TOKENS))
@@ -116,7 +118,7 @@ def contexts(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 
 def _models(compute: float, n_vocab: int) -> list[ModelConfig]:
-    """The recipe's models of each size, at each context."""
+    """Return the recipe's models of each size, at each context."""
     largest = max(SMALLEST, N_AT_REFERENCE * math.sqrt(compute / REFERENCE))
     targets = [max(1500, round(largest / STEP**k)) for k in reversed(range(SIZES))]
     usual = dict.fromkeys(small_model(n, n_vocab=n_vocab) for n in targets)
@@ -140,7 +142,9 @@ _NEXT = (
 
 
 def joined(positions: pd.DataFrame | None, runs: pd.DataFrame) -> pd.DataFrame:
-    """Losses by position with N, D, seed, n_ctx and batch of their runs, and whether the step is the last."""
+    """Return losses by position with N, D, seed, n_ctx and batch of their runs, and whether the step is the
+    last.
+    """
     if positions is None or not len(positions):
         return pd.DataFrame(
             columns=["run", "step", "position", "loss", "N", "D", "seed", "n_ctx", "B", "last"]
@@ -150,8 +154,9 @@ def joined(positions: pd.DataFrame | None, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _split(runs: pd.DataFrame, positions: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The ladder of the usual context at the longest horizon of all its sizes, and the runs of those horizons
-    that were trained at several contexts; both at their last step."""
+    """Return the ladder of the usual context at the longest horizon of all its sizes, and the runs of those
+    horizons that were trained at several contexts; both at their last step.
+    """
     last = positions[positions["last"].astype(bool)]
     contexts = last.groupby("D")["n_ctx"].transform("nunique") if len(last) else pd.Series(dtype=float)
     several = last[contexts > 1]
@@ -167,11 +172,11 @@ def _split(runs: pd.DataFrame, positions: pd.DataFrame) -> tuple[pd.DataFrame, p
 
 
 def _means(table: pd.DataFrame) -> pd.DataFrame:
-    """Losses by N and position, the mean over seeds."""
+    """Return losses by N and position, the mean over seeds."""
     return table.groupby(["N", "position"])["loss"].mean().reset_index()
 
 
-def along(ladder: pd.DataFrame) -> Reading:
+def along(ladder: pd.DataFrame) -> StudySection:
     """a + b/T^c for every size (figure 20, left)."""
     means = _means(ladder)
     if not len(means):
@@ -195,7 +200,7 @@ def along(ladder: pd.DataFrame) -> Reading:
             frame=table,
         ),
     )
-    return Reading(
+    return StudySection(
         section=Section(title="Loss along the context", text=summary + _SHAPE, evidence=evidence),
         constants=(constant("fall along the context, largest model", "c", {KAPLAN: 0.62}, estimate, why),),
         fits={"summary": summary},
@@ -242,8 +247,8 @@ def _along_figure(means: pd.DataFrame, fits: dict[Any, Any]) -> Figure:
     )  # fmt: skip
 
 
-def over_sizes(ladder: pd.DataFrame) -> Reading:
-    """Losses at chosen positions against N, and their slopes (figure 21)."""
+def over_sizes(ladder: pd.DataFrame) -> StudySection:
+    """Report losses at chosen positions against N, and their slopes (figure 21)."""
     means = _means(ladder[ladder["position"].isin(MARKS)])
     if means["N"].nunique() < 3:
         raise AllometryError("fewer than three sizes have losses by position", hint="finish the study's runs")
@@ -264,7 +269,7 @@ def over_sizes(ladder: pd.DataFrame) -> Reading:
         name="position-slopes", title="Slope of log L in log N by position",
         caption=f"{LEVEL:.0%} intervals of straight lines from their residuals.", frame=slopes,
     )  # fmt: skip
-    return Reading(
+    return StudySection(
         section=Section(
             title="What size buys at each position", text=summary + _FIRST, evidence=(figure, table)
         ),
@@ -285,9 +290,10 @@ def _slope(position: Any, part: pd.DataFrame) -> dict[str, float]:
     return {"position": float(position), **slope_of(part.set_index("N")["loss"])}
 
 
-def short_against_long(contexts: pd.DataFrame) -> Reading:
-    """Models of 8 tokens of context against those of more, at the positions that both have (figure 21,
-    dashed)."""
+def short_against_long(contexts: pd.DataFrame) -> StudySection:
+    """Report models of 8 tokens of context against those of more, at the positions that both have (figure 21,
+    dashed).
+    """
     early = contexts[contexts["position"] <= SHORT]
     table = early.pivot_table(index=["N", "position"], columns="n_ctx", values="loss").reset_index()
     others = [c for c in table.columns if c not in ("N", "position", SHORT)]
@@ -309,7 +315,7 @@ def short_against_long(contexts: pd.DataFrame) -> Reading:
         caption=f"The mean over {table['N'].nunique()} sizes; all runs saw the same tokens.",
     )  # fmt: skip
     why = f"{table['N'].nunique()} sizes; at equal tokens a short context also has more sequences a batch"
-    return Reading(
+    return StudySection(
         section=Section(title="Short contexts against long ones", text=summary, evidence=(figure,)),
         constants=(claim("short over long context, early tokens, %", "ΔL/L", ours, why, above=False),),
         fits={"summary": summary},
@@ -322,8 +328,8 @@ def _ratios(table: pd.DataFrame, n_ctx: Any) -> pd.DataFrame:
     return both.assign(excess=excess, series=f"against a context of {n_ctx:.0f}")
 
 
-def learned_first(positions: pd.DataFrame, ladder: pd.DataFrame) -> Reading:
-    """Losses at chosen positions while the largest model trains (figure 20, right)."""
+def learned_first(positions: pd.DataFrame, ladder: pd.DataFrame) -> StudySection:
+    """Report losses at chosen positions while the largest model trains (figure 20, right)."""
     if not len(ladder):
         raise AllometryError("no run recorded its loss by position", hint="train the study again")
     run = ladder.sort_values("N")["run"].iloc[-1]
@@ -347,14 +353,14 @@ def learned_first(positions: pd.DataFrame, ladder: pd.DataFrame) -> Reading:
         name="settled", title=f"Tokens until a position is within {NEAR:.0%} of its last loss",
         caption="One run; between evaluations the tokens are interpolated in their logarithm.", frame=table,
     )  # fmt: skip
-    return Reading(
+    return StudySection(
         section=Section(title="What is learned first", text=summary, evidence=(figure, frame)),
         fits={"summary": summary},
     )
 
 
 def _settled(position: Any, part: pd.DataFrame) -> dict[str, float]:
-    """Tokens after which the loss stays within NEAR of its last value."""
+    """Return tokens after which the loss stays within NEAR of its last value."""
     part = part.sort_values("tokens")
     loss, logs = part["loss"].to_numpy(), np.log(part["tokens"].to_numpy(dtype=float))
     excess = loss / loss[-1] - 1 - NEAR

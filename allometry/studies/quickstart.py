@@ -1,7 +1,7 @@
 """The first study: do small transformers on real text obey a scaling law, and does it predict the largest of
 them?
 
-The reading of the quickstart study: every basic law on one grid, and the answer in words.
+Analysis: every basic law on one grid, and the answer in words.
 """
 
 from __future__ import annotations
@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from allometry.report.content import Analysis
 from allometry.studies.core.predictions import score
-from allometry.studies.core.sections import Reading, attempt, chapter, percent, scope, seed_noise, usable_runs
+from allometry.studies.core.sections import (
+    StudySection,
+    chapter,
+    percent,
+    scope,
+    section_or_reason,
+    seed_noise,
+    usable_runs,
+)
 from allometry.studies.core.study import Study, register
 from allometry.studies.shared.basic_laws import by_data, by_size, joint
 from allometry.studies.shared.forecast import forecast, prediction, verdict
@@ -20,7 +28,7 @@ from allometry.studies.shared.grid import largest_sizes
 if TYPE_CHECKING:
     import pandas as pd
 
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
     from allometry.sweeps.sweep import Sweep
     from allometry.train.config import RunConfig
 
@@ -43,46 +51,46 @@ class Quickstart(Study):
     )
     expected: ClassVar[str] = (
         "Straight lines in log-log over two orders of magnitude of N, with exponents near Kaplan's, and the "
-        "two largest sizes within 2 % of what the smaller ones foretell."
+        "two largest sizes within 2 % of what the smaller ones predict."
     )
-    designs: ClassVar[dict[str, float]] = {"bare_grid": 1.0}
+    run_sets: ClassVar[dict[str, float]] = {"bare_grid": 1.0}
 
     def held_back(self, run: RunConfig, sweep: Sweep) -> bool:
-        """The two largest sizes, at every horizon."""
+        """Return the two largest sizes, at every horizon."""
         return largest_sizes(run, sweep.runs)
 
     def predict(self, runs: pd.DataFrame, held_back: pd.DataFrame) -> pd.DataFrame:
-        """Forecast of the laws, weighted by their back-test on the smaller sizes."""
+        """Return forecast of the laws, weighted by their back-test on the smaller sizes."""
         return forecast(runs, held_back)
 
-    def analyse(self, evidence: Evidence) -> Analysis:
-        """Fits, intervals, figures and verdicts."""
-        usable, excluded = usable_runs(evidence)
+    def analyse(self, study_data: StudyData) -> Analysis:
+        """Report fits, intervals, figures and verdicts."""
+        usable, excluded = usable_runs(study_data)
         noise, noise_table = seed_noise(usable)
-        readings = {
-            "size": attempt("L(N): loss against size", lambda: by_size(usable)),
-            "data": attempt("L(D): loss against tokens", lambda: by_data(usable)),
-            "joint": attempt("L(N, D): both at once", lambda: joint(usable, noise)),
-            "frontier": attempt(
-                "L(C) and N_opt(C): what compute buys", lambda: frontier(usable, evidence.curves)
+        sections = {
+            "size": section_or_reason("L(N): loss against size", lambda: by_size(usable)),
+            "data": section_or_reason("L(D): loss against tokens", lambda: by_data(usable)),
+            "joint": section_or_reason("L(N, D): both at once", lambda: joint(usable, noise)),
+            "frontier": section_or_reason(
+                "L(C) and N_opt(C): what compute buys", lambda: frontier(usable, study_data.curves)
             ),
             "noise": noise_table,
         }
-        registered = evidence.prediction
+        registered = study_data.prediction
         if registered is not None:
             made = registered
-            readings["prediction"] = attempt(
-                "The prediction, and what came", lambda: prediction(evidence.runs, made, evidence.ledger)
+            sections["prediction"] = section_or_reason(
+                "Predicted and measured losses", lambda: prediction(study_data.runs, made, study_data.ledger)
             )
         order = ("frontier", "size", "data", "joint", "prediction", "noise")
         return chapter(
             self,
-            evidence,
-            {name: readings[name] for name in order if name in readings},
-            answer=answer(evidence, usable, readings, noise),
+            study_data,
+            {name: sections[name] for name in order if name in sections},
+            answer=answer(study_data, usable, sections, noise),
             next=_NEXT,
             excluded=excluded,
-            warnings=scope(usable, evidence),
+            warnings=scope(usable, study_data),
         )
 
 
@@ -92,12 +100,14 @@ _NEXT = (
 )
 
 
-def answer(evidence: Evidence, runs: pd.DataFrame, readings: dict[str, Reading], noise: float | None) -> str:
-    """The whole report in a few sentences."""
+def answer(
+    study_data: StudyData, runs: pd.DataFrame, sections: dict[str, StudySection], noise: float | None
+) -> str:
+    """Return the whole report in a few sentences."""
     sizes, span = runs["N"].nunique(), runs["N"].max() / runs["N"].min()
     parts = [f"{len(runs)} runs of {sizes} sizes, a factor of {span:.0f} apart in N."]
-    line = readings["size"].fits.get("L(N)")
-    bent = readings["size"].fits.get("L(N) with a floor")
+    line = sections["size"].fits.get("L(N)")
+    bent = sections["size"].fits.get("L(N) with a floor")
     if line is not None and bent is not None:
         low, high = line.interval("alpha_N")
         parts.append(
@@ -105,19 +115,19 @@ def answer(evidence: Evidence, runs: pd.DataFrame, readings: dict[str, Reading],
             f"{low:.3f} to {high:.3f}; "
             f"Kaplan et al.: 0.076), to within {percent(line.rms)}, or {percent(bent.rms)} with a floor."
         )
-    joint_fits = readings["joint"].fits
+    joint_fits = sections["joint"].fits
     if joint_fits:
         noisy = f" ({percent(noise)} between seeds)" if noise else ""
         within = " and ".join(f"{label} to within {percent(fit.rms)}" for label, fit in joint_fits.items())
         parts.append(f"One law of N and D describes all runs: {within}{noisy}.")
-    slices = readings["frontier"].fits.get("N_opt(C)")
+    slices = sections["frontier"].fits.get("N_opt(C)")
     if slices is not None:
         low, high = slices.a.interval()
         parts.append(
             f"The best size at a given compute grows as C^{slices.a.value:.2f} ({low:.2f} to {high:.2f})."
         )
-    if evidence.prediction is not None:
-        scored = score(evidence.prediction, evidence.runs)
+    if study_data.prediction is not None:
+        scored = score(study_data.prediction, study_data.runs)
         parts.append(
             "The two largest models were predicted before they were trained. "
             + verdict(scored[scored["scored"]])

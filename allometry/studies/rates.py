@@ -1,11 +1,10 @@
 """Rates: is the learning-rate rule that every other study uses the best one, for each family?
 
-Learning rates about the rule of each family, at two sizes: is the rule that every study uses the best?
+Runs: learning rates about the rule of each family, at two sizes: is the rule that every study uses the best?
 
-The best learning rate of a family at a size: a parabola of log loss in the log of the rate.
+Analysis: the best learning rate of a family at a size: a parabola of log loss in the log of the rate.
 
-The reading of the rates study: the best learning rate of each family and size, and what the recipe's rule
-costs beside it.
+Analysis: the best learning rate of each family and size, and what the recipe's rule costs beside it.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ from allometry.studies.core.recipe import (
 )
 from allometry.studies.core.sections import (
     LEVEL,
-    Reading,
-    attempt,
+    StudySection,
     chapter,
     constant,
     percent,
     scope,
+    section_or_reason,
     usable_runs,
 )
 from allometry.studies.core.study import Study, register, run_set, too_little
@@ -45,7 +44,7 @@ from allometry.units import format_count
 if TYPE_CHECKING:
     from allometry.models.base import ModelConfig
     from allometry.report.content import Analysis
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
     from allometry.train.config import DataConfig, RunConfig
 
 
@@ -68,20 +67,20 @@ class Rates(Study):
         "LSTMs best at one rate for all widths; a cost below 1 % of the loss. The published rules should be "
         "off by factors of 3 to 10, to both sides."
     )
-    designs: ClassVar[dict[str, float]] = {"rates": 1.0}
+    run_sets: ClassVar[dict[str, float]] = {"rates": 1.0}
 
-    def analyse(self, evidence: Evidence) -> Analysis:
-        """A parabola in the log of the rate for each family and size, with the rule's cost."""
-        runs, excluded = usable_runs(evidence)
+    def analyse(self, study_data: StudyData) -> Analysis:
+        """Report a parabola in the log of the rate for each family and size, with the rule's cost."""
+        runs, excluded = usable_runs(study_data)
         found = optima(runs)
-        readings = {
-            "best": attempt(_BEST, lambda: _best(found)),
-            "rules": attempt(_RULES, lambda: _published(found)),
+        sections = {
+            "best": section_or_reason(_BEST, lambda: _best(found)),
+            "rules": section_or_reason(_RULES, lambda: _published(found)),
         }
-        limits = tuple(w for w in scope(runs, evidence) if "updates" in w)
+        limits = tuple(w for w in scope(runs, study_data) if "updates" in w)
         warnings = (*limits, *_unread(found))
         return chapter(
-            self, evidence, readings, answer=_answer(found), next=_next(found), excluded=excluded,
+            self, study_data, sections, answer=_answer(found), next=_next(found), excluded=excluded,
             warnings=warnings,
         )  # fmt: skip
 
@@ -112,8 +111,8 @@ FEWEST_UPDATES = 100
 
 @run_set
 def rates(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """Each family at two sizes, all at one horizon, with rates from a quarter of the recipe's to four times
-    it, in the recipe's own schedule.
+    """Return each family at two sizes, all at one horizon, with rates from a quarter of the recipe's to four
+    times it, in the recipe's own schedule.
     """
     models = _models(compute, vocabulary(data))
     factors = FACTORS if compute >= ENOUGH else FEW_FACTORS
@@ -134,7 +133,7 @@ def rates(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 
 def _models(compute: float, n_vocab: int) -> list[ModelConfig]:
-    """Smaller and larger model of each family, in the order of FAMILIES."""
+    """Return smaller and larger model of each family, in the order of FAMILIES."""
     small = max(SMALLEST, round(N_AT_REFERENCE * (compute / REFERENCE) ** 0.5))
     return [
         small_model(size, n_vocab=n_vocab, family=family)
@@ -176,7 +175,9 @@ class Optimum:
 
 
 def optima(runs: pd.DataFrame) -> list[Optimum]:
-    """The optimum of every family and size that was trained with at least three rates near its best."""
+    """Return the optimum of every family and size that was trained with at least three rates near its
+    best.
+    """
     table = runs.assign(log_loss=np.log(runs["loss"].astype(float)), x=np.log(runs["lr"].astype(float)))
     groups = [part for _, part in table.groupby(["family", "N", "D", "schedule", "B"], sort=True)]
     groups = [_near(part) for part in groups]
@@ -186,7 +187,7 @@ def optima(runs: pd.DataFrame) -> list[Optimum]:
 
 
 def _near(part: pd.DataFrame) -> pd.DataFrame:
-    """The rates near the best, or the three about it where fewer are near."""
+    """Return the rates near the best, or the three about it where fewer are near."""
     means = part.groupby("lr")["log_loss"].mean()
     best = int(means.to_numpy().argmin())
     start = min(max(best - 1, 0), max(len(means) - 3, 0))
@@ -195,7 +196,7 @@ def _near(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def _noise(groups: list[pd.DataFrame]) -> float:
-    """Relative standard deviation of a loss about its parabola, pooled over all groups."""
+    """Return relative standard deviation of a loss about its parabola, pooled over all groups."""
     squares, freedom = 0.0, 0
     for part in groups:
         x, y = part["x"].to_numpy(float), part["log_loss"].to_numpy(float)
@@ -206,7 +207,7 @@ def _noise(groups: list[pd.DataFrame]) -> float:
 
 
 def _optimum(part: pd.DataFrame, noise: float) -> Optimum | None:
-    """The parabola of one family and size with draws of its losses; None where it has no minimum."""
+    """Return the parabola of one family and size with draws of its losses; None where it has no minimum."""
     family, width = str(part["family"].iloc[0]), float(part["d_model"].iloc[0])
     rule = rule_rate(family, width)
     x, y = part["x"].to_numpy(float) - math.log(rule), part["log_loss"].to_numpy(float)
@@ -227,7 +228,8 @@ def _optimum(part: pd.DataFrame, noise: float) -> Optimum | None:
 
 
 def _vertex(coefficients: Array, lowest: float, highest: float) -> tuple[Array, Array]:
-    """Log of the best rate over the rule's, at most at the edge of those tried, and the rule's relative cost.
+    """Return log of the best rate over the rule's, at most at the edge of those tried, and the rule's
+    relative cost.
 
     `coefficients`: (draws, 3), of log loss in the log of the rate over the rule's. NaN for parabolas that
     open down.
@@ -249,8 +251,8 @@ def _unread(found: list[Optimum]) -> tuple[str, ...]:
     return tuple(f"No rate study of the {family} family could be read." for family in missing)
 
 
-def _best(found: list[Optimum]) -> Reading:
-    """Every family and size: curve, best rate, cost of the rule; warns where that is more than 1 %."""
+def _best(found: list[Optimum]) -> StudySection:
+    """Report every family and size: curve, best rate, cost of the rule; warns where that is more than 1 %."""
     _need(found)
     figure = several(
         _points(found), _parabolas(found), x="rate_over_rule", y="excess", y_scale="percent",
@@ -273,7 +275,7 @@ def _best(found: list[Optimum]) -> Reading:
         f"{_interval(worst.cost, 100)} %. Best rates are between {min(ratios):.2f} and {max(ratios):.2f} "
         "times the rule's."
     )
-    return Reading(
+    return StudySection(
         section=Section(title=_BEST, text=text, evidence=(figure, table)),
         constants=_exponents(found),
         warnings=tuple(_warnings(found)),
@@ -355,8 +357,8 @@ def _exponents(found: list[Optimum]) -> tuple[Constant, ...]:
     return tuple(rows)
 
 
-def _published(found: list[Optimum]) -> Reading:
-    """Best rates against N, with the recipe's rules and the published ones."""
+def _published(found: list[Optimum]) -> StudySection:
+    """Report best rates against N, with the recipe's rules and the published ones."""
     _need(found)
     rows = [(each.family, each.N, each.best.value, *each.best.interval(LEVEL)) for each in found]
     points = pd.DataFrame(rows, columns=["series", "N", "lr", "low", "high"])
@@ -378,11 +380,11 @@ def _published(found: list[Optimum]) -> Reading:
         "al. 2024 and Step Law (Li et al. 2025, with our horizon as its D). None was fitted below a million "
         "parameters, and each belongs to its own batches."
     )
-    return Reading(section=Section(title=_RULES, text=text, evidence=(figure,)))
+    return StudySection(section=Section(title=_RULES, text=text, evidence=(figure,)))
 
 
 def _rules(low: float, high: float, tokens: float) -> pd.DataFrame:
-    """Every rule as a line over sizes: series, N, lr."""
+    """Return every rule as a line over sizes: series, N, lr."""
     n = np.geomspace(low / 1.5, high * 1.5, 30)
     rules = {
         "recipe, transformers": [rule_rate("transformer", width) for width in np.sqrt(n / 24)],

@@ -1,9 +1,8 @@
 """Schedules: does the shape of the learning rate over time matter?
 
-One size under many schedules of the learning rate.
+Runs: one size under many schedules of the learning rate.
 
-The reading of the schedules study: loss against the summed learning rate, and what each part of a schedule
-is worth.
+Analysis: loss against the summed learning rate, and what each part of a schedule is worth.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_mod
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
-    Reading,
-    attempt,
+    StudySection,
     chapter,
     constant,
     percent,
     scope,
+    section_or_reason,
     usable_runs,
 )
 from allometry.studies.core.study import Study, register, run_set, too_little
@@ -35,7 +34,7 @@ from allometry.train.schedules import learning_rate as scheduled_rate
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
     from allometry.train.config import DataConfig, RunConfig
 
 
@@ -59,19 +58,21 @@ class Schedules(Study):
         "the noise between seeds; no decay costs several per cent; half the peak costs about 1 %; no warm-up "
         "costs little at so small a width."
     )
-    designs: ClassVar[dict[str, float]] = {"schedules": 1.0}
+    run_sets: ClassVar[dict[str, float]] = {"schedules": 1.0}
 
-    def analyse(self, evidence: Evidence) -> Analysis:
-        """Loss against summed rate, and what decay, warm-up and shape are worth beside the seeds' noise."""
-        runs, excluded = usable_runs(evidence)
+    def analyse(self, study_data: StudyData) -> Analysis:
+        """Report loss against summed rate, and what decay, warm-up and shape are worth beside the seeds'
+        noise.
+        """
+        runs, excluded = usable_runs(study_data)
         table, noise, freedom = scheduled(runs)
-        readings = {
-            "summed": attempt(_SUMMED, lambda: _summed(table, noise, freedom)),
-            "parts": attempt(_PARTS, lambda: _parts(table, noise, freedom)),
+        sections = {
+            "summed": section_or_reason(_SUMMED, lambda: _summed(table, noise, freedom)),
+            "parts": section_or_reason(_PARTS, lambda: _parts(table, noise, freedom)),
         }
         return chapter(
-            self, evidence, readings, answer=_answer(readings), next=_next(readings), excluded=excluded,
-            warnings=scope(runs, evidence),
+            self, study_data, sections, answer=_answer(sections), next=_next(sections), excluded=excluded,
+            warnings=scope(runs, study_data),
         )  # fmt: skip
 
 
@@ -100,8 +101,8 @@ FEWEST_UPDATES = 150
 
 @run_set
 def schedules(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """One size, one horizon, and schedules that differ in shape, peak, floor and warm-up: loss against the
-    summed learning rate (Kaplan et al. 2020, figure 22).
+    """Return one size, one horizon, and schedules that differ in shape, peak, floor and warm-up: loss against
+    the summed learning rate (Kaplan et al. 2020, figure 22).
     """
     wanted = max(SMALLEST, round(N_AT_REFERENCE * (compute / REFERENCE) ** 0.5))
     model = small_model(wanted, n_vocab=vocabulary(data))
@@ -116,13 +117,13 @@ def schedules(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 
 def _repeats(compute: float) -> list[dict[str, Any]]:
-    """Further seeds."""
+    """Return further seeds."""
     repeated = ("wsd", "cosine") if compute >= ENOUGH else ("wsd",)
     return [{"schedule": name, "seed": seed} for name in repeated for seed in range(1, SEEDS)]
 
 
 def _variants(compute: float, rule: float, steps: int) -> list[dict[str, Any]]:
-    """What each schedule changes in the recipe's run."""
+    """Return what each schedule changes in the recipe's run."""
     shapes: list[dict[str, Any]] = [{"schedule": name} for name in ("wsd", "cosine", "linear", "constant")]
     if compute < ENOUGH:
         return shapes
@@ -155,7 +156,7 @@ _SHAPES = {
 
 
 def scheduled(runs: pd.DataFrame) -> tuple[pd.DataFrame, float, int]:
-    """One row a schedule of the size and horizon with the most of them (columns of `Store.frame()` and
+    """Return one row a schedule of the size and horizon with the most of them (columns of `Store.frame()` and
     `series`, `summed`, `last`, `decays`, `warms`, `seeds`; the loss is the mean over seeds), the relative
     standard deviation between seeds, and its degrees of freedom.
     """
@@ -174,7 +175,7 @@ def scheduled(runs: pd.DataFrame) -> tuple[pd.DataFrame, float, int]:
 
 
 def _summary(row: dict[str, Any]) -> dict[str, Any]:
-    """What the rates of a run come to: their sum over all updates, the last over the highest."""
+    """Return what the rates of a run come to: their sum over all updates, the last over the highest."""
     config = TrainConfig(
         tokens=int(row["D"]), batch_tokens=int(row["B"]), lr=row["lr"], schedule=row["schedule"],
         warmup=int(row["warmup"]), decay=row["decay"], final_lr=row["final_lr"],
@@ -187,8 +188,8 @@ def _summary(row: dict[str, Any]) -> dict[str, Any]:
     return {"summed": sum(rates), "last": last, "decays": last < 0.05, "warms": warms, "series": series}
 
 
-def _summed(table: pd.DataFrame, noise: float, freedom: int) -> Reading:
-    """Figure 22, right: the loss of every schedule against its summed rate."""
+def _summed(table: pd.DataFrame, noise: float, freedom: int) -> StudySection:
+    """Report figure 22, right: the loss of every schedule against its summed rate."""
     if len(table) < 4:
         raise AllometryError(f"{len(table)} schedules are too few", hint="train the study's other schedules")
     spread = np.exp(noise) if np.isfinite(noise) else math.nan
@@ -215,7 +216,7 @@ def _summed(table: pd.DataFrame, noise: float, freedom: int) -> Reading:
         caption="`last` is the last rate over the highest.",
         frame=table[["series", "lr", "warmup", "decay", "final_lr", "summed", "last", "loss", "seeds"]],
     )
-    return Reading(
+    return StudySection(
         section=Section(title=_SUMMED, text=text, evidence=(figure, numbers)),
         constants=() if row is None else (row,),
         fits={"alike": alike},
@@ -223,7 +224,7 @@ def _summed(table: pd.DataFrame, noise: float, freedom: int) -> Reading:
 
 
 def _one_curve(table: pd.DataFrame) -> str:
-    """How far schedules that warm up and decay lie from one curve of their summed rate."""
+    """Return how far schedules that warm up and decay lie from one curve of their summed rate."""
     good = table[table["decays"] & table["warms"]]
     if len(good) < 5:
         return ""
@@ -238,7 +239,7 @@ def _one_curve(table: pd.DataFrame) -> str:
 
 
 def _alike(table: pd.DataFrame, noise: float, freedom: int) -> tuple[pd.DataFrame, Constant | None]:
-    """The schedules that the claim says are alike, and their spread over the noise between seeds."""
+    """Return the schedules that the claim says are alike, and their spread over the noise between seeds."""
     from scipy.stats import f
 
     recipe = table[(table["schedule"] == "wsd") & table["warms"]]
@@ -261,8 +262,10 @@ def _alike(table: pd.DataFrame, noise: float, freedom: int) -> tuple[pd.DataFram
     return alike, row
 
 
-def _parts(table: pd.DataFrame, noise: float, freedom: int) -> Reading:
-    """Pairs of schedules that differ in one thing only, with the interval that the seeds' noise gives."""
+def _parts(table: pd.DataFrame, noise: float, freedom: int) -> StudySection:
+    """Report pairs of schedules that differ in one thing only, with the interval that the seeds' noise
+    gives.
+    """
     rows = [row for row in _pairs(table, noise, freedom) if row is not None]
     if not rows:
         raise AllometryError("no two schedules differ in one thing only", hint="train the missing schedules")
@@ -278,7 +281,7 @@ def _parts(table: pd.DataFrame, noise: float, freedom: int) -> Reading:
         caption=f"Intervals {LEVEL:.0%}, from the standard deviation between seeds.",
         frame=frame,
     )
-    return Reading(section=Section(title=_PARTS, text=text, evidence=(table_,)), fits={"pairs": frame})
+    return StudySection(section=Section(title=_PARTS, text=text, evidence=(table_,)), fits={"pairs": frame})
 
 
 _CHANGES: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
@@ -309,7 +312,7 @@ def _pairs(table: pd.DataFrame, noise: float, freedom: int) -> list[dict[str, An
 
 
 def _find(table: pd.DataFrame, wanted: dict[str, Any]) -> pd.Series | None:
-    """The schedule with these settings; the length of a decay matters only where there is one."""
+    """Return the schedule with these settings; the length of a decay matters only where there is one."""
     kept = table[table["schedule"] == wanted["schedule"]]
     for name in ("warmup", "final_lr", "peak", *(("decay",) if wanted["schedule"] == "wsd" else ())):
         kept = kept[np.isclose(kept[name].astype(float), wanted[name], rtol=0.01)]
@@ -331,8 +334,8 @@ def _pair(
     return {"change": what, "change of loss (%)": 100 * math.expm1(change), **bounds}
 
 
-def _answer(readings: dict[str, Reading]) -> str:
-    summed, pairs = readings["summed"], readings["parts"].fits.get("pairs")
+def _answer(sections: dict[str, StudySection]) -> str:
+    summed, pairs = sections["summed"], sections["parts"].fits.get("pairs")
     if "alike" not in summed.fits:
         return summed.section.text
     alike = summed.fits["alike"]
@@ -357,7 +360,7 @@ def _answer(readings: dict[str, Reading]) -> str:
     return " ".join(parts)
 
 
-def _next(readings: dict[str, Reading]) -> str:
-    if any(row.verdict == "differs" for row in readings["summed"].constants):
+def _next(sections: dict[str, StudySection]) -> str:
+    if any(row.verdict == "differs" for row in sections["summed"].constants):
         return "Which schedule is the best at every size, and does the order change with the horizon?"
     return "Do schedules that are alike here stay alike at ten times the horizon?"

@@ -1,8 +1,8 @@
 """Shape: does it matter how a fixed number of parameters is laid out?
 
-Models of one size and many shapes: the feed-forward width, the depth and the heads, one at a time.
+Runs: models of one size and many shapes: the feed-forward width, the depth and the heads, one at a time.
 
-Reading shapes at one size: the loss of each over what L(N) gives at its own N, in percent.
+Analysis: shapes at one size: the loss of each over what L(N) gives at its own N, in percent.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from allometry.studies.core.recipe import BATCH_TOKENS, CONTEXT, heads, small_ru
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
-    Reading,
-    attempt,
+    StudySection,
     chapter,
     constant,
     percent,
     scope,
+    section_or_reason,
     usable_runs,
 )
 from allometry.studies.core.study import Study, register, run_set, too_little
 
 if TYPE_CHECKING:
     from allometry.models.transformer import TransformerConfig
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
     from allometry.train.config import DataConfig, RunConfig
 
 
@@ -56,21 +56,21 @@ class Shape(Study):
         "A few per cent over a factor of ten in each dial, as in figure 5 of the paper; at this size heads "
         "of 8 to 16 should beat wider ones, and a third layer should buy nothing."
     )
-    designs: ClassVar[dict[str, float]] = {"shapes": 1.0}
+    run_sets: ClassVar[dict[str, float]] = {"shapes": 1.0}
 
-    def analyse(self, evidence: Evidence) -> Analysis:
-        """The excess loss of each shape, with intervals from the seeds of the baseline."""
-        usable, excluded = usable_runs(evidence)
-        readings = {"shapes": attempt("Shape at fixed N", lambda: shapes_section(usable))}
-        seen = readings["shapes"].fits.get("summary", "The runs do not show how much shape matters.")
+    def analyse(self, study_data: StudyData) -> Analysis:
+        """Report the excess loss of each shape, with intervals from the seeds of the baseline."""
+        usable, excluded = usable_runs(study_data)
+        sections = {"shapes": section_or_reason("Shape at fixed N", lambda: shapes_section(usable))}
+        seen = sections["shapes"].fits.get("summary", "The runs do not show how much shape matters.")
         return chapter(
             self,
-            evidence,
-            readings,
+            study_data,
+            sections,
             answer=seen,
             next=_NEXT,
             excluded=excluded,
-            warnings=scope(usable, evidence),
+            warnings=scope(usable, study_data),
         )
 
 
@@ -102,8 +102,8 @@ SEEDS = 4
 
 @run_set
 def shapes(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """Variants of one model at fixed N, with the protocol of Kaplan et al. 2020, section 3.1: heads vary
-    alone; depth and feed-forward width vary together with d_model.
+    """Return variants of one model at fixed N, with the protocol of Kaplan et al. 2020, section 3.1: heads
+    vary alone; depth and feed-forward width vary together with d_model.
     """
     n_vocab = vocabulary(data)
     N = max(SMALLEST, N_AT_REFERENCE * math.sqrt(compute / REFERENCE))
@@ -121,7 +121,7 @@ def shapes(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 
 def variants(N: float, n_vocab: int) -> list[TransformerConfig]:
-    """Every shape, the baseline first: all of about N parameters but the two of SIZES."""
+    """Return every shape, the baseline first: all of about N parameters but the two of SIZES."""
     found = [shape(N, n_vocab)]
     found += [shape(N, n_vocab, ratio=ratio) for ratio in RATIOS]
     found += [shape(N, n_vocab, layers=layers) for layers in DEPTHS]
@@ -131,8 +131,8 @@ def variants(N: float, n_vocab: int) -> list[TransformerConfig]:
 
 
 def shape(N: float, n_vocab: int, *, layers: int = LAYERS, ratio: float = 4.0) -> TransformerConfig:
-    """The model of `layers` layers with d_ff / d_model near `ratio`: d_model is a multiple of 8, and d_ff
-    makes N = 2 d_model layers (2 d_model + d_ff) come out as nearly as it can.
+    """Return the model of `layers` layers with d_ff / d_model near `ratio`: d_model is a multiple of 8, and
+    d_ff makes N = 2 d_model layers (2 d_model + d_ff) come out as nearly as it can.
     """
     from allometry.models.transformer import TransformerConfig
 
@@ -144,7 +144,7 @@ def shape(N: float, n_vocab: int, *, layers: int = LAYERS, ratio: float = 4.0) -
 
 
 def head_counts(d_model: int) -> list[int]:
-    """Numbers of heads of a width: heads of 8, 16, 32, … up to d_model."""
+    """Return numbers of heads of a width: heads of 8, 16, 32, … up to d_model."""
     widths = [8 * 2**k for k in range(8) if d_model % (8 * 2**k) == 0]
     return sorted({d_model // width for width in widths} | {1})
 
@@ -189,15 +189,15 @@ _NEXT = (
 )
 
 
-def shapes_section(runs: pd.DataFrame) -> Reading:
-    """The three panels of Kaplan et al. 2020, figure 5."""
+def shapes_section(runs: pd.DataFrame) -> StudySection:
+    """Report the three panels of Kaplan et al. 2020, figure 5."""
     base = baseline(runs)
     table = excess(runs, base)
     worst = {dial: _extremes(table, dial) for dial in _DIALS if (table["dial"] == dial).any()}
     figures: list[Figure | Table] = [_panel(table, dial) for dial in worst]
     figures.append(_wide(table))
     summary = _summary(worst, base)
-    return Reading(
+    return StudySection(
         section=Section(title="Shape at fixed N", text=_text(base, worst), evidence=tuple(figures)),
         constants=_constants(table, base),
         fits={"summary": summary, "baseline": base},
@@ -205,7 +205,7 @@ def shapes_section(runs: pd.DataFrame) -> Reading:
 
 
 def baseline(runs: pd.DataFrame) -> Baseline:
-    """The shape with several seeds. Raises AllometryError if it has fewer than two."""
+    """Return the shape with several seeds. Raises AllometryError if it has fewer than two."""
     keys = ["n_layer", "d_model", "d_ff", "n_head"]
     repeats = runs.groupby(keys).agg(seeds=("seed", "nunique")).reset_index()
     if not len(repeats) or repeats["seeds"].max() < 2:
@@ -223,7 +223,7 @@ def baseline(runs: pd.DataFrame) -> Baseline:
 
 
 def _is_size(runs: pd.DataFrame, base: pd.Series) -> pd.Series:
-    """Runs of the baseline's proportions and depth at another N."""
+    """Return runs of the baseline's proportions and depth at another N."""
     ratio, usual = runs["d_ff"] / runs["d_model"], base["d_ff"] / base["d_model"]
     near = (ratio / usual).between(1 / 1.3, 1.3)
     far = ~(runs["N"] / base["N"]).between(1 / 1.3, 1.3)
@@ -240,7 +240,7 @@ def _slope(runs: pd.DataFrame, same: pd.DataFrame) -> tuple[float, float]:
 
 
 def excess(runs: pd.DataFrame, base: Baseline) -> pd.DataFrame:
-    """Every shape with its dial, its `excess` loss in percent over L(N) through the baseline, and the
+    """Return every shape with its dial, its `excess` loss in percent over L(N) through the baseline, and the
     interval (`low`, `high`) that the noise of a run and of the baseline's mean leave.
 
     The baseline stands in every dial.
@@ -267,7 +267,7 @@ def excess(runs: pd.DataFrame, base: Baseline) -> pd.DataFrame:
 
 
 def _dial(run: pd.Series, base: pd.Series) -> str:
-    """Which dial a run turns."""
+    """Return which dial a run turns."""
     if run["n_layer"] != base["n_layer"]:
         return "depth"
     if (run["d_model"], run["d_ff"]) != (base["d_model"], base["d_ff"]):
@@ -310,7 +310,7 @@ def _wide(table: pd.DataFrame) -> Table:
 
 
 def _constants(table: pd.DataFrame, base: Baseline) -> tuple[Constant, ...]:
-    """What a factor of 40 in the aspect ratio costs, and what compute makes up one per cent."""
+    """Return what a factor of 40 in the aspect ratio costs, and what compute makes up one per cent."""
     rows = []
     depth = table[table["dial"] == "depth"].sort_values("excess")
     if len(depth) > 2:

@@ -1,6 +1,7 @@
 """L(N): how the loss falls with the number of parameters, once data are plenty.
 
-Readings of L(N): the forms that might describe it, the range in which they do, the horizon it is read at.
+Analysis: the forms that might describe it, the range in which they do, the horizon it is
+read at.
 
 Kaplan et al. 2020, section 3.2 and D.7 (figures 1, 6, 23).
 """
@@ -22,8 +23,7 @@ from allometry.studies.core.sections import (
     EPOCH,
     KAPLAN,
     TOKENS,
-    Reading,
-    attempt,
+    StudySection,
     caveats,
     chapter,
     constant,
@@ -31,6 +31,7 @@ from allometry.studies.core.sections import (
     one_law,
     percent,
     scope,
+    section_or_reason,
     seed_noise,
     usable_runs,
 )
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from allometry.laws.backtest import Backtest
     from allometry.laws.result import FitResult
     from allometry.report.content import Analysis
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
     from allometry.sweeps.sweep import Sweep
     from allometry.train.config import RunConfig
 
@@ -53,7 +54,7 @@ class Size(Study):
     """Eight sizes over two orders of magnitude, each to several horizons (Kaplan et al. 2020, section 3.2;
     figures 1, 6 and 23).
 
-    Three forms are weighed against each other by what they foretell of larger models and not only by how they
+    Three forms are weighed against each other by what they predict of larger models and not only by how they
     fit; N is counted with and without embeddings; and because no model of this scale converges, the exponent
     is read at every horizon and extrapolated to D → ∞ through L(N, D). The two largest sizes are predicted
     before they are trained.
@@ -62,50 +63,54 @@ class Size(Study):
     name: ClassVar[str] = "size"
     question: ClassVar[str] = (
         "How does the loss fall with the number of parameters: as a power law, a logarithm, or a power law "
-        "above a floor, and does the law of small models foretell larger ones?"
+        "above a floor, and does the law of small models predict larger ones?"
     )
     expected: ClassVar[str] = (
         "A slope near 0.08 at one horizon, but losses that bend by 2 to 3 % over two orders of magnitude: a "
-        "floor, with an exponent near 0.4, should fit to half a percent and foretell best. The slope should "
+        "floor, with an exponent near 0.4, should fit to half a percent and predict best. The slope should "
         "grow with the horizon, because the largest models are furthest from convergence. Leaving out widths "
         "below 32 should straighten the line somewhat."
     )
-    designs: ClassVar[dict[str, float]] = {"grid": 1.0}
+    run_sets: ClassVar[dict[str, float]] = {"grid": 1.0}
 
     def held_back(self, run: RunConfig, sweep: Sweep) -> bool:
-        """The two largest sizes, at every horizon."""
+        """Return the two largest sizes, at every horizon."""
         return largest_sizes(run, sweep.runs)
 
     def predict(self, runs: pd.DataFrame, held_back: pd.DataFrame) -> pd.DataFrame:
-        """Forecast of the laws, weighted by their back-test on the smaller sizes."""
+        """Return forecast of the laws, weighted by their back-test on the smaller sizes."""
         return forecast(runs, held_back)
 
-    def analyse(self, evidence: Evidence) -> Analysis:
-        """Forms, counts, range and horizon of L(N), and how the registered prediction fared."""
-        usable, excluded = usable_runs(evidence)
-        readings = {
-            "ranges": attempt("Which sizes make a straight line", lambda: ranges(recipe_runs(usable))),
-            "forms": attempt("Which form", lambda: forms(recipe_runs(usable))),
-            "embeddings": attempt("With and without embeddings", lambda: embeddings(recipe_runs(usable))),
-            "horizons": attempt("At which horizon", lambda: horizons(recipe_runs(usable))),
+    def analyse(self, study_data: StudyData) -> Analysis:
+        """Report forms, counts, range and horizon of L(N), and how the registered prediction fared."""
+        usable, excluded = usable_runs(study_data)
+        sections = {
+            "ranges": section_or_reason(
+                "Which sizes make a straight line", lambda: ranges(recipe_runs(usable))
+            ),
+            "forms": section_or_reason("Which form", lambda: forms(recipe_runs(usable))),
+            "embeddings": section_or_reason(
+                "With and without embeddings", lambda: embeddings(recipe_runs(usable))
+            ),
+            "horizons": section_or_reason("At which horizon", lambda: horizons(recipe_runs(usable))),
         }
-        registered = evidence.prediction
+        registered = study_data.prediction
         if registered is not None:
-            readings["prediction"] = attempt(
-                "The prediction, and what came",
-                lambda: prediction(evidence.runs, registered, evidence.ledger),
+            sections["prediction"] = section_or_reason(
+                "Predicted and measured losses",
+                lambda: prediction(study_data.runs, registered, study_data.ledger),
             )
-        readings["noise"] = seed_noise(usable)[1]
+        sections["noise"] = seed_noise(usable)[1]
         return chapter(
-            self, evidence, readings, answer=answer(readings), next=following(readings), excluded=excluded,
-            warnings=scope(usable, evidence),
+            self, study_data, sections, answer=answer(sections), next=following(sections), excluded=excluded,
+            warnings=scope(usable, study_data),
         )  # fmt: skip
 
 
-def answer(readings: dict[str, Reading]) -> str:
-    """The exponents with their intervals, and which form foretells best."""
+def answer(sections: dict[str, StudySection]) -> str:
+    """Return the exponents with their intervals, and which form predicts best."""
     parts = []
-    straight = readings["ranges"].fits.get("wide sizes")
+    straight = sections["ranges"].fits.get("wide sizes")
     if straight is not None:
         low, high = straight.interval("alpha_N")
         parts.append(
@@ -113,19 +118,18 @@ def answer(readings: dict[str, Reading]) -> str:
             f"{high:.3f}; "
             f"Kaplan: 0.076), to within {percent(straight.rms)}."
         )
-    rows = readings["forms"].fits.get("rows")
+    rows = sections["forms"].fits.get("rows")
     if rows is not None:
         fits = ", ".join(f"{row['form']} {percent(row['residual'])}" for _, row in rows.iterrows())
         parts.append(f"Over all sizes the forms leave residuals of: {fits}.")
         if rows["held-out error"].notna().any():
             best = rows.sort_values("held-out error").iloc[0]
             parts.append(
-                f"The {best['form']} foretells the largest sizes best ({percent(best['held-out error'])} "
-                "off)."
+                f"The {best['form']} predicts the largest sizes best ({percent(best['held-out error'])} off)."
             )
-    table = readings["horizons"].fits.get("horizons")
+    table = sections["horizons"].fits.get("horizons")
     if table is not None:
-        limit = readings["horizons"].fits["Kaplan"]
+        limit = sections["horizons"].fits["Kaplan"]
         low, high = limit.interval("alpha_N")
         parts.append(
             f"The slope moves from {table['α_N'].iloc[0]:.3f} to {table['α_N'].iloc[-1]:.3f} with the "
@@ -135,9 +139,9 @@ def answer(readings: dict[str, Reading]) -> str:
     return " ".join(parts) or "These runs are too few for L(N): see the sections."
 
 
-def following(readings: dict[str, Reading]) -> str:
-    """What to ask next, by what was seen."""
-    rows = readings["forms"].fits.get("rows")
+def following(sections: dict[str, StudySection]) -> str:
+    """Return what to ask next, by what was seen."""
+    rows = sections["forms"].fits.get("rows")
     if rows is None:
         return "Allow more time: with five sizes at one horizon the forms can be told apart."
     residual = dict(zip(rows["form"], rows["residual"], strict=True))
@@ -162,9 +166,10 @@ FEWEST = 5
 """Sizes below which no form can be told from another."""
 
 
-def forms(runs: pd.DataFrame) -> Reading:
-    """Power law, logarithm and power law above a floor, by how they fit and by how they foretell the largest
-    sizes (figure 23 of Kaplan et al. 2020)."""
+def forms(runs: pd.DataFrame) -> StudySection:
+    """Report power law, logarithm and power law above a floor, by how they fit and by how they predict the
+    largest sizes (figure 23 of Kaplan et al. 2020).
+    """
     table = at_common_horizon(runs)
     fits = {name: one_law(table, law, "N") for name, law in FORMS.items()}
     tested = _tested(table)
@@ -175,7 +180,7 @@ def forms(runs: pd.DataFrame) -> Reading:
         caption=f"{len(table)} runs at D = {table['D'].iloc[0]:,.0f} tokens; bars: one standard deviation "
         "between seeds. Lines go 30 times beyond the largest size, where the forms part.",
     )  # fmt: skip
-    return Reading(
+    return StudySection(
         section=Section(
             title="Which form: power law, logarithm, or a power law above a floor",
             text=_forms_text(rows),
@@ -203,7 +208,9 @@ _WHY_FLOOR = (
 
 
 def at_common_horizon(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs at the longest horizon that every size shares; AllometryError for fewer than FEWEST sizes."""
+    """Return the runs at the longest horizon that every size shares; AllometryError for fewer than FEWEST
+    sizes.
+    """
     table = runs[runs["D"] == common_horizon(runs)]
     if table["N"].nunique() < FEWEST:
         raise AllometryError(
@@ -249,13 +256,15 @@ def _lines(fits: dict[str, FitResult], table: pd.DataFrame) -> pd.DataFrame:
 
 
 def through(table: pd.DataFrame, x: str, slope: float, grid: Any) -> pd.DataFrame:
-    """A straight log-log line of a given slope through the centre of the data: columns x and loss."""
+    """Return a straight log-log line of a given slope through the centre of the data: columns x and loss."""
     centre, level = np.log(table[x]).mean(), np.log(table["loss"]).mean()
     return pd.DataFrame({x: grid, "loss": np.exp(level + slope * (np.log(grid) - centre))})
 
 
 def means(table: pd.DataFrame, x: str = "N") -> pd.DataFrame:
-    """Mean loss over seeds at each x, with bars of one standard deviation: columns x, loss, low, high, n."""
+    """Return mean loss over seeds at each x, with bars of one standard deviation: columns x, loss, low, high,
+    n.
+    """
     grouped = table.groupby(x)["loss"]
     frame = grouped.agg(loss="mean", sd="std", n="size").reset_index()
     return frame.assign(low=frame["loss"] - frame["sd"], high=frame["loss"] + frame["sd"]).drop(columns="sd")
@@ -274,8 +283,8 @@ def _forms_text(rows: pd.DataFrame) -> str:
         errors = ", ".join(f"{row['form']} {percent(row['held-out error'])}" for _, row in known.iterrows())
         agree = "and the same" if best["form"] == by_fit["form"] else f"though the {best['form']}"
         parts.append(
-            f"Foretelling the largest sizes from the smaller ones, they err by: {errors}. "
-            f"The {by_fit['form']} fits best, {agree} foretells best."
+            f"Predicting the largest sizes from the smaller ones, they err by: {errors}. "
+            f"The {by_fit['form']} fits best, {agree} predicts best."
         )
     parts.append(
         "Kaplan et al. find the power law better than the logarithm −0.25 log(N/7.1e12) on models of 10³ to "
@@ -284,8 +293,8 @@ def _forms_text(rows: pd.DataFrame) -> str:
     return " ".join(parts)
 
 
-def embeddings(runs: pd.DataFrame) -> Reading:
-    """With and without embeddings, side by side (figure 6 of Kaplan et al. 2020)."""
+def embeddings(runs: pd.DataFrame) -> StudySection:
+    """Report with and without embeddings, side by side (figure 6 of Kaplan et al. 2020)."""
     table = at_common_horizon(runs)
     counts = {"without embeddings": "N", "with embeddings": "N_total"}
     fits = {name: one_law(table, "kaplan-n", column) for name, column in counts.items()}
@@ -313,13 +322,13 @@ def embeddings(runs: pd.DataFrame) -> Reading:
         f"{fits['with embeddings'].parameters['alpha_N']:.3f} with them, the residual from "
         f"{percent(fits['without embeddings'].rms)} to {percent(fits['with embeddings'].rms)}."
     )
-    return Reading(
+    return StudySection(
         section=Section(title="With and without embeddings", text=text, evidence=(figure,)), fits=fits
     )
 
 
-def ranges(runs: pd.DataFrame) -> Reading:
-    """The power law over all sizes and over those of the rule NARROWEST, at one horizon."""
+def ranges(runs: pd.DataFrame) -> StudySection:
+    """Report the power law over all sizes and over those of the rule NARROWEST, at one horizon."""
     table = at_common_horizon(runs)
     wide = table[table["d_model"] >= NARROWEST]
     if wide["N"].nunique() < 4:
@@ -331,7 +340,7 @@ def ranges(runs: pd.DataFrame) -> Reading:
     figure = power_law(
         wide, kept, x="N", slopes={"Kaplan et al. 2020": -0.076}, name="loss-against-size-wide", title=title
     )
-    return Reading(
+    return StudySection(
         section=Section(title="Which sizes make a straight line", text=_range_text(table, wide, every, kept),
                         evidence=(figure,)),
         constants=(_exponent(kept),),

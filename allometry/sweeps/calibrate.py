@@ -40,26 +40,30 @@ def calibrate(
     pool: Pool | None = None,
     workers: int | None = None,
     refresh: bool = False,
+    measure: bool = True,
     on_shape: Callable[[int, int], None] | None = None,
 ) -> CostModel:
     """Time a few steps of the shapes of `runs` with all workers busy, and keep the result for next time.
 
     At most MAX_SHAPES are timed, of each kind spread evenly from the smallest to the largest (see `spread`);
     the others, and those that a device does not hold, are interpolated. Timings are kept per kind of machine,
-    device, number of workers and versions in the cache folder; `refresh` takes them anew. `on_shape` is told
+    device, number of workers and versions in the cache folder; `refresh` takes them anew; without `measure`,
+    those that are there must do. `on_shape` is told
     how many of how many are done. Where the pool has machines of several kinds, the cost model is that of the
     most frequent one, and the pool learns how fast the others are. Where the pool packs, packs of each shape
     are timed too, as large as there are runs for.
     """
     if pool is None:
         with open_pool(None, workers) as own:
-            return calibrate(runs, pool=own, refresh=refresh, on_shape=on_shape)
+            return calibrate(runs, pool=own, refresh=refresh, measure=measure, on_shape=on_shape)
     paths = {kind: _path(kind, count, pool.device) for kind, count in pool.kinds.items()}
     known = {kind: {} if refresh else _load(path) for kind, path in paths.items()}
     runs = list(runs)
     packs = _largest_packs(runs, pool)
     chosen = [run for run in spread(runs) if fits_one(run, pool)]
-    missing = [run for run in chosen if any(_lacks(timings, run, packs) for timings in known.values())]
+    missing = [
+        run for run in chosen if measure and any(_lacks(timings, run, packs) for timings in known.values())
+    ]
     for number, run in enumerate(missing):
         for kind, timing in _time(run, pool, packs[shape_key(run)]).items():
             known.setdefault(kind, {})[shape_key(run)] = timing

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -16,8 +16,9 @@ import numpy as np
 
 from allometry.env import cores
 from allometry.runs.store import Store
+from allometry.sweeps.lending import makespan_when_lent
 from allometry.sweeps.packing import Packing
-from allometry.sweeps.schedule import makespan
+from allometry.sweeps.schedule import Job, makespan
 from allometry.sweeps.survey import survey
 from allometry.train.config import RunConfig
 from allometry.train.schedules import evaluation_steps
@@ -88,6 +89,7 @@ class _Rates:
     memory: float
     evaluations: tuple[int, ...]
     packs: Mapping[int, float]
+    engine: str
 
 
 class CostModel:
@@ -101,7 +103,8 @@ class CostModel:
         """`timings` by `shape_key`; see `allometry.sweeps.calibrate`."""
         self.timings = dict(timings or {})
         self.packing = Packing(self)
-        self.device, self.workers = "cpu", 0
+        self.device, self.workers, self.lends = "cpu", 0, False
+        self.predicted = self.actual = 5.0
         self._known: dict[tuple[str, int], _Rates] = {}
 
     def on(self, pool: Pool) -> Self:
@@ -110,8 +113,30 @@ class CostModel:
         if most is None and not pool.device.startswith("cuda"):
             most = 1  # one by one they have a quicker engine on cores
         self.packing = Packing(self, most, pool.device_memory)
-        self.device, self.workers = pool.device, pool.workers
+        self.device, self.workers, self.lends = pool.device, pool.workers, pool.lends
         return self
+
+    def learn(self, predicted: float, actual: float) -> None:
+        """Work that was predicted to take so many seconds took `actual` seconds."""
+        self.predicted += predicted
+        self.actual += actual
+
+    @property
+    def stretch(self) -> float:
+        """How many times as long as predicted the work has taken so far."""
+        return self.actual / self.predicted
+
+    def makespan(self, todo: Sequence[Job], workers: int, running: Iterable[Collection[str]] = ()) -> float:
+        """Predicted seconds until all jobs are done on so many workers (see `schedule.makespan`), those that
+        are idle lent to others where the pool does that.
+        """
+        if self.lends and self.packing.most == 1:
+            return makespan_when_lent(todo, self.between, workers, self._takes_threads, running)
+        return makespan(todo, self.between, workers, running, self.packing)
+
+    def _takes_threads(self, config: RunConfig) -> bool:
+        """Whether the run has an engine that computes the same bits on several threads, and so takes them."""
+        return config.devices == 1 and self._rates(config).engine.startswith("native")
 
     @property
     def measured(self) -> bool:
@@ -158,7 +183,7 @@ class CostModel:
         todo = left.jobs()
         memory = sorted((self.memory(run) for run in left.pending), reverse=True)
         return Cost(
-            seconds=makespan(todo, self.between, workers, packing=self.packing),
+            seconds=self.makespan(todo, workers),
             work=sum(self.seconds(job.config, job.start) * job.config.devices for job in todo),
             flops=float(sum(_flops_left(job.config, job.start) for job in todo)),
             memory=sum(memory[:workers]),
@@ -187,6 +212,7 @@ class CostModel:
             memory=timing.memory,
             evaluations=tuple(evaluation_steps(config)),
             packs=timing.packs,
+            engine=timing.engine,
         )
 
     def _near(self, family: str, batch: int) -> list[Timing]:
@@ -216,7 +242,7 @@ class CostModel:
         step = flops * batch / at(lambda timing: timing.pace, _NOMINAL_FLOPS)
         return Timing(
             family=family,
-            engine=config.engine,
+            engine=near[0].engine if near else config.engine,
             flops_per_token=flops,
             batch_tokens=batch,
             step=step,

@@ -61,7 +61,7 @@ class Execution:
         self._urgent: dict[str, float] = {}
         self._add(self.before.jobs())
         planned = sum(self.cost.seconds(job.config, job.start) for job in self.ready + self.waiting)
-        self.forecast = Forecast(cost, planned, self.places.speedup)
+        self.forecast = Forecast(cost, planned)
 
     @property
     def finished(self) -> bool:
@@ -170,7 +170,7 @@ class Execution:
         now = time.monotonic()
         current.now_on(report["threads"])
         predicted = self.cost.between(current.job.config, current.step, report["step"])
-        self.forecast.learn(predicted * current.stretch, now - current.seen)
+        self.cost.learn(predicted * current.stretch, now - current.seen)
         current.step, current.seen = report["step"], now
         self._tell(
             "progress", current.job.config, step=current.step, loss=report["loss"], pace=report["pace"]
@@ -272,7 +272,7 @@ class Execution:
                 finished=len(self.before.finished) + len(self.ended) + len(self.failed),
                 total=len(self.sweep),
                 fraction=fraction,
-                eta=self.settings.later + seconds,
+                eta=self.settings.later * self.cost.stretch + seconds,
                 run=run,
                 **fields,
             )

@@ -1,5 +1,5 @@
-"""When a sweep will be done: the predicted time of what is left, corrected by how long predictions have
-taken so far.
+"""When a sweep will be done: the predicted time of what is left, idle cores lent, corrected by how long what
+was predicted has taken so far (`CostModel.learn`).
 """
 
 from __future__ import annotations
@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 from allometry.sweeps.cost import CostModel
-from allometry.sweeps.schedule import Job, makespan
-from allometry.train.config import RunConfig
+from allometry.sweeps.schedule import Job
 
 _SHARE = 0.02
 """Most of the driver's time that may go into forecasts: with ten thousand runs they are made less often."""
@@ -21,17 +20,10 @@ Left = Callable[[], tuple[Sequence[Job], Collection[Collection[str]]]]
 class Forecast:
     """Seconds left and the share of the work that is done, for a sweep of `planned` predicted seconds."""
 
-    def __init__(self, cost: CostModel, planned: float, speedup: Callable[[str], float]) -> None:
-        """`speedup` says how many times as fast as predicted a run should be now."""
-        self.cost, self.planned, self.speedup = cost, planned, speedup
-        self._predicted = self._actual = 5.0
+    def __init__(self, cost: CostModel, planned: float) -> None:
+        self.cost, self.planned = cost, planned
         self._known = (0.0, 0.0)
         self._next = 0.0
-
-    def learn(self, predicted: float, actual: float) -> None:
-        """Predicted work of so many seconds took `actual` seconds."""
-        self._predicted += predicted
-        self._actual += actual
 
     def now(self, left: Left, speeds: Collection[float], *, fresh: bool = False) -> tuple[float, float]:
         """The fraction of the work that is done and the seconds until the rest is.
@@ -49,11 +41,7 @@ class Forecast:
         self, left: Sequence[Job], under_way: Collection[Collection[str]], speeds: Collection[float]
     ) -> tuple[float, float]:
         work = sum(self.cost.between(job.config, job.start, job.config.train.steps) for job in left)
-        workers = max(1, len(speeds))
-        seconds = makespan(left, self._between, workers, under_way, self.cost.packing)
+        seconds = self.cost.makespan(left, max(1, len(speeds)), under_way)
         typical = sum(speeds) / len(speeds) if speeds else 1.0
         fraction = 1 - work / self.planned if self.planned > 0 else 1.0
-        return fraction, seconds / typical * self._actual / self._predicted
-
-    def _between(self, run: RunConfig, start: int, end: int) -> float:
-        return self.cost.between(run, start, end) / self.speedup(run.id)
+        return fraction, seconds / typical * self.cost.stretch

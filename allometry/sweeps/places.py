@@ -100,11 +100,6 @@ class Places:
         left = self.running.pop(run)
         return 0.0 if self.on(left.slots[0]) else (time.monotonic() - left.since) * len(left.slots)
 
-    def speedup(self, run: str) -> float:
-        """How many times as fast as on one core it is now that several threads work on it."""
-        at = self.running.get(run)
-        return speedup(at.threads) if at else 1.0
-
     def lend(self, pool: Pool, *, reserved: bool = False) -> dict[int, int]:
         """Lend the cores that have no run to those that run, unless they are `reserved` for others, or take
         them back: the new numbers of threads, by slot.

@@ -109,32 +109,32 @@ Seconds = Callable[[RunConfig, int, int], float]
 
 def urgency(todo: Sequence[Job], seconds: Seconds) -> dict[str, float]:
     """Seconds until the last run that depends on a job could end: the longest goes first."""
-    following = _following(todo)
+    after = following(todo)
     times: dict[str, float] = {}
-    for job in reversed(_leaders_first(todo, following)):
+    for job in reversed(_leaders_first(todo, after)):
         chains = [seconds(job.config, job.start, job.config.train.steps)]
-        for other in following.get(job.id, ()):
+        for other in after.get(job.id, ()):
             chains.append(seconds(job.config, job.start, other.until(job)) + times[other.id])
         times[job.id] = max(chains)
     return times
 
 
-def _following(todo: Sequence[Job]) -> dict[str, list[Job]]:
+def following(todo: Sequence[Job]) -> dict[str, list[Job]]:
     """The jobs among `todo` that await another of them, by the id of that."""
     ids = {job.id for job in todo}
-    following: dict[str, list[Job]] = {}
+    found: dict[str, list[Job]] = {}
     for job in todo:
         if job.awaits is not None and job.awaits in ids:
-            following.setdefault(job.awaits, []).append(job)
-    return following
+            found.setdefault(job.awaits, []).append(job)
+    return found
 
 
-def _leaders_first(todo: Sequence[Job], following: Mapping[str, Sequence[Job]]) -> list[Job]:
+def _leaders_first(todo: Sequence[Job], after: Mapping[str, Sequence[Job]]) -> list[Job]:
     """The jobs in an order in which each comes after the one that it awaits."""
-    behind = {job.id for others in following.values() for job in others}
+    behind = {job.id for others in after.values() for job in others}
     found = [job for job in todo if job.id not in behind]
     for job in found:  # grows as it is gone through
-        found += following.get(job.id, ())
+        found += after.get(job.id, ())
     return found
 
 
@@ -169,7 +169,7 @@ class _Future:
         self.seconds, self.packing = seconds, packing
         self.order = {job.id: number for number, job in enumerate(todo)}
         self.urgent = urgency(todo, seconds)
-        self.following = _following(todo)
+        self.following = following(todo)
         self.free = [0.0] * workers
         self.last = 0.0
         self.begun = begun

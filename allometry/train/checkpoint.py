@@ -9,12 +9,11 @@ full disk or a dying machine damaged costs an interval, not the run.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from allometry.errors import AllometryError
-from allometry.runs.files import writing
+from allometry.runs.files import parse_json, replacing, write_bytes, writing
+from allometry.runs.record import is_curve_row, is_number
 from allometry.train.engines.base import State
 
 if TYPE_CHECKING:
@@ -160,9 +160,8 @@ def branch(source: Path, step: int, target: Path) -> None:
     copy = _step_path(target, step)
     with writing(copy):
         copy.parent.mkdir(parents=True, exist_ok=True)
-        aside = copy.with_suffix(f".{os.getpid()}.tmp")
+    with replacing(copy) as aside:
         shutil.copyfile(path, aside)
-        aside.replace(copy)
 
 
 def _require_same_run(path: Path, header: dict[str, Any], config: RunConfig) -> None:
@@ -196,27 +195,20 @@ def _write(path: Path, config: RunConfig, state: State, position: Position) -> N
         "checksum": _checksum(state),
         "position": asdict(position),
     }
-    aside = path.with_suffix(f".{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with aside.open("wb") as file:
-                file.write(save(state, metadata={"allometry": json.dumps(header)}))
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
+    write_bytes(path, save(state, metadata={"allometry": json.dumps(header)}))
 
 
 def _read(path: Path) -> tuple[State, dict[str, Any]]:
     try:
         with safe_open(path, framework="numpy") as file:
-            header: dict[str, Any] = json.loads(file.metadata()["allometry"])
+            header: dict[str, Any] = parse_json(file.metadata()["allometry"])
             state: State = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise AllometryError(f"checkpoint {path.name} is damaged ({error})") from None
+    if problem := _header_problem(header):
+        raise AllometryError(f"checkpoint {path.name} is damaged ({problem})")
     if header["format"] > FORMAT:
         raise AllometryError(
             f"checkpoint {path.name} was written by a newer version", hint="upgrade allometry"
@@ -224,6 +216,38 @@ def _read(path: Path) -> tuple[State, dict[str, Any]]:
     if header["checksum"] != _checksum(state):
         raise AllometryError(f"checkpoint {path.name} is damaged (its checksum differs)")
     return state, header
+
+
+def _header_problem(header: Any) -> str | None:
+    """Return what is wrong with the header of a checkpoint, or None."""
+    if not isinstance(header, dict) or type(header.get("format")) is not int:
+        return "its header is no object with a format"
+    if header["format"] > FORMAT:
+        return None  # what it holds is not known here
+    types = {"run": str, "checksum": int, "position": dict, "decay_start": int}
+    for key, kind in types.items():
+        if type(header.get(key)) is not kind:
+            return f"{key!r} in its header is missing or wrong"
+    return position_problem(header["position"])
+
+
+def position_problem(position: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a `Position` as it was read from a file, or None."""
+    known = {each.name: each.default for each in fields(Position)}
+    for key, value in position.items():
+        if key not in known:
+            return f"its position has an unknown {key!r}"
+        if key == "curve":
+            fine = isinstance(value, list) and all(map(is_curve_row, value))
+        elif key in ("engine", "started"):
+            fine = value is None or isinstance(value, str)
+        elif isinstance(known[key], int):
+            fine = type(value) is int and value >= 0
+        else:
+            fine = (value is None and known[key] is None) or is_number(value)
+        if not fine:
+            return f"{key!r} in its position is wrong"
+    return None
 
 
 def _checksum(state: State) -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allometry.runs.files import write_json, write_text, writing
+from allometry.runs.files import append_text, write_json, write_text, writing
 from allometry.runs.milestones import milestones
 from allometry.runs.texts import record as record_text
 from allometry.train import checkpoint, novelty
@@ -207,8 +207,7 @@ class _Run:
         if not all(math.isfinite(row[name]) for name in self.inputs.tests):
             return "diverged", f"the test loss is no longer finite at step {at.step}"
         at.curve.append(row)
-        with writing(self.directory / "curve.jsonl"), (self.directory / "curve.jsonl").open("a") as file:
-            file.write(_line(row))
+        append_text(self.directory / "curve.jsonl", _line(row))
         if self.inputs.probes:
             self.inputs.probes.record(self.directory, self.engine, at.step)
         assert at.first_loss is not None
@@ -297,8 +296,7 @@ class _Run:
 
     def log(self, text: str) -> None:
         """A line in log.txt, with the time."""
-        with writing(self.directory / "log.txt"), (self.directory / "log.txt").open("a") as file:
-            file.write(f"{clock()} {text}\n")
+        append_text(self.directory / "log.txt", f"{clock()} {text}\n")
 
 
 def _line(row: dict[str, Any]) -> str:

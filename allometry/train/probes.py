@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from allometry.errors import AllometryError
-from allometry.runs.files import read_lines, write_json, write_text, writing
+from allometry.runs.files import append_text, read_lines, write_json, write_text
 from allometry.runs.probes import FORMAT, LINES, TABLE
 
 if TYPE_CHECKING:
@@ -112,8 +112,7 @@ class Probes:
     def record(self, directory: Path, engine: Engine, step: int) -> None:
         """Measure all probes after `step` and write that down."""
         line = _line({"step": step, **self.measure(engine)})
-        with writing(directory / LINES), (directory / LINES).open("a") as file:
-            file.write(line)
+        append_text(directory / LINES, line)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from allometry.errors import AllometryError
 from allometry.runs.files import read_json, write_json, writing
-from allometry.train.checkpoint import KEPT, Position, folder
+from allometry.train.checkpoint import KEPT, Position, folder, position_problem
 
 if TYPE_CHECKING:
     from allometry.train.config import RunConfig
@@ -61,8 +61,14 @@ def newest(home: Path, config: RunConfig, log: Callable[[str], None]) -> tuple[P
         except AllometryError as error:
             log(f"{error.message}; going back to the checkpoint before it")
             continue
-        if stored is not None and stored["run"] == config.id:
-            return path, Position(**stored["position"])
+        if stored is None or stored.get("run") != config.id:
+            continue
+        position = stored.get("position")
+        problem = position_problem(position) if isinstance(position, dict) else "it has no position"
+        if problem:
+            log(f"{path / _POSITION} is damaged: {problem}; going back to the checkpoint before it")
+            continue
+        return path, Position(**stored["position"])
     return None
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from allometry.figures.predictions import predictions
 from allometry.report import format as fmt
 from allometry.report.content import Figure
 from allometry.report.page import asset, chart_json, table_of, template
+from allometry.runs.files import read_tail
 from allometry.runs.store import Membership, Store
 from allometry.studies.core.predictions import ledger
 from allometry.units import format_duration
@@ -79,15 +81,23 @@ class Page:
 
     def newest(self) -> str:
         """The study that was started last; "" (all runs) in a store without studies."""
-        files = sorted((self.store.path / "studies").glob("*.json"), key=lambda path: path.stat().st_mtime)
-        return files[-1].stem if files else ""
+        folder = self.store.path / "studies"
+        return max(self.store.studies(), key=lambda name: _changed(folder / f"{name}.json"), default="")
+
+    def knows(self, study: str) -> bool:
+        """Return whether the store has a study of that name, or it is "" (all runs)."""
+        return study == "" or study in self.store.studies()
 
     def update(self, study: str = "") -> Parts:
         """The parts as they are now, by name, each a JSON object; "" asks for all runs of the store."""
         with self._lock:
             self.reader.refresh()
+            studies = self.store.studies()
+            study = study if study in studies else ""
+            for gone in self._views.keys() - {"", *studies}:
+                del self._views[gone]
             view = self._views.setdefault(study, _View())
-            member = self.store.studies().get(study) or Membership(
+            member = studies.get(study) or Membership(
                 study="", runs=tuple(self.reader.rows), question=f"All runs of {self.store.place.location}"
             )
             plan = self.reader.plan(study)
@@ -166,20 +176,22 @@ class Page:
     def _ledger(self, view: _View) -> None:
         """Predictions of all studies of the store that were made before the fact, with what came of them."""
         written = [
-            (str(path), path.stat().st_mtime_ns)
-            for path in sorted((self.store.path / "studies").glob("*/*.json"))
+            (str(path), _changed(path)) for path in sorted((self.store.path / "studies").glob("*/*.json"))
         ]
         source = written, self.reader.version
         if view.made_from.get("ledger") == source:
             return
         view.made_from["ledger"] = source
-        scored = ledger(self.store.path / "studies", self.reader.frame)
+        damaged: list[str] = []
+        scored = ledger(self.store.path / "studies", self.reader.frame, damaged)
         shown = _ledger_table(scored)
         table = table_of(shown, "ledger", limit=100)
         hits = int(scored.loc[scored["scored"], "inside"].sum()) if len(scored) else 0
         count = int(scored["scored"].sum()) if len(scored) else 0
         waiting = self._open_predictions(scored)
-        html = _template("ledger.html").render(table=table, hits=hits, count=count, waiting=waiting)
+        html = _template("ledger.html").render(
+            table=table, hits=hits, count=count, waiting=waiting, notes=damaged
+        )
         self._put(view, "ledger", {"html": str(html)})
         if len(scored):
             self._draw(view, "predictions", lambda: predictions(scored, name="predictions"))
@@ -189,7 +201,10 @@ class Page:
         from allometry.studies.core.predictions import registered
 
         folders = {path.parent for path in (self.store.path / "studies").glob("*/prediction.json")}
-        made = sum(len((registered(folder) or {}).get("predictions", ())) for folder in folders)
+        made = 0
+        for folder in folders:
+            with suppress(AllometryError):  # the ledger says so
+                made += len((registered(folder) or {}).get("predictions", ()))
         return made - len(scored)
 
     def _failures(self, view: _View) -> None:
@@ -212,14 +227,17 @@ class Page:
         return {"run": run, "status": self.reader.rows[run]["status"], "log": text or "It left no log."}
 
 
+def _changed(path: Path) -> int:
+    """Return when a file was last changed, in nanoseconds; 0 if it is gone."""
+    try:
+        return path.lstat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def _tail(path: Path) -> str:
     """The last lines of a log, of its last 16 kB."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 16_384))
-            lines = file.read().decode("utf-8", "replace").splitlines()
-    except OSError:
-        return ""
+    lines = read_tail(path, 16_384).decode("utf-8", "replace").splitlines()
     return "\n".join(lines[-_TAIL:])
 
 

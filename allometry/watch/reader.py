@@ -6,15 +6,18 @@ import math
 import re
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from allometry.runs.files import read_json, read_lines
+from allometry.errors import AllometryError
+from allometry.runs.files import read_json
 from allometry.runs.index import Index, read_index
-from allometry.runs.record import COLUMNS, FINISHED
-from allometry.runs.store import Store
+from allometry.runs.record import FINISHED, config_problem, curve_rows, is_number, read_run
+from allometry.runs.store import Store, run_table
 
 AGAIN = 60.0
 """Seconds after which runs that were finished are looked at again: they seldom change."""
@@ -49,7 +52,7 @@ class Reader:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.frame = pd.DataFrame(columns=list(COLUMNS))
+        self.frame = run_table([])
         self.version = 0
         self._index: Index = Index()
         self._looked: float | None = None
@@ -66,10 +69,8 @@ class Reader:
         self._index = read_index(self.store.path, None if self._looked is None else before, trust=trust)
         self._looked = self._looked if trust else now
         if self._index.rows != before.rows:
-            table = pd.DataFrame(list(self._index.rows.values()))
-            further = [name for name in table.columns if name not in COLUMNS]
             self.version += 1
-            self.frame = table.reindex(columns=[*COLUMNS, *further])
+            self.frame = run_table(self._index.rows.values())
 
     @property
     def rows(self) -> Mapping[str, Mapping[str, Any]]:
@@ -96,27 +97,27 @@ class Reader:
         stamp = self.stamp(run)
         known = self._curves.get(run)
         if known is None or known[0] != stamp:
-            row = self.rows[run]
+            row = self.rows.get(run, {"C": math.nan, "D": math.nan})
             rate = row["C"] / row["D"] if row["D"] else math.nan
-            lines, _ = read_lines(self.store.directory(run) / "curve.jsonl")
+            lines, _ = curve_rows(self.store.directory(run))
             last = {line["step"]: line for line in lines if line.get("loss") is not None}
+            tokens = {step: math.nan if (t := last[step].get("tokens")) is None else t for step in last}
             points = [
-                (run, step, last[step]["tokens"], rate * last[step]["tokens"], last[step]["loss"])
-                for step in sorted(last)
+                (run, step, tokens[step], rate * tokens[step], last[step]["loss"]) for step in sorted(last)
             ]
             known = self._curves[run] = stamp, points
         return known[1]
 
     def plan(self, study: str) -> Mapping[str, Any]:
-        """What was planned for a study, as it was written down; empty if nothing was."""
+        """What was planned for a study, as it was written down; empty if nothing was, or it is damaged."""
         path = self.store.path / "studies" / study / "plan.json"
         try:
-            changed = path.stat().st_mtime_ns
+            changed = path.lstat().st_mtime_ns
         except OSError:
             return self._unplanned
         known = self._plans.get(study)
         if known is None or known[0] != changed:
-            known = self._plans[study] = changed, read_json(path) or {}
+            known = self._plans[study] = changed, _read_plan(path)
         return known[1]
 
     def underway(self, runs: Iterable[str]) -> list[Underway]:
@@ -128,9 +129,10 @@ class Reader:
     def _underway(self, run: str, row: Mapping[str, Any]) -> Underway:
         files = self.store.checkpoints(run)
         saved = [int(match[1]) for name in files if (match := _CHECKPOINT.fullmatch(name))]
-        described = read_json(self.store.directory(run) / "config.json") or {}
-        train = described.get("config", described).get("train", {})
-        steps = max(1, round(train.get("tokens", 0) / (train.get("batch_tokens") or 1)))
+        train: Mapping[str, Any] = {}
+        with suppress(AllometryError):  # removed or damaged meanwhile
+            train = read_run(self.store.directory(run)).config.get("train", {})
+        steps = max(1, round((train.get("tokens") or 0) / (train.get("batch_tokens") or 1)))
         points = self._curve(run)
         return Underway(
             run=run,
@@ -150,3 +152,18 @@ class Reader:
         elif known[0] != sign:
             self._seen[run] = sign, now
         return now - self._seen[run][1] < ACTIVE
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    """Return a plan of which every entry has the type that the page counts on; {} for any other."""
+    with suppress(AllometryError):
+        plan = read_json(path) or {}
+        runs = plan.get("runs", [])
+        if (
+            is_number(plan.get("seconds") or 0.0)
+            and isinstance(runs, list)
+            and not any(map(config_problem, runs))
+            and all(is_number(run.get("train", {}).get("tokens")) and "model" in run for run in runs)
+        ):
+            return plan
+    return {}

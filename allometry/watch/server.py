@@ -23,6 +23,8 @@ from urllib.parse import parse_qs, quote, urlsplit
 from markupsafe import Markup
 
 from allometry.errors import AllometryError
+from allometry.figures.theme import runtime
+from allometry.report import format as fmt
 from allometry.report import page as shared
 from allometry.runs.store import Store
 from allometry.version import __version__
@@ -33,12 +35,15 @@ INTERVAL = 1.5
 """Seconds between two looks at the store; more, up to _SLOWEST, where a look costs much: it gets a fifth of
 a core."""
 
+STREAMS = 32
+"""Pages that are kept up to date at the same time: each takes a thread."""
+
 _SHARE = 5.0
 _SLOWEST = 15.0
 _HEARTBEAT = 15.0
 """Seconds after which a silent connection gets a comment: that is how a closed one is noticed."""
 
-_POLICY = shared.policy("'self'", connect_src="'self'", frame_ancestors="'none'")
+_POLICY = fmt.policy("'self'", connect_src="'self'", frame_ancestors="'none'")
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -61,6 +66,7 @@ class Server(ThreadingHTTPServer):
         self.token = "" if self.local else secrets.token_urlsafe(24)
         self.page = Page(store, fits=fits)
         self.stopping = threading.Event()
+        self.streams = threading.BoundedSemaphore(STREAMS)
         try:
             super().__init__((host, port), Handler)
         except OSError as error:
@@ -122,7 +128,7 @@ class Handler(BaseHTTPRequestHandler):
     sys_version = ""
     timeout = 60
     scripts: ClassVar[dict[str, Any]] = {
-        "/vega.js": shared.runtime,
+        "/vega.js": runtime,
         "/charts.js": lambda: shared.asset("charts.js"),
         "/watch.js": lambda: shared.asset("watch.js", "allometry.watch"),
     }
@@ -137,7 +143,7 @@ class Handler(BaseHTTPRequestHandler):
         elif asked.path in self.scripts:
             self._send(HTTPStatus.OK, self.scripts[asked.path](), "text/javascript")
         elif asked.path == "/events":
-            self._stream(parse_qs(asked.query, keep_blank_values=True).get("study", [None])[0])
+            self._begin_stream(parse_qs(asked.query, keep_blank_values=True).get("study", [None])[0])
         else:
             self._send(HTTPStatus.NOT_FOUND, "There is nothing here.\n", "text/plain")
 
@@ -195,6 +201,22 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def _begin_stream(self, study: str | None) -> None:
+        """Stream to a page of this server about a study of the store, while there are threads for it."""
+        if self.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+            self._send(HTTPStatus.FORBIDDEN, "Other pages are told nothing.\n", "text/plain")
+        elif study is not None and not self.server.page.knows(study):
+            self._send(HTTPStatus.NOT_FOUND, "The store has no such study.\n", "text/plain")
+        elif not self.server.streams.acquire(blocking=False):
+            self._send(
+                HTTPStatus.SERVICE_UNAVAILABLE, f"{STREAMS} pages are open; close one.\n", "text/plain"
+            )
+        else:
+            try:
+                self._stream(study)
+            finally:
+                self.server.streams.release()
+
     def _stream(self, study: str | None) -> None:
         """Parts as they change, until the reader goes away or the server stops."""
         self.close_connection = True
@@ -222,6 +244,10 @@ class Handler(BaseHTTPRequestHandler):
                 parts = self.server.page.update(self.server.page.newest() if study is None else study)
             except AllometryError as error:
                 yield _event("trouble", json.dumps(error.message))
+                parts = {}
+            except Exception as error:  # a store that somebody else made ends no page
+                said = f"the store cannot be read: {type(error).__name__}: {error}"
+                yield _event("trouble", json.dumps(said))
                 parts = {}
             changed = {name: text for name, text in parts.items() if sent.get(name) != text}
             for text in changed.values():

@@ -52,7 +52,7 @@ def test_asks_a_question_and_says_why(name: str) -> None:
     assert asked.expected
     assert asked.__doc__
     assert parse_duration(asked.budget) <= (7200 if name in COLLECTIONS else 900)
-    assert name in COLLECTIONS or sum(asked.designs.values()) == pytest.approx(1)
+    assert name in COLLECTIONS or sum(asked.run_sets.values()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("name", COLLECTIONS)
@@ -60,7 +60,7 @@ def test_a_collection_gives_every_design_of_its_members_a_share(name: str) -> No
     collection = study(name)
     assert isinstance(collection, Collection)
     assert sum(collection.shares.values()) == pytest.approx(1)
-    assert {d for member in collection.members for d in study(member).designs} == set(collection.shares)
+    assert {d for member in collection.members for d in study(member).run_sets} == set(collection.shares)
     assert set(collection.headlines) <= set(collection.members) <= set(NAMES) - set(COLLECTIONS)
 
 

@@ -2,9 +2,13 @@
 what to do.
 """
 
+import base64
+import hashlib
 import json
+import re
 from pathlib import Path
 
+import altair as alt
 import pandas as pd
 import pytest
 
@@ -89,3 +93,17 @@ def test_a_notebook_shows_the_figure(figure: Figure) -> None:
     html = figure._repr_html_()
     assert "<svg" in html
     assert "Points are means" in html
+
+
+def test_no_text_of_the_data_runs_in_a_saved_page(tmp_path: Path) -> None:
+    evil = "</script><script>document.title='XSS'</script><!--"
+    chart = alt.Chart(pd.DataFrame({"x": [1, 2], "who": [evil, "\u2028"]}), title=evil)
+    page = theme.save(chart.mark_point().encode(x="x", color="who"), tmp_path / "x.html").read_text()
+    assert page.count("<script") == page.count("</script>") == 3
+    assert evil not in page
+    allowed = re.search(r"script-src ([^;]*);", page)[1]
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert allowed == " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts
+    )
+    assert json.loads(re.search(r'id="spec">(.*?)</script>', page)[1])["title"] == evil

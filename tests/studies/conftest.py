@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 
 from allometry.runs.record import sizes
-from allometry.studies.core.study import Evidence
+from allometry.studies.core.study import StudyData
 from allometry.train.config import RunConfig
 from allometry.train.schedules import evaluation_steps
 
 Law = Callable[[dict[str, Any], Any], Any]
 """(row of the run table, tokens so far) -> loss."""
 
-Plant = Callable[..., Evidence]
+Plant = Callable[..., StudyData]
 
 
 def row(config: RunConfig) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def row(config: RunConfig) -> dict[str, Any]:
 
 def plant(
     configs: Sequence[RunConfig], law: Law, *, along: Law | None = None, noise: float = 0.0, seed: int = 0
-) -> Evidence:
+) -> StudyData:
     """Evidence of these runs: `law` where they end, `along` (default: it too) before; noise by run."""
     rng = np.random.default_rng(seed)
     rows, curves = [], []
@@ -52,7 +52,7 @@ def plant(
         seen = {"step": steps, "tokens": tokens, "C": known["C"] * tokens / known["D"], "loss": loss}
         curves.append(pd.DataFrame({"run": config.id, **seen}))
     frame = pd.DataFrame(rows)
-    return Evidence(
+    return StudyData(
         runs=frame, curves=pd.concat(curves, ignore_index=True), planned=tuple(frame["run"]), command="test"
     )
 

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from allometry.studies.architectures import LONG_CONTEXT, recurrent
-from allometry.studies.core.study import Evidence, study
+from allometry.studies.core.study import StudyData, study
 from allometry.train.config import DataConfig
 
 
-def planted(late: float = 0.1, at_equal_n: float = -0.03) -> Evidence:
+def planted(late: float = 0.1, at_equal_n: float = -0.03) -> StudyData:
     """LSTMs that lose `late` of the loss towards the end of the context and nothing at its start; Universal
     Transformers `at_equal_n` off at equal N."""
     rng = np.random.default_rng(1)
@@ -43,7 +43,7 @@ def planted(late: float = 0.1, at_equal_n: float = -0.03) -> Evidence:
         )
     runs = pd.DataFrame(rows)
     positions = pd.concat(places, ignore_index=True)
-    return Evidence(runs=runs, curves=pd.DataFrame(), positions=positions, planned=tuple(runs["run"]))
+    return StudyData(runs=runs, curves=pd.DataFrame(), positions=positions, planned=tuple(runs["run"]))
 
 
 def test_runs_are_pairs_of_equal_size_and_tokens() -> None:
@@ -82,7 +82,7 @@ def test_without_one_family_the_others_are_answered() -> None:
     full = planted()
     runs = full.runs[full.runs["family"] != "universal"].reset_index(drop=True)
     analysis = study("architectures").analyse(
-        Evidence(runs=runs, curves=full.curves, positions=full.positions, planned=full.planned)
+        StudyData(runs=runs, curves=full.curves, positions=full.positions, planned=full.planned)
     )
     assert "Universal Transformer" in analysis.sections[2].text
     assert any("late in" in row.name for row in analysis.constants)

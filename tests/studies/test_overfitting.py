@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from allometry.errors import AllometryError
-from allometry.studies.core.study import Evidence, study
+from allometry.studies.core.study import StudyData, study
 from allometry.studies.overfitting import joint_law
 from allometry.studies.shared.subsets import early_stopped, subsets
 from allometry.train.config import DataConfig
@@ -24,7 +24,7 @@ def planted(n: float, d: float) -> float:
     return float(((N_C / n) ** (ALPHA_N / ALPHA_D) + D_C / d) ** ALPHA_D)
 
 
-def synthetic(noise: float = 0.002, seed: int = 0) -> Evidence:
+def synthetic(noise: float = 0.002, seed: int = 0) -> StudyData:
     """Every size on every set and on all the text; small sets turn, large ones do not."""
     rng = np.random.default_rng(seed)
     rows, curves = [], []
@@ -44,7 +44,7 @@ def synthetic(noise: float = 0.002, seed: int = 0) -> Evidence:
         status="done", family="transformer", schedule="constant", early_stop=3, dropout=0.1, n_ctx=64,
         B=512, D=at[-1] * 512, warmup=100, seed=0, lr=0.003,
     )  # fmt: skip
-    return Evidence(runs=runs, curves=pd.concat(curves, ignore_index=True), planned=tuple(runs["run"]))
+    return StudyData(runs=runs, curves=pd.concat(curves, ignore_index=True), planned=tuple(runs["run"]))
 
 
 @pytest.mark.parametrize("compute", [1.5e11, 5.6e13, 4e14])

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.studies.core.study import Evidence, study
+from allometry.studies.core.study import StudyData, study
 from allometry.train.config import DataConfig
 
 
 @pytest.fixture(scope="module")
-def evidence() -> Evidence:
+def evidence() -> StudyData:
     """Losses a(N) + 2/T^0.62 that fall in training towards their last value, late positions last."""
     rng = np.random.default_rng(2)
     rows, places = [], []
@@ -38,10 +38,10 @@ def evidence() -> Evidence:
             }
         )
     runs, positions = pd.DataFrame(rows), pd.concat(places, ignore_index=True)
-    return Evidence(runs=runs, curves=pd.DataFrame(), positions=positions, planned=tuple(runs["run"]))
+    return StudyData(runs=runs, curves=pd.DataFrame(), positions=positions, planned=tuple(runs["run"]))
 
 
-def test_finds_what_was_planted(evidence: Evidence) -> None:
+def test_finds_what_was_planted(evidence: StudyData) -> None:
     analysis = study("position").analyse(evidence)
     fall = next(row for row in analysis.constants if row.symbol == "c")
     assert fall.ours == pytest.approx(0.62, abs=0.05)
@@ -51,8 +51,8 @@ def test_finds_what_was_planted(evidence: Evidence) -> None:
     assert "after position 1 does" in analysis.answer
 
 
-def test_without_positions_it_says_so(evidence: Evidence) -> None:
-    bare = Evidence(runs=evidence.runs, curves=evidence.curves, planned=evidence.planned)
+def test_without_positions_it_says_so(evidence: StudyData) -> None:
+    bare = StudyData(runs=evidence.runs, curves=evidence.curves, planned=evidence.planned)
     analysis = study("position").analyse(bare)
     assert not analysis.constants
     assert all("could not be answered" in section.text for section in analysis.sections)

@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 
 from allometry.studies.core.recipe import rule_rate
-from allometry.studies.core.study import Evidence, study
+from allometry.studies.core.study import StudyData, study
 from allometry.studies.rates import FAMILIES, optima, rates
 from allometry.train.config import DataConfig
 
 BEST = {"transformer": 1.0, "lstm": 0.5, "universal": 1.8}
 
 
-def synthetic(factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0), noise: float = 0.002) -> Evidence:
+def synthetic(factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0), noise: float = 0.002) -> StudyData:
     """Parabolas about a best rate of BEST times the rule, at two widths of each family."""
     rng = np.random.default_rng(0)
     rows = []
@@ -26,7 +26,7 @@ def synthetic(factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0), noise: fl
                 row = {"family": family, "d_model": width, "N": 24 * width**2, "lr": factor * rule}
                 rows.append({**row, "run": f"{family}-{width}-{factor}", "loss": np.exp(log_loss)})
     runs = pd.DataFrame(rows).assign(status="done", schedule="wsd", B=512, D=1e6, S=2000, seed=0, unique=1e7)
-    return Evidence(runs=runs, curves=pd.DataFrame(), planned=tuple(runs["run"]))
+    return StudyData(runs=runs, curves=pd.DataFrame(), planned=tuple(runs["run"]))
 
 
 @pytest.mark.parametrize("compute", [1e11, 1.6e13])
@@ -75,7 +75,7 @@ def test_a_best_rate_at_the_edge_is_not_extrapolated() -> None:
 def test_families_without_rates_are_named() -> None:
     evidence = synthetic()
     runs = evidence.runs.assign(status=np.where(evidence.runs["family"] == "lstm", "diverged", "done"))
-    analysis = study("rates").analyse(Evidence(runs=runs, curves=evidence.curves, planned=evidence.planned))
+    analysis = study("rates").analyse(StudyData(runs=runs, curves=evidence.curves, planned=evidence.planned))
     assert any("lstm" in warning for warning in analysis.warnings)
-    nothing = study("rates").analyse(Evidence(runs=runs[:2], curves=evidence.curves, planned=()))
+    nothing = study("rates").analyse(StudyData(runs=runs[:2], curves=evidence.curves, planned=()))
     assert "nothing can be said" in nothing.answer

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.studies.core.study import Evidence, study
+from allometry.studies.core.study import StudyData, study
 from allometry.studies.schedules import scheduled, schedules
 from allometry.train.config import DataConfig, RunConfig
 
@@ -23,14 +23,14 @@ def run_table(runs: tuple[RunConfig, ...]) -> pd.DataFrame:
     )
 
 
-def evidence(decay_gain: float = 0.03, shape: float = 0.0, noise: float = 0.003) -> Evidence:
+def evidence(decay_gain: float = 0.03, shape: float = 0.0, noise: float = 0.003) -> StudyData:
     """Losses in which only the final decay matters, or the cosine's shape too."""
     runs = run_table(schedules(2e12, DataConfig()))
     rng = np.random.default_rng(1)
     decays = (runs["schedule"] != "constant") & ~(runs["final_lr"] > 0)
     log_loss = 0.5 - decay_gain * decays + shape * (runs["schedule"] == "cosine")
     loss = np.exp(log_loss + noise * rng.standard_normal(len(runs)))
-    return Evidence(runs=runs.assign(loss=loss), curves=pd.DataFrame(), planned=tuple(runs["run"]))
+    return StudyData(runs=runs.assign(loss=loss), curves=pd.DataFrame(), planned=tuple(runs["run"]))
 
 
 @pytest.mark.parametrize("compute", [5e10, 1.2e13])
@@ -72,5 +72,5 @@ def test_a_shape_that_matters_is_seen() -> None:
 
 def test_too_few_schedules_say_so() -> None:
     few = evidence().runs.query("schedule == 'wsd'").head(2)
-    analysis = study("schedules").analyse(Evidence(runs=few, curves=pd.DataFrame(), planned=()))
+    analysis = study("schedules").analyse(StudyData(runs=few, curves=pd.DataFrame(), planned=()))
     assert "not be answered" in analysis.answer

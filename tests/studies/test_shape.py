@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.studies.core.study import Evidence, study
+from allometry.studies.core.study import StudyData, study
 from allometry.studies.shape import baseline, excess, shapes, variants
 from allometry.train.config import DataConfig
 
@@ -38,8 +38,8 @@ def planted(penalty_of_depth: float = 0.05) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def evidence(runs: pd.DataFrame) -> Evidence:
-    return Evidence(runs=runs, curves=pd.DataFrame(), planned=tuple(runs["run"]))
+def evidence(runs: pd.DataFrame) -> StudyData:
+    return StudyData(runs=runs, curves=pd.DataFrame(), planned=tuple(runs["run"]))
 
 
 def test_all_shapes_have_the_same_size() -> None:

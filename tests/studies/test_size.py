@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from allometry.report.content import Analysis
-from allometry.studies.core.study import Evidence, study
+from allometry.studies.core.study import StudyData, study
 from allometry.studies.shared.grid import bare_grid, grid
 from allometry.train.config import DataConfig
 
@@ -27,12 +27,12 @@ def floored(row: dict[str, Any], tokens: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def planned(planted: Any) -> Evidence:
+def planned(planted: Any) -> StudyData:
     return planted(bare_grid(5e13, DataConfig()), power, noise=NOISE)
 
 
 @pytest.fixture(scope="module")
-def analysis(planned: Evidence) -> Analysis:
+def analysis(planned: StudyData) -> Analysis:
     """Of runs two of which are missing and one diverged: the rest must be answered."""
     runs = planned.runs.iloc[:-2].reset_index(drop=True)
     runs.loc[len(runs) - 1, ["status", "loss"]] = ["diverged", np.nan]
@@ -64,7 +64,7 @@ def test_figures_have_their_numbers(analysis: Analysis) -> None:
     assert analysis.next
 
 
-def test_a_single_size_is_refused_in_words(planned: Evidence) -> None:
+def test_a_single_size_is_refused_in_words(planned: StudyData) -> None:
     one = planned.runs[planned.runs["N"] == planned.runs["N"].max()].reset_index(drop=True)
     analysis = study("size").analyse(replace(planned, runs=one))
     assert "could not be answered" in analysis.sections[0].text

@@ -14,7 +14,8 @@ from halfway import STUDY, row
 
 from allometry.errors import AllometryError
 from allometry.runs.store import Store
-from allometry.watch.server import Server
+from allometry.watch.page import Page
+from allometry.watch.server import STREAMS, Server
 
 
 @contextmanager
@@ -121,3 +122,41 @@ def test_a_browser_draws_it_and_follows(store: Store, tmp_path: Path) -> None:
         assert page.evaluate("document.querySelector('[data-part=failures] details').open")
         page.wait("document.querySelectorAll('[data-figure=curves] .chart').length === 1")
         assert page.log == []
+
+
+def test_streams_are_few_and_for_the_own_page(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(store) as server:
+        assert get(server, "/events?study=", Sec_Fetch_Site="cross-site")[0] == 403
+        assert get(server, "/events?study=nothing")[0] == 404
+        assert get(server, "/events?study=../../etc")[0] == 404
+        for _ in range(STREAMS):
+            assert server.streams.acquire(blocking=False)
+        assert get(server, "/events?study=")[0] == 503
+        assert get(server)[0] == 200
+        server.streams.release()
+        assert events(server, "", 1)[0][0] == "part"
+        assert server.page._views.keys() == {""}
+
+
+def test_a_store_that_somebody_damaged_is_still_shown(store: Store, tmp_path: Path) -> None:
+    damaged = store.directory("t-growing")
+    (damaged / "curve.jsonl").write_text(
+        '{"step": NaN}\n{"step": 5, "loss": "x"}\n{"step": 7, "loss": 2.0}\n'
+    )
+    store.directory("t-1000-80").rename(store.directory("renamed"))
+    (store.directory("t-1000-160") / "config.json").write_text("[" * 5000)
+    folder = store.path / "studies" / STUDY
+    (folder / "plan.json").write_text('{"seconds": "long", "runs": [3]}')
+    (folder / "prediction.json").write_text('{"predictions": 3, "registered": "now"}')
+    (store.path / "studies" / "loop.json").symlink_to("loop.json")
+    secret = tmp_path / "secret"
+    secret.write_text("a secret text")
+    (store.directory("t-4000-80") / "error.txt").symlink_to(secret)
+    (store.directory("t-4000-80") / "result.json").unlink()
+    page = Page(store, fits=False)
+    for study in ("", STUDY, page.newest()):
+        text = json.dumps(page.update(study))
+        assert "t-growing" in text
+        assert "a secret text" not in text
+        assert "no list of predictions" in text
+        assert "t-1000-160" in text

@@ -12,9 +12,14 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _COMPATIBLE = ipaddress.IPv6Network("::/96")
-_PROTOCOL = ipaddress.IPv4Network(
-    "192.0.0.0/24"
-)  # some versions of Python call a few of its addresses global
+_NEVER: tuple[Network, ...] = (
+    ipaddress.IPv4Network("192.0.0.0/24"),  # some versions of Python call a few of its addresses global
+    ipaddress.IPv4Network("168.63.129.16/32"),  # the host of a virtual machine on Azure
+    ipaddress.IPv6Network("fec0::/10"),  # site-local, until 2004
+    ipaddress.IPv6Network("3fff::/20"),  # for documentation (RFC 9637)
+)
+_ISATAP = (0x00005EFE, 0x02005EFE)
+"""The middle of an IPv6 address that holds an IPv4 address in its last 32 bits (RFC 5214)."""
 
 
 class AddressRule:
@@ -41,7 +46,7 @@ class AddressRule:
     def _allows_one(self, address: Address) -> bool:
         if any(address.version == network.version and address in network for network in self._allow):
             return True
-        if address.version == 4 and address in _PROTOCOL:
+        if any(address.version == network.version and address in network for network in _NEVER):
             return False
         return address.is_global and not address.is_multicast and not address.is_reserved
 
@@ -52,6 +57,6 @@ def _embedded(address: Address) -> list[Address]:
         return []
     inner: list[Address | None] = [address.ipv4_mapped, address.sixtofour]
     inner += list(address.teredo or ())
-    if address in _NAT64 or address in _COMPATIBLE:
+    if address in _NAT64 or address in _COMPATIBLE or int(address) >> 32 & 0xFFFFFFFF in _ISATAP:
         inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
     return [each for each in inner if each is not None]

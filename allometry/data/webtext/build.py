@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from allometry.data.webtext.card import write_card
 from allometry.data.webtext.jsonl import Row, file_digest, read_json, read_rows, write_json
 from allometry.data.webtext.progress import Progress
+from allometry.data.webtext.removal import removals
 from allometry.data.webtext.urls import registered_domain
 from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest, exclusive
 from allometry.errors import AllometryError
@@ -230,11 +231,12 @@ def _write_shards(
 
 def kept_documents(workspace: Workspace) -> Iterator[Row]:
     """Yield the documents that passed every stage, in order. What was dropped is known by its id."""
+    asked = removals(workspace)
     for part in range(workspace.parts):
         dropped = {row["id"] for row in read_rows(workspace.path("dedup", part, ".removed.jsonl"))}
         for row in read_rows(workspace.path("contamination", part, ".removed.jsonl")):
             if not row["kept"]:
                 dropped.add(row["id"])
         for document in read_rows(workspace.path("filter", part)):
-            if document["id"] not in dropped:
+            if document["id"] not in dropped and not asked.covers_row(document):
                 yield document

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from allometry.data.webtext.jsonl import whole_file
 from allometry.data.webtext.progress import duration
@@ -50,14 +51,12 @@ Made by: `{command}`
 **The texts belong to their authors.** That a page can be fetched and that its robots.txt allows it says
 nothing about a right to copy, publish or train on it; which law applies depends on where you are and on what
 you do. Do not publish this data set without having settled that. The pages may hold personal data, insults
-and errors. Each document carries its URL, so that whoever asks can be taken out: drop its row, and build
-again without its link.
+and errors. Each document carries its URL, so that whoever asks can be taken out, from the data set and from
+everything that it was made of, for good: `allometry webtext remove {name} URL-OR-HOST`.
 """
 
 
-def write_card(
-    workspace: Workspace, build: Summary, domains: Counter[str], command: str, path: Path
-) -> None:
+def write_card(workspace: Workspace, build: Summary, domains: Counter[str], command: str, path: Path) -> None:
     """Write the card of the data set to `path`."""
     name = plain(workspace.root.resolve().name)
     sections = [
@@ -68,6 +67,7 @@ def write_card(
         _languages(workspace),
         _table("## Domains with the most documents", ("domain", "documents"), domains.most_common(20)),
         _contamination(workspace),
+        _options(workspace, build),
     ]
     with whole_file(path) as file:
         file.write("\n".join(section for section in sections if section).encode("utf-8", "replace"))
@@ -124,6 +124,30 @@ def _contamination(workspace: Workspace) -> str:
         f"of {summary.counts['documents']:,} documents share a run of "
         f"{summary.options.get('words')} words; they {done}.\n"
     )
+
+
+def _options(workspace: Workspace, build: Summary) -> str:
+    """Return a table of every option of every stage, whether it was given or is the default."""
+    rows = []
+    for stage in STAGES:
+        summary = build if stage == "build" else workspace.summary(stage)
+        if summary is not None:
+            rows += [(stage, plain(name), plain(value)) for name, value in _flat(summary.options)]
+    return _table("## Options", ("stage", "option", "value"), rows)
+
+
+def _flat(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in options.items():
+        if name == "identity":
+            continue
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", shown) for inner, shown in _flat(value))
+        elif name == "against":
+            yield name, ", ".join(str(path).rpartition("/")[2] for path in value)
+        elif isinstance(value, list | tuple | set | frozenset):
+            yield name, ", ".join(map(str, value)) or "none"
+        else:
+            yield name, str(value)
 
 
 def _table(title: str, head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:

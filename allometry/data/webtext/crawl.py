@@ -43,6 +43,9 @@ class CrawlJob:
     allow_addresses: list[str]
     retry_failed: bool
     seed: int
+    obey_opt_outs: bool
+    verify_certificates: bool
+    exclude_domains: list[str]
 
     def as_json(self) -> dict[str, Any]:
         """The job as JSON."""
@@ -65,7 +68,15 @@ def settings(job: CrawlJob) -> dict[str, Any]:
         "DOWNLOADER_MIDDLEWARES": {
             f"{here}.RedirectRules": 50,
             f"{here}.PoliteRobots": 100 if job.obey_robots else None,
+            f"{here}.BoundedCompression": 590,
+            "scrapy.downloadermiddlewares.httpcompression.HttpCompressionMiddleware": None,
         },
+        "EXCLUDED_DOMAINS": job.exclude_domains,
+        "OBEY_OPT_OUTS": job.obey_opt_outs,
+        "ROBOTS_ATTEMPTS": job.attempts,
+        "ROBOTS_BACKOFF": job.backoff,
+        "LONGEST_PAUSE": job.longest_pause,
+        "DOWNLOAD_VERIFY_CERTIFICATES": job.verify_certificates,
         "EXTENSIONS": {f"{here}.PoliteThrottle": 0 if job.autothrottle else None},
         "AUTOTHROTTLE_ENABLED": job.autothrottle,
         "AUTOTHROTTLE_START_DELAY": job.delay,
@@ -78,6 +89,8 @@ def settings(job: CrawlJob) -> dict[str, Any]:
         "CONCURRENT_REQUESTS": 2 * job.window,
         "CONCURRENT_REQUESTS_PER_DOMAIN": job.per_host,
         "DOWNLOAD_DELAY": job.delay,
+        # A delay is a minimum: nothing is taken off at random.
+        "DOWNLOAD_DELAY_JITTER": 0.0,
         "DOWNLOAD_TIMEOUT": job.timeout,
         "DOWNLOAD_MAXSIZE": job.max_bytes,
         "DOWNLOAD_WARNSIZE": 0,
@@ -131,6 +144,7 @@ def main() -> None:
         archives=archives,
         patience=patience,
         seed=job.seed,
+        obey_opt_outs=job.obey_opt_outs,
     )
     _report_from_reactor(crawler, archives)
     try:

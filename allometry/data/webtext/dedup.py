@@ -92,6 +92,10 @@ class Documents:
         (exact_a, set_a), (exact_b, set_b) = self.described(a), self.described(b)
         return 1.0 if exact_a == exact_b else jaccard(set_a, set_b)
 
+    def shingles(self, number: int) -> Hashes:
+        """Return the sorted shingles of a document."""
+        return self.described(number)[1]
+
     def close(self) -> None:
         """Close the files."""
         for file in self._files:
@@ -205,7 +209,7 @@ def _duplicates(
         bands.append(_on_disk(shared, folder / name))
     progress = Progress("dedup (verifying)", len(documents), unit="documents", stream=stream)
     threshold = 1.0 if options.exact_only else options.threshold
-    for duplicate in find_duplicates(bands, len(documents), documents.similarity, threshold):
+    for duplicate in find_duplicates(bands, len(documents), documents, threshold):
         progress.to(duplicate.document)
         yield duplicate
     progress.to(len(documents))

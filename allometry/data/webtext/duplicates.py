@@ -8,18 +8,22 @@ threshold. The outcome depends only on the order of the documents, not on chance
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from allometry.data.webtext.crowds import Crowd, Frequencies
 from allometry.data.webtext.shingles import Hashes
 
 SLICE = 20_000_000
 """Keys that are sorted at a time: some 500 MB. More documents are taken in several passes, by ranges of the
 keys."""
+
+CROWD = 64
+"""Documents in a bucket from which on not all pairs of them are compared."""
 
 BLOCK = 1_000_000
 """Documents whose candidates are laid out in memory at a time."""
@@ -92,20 +96,72 @@ def candidates(bands: list[Shared], n_documents: int) -> Iterator[tuple[int, Int
             yield int(documents[low]), buckets[low:high]
 
 
+class Documents(Protocol):
+    """The documents, by number."""
+
+    def similarity(self, one: int, other: int) -> float:
+        """Return the Jaccard similarity of two documents."""
+        ...
+
+    def shingles(self, document: int) -> Hashes:
+        """Return the sorted shingles of a document."""
+        ...
+
+
 def find_duplicates(
-    bands: list[Shared], n_documents: int, similarity: Callable[[int, int], float], threshold: float
+    bands: list[Shared], n_documents: int, documents: Documents, threshold: float
 ) -> Iterator[Duplicate]:
-    """The duplicates, in order. `similarity(i, j)` is asked for pairs of candidates only; i is kept and i <
-    j."""
+    """Yield the duplicates, in order. Pairs of candidates only are compared, of which the earlier is kept.
+
+    Documents that share a bucket with few others are compared with all of those. Of a bucket with more than
+    CROWD, prefix filtering (crowds.py) leaves out the pairs that cannot be similar: the outcome is the same.
+    """
+    crowded = _crowded_buckets(bands)
+    crowd = Crowd(_frequencies(bands, documents, crowded), threshold) if len(crowded) else None
     kept: defaultdict[int, list[int]] = defaultdict(list)
+    buckets_of: dict[int, frozenset[int]] = {}  # of the kept documents in crowded buckets
     for document, buckets in candidates(bands, n_documents):
-        names = buckets.tolist()
-        earlier = sorted({other for name in names for other in kept.get(name, ())})
-        for other in earlier:
-            found = similarity(other, document)
+        in_crowd = _contains(crowded, buckets)
+        few, many = buckets[~in_crowd].tolist(), frozenset(buckets[in_crowd].tolist())
+        earlier = {other for name in few for other in kept.get(name, ())}
+        if many and crowd is not None:
+            ordered = crowd.ordered(documents.shingles(document))
+            possible = crowd.candidates(ordered)
+            earlier |= {other for other in possible if not many.isdisjoint(buckets_of[other])}
+        for other in sorted(earlier):
+            found = documents.similarity(other, document)
             if found >= threshold:
                 yield Duplicate(document, other, found)
                 break
         else:
-            for name in names:
+            for name in few:
                 kept[name].append(document)
+            if many and crowd is not None:
+                crowd.add(document, ordered)
+                buckets_of[document] = many
+
+
+def _crowded_buckets(bands: list[Shared]) -> Ints:
+    """Return the numbers of the buckets with more than CROWD documents, sorted."""
+    crowded = []
+    for band in bands:
+        names, sizes = np.unique(band.buckets, return_counts=True)
+        crowded.append(names[sizes > CROWD])
+    return np.sort(np.concatenate(crowded)) if crowded else np.empty(0, dtype=np.int64)
+
+
+def _contains(names: Ints, buckets: Ints) -> npt.NDArray[np.bool_]:
+    """Tell for each bucket whether its number is among sorted `names`."""
+    if not len(names):
+        return np.zeros(len(buckets), dtype=bool)
+    at = np.minimum(np.searchsorted(names, buckets), len(names) - 1)
+    return np.asarray(names[at] == buckets)
+
+
+def _frequencies(bands: list[Shared], documents: Documents, crowded: Ints) -> Frequencies:
+    """Count the shingles of the documents that lie in crowded buckets."""
+    chosen = np.unique(np.concatenate([band.documents[_contains(crowded, band.buckets)] for band in bands]))
+    frequencies = Frequencies(len(chosen))
+    for document in chosen.tolist():
+        frequencies.add(documents.shingles(document))
+    return frequencies

@@ -21,6 +21,7 @@ from allometry.data.webtext.archive import FETCHED, last_outcomes
 from allometry.data.webtext.crawl import CrawlJob
 from allometry.data.webtext.jsonl import encode, file_digest, read_rows, whole_file
 from allometry.data.webtext.progress import Progress
+from allometry.data.webtext.removal import removals
 from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace
 from allometry.errors import AllometryError, missing_extra
 from allometry.version import __version__
@@ -34,6 +35,8 @@ PARTS_AT_ONCE = 64
 @dataclass(frozen=True, kw_only=True)
 class FetchOptions:
     """How to crawl. Seconds and bytes. `contact` (an address or a page) goes into the User-Agent;
+    `obey_opt_outs` leaves out what reserves itself from training (opt_outs.py); `verify_certificates` refuses
+    pages whose TLS certificate is not valid, which are otherwise kept with a note in the archive;
     `allow_addresses` are networks that may be visited although they are not public, for tests on one's own
     machine."""
 
@@ -49,6 +52,8 @@ class FetchOptions:
     backoff: float = 5.0
     longest_pause: float = 600.0
     obey_robots: bool = True
+    obey_opt_outs: bool = True
+    verify_certificates: bool = False
     allow_addresses: tuple[str, ...] = ()
     retry_failed: bool = False
     seed: int = 0
@@ -147,6 +152,7 @@ def _crawl(workspace: Workspace, options: FetchOptions, parts: Sequence[int]) ->
         links={str(part): str(workspace.path("links", part)) for part in parts},
         folder=str(folder),
         user_agent=options.user_agent,
+        exclude_domains=_excluded_domains(workspace),
         **_shared_fields(options),
     )
     errors_path = folder / "crawl.log"
@@ -174,6 +180,13 @@ def _crawl(workspace: Workspace, options: FetchOptions, parts: Sequence[int]) ->
             f"the crawl ended early (exit status {process.returncode}); what it fetched is kept",
             hint=f"run the same command again to continue; its messages are in {errors_path}",
         )
+
+
+def _excluded_domains(workspace: Workspace) -> list[str]:
+    """List the domains that were excluded or taken out: redirects may not lead to them either."""
+    summary = workspace.summary("links")
+    excluded = summary.options.get("exclude_domains", ()) if summary is not None else ()
+    return sorted({*excluded, *removals(workspace).hosts})
 
 
 def _shared_fields(options: FetchOptions) -> dict[str, Any]:

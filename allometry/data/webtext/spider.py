@@ -5,16 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import email.utils
 import gzip
 import random
 import time
 import zlib
-from collections import Counter
-from collections.abc import AsyncIterator
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import scrapy
 from scrapy import signals
@@ -25,14 +23,29 @@ from scrapy.exceptions import (
     ResponseDataLossError,
     StopDownload,
 )
+from service_identity import CertificateError, VerificationError
 from twisted.internet.error import DNSLookupError
 from twisted.python.failure import Failure
 
 from allometry.data.webtext.archive import FETCHED, PartArchive
+from allometry.data.webtext.charsets import utf_16_order
 from allometry.data.webtext.frontier import Frontier, Job
-from allometry.data.webtext.guards import RedirectedOut, RobotsForbidden, RobotsUnreachable, refused_address
+from allometry.data.webtext.guards import (
+    Moved,
+    OptedOut,
+    RedirectedOut,
+    RobotsForbidden,
+    RobotsUnreachable,
+    certificate_problem,
+    refused_address,
+    retry_after,
+)
+from allometry.data.webtext.opt_outs import header_opt_out
+from allometry.data.webtext.urls import host_of
 
 RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
+_PACKERS = ("brotli", "zstandard.backend_c", "zstd", "compression.zstd", "_zstd")
+_CONTROLS = bytes(set(range(32)) - set(b"\t\n\f\r\x1b"))
 _HTML = ("text/html", "application/xhtml+xml")
 _KEPT_HEADERS = (
     "content-type",
@@ -42,7 +55,11 @@ _KEPT_HEADERS = (
     "server",
     "etag",
     "x-robots-tag",
+    "tdm-reservation",
+    "tdm-policy",
 )
+MAX_GIVEN_UP = 100_000
+"""Hosts that are remembered as given up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +84,11 @@ class LinkSpider(scrapy.Spider):
         archives: dict[int, PartArchive],
         patience: Patience,
         seed: int,
+        obey_opt_outs: bool = True,
     ) -> None:
         super().__init__()
+        self._obey_opt_outs = obey_opt_outs
+        self._given_up: OrderedDict[str, tuple[str, Any]] = OrderedDict()
         self.frontier, self.archives, self.patience = frontier, archives, patience
         self.outcomes: Counter[str] = Counter()
         self.bytes = 0
@@ -85,41 +105,58 @@ class LinkSpider(scrapy.Spider):
     async def start(self) -> AsyncIterator[Any]:
         """Requests, as the frontier frees them; ends when every link has an outcome."""
         while not self.frontier.exhausted:
+            skipped = self.frontier.skipped
             job = self.frontier.next(time.monotonic())
-            if job is None:
+            if job is None and self.frontier.skipped > skipped:
+                await asyncio.sleep(0)  # still passing over what an earlier crawl did
+            elif job is None:
                 self._wake.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), 0.05)
+            elif job.host in self._given_up:
+                self._give_up(job, *self._given_up[job.host])
+                await asyncio.sleep(0)
             elif (request := self._request(job)) is not None:
                 yield request
 
     def _request(self, job: Job) -> Any:
         try:
             return scrapy.Request(
-                job.link["url"],
+                job.url,
                 self.parse,
                 errback=self.failed,
                 dont_filter=True,
-                meta={"job": job, "cookiejar": None},
+                meta={"job": job, "cookiejar": None, **job.meta},
             )
         except ValueError as error:
             self._give_up(job, "malformed", str(error)[:200])
             return None
 
     def check_headers(self, headers: Any, request: Any, body_length: int) -> None:
-        """Stop before the body of what says that it is not HTML. (Signal headers_received.)"""
-        if "job" in request.meta and _is_other_kind(headers):
+        """Stop before the body of what is not HTML or not to be used. (Signal headers_received.)"""
+        if "job" in request.meta and (_is_other_kind(headers) or self._opt_out(headers)):
             raise StopDownload(fail=False)
+
+    def _opt_out(self, headers: Any) -> str | None:
+        """Return the header that reserves a page, None if none does or they are not obeyed."""
+        return header_opt_out(_pairs(headers)) if self._obey_opt_outs else None
 
     def parse(self, response: Any) -> None:
         """Store a page, or decide what its absence means."""
         job: Job = response.meta["job"]
         if response.status in RETRY_STATUS:
-            self._again(job, "server_error", response.status, pause=_retry_after(response))
+            self._again(job, "server_error", response.status, pause=retry_after(response))
         elif response.status != 200:
             self._give_up(job, "status", response.status)
         elif _is_other_kind(response.headers):
             self._give_up(job, "content_type", _text(response.headers.get("Content-Type")))
+        elif opt_out := self._opt_out(response.headers):
+            self._give_up(job, "opt_out", opt_out)
+        elif not response.body.strip():
+            if _was_cut(response):
+                self._again(job, "connection", "the body ended before it began")
+            else:
+                self._give_up(job, "empty", len(response.body))
         elif not looks_like_text(response.body):
             self._give_up(job, "not_html", response.body[:16].hex())
         elif _was_cut(response) and job.attempt < 2:
@@ -130,8 +167,19 @@ class LinkSpider(scrapy.Spider):
     def failed(self, failure: Failure) -> None:
         """Name what went wrong, and try again what may go better."""
         job: Job = failure.request.meta["job"]  # type: ignore[attr-defined]
-        outcome, value = self._diagnose(failure, urlsplit(failure.request.url).hostname or "")  # type: ignore[attr-defined]
-        if outcome in ("timeout", "connection", "dns", "robots_unreachable"):
+        error = failure.value
+        if isinstance(error, Moved):
+            job.meta = error.meta
+            self.frontier.move(job, error.url)
+            self._wake.set()
+            return
+        if isinstance(error, RobotsUnreachable) and error.pause is not None:
+            self.outcomes["retries"] += 1
+            self.frontier.retry(job, time.monotonic() + error.pause, pause_host=True, counts=False)
+            self._wake.set()
+            return
+        outcome, value = self._diagnose(failure, host_of(failure.request.url))  # type: ignore[attr-defined]
+        if outcome in ("timeout", "connection", "dns"):
             self._again(job, outcome, value)
         else:
             self._give_up(job, outcome, value)
@@ -141,18 +189,24 @@ class LinkSpider(scrapy.Spider):
         text = f"{type(error).__name__}: {error}"[:300]
         if address := refused_address(host):
             return "private_address", f"{host} is {address}"
+        if "certificate verify failed" in text or isinstance(error, VerificationError | CertificateError):
+            return "certificate", text
         if isinstance(error, RedirectedOut):
             return "redirected_out", str(error)
         if isinstance(error, RobotsForbidden):
             return "robots", str(error)
         if isinstance(error, RobotsUnreachable):
             return "robots_unreachable", str(error)
+        if isinstance(error, OptedOut):
+            return "opt_out", str(error)
         if isinstance(error, DownloadCancelledError) or "DOWNLOAD_MAXSIZE" in text:
             return "too_large", text
         if isinstance(error, IgnoreRequest):
             return ("too_many_redirects" if "redirections" in text else "ignored"), text
-        if isinstance(error, gzip.BadGzipFile | zlib.error | EOFError | ValueError):
+        if isinstance(error, gzip.BadGzipFile | zlib.error | EOFError) or type(error).__module__ in _PACKERS:
             return "bad_encoding", text
+        if isinstance(error, ValueError):
+            return "malformed", text  # a redirect to what is no address
         if isinstance(error, DownloadTimeoutError | TimeoutError):
             return "timeout", text
         if isinstance(error, DNSLookupError) or "CannotResolveHost" in text or "DNS" in text:
@@ -168,6 +222,9 @@ class LinkSpider(scrapy.Spider):
     def _again(self, job: Job, outcome: str, value: Any, *, pause: float | None = None) -> None:
         patience = self.patience
         if pause is not None and pause > patience.longest_pause:
+            self._given_up[job.host] = ("retry_after", pause)
+            while len(self._given_up) > MAX_GIVEN_UP:
+                self._given_up.popitem(last=False)
             self._give_up(job, "retry_after", pause)
         elif job.attempt >= patience.attempts:
             self._give_up(job, outcome, value)
@@ -186,12 +243,20 @@ class LinkSpider(scrapy.Spider):
             job.link,
             url=response.url,
             status=f"{response.status} OK",
-            headers=_headers(response),
+            headers=_headers(response) + self._own_headers(response),
             body=response.body,
             truncated="disconnect" if _was_cut(response) else None,
         )
         self.bytes += len(response.body)
         self._finish(job, FETCHED)
+
+    def _own_headers(self, response: Any) -> list[tuple[str, str]]:
+        """Return what the crawler noted about a page, as headers of the archived response."""
+        noted = {
+            "X-Crawler-Content-Encoding": response.meta.get("content_encoding"),
+            "X-Crawler-Certificate": certificate_problem(response.url),
+        }
+        return [(name, " ".join(value.split())[:200]) for name, value in noted.items() if value]
 
     def _finish(self, job: Job, outcome: str) -> None:
         self.outcomes[outcome] += 1
@@ -200,14 +265,22 @@ class LinkSpider(scrapy.Spider):
 
 
 def looks_like_text(body: bytes) -> bool:
-    """Whether a body that claims to be HTML may be: no zero bytes at its start (unless it is UTF-16 or
-    UTF-32)."""
+    """Tell whether a body that claims to be HTML may be, by its start: no mark of another format, and few control
+    characters, or (UTF-16) zeros in every other place only."""
     start = body[:1024]
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return True
-    return b"\0" not in start and not start.startswith(
-        (b"%PDF-", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"PK\x03\x04")
-    )
+    if start.startswith((b"%PDF-", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"PK\x03\x04")):
+        return False
+    controls = len(start) - len(start.translate(None, _CONTROLS))
+    return controls <= len(start) // 50 or utf_16_order(start) is not None
+
+
+def _pairs(headers: Any) -> Iterator[tuple[str, str]]:
+    """Yield all headers of a response, one for each value."""
+    for name, values in headers.items():
+        for value in values:
+            yield name.decode("latin-1"), value.decode("latin-1")
 
 
 def _is_other_kind(headers: Any) -> bool:
@@ -232,15 +305,3 @@ def _headers(response: Any) -> list[tuple[str, str]]:
         if value:
             kept.append((name.title(), " ".join(_text(value).split())[:1000]))
     return kept
-
-
-def _retry_after(response: Any) -> float | None:
-    """Seconds that the server asks to wait (a number or a date), None if it does not."""
-    value = _text(response.headers.get("Retry-After")).strip()
-    if value.isdigit():
-        return float(value[:9])
-    try:
-        moment = email.utils.parsedate_to_datetime(value)
-        return max(0.0, moment.timestamp() - time.time())
-    except (TypeError, ValueError):
-        return None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import lzma
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from allometry.errors import AllometryError, missing_extra
 
@@ -13,7 +16,9 @@ MAX_LINE = 16 << 20
 """Longer lines are skipped and listed: a line is held in memory."""
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_GZIP_MAGIC = b"\x1f\x8b"
+XZ_MEMORY = 1 << 30
+"""Bytes that unpacking an .xz file may take: the strongest preset needs 65 MB."""
+
 _BLOCK = 1 << 20
 _ZSTD_BLOCK = (
     1 << 10
@@ -22,22 +27,29 @@ _ZSTD_BLOCK = (
 
 def decompressed(file: IO[bytes], path: Path) -> Iterator[bytes]:
     """Blocks of the uncompressed content. What the name promises must be what the first bytes say."""
-    magic = file.read(4)
+    magic = file.read(6)
     file.seek(0)
     suffix = path.suffix.lower()
-    if suffix == ".zst" or magic == _ZSTD_MAGIC:
-        if magic != _ZSTD_MAGIC and not _is_skippable_frame(magic):
+    if suffix == ".zst" or magic[:4] == _ZSTD_MAGIC:
+        if magic[:4] != _ZSTD_MAGIC and not _is_skippable_frame(magic[:4]):
             raise AllometryError(
                 f"{path} is not zstd: it begins with {magic!r}",
                 hint="fetch it again (it may be an error page), or name it after what it holds",
             )
         return _unzstd(file, path)
-    if suffix == ".gz" or magic[:2] == _GZIP_MAGIC:
-        if magic[:2] != _GZIP_MAGIC:
-            raise AllometryError(
-                f"{path} is not gzip: it begins with {magic!r}", hint="name the file after what it holds"
-            )
-        return _ungzip(file, path)
+    for ending, (name, first, unpack) in _UNPACK.items():
+        if suffix == ending or magic.startswith(first):
+            if not magic.startswith(first):
+                raise AllometryError(
+                    f"{path} is not {name}: it begins with {magic!r}",
+                    hint="fetch it again (it may be an error page), or name it after what it holds",
+                )
+            return unpack(file, path)
+    if magic.startswith(_ARCHIVES):
+        raise AllometryError(
+            f"{path} is an archive of files (zip, 7z or rar)",
+            hint="unpack it, and give the files that it holds",
+        )
     return iter(lambda: file.read(_BLOCK), b"")
 
 
@@ -83,6 +95,36 @@ def _ungzip(file: IO[bytes], path: Path) -> Iterator[bytes]:
         raise _damaged(path, str(error)) from error
     if inside:
         raise _damaged(path, "it ends in the middle of a gzip member")
+
+
+def _unpack_python(make: Callable[[], Any]) -> Callable[[IO[bytes], Path], Iterator[bytes]]:
+    """Make a reader from a decompressor of the standard library: streams one after another, block by block."""
+
+    def unpack(file: IO[bytes], path: Path) -> Iterator[bytes]:
+        stream, inside = make(), False
+        try:
+            while block := file.read(_BLOCK):
+                while block or not (stream.eof or stream.needs_input):
+                    yield stream.decompress(block, _BLOCK)
+                    inside, block = not stream.eof, b""
+                    if stream.eof:
+                        block, stream = stream.unused_data.lstrip(b"\0"), make()
+        except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
+            raise _damaged(path, str(error)) from error
+        if inside:
+            raise _damaged(path, "it ends in the middle of a compressed stream")
+
+    return unpack
+
+
+_UNPACK: dict[str, tuple[str, bytes, Callable[[IO[bytes], Path], Iterator[bytes]]]] = {
+    ".gz": ("gzip", b"\x1f\x8b", _ungzip),
+    ".bz2": ("bzip2", b"BZh", _unpack_python(bz2.BZ2Decompressor)),
+    ".xz": ("xz", b"\xfd7zXZ\0", _unpack_python(partial(lzma.LZMADecompressor, memlimit=XZ_MEMORY))),
+}
+_ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"7z\xbc\xaf\x27\x1c", b"Rar!")
+PACKED = (*_UNPACK, ".zst", ".zip", ".7z", ".rar")
+"""Endings that say how a file is packed, not what it holds; archives of files are refused when opened."""
 
 
 def _damaged(path: Path, what: str) -> AllometryError:

@@ -12,7 +12,7 @@ import hashlib
 import ipaddress
 import re
 from functools import lru_cache
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from allometry.errors import missing_extra
 
@@ -73,12 +73,28 @@ def url_problem(url: str, *, extra_domains: frozenset[str] = frozenset(), local:
         return "scheme"
     if parts.username is not None or not host:
         return "malformed"
+    if not _is_address(host) and not _is_name(host):
+        return "malformed"
     if not local and ("." not in host or _is_address(host)):
         return "host"
     if is_excluded_host(host, extra_domains):
         return "domain"
     match = _EXTENSION.search(parts.path)
     return "extension" if match and match[1].lower() in EXCLUDED_EXTENSIONS else None
+
+
+def host_of(url: str) -> str:
+    """Return the name of a URL's host, in small letters and without a final dot ("a.com." is "a.com")."""
+    return (urlsplit(url).hostname or "").rstrip(".")
+
+
+def _is_name(host: str) -> bool:
+    """Tell whether DNS can hold a name: labels of 1 to 63 bytes, 253 in all, in its ASCII form."""
+    try:
+        encoded = host.encode("idna").decode("ascii")
+    except UnicodeError:
+        return False
+    return len(encoded) <= 253 and all(0 < len(label) <= 63 for label in encoded.split("."))
 
 
 def is_excluded_host(host: str, extra_domains: frozenset[str] = frozenset()) -> bool:
@@ -117,26 +133,39 @@ def registered_domain(host: str) -> str:
 
 
 def canonical(url: str) -> str:
-    """The form in which two links to one page are equal: cleaned and sorted by courlan (tracking parameters
-    dropped), without scheme, fragment and a final slash.
+    """Return the form in which two links to one page are equal: host and path cleaned by courlan, the
+    parameters sorted and those of trackers and sessions dropped, without scheme, fragment and a final slash.
 
-    Queries with nameless or empty parameters ("?12345") keep them: courlan would drop them, and merge
-    different pages. Raises ValueError for what is no URL.
+    The query is not left to courlan, which drops every parameter whose name begins like a tracker's ("game",
+    "eid", "source") and so merges different pages. Raises ValueError for what is no URL.
     """
     try:
         from courlan import clean_url
     except ImportError as error:
         raise missing_extra("courlan", "webtext", "canonical URLs") from error
-    bare = url.strip().partition("#")[0]
+    bare, _, query = _SESSION_IN_PATH.sub("", without_final_dot(url.strip()).partition("#")[0]).partition("?")
     cleaned = clean_url(bare)
     if not cleaned:
         raise ValueError(f"no URL: {url!r}")
-    query = urlsplit(bare).query
-    if (query and parse_qs(query) != parse_qs(query, keep_blank_values=True)) or (
-        query and not parse_qs(query)
-    ):
-        cleaned = f"{cleaned.partition('?')[0]}?{query}"
-    return cleaned.partition("://")[2].rstrip("/")
+    pairs = [pair for pair in parse_qsl(query, keep_blank_values=True) if not _TRACKING.fullmatch(pair[0])]
+    kept = urlencode(sorted(pairs, key=lambda pair: pair[0]))
+    return cleaned.partition("://")[2].rstrip("/") + (f"?{kept}" if kept else "")
+
+
+def without_final_dot(url: str) -> str:
+    """Return a URL whose host has no final dot: "http://a.com./x" is "http://a.com/x"."""
+    return _FINAL_DOT.sub(r"\1", url)
+
+
+_FINAL_DOT = re.compile(r"^([a-z][a-z0-9+.-]*://[^/?#:]*?)\.+(?=[/?#:]|$)", re.IGNORECASE)
+_SESSION_IN_PATH = re.compile(r";(?:jsessionid|phpsessid|sessionid)=[^/?#;]*", re.IGNORECASE)
+_TRACKING = re.compile(
+    r"utm_\w+|(?:gcl|dcl|fbcl|ycl|twcl|msclk|gbra|wbra)id|igsh(?:id)?|_openstat|vero_id|oly_\w+_id"
+    r"|mc_[ce]id|mkt_tok|_hsenc|_hsmi|__hs\w+|_ga|_gl|pk_\w+|mtm_\w+|itm_\w+|ga_\w+|at_\w+"
+    r"|phpsessid|jsessionid|aspsessionid\w*|sessionid|cfid|cftoken",
+    re.IGNORECASE,
+)
+"""Names of parameters that say where a visitor came from or who he is, not which page he wants."""
 
 
 def url_id(canonical_url: str) -> str:

@@ -4,7 +4,7 @@ stream.
 Each page is one `response` record in a gzip member of its own, with the link it was fetched for in
 `WARC-JSON-Metadata`. The body is stored decoded (its former `Content-Encoding` stays in
 `X-Crawler-Content-Encoding`, as Common Crawl does), so nothing that reads the archive has to decompress what
-a stranger compressed.
+a stranger compressed. `X-Crawler-Certificate` says what was wrong with the TLS certificate, if anything was.
 """
 
 from __future__ import annotations
@@ -20,8 +20,14 @@ from typing import IO, Any, NamedTuple
 from allometry.data.webtext.sources import Problem
 from allometry.errors import AllometryError, missing_extra
 
+MAX_HEADER_LINE = 1 << 20
+"""Bytes of a line of a record's headers."""
+
 MAX_BODY = 32 << 20
 """Bytes of a body that are read from an archive that others made."""
+
+HEAD_BYTES = 1 << 18
+"""Bytes of an unpacked record that are looked at to learn which link it was written for."""
 
 _BLOCK = 1 << 16
 _HTML = ("text/html", "application/xhtml+xml")
@@ -36,6 +42,7 @@ class Page(NamedTuple):
     content_type: str
     date: str
     link: dict[str, Any]
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 def encode_page(
@@ -80,6 +87,20 @@ def _member(url: str, kind: str, body: bytes, extra: dict[str, str], http: Any) 
     return gzip.compress(plain.getvalue(), 3, mtime=0)
 
 
+def erased_member(length: int) -> bytes:
+    """Return a gzip member of exactly `length` bytes that says that a page was removed, to overwrite its member.
+
+    The rest is filled with the comment of the gzip header, which readers skip.
+    """
+    member = encode_info({"removed": "on request"})
+    if len(member) + 1 > length:
+        member = gzip.compress(b"", 9, mtime=0)
+    fill = length - len(member) - 1
+    if fill < 0:
+        raise ValueError(f"a page cannot take {length} bytes")
+    return member[:3] + b"\x10" + member[4:10] + b"0" * fill + b"\0" + member[10:]
+
+
 def read_page(path: Path, offset: int, length: int) -> Page:
     """The page whose gzip member lies at `offset`. Raises AllometryError where there is none."""
     with path.open("rb") as file:
@@ -107,12 +128,12 @@ def html_pages(path: Path) -> Iterator[Page | Problem]:
 def _pages(file: Any, name: str) -> Iterator[Page | Problem]:
     try:
         from warcio.archiveiterator import ArchiveIterator
-        from warcio.exceptions import ArchiveLoadFailed
     except ImportError as error:
         raise missing_extra("warcio", "webtext", "reading WARC files") from error
-    records = ArchiveIterator(file)
     count = 0
     try:
+        records = ArchiveIterator(file)
+        _bound_lines(records.reader)
         for record in records:
             count += 1
             if record.rec_type != "response" or not _is_html(record):
@@ -125,12 +146,27 @@ def _pages(file: Any, name: str) -> Iterator[Page | Problem]:
                 )
                 continue
             yield _page(record, body)
-    except (ArchiveLoadFailed, OSError, EOFError, zlib.error) as error:
+    # The reader assumes well-formed records, and fails in many ways where a stranger's are not.
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"[:200]
         if count == 0:
             raise AllometryError(
-                f"{name} is not a WARC file: {error}", hint="give a .warc or .warc.gz file"
+                f"{name} is not a WARC file: {what}", hint="give a .warc or .warc.gz file"
             ) from error
-        yield Problem(f"{name} after record {count}", "damaged_archive", str(error)[:200])
+        yield Problem(f"{name} after record {count}", "damaged_archive", what)
+
+
+def _bound_lines(reader: Any) -> None:
+    """Make a reader of warcio's refuse lines of more than MAX_HEADER_LINE bytes, which it would collect."""
+    read = reader.readline
+
+    def bounded(length: int | None = None) -> bytes:
+        line: bytes = read(MAX_HEADER_LINE + 1 if length is None else min(length, MAX_HEADER_LINE + 1))
+        if len(line) > MAX_HEADER_LINE:
+            raise ValueError(f"a line of more than {MAX_HEADER_LINE:,} bytes in a header")
+        return line
+
+    reader.readline = bounded
 
 
 def _is_html(record: Any) -> bool:
@@ -152,22 +188,27 @@ def _page(record: Any, body: bytes) -> Page:
         content_type=record.http_headers.get_header("Content-Type") or "",
         date=record.rec_headers.get_header("WARC-Date") or "",
         link=link if isinstance(link, dict) else {},
+        headers=tuple(record.http_headers.headers),
     )
 
 
 def whole_members(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    """The complete gzip members from here on: (length, content) each. Ends before the first that is cut short
-    or is none."""
+    """Yield the complete gzip members from here on: (length, the first HEAD_BYTES of the content) each.
+
+    Ends before the first that is cut short or is none. Memory is bounded, whatever a member unpacks to.
+    """
     held = file.read(_BLOCK)
     while held:
-        unzip, length, content = zlib.decompressobj(wbits=31), 0, []
+        unzip, length, head = zlib.decompressobj(wbits=31), 0, b""
         try:
             while held and not unzip.eof:
-                content.append(unzip.decompress(held))
-                length += len(held) - len(unzip.unused_data)
-                held = unzip.unused_data or file.read(_BLOCK)
+                content = unzip.decompress(held, HEAD_BYTES)
+                head += content[: HEAD_BYTES - len(head)]
+                left = unzip.unused_data if unzip.eof else unzip.unconsumed_tail
+                length += len(held) - len(left)
+                held = left or file.read(_BLOCK)
         except zlib.error:
             return
         if not unzip.eof:
             return
-        yield length, b"".join(content)
+        yield length, head

@@ -2,7 +2,8 @@
 interface.
 
 Both keep the order of the items, bound how many are under way, and turn an item that takes too long or kills
-its process into a result that says so. Functions and items must be importable and picklable; on a cluster,
+its process into a result that says so. The limit is processor time, kept by the system's own timer, so that
+what comes out does not depend on how busy the machine is. Functions and items must be importable and picklable; on a cluster,
 files named by items must be on storage that every machine sees.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +27,9 @@ Item = TypeVar("Item")
 START_SECONDS = 180.0
 """How long a worker may take to start (imports on a loaded machine) before that counts as an error."""
 
+WAITING_FACTOR = 100.0
+"""Times its limit of processor time that an item may take by the clock: only one that waits for ever does."""
+
 
 class Outcome(NamedTuple):
     """What became of an item: its `value`, or in `error` "timeout", "crashed" or the exception as text."""
@@ -34,8 +39,8 @@ class Outcome(NamedTuple):
 
 
 class Pool(Protocol):
-    """Something that maps functions over items. `limit` is the most seconds that one item may take. A `with`
-    block ends its processes."""
+    """Something that maps functions over items. `limit` is the most seconds of processor time that one item may
+    take. A `with` block ends its processes."""
 
     def __enter__(self) -> Pool: ...
 
@@ -90,6 +95,7 @@ class LocalPool:
         self._context = mp.get_context("spawn")
         self._workers: list[_Worker] = []
         self._function: Callable[[Any], Any] | None = None
+        self._limit: float | None = None
 
     def __enter__(self) -> LocalPool:
         return self
@@ -106,9 +112,9 @@ class LocalPool:
         chunk: int = 1,
     ) -> Iterator[Outcome]:
         """See Pool.map."""
-        if function != self._function:
+        if (function, limit) != (self._function, self._limit):
             self._end_workers(self._workers)
-            self._function = function
+            self._function, self._limit = function, limit
         numbered = enumerate(items)
         again: deque[tuple[int, Any]] = deque()
         finished: dict[int, Outcome] = {}
@@ -153,7 +159,7 @@ class LocalPool:
 
     def _start(self) -> _Worker:
         here, there = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(there, self._function), daemon=True)
+        process = self._context.Process(target=_serve, args=(there, self._function, self._limit), daemon=True)
         process.start()
         there.close()
         return _Worker(process, here)
@@ -178,6 +184,8 @@ class LocalPool:
             error = None
             if worker.pipe in ready:
                 error = _receive(worker, finished)
+                if error == "crashed" and _ended_by_timer(worker):
+                    error = "timeout"
             elif worker.work and limit is not None and now > _deadline(worker, limit):
                 error = "timeout"
             if error is not None:
@@ -192,7 +200,8 @@ class LocalPool:
 
 
 def _deadline(worker: _Worker, limit: float) -> float:
-    return worker.since + (limit if worker.ready else START_SECONDS) if worker.work else float("inf")
+    patience = WAITING_FACTOR * max(limit, 1.0) if worker.ready else START_SECONDS
+    return worker.since + patience if worker.work else float("inf")
 
 
 def _take(
@@ -219,15 +228,24 @@ def _receive(worker: _Worker, finished: dict[int, Outcome]) -> str | None:
     return None
 
 
+def _ended_by_timer(worker: _Worker) -> bool:
+    """Tell whether a process that is gone was ended by the timer of its processor time."""
+    worker.process.join()
+    return bool(worker.process.exitcode == -signal.SIGPROF)
+
+
 def _end(worker: _Worker) -> None:
     worker.process.kill()
     worker.process.join()
     worker.pipe.close()
 
 
-def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
-    """The worker's side: items in, an outcome for each out. `function.prepare()`, if there is one, runs
-    first."""
+def _serve(pipe: Connection, function: Callable[[Any], Any], limit: float | None) -> None:
+    """Serve as a worker: items in, an outcome for each out. `function.prepare()`, if there is one, runs first.
+
+    The timer counts the processor time of this process and ends it, also inside a library's own loops.
+    """
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     prepare = getattr(function, "prepare", None)
     if prepare is not None:
         prepare()
@@ -235,7 +253,10 @@ def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
         pipe.send(None)
         while True:
             for number, item in pipe.recv():
-                pipe.send((number, run_one(function, item)))
+                signal.setitimer(signal.ITIMER_PROF, limit or 0.0)
+                outcome = run_one(function, item)
+                signal.setitimer(signal.ITIMER_PROF, 0.0)
+                pipe.send((number, outcome))
     except (EOFError, OSError, KeyboardInterrupt):
         return
 

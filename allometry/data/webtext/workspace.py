@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -173,8 +174,9 @@ class Workspace:
                 )
 
     def _command(self, stage: str) -> str:
-        sources = {"links": f"LINKS --out {self.root}", "contamination": f"{self.root} --against FILE"}
-        return f"allometry webtext {stage} {sources.get(stage, self.root)}"
+        folder = shlex.quote(str(self.root))
+        arguments = {"links": f"LINKS --out {folder}", "contamination": f"{folder} --against FILE"}
+        return f"allometry webtext {stage} {arguments.get(stage, folder)}"
 
     def stale_parts(self, stage: str) -> list[int]:
         """List the parts of a stage that are unfinished, or made from what is there no more."""

@@ -15,7 +15,7 @@ from allometry.figures.learning_curves import learning_curves
 from allometry.figures.several import several
 from allometry.laws.envelope import EnvelopeFit, fit_envelope
 from allometry.report.content import Figure, Section, Table
-from allometry.studies.core.sections import KAPLAN, LEVEL, Reading, constant
+from allometry.studies.core.sections import KAPLAN, LEVEL, StudySection, constant
 from allometry.studies.shared.batches import Critical
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Frontiers:
     problems: tuple[str, ...] = ()
 
     def get(self, source: str, compute: str) -> EnvelopeFit:
-        """One envelope; AllometryError with the reason if it could not be had."""
+        """Return one envelope; AllometryError with the reason if it could not be had."""
         if (source, compute) not in self.fits:
             raise AllometryError(
                 f"no frontier of {source} against {compute}: {'; '.join(self.problems) or 'not measured'}",
@@ -46,7 +46,7 @@ class Frontiers:
 
 
 def frontiers(runs: pd.DataFrame, points: pd.DataFrame, critical: Critical) -> Frontiers:
-    """Envelopes of the finished horizons and of the trunks' points, at C and, where B_crit is known,
+    """Return envelopes of the finished horizons and of the trunks' points, at C and, where B_crit is known,
     C_min.
     """
     tables = {ENDS: critical.adjusted(runs), CURVES: critical.adjusted(points)}
@@ -67,7 +67,7 @@ def _as_compute(table: pd.DataFrame, compute: str) -> pd.DataFrame:
 
 
 def three(estimate: Estimate, sign: float = 1.0) -> tuple[float, float, float]:
-    """Value, low and high of an estimate at LEVEL, with another sign if asked."""
+    """Return value, low and high of an estimate at LEVEL, with another sign if asked."""
     low, high = estimate.interval(LEVEL)
     value, low, high = sign * estimate.value, sign * low, sign * high
     return value, min(low, high), max(low, high)
@@ -75,8 +75,10 @@ def three(estimate: Estimate, sign: float = 1.0) -> tuple[float, float, float]:
 
 def curves_reading(
     found: Frontiers, runs: pd.DataFrame, points: pd.DataFrame, curves: pd.DataFrame
-) -> Reading:
-    """Figure 2 and figure 1 (left): learning curves against tokens and compute, with their lower hull."""
+) -> StudySection:
+    """Report figure 2 and figure 1 (left): learning curves against tokens and compute, with their lower
+    hull.
+    """
     hull = found.get(CURVES, "C")
     measured = curves[["run", "step", "tokens", "C", "loss"]].dropna()
     own = measured[measured["run"].isin(set(points["run"]))]
@@ -101,20 +103,20 @@ def curves_reading(
         "one size is "
         f"best. {lower}Along the hull L ∝ C^{hull.loss.exponent.text(LEVEL)}."
     )
-    return Reading(
+    return StudySection(
         section=Section(title="Learning curves and their lower hull", text=text, evidence=figures),
         warnings=tuple(f"hull of learning curves: {w.meaning}" for w in hull.warnings),
     )
 
 
 def _common(one: PowerLine, other: PowerLine) -> float:
-    """The middle of the range of x that two lines share, or lies between them."""
+    """Return the middle of the range of x that two lines share, or lies between them."""
     low = max(one.x_range[0], other.x_range[0])
     high = min(one.x_range[1], other.x_range[1])
     return float(np.sqrt(low * high))
 
 
-def loss_reading(found: Frontiers) -> Reading:
+def loss_reading(found: Frontiers) -> StudySection:
     """L(C) at the fixed batch and L(C_min) (figure 13)."""
     kinds = [c for c in ("C", "C_min") if (ENDS, c) in found.fits]
     if not kinds:
@@ -139,7 +141,7 @@ def loss_reading(found: Frontiers) -> Reading:
     rows = pd.DataFrame([_summary(key, fit) for key, fit in found.fits.items()])
     table = Table(name="frontiers", title="Every frontier", frame=rows,
                   caption="Exponents of loss and size against compute, with 95 % intervals.")  # fmt: skip
-    return Reading(
+    return StudySection(
         section=Section(title="L(C) and L(C_min)", text=_loss_text(found, kinds), evidence=(figure, table)),
         constants=tuple(_loss_constant(found, kind) for kind in kinds),
         fits={f"L({kind})": found.get(ENDS, kind) for kind in kinds},
@@ -154,7 +156,7 @@ def _line(line: PowerLine, series: str, beyond: float = 1.5) -> pd.DataFrame:
 
 
 def _slope(line: PowerLine, slope: float, series: str) -> pd.DataFrame:
-    """A line of a given slope through the centre of a frontier."""
+    """Return a line of a given slope through the centre of a frontier."""
     low, high = line.x_range
     grid = np.array([low / 1.5, high * 1.5])
     return pd.DataFrame(
@@ -197,7 +199,7 @@ def _loss_text(found: Frontiers, kinds: list[str]) -> str:
     )
 
 
-def size_reading(found: Frontiers) -> Reading:
+def size_reading(found: Frontiers) -> StudySection:
     """N_opt, steps and batch against compute (figures 14 and 3)."""
     kinds = [c for c in ("C", "C_min") if (ENDS, c) in found.fits]
     if not kinds:
@@ -225,7 +227,7 @@ def size_reading(found: Frontiers) -> Reading:
         " (Kaplan: 0.88 and 0.73). This counts blocks only, as the paper does; the study `reconcile` shows "
         "what counting does."
     )
-    return Reading(
+    return StudySection(
         section=Section(title="N_opt(C): the best size at each compute", text=text, evidence=(figure,)),
         constants=tuple(constants),
     )

@@ -1,6 +1,6 @@
 """The compute-optimal size by the three approaches of Hoffmann et al. 2022, on our own runs.
 
-The three approaches of Hoffmann et al. 2022 to the compute-optimal size, on one table of runs.
+Analysis: the three approaches of Hoffmann et al. 2022 to the compute-optimal size, on one table of runs.
 
 1: the lower envelope of the runs of each size. 2: parabolas through slices of equal compute (and Akima's
 interpolation, after Porian et al. 2024). 3: E + A/N^α + B/D^β through all runs.
@@ -29,14 +29,14 @@ from allometry.studies.core.sections import (
     CHINCHILLA,
     EPOCH,
     LEVEL,
-    Reading,
-    attempt,
+    StudySection,
     caveats,
     chapter,
     constant,
     estimate,
     percent,
     scope,
+    section_or_reason,
     seed_noise,
     usable_runs,
 )
@@ -47,7 +47,7 @@ from allometry.studies.shared.grid import recipe_runs
 if TYPE_CHECKING:
     from allometry.laws.result import FitResult
     from allometry.report.content import Analysis
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
 
 
 @register
@@ -70,13 +70,13 @@ class Chinchilla(Study):
         "weighs most "
         "in small models; the approaches agree within wide intervals, the third with the narrowest."
     )
-    designs: ClassVar[dict[str, float]] = {"grid": 1.0}
+    run_sets: ClassVar[dict[str, float]] = {"grid": 1.0}
 
-    def analyse(self, evidence: Evidence) -> Analysis:
-        """Approaches by conventions; approach 2 and 3 in full."""
-        usable, excluded = usable_runs(evidence)
+    def analyse(self, study_data: StudyData) -> Analysis:
+        """Report approaches by conventions; approach 2 and 3 in full."""
+        usable, excluded = usable_runs(study_data)
         found = cache(lambda: answers(recipe_runs(usable)))
-        asked: dict[str, tuple[str, Callable[[], Reading]]] = {
+        asked: dict[str, tuple[str, Callable[[], StudySection]]] = {
             "compared": ("Three approaches to N_opt", lambda: compared(found())),
             "slices": ("Approach 2: slices of equal compute", lambda: slices(found())),
             "parametric": (
@@ -84,17 +84,17 @@ class Chinchilla(Study):
                 lambda: parametric(recipe_runs(usable), found()),
             ),
         }
-        readings = {name: attempt(title, reading) for name, (title, reading) in asked.items()}
-        readings["noise"] = seed_noise(usable)[1]
+        sections = {name: section_or_reason(title, section) for name, (title, section) in asked.items()}
+        sections["noise"] = seed_noise(usable)[1]
         return chapter(
-            self, evidence, readings, answer=answer(readings), next=following(readings), excluded=excluded,
-            warnings=scope(usable, evidence),
+            self, study_data, sections, answer=answer(sections), next=following(sections), excluded=excluded,
+            warnings=scope(usable, study_data),
         )  # fmt: skip
 
 
-def answer(readings: dict[str, Reading]) -> str:
-    """Whether the approaches agree, with their exponents."""
-    sentence = readings["compared"].fits.get("sentence")
+def answer(sections: dict[str, StudySection]) -> str:
+    """Return whether the approaches agree, with their exponents."""
+    sentence = sections["compared"].fits.get("sentence")
     if sentence is None:
         return "These runs are too few for a compute-optimal size: see the sections."
     return (
@@ -103,9 +103,9 @@ def answer(readings: dict[str, Reading]) -> str:
     )
 
 
-def following(readings: dict[str, Reading]) -> str:
-    """What to ask next, by whether the approaches agree."""
-    if readings["compared"].fits.get("agree") is False:
+def following(sections: dict[str, StudySection]) -> str:
+    """Return what to ask next, by whether the approaches agree."""
+    if sections["compared"].fits.get("agree") is False:
         return (
             "Which approach is off? Simulate runs from the fitted law at the same sizes and horizons, with "
             "the same "
@@ -153,7 +153,7 @@ class Answer:
 
 
 def answers(runs: pd.DataFrame) -> list[Answer]:
-    """Every approach under every convention of counting N and C."""
+    """Return every approach under every convention of counting N and C."""
     found = []
     for n, c, what in CONVENTIONS:
         table = pd.DataFrame(
@@ -188,7 +188,9 @@ def _parametric(table: pd.DataFrame) -> tuple[tuple[float, float, float], FitRes
 
 
 def agreement(found: list[Answer], convention: str) -> tuple[bool | None, str]:
-    """Whether the approaches agree under a convention (None: cannot tell), and a sentence that says so."""
+    """Return whether the approaches agree under a convention (None: cannot tell), and a sentence that says
+    so.
+    """
     known = [f for f in found if f.convention == convention and f.a is not None]
     if len({f.approach[0] for f in known}) < 2:
         return None, "Fewer than two approaches gave an answer."
@@ -203,8 +205,8 @@ def agreement(found: list[Answer], convention: str) -> tuple[bool | None, str]:
     return False, f"The approaches disagree by more than their intervals, {spread:.2f} in all: {values}."
 
 
-def compared(found: list[Answer]) -> Reading:
-    """The exponent of N_opt by approach and convention, and the frontiers in one figure."""
+def compared(found: list[Answer]) -> StudySection:
+    """Report the exponent of N_opt by approach and convention, and the frontiers in one figure."""
     rows = pd.DataFrame(
         [{"approach": f.approach, "what is counted": f.convention, "a": f.text} for f in found]
     )
@@ -232,7 +234,7 @@ def compared(found: list[Answer]) -> Reading:
         "et al. "
         "0.51 from a correct fit of the third to the same data."
     )
-    return Reading(
+    return StudySection(
         section=Section(title="Three approaches to N_opt", text=text, evidence=tuple(evidence)),
         constants=constants,
         fits={"agree": agree, "sentence": sentence},
@@ -290,8 +292,8 @@ def _optimum(result: FitResult) -> Callable[[Any], Any]:
     return lambda C: chinchilla_optimum(C, p["A"], p["B"], p["alpha"], p["beta"])[0]
 
 
-def slices(found: list[Answer]) -> Reading:
-    """Approach 2 in full: the slices with their parabolas (figure 3 of Hoffmann et al. 2022)."""
+def slices(found: list[Answer]) -> StudySection:
+    """Report approach 2 in full: the slices with their parabolas (figure 3 of Hoffmann et al. 2022)."""
     own = _of(found, "2: parabolas")
     result: IsoflopResult = own.source
     used = int(result.table["used"].sum())
@@ -300,7 +302,7 @@ def slices(found: list[Answer]) -> Reading:
         "run, "
         f"{percent(result.noise)} ({result.noise_source}), is carried through."
     )
-    return Reading(
+    return StudySection(
         section=Section(
             title="Approach 2: slices of equal compute", text=text, evidence=(isoflop_slices(result),)
         ),
@@ -308,8 +310,8 @@ def slices(found: list[Answer]) -> Reading:
     )
 
 
-def parametric(runs: pd.DataFrame, found: list[Answer]) -> Reading:
-    """Approach 3 in full: the constants of E + A/N^α + B/D^β beside both published fits."""
+def parametric(runs: pd.DataFrame, found: list[Answer]) -> StudySection:
+    """Report approach 3 in full: the constants of E + A/N^α + B/D^β beside both published fits."""
     own = _of(found, PARAMETRIC)
     result: FitResult = own.source
     alpha, beta, floor = (estimate(result, name) for name in ("alpha", "beta", "E"))
@@ -326,7 +328,7 @@ def parametric(runs: pd.DataFrame, found: list[Answer]) -> Reading:
     short = (
         "our horizons reach down to where a model still learns to use its context, and its loss falls fast"
     )
-    return Reading(
+    return StudySection(
         section=Section(title="Approach 3: the parametric fit", text=text, evidence=(figure,)),
         constants=(
             constant("parametric fit, size", "α", {CHINCHILLA: 0.339, EPOCH: 0.348}, alpha, _WHY),
@@ -337,7 +339,7 @@ def parametric(runs: pd.DataFrame, found: list[Answer]) -> Reading:
 
 
 def _of(found: list[Answer], approach: str) -> Answer:
-    """An approach with everything counted; AllometryError with the reason if it gave nothing."""
+    """Return an approach with everything counted; AllometryError with the reason if it gave nothing."""
     for answer in found:
         if answer.approach == approach and answer.convention == CONVENTIONS[-1][2]:
             if answer.source is None:

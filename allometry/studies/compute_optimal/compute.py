@@ -1,6 +1,6 @@
 """L(C): what compute buys, and how it is best spent.
 
-Where the frontier would meet the loss that its own data allow.
+Analysis: where the frontier would meet the loss that its own data allow.
 
 Kaplan et al. 2020, section 6.3 and figure 15.
 """
@@ -25,7 +25,14 @@ from allometry.studies.compute_optimal.adjusted import (
 )
 from allometry.studies.compute_optimal.efficient import adjusted_frontier, spending, theory, wrong_size
 from allometry.studies.compute_optimal.learning_curves import paper_start, time_law
-from allometry.studies.core.sections import LEVEL, Reading, attempt, chapter, scope, usable_runs
+from allometry.studies.core.sections import (
+    LEVEL,
+    StudySection,
+    chapter,
+    scope,
+    section_or_reason,
+    usable_runs,
+)
 from allometry.studies.core.study import Study, register
 from allometry.studies.shared.basic_laws import joint_fits
 from allometry.studies.shared.batches import critical
@@ -39,7 +46,7 @@ if TYPE_CHECKING:
     from allometry.laws.frontier import PowerLine
     from allometry.report.content import Analysis
     from allometry.studies.compute_optimal.learning_curves import TimeLaw
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
 
 
 @register
@@ -48,7 +55,7 @@ class Compute(Study):
     batch and steps grow along it (Kaplan et al. 2020, sections 3.3 and 6, appendix B; figures 2, 3, 12-15).
 
     The critical batch from the batch scan turns C into C_min; the law of the learning curves and B_crit(L)
-    foretell the frontier with nothing left to fit, and stand beside it.
+    predict the frontier with nothing left to fit, and stand beside it.
     """
 
     name: ClassVar[str] = "compute"
@@ -63,23 +70,26 @@ class Compute(Study):
         "its own "
         "decay; the adjustment by B_crit is small, for a batch of 512 tokens lies below B_crit."
     )
-    designs: ClassVar[dict[str, float]] = {"grid": 0.75, "batches": 0.25}
+    run_sets: ClassVar[dict[str, float]] = {"grid": 0.75, "batches": 0.25}
 
-    def analyse(self, evidence: Evidence) -> Analysis:
-        """Frontiers, allocation, theory, wrong sizes and the crossing; what lacks B_crit says so."""
-        usable, excluded = usable_runs(evidence)
-        readings = {
-            name: attempt(title, reading) for name, (title, reading) in questions(evidence, usable).items()
+    def analyse(self, study_data: StudyData) -> Analysis:
+        """Report frontiers, allocation, theory, wrong sizes and the crossing; what lacks B_crit says so."""
+        usable, excluded = usable_runs(study_data)
+        sections = {
+            name: section_or_reason(title, section)
+            for name, (title, section) in questions(study_data, usable).items()
         }
         return chapter(
-            self, evidence, readings, answer=answer(readings), next=_NEXT, excluded=excluded,
-            warnings=scope(usable, evidence),
+            self, study_data, sections, answer=answer(sections), next=_NEXT, excluded=excluded,
+            warnings=scope(usable, study_data),
         )  # fmt: skip
 
 
-def questions(evidence: Evidence, usable: pd.DataFrame) -> dict[str, tuple[str, Callable[[], Reading]]]:
-    """Every question with its title; what several of them read is computed once."""
-    crit = critical(usable, evidence.curves)
+def questions(
+    study_data: StudyData, usable: pd.DataFrame
+) -> dict[str, tuple[str, Callable[[], StudySection]]]:
+    """Return every question with its title; what several of them read is computed once."""
+    crit = critical(usable, study_data.curves)
 
     @cache
     def runs() -> pd.DataFrame:
@@ -87,7 +97,7 @@ def questions(evidence: Evidence, usable: pd.DataFrame) -> dict[str, tuple[str, 
 
     @cache
     def points() -> pd.DataFrame:
-        return trunk_points(runs(), evidence.curves)
+        return trunk_points(runs(), study_data.curves)
 
     @cache
     def found() -> Frontiers:
@@ -103,7 +113,7 @@ def questions(evidence: Evidence, usable: pd.DataFrame) -> dict[str, tuple[str, 
     return {
         "curves": (
             "Learning curves and their lower hull",
-            lambda: curves_reading(found(), runs(), points(), evidence.curves),
+            lambda: curves_reading(found(), runs(), points(), study_data.curves),
         ),
         "loss": ("L(C) and L(C_min)", lambda: loss_reading(found())),
         "size": ("N_opt(C): the best size at each compute", lambda: size_reading(found())),
@@ -124,16 +134,16 @@ _NEXT = (
 )
 
 
-def answer(readings: dict[str, Reading]) -> str:
-    """Exponents with their intervals."""
+def answer(sections: dict[str, StudySection]) -> str:
+    """Return exponents with their intervals."""
     parts = []
-    for row in readings["loss"].constants:
+    for row in sections["loss"].constants:
         paper = next(iter(row.published.values()))
         parts.append(f"{row.symbol} = {row.ours:.3f} [{row.low:.3f}, {row.high:.3f}] (Kaplan: {paper:.3f})")
-    for row in readings["size"].constants:
+    for row in sections["size"].constants:
         paper = next(iter(row.published.values()))
         parts.append(f"{row.name}: {row.ours:.2f} [{row.low:.2f}, {row.high:.2f}] (Kaplan: {paper:.2f})")
-    exponents = readings["spending"].fits.get("exponents")
+    exponents = sections["spending"].fits.get("exponents")
     if exponents is not None:
         b, s = exponents["p_B"], exponents["p_S"]
         parts.append(
@@ -145,8 +155,8 @@ def answer(readings: dict[str, Reading]) -> str:
     return "; ".join(parts) + "." if parts else "These runs are too few for a frontier: see the sections."
 
 
-def crossing(found: Frontiers, joint: Any) -> Reading:
-    """Where L(C_min) would meet the loss that its own data allow, L(D(C_min)) (figure 15)."""
+def crossing(found: Frontiers, joint: Any) -> StudySection:
+    """Report where L(C_min) would meet the loss that its own data allow, L(D(C_min)) (figure 15)."""
     _, fitted = adjusted_frontier(found)
     low, high = fitted.loss.x_range
     draws = _crossings(fitted, joint)
@@ -171,14 +181,14 @@ def crossing(found: Frontiers, joint: Any) -> Reading:
         "2 C_min/(6 N_opt) (equation 6.7).",
     )  # fmt: skip
     text = _crossing_text(fitted, point, draws, high)
-    return Reading(
+    return StudySection(
         section=Section(title="The frontier against its own data", text=text, evidence=(figure,)),
         fits={"crossing": (point, draws)},
     )
 
 
 def _at(line: PowerLine) -> float:
-    """Log of the line's value at x = 1."""
+    """Return log of the line's value at x = 1."""
     return line.level - line.slope * line.center
 
 
@@ -192,7 +202,7 @@ def _cross(loss: Any, size: Any, data: Any) -> Any:
 
 
 def _crossings(fitted: EnvelopeFit, joint: Any, count: int = 2000) -> Array:
-    """Draws of the crossing: the frontier's resamples with those of L(N, D)."""
+    """Return draws of the crossing: the frontier's resamples with those of L(N, D)."""
     rng = np.random.default_rng(0)
     rows = rng.integers(min(len(fitted.loss.draws), len(fitted.N.draws)), size=count)
     which = rng.integers(len(joint.samples), size=count)

@@ -17,7 +17,7 @@ from allometry.planner.kaplan import Efficient, excess_compute
 from allometry.report.content import Section, Table
 from allometry.studies.compute_optimal.adjusted import ENDS, Frontiers
 from allometry.studies.compute_optimal.learning_curves import TimeLaw, arrivals
-from allometry.studies.core.sections import KAPLAN, LEVEL, Reading, constant
+from allometry.studies.core.sections import KAPLAN, LEVEL, StudySection, constant
 from allometry.units import PF_DAY
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ PAPER = {"p_N": 0.73, "p_B": 0.24, "p_S": 0.03}
 NAMES = {"p_N": "model size N", "p_B": "batch B", "p_S": "serial steps S"}
 
 
-def spending(found: Frontiers) -> Reading:
-    """Exponents of N, B and S along the frontier of C_min, and what a growth of compute goes into (figure
-    3).
+def spending(found: Frontiers) -> StudySection:
+    """Report exponents of N, B and S along the frontier of C_min, and what a growth of compute goes into
+    (figure 3).
     """
     law, fitted = adjusted_frontier(found)
     exponents = allocation(fitted, law)
@@ -61,7 +61,7 @@ def spending(found: Frontiers) -> Reading:
         "nearly all "
         "growth goes into size, and training takes hardly more steps."
     )
-    return Reading(
+    return StudySection(
         section=Section(title="How to spend more compute", text=text, evidence=(figure,)),
         constants=rows, fits={"exponents": exponents},
     )  # fmt: skip
@@ -104,8 +104,8 @@ def _stacked(exponents: dict[str, tuple[float, float, float]], grid: Array) -> p
     return pd.concat(parts, ignore_index=True)
 
 
-def theory(found: Frontiers, laws: dict[str, TimeLaw]) -> Reading:
-    """What L(N, S_min) and B_crit(L) say of the frontier (appendix B), beside the frontier itself."""
+def theory(found: Frontiers, laws: dict[str, TimeLaw]) -> StudySection:
+    """Return what L(N, S_min) and B_crit(L) say of the frontier (appendix B), beside the frontier itself."""
     law, fitted = adjusted_frontier(found)
     measured = {"α_C": (-fitted.loss.exponent.value, fitted.loss.exponent), "p_N": (fitted.a.value, fitted.a)}
     rows = [{"from": "measured frontier"}]
@@ -138,14 +138,14 @@ def theory(found: Frontiers, laws: dict[str, TimeLaw]) -> Reading:
         "decayed "
         "ends of the frontier."
     )
-    return Reading(
+    return StudySection(
         section=Section(title="Theory beside the frontier (appendix B)", text=text, evidence=(figure, table)),
         fits={"theory": rows},
     )
 
 
 def _efficient(time: TimeLaw, law: BatchLaw) -> tuple[Efficient, Efficient]:
-    """The closed forms at the estimates, and at draws (independent between the two fits)."""
+    """Return the closed forms at the estimates, and at draws (independent between the two fits)."""
     p, s = time.result.parameters, time.result.samples
     point = Efficient(
         alpha_N=p["alpha_N"], alpha_S=p["alpha_S"], N_c=p["N_c"], S_c=p["S_c"],
@@ -173,7 +173,7 @@ def _bounds(samples: Array, sign: int = 1) -> str:
     return f"{low:.3f}, {high:.3f}"
 
 
-def wrong_size(points: pd.DataFrame, critical: Critical, laws: dict[str, TimeLaw]) -> Reading:
+def wrong_size(points: pd.DataFrame, critical: Critical, laws: dict[str, TimeLaw]) -> StudySection:
     """Compute to reach a loss with sizes that are not the best (figure 12)."""
     table = _excess(arrivals(points, critical, count=8), critical.compute)
     if not len(table):
@@ -209,7 +209,7 @@ def wrong_size(points: pd.DataFrame, critical: Critical, laws: dict[str, TimeLaw
         if len(near)
         else "Sizes here are too far apart to look between half and twice the best one."
     )
-    return Reading(section=Section(title="Models of the wrong size", text=text, evidence=(figure,)))
+    return StudySection(section=Section(title="Models of the wrong size", text=text, evidence=(figure,)))
 
 
 def _excess(reached: pd.DataFrame, compute: str) -> pd.DataFrame:

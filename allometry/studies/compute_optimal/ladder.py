@@ -1,7 +1,7 @@
 """Ladders of small models that differ in how they are trained: from the practice of 2020 to that of today.
 
-Porian et al. 2024's ladder on our own runs: how the exponent of N_opt ∝ C^a moves, one correction at a
-time.
+Analysis: Porian et al. 2024's ladder on our own runs: how the exponent of N_opt ∝ C^a moves, one correction
+at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from allometry.laws.isoflop import IsoflopResult, isoflop
 from allometry.laws.slices import grid_budgets
 from allometry.report.content import Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run, vocabulary
-from allometry.studies.core.sections import LEVEL, Reading, constant
+from allometry.studies.core.sections import LEVEL, StudySection, constant
 from allometry.studies.core.study import run_set, too_little
 from allometry.studies.shared.grid import along, recipe_runs
 from allometry.train.config import TrainConfig
@@ -56,9 +56,9 @@ CURVE_EVALS = 3
 
 @run_set
 def ladders(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """One ladder of sizes under four ways of training, after Porian et al. 2024: one long cosine with a long
-    warm-up and one rate for all; a warm-up in proportion to N; a cosine for each budget; and the recipe,
-    whose rate goes with width and whose decay goes with the budget.
+    """Return one ladder of sizes under four ways of training, after Porian et al. 2024: one long cosine with
+    a long warm-up and one rate for all; a warm-up in proportion to N; a cosine for each budget; and the
+    recipe, whose rate goes with width and whose decay goes with the budget.
     """
     models = _models(compute, vocabulary(data))
     steps = _steps(compute, models)
@@ -84,15 +84,15 @@ def ladders(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 
 def short_warmup(n: int, long: int) -> int:
-    """Steps of a warm-up of N tokens (Porian et al. 2024), and never half of the long one; not the recipe's
-    own number, by which its runs are known.
+    """Return steps of a warm-up of N tokens (Porian et al. 2024), and never half of the long one; not the
+    recipe's own number, by which its runs are known.
     """
     steps = max(1, min(round(n / BATCH_TOKENS), long // 2))
     return steps - 1 if steps == TrainConfig.model_fields["warmup"].default else steps
 
 
 def _models(compute: float, n_vocab: int) -> list[ModelConfig]:
-    """Sizes in equal steps of log N; the largest grows with the square root of the compute."""
+    """Return sizes in equal steps of log N; the largest grows with the square root of the compute."""
 
     # compute = cost · flops per token · tokens, with 20 N FLOPs a token for all sizes together
     largest = math.sqrt(compute / (20 * TOKENS_PER_PARAMETER * _cost()))
@@ -102,13 +102,13 @@ def _models(compute: float, n_vocab: int) -> list[ModelConfig]:
 
 
 def _steps(compute: float, models: list[ModelConfig]) -> int:
-    """Updates of the long horizon with which all ladders cost `compute`."""
+    """Return updates of the long horizon with which all ladders cost `compute`."""
     flops = sum(model.counts().flops_per_token("attention") for model in models)
     return round(compute / (flops * _cost() * BATCH_TOKENS))
 
 
 def _cost() -> float:
-    """Tokens that a size is trained on, over the long horizon: cosines apart, horizons of a trunk
+    """Return tokens that a size is trained on, over the long horizon: cosines apart, horizons of a trunk
     together.
     """
     decay = TrainConfig.model_fields["decay"].default
@@ -152,8 +152,8 @@ class Rung:
 
 
 def ladder_runs(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The ladders among finished runs, by what defines them: "long" and "short" (cosines by warm-up) and
-    "wsd".
+    """Return the ladders among finished runs, by what defines them: "long" and "short" (cosines by warm-up)
+    and "wsd".
 
     The long warm-up is one number for all sizes; short ones grow with N. Raises AllometryError where there is
     no long cosine.
@@ -177,7 +177,7 @@ def ladder_runs(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def rungs(runs: pd.DataFrame, curves: pd.DataFrame, noise: float | None) -> list[Rung]:
-    """Every step of the ladder that the runs can answer; the others carry the reason."""
+    """Return every step of the ladder that the runs can answer; the others carry the reason."""
     noise = noise or DEFAULT_NOISE
     parts = cache(lambda: ladder_runs(runs))
 
@@ -216,7 +216,7 @@ def _rung(name: str, made: Callable[[], pd.DataFrame], counted: tuple[str, str],
 
 
 def table(found: list[Rung]) -> pd.DataFrame:
-    """One row a step: a with its interval, the budgets that carry it, and the published a."""
+    """Return one row a step: a with its interval, the budgets that carry it, and the published a."""
     rows = []
     for rung in found:
         row: dict[str, Any] = {"step": rung.name, "a, Porian et al. 2024": PUBLISHED[rung.name]}
@@ -231,8 +231,8 @@ def table(found: list[Rung]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def ladder(found: list[Rung]) -> Reading:
-    """The exponent step by step, beside Porian et al.'s."""
+def ladder(found: list[Rung]) -> StudySection:
+    """Report the exponent step by step, beside Porian et al.'s."""
     rows = table(found)
     if rows.get("a") is None or rows["a"].notna().sum() < 2:
         why = "; ".join(f"{r.name}: {r.problem}" for r in found if r.problem)
@@ -248,7 +248,7 @@ def ladder(found: list[Rung]) -> Reading:
     caption = "Each step keeps the corrections before it. Loss is interpolated (Akima) at each budget."
     numbers = Table(name="steps", title="The ladder in numbers", frame=rows, caption=caption)
     evidence = (figure, numbers)
-    return Reading(
+    return StudySection(
         section=Section(title="The ladder", text=_text(rows), evidence=evidence),
         constants=tuple(_constants(found)),
         fits={"rows": rows, "rungs": found},

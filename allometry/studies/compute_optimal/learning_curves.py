@@ -1,7 +1,7 @@
 """Readings of L(N, S_min): the learning curves of all sizes under one law (Kaplan et al. 2020, section 5).
 
-What L(N, S_min) says at fixed steps, at fixed compute and at fixed loss (Kaplan et al. 2020, figures 11,
-19).
+Analysis: what L(N, S_min) says at fixed steps, at fixed compute and at fixed loss (Kaplan et al. 2020,
+figures 11, 19).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from allometry.report.content import Figure, Section, Table
 from allometry.studies.core.sections import (
     ENOUGH_UPDATES,
     KAPLAN,
-    Reading,
+    StudySection,
     caveats,
     constant,
     estimate,
@@ -53,7 +53,7 @@ class TimeLaw:
     critical: Critical
 
     def at_steps(self, N: Any, S: Any, B: float) -> Any:
-        """Loss of size N after S steps of batch B (arrays of one shape)."""
+        """Return loss of size N after S steps of batch B (arrays of one shape)."""
         size = np.asarray(N, float)
 
         def loss(steps: Any) -> Any:
@@ -82,7 +82,7 @@ def time_law(points: pd.DataFrame, critical: Critical, *, start: float | None = 
 
 
 def paper_start(points: pd.DataFrame) -> float:
-    """The step from which the paper would take points: after a warm-up of 1.2 % of the longest run."""
+    """Return the step from which the paper would take points: after a warm-up of 1.2 % of the longest run."""
     return float(PAPER_SHARE * points["S"].max())
 
 
@@ -98,9 +98,9 @@ def _fit(points: pd.DataFrame, critical: Critical, bootstrap: int = 400) -> FitR
     )
 
 
-def learning(points: pd.DataFrame, critical: Critical) -> Reading:
-    """The fit from the paper's start and from the plateau's end on, with figure 4 (right) of Kaplan et al.
-    2020.
+def learning(points: pd.DataFrame, critical: Critical) -> StudySection:
+    """Report the fit from the paper's start and from the plateau's end on, with figure 4 (right) of Kaplan et
+    al. 2020.
     """
     paper, late = time_law(points, critical, start=paper_start(points)), time_law(points, critical)
     laws = {"paper": paper, "late": late}
@@ -112,7 +112,7 @@ def learning(points: pd.DataFrame, critical: Critical) -> Reading:
         "rate; "
         "lines: (N_c/N)^α_N + (S_c/S_min)^α_S, fitted to the points from each step on.",
     )  # fmt: skip
-    return Reading(
+    return StudySection(
         section=Section(title="L(N, S_min): learning curves under one law", text=_text(laws, spreads),
                         evidence=(figure,)),
         constants=(*_constants(paper, spreads["paper"]), *_constants(late, spreads["late"])),
@@ -126,7 +126,9 @@ def _from(law: TimeLaw) -> str:
 
 
 def _batch_spread(law: TimeLaw, count: int = 16) -> dict[str, float]:
-    """Standard deviation of each parameter (exponents) under draws of B_crit; zero where it is not known."""
+    """Return standard deviation of each parameter (exponents) under draws of B_crit; zero where it is not
+    known.
+    """
     copies = law.critical.drawn(law.points, count)
     refits = [_fit(copy.adjusted(law.points), copy, bootstrap=0).parameters for copy in copies]
     names = ("alpha_N", "alpha_S")
@@ -134,7 +136,7 @@ def _batch_spread(law: TimeLaw, count: int = 16) -> dict[str, float]:
 
 
 def widened(result: FitResult, name: str, spread: float) -> tuple[float, float, float]:
-    """A parameter with its interval, widened in quadrature by what B_crit leaves uncertain."""
+    """Return a parameter with its interval, widened in quadrature by what B_crit leaves uncertain."""
     value, low, high = estimate(result, name)
     more = 1.96 * spread
     return value, value - np.hypot(value - low, more), value + np.hypot(high - value, more)
@@ -187,7 +189,7 @@ def _text(laws: dict[str, TimeLaw], spreads: dict[str, dict[str, float]]) -> str
 
 
 def _decayed(finals: pd.DataFrame, critical: Critical) -> FitResult | None:
-    """The same law through the decayed ends of all horizons, where there are enough."""
+    """Return the same law through the decayed ends of all horizons, where there are enough."""
     if not _enough(finals):
         return None
     return _fit(critical.adjusted(finals), critical)
@@ -196,8 +198,10 @@ def _decayed(finals: pd.DataFrame, critical: Critical) -> FitResult | None:
 _ENDS = "decayed ends of all horizons"
 
 
-def starts(points: pd.DataFrame, finals: pd.DataFrame, critical: Critical) -> Reading:
-    """How early points must be dropped, and what that does to the constants; the decayed ends beside it."""
+def starts(points: pd.DataFrame, finals: pd.DataFrame, critical: Critical) -> StudySection:
+    """Return how early points must be dropped, and what that does to the constants; the decayed ends beside
+    it.
+    """
     rows = []
     for start in STARTS:
         kept = points[points["S"] >= start]
@@ -215,9 +219,9 @@ def starts(points: pd.DataFrame, finals: pd.DataFrame, critical: Critical) -> Re
         "it the "
         "same two terms above a floor, which is not the paper's form."
     )
-    return Reading(
+    return StudySection(
         section=Section(
-            title="How early is too early, and what a floor mends", text=_starts_text(table),
+            title="Effect of the first fitted step and of an irreducible loss", text=_starts_text(table),
             evidence=(Table(name="starts", title="What the start does", frame=table, caption=caption),),
         ),
         constants=_floored(finals, critical),
@@ -232,7 +236,7 @@ def above_floor(points: pd.DataFrame, critical: Critical) -> FitResult:
 
 
 def _floored(finals: pd.DataFrame, critical: Critical) -> tuple[Any, ...]:
-    """The exponents above a floor, of horizons that ended in a decay, as the paper's runs did."""
+    """Return the exponents above a floor, of horizons that ended in a decay, as the paper's runs did."""
     if not _enough(finals):
         return ()
     floor = above_floor(critical.adjusted(finals), critical)
@@ -283,8 +287,8 @@ def _start_row(name: str, result: FitResult, points: pd.DataFrame, critical: Cri
     }  # fmt: skip
 
 
-def fixed_amounts(law: TimeLaw, points: pd.DataFrame) -> Reading:
-    """Loss against N at fixed steps, and at fixed compute (figure 11 of Kaplan et al. 2020)."""
+def fixed_amounts(law: TimeLaw, points: pd.DataFrame) -> StudySection:
+    """Report loss against N at fixed steps, and at fixed compute (figure 11 of Kaplan et al. 2020)."""
     steps = _at_fixed(points, "S", [s for s in np.sort(points["S"].unique()) if s >= STARTS[1]])
     late = points[points["S"] >= law.start / 2]
     low, high = (float(late["C"].quantile(q)) for q in (0.2, 0.9))
@@ -309,11 +313,15 @@ def fixed_amounts(law: TimeLaw, points: pd.DataFrame) -> Reading:
         "where "
         "learning curves are no power law yet."
     )
-    return Reading(section=Section(title="At fixed compute and at fixed steps", text=text, evidence=figures))
+    return StudySection(
+        section=Section(title="At fixed compute and at fixed steps", text=text, evidence=figures)
+    )
 
 
 def _at_fixed(points: pd.DataFrame, column: str, values: list[float]) -> pd.DataFrame:
-    """Loss of each trunk interpolated (in logarithms) at values of a column; those that three sizes reach."""
+    """Return loss of each trunk interpolated (in logarithms) at values of a column; those that three sizes
+    reach.
+    """
     rows = []
     for (n, run), curve in points.sort_values(column).groupby(["N", "run"]):
         x, y = np.log(curve[column].to_numpy(float)), np.log(curve["loss"].to_numpy(float))
@@ -327,7 +335,7 @@ def _at_fixed(points: pd.DataFrame, column: str, values: list[float]) -> pd.Data
 
 
 def _drawn(law: TimeLaw, table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The law's lines through the sizes of each value of a column."""
+    """Return the law's lines through the sizes of each value of a column."""
     parts = []
     for value, part in table.groupby(column):
         grid = np.geomspace(part["N"].min(), part["N"].max(), 40)
@@ -338,8 +346,8 @@ def _drawn(law: TimeLaw, table: pd.DataFrame, column: str) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def efficiency(critical: Critical, points: pd.DataFrame) -> Reading:
-    """Steps and tokens to reach fixed losses, by size (figure 19 of Kaplan et al. 2020)."""
+def efficiency(critical: Critical, points: pd.DataFrame) -> StudySection:
+    """Report steps and tokens to reach fixed losses, by size (figure 19 of Kaplan et al. 2020)."""
     reached = arrivals(points, critical)
     if reached["N"].nunique() < 3:
         raise AllometryError("fewer than three sizes reach a common loss", hint="allow more time")
@@ -363,12 +371,14 @@ def efficiency(critical: Critical, points: pd.DataFrame) -> Reading:
         f"smallest, {span:.0f} times its size. Kaplan et al. see about 100 times over six orders of "
         "magnitude of N."
     )
-    return Reading(section=Section(title="Larger models learn from fewer tokens", text=text,
+    return StudySection(section=Section(title="Larger models learn from fewer tokens", text=text,
                                    evidence=tuple(figures)), fits={"arrivals": reached})  # fmt: skip
 
 
 def arrivals(points: pd.DataFrame, critical: Critical, count: int = 6) -> pd.DataFrame:
-    """Where each trunk first reaches losses, adjusted by B_crit: columns N, loss, S, D, B, C, S_min, …"""
+    """Return where each trunk first reaches losses, adjusted by B_crit: columns N, loss, S, D, B, C,
+    S_min, …
+    """
     low = points.groupby("N")["loss"].min()
     levels = np.geomspace(0.97 * low.max(), 1.01 * low.min(), count)
     parts = []
@@ -385,8 +395,8 @@ def arrivals(points: pd.DataFrame, critical: Critical, count: int = 6) -> pd.Dat
 
 
 def _gain(reached: pd.DataFrame, tokens: str) -> tuple[float, float, float]:
-    """Tokens of the smallest over those of the largest size at the loss that most sizes reach; their ratio
-    of N.
+    """Return tokens of the smallest over those of the largest size at the loss that most sizes reach; their
+    ratio of N.
     """
     counts = reached.groupby("loss")["N"].nunique()
     level = float(counts.index[int(counts.to_numpy().argmax())])

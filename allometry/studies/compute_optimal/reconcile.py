@@ -1,6 +1,6 @@
 """Why Kaplan's exponent and Chinchilla's differ, taken apart on our own runs.
 
-Pearce & Song 2024 on our own runs: the exponent that counting alone would give in our range.
+Analysis: Pearce & Song 2024 on our own runs: the exponent that counting alone would give in our range.
 
 Chinchilla's law of all parameters, fitted to our runs, with N_T = N + ω N^γ from our own shapes, says how
 N_opt without embeddings grows with C = 6ND without embeddings.
@@ -23,11 +23,11 @@ from allometry.report.content import Section, Table
 from allometry.studies.compute_optimal.ladder import ladder, rungs
 from allometry.studies.core.sections import (
     LEVEL,
-    Reading,
-    attempt,
+    StudySection,
     chapter,
     percent,
     scope,
+    section_or_reason,
     seed_noise,
     usable_runs,
 )
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from allometry.laws.result import FitResult
     from allometry.report.content import Analysis
     from allometry.studies.compute_optimal.ladder import Rung
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
 
 
 @register
@@ -63,28 +63,28 @@ class Reconcile(Study):
         "warm-up should weigh most, since small budgets end inside it. The intervals of single steps will "
         "overlap."
     )
-    designs: ClassVar[dict[str, float]] = {"grid": 0.7, "ladders": 0.3}
+    run_sets: ClassVar[dict[str, float]] = {"grid": 0.7, "ladders": 0.3}
 
-    def analyse(self, evidence: Evidence) -> Analysis:
-        """The ladder, and the conversion."""
-        usable, excluded = usable_runs(evidence)
+    def analyse(self, study_data: StudyData) -> Analysis:
+        """Report the ladder, and the conversion."""
+        usable, excluded = usable_runs(study_data)
 
         @cache
         def found() -> list[Rung]:
             noise, _ = seed_noise(recipe_runs(usable))
-            return rungs(usable, evidence.curves, noise)
+            return rungs(usable, study_data.curves, noise)
 
-        asked: dict[str, tuple[str, Callable[[], Reading]]] = {
+        asked: dict[str, tuple[str, Callable[[], StudySection]]] = {
             "ladder": ("The ladder", lambda: ladder(found())),
             "conversion": (
                 "Pearce and Song's conversion",
                 lambda: conversion(recipe_runs(usable), found()),
             ),
         }
-        readings = {name: attempt(title, reading) for name, (title, reading) in asked.items()}
+        sections = {name: section_or_reason(title, section) for name, (title, section) in asked.items()}
         return chapter(
-            self, evidence, readings, answer=answer(readings), next=_NEXT, excluded=excluded,
-            warnings=scope(usable, evidence),
+            self, study_data, sections, answer=answer(sections), next=_NEXT, excluded=excluded,
+            warnings=scope(usable, study_data),
         )  # fmt: skip
 
 
@@ -97,9 +97,9 @@ _NEXT = (
 )
 
 
-def answer(readings: dict[str, Reading]) -> str:
-    """The ends of the ladder, and the largest step."""
-    rows = readings["ladder"].fits.get("rows")
+def answer(sections: dict[str, StudySection]) -> str:
+    """Return the ends of the ladder, and the largest step."""
+    rows = sections["ladder"].fits.get("rows")
     if rows is None:
         return "These runs are too few for the ladder: see the sections."
     own = rows[rows["a, Porian et al. 2024"].notna()].dropna(subset=["a"])
@@ -114,7 +114,7 @@ def answer(readings: dict[str, Reading]) -> str:
         f"{last['high (95 %)']:.2f}] (Porian "
         f"et al.: 0.84 to 0.50); the largest step is {largest}, {moves.loc[moves.abs().idxmax()]:+.2f}."
     ]
-    table = readings["conversion"].fits.get("conversion")
+    table = sections["conversion"].fits.get("conversion")
     if table is not None:
         row = table.iloc[0]
         parts.append(
@@ -130,7 +130,7 @@ THEIRS = 47_491
 """ω of Chinchilla's shapes and its vocabulary of 32,000."""
 
 
-def conversion(runs: pd.DataFrame, found: list[Rung]) -> Reading:
+def conversion(runs: pd.DataFrame, found: list[Rung]) -> StudySection:
     """ω and γ of our shapes, the predicted exponents, and what was measured."""
     law = fit(
         runs,
@@ -153,7 +153,7 @@ def conversion(runs: pd.DataFrame, found: list[Rung]) -> Reading:
         "Chinchilla fit then predicts over the measured window; β/(α+β) is the limit of large N."
     )
     table = Table(name="conversion", title="What counting predicts", frame=frame, caption=caption)
-    return Reading(
+    return StudySection(
         section=Section(
             title="Pearce and Song's conversion",
             text=_text(frame, law, grid),
@@ -164,7 +164,7 @@ def conversion(runs: pd.DataFrame, found: list[Rung]) -> Reading:
 
 
 def _window(runs: pd.DataFrame, grid: Rung | None) -> tuple[float, float]:
-    """The compute over which the exponent was measured, or all that the runs span."""
+    """Return the compute over which the exponent was measured, or all that the runs span."""
     if grid is None or grid.result is None:
         return float(runs["C"].min()), float(runs["C"].max())
     used = grid.result.table[grid.result.table["used"]]["C"]
@@ -187,14 +187,16 @@ def _row(
 def predicted(
     law: FitResult, omega: float, gamma: float, window: tuple[float, float]
 ) -> tuple[float, float, float]:
-    """The slope of log N_opt against log C over a window of C, with its interval from the law's resamples."""
+    """Return the slope of log N_opt against log C over a window of C, with its interval from the law's
+    resamples.
+    """
     samples = {p: law.samples[p].to_numpy()[:, None] for p in ("A", "B", "alpha", "beta")}
     values = _slopes({p: np.array([[law.parameters[p]]]) for p in samples}, omega, gamma, window)
     return (float(values[0]), *percentile_interval(_slopes(samples, omega, gamma, window), LEVEL))
 
 
 def _slopes(params: dict[str, Array], omega: float, gamma: float, window: tuple[float, float]) -> Array:
-    """Slope between the ends of the window, one for each row of the parameters."""
+    """Return slope between the ends of the window, one for each row of the parameters."""
     n = np.geomspace(10, 1e12, 600)
     compute = np.log(optimal_compute(n, params, omega, gamma))
     ends = [np.array([np.interp(np.log(c), row, np.log(n)) for row in compute]) for c in window]

@@ -11,7 +11,7 @@ from allometry.studies.compute_optimal.learning_curves import (
     starts,
     time_law,
 )
-from allometry.studies.core.sections import attempt, chapter, percent, scope, usable_runs
+from allometry.studies.core.sections import chapter, percent, scope, section_or_reason, usable_runs
 from allometry.studies.core.study import Study, register
 from allometry.studies.shared.batches import critical
 from allometry.studies.shared.grid import recipe_runs, trunk_points
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from allometry.laws.result import FitResult
     from allometry.report.content import Analysis
-    from allometry.studies.core.sections import Reading
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.sections import StudySection
+    from allometry.studies.core.study import StudyData
 
 
 @register
@@ -50,29 +50,34 @@ class Time(Study):
         "at this "
         "size it takes the place of a floor that the form lacks."
     )
-    designs: ClassVar[dict[str, float]] = {"grid": 0.75, "batches": 0.25}
+    run_sets: ClassVar[dict[str, float]] = {"grid": 0.75, "batches": 0.25}
 
-    def analyse(self, evidence: Evidence) -> Analysis:
-        """The fit, its dependence on the start, slices at fixed steps and compute, and sample efficiency."""
-        usable, excluded = usable_runs(evidence)
-        crit = critical(usable, evidence.curves)
+    def analyse(self, study_data: StudyData) -> Analysis:
+        """Report the fit, its dependence on the start, slices at fixed steps and compute, and sample
+        efficiency.
+        """
+        usable, excluded = usable_runs(study_data)
+        crit = critical(usable, study_data.curves)
 
         def points() -> pd.DataFrame:
-            return trunk_points(recipe_runs(usable), evidence.curves)
+            return trunk_points(recipe_runs(usable), study_data.curves)
 
-        asked: dict[str, tuple[str, Callable[[], Reading]]] = {
+        asked: dict[str, tuple[str, Callable[[], StudySection]]] = {
             "learning": ("L(N, S_min): learning curves", lambda: learning(points(), crit)),
-            "starts": ("How early is too early", lambda: starts(points(), recipe_runs(usable), crit)),
+            "starts": (
+                "Effect of the first fitted step",
+                lambda: starts(points(), recipe_runs(usable), crit),
+            ),
             "fixed": (
                 "At fixed compute and at fixed steps",
                 lambda: fixed_amounts(time_law(points(), crit), points()),
             ),
             "efficiency": ("Larger models learn from fewer tokens", lambda: efficiency(crit, points())),
         }
-        readings = {name: attempt(title, reading) for name, (title, reading) in asked.items()}
+        sections = {name: section_or_reason(title, section) for name, (title, section) in asked.items()}
         return chapter(
-            self, evidence, readings, answer=answer(readings), next=_NEXT, excluded=excluded,
-            warnings=scope(usable, evidence),
+            self, study_data, sections, answer=answer(sections), next=_NEXT, excluded=excluded,
+            warnings=scope(usable, study_data),
         )  # fmt: skip
 
 
@@ -85,9 +90,9 @@ _NEXT = (
 )
 
 
-def answer(readings: dict[str, Reading]) -> str:
-    """The exponents with their intervals, and what they hang on."""
-    fits = readings["learning"].fits
+def answer(sections: dict[str, StudySection]) -> str:
+    """Return the exponents with their intervals, and what they hang on."""
+    fits = sections["learning"].fits
     if not fits:
         return "These runs are too few for L(N, S_min): see the sections."
     (paper, late), start = (fits[name] for name in ("paper", "late")), fits["start"]
@@ -104,7 +109,7 @@ def answer(readings: dict[str, Reading]) -> str:
         parts.append(
             "The form's two terms change places, so these curves do not identify it without a floor."
         )
-    for row in readings["starts"].constants[1:]:
+    for row in sections["starts"].constants[1:]:
         parts.append(
             f"The decayed ends of all horizons, above a floor, have α_S = {row.ours:.2f} [{row.low:.2f}, "
             f"{row.high:.2f}]."
@@ -113,6 +118,6 @@ def answer(readings: dict[str, Reading]) -> str:
 
 
 def text(result: FitResult, name: str) -> str:
-    """A parameter with its interval, as text."""
+    """Return a parameter with its interval, as text."""
     low, high = result.interval(name)
     return f"{result.parameters[name]:.2f} [{low:.2f}, {high:.2f}]"

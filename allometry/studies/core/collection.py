@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from allometry.report.content import Constant
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
     from allometry.sweeps.sweep import Sweep
     from allometry.train.config import DataConfig, RunConfig
 
 BROKEN = "This chapter could not be written"
-"""How the answer of a chapter begins whose reading failed for a reason that nobody foresaw."""
+"""First words of a chapter whose analysis failed for an unexpected reason."""
 
 
 class Collection(Study):
-    """Studies that share runs. `members` in the order of the report; `shares` gives each design its share of
-    the whole compute (they sum to 1), so that members which read the same design ask for the same runs.
+    """Studies that share runs. `members` in the order of the report; `shares` gives each run set its share of
+    the whole compute (they sum to 1), so that members which read the same run set ask for the same runs.
     `headlines` are the members whose first constant is named in the answer.
     """
 
@@ -35,13 +35,13 @@ class Collection(Study):
     shares: ClassVar[dict[str, float]]
     headlines: ClassVar[tuple[str, ...]] = ()
 
-    def by_design(self, compute: float, data: DataConfig) -> dict[str, tuple[RunConfig, ...]]:
-        """The runs by design, each at its share.
+    def by_run_set(self, compute: float, data: DataConfig) -> dict[str, tuple[RunConfig, ...]]:
+        """Return the runs by run set, each at its share.
 
-        A design whose share is too little to ask its question gets the least that is enough, so that a
+        A run set whose share is too little to ask its question gets the least that is enough, so that a
         collection can be asked for at any compute; with more of it the shares are kept.
         """
-        read = {name for member in self._members() for name in member.designs}
+        read = {name for member in self._members() for name in member.run_sets}
         return {
             name: _at_share(name, share * compute, data)
             for name, share in self.shares.items()
@@ -49,13 +49,13 @@ class Collection(Study):
         }
 
     def parts(self, compute: float, data: DataConfig) -> dict[str, Sweep]:
-        """Each member's runs: those of its designs."""
+        """Return each member's runs: those of its run sets."""
         from allometry.sweeps.sweep import Sweep
 
-        runs = self.by_design(compute, data)
+        runs = self.by_run_set(compute, data)
         return {
             member.name: Sweep(
-                member.name, member.question, tuple(run for name in member.designs for run in runs[name])
+                member.name, member.question, tuple(run for name in member.run_sets for run in runs[name])
             )
             for member in self._members()
         }
@@ -63,9 +63,9 @@ class Collection(Study):
     def _members(self) -> list[Study]:
         return [self.member(name) for name in self.members]
 
-    def analyse(self, evidence: Evidence) -> Analysis:
-        """One chapter a study, and an answer over all of them."""
-        own = {name: evidence.of(name) for name in self.members if name in evidence.parts}
+    def analyse(self, study_data: StudyData) -> Analysis:
+        """Report one chapter a study, and an answer over all of them."""
+        own = {name: study_data.of(name) for name in self.members if name in study_data.parts}
         chapters = [dated(chapter(self.member(name), part), part.runs) for name, part in own.items()]
         everywhere, chapters = _shared_warnings(chapters)
         return Analysis(
@@ -73,11 +73,11 @@ class Collection(Study):
             question=self.question,
             expected=self.expected,
             answer=summary(chapters, self.headlines),
-            command=evidence.command,
+            command=study_data.command,
             sections=(),
             warnings=everywhere,
-            runs=evidence.runs,
-            environment=evidence.environment,
+            runs=study_data.runs,
+            environment=study_data.environment,
             chapters=tuple(chapters),
         )
 
@@ -91,42 +91,42 @@ def _least(name: str, data: DataConfig) -> float:
     return smallest(lambda compute: run_set_named(name)(compute, data))
 
 
-def chapter(member: Study, evidence: Evidence) -> Analysis:
-    """A member's analysis, or one that says why there is none.
+def chapter(member: Study, study_data: StudyData) -> Analysis:
+    """Report a member's analysis, or one that says why there is none.
 
-    Any exception is caught here, and named: one broken reading must not lose the report of an hour's runs.
+    Any exception is caught here, and named: one broken analysis must not lose the report of an hour's runs.
     """
-    done = int((evidence.runs["status"] == "done").sum())
+    done = int((study_data.runs["status"] == "done").sum())
     if not done:
-        reason = f"None of its {len(evidence.planned)} runs has finished, so there is nothing to read yet."
-        return _without_answer(member, evidence, reason)
+        reason = f"None of its {len(study_data.planned)} runs has finished, so there is nothing to read yet."
+        return _without_answer(member, study_data, reason)
     try:
-        return replace(member.analyse(evidence), expected=member.expected)
+        return replace(member.analyse(study_data), expected=member.expected)
     except AllometryError as error:
         hint = f" {error.cli_hint[:1].upper()}{error.cli_hint[1:]}." if error.cli_hint else ""
         return _without_answer(
-            member, evidence, f"This could not be answered from these runs: {error.message}.{hint}"
+            member, study_data, f"This could not be answered from these runs: {error.message}.{hint}"
         )
     except Exception as error:
         reason = f"{BROKEN}: {type(error).__name__}: {error}"
         warnings.warn(f"the chapter {member.name!r} failed: {reason}", RuntimeWarning, stacklevel=2)
-        return _without_answer(member, evidence, reason)
+        return _without_answer(member, study_data, reason)
 
 
-def _without_answer(member: Study, evidence: Evidence, reason: str) -> Analysis:
+def _without_answer(member: Study, study_data: StudyData, reason: str) -> Analysis:
     return Analysis(
         study=member.name,
         question=member.question,
         expected=member.expected,
         answer=reason,
-        command=evidence.command,
+        command=study_data.command,
         sections=(),
         warnings=(f"{member.name}: {reason}",),
     )
 
 
 def dated(analysis: Analysis, runs: pd.DataFrame) -> Analysis:
-    """The analysis with the time when the last of its runs was finished, where that is known."""
+    """Report the analysis with the time when the last of its runs was finished, where that is known."""
     finished = runs["finished"].dropna() if "finished" in runs else ()
     if analysis.date or not len(finished):
         return analysis
@@ -134,7 +134,9 @@ def dated(analysis: Analysis, runs: pd.DataFrame) -> Analysis:
 
 
 def _shared_warnings(chapters: list[Analysis]) -> tuple[tuple[str, ...], list[Analysis]]:
-    """The warnings that several chapters give, once and for all of them; the chapters keep the others."""
+    """Return the warnings that several chapters give, once and for all of them; the chapters keep the
+    others.
+    """
     count = Counter(warning for each in chapters for warning in dict.fromkeys(each.warnings))
     shared = tuple(warning for warning, times in count.items() if times > 1)
     kept = [
@@ -145,7 +147,9 @@ def _shared_warnings(chapters: list[Analysis]) -> tuple[tuple[str, ...], list[An
 
 
 def summary(chapters: list[Analysis], headlines: tuple[str, ...]) -> str:
-    """The whole collection in a few sentences: how the constants compare, and the first of some chapters."""
+    """Return the whole collection in a few sentences: how the constants compare, and the first of some
+    chapters.
+    """
     constants = [constant for each in chapters for constant in each.constants]
     verdicts = Counter(constant.verdict for constant in constants)
     answered = [c for c in chapters if c.constants or any(part.evidence for part in c.sections)]

@@ -46,7 +46,7 @@ class StudyPlan:
 
     `compute` is what the study was asked to spend (FLOPs, everything counted), `seconds` the predicted time
     of the training, `parts` the ids of the runs by study: of this one, or of each member of a collection;
-    `designs` the same by design, empty for a study that names none.
+    `run_sets` the same by run set, empty for a study that names none.
     """
 
     study: str
@@ -57,18 +57,18 @@ class StudyPlan:
     held_back: tuple[str, ...]
     created: str
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    designs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    run_sets: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def stages(self) -> list[Sweep]:
-        """What is trained first, and what is trained after the prediction has been registered (if anything
-        is).
+        """Return what is trained first, and what is trained after the prediction has been registered (if
+        anything is).
         """
         held = set(self.held_back)
         parts = [[r for r in self.sweep if r.id not in held], [r for r in self.sweep if r.id in held]]
         return [self._part(runs) for runs in parts if runs]
 
     def part(self, name: str) -> Sweep:
-        """The runs of one study of the plan."""
+        """Return the runs of one study of the plan."""
         own = set(self.parts[name])
         return self._part([run for run in self.sweep if run.id in own])
 
@@ -106,7 +106,7 @@ class Asked:
         return tuple(run for run in self.sweep.ids if run in held)
 
     def seconds(self, cost: CostModel, workers: int | None) -> float:
-        """Predicted time of the stages, one after the other."""
+        """Return predicted time of the stages, one after the other."""
         held = set(self.held_back)
         first = tuple(run for run in self.sweep if run.id not in held)
         later = tuple(run for run in self.sweep if run.id in held)
@@ -114,19 +114,19 @@ class Asked:
 
 
 def _ask(study: Study, compute: float, data: DataConfig) -> Asked:
-    """Raises AllometryError if the compute is too little to ask."""
+    """Return raises AllometryError if the compute is too little to ask."""
     asked = Asked(study, compute, data)
     assert asked.parts
     return asked
 
 
 def held_back(study: Study, sweep: Sweep) -> tuple[str, ...]:
-    """The runs of a study that are to be predicted before they are trained."""
+    """Return the runs of a study that are to be predicted before they are trained."""
     return tuple(run.id for run in sweep if study.held_back(run, sweep))
 
 
 def train_seconds(budget: float) -> float:
-    """The part of a budget (seconds) that may go into training."""
+    """Return the part of a budget (seconds) that may go into training."""
     return budget * (1 - _SHARE) - _FIXED
 
 
@@ -139,7 +139,7 @@ def within_budget(
     *,
     spent: float = 0.0,
 ) -> StudyPlan:
-    """The largest version of a study whose predicted time fits the budget (seconds; `spent` are gone).
+    """Return the largest version of a study whose predicted time fits the budget (seconds; `spent` are gone).
 
     Raises AllometryError, naming the smallest budget that works on this machine, if none does.
     """
@@ -172,14 +172,16 @@ def of_compute(
     cost: CostModel | None = None,
     workers: int | None = None,
 ) -> StudyPlan:
-    """The version of a study that spends `compute` FLOPs, or the smallest one for 0, whatever it takes."""
+    """Return the version of a study that spends `compute` FLOPs, or the smallest one for 0, whatever it
+    takes.
+    """
     asked = _cached(lambda amount: _ask(study, amount, data))
     least = compute or smallest(asked)
     return _plan(asked(least), math.nan, cost, workers)
 
 
 def _plan(asked: Asked, budget: float, cost: CostModel | None, workers: int | None) -> StudyPlan:
-    by_design = asked.study.by_design(asked.compute, asked.data)
+    by_run_set = asked.study.by_run_set(asked.compute, asked.data)
     return StudyPlan(
         study=asked.study.name,
         budget=budget if math.isfinite(budget) else 0.0,
@@ -189,7 +191,7 @@ def _plan(asked: Asked, budget: float, cost: CostModel | None, workers: int | No
         held_back=asked.held_back,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         parts={name: part.ids for name, part in asked.parts.items()},
-        designs={name: tuple(run.id for run in runs) for name, runs in by_design.items()},
+        run_sets={name: tuple(run.id for run in runs) for name, runs in by_run_set.items()},
     )
 
 
@@ -216,8 +218,8 @@ def _possible(of: Callable[[float], object], compute: float) -> bool:
 
 
 def smallest(of: Callable[[float], object]) -> float:
-    """The least compute with which a study or a design can be asked for at all (it raises AllometryError
-    below), to within a tenth (bisection in the logarithm).
+    """Return the least compute with which a study or a run set can be asked for at all (it raises
+    AllometryError below), to within a tenth (bisection in the logarithm).
     """
     low, high = LEAST_COMPUTE, MOST_COMPUTE
     if _possible(of, low):
@@ -229,7 +231,7 @@ def smallest(of: Callable[[float], object]) -> float:
 
 
 def _largest(seconds: Callable[[float], float], least: float, allowed: float) -> float | None:
-    """The most compute that is predicted to take no longer than `allowed` seconds, to within 1 %."""
+    """Return the most compute that is predicted to take no longer than `allowed` seconds, to within 1 %."""
     low, high = least, MOST_COMPUTE
     if seconds(low) > allowed:
         return None
@@ -252,7 +254,7 @@ def keep(plan: StudyPlan, store: Store, folder: Path) -> StudyPlan:
         "created": plan.created,
         "held_back": list(plan.held_back),
         "parts": {name: list(ids) for name, ids in plan.parts.items()},
-        "designs": {name: list(ids) for name, ids in plan.designs.items()},
+        "designs": {name: list(ids) for name, ids in plan.run_sets.items()},
         "runs": [run.model_dump(mode="json") for run in plan.sweep],
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -261,7 +263,7 @@ def keep(plan: StudyPlan, store: Store, folder: Path) -> StudyPlan:
 
 
 def load(folder: Path) -> StudyPlan | None:
-    """The plan in a study's folder, or None if there is none yet."""
+    """Return the plan in a study's folder, or None if there is none yet."""
     from allometry.runs.files import read_json
     from allometry.sweeps.sweep import Sweep
     from allometry.train.config import RunConfig
@@ -269,7 +271,7 @@ def load(folder: Path) -> StudyPlan | None:
     content = read_json(folder / FILE)
     if content is None:
         return None
-    runs = tuple(RunConfig.model_validate(run) for run in content["runs"])
+    runs = tuple(RunConfig.model_validate(run) for run in _checked(content, folder / FILE)["runs"])
     return StudyPlan(
         study=content["study"],
         budget=content["budget"],
@@ -280,8 +282,37 @@ def load(folder: Path) -> StudyPlan | None:
         created=content["created"],
         # a plan from before there were collections is of one study
         parts=_tuples(content.get("parts") or {content["study"]: [run.id for run in runs]}),
-        designs=_tuples(content.get("designs", {})),
+        run_sets=_tuples(content.get("designs", {})),
     )
+
+
+def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return what a plan's file holds; AllometryError, naming the entry, where one is missing or wrong."""
+    from pydantic import StrictFloat, StrictInt, StrictStr, ValidationError, create_model
+
+    from allometry.train.config import RunConfig
+
+    number, texts = StrictFloat | StrictInt, list[StrictStr]
+    stored = create_model(
+        "StoredPlan",
+        **dict.fromkeys(("study", "question", "created"), (StrictStr, ...)),
+        **dict.fromkeys(("budget", "compute"), (number | None, ...)),
+        seconds=(number, ...),
+        held_back=(texts, ...),
+        runs=(list[RunConfig], ...),
+        parts=(dict[str, texts] | None, None),
+        designs=(dict[str, texts], {}),
+    )
+    try:
+        stored.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise AllometryError(
+            f"{path} is damaged: {where}: {first['msg']}",
+            hint="restore the file from a copy, or start the study afresh in another --store",
+        ) from None
+    return content
 
 
 def _tuples(ids: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:

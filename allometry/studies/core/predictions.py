@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from allometry.errors import AllometryError
+from allometry.runs.files import read_json
+from allometry.runs.record import is_number
 from allometry.studies.core.plan import held_back
 
 if TYPE_CHECKING:
@@ -36,17 +38,34 @@ def digest(runs: pd.DataFrame) -> str:
 
 
 def registered(folder: Path) -> dict[str, Any] | None:
-    """The prediction registered in a study's folder, or None."""
+    """Return the prediction registered in a study's folder, or None."""
     path = folder / FILE
-    if not path.exists():
-        return None
+    hint = "restore the file from a copy, or start the study afresh in another --store"
     try:
-        return dict(json.loads(path.read_text()))
-    except ValueError as error:
-        raise AllometryError(
-            f"{path} cannot be read ({error}); a prediction is never rewritten",
-            hint="restore the file from a copy, or start the study afresh in another --store",
-        ) from error
+        found = read_json(path)
+    except AllometryError as error:
+        raise AllometryError(f"{error.message}; a prediction is never rewritten", hint=hint) from error
+    if found is not None and (problem := _problem(found)):
+        raise AllometryError(f"{path} is damaged: {problem}; a prediction is never rewritten", hint=hint)
+    return found
+
+
+def _problem(prediction: dict[str, Any]) -> str | None:
+    """Return what is wrong with a registered prediction, or None."""
+    rows = prediction.get("predictions")
+    if not isinstance(prediction.get("registered"), str):
+        return "it does not say when it was made"
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return "it has no list of predictions"
+    for row in rows:
+        if not isinstance(row.get("run"), str) or not isinstance(row.get("already_known"), bool):
+            return "a prediction names no run"
+        for key in ("N", "D", "loss", "low", "high"):
+            if row.get(key) is not None and not is_number(row[key]):
+                return f"{key!r} of a prediction is no number"
+        if row.get("what") is not None and not isinstance(row["what"], str):
+            return "'what' of a prediction is no text"
+    return None
 
 
 def create(path: Path, text: str) -> bool:
@@ -91,11 +110,14 @@ def register_prediction(
 
 
 def score(prediction: dict[str, Any], runs: pd.DataFrame, quantity: str = "loss") -> pd.DataFrame:
-    """One row a predicted run that has been trained: predicted, low, high, measured, error (relative),
+    """Return one row a predicted run that has been trained: predicted, low, high, measured, error (relative),
     inside, scored. `quantity` is the column of the run table whose predictions are meant; runs that have no
     value there are left out.
     """
-    table = pd.DataFrame(prediction["predictions"]).rename(columns={"loss": "predicted"})
+    table = pd.DataFrame(prediction["predictions"])
+    needed = ["run", "loss", "low", "high", "already_known"]
+    table = table.reindex(columns=list(dict.fromkeys([*table.columns, *needed])))
+    table = table.rename(columns={"loss": "predicted"})
     what = table["what"].fillna("loss") if "what" in table else pd.Series("loss", index=table.index)
     table = table.assign(what=what)[what == quantity]
     done = runs.loc[runs["status"] == "done", ["run", quantity]].rename(columns={quantity: "measured"})
@@ -106,17 +128,24 @@ def score(prediction: dict[str, Any], runs: pd.DataFrame, quantity: str = "loss"
     return table
 
 
-def ledger(studies_folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
+def ledger(studies_folder: Path, runs: pd.DataFrame, notes: list[str] | None = None) -> pd.DataFrame:
     """Return every registered prediction of a store with its score, oldest first, hits and misses alike.
 
-    Runs that are now of other text than the study that predicted them are left out.
+    Runs that are now of other text than the study that predicted them are left out. So are damaged
+    predictions; `notes`, if given, gets a sentence on each.
     """
     from allometry.studies.core.texts import of_other_text
 
     tables = []
     for path in sorted(studies_folder.glob(f"*/{FILE}")):
-        prediction = registered(path.parent)
-        assert prediction is not None
+        try:
+            prediction = registered(path.parent)
+        except AllometryError as error:
+            if notes is not None:
+                notes.append(f"{error.message}: it is left out")
+            continue
+        if prediction is None:
+            continue
         foreign = of_other_text(studies_folder.parent, path.parent, runs["run"])
         table = score(prediction, runs[~runs["run"].isin(foreign)]).drop(columns="study", errors="ignore")
         table.insert(0, "study", path.parent.name)
@@ -128,7 +157,7 @@ def ledger(studies_folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
 def predict_held_back(
     question: Study, plan: StudyPlan, finished: pd.DataFrame
 ) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The held-back runs predicted, each by the first study that holds it back, from that study's own
+    """Return the held-back runs predicted, each by the first study that holds it back, from that study's own
     finished runs; and the studies that could not, with the reason. One study alone that could not raises its
     AllometryError; in a collection the others go on.
     """
@@ -157,7 +186,9 @@ def predict_held_back(
 
 
 def _planned(plan: StudyPlan) -> pd.DataFrame:
-    """The plan's runs by id, with the settings that tell runs of one size apart, as in the run table."""
+    """Return the plan's runs by id, with the settings that tell runs of one size apart, as in the run
+    table.
+    """
     settings = [
         {
             "run": run.id, "corpus": run.data.corpus, "tokenizer": run.data.tokenizer,

@@ -47,7 +47,8 @@ LSTM_HIGHEST_RATE = 0.05
 
 
 def learning_rate(model: ModelConfig) -> float:
-    """Peak learning rate of a model at BATCH_TOKENS, by its family's rule; other families: the transformer's.
+    """Return peak learning rate of a model at BATCH_TOKENS, by its family's rule; other families: the
+    transformer's.
 
     A Universal Transformer takes the rate of the transformer of its width. AllometryError for a family
     without d_model.
@@ -62,7 +63,9 @@ def learning_rate(model: ModelConfig) -> float:
 
 
 def rule_rate(family: str, d_model: float) -> float:
-    """The rule itself: peak learning rate of a family at a width, as `learning_rate` gives it to a model."""
+    """Return the rule itself: peak learning rate of a family at a width, as `learning_rate` gives it to a
+    model.
+    """
     if (
         family == "lstm"
     ):  # rounded: the last bits of a power differ between machines, and runs' names with them
@@ -71,7 +74,7 @@ def rule_rate(family: str, d_model: float) -> float:
 
 
 def heads(d_model: int) -> int:
-    """Attention heads of a width: about 8 wide below d_model = 48, about 16 wide from there on.
+    """Return attention heads of a width: about 8 wide below d_model = 48, about 16 wide from there on.
 
     At these widths more and narrower heads are better than the 32 or 64 wide ones of larger models.
     """
@@ -81,7 +84,7 @@ def heads(d_model: int) -> int:
 
 
 def small_model(n: int, *, n_vocab: int, family: str = "transformer", **fixed: Any) -> ModelConfig:
-    """The model of about `n` parameters that studies train: two layers, wider and wider.
+    """Return the model of about `n` parameters that studies train: two layers, wider and wider.
 
     Up to d_model / n_layer of about ASPECT a third layer makes a transformer of the same N no better on these
     horizons, and a ladder that mixes depths has kinks that no law of N can follow. A Universal Transformer
@@ -106,7 +109,7 @@ def small_model(n: int, *, n_vocab: int, family: str = "transformer", **fixed: A
 
 
 def _width(square: float) -> int:
-    """The width near the root of `square`: a multiple of 8, of 16 from 40 on."""
+    """Return the width near the root of `square`: a multiple of 8, of 16 from 40 on."""
     width = math.sqrt(square)
     grain = 8 if width < 40 else 16
     return grain * max(1, round(width / grain))
@@ -115,7 +118,8 @@ def _width(square: float) -> int:
 def small_run(
     model: ModelConfig, *, tokens: int, data: DataConfig, seed: int = 0, **changes: Any
 ) -> RunConfig:
-    """A run of the recipe: constant rate with a final decay, so that runs of one size share their trunk.
+    """Return a run of the recipe: constant rate with a final decay, so that runs of one size share their
+    trunk.
 
     `changes` are fields of `TrainConfig` that a study varies on purpose.
     """
@@ -133,7 +137,7 @@ def small_run(
 
 
 def vocabulary(data: DataConfig) -> int:
-    """Size of the vocabulary of the data set's tokens; prepares them if they are not there yet."""
-    from allometry.data.tokens import prepare
+    """Return the size of the vocabulary of the data set's tokens; prepare them if they are not there yet."""
+    from allometry.data.tokens import manifest_of
 
-    return prepare(data.corpus, data.tokenizer).manifest.n_vocab
+    return manifest_of(data.corpus, data.tokenizer).n_vocab

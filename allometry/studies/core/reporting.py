@@ -1,4 +1,4 @@
-"""Reading what a store holds of a study: its evidence, its analysis, its report. Trains nothing and needs no
+"""What a store holds of a study: its data, its analysis, its report. Trains nothing and needs no
 torch.
 """
 
@@ -14,7 +14,7 @@ from allometry.runs.store import Store
 from allometry.studies.core import plan as planning
 from allometry.studies.core.collection import dated
 from allometry.studies.core.predictions import ledger, registered
-from allometry.studies.core.study import Evidence, Study, study
+from allometry.studies.core.study import Study, StudyData, study
 from allometry.studies.core.texts import changed_since, require_own_text
 from allometry.units import format_duration
 
@@ -34,7 +34,7 @@ def folder_of(store: Store, key: str) -> Path:
 
 
 def runs_of(store: Store, ids: list[str]) -> pd.DataFrame:
-    """The rows of the run table of these runs."""
+    """Return the rows of the run table of these runs."""
     frame = store.frame()
     return frame[frame["run"].isin(ids)].reset_index(drop=True)
 
@@ -42,7 +42,7 @@ def runs_of(store: Store, ids: list[str]) -> pd.DataFrame:
 def read(
     question: Study, plan: StudyPlan, store: Store, key: str, command: str, prediction: dict[str, Any] | None
 ) -> Analysis:
-    """The analysis of a study's runs as they stand in the store; needs no torch and trains nothing."""
+    """Report the analysis of a study's runs as they stand in the store; needs no torch and trains nothing."""
     evidence = evidence_of(plan, store, key, command, prediction)
     return dated(question.analyse(evidence), evidence.runs)
 
@@ -55,8 +55,8 @@ def _with_changes(analysis: Analysis, folder: Path) -> Analysis:
 
 def evidence_of(
     plan: StudyPlan, store: Store, key: str, command: str, prediction: dict[str, Any] | None = None
-) -> Evidence:
-    """What a study reads of its store. AllometryError if none of its runs is finished."""
+) -> StudyData:
+    """Return what a study reads of its store. AllometryError if none of its runs is finished."""
     ids = list(plan.sweep.ids)
     require_own_text(store, folder_of(store, key), ids, command)
     runs = runs_of(store, ids)
@@ -70,7 +70,7 @@ def evidence_of(
         "budget": format_duration(plan.budget),
         "planned seconds": round(plan.seconds),
     }
-    return Evidence(
+    return StudyData(
         runs=runs,
         curves=store.curves(begun),
         positions=store.positions(begun),
@@ -111,7 +111,7 @@ def report(
 
 
 def _find(store: Store, name: str | None) -> str:
-    """The key of a study in the store: the given name or beginning, else the newest."""
+    """Return the key of a study in the store: the given name or beginning, else the newest."""
     plans = sorted(store.path.glob(f"{STUDIES}/*/{planning.FILE}"), key=lambda p: p.stat().st_mtime)
     keys = [path.parent.name for path in plans]
     if not keys:
@@ -125,7 +125,7 @@ def _find(store: Store, name: str | None) -> str:
 
 
 def write_report(analysis: Analysis, folder: Path, output: Path | None = None) -> Path:
-    """The report as one HTML file, and the registered numbers beside it as JSON."""
+    """Return the report as one HTML file, and the registered numbers beside it as JSON."""
     from allometry.report.build import write
 
     return write(analysis, output or folder / REPORT)

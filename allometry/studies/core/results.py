@@ -16,6 +16,7 @@ corpus, no torch.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,9 @@ import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.runs.files import read_json, write_text, writing
+from allometry.runs.record import check_format
 from allometry.studies.core.collection import dated
-from allometry.studies.core.study import Evidence, Study, study
+from allometry.studies.core.study import Study, StudyData, study
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis
@@ -35,11 +37,14 @@ STUDY, RUNS, CURVES, POSITIONS = "study.json", "runs.csv", "curves.parquet", "po
 PROBES, NOVELTY = "probes.parquet", "novelty.parquet"
 PREDICTION, LEDGER, REPORT, README = "prediction.json", "ledger.csv", "report.html", "README.md"
 
+_NUMBER = re.compile(r"u?int(8|16|32|64)|float(16|32|64)")
+"""Names of the types of columns that hold numbers."""
+
 _DIGITS, _PROBE_DIGITS = 5, 6
 """Significant digits of losses by position and of single sequences, as they are recorded."""
 
 
-def save(name: str, evidence: Evidence, folder: Path) -> tuple[Analysis, Path]:
+def save(name: str, study_data: StudyData, folder: Path) -> tuple[Analysis, Path]:
     """Write the results of the study `name` into `folder` and the report that is made from them.
 
     Raises AllometryError where the folder holds something else or cannot be written.
@@ -49,30 +54,30 @@ def save(name: str, evidence: Evidence, folder: Path) -> tuple[Analysis, Path]:
         "format": FORMAT,
         "study": name,
         "question": study(name).question,
-        "command": evidence.command,
-        "environment": evidence.environment,
-        "planned": list(evidence.planned),
-        "parts": {part: list(ids) for part, ids in evidence.parts.items()},
-        "types": {RUNS: _types(evidence.runs), LEDGER: _types(evidence.ledger)},
+        "command": study_data.command,
+        "environment": study_data.environment,
+        "planned": list(study_data.planned),
+        "parts": {part: list(ids) for part, ids in study_data.parts.items()},
+        "types": {RUNS: _types(study_data.runs), LEDGER: _types(study_data.ledger)},
     }
     _write_json(folder / STUDY, about)
     with writing(folder):
-        evidence.runs.to_csv(folder / RUNS, index=False)
-        evidence.curves.to_parquet(folder / CURVES, index=False, compression="zstd")
-        _narrow(evidence.positions).to_parquet(folder / POSITIONS, index=False, compression="zstd")
-        _write_or_remove(folder / LEDGER, evidence.ledger)
+        study_data.runs.to_csv(folder / RUNS, index=False)
+        study_data.curves.to_parquet(folder / CURVES, index=False, compression="zstd")
+        _narrow(study_data.positions).to_parquet(folder / POSITIONS, index=False, compression="zstd")
+        _write_or_remove(folder / LEDGER, study_data.ledger)
         (folder / PROBES).unlink(missing_ok=True)
-        if evidence.probes is not None and len(evidence.probes):
-            narrow = evidence.probes.astype({"step": "int32", "loss": "float32"})
+        if study_data.probes is not None and len(study_data.probes):
+            narrow = study_data.probes.astype({"step": "int32", "loss": "float32"})
             narrow.to_parquet(folder / PROBES, index=False, compression="zstd")
         (folder / NOVELTY).unlink(missing_ok=True)
-        if evidence.novelty is not None and len(evidence.novelty):
-            evidence.novelty.to_parquet(folder / NOVELTY, index=False, compression="zstd")
+        if study_data.novelty is not None and len(study_data.novelty):
+            study_data.novelty.to_parquet(folder / NOVELTY, index=False, compression="zstd")
     (folder / PREDICTION).unlink(missing_ok=True)
-    if evidence.prediction is not None:
-        _write_json(folder / PREDICTION, evidence.prediction)
+    if study_data.prediction is not None:
+        _write_json(folder / PREDICTION, study_data.prediction)
     analysis, path = rebuild(folder)
-    write_text(folder / README, readme(analysis, evidence, folder))
+    write_text(folder / README, readme(analysis, study_data, folder))
     return analysis, path
 
 
@@ -95,7 +100,9 @@ def _make(folder: Path) -> None:
 
 
 def rebuild(folder: Path, output: Path | None = None) -> tuple[Analysis, Path]:
-    """The analysis and the report of saved results; the report goes to `output`, or into the folder."""
+    """Return the analysis and the report of saved results; the report goes to `output`, or into the
+    folder.
+    """
     from allometry.report.build import write
 
     asked, evidence = load(folder)
@@ -103,8 +110,8 @@ def rebuild(folder: Path, output: Path | None = None) -> tuple[Analysis, Path]:
     return analysis, write(analysis, output or folder / REPORT)
 
 
-def load(folder: Path) -> tuple[Study, Evidence]:
-    """The study and the evidence of saved results.
+def load(folder: Path) -> tuple[Study, StudyData]:
+    """Return the study and the evidence of saved results.
 
     Raises AllometryError where the folder holds none, or those of a newer release.
     """
@@ -114,11 +121,10 @@ def load(folder: Path) -> tuple[Study, Evidence]:
             f"{folder} holds no results: there is no {STUDY}",
             hint=f"allometry report kaplan --store runs --save {folder}",
         )
-    if about.get("format", FORMAT) > FORMAT:
-        raise AllometryError(
-            f"{folder / STUDY} is of a newer release", hint="pip install --upgrade allometry"
-        )
-    evidence = Evidence(
+    check_format(about, folder / STUDY)
+    if problem := _problem(about):
+        raise AllometryError(f"{folder / STUDY} is damaged: {problem}", hint="restore it, or save again")
+    evidence = StudyData(
         runs=_read(folder / RUNS, about["types"][RUNS]),
         curves=_parquet(folder / CURVES),
         positions=_widened(_parquet(folder / POSITIONS), _DIGITS),
@@ -128,10 +134,30 @@ def load(folder: Path) -> tuple[Study, Evidence]:
         prediction=read_json(folder / PREDICTION),
         command=about["command"],
         environment=about["environment"],
-        ledger=_read(folder / LEDGER, about["types"][LEDGER]) if (folder / LEDGER).exists() else None,
+        ledger=_read(folder / LEDGER, about["types"].get(LEDGER, {})) if (folder / LEDGER).exists() else None,
         parts={name: tuple(ids) for name, ids in about["parts"].items()},
     )
     return study(about["study"]), evidence
+
+
+def _problem(about: dict[str, Any]) -> str | None:
+    """Return what is wrong with what study.json says, or None."""
+    kinds = {"study": str, "command": str, "environment": dict, "planned": list, "parts": dict, "types": dict}
+    for key, kind in kinds.items():
+        if not isinstance(about.get(key), kind):
+            return f"{key!r} is missing or wrong"
+    lists = [about["planned"], *about["parts"].values()]
+    if not all(isinstance(ids, list) and all(isinstance(run, str) for run in ids) for ids in lists):
+        return "a list of runs holds something else"
+    for name in (RUNS, LEDGER):
+        types = about["types"].get(name, {} if name == LEDGER else None)
+        if not isinstance(types, dict) or not all(_is_type(kind) for kind in types.values()):
+            return f"the types of {name} are missing or wrong"
+    return None
+
+
+def _is_type(kind: Any) -> bool:
+    return isinstance(kind, str) and (kind in ("bool", "str", "object") or bool(_NUMBER.fullmatch(kind)))
 
 
 def _write_or_remove(path: Path, frame: pd.DataFrame | None) -> None:
@@ -142,22 +168,22 @@ def _write_or_remove(path: Path, frame: pd.DataFrame | None) -> None:
 
 
 def _types(frame: pd.DataFrame | None) -> dict[str, str]:
-    """What each column holds, which a CSV does not say."""
+    """Return what each column holds, which a CSV does not say."""
     return {} if frame is None else {str(name): str(kind) for name, kind in frame.dtypes.items()}
 
 
 def _read(path: Path, types: dict[str, str]) -> pd.DataFrame:
-    """A CSV with the types that its columns had and every digit of its numbers."""
+    """Return a CSV with the types that its columns had and every digit of its numbers."""
     try:
         text = pd.read_csv(path, dtype="str", keep_default_na=False)
         return pd.DataFrame({name: _column(text[name], types.get(str(name), "str")) for name in text})
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise AllometryError(f"cannot read {path}: {error}", hint="restore it, or save again") from error
 
 
 def _column(text: pd.Series, kind: str) -> pd.Series:
-    """A column from its texts; the empty ones are missing. Numbers go through Python, which rounds to the
-    nearest.
+    """Return a column from its texts; the empty ones are missing. Numbers go through Python, which rounds to
+    the nearest.
     """
     if kind == "bool":
         return text == "True"
@@ -177,14 +203,16 @@ def _parquet(path: Path) -> pd.DataFrame:
 
 
 def _narrow(positions: pd.DataFrame | None) -> pd.DataFrame:
-    """The losses in single precision, which holds all of their digits in half the space."""
+    """Return the losses in single precision, which holds all of their digits in half the space."""
     if positions is None or positions.empty:
         return pd.DataFrame({"run": [], "step": [], "position": [], "loss": []})
     return positions.astype({"step": "int32", "loss": "float32"})
 
 
 def _widened(positions: pd.DataFrame, digits: int) -> pd.DataFrame:
-    """The losses as they were recorded: rounding to the recorded digits undoes the single precision."""
+    """Return the losses as they were recorded: rounding to the recorded digits undoes the single
+    precision.
+    """
     if positions.empty:
         return positions
     loss = positions["loss"].astype(float)
@@ -193,18 +221,20 @@ def _widened(positions: pd.DataFrame, digits: int) -> pd.DataFrame:
     return positions.astype({"step": "int64"}).assign(loss=(loss * scale).round() / scale)
 
 
-def readme(analysis: Analysis, evidence: Evidence, folder: Path) -> str:
-    """What the folder holds, for a reader who found it: the answer, the constants, how to make it again."""
+def readme(analysis: Analysis, study_data: StudyData, folder: Path) -> str:
+    """Return what the folder holds, for a reader who found it: the answer, the constants, how to make it
+    again.
+    """
     from allometry.report import format as fmt
 
     place = folder.name if folder.is_absolute() else folder.as_posix()
-    machine = evidence.environment
+    machine = study_data.environment
     parts = [
         f"# Results: {analysis.study}",
         analysis.question,
         analysis.answer,
         f"Made by Allometry {machine.get('allometry')} with `{analysis.command}` on {machine.get('cores')} "
-        f"cores of {machine.get('cpu')}; {len(evidence.runs)} runs, the last finished on "
+        f"cores of {machine.get('cpu')}; {len(study_data.runs)} runs, the last finished on "
         f"{fmt.date(analysis.date)}.",
         "Open `report.html` for figures, tables and what limits all of it. It is made again from the "
         "files here, without training, a corpus or torch, by",

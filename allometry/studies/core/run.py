@@ -1,4 +1,4 @@
-"""Conducting a study: plan it, train what is missing, register the prediction in between, read the runs,
+"""Run a study: plan it, train what is missing, register the prediction in between, read the runs,
 write the report.
 """
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from allometry.data.fetching import downloads_allowed, no_downloads
 from allometry.env import cores
 from allometry.errors import AllometryError
 from allometry.runs.lock import exclusive
 from allometry.runs.store import Store, store_exists
 from allometry.runs.texts import record, recorded
 from allometry.studies.core import plan as planning
-from allometry.studies.core.predictions import predict_held_back as foretell
-from allometry.studies.core.predictions import register_prediction, registered
+from allometry.studies.core.predictions import predict_held_back, register_prediction, registered
 from allometry.studies.core.reporting import STUDIES, folder_of, read, runs_of, write_report
 from allometry.studies.core.study import Study, study
 from allometry.studies.core.texts import is_of_other_text, make_way, present_text
@@ -39,7 +39,7 @@ _GUESS = 3e10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class StudyRequest:
     """What the user asked for: a study, a budget in seconds, where the runs live, and on what data.
 
     `compute` (FLOPs) fixes the size of the study whatever the machine's speed; 0 asks for the smallest one.
@@ -79,7 +79,7 @@ class Request:
 
 
 class Display(Protocol):
-    """Where a conductor's messages go: the terminal, or a test."""
+    """Where the messages of `run_study` go: the terminal, or a test."""
 
     def say(self, text: str) -> None:
         """A line for the user."""
@@ -97,12 +97,18 @@ class Display(Protocol):
         """What came out, and where the report is."""
 
 
-def conduct(request: Request, display: Display, *, dry_run: bool = False) -> Path | None:
-    """Run a study from plan to report; returns the report's path, or None for a dry run.
+def run_study(request: StudyRequest, display: Display, *, dry_run: bool = False) -> Path | None:
+    """Run a study from plan to report; return the report's path, or None for a dry run, which trains and
+    downloads nothing.
 
     Raises AllometryError where the user can mend something; an interruption leaves everything to be
     continued.
     """
+    with no_downloads() if dry_run else nullcontext():
+        return _run_all(request, display, dry_run=dry_run)
+
+
+def _run_all(request: StudyRequest, display: Display, *, dry_run: bool) -> Path | None:
     from allometry.sweeps.devices import require_as_many
     from allometry.sweeps.pool import open_pool
 
@@ -119,7 +125,7 @@ def conduct(request: Request, display: Display, *, dry_run: bool = False) -> Pat
             display.say("workers: " + ", ".join(f"{count} on {kind}" for kind, count in pool.kinds.items()))
         _prepare_data(request, display)
         existing = _existing(request, pool, store, display, dry_run=dry_run)
-        plan, cost = _plan(request, question, pool, store, existing, display, began)
+        plan, cost = _plan(request, question, pool, store, existing, display, began, dry_run=dry_run)
         plan = _with_devices(plan, cost, pool, request.devices, display)
         _settle_texts(plan, pool, store, request, display, dry_run=dry_run)
         display.plan(plan, store, cost)
@@ -138,8 +144,10 @@ def _slug(text: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in text).strip("_")[:40]
 
 
-def _device(request: Request, question: Study, display: Display) -> str | None:
-    """What was asked for; for "auto" on a machine with GPUs where the study is predicted to end sooner."""
+def _device(request: StudyRequest, question: Study, display: Display) -> str | None:
+    """Return what was asked for; for "auto" on a machine with GPUs where the study is predicted to end
+    sooner.
+    """
     from allometry.sweeps.gpus import gpus
     from allometry.sweeps.pool import open_pool
     from allometry.sweeps.quicker import quicker
@@ -157,41 +165,58 @@ def _device(request: Request, question: Study, display: Display) -> str | None:
     return device
 
 
-def _prepare_data(request: Request, display: Display) -> None:
+def _prepare_data(request: StudyRequest, display: Display) -> None:
     """Tokenise once, before the workers ask for it."""
-    from allometry.data.tokens import prepare
+    from allometry.data.tokens import downloads, prepare
 
     data = request.data
+    if not downloads_allowed() and downloads(data.corpus, data.tokenizer):
+        return
     display.say(f"data: {data.corpus}, tokenizer {data.tokenizer}")
     prepare(data.corpus, data.tokenizer)
 
 
 def _existing(
-    request: Request, pool: Pool, store: Store | None, display: Display, *, dry_run: bool
+    request: StudyRequest, pool: Pool, store: Store | None, display: Display, *, dry_run: bool
 ) -> StudyPlan | None:
     """The plan that the store holds for this request on the text as it is now, if any."""
     if store is None:
         return None
-    text, folder = present_text(request.data), folder_of(store, request.key)
     if dry_run:
-        return None if is_of_other_text(folder, text) else planning.load(folder)
+        return _existing_for_dry_run(request, store.path / STUDIES / request.key)
+    text, folder = present_text(request.data), folder_of(store, request.key)
     shared = _is_shared(request, pool, store)
     with nullcontext() if shared else exclusive(store.path):
         for sentence in make_way(store, request.key, text, shared=shared):
             display.say(sentence)
     folder = folder_of(store, request.key)
-    if recorded(folder) is None:
+    if folder.exists() and recorded(folder) is None:
         record(folder, text)
     return planning.load(folder)
 
 
-def _is_shared(request: Request, pool: Pool, store: Store) -> bool:
+def _existing_for_dry_run(request: StudyRequest, folder: Path) -> StudyPlan | None:
+    """Return the plan in a folder, unless its text is known to have changed."""
+    from allometry.data.tokens import downloads
+
+    if downloads(request.data.corpus, request.data.tokenizer):
+        return planning.load(folder)
+    return None if is_of_other_text(folder, present_text(request.data)) else planning.load(folder)
+
+
+def _is_shared(request: StudyRequest, pool: Pool, store: Store) -> bool:
     """Whether other processes may be using the store at the same time."""
     return store.remote or pool.shared or request.shard is not None
 
 
 def _settle_texts(
-    plan: StudyPlan, pool: Pool, store: Store | None, request: Request, display: Display, *, dry_run: bool
+    plan: StudyPlan,
+    pool: Pool,
+    store: Store | None,
+    request: StudyRequest,
+    display: Display,
+    *,
+    dry_run: bool,
 ) -> None:
     """Put runs of other text aside, so that the plan shows what is left to do; a dry run leaves them out."""
     from allometry.train.texts import compare, refuse_changed, settle
@@ -213,21 +238,26 @@ def _settle_texts(
 
 
 def _plan(
-    request: Request,
+    request: StudyRequest,
     question: Study,
     pool: Pool,
     store: Store | None,
     existing: StudyPlan | None,
     display: Display,
     began: float,
+    *,
+    dry_run: bool,
 ) -> tuple[StudyPlan, CostModel]:
-    """The `existing` plan, or a new one for what is left of the budget."""
+    """Return the `existing` plan, or a new one for what is left of the budget."""
     from allometry.sweeps.calibrate import calibrate
 
     workers = pool.workers * (request.shard.of if request.shard else 1)
     guess = existing.sweep if existing else _rough(question, request, workers)
-    display.say("calibrating: a few steps of each shape on this machine (kept for next time)")
-    cost = calibrate(guess, pool=pool, on_shape=display.calibrating)
+    # a plan alone has no need of times, unless it is to fit a time
+    measure = not dry_run or (existing is None and request.compute is None)
+    if measure:
+        display.say("calibrating: a few steps of each shape on this machine (kept for next time)")
+    cost = calibrate(guess, pool=pool, on_shape=display.calibrating, measure=measure)
     if existing is not None:
         return existing, cost
     if request.compute is None:
@@ -235,15 +265,19 @@ def _plan(
         plan = planning.within_budget(question, request.budget, request.data, cost, workers, spent=spent)
     else:
         plan = planning.of_compute(question, request.compute, request.data, cost, workers)
-    if store:
-        plan = planning.keep(plan, store, folder_of(store, request.key))
+    if store and not dry_run:
+        folder = folder_of(store, request.key)
+        if recorded(folder) is None:  # before the plan: a plan without its text could be taken for any text's
+            folder.mkdir(parents=True, exist_ok=True)
+            record(folder, present_text(request.data))
+        plan = planning.keep(plan, store, folder)
     return plan, cost
 
 
 def _with_devices(
     plan: StudyPlan, cost: CostModel, pool: Pool, most: int | None, display: Display
 ) -> StudyPlan:
-    """The plan with the devices of each run, stage by stage: the slots are free again between them."""
+    """Return the plan with the devices of each run, stage by stage: the slots are free again between them."""
     from allometry.sweeps.devices import too_large, with_devices
 
     runs = {run.id: run for stage in plan.stages() for run in with_devices(stage, cost, pool, most)}
@@ -253,7 +287,7 @@ def _with_devices(
     return replace(plan, sweep=sweep)
 
 
-def _rough(question: Study, request: Request, workers: int) -> Sweep:
+def _rough(question: Study, request: StudyRequest, workers: int) -> Sweep:
     """Roughly the sweep that will be planned, to know which shapes to time; larger if the guess is too
     little.
     """
@@ -269,7 +303,7 @@ def _rough(question: Study, request: Request, workers: int) -> Sweep:
 
 
 def _train(
-    request: Request,
+    request: StudyRequest,
     question: Study,
     plan: StudyPlan,
     cost: CostModel,
@@ -304,7 +338,7 @@ def _train(
 
 
 def _register(
-    request: Request, question: Study, plan: StudyPlan, store: Store, display: Display
+    request: StudyRequest, question: Study, plan: StudyPlan, store: Store, display: Display
 ) -> dict[str, Any] | None:
     """Predict the held-back runs from the others, in writing, once; None if no study could."""
     folder = folder_of(store, request.key)
@@ -314,7 +348,7 @@ def _register(
     held = set(plan.held_back)
     runs = runs_of(store, [run for run in plan.sweep.ids if run not in held])
     finished = runs[runs["status"] == "done"]
-    predicted, reasons = foretell(question, plan, finished)
+    predicted, reasons = predict_held_back(question, plan, finished)
     for name, reason in reasons.items():
         display.say(f"{name} could not predict its larger runs: {reason}")
     if predicted.empty:

@@ -1,13 +1,8 @@
-"""What a reading of runs is, and the few things that every reading does: a row beside the published constant,
-the caveats of a fit, numbers as text.
+"""Sections of a study: text, figures and tables with constants beside the published ones, fits and warnings.
 
-A reading that the runs cannot support raises AllometryError with the reason; `attempt` turns that into a
-sentence, so that a study answers the rest.
-
-From readings to a study's entry in the log: sections, constants, warnings and what was left out.
-
-What every study does with its runs before it reads them: sets aside what cannot be used, with the reason,
-measures the noise between seeds, and says what limits its conclusions.
+A section that the runs cannot support raises AllometryError with the reason; `section_or_reason` turns that
+into a sentence, so that a study answers the rest. `chapter` puts the sections of a study together;
+`usable_runs`, `scope` and `seed_noise` say which runs count, what they cover, and how far seeds differ.
 """
 
 from __future__ import annotations
@@ -28,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from allometry.laws.result import FitResult
-    from allometry.studies.core.study import Evidence, Study
+    from allometry.studies.core.study import Study, StudyData
 
 LEVEL = 0.95
 KAPLAN = "Kaplan 2020"
@@ -40,7 +35,7 @@ TOKENS = "its scale depends on tokens and text (ours are bytes), so only exponen
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class StudySection:
     """One question asked of the runs: a section of the report, constants for the table, fits by name, and
     warnings."""
 
@@ -50,13 +45,13 @@ class Reading:
     warnings: tuple[str, ...] = ()
 
 
-def attempt(title: str, reading: Callable[[], Reading]) -> Reading:
-    """The reading, or a section that says why the runs do not support it."""
+def section_or_reason(title: str, section: Callable[[], StudySection]) -> StudySection:
+    """Return the section, or one that says why the runs do not support it."""
     try:
-        return reading()
+        return section()
     except AllometryError as error:
         text = f"This could not be answered from these runs: {error.message}. {_sentence(error.cli_hint)}"
-        return Reading(section=Section(title=title, text=text), warnings=(f"{title}: {error.message}",))
+        return StudySection(section=Section(title=title, text=text), warnings=(f"{title}: {error.message}",))
 
 
 def _sentence(text: str | None) -> str:
@@ -72,8 +67,8 @@ def constant(
     *,
     widest: float = 1.0,
 ) -> Constant:
-    """A row of the table: agrees if the interval holds a published value, unless it is so wide that it says
-    nothing.
+    """Return a row of the table: agrees if the interval holds a published value, unless it is so wide that it
+    says nothing.
 
     `estimate` is (value, low, high) at LEVEL; `widest` is the width of the interval over the value from which
     nothing can be told.
@@ -98,7 +93,7 @@ EXPECTED = ("correlation", "scale-not-identified")
 
 
 def caveats(result: FitResult, label: str) -> tuple[str, ...]:
-    """The fit's own warnings, as sentences under its name."""
+    """Return the fit's own warnings, as sentences under its name."""
     return tuple(
         f"{label}: {warning.meaning}"
         + (f"; what is known: {warning.identified}" if warning.identified else "")
@@ -108,24 +103,25 @@ def caveats(result: FitResult, label: str) -> tuple[str, ...]:
 
 
 def one_law(runs: pd.DataFrame, law: str, x: str) -> FitResult:
-    """A power law of the loss in one column, by least squares on log loss, resampled by run."""
+    """Return a power law of the loss in one column, by least squares on log loss, resampled by run."""
     (symbol,) = get(law).inputs
     return fit(runs, law=law, columns={symbol: x, "L": "loss"}, objective="lsq-log", group="run")
 
 
 def estimate(result: FitResult, name: str) -> tuple[float, float, float]:
-    """A parameter with its interval at LEVEL."""
+    """Return a parameter with its interval at LEVEL."""
     return (result.parameters[name], *result.interval(name, LEVEL))
 
 
 def percent(value: float) -> str:
-    """A share in percent with two digits, whole numbers from ten on."""
+    """Return a share in percent with two digits, whole numbers from ten on."""
     return f"{100 * value:.2g} %" if abs(value) < 0.0995 else f"{100 * value:.0f} %"
 
 
 def mean_estimate(values: ArrayLike) -> tuple[float, float, float]:
-    """The mean of independent measurements with Student's interval at LEVEL; AllometryError for fewer than
-    two."""
+    """Return the mean of independent measurements with Student's interval at LEVEL; AllometryError for fewer
+    than two.
+    """
     from scipy.stats import t
 
     kept = np.asarray(values, dtype=float)
@@ -145,8 +141,9 @@ def claim(
     above: bool,
     paper: str = KAPLAN,
 ) -> Constant:
-    """A row for a claim of a paper that a quantity lies above (or below) zero: agrees if the whole interval
-    does, differs if the whole interval does not."""
+    """Return a row for a claim of a paper that a quantity lies above (or below) zero: agrees if the whole
+    interval does, differs if the whole interval does not.
+    """
     ours, low, high = estimate
     as_claimed, against = (low > 0, high < 0) if above else (high < 0, low > 0)
     verdict: Verdict = "agrees" if as_claimed else "differs" if against else "cannot tell"
@@ -157,7 +154,7 @@ def claim(
 
 
 def slope_of(means: pd.Series) -> dict[str, float]:
-    """The slope of log L in log N of losses indexed by N (three or more), with its interval."""
+    """Return the slope of log L in log N of losses indexed by N (three or more), with its interval."""
     from scipy.stats import linregress, t
 
     line = linregress(np.log(means.index.to_numpy(dtype=float)), np.log(means.to_numpy()))
@@ -167,27 +164,27 @@ def slope_of(means: pd.Series) -> dict[str, float]:
 
 def chapter(
     study: Study,
-    evidence: Evidence,
-    readings: Mapping[str, Reading],
+    study_data: StudyData,
+    sections: Mapping[str, StudySection],
     *,
     answer: str,
     next: str,
     excluded: pd.DataFrame | None = None,
     warnings: tuple[str, ...] = (),
 ) -> Analysis:
-    """The analysis of a study whose readings come in this order; `warnings` come before their own."""
-    kept = list(readings.values())
+    """Report the analysis of a study whose analyses come in this order; `warnings` come before their own."""
+    kept = list(sections.values())
     return Analysis(
         study=study.name,
         question=study.question,
         answer=answer,
-        command=evidence.command,
-        sections=tuple(reading.section for reading in kept),
-        constants=tuple(row for reading in kept for row in reading.constants),
-        warnings=(*warnings, *(w for reading in kept for w in reading.warnings)),
+        command=study_data.command,
+        sections=tuple(section.section for section in kept),
+        constants=tuple(row for section in kept for row in section.constants),
+        warnings=(*warnings, *(w for section in kept for w in section.warnings)),
         excluded=excluded,
-        runs=evidence.runs,
-        environment=evidence.environment,
+        runs=study_data.runs,
+        environment=study_data.environment,
         expected=study.expected,
         next=next,
     )
@@ -197,9 +194,11 @@ ENOUGH_UPDATES = 2000
 """Updates below which a run measures when it left its plateau more than its size (`docs/log.md`)."""
 
 
-def usable_runs(evidence: Evidence) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Finished runs, and what is left out of the fits with the reason; nothing is dropped in silence."""
-    runs = evidence.runs
+def usable_runs(study_data: StudyData) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return finished runs, and what is left out of the fits with the reason; nothing is dropped in
+    silence.
+    """
+    runs = study_data.runs
     reasons = (
         runs["status"]
         .map({"diverged": "diverged", "failed": "failed", "partial": "not finished"})
@@ -210,14 +209,16 @@ def usable_runs(evidence: Evidence) -> tuple[pd.DataFrame, pd.DataFrame]:
     reasons[(runs["status"] == "done") & ~finite] = "no finite loss"
     out = reasons.notna()
     excluded = runs.loc[out, ["run", "N", "D", "seed", "loss"]].assign(reason=reasons[out])
-    missing = [run for run in evidence.planned if run not in set(runs["run"])]
+    missing = [run for run in study_data.planned if run not in set(runs["run"])]
     for run in missing:
         excluded.loc[len(runs) + len(excluded), ["run", "reason"]] = [run, "not trained yet"]
     return runs[~out].reset_index(drop=True), excluded
 
 
-def seed_noise(runs: pd.DataFrame) -> tuple[float | None, Reading]:
-    """Relative standard deviation between seeds at each repeated point, and pooled; None without repeats."""
+def seed_noise(runs: pd.DataFrame) -> tuple[float | None, StudySection]:
+    """Return relative standard deviation between seeds at each repeated point, and pooled; None without
+    repeats.
+    """
     grouped = runs.assign(log_loss=np.log(runs["loss"])).groupby(["N", "D"])
     table = grouped.agg(
         seeds=("seed", "nunique"), mean=("loss", "mean"), sd=("log_loss", "std")
@@ -226,7 +227,7 @@ def seed_noise(runs: pd.DataFrame) -> tuple[float | None, Reading]:
     title = "Noise between seeds"
     if not len(table):
         text = "No point was trained with several seeds, so the noise of a run is not known."
-        return None, Reading(section=Section(title=title, text=text))
+        return None, StudySection(section=Section(title=title, text=text))
     freedom = table["seeds"] - 1
     pooled = float(np.sqrt((freedom * table["relative sd"] ** 2).sum() / freedom.sum()))
     text = (
@@ -237,11 +238,11 @@ def seed_noise(runs: pd.DataFrame) -> tuple[float | None, Reading]:
     )
     caption = "Every point with several seeds."
     evidence = (Table(name="seed-noise", title="Repeated points", caption=caption, frame=table),)
-    return pooled, Reading(section=Section(title=title, text=text, evidence=evidence))
+    return pooled, StudySection(section=Section(title=title, text=text, evidence=evidence))
 
 
-def scope(runs: pd.DataFrame, evidence: Evidence) -> tuple[str, ...]:
-    """What limits every conclusion of this study at this budget."""
+def scope(runs: pd.DataFrame, study_data: StudyData) -> tuple[str, ...]:
+    """Return what limits every conclusion of this study at this budget."""
     found = []
     fewest = int(runs["S"].min())
     if fewest < ENOUGH_UPDATES:
@@ -255,10 +256,10 @@ def scope(runs: pd.DataFrame, evidence: Evidence) -> tuple[str, ...]:
     epochs = float((runs["D"] / runs["unique"]).max())
     if epochs > 1.05:
         found.append(f"The longest runs see their text {epochs:.1f} times; the laws assume fresh tokens.")
-    missing = len(evidence.planned) - len(runs)
+    missing = len(study_data.planned) - len(runs)
     if missing:
         found.append(
-            f"{missing} of {len(evidence.planned)} planned runs are missing from the fits (see excluded "
+            f"{missing} of {len(study_data.planned)} planned runs are missing from the fits (see excluded "
             f"runs)."
         )
     return tuple(found)

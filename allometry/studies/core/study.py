@@ -31,8 +31,8 @@ PACKAGE = "allometry.studies"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """What a study reads: finished runs and curves from the store, never anything else.
+class StudyData:
+    """Data that a study reads: finished runs and curves from the store, never anything else.
 
     `runs` and `curves` have the columns of `Store.frame()` and `Store.curves()`; `prediction` is what was
     registered before the held-back runs were trained (see `core.predictions`), or None; `planned` names
@@ -53,8 +53,10 @@ class Evidence:
     novelty: pd.DataFrame | None = None
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def of(self, name: str) -> Evidence:
-        """The evidence of one study of a collection: its runs, their curves, and its own prediction."""
+    def of(self, name: str) -> StudyData:
+        """Return the data of one study of a collection: its runs, their curves, and its own
+        prediction.
+        """
         ids = self.parts[name]
         known = set(ids)
 
@@ -75,52 +77,56 @@ class Evidence:
 class Study(ABC):
     """A question with a docstring that says why it is asked and how it is answered.
 
-    `expected` says in a sentence or two what one expects to see, before it is seen. `designs` names the sets
-    of runs that the study reads (`studies.designs`), each with its share of the study's compute. `budget` is
-    the time that `allometry run` gives it unless it is told another.
+    `expected` says in a sentence or two what one expects to see, before it is seen. `run_sets` names the run
+    sets that the study reads, each with its share of the study's compute. `budget` is the time that
+    `allometry run` gives it unless it is told another.
     """
 
     name: ClassVar[str]
     question: ClassVar[str]
     expected: ClassVar[str] = ""
     budget: ClassVar[str] = "10m"
-    designs: ClassVar[dict[str, float]] = {}
+    run_sets: ClassVar[dict[str, float]] = {}
 
     def sweep(self, compute: float, data: DataConfig) -> Sweep:
-        """The runs that spend about `compute` training FLOPs (everything counted: blocks, attention and head)
-        on `data`: those of its designs, each at its share.
+        """Return the runs that spend about `compute` training FLOPs (everything counted: blocks, attention
+        and head) on `data`: those of its run sets, each at its share.
 
         Larger compute must never ask for less. Raises AllometryError if `compute` is too little to ask the
         question.
         """
-        runs = [run for part in self.by_design(compute, data).values() for run in part]
+        runs = [run for part in self.by_run_set(compute, data).values() for run in part]
         return Sweep(self.name, self.question, tuple(runs))
 
-    def by_design(self, compute: float, data: DataConfig) -> dict[str, tuple[RunConfig, ...]]:
-        """The runs by design; two designs may ask for the same run."""
-        return {name: run_set_named(name)(share * compute, data) for name, share in self.designs.items()}
+    def by_run_set(self, compute: float, data: DataConfig) -> dict[str, tuple[RunConfig, ...]]:
+        """Return the runs by run set; two run sets may ask for the same run."""
+        return {name: run_set_named(name)(share * compute, data) for name, share in self.run_sets.items()}
 
     def parts(self, compute: float, data: DataConfig) -> dict[str, Sweep]:
-        """The runs by study: of this one, or of each member of a collection."""
+        """Return the runs by study: of this one, or of each member of a collection."""
         return {self.name: self.sweep(compute, data)}
 
     def member(self, name: str) -> Study:
-        """The study of that name among `parts`: this one, or a member of a collection."""
+        """Return the study of that name among `parts`: this one, or a member of a collection."""
         return self if name == self.name else study(name)
 
     def held_back(self, run: RunConfig, sweep: Sweep) -> bool:
-        """Whether this run's loss is to be predicted, in writing, before it is trained. Default: none is."""
+        """Return whether this run's loss is to be predicted, in writing, before it is trained. Default: none
+        is.
+        """
         return False
 
     def predict(self, runs: pd.DataFrame, held_back: pd.DataFrame) -> pd.DataFrame:
-        """Losses of the held-back runs, predicted from the finished ones: `held_back` with columns loss, low,
-        high, level, method. Only asked of studies that hold runs back.
+        """Return losses of the held-back runs, predicted from the finished ones: `held_back` with columns
+        loss, low, high, level, method. Only asked of studies that hold runs back.
         """
         raise NotImplementedError(f"{self.name} holds runs back and does not predict them")
 
     @abstractmethod
-    def analyse(self, evidence: Evidence) -> Analysis:
-        """The answer: fits, intervals, figures, verdicts. Reads only `evidence`; never imports torch."""
+    def analyse(self, study_data: StudyData) -> Analysis:
+        """Report the answer: fits, intervals, figures, verdicts. Reads only `study_data`; never imports
+        torch.
+        """
 
 
 _STUDIES: dict[str, type[Study]] = {}

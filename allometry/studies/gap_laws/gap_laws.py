@@ -1,7 +1,7 @@
 """Laws of generalisation: of the gap between test and training, and of the time until it closes.
 
-The reading of the laws of generalisation: forms of the gap and of the time to generalise, compared by what
-they foretell of larger models.
+The analysis of the laws of generalisation: forms of the gap and of the time to generalise, compared by what
+they predict of larger models.
 """
 
 from __future__ import annotations
@@ -17,16 +17,24 @@ from allometry.figures.several import several
 from allometry.laws.backtest import backtest
 from allometry.laws.fit import fit
 from allometry.report.content import Constant, Section, Table
-from allometry.studies.core.sections import Reading, attempt, caveats, chapter, constant, percent, usable_runs
+from allometry.studies.core.sections import (
+    StudySection,
+    caveats,
+    chapter,
+    constant,
+    percent,
+    section_or_reason,
+    usable_runs,
+)
 from allometry.studies.core.study import Study, register
-from allometry.studies.gap_laws.predicted import foretell, foretold, time_laws
+from allometry.studies.gap_laws.predicted import predict_largest, predicted_section, time_laws
 from allometry.studies.shared.equations import equations, widest
 from allometry.studies.shared.repeats import USUAL_DECAY, descents, largest_size, noise_of, repeated
 from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis, Figure
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
     from allometry.sweeps.sweep import Sweep
     from allometry.train.config import RunConfig
 
@@ -36,7 +44,7 @@ class GapLaws(Study):
     """Fits forms of the gap in N, the size of the set and repeats, and of the time to generalise in N, the
     share of the table and weight decay; the largest models are predicted before they are trained.
 
-    Forms are compared by what they foretell of larger models. Where the test loss rises and falls again,
+    Forms are compared by what they predict of larger models. Where the test loss rises and falls again,
     along training, size or data (Nakkiran et al. 2019, arXiv 1912.02292), no such law can hold: so descents
     are looked for first.
     """
@@ -44,7 +52,7 @@ class GapLaws(Study):
     name: ClassVar[str] = "gap_laws"
     question: ClassVar[str] = (
         "Are there laws of generalisation: can the gap between test and training loss, and the time until a "
-        "model generalises, be foretold for larger models from smaller ones?"
+        "model generalises, be predicted for larger models from smaller ones?"
     )
     expected: ClassVar[str] = (
         "The gap is a power of repeats and of N per token to within a fifth, and saturates where a set "
@@ -55,46 +63,48 @@ class GapLaws(Study):
         "along training in arithmetic, where it is what grokking is; none on text at these sizes."
     )
     budget: ClassVar[str] = "15m"
-    designs: ClassVar[dict[str, float]] = {"epochs": 0.6, "grokking": 0.4}
+    run_sets: ClassVar[dict[str, float]] = {"epochs": 0.6, "grokking": 0.4}
 
     def held_back(self, run: RunConfig, sweep: Sweep) -> bool:
-        """The largest size on text, on every set, and the largest on equations."""
+        """Return the largest size on text, on every set, and the largest on equations."""
         return largest_size(run, sweep.runs) or widest(run)
 
     def predict(self, runs: pd.DataFrame, held_back: pd.DataFrame) -> pd.DataFrame:
-        """Final losses on text, by forms weighted by their back-test, and times to generalise on
+        """Return final losses on text, by forms weighted by their back-test, and times to generalise on
         equations.
         """
-        return foretell(runs, held_back)
+        return predict_largest(runs, held_back)
 
-    def analyse(self, evidence: Evidence) -> Analysis:
-        """Forms of the gap and of the time, what they foretell, and where losses descend twice."""
-        runs, excluded = usable_runs(evidence)
+    def analyse(self, study_data: StudyData) -> Analysis:
+        """Report forms of the gap and of the time, what they predict, and where losses descend twice."""
+        runs, excluded = usable_runs(study_data)
 
         @cache
         def text() -> pd.DataFrame:
-            return repeated(runs, evidence.curves)
+            return repeated(runs, study_data.curves)
 
         @cache
         def points() -> pd.DataFrame:
-            return along(text(), evidence.curves)
+            return along(text(), study_data.curves)
 
-        readings = {
-            "gap": attempt(_GAP, lambda: _forms(points(), "gap", _GAP)),
-            "excess": attempt(_PENALTY, lambda: _forms(points(), "penalty", _PENALTY)),
-            "regular": attempt(_REGULAR, lambda: _regularised(text())),
-            "time": attempt("The time to generalise", lambda: time_laws(equations(runs))),
-            "descents": attempt(
+        sections = {
+            "gap": section_or_reason(_GAP, lambda: _forms(points(), "gap", _GAP)),
+            "excess": section_or_reason(_PENALTY, lambda: _forms(points(), "penalty", _PENALTY)),
+            "regular": section_or_reason(_REGULAR, lambda: _regularised(text())),
+            "time": section_or_reason("The time to generalise", lambda: time_laws(equations(runs))),
+            "descents": section_or_reason(
                 "Double descent",
-                lambda: descents(_known(text), _known(lambda: equations(runs)), evidence.curves),
+                lambda: descents(_known(text), _known(lambda: equations(runs)), study_data.curves),
             ),
         }
-        if evidence.prediction is not None:
-            registered = evidence.prediction
-            readings["foretold"] = attempt("What was foretold", lambda: foretold(evidence.runs, registered))
-        said = [str(each.fits["summary"]) for each in readings.values() if each.fits.get("summary")]
+        if study_data.prediction is not None:
+            registered = study_data.prediction
+            sections["predicted"] = section_or_reason(
+                "What was predicted", lambda: predicted_section(study_data.runs, registered)
+            )
+        said = [str(each.fits["summary"]) for each in sections.values() if each.fits.get("summary")]
         return chapter(
-            self, evidence, readings, excluded=excluded, next=_next(readings),
+            self, study_data, sections, excluded=excluded, next=_next(sections),
             answer=" ".join(said) or "These runs are too few for laws of generalisation: see the sections.",
         )  # fmt: skip
 
@@ -122,8 +132,8 @@ def _known(table):  # type: ignore[no-untyped-def]
 
 
 def along(table: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """Points of the usual runs on sets, after their first pass: run, N, U, R, step, `gap` (test less training
-    loss) and `penalty` (test loss less that of the same size on all the text at the same update).
+    """Return points of the usual runs on sets, after their first pass: run, N, U, R, step, `gap` (test less
+    training loss) and `penalty` (test loss less that of the same size on all the text at the same update).
 
     Raises AllometryError if there are none.
     """
@@ -142,8 +152,8 @@ def along(table: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     return points
 
 
-def _forms(points: pd.DataFrame, output: str, title: str) -> Reading:
-    """Every form fitted to all sizes, and to all but the largest, which it then has to predict."""
+def _forms(points: pd.DataFrame, output: str, title: str) -> StudySection:
+    """Report every form fitted to all sizes, and to all but the largest, which it then has to predict."""
     usable = points[points[output] > LEAST_GAP].rename(columns={"run": "run_id"}).reset_index(drop=True)
     sizes = np.sort(usable["N"].unique())
     if len(sizes) < 3 or usable["U"].nunique() < 3:
@@ -169,7 +179,7 @@ def _forms(points: pd.DataFrame, output: str, title: str) -> Reading:
     powers = ", ".join(_power(best, name) for name in best.free if name != "P")
     first = scores.iloc[0]
     summary = (
-        f"Of the forms of the {'gap' if output == 'gap' else 'excess loss'}, {first['form']} foretells "
+        f"Of the forms of the {'gap' if output == 'gap' else 'excess loss'}, {first['form']} predicts "
         f"larger models best "
         f"({percent(first['mean_error'])} off; {powers})."
     )
@@ -180,7 +190,7 @@ def _forms(points: pd.DataFrame, output: str, title: str) -> Reading:
         f"points below "
         f"{LEAST_GAP} nats are left out. {summary}"
     )
-    return Reading(
+    return StudySection(
         section=Section(title=title, text=text, evidence=(_figure(usable, best, output, title), shown)),
         fits={"best": best, "scores": scores, "summary": summary},
         warnings=caveats(best, title.lower()),
@@ -193,7 +203,7 @@ def _power(best, name: str) -> str:  # type: ignore[no-untyped-def]
 
 
 def _figure(points: pd.DataFrame, best, output: str, title: str) -> Figure:  # type: ignore[no-untyped-def]
-    """The largest size against repeats, a line of the best form for each set."""
+    """Draw the largest size against repeats, a line of the best form for each set."""
     largest = points[points["N"] == points["N"].max()].sort_values(["U", "R"])
     drawn = largest.assign(series=[f"U = {format_count(u)}" for u in largest["U"]])
     lines = drawn[["series", "R"]].assign(**{output: best.predict(drawn)})
@@ -206,8 +216,8 @@ def _figure(points: pd.DataFrame, best, output: str, title: str) -> Figure:  # t
     )  # fmt: skip
 
 
-def _regularised(table: pd.DataFrame) -> Reading:
-    """Gap and excess loss of one size on one set under other weight decays, and with dropout."""
+def _regularised(table: pd.DataFrame) -> StudySection:
+    """Report gap and excess loss of one size on one set under other weight decays, and with dropout."""
     varied = table[~table["usual"]]
     if not len(varied):
         raise AllometryError("no run was regularised otherwise", hint="allow more time")
@@ -233,13 +243,15 @@ def _regularised(table: pd.DataFrame) -> Reading:
         f"{said} Dropout "
         "and weight decay are the same in all of a run."
     )
-    return Reading(
+    return StudySection(
         section=Section(title=_REGULAR, text=text, evidence=(shown,)), constants=rows, fits={"summary": said}
     )
 
 
 def _taken(frame: pd.DataFrame, noise: float) -> tuple[tuple[Constant, ...], str]:
-    """The share of the excess loss that strong weight decay takes away, with its interval from seed noise."""
+    """Return the share of the excess loss that strong weight decay takes away, with its interval from seed
+    noise.
+    """
     usual = frame[(frame["dropout"] == 0) & np.isclose(frame["weight_decay"], USUAL_DECAY)]
     strong = frame[(frame["dropout"] == 0) & (frame["weight_decay"] > 0.99)]
     if not len(usual) or not len(strong) or usual["excess"].iloc[0] < 3 * noise:
@@ -265,7 +277,7 @@ def _taken(frame: pd.DataFrame, noise: float) -> tuple[tuple[Constant, ...], str
     return (row,), said
 
 
-def _next(readings: dict[str, Reading]) -> str:
-    if "scores" not in readings["gap"].fits:
+def _next(sections: dict[str, StudySection]) -> str:
+    if "scores" not in sections["gap"].fits:
         return "Allow more time: forms of the gap need three sizes that learn three sets by heart."
     return "Do the exponents of the gap move when each size has its own best weight decay?"

@@ -1,6 +1,6 @@
 """Laws of the time to generalise: how it depends on the share of the table, on size and on weight decay.
 
-Foretelling larger models of the study of gaps: their final losses on text, their times on equations.
+Analysis: predictions for larger models: their final losses on text, their times on equations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from allometry.figures.several import several
 from allometry.laws.fit import fit
 from allometry.report.content import Section, Table
 from allometry.studies.core.predictions import score
-from allometry.studies.core.sections import LEVEL, Reading, percent
+from allometry.studies.core.sections import LEVEL, StudySection, percent
 from allometry.studies.shared.equations import division, equations, fit_time, predictors
 from allometry.studies.shared.forecast import verdict
 from allometry.studies.shared.repeats import USUAL_DECAY
@@ -40,14 +40,14 @@ _TITLE = "The time to generalise"
 
 
 def decayed(table: pd.DataFrame) -> pd.DataFrame:
-    """Runs on division with weight decay: the logarithm of none is not a number."""
+    """Return runs on division with weight decay: the logarithm of none is not a number."""
     own = division(table)
     return own[own["weight_decay"] > 0].reset_index(drop=True)
 
 
-def time_laws(table: pd.DataFrame) -> Reading:
-    """Three forms in the share f, each with powers of N and of weight decay, fitted with censored times, and
-    what they say of the largest size when they are fitted to the others.
+def time_laws(table: pd.DataFrame) -> StudySection:
+    """Report three forms in the share f, each with powers of N and of weight decay, fitted with censored
+    times, and what they say of the largest size when they are fitted to the others.
 
     Raises AllometryError where no form can be fitted.
     """
@@ -92,7 +92,7 @@ def time_laws(table: pd.DataFrame) -> Reading:
         f"{int(own['understood'].sum())} "
         f"generalised within their horizon; the others count as later than that. {summary}"
     )
-    return Reading(
+    return StudySection(
         section=Section(title=_TITLE, text=text, evidence=(figure, listed)),
         fits={"scores": scores, "best": (best, fitted, critical), "summary": summary},
     )
@@ -107,8 +107,8 @@ def _described(fitted: Censored, critical: float) -> dict[str, object]:
 
 
 def held_out(table: pd.DataFrame, form: str) -> float:
-    """Root mean square error of log time of the largest size's runs that generalised, from the other sizes;
-    NaN where that cannot be fitted.
+    """Return root mean square error of log time of the largest size's runs that generalised, from the other
+    sizes; NaN where that cannot be fitted.
     """
     largest = table["N"] == table["N"].max()
     test = table[largest & table["understood"]]
@@ -147,7 +147,7 @@ LEAST_EXCESS = 0.002
 """Relative excess below which it is noise; smaller ones count as this."""
 
 
-def foretell(runs: pd.DataFrame, held_back: pd.DataFrame) -> pd.DataFrame:
+def predict_largest(runs: pd.DataFrame, held_back: pd.DataFrame) -> pd.DataFrame:
     """`held_back` with loss, low, high, level, method and what; runs on equations have their time there.
 
     Raises AllometryError if neither can be predicted.
@@ -167,14 +167,14 @@ def foretell(runs: pd.DataFrame, held_back: pd.DataFrame) -> pd.DataFrame:
 
 
 def _text(runs: pd.DataFrame, wanted: pd.DataFrame) -> pd.DataFrame:
-    """The loss on all the text by a law of N with a floor and without, times one plus the excess by the
-    forms; each weighted by how well it foretold the largest size that is known.
+    """Return the loss on all the text by a law of N with a floor and without, times one plus the excess by
+    the forms; each weighted by how well it predicted the largest size that is known.
     """
     own = runs[(runs["tokenizer"] != "symbols") & runs["early_stop"].isna()]
     own = own[(own["dropout"].astype(float) == 0) & np.isclose(own["weight_decay"], USUAL_DECAY)]
     table = own.assign(U=own["limit"].fillna(np.inf)).groupby(["N", "U"])["loss"].mean().reset_index()
     if table["N"].nunique() < 3:
-        raise AllometryError("three sizes are needed to foretell a fourth", hint="allow more time")
+        raise AllometryError("three sizes are needed to predict a fourth", hint="allow more time")
     points = wanted.assign(U=wanted["limit"].astype(float).fillna(np.inf))
     last = table["N"] == table["N"].max()
     known = table[last]
@@ -195,7 +195,9 @@ def _text(runs: pd.DataFrame, wanted: pd.DataFrame) -> pd.DataFrame:
 
 
 def predicted_loss(table: pd.DataFrame, points: pd.DataFrame, form: str) -> np.ndarray:
-    """Losses at points (N, U; U infinite for all the text) from a table with the columns N, U and loss."""
+    """Return losses at points (N, U; U infinite for all the text) from a table with the columns N, U and
+    loss.
+    """
     fresh = table[~np.isfinite(table["U"])]
     law = "power-offset" if len(fresh) >= 4 else "power"
     whole = fit(fresh, law=law, columns={"X": "N", "L": "loss"}, objective="lsq-log", bootstrap=0)
@@ -222,7 +224,7 @@ def _columns(form: str, largest: float) -> Callable[[pd.DataFrame], np.ndarray]:
 
 
 def _times(runs: pd.DataFrame, wanted: pd.DataFrame) -> pd.DataFrame:
-    """Updates until the held-out equations are answered, by the form that foretells the largest known
+    """Return updates until the held-out equations are answered, by the form that predicts the largest known
     size.
     """
     own = decayed(equations(runs))
@@ -237,8 +239,8 @@ def _times(runs: pd.DataFrame, wanted: pd.DataFrame) -> pd.DataFrame:
     return told[np.isfinite(middle)]
 
 
-def foretold(runs: pd.DataFrame, registered: dict[str, Any]) -> Reading:
-    """How the registered predictions fared, losses and times."""
+def predicted_section(runs: pd.DataFrame, registered: dict[str, Any]) -> StudySection:
+    """Return how the registered predictions fared, losses and times."""
     said: list[str] = []
     evidence: list[Figure | Table] = []
     for what, name in (("loss", "final losses on text"), (GENERALISED, "times to generalise")):
@@ -254,7 +256,7 @@ def foretold(runs: pd.DataFrame, registered: dict[str, Any]) -> Reading:
         columns = ["run", "N", "D", "predicted", "low", "high", "measured", "error", "inside", "scored"]
         evidence.append(
             Table(
-                name=f"foretold-{what}", title=f"Foretold {name}", frame=table[columns],
+                name=f"predicted-{what}", title=f"Predicted {name}", frame=table[columns],
                 caption=f"Intervals {LEVEL:.0%}; error is measured over predicted, less one.",
             )
         )  # fmt: skip
@@ -266,14 +268,14 @@ def foretold(runs: pd.DataFrame, registered: dict[str, Any]) -> Reading:
         f"of the "
         f"largest sizes were predicted from the others. {' '.join(said)}{missed}"
     )
-    return Reading(
-        section=Section(title="What was foretold", text=text, evidence=tuple(evidence)),
+    return StudySection(
+        section=Section(title="What was predicted", text=text, evidence=tuple(evidence)),
         fits={"summary": " ".join(said)},
     )
 
 
 def _unseen(runs: pd.DataFrame, registered: dict[str, Any]) -> str:
-    """Predicted times of runs that are done and did not generalise."""
+    """Return predicted times of runs that are done and did not generalise."""
     rows = [row for row in registered["predictions"] if row.get("what") == GENERALISED]
     if not rows or GENERALISED not in runs:
         return ""

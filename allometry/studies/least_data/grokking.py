@@ -12,7 +12,7 @@ from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.laws.censored import censored_fit
 from allometry.report.content import Section, Table
-from allometry.studies.core.sections import LEVEL, Reading
+from allometry.studies.core.sections import LEVEL, StudySection
 from allometry.studies.shared.equations import division, fit_time, usual
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ _AFTER, _SHARE, _DECAY = (
 _COLUMNS = ["task", "share", "equations", "N", "weight_decay", "seed", "memorised", "time", "understood"]
 
 
-def after_memorising(table: pd.DataFrame, curves: pd.DataFrame) -> Reading:
-    """How much later held-out equations are answered than trained ones, with weight decay and without.
+def after_memorising(table: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
+    """Return how much later held-out equations are answered than trained ones, with weight decay and without.
 
     Raises AllometryError if no run on division knew its examples.
     """
@@ -54,14 +54,14 @@ def after_memorising(table: pd.DataFrame, curves: pd.DataFrame) -> Reading:
         "held-out ones, or where the run ended if they never were (`understood` is then false).",
     )  # fmt: skip
     evidence: list[Figure | Table] = [_accuracies(centre, curves), shown]
-    return Reading(
+    return StudySection(
         section=Section(title=_AFTER, text=text, evidence=tuple(evidence)),
         fits={"centre": centre, "summary": " ".join(s for s in said if s)},
     )
 
 
 def _told(runs: pd.DataFrame, what: str) -> str:
-    """How many times as late as the training equations the held-out ones were answered."""
+    """Return how many times as late as the training equations the held-out ones were answered."""
     if not len(runs):
         return ""
     ratio = float(runs["ratio"].median())
@@ -79,7 +79,7 @@ def _told(runs: pd.DataFrame, what: str) -> str:
 
 
 def _accuracies(centre: pd.DataFrame, curves: pd.DataFrame) -> Figure:
-    """Accuracy on both splits while training, without weight decay and with the most frequent one."""
+    """Draw accuracy on both splits while training, without weight decay and with the most frequent one."""
     chosen = centre.sort_values("seed").drop_duplicates("weight_decay").sort_values("weight_decay")
     ends = chosen[chosen["weight_decay"].isin([chosen["weight_decay"].min(), 1.0])]
     parts = []
@@ -97,8 +97,9 @@ def _accuracies(centre: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     )  # fmt: skip
 
 
-def critical_share(table: pd.DataFrame) -> Reading:
-    """Time to generalise against the share of the table that is trained on, for division and permutations.
+def critical_share(table: pd.DataFrame) -> StudySection:
+    """Report time to generalise against the share of the table that is trained on, for division and
+    permutations.
 
     Raises AllometryError where no task was trained on two shares.
     """
@@ -129,13 +130,13 @@ def critical_share(table: pd.DataFrame) -> Reading:
         + " The critical share is that of a horizon: below it a model may still understand, later than these "
         "runs last. Power et al. find times that grow without a jump."
     )
-    return Reading(
+    return StudySection(
         section=Section(title=_SHARE, text=text, evidence=(figure,)), fits={"summary": " ".join(said)}
     )
 
 
 def _bracket(task: str, line: pd.DataFrame) -> str:
-    """Between which shares the critical one lies, and where the regression puts it."""
+    """Return between which shares the critical one lies, and where the regression puts it."""
     by_share = line.groupby("share")["understood"].mean()
     horizon = float(line.loc[~line["understood"], "time"].max()) if (by_share < 1).any() else float("nan")
     if (by_share == 1).all():
@@ -158,7 +159,9 @@ def _bracket(task: str, line: pd.DataFrame) -> str:
 
 
 def _placed(line: pd.DataFrame, horizon: float) -> str:
-    """The share whose median time is the horizon, with its interval; empty where it cannot be fitted."""
+    """Return the share whose median time is the horizon, with its interval; empty where it cannot be
+    fitted.
+    """
     try:
         fitted, _ = fit_time(line, "power")
     except AllometryError:
@@ -170,8 +173,8 @@ def _placed(line: pd.DataFrame, horizon: float) -> str:
     return f" (by a power law of the share at {middle:.0%}, 95 % interval {low:.0%} to {high:.0%})"
 
 
-def decay_and_size(table: pd.DataFrame) -> Reading:
-    """Time to generalise against weight decay and against N, each along its line through the centre.
+def decay_and_size(table: pd.DataFrame) -> StudySection:
+    """Report time to generalise against weight decay and against N, each along its line through the centre.
 
     Raises AllometryError where neither line has enough runs that generalised.
     """
@@ -198,7 +201,7 @@ def decay_and_size(table: pd.DataFrame) -> Reading:
     if not figures:
         raise AllometryError("one weight decay and one size say nothing of either", hint="allow more time")
     text = " ".join(said) or "Too few of these runs generalised for a power of either."
-    return Reading(
+    return StudySection(
         section=Section(title=_DECAY, text=text, evidence=tuple(figures)), fits={"summary": " ".join(said)}
     )
 

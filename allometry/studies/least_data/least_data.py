@@ -1,9 +1,9 @@
 """Least data: how little text, or how small a part of a table, does a model need to generalise?
 
-The reading of the study of least data: D*(N) on text, what repeats are worth, and grokking.
+Analysis: D*(N) on text, what repeats are worth, and grokking.
 
-The data-constrained law of Muennighoff et al. 2023 (arXiv 2305.16264): what repeats, and parameters beyond
-what the data deserve, are worth.
+Analysis: the data-constrained law of Muennighoff et al. 2023 (arXiv 2305.16264): what repeats, and parameters
+beyond what the data deserve, are worth.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from allometry.laws.fit import fit
 from allometry.report.content import Constant, Section, Table
 from allometry.studies.core.sections import (
     KAPLAN,
-    Reading,
-    attempt,
+    StudySection,
     caveats,
     chapter,
     constant,
     estimate,
     percent,
+    section_or_reason,
     usable_runs,
 )
 from allometry.studies.core.study import Study, register
@@ -38,7 +38,7 @@ from allometry.units import format_count
 if TYPE_CHECKING:
     from allometry.laws.result import FitResult
     from allometry.report.content import Analysis, Figure
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
 
 
 @register
@@ -66,32 +66,34 @@ class LeastData(Study):
         "after it is memorised, and without at least ten times as late, if within the horizon at all."
     )
     budget: ClassVar[str] = "15m"
-    designs: ClassVar[dict[str, float]] = {"epochs": 0.6, "grokking": 0.4}
+    run_sets: ClassVar[dict[str, float]] = {"epochs": 0.6, "grokking": 0.4}
 
-    def analyse(self, evidence: Evidence) -> Analysis:
+    def analyse(self, study_data: StudyData) -> Analysis:
         """D*(N), the data-constrained law, and times and shares of grokking."""
-        runs, excluded = usable_runs(evidence)
+        runs, excluded = usable_runs(study_data)
 
         @cache
         def text() -> pd.DataFrame:
-            return repeated(runs, evidence.curves)
+            return repeated(runs, study_data.curves)
 
         @cache
         def tables() -> pd.DataFrame:
             return equations(runs)
 
-        readings = {
-            "cost": attempt(_COST, lambda: _cost(text())),
-            "sets": attempt(_SETS, lambda: _enough(text())),
-            "repeats": attempt("What repeats are worth", lambda: constrained(text(), evidence.curves)),
-            "after": attempt(
-                "Understanding after memorising", lambda: after_memorising(tables(), evidence.curves)
+        sections = {
+            "cost": section_or_reason(_COST, lambda: _cost(text())),
+            "sets": section_or_reason(_SETS, lambda: _enough(text())),
+            "repeats": section_or_reason(
+                "What repeats are worth", lambda: constrained(text(), study_data.curves)
             ),
-            "share": attempt("The critical share of a table", lambda: critical_share(tables())),
-            "decay": attempt("Weight decay and size", lambda: decay_and_size(tables())),
+            "after": section_or_reason(
+                "Understanding after memorising", lambda: after_memorising(tables(), study_data.curves)
+            ),
+            "share": section_or_reason("The critical share of a table", lambda: critical_share(tables())),
+            "decay": section_or_reason("Weight decay and size", lambda: decay_and_size(tables())),
         }
         return chapter(
-            self, evidence, readings, answer=_answer(readings), next=_next(readings), excluded=excluded
+            self, study_data, sections, answer=_answer(sections), next=_next(sections), excluded=excluded
         )
 
 
@@ -102,8 +104,8 @@ STOPPINGS = {"best": "stopped at the best test loss", "loss": "not stopped"}
 _SETS, _COST = "How much text is enough", "What a small set costs"
 
 
-def _cost(table: pd.DataFrame) -> Reading:
-    """Excess loss of every size on every set, with and without early stopping."""
+def _cost(table: pd.DataFrame) -> StudySection:
+    """Report excess loss of every size on every set, with and without early stopping."""
     figures: list[Figure | Table] = []
     worst = {}
     for column, what in STOPPINGS.items():
@@ -135,14 +137,14 @@ def _cost(table: pd.DataFrame) -> Reading:
         if passes > 1.05
         else ()
     )
-    return Reading(
+    return StudySection(
         section=Section(title=_COST, text=text, evidence=tuple(figures)),
         fits={"worst": worst, "noise": noise},
         warnings=warnings,
     )
 
 
-def _enough(table: pd.DataFrame) -> Reading:
+def _enough(table: pd.DataFrame) -> StudySection:
     """D*(N) for each tolerance, early-stopped and not, and the exponents."""
     found = {
         (column, tolerance): least_data(table, column, tolerance)
@@ -173,7 +175,7 @@ def _enough(table: pd.DataFrame) -> Reading:
         name="least-data-against-size", title="The least data against size",
         caption="Points with 95 % intervals. Kaplan et al. 2020 find D proportional to N^0.74 for 2 %.",
     )  # fmt: skip
-    return Reading(
+    return StudySection(
         section=Section(title=_SETS, text=_exponents(found), evidence=(figure, shown)),
         constants=_constants(found),
         fits={"least": found},
@@ -209,9 +211,9 @@ def _constants(found: dict[tuple[str, float], LeastSet]) -> tuple[Constant, ...]
     return tuple(rows)
 
 
-def _answer(readings: dict[str, Reading]) -> str:
+def _answer(sections: dict[str, StudySection]) -> str:
     parts = []
-    least = readings["sets"].fits.get("least")
+    least = sections["sets"].fits.get("least")
     if least is not None:
         for column, what in STOPPINGS.items():
             each = least[column, 0.02]
@@ -223,14 +225,14 @@ def _answer(readings: dict[str, Reading]) -> str:
                     f"{low:.2f} to {high:.2f}; Kaplan et al.: 0.74)."
                 )
     for name in ("repeats", "after", "share", "decay"):
-        summary = readings[name].fits.get("summary")
+        summary = sections[name].fits.get("summary")
         if summary:
             parts.append(str(summary))
     return " ".join(parts) or "These runs are too few to say how much data is enough: see the sections."
 
 
-def _next(readings: dict[str, Reading]) -> str:
-    if "least" not in readings["sets"].fits:
+def _next(sections: dict[str, StudySection]) -> str:
+    if "least" not in sections["sets"].fits:
         return "Allow more time: D* needs three sizes that cross a tolerance between two of their sets."
     return (
         "Does D*(N) keep its exponent when every size is trained to its own best horizon, and when small "
@@ -251,8 +253,9 @@ WIDEST = 10.0
 _TITLE = "What repeats are worth"
 
 
-def constrained(table: pd.DataFrame, curves: pd.DataFrame) -> Reading:
-    """The law fitted to points along the curves until their best test loss: it knows no loss that rises.
+def constrained(table: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
+    """Report the law fitted to points along the curves until their best test loss: it knows no loss that
+    rises.
 
     Raises AllometryError for fewer than three sizes or sets.
     """
@@ -271,7 +274,7 @@ def constrained(table: pd.DataFrame, curves: pd.DataFrame) -> Reading:
         f"lies "
         f"{percent(law.rms)} from the law. {told}"
     )
-    return Reading(
+    return StudySection(
         section=Section(title=_TITLE, text=text, evidence=(_figure(points, law),)),
         constants=rows,
         fits={"law": law, "summary": told},
@@ -280,8 +283,8 @@ def constrained(table: pd.DataFrame, curves: pd.DataFrame) -> Reading:
 
 
 def along(table: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """Points of the usual runs' curves between a share of the horizon and the best test loss: run, N, U, R,
-    tokens, loss.
+    """Return points of the usual runs' curves between a share of the horizon and the best test loss: run, N,
+    U, R, tokens, loss.
     """
     own = table[table["usual"]][["run", "N", "U", "D", "best_step"]]
     points = curves[["run", "step", "tokens", "loss"]].dropna().merge(own, on="run")
@@ -291,7 +294,7 @@ def along(table: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def _worth(law: FitResult) -> tuple[tuple[Constant, ...], str]:
-    """The two constants, and a sentence on whether they are identified."""
+    """Return the two constants, and a sentence on whether they are identified."""
     names = {"R_D": "repeats of data that are worth having", "R_N": "the same for parameters in excess"}
     rows, said = [], []
     for name, what in names.items():
@@ -315,7 +318,7 @@ def _worth(law: FitResult) -> tuple[tuple[Constant, ...], str]:
 
 
 def _figure(points: pd.DataFrame, law: FitResult) -> Figure:
-    """The largest size's points against tokens, a line of the law for each set."""
+    """Draw the largest size's points against tokens, a line of the law for each set."""
     largest = points[points["N"] == points["N"].max()].sort_values(["U", "tokens"])
     names = [f"U = {format_count(u)}" for u in largest["U"]]
     drawn = largest.assign(series=names)

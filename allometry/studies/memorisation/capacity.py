@@ -1,6 +1,6 @@
 """Uniform random sequences in sets that pass what a model can hold (Morris et al. 2025, section 3).
 
-Capacity: how many bits of uniform random data a model of N parameters comes to hold.
+Analysis: how many bits of uniform random data a model of N parameters comes to hold.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Constant, Figure, Section, Table
 from allometry.studies.core.recipe import heads, learning_rate, small_run
-from allometry.studies.core.sections import Reading, constant
+from allometry.studies.core.sections import StudySection, constant
 from allometry.studies.core.study import run_set, too_little
 from allometry.studies.memorisation.probed import LEVEL, mean_interval, of_kind, size_name, straight
 from allometry.train.config import DataConfig
 
 if TYPE_CHECKING:
     from allometry.models.transformer import TransformerConfig
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
     from allometry.train.config import RunConfig
 
 SYMBOLS, LENGTH = 512, 65
@@ -53,8 +53,8 @@ FEWEST_UPDATES = 8
 
 @run_set
 def capacity(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """Every shape on sets from half to twice the expected capacity, tokens in proportion to parameters; and
-    the smallest one on one set to several horizons.
+    """Return every shape on sets from half to twice the expected capacity, tokens in proportion to
+    parameters; and the smallest one on one set to several horizons.
 
     `data` is not read: the sequences are drawn at random.
     """
@@ -110,14 +110,14 @@ PAST = 1.2
 """A size was taken past saturation if its largest set has so many times the bits that it came to hold."""
 
 
-def capacity_section(runs: pd.DataFrame, evidence: Evidence) -> Reading:
-    """Memorised bits against the bits of the set, and their largest value against N."""
-    table = memorised(runs, evidence.probes)
+def capacity_section(runs: pd.DataFrame, study_data: StudyData) -> StudySection:
+    """Report memorised bits against the bits of the set, and their largest value against N."""
+    table = memorised(runs, study_data.probes)
     alike = same_training(table)
     sizes, growth = saturated(alike), with_training(table)
     slope = _slope(sizes)
     longer = () if growth is None else (_against_training(growth.runs),)
-    return Reading(
+    return StudySection(
         section=Section(
             title="Capacity: bits per parameter",
             text=_text(table, sizes, growth),
@@ -145,13 +145,15 @@ class Growth:
 
 
 def same_training(table: pd.DataFrame) -> pd.DataFrame:
-    """The runs with the horizon that most runs of their size have."""
+    """Return the runs with the horizon that most runs of their size have."""
     usual = table.groupby("N_total")["S"].transform(lambda steps: steps.mode().max())
     return table[table["S"] == usual].reset_index(drop=True)
 
 
 def with_training(table: pd.DataFrame) -> Growth | None:
-    """How memorised bits grow with the training of one model on one set; None without three horizons."""
+    """Return how memorised bits grow with the training of one model on one set; None without three
+    horizons.
+    """
     groups = [part for _, part in table.groupby(["N_total", "set"]) if part["S"].nunique() >= 3]
     if not groups:
         return None
@@ -166,8 +168,9 @@ def with_training(table: pd.DataFrame) -> Growth | None:
 
 
 def memorised(runs: pd.DataFrame, probes: pd.DataFrame | None) -> pd.DataFrame:
-    """One row a run: bits of its training set, bits of it that the model has memorised at the end (what the
-    sequences would cost without the model less what they cost with it), and how the latter still grew.
+    """Return one row a run: bits of its training set, bits of it that the model has memorised at the end
+    (what the sequences would cost without the model less what they cost with it), and how the latter still
+    grew.
     """
     found = of_kind(probes, runs, "trained")
     found = found[found["entropy"].notna()]
@@ -191,16 +194,16 @@ def memorised(runs: pd.DataFrame, probes: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def _growth(part: pd.DataFrame, constant: float) -> float:
-    """Relative growth of the memorised bits between the last two evaluations at the constant rate, which is
-    the first share `constant` of the steps.
+    """Return relative growth of the memorised bits between the last two evaluations at the constant rate,
+    which is the first share `constant` of the steps.
     """
     early = part[(part["step"] <= constant * part["S"]) & (part["bits"] > 0)].sort_values("step")["bits"]
     return float(early.iloc[-1] / early.iloc[-2] - 1) if len(early) > 1 else np.nan
 
 
 def saturated(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a size: the most bits over its sets, per parameter too, whether the sets pass saturation, and
-    whether the fullest run was still learning (a lower bound then).
+    """Return one row a size: the most bits over its sets, per parameter too, whether the sets pass
+    saturation, and whether the fullest run was still learning (a lower bound then).
     """
     rows = []
     for total, part in table.groupby("N_total"):
@@ -231,8 +234,8 @@ def _slope(sizes: pd.DataFrame) -> tuple[float, float, float] | None:
 
 
 def _limited(sizes: pd.DataFrame, growth: Growth | None) -> bool:
-    """Whether training and not capacity decided how much was memorised: the longer runs tell, or where there
-    are none, the ends of the curves.
+    """Return whether training and not capacity decided how much was memorised: the longer runs tell, or where
+    there are none, the ends of the curves.
     """
     return bool(sizes["still rising"].any()) if growth is None else growth.limits
 
@@ -360,7 +363,7 @@ def _text(table: pd.DataFrame, sizes: pd.DataFrame, growth: Growth | None) -> st
 
 
 def _of_training(growth: Growth) -> str:
-    """What longer training did to one model, as a sentence."""
+    """Return what longer training did to one model, as a sentence."""
     first, last = growth.runs.iloc[0], growth.runs.iloc[-1]
     value, low, high = (100 * share for share in growth.doubling)
     return (

@@ -1,6 +1,7 @@
 """Many models of one size, each on a random half of the documents (Feldman and Zhang 2020).
 
-Counterfactual memorisation: what a document costs models that never saw it, less what it costs others.
+Analysis: what a document costs models that never saw it, less what it costs
+others.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from allometry.data.tokens import prepare
+from allometry.data.tokens import manifest_of
 from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Figure, Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, small_model, small_run, vocabulary
-from allometry.studies.core.sections import Reading
+from allometry.studies.core.sections import StudySection
 from allometry.studies.core.study import run_set, too_little
 from allometry.studies.memorisation.probed import LEVEL, at_end, of_kind
 
 if TYPE_CHECKING:
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
     from allometry.train.config import DataConfig, RunConfig
 
 REFERENCE = 2e13
@@ -42,7 +43,7 @@ FEWEST_UPDATES = 40
 
 @run_set
 def halves(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """Models that differ in their half of the documents, and in their seed."""
+    """Return models that differ in their half of the documents, and in their seed."""
     share = compute / REFERENCE
     count = min(MOST_MODELS, max(FEWEST_MODELS, 2 * round(MODELS_AT_REFERENCE / 2 * share**0.25)))
     model = small_model(max(1, round(N_AT_REFERENCE * share**0.25)), n_vocab=vocabulary(data))
@@ -58,7 +59,7 @@ def halves(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 def _blocks(data: DataConfig) -> int:
     """As many blocks as the training text holds, up to BLOCKS."""
-    return max(1, min(BLOCKS, len(prepare(data.corpus, data.tokenizer).train) // BLOCK))
+    return max(1, min(BLOCKS, manifest_of(data.corpus, data.tokenizer).train_tokens // BLOCK))
 
 
 FEWEST = 8
@@ -92,13 +93,13 @@ class Halves:
     other_texts: list[str]
 
 
-def counterfactual_section(runs: pd.DataFrame, evidence: Evidence) -> Reading:
-    """Scores by document with standard errors, how far they can be trusted, and influence."""
-    found = end_losses(runs, evidence.probes)
+def counterfactual_section(runs: pd.DataFrame, study_data: StudyData) -> StudySection:
+    """Report scores by document with standard errors, how far they can be trusted, and influence."""
+    found = end_losses(runs, study_data.probes)
     scores = memorisation(found)
     agreement = split_half(found)
     influences, chance = influence(found)
-    return Reading(
+    return StudySection(
         section=Section(
             title="Counterfactual memorisation",
             text=_text(found, scores, agreement, influences, chance),
@@ -116,7 +117,7 @@ def counterfactual_section(runs: pd.DataFrame, evidence: Evidence) -> Reading:
 
 
 def end_losses(runs: pd.DataFrame, probes: pd.DataFrame | None) -> Halves:
-    """The end of training of every model of a half. AllometryError where there are too few of them."""
+    """Return the end of training of every model of a half. AllometryError where there are too few of them."""
     end = at_end(of_kind(probes, runs, "document", "held out"))
     end = end.assign(value=end["loss"] / end["tokens"])
     own = end[end["kind"] == "document"]
@@ -142,7 +143,9 @@ def end_losses(runs: pd.DataFrame, probes: pd.DataFrame | None) -> Halves:
 
 
 def _contrast(losses: Matrix, inside: npt.NDArray[np.bool_]) -> tuple[Matrix, Matrix]:
-    """Mean loss over models without a document less that over models with it, and its standard error."""
+    """Return mean loss over models without a document less that over models with it, and its standard
+    error.
+    """
     level = losses - losses.mean(axis=1, keepdims=True)  # models differ in how good they are at everything
     parts = []
     for mask in (~inside, inside):
@@ -155,7 +158,9 @@ def _contrast(losses: Matrix, inside: npt.NDArray[np.bool_]) -> tuple[Matrix, Ma
 
 
 def memorisation(found: Halves) -> pd.DataFrame:
-    """One row a document: its `score` in nats per token with `error` and interval, most memorised first."""
+    """Return one row a document: its `score` in nats per token with `error` and interval, most memorised
+    first.
+    """
     score, error = _contrast(found.losses, found.inside)
     reach = 1.645  # LEVEL of a normal: there are tens of models
     table = pd.DataFrame({"document": found.names, "score": score, "error": error})
@@ -168,8 +173,8 @@ def memorisation(found: Halves) -> pd.DataFrame:
 
 
 def split_half(found: Halves) -> tuple[float, float, float]:
-    """Correlation of the scores from two disjoint halves of the models: the median over random divisions, and
-    the range of the central LEVEL of them.
+    """Return correlation of the scores from two disjoint halves of the models: the median over random
+    divisions, and the range of the central LEVEL of them.
     """
     generator = np.random.default_rng(0)
     seen = []
@@ -212,7 +217,9 @@ def influence(found: Halves) -> tuple[pd.DataFrame, float]:
 
 
 def _effects(others: Matrix, inside: npt.NDArray[np.bool_]) -> tuple[Matrix, Matrix]:
-    """Influence (documents, others) of each training document, and the same over its standard error."""
+    """Return influence (documents, others) of each training document, and the same over its standard
+    error.
+    """
     level = others - others.mean(axis=1, keepdims=True)
     level = level - level.mean(axis=0)
     member = inside.astype(float)

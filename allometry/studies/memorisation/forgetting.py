@@ -1,6 +1,6 @@
 """One batch of passages that is trained on once, and how it is forgotten (Tirumala et al. 2022).
 
-Forgetting: a batch that was trained on once, and what is left of it later.
+Analysis: a batch that was trained on once, and what is left of it later.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Figure, Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, CONTEXT, small_model, small_run, vocabulary
-from allometry.studies.core.sections import Reading
+from allometry.studies.core.sections import StudySection
 from allometry.studies.core.study import run_set, too_little
 from allometry.studies.memorisation.probed import LEVEL, of_kind, size_name
 from allometry.train.plant import Plant
 
 if TYPE_CHECKING:
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
     from allometry.train.config import DataConfig, RunConfig
 
 REFERENCE = 5e12
@@ -39,8 +39,8 @@ FEWEST_UPDATES = 120
 
 @run_set
 def injected(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """Three sizes at a constant rate (a decay would remember on its own account); halfway through, one batch
-    consists of passages from held-out text and of nothing else. As many others are never trained on.
+    """Return three sizes at a constant rate (a decay would remember on its own account); halfway through, one
+    batch consists of passages from held-out text and of nothing else. As many others are never trained on.
     """
     n_vocab = vocabulary(data)
     largest = N_AT_REFERENCE * math.sqrt(compute / REFERENCE)
@@ -73,11 +73,11 @@ _REACH = 1.645
 """Standard errors of an interval at LEVEL."""
 
 
-def forgetting_section(runs: pd.DataFrame, evidence: Evidence) -> Reading:
-    """What the batch gained at once, and the least that was left of that, against size."""
-    table = retained(injected_passages(runs, evidence.probes))
+def forgetting_section(runs: pd.DataFrame, study_data: StudyData) -> StudySection:
+    """Return what the batch gained at once, and the least that was left of that, against size."""
+    table = retained(injected_passages(runs, study_data.probes))
     ends = baselines(table)
-    return Reading(
+    return StudySection(
         section=Section(
             title="Forgetting of a batch", text=_text(ends), evidence=(_figure(table), _table(ends))
         ),
@@ -86,8 +86,8 @@ def forgetting_section(runs: pd.DataFrame, evidence: Evidence) -> Reading:
 
 
 def injected_passages(runs: pd.DataFrame, probes: pd.DataFrame | None) -> pd.DataFrame:
-    """Passages of runs in which some were trained on once and none more often, with `injection`, the step
-    at which that was. AllometryError without such runs.
+    """Return passages of runs in which some were trained on once and none more often, with `injection`, the
+    step at which that was. AllometryError without such runs.
     """
     found = of_kind(probes, runs, "passage")
     found = found[found.groupby("run")["repeats"].transform("max") == 1]
@@ -99,8 +99,9 @@ def injected_passages(runs: pd.DataFrame, probes: pd.DataFrame | None) -> pd.Dat
 
 
 def retained(found: pd.DataFrame) -> pd.DataFrame:
-    """By size and steps since the injection: what the injected passages have gained over their loss just
-    before it, beyond what passages that were never trained on gained by then; nats per token with interval.
+    """Return by size and steps since the injection: what the injected passages have gained over their loss
+    just before it, beyond what passages that were never trained on gained by then; nats per token with
+    interval.
     """
     before = found[found["step"] == found["injection"] - 1].set_index(["run", "probe"])["value"]
     keys = pd.MultiIndex.from_frame(found[["run", "probe"]])
@@ -128,8 +129,8 @@ def retained(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def baselines(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a size: `gained` at once, the `least` that was left afterwards (Tirumala et al. 2022 call that
-    the forgetting baseline), and what was left at the `end`.
+    """Return one row a size: `gained` at once, the `least` that was left afterwards (Tirumala et al. 2022
+    call that the forgetting baseline), and what was left at the `end`.
     """
     rows = []
     for N, part in table.sort_values("since").groupby("N"):

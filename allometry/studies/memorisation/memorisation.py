@@ -1,13 +1,13 @@
 """Memorisation: what do models memorise, from how much, and what becomes of it?
 
-The study of memorisation: its readings in order, and the answer over all of them.
+Analysis: all measures in order, and the answer over all of them.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from allometry.studies.core.sections import attempt, chapter, usable_runs
+from allometry.studies.core.sections import chapter, section_or_reason, usable_runs
 from allometry.studies.core.study import Study, register
 from allometry.studies.memorisation.capacity import capacity_section
 from allometry.studies.memorisation.documents import counterfactual_section
@@ -18,7 +18,7 @@ from allometry.studies.memorisation.texts import TEXTS_TITLE, texts_section
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
 
 
 @register
@@ -46,32 +46,42 @@ class Memorisation(Study):
         "does, of every n, but where a set was repeated hundreds of times and is known by heart."
     )
     budget: ClassVar[str] = "15m"
-    designs: ClassVar[dict[str, float]] = {
+    run_sets: ClassVar[dict[str, float]] = {
         "capacity": 0.34, "texts": 0.16, "planted": 0.25, "halves": 0.17, "injected": 0.08,
     }  # fmt: skip
 
-    def analyse(self, evidence: Evidence) -> Analysis:
-        """Capacity, memorised text, exposure, extraction, counterfactuals, forgetting and novelty."""
-        usable, excluded = usable_runs(evidence)
-        random = attempt("Capacity: bits per parameter", lambda: capacity_section(usable, evidence))
-        readings = {
+    def analyse(self, study_data: StudyData) -> Analysis:
+        """Report capacity, memorised text, exposure, extraction, counterfactuals, forgetting and novelty."""
+        usable, excluded = usable_runs(study_data)
+        random = section_or_reason(
+            "Capacity: bits per parameter", lambda: capacity_section(usable, study_data)
+        )
+        sections = {
             "capacity": random,
-            "texts": attempt(TEXTS_TITLE, lambda: texts_section(usable, evidence, random.fits.get("sizes"))),
-            "exposure": attempt("Exposure of canaries", lambda: exposure_section(usable, evidence)),
-            "extraction": attempt("Extraction from prompts", lambda: extraction_section(usable, evidence)),
-            "counterfactual": attempt(
-                "Counterfactual memorisation", lambda: counterfactual_section(usable, evidence)
+            "texts": section_or_reason(
+                TEXTS_TITLE, lambda: texts_section(usable, study_data, random.fits.get("sizes"))
             ),
-            "forgetting": attempt("Forgetting of a batch", lambda: forgetting_section(usable, evidence)),
-            "novelty": attempt(NOVELTY_TITLE, lambda: novelty_section(usable, evidence)),
+            "exposure": section_or_reason(
+                "Exposure of canaries", lambda: exposure_section(usable, study_data)
+            ),
+            "extraction": section_or_reason(
+                "Extraction from prompts", lambda: extraction_section(usable, study_data)
+            ),
+            "counterfactual": section_or_reason(
+                "Counterfactual memorisation", lambda: counterfactual_section(usable, study_data)
+            ),
+            "forgetting": section_or_reason(
+                "Forgetting of a batch", lambda: forgetting_section(usable, study_data)
+            ),
+            "novelty": section_or_reason(NOVELTY_TITLE, lambda: novelty_section(usable, study_data)),
         }
-        found = [str(reading.fits["summary"]) for reading in readings.values() if "summary" in reading.fits]
-        missing = len(evidence.planned) - len(usable)
-        warnings = (f"{missing} of {len(evidence.planned)} planned runs are missing.",) if missing else ()
+        found = [str(section.fits["summary"]) for section in sections.values() if "summary" in section.fits]
+        missing = len(study_data.planned) - len(usable)
+        warnings = (f"{missing} of {len(study_data.planned)} planned runs are missing.",) if missing else ()
         return chapter(
             self,
-            evidence,
-            readings,
+            study_data,
+            sections,
             answer=" ".join(found) or "The runs do not show what is memorised.",
             next=_NEXT,
             excluded=excluded,

@@ -14,12 +14,12 @@ from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Constant, Figure, Section, Table
 from allometry.runs.novelty import SOURCES
-from allometry.studies.core.sections import Reading, claim, constant
+from allometry.studies.core.sections import StudySection, claim, constant
 from allometry.studies.memorisation.probed import LEVEL, size_name
 from allometry.units import format_count
 
 if TYPE_CHECKING:
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
 
 NOVELTY_TITLE = "Novelty of generated text"
 
@@ -48,7 +48,7 @@ class Copied:
     grams: npt.NDArray[np.int64]
 
     def share(self, source: str) -> Floats:
-        """The share of all n-grams that occur in the training text, (n,)."""
+        """Return the share of all n-grams that occur in the training text, (n,)."""
         return self.counts[source].mean(axis=0) / self.grams
 
     @cached_property
@@ -63,15 +63,17 @@ class Copied:
         return self._weights @ self.counts[source] / self.grams
 
     def longest(self, source: str) -> float:
-        """The median over prompts of the longest n-gram that occurs in the training text."""
+        """Return the median over prompts of the longest n-gram that occurs in the training text."""
         return float(np.median((self.counts[source] > 0).sum(axis=1)))
 
 
-def novelty_section(runs: pd.DataFrame, evidence: Evidence) -> Reading:
-    """Duplicated n-grams and truncated scores against passes over the training text, beside people's."""
-    found = copied(runs, evidence.novelty)
+def novelty_section(runs: pd.DataFrame, study_data: StudyData) -> StudySection:
+    """Report duplicated n-grams and truncated scores against passes over the training text, beside
+    people's.
+    """
+    found = copied(runs, study_data.novelty)
     table = measured(runs, found)
-    return Reading(
+    return StudySection(
         section=Section(
             title=NOVELTY_TITLE,
             text=_text(table),
@@ -83,7 +85,7 @@ def novelty_section(runs: pd.DataFrame, evidence: Evidence) -> Reading:
 
 
 def copied(runs: pd.DataFrame, novelty: pd.DataFrame | None) -> dict[str, Copied]:
-    """What each run copied, by its name. AllometryError where none recorded it."""
+    """Return what each run copied, by its name. AllometryError where none recorded it."""
     own = None if novelty is None else novelty[novelty["run"].isin(set(runs["run"]))]
     if own is None or not len(own):
         raise AllometryError(
@@ -100,7 +102,8 @@ def copied(runs: pd.DataFrame, novelty: pd.DataFrame | None) -> dict[str, Copied
 
 
 def score(share: Floats) -> Floats:
-    """The mean pointwise duplication score, truncated at TRUNCATED tokens, of duplicated shares (..., n).
+    """Return the mean pointwise duplication score, truncated at TRUNCATED tokens, of duplicated shares (...,
+    n).
 
     A token's score is the length of the smallest n-gram that ends with it and is new: above n as often as an
     n-gram is duplicated, and so its mean is 1 + the sum of the shares of n < TRUNCATED.
@@ -109,7 +112,9 @@ def score(share: Floats) -> Floats:
 
 
 def half_new(share: Floats) -> Floats:
-    """The n at which half of the n-grams are new, (...) of shares (..., n); NaN where all n have fewer."""
+    """Return the n at which half of the n-grams are new, (...) of shares (..., n); NaN where all n have
+    fewer.
+    """
     padded = np.concatenate([np.ones((*share.shape[:-1], 1)), share], axis=-1)
     below = padded < 0.5
     n = below.argmax(axis=-1)
@@ -120,7 +125,7 @@ def half_new(share: Floats) -> Floats:
 
 
 def _interval(values: Floats) -> tuple[float, float]:
-    """The interval at LEVEL of resampled values that are known."""
+    """Return the interval at LEVEL of resampled values that are known."""
     kept = values[np.isfinite(values)]
     if not len(kept):
         return np.nan, np.nan
@@ -129,8 +134,8 @@ def _interval(values: Floats) -> tuple[float, float]:
 
 
 def measured(runs: pd.DataFrame, found: dict[str, Copied]) -> pd.DataFrame:
-    """A row a run, by size and passes: mean truncated scores of the model and of people, their difference
-    with its interval, the n at which half is new, and the longest copies.
+    """Return a row a run, by size and passes: mean truncated scores of the model and of people, their
+    difference with its interval, the n at which half is new, and the longest copies.
     """
     rows = []
     known = runs.drop_duplicates("run").set_index("run")
@@ -152,12 +157,14 @@ def measured(runs: pd.DataFrame, found: dict[str, Copied]) -> pd.DataFrame:
 
 
 def _plainest(table: pd.DataFrame) -> pd.Series:
-    """The run that repeats its text least, and the largest of those: the one that has no need to copy."""
+    """Return the run that repeats its text least, and the largest of those: the one that has no need to
+    copy.
+    """
     return table.sort_values(["passes", "N"], ascending=[True, False]).iloc[0]
 
 
 def _most(table: pd.DataFrame) -> pd.Series:
-    """The run that copies most beyond what people repeat."""
+    """Return the run that copies most beyond what people repeat."""
     return table.sort_values("excess").iloc[-1]
 
 
@@ -181,7 +188,7 @@ def _constants(table: pd.DataFrame, found: dict[str, Copied]) -> tuple[Constant,
 
 
 def _curves(table: pd.DataFrame, found: dict[str, Copied]) -> Figure:
-    """The duplicated share against n for the run that copies most and the one that repeats least."""
+    """Draw the duplicated share against n for the run that copies most and the one that repeats least."""
     most, least = _most(table), _plainest(table)
     lines = []
     for row in {row["run"]: row for row in (most, least)}.values():
@@ -231,7 +238,7 @@ def _table(table: pd.DataFrame) -> Table:
 
 
 def _counts(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The runs that copy more than people do, and those that copy less, beyond their intervals."""
+    """Return the runs that copy more than people do, and those that copy less, beyond their intervals."""
     return table[table["low"] > 0], table[table["high"] < 0]
 
 

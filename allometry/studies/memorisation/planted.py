@@ -1,8 +1,8 @@
 """Canaries and passages in the training text, each a known number of times: what is extracted again.
 
-Exposure: how far a canary that was inserted r times stands out from others that never were.
+Analysis: how far a canary that was inserted r times stands out from others that never were.
 
-Extraction: which training passages greedy decoding gives back from their first tokens.
+Analysis: which training passages greedy decoding gives back from their first tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Constant, Figure, Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, CONTEXT, small_model, small_run, vocabulary
-from allometry.studies.core.sections import Reading, claim, constant
+from allometry.studies.core.sections import StudySection, claim, constant
 from allometry.studies.core.study import run_set, too_little
 from allometry.studies.memorisation.probed import (
     LEVEL,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from numpy.typing import ArrayLike
 
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
     from allometry.train.config import DataConfig, RunConfig
 
 REFERENCE = 2e13
@@ -63,7 +63,9 @@ FEWEST_UPDATES = 200
 
 @run_set
 def planted(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """Sizes over a factor of 27 on the same tokens, with r = 0, 1, 2, 4, … insertions as far as they fit."""
+    """Return sizes over a factor of 27 on the same tokens, with r = 0, 1, 2, 4, … insertions as far as they
+    fit.
+    """
     n_vocab = vocabulary(data)
     largest = N_AT_REFERENCE * math.sqrt(compute / REFERENCE)
     models = [small_model(max(1, round(largest / down)), n_vocab=n_vocab) for down in STEPS_DOWN]
@@ -109,13 +111,13 @@ _TAIL = 1e-8
 """Probability below which a cumulative distribution is taken from its tail, since it loses its digits."""
 
 
-def exposure_section(runs: pd.DataFrame, evidence: Evidence) -> Reading:
-    """Exposure against repeats, size and time, and what could be extracted."""
-    found = of_kind(evidence.probes, runs, "canary", "reference")
+def exposure_section(runs: pd.DataFrame, study_data: StudyData) -> StudySection:
+    """Report exposure against repeats, size and time, and what could be extracted."""
+    found = of_kind(study_data.probes, runs, "canary", "reference")
     end = canaries(at_end(found), extrapolate=True)
     table = by_repeats(end)
     rising = _rising(end)
-    return Reading(
+    return StudySection(
         section=Section(
             title="Exposure of canaries",
             text=_text(end, table),
@@ -150,8 +152,8 @@ def by_distribution(losses: ArrayLike, references: ArrayLike) -> list[float]:
 
 
 def _moments(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
-    """Shape, place and scale of the skew-normal with the moments of standardised values: where a fit of it
-    starts (Azzalini 1985).
+    """Return shape, place and scale of the skew-normal with the moments of standardised values: where a fit
+    of it starts (Azzalini 1985).
     """
     from scipy.stats import skew
 
@@ -182,8 +184,8 @@ def _log_density(z: float, shape: float) -> float:
 
 
 def canaries(probes: pd.DataFrame, *, extrapolate: bool) -> pd.DataFrame:
-    """One row a canary and evaluation: `sampled` exposure and, if asked for, `extrapolated`; `most` is that
-    of the most probable of all fillings, log2 |R|, from which a canary can be extracted by search.
+    """Return one row a canary and evaluation: `sampled` exposure and, if asked for, `extrapolated`; `most` is
+    that of the most probable of all fillings, log2 |R|, from which a canary can be extracted by search.
 
     Raises AllometryError with too few references.
     """
@@ -202,7 +204,7 @@ def canaries(probes: pd.DataFrame, *, extrapolate: bool) -> pd.DataFrame:
 
 
 def by_repeats(table: pd.DataFrame) -> pd.DataFrame:
-    """Means over canaries and seeds for each size and number of repeats, with intervals."""
+    """Return means over canaries and seeds for each size and number of repeats, with intervals."""
     rows = []
     for (N, r), part in table.groupby(["N", "repeats"]):
         sampled, extrapolated = mean_interval(part["sampled"]), mean_interval(part["extrapolated"])
@@ -220,7 +222,7 @@ def by_repeats(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rising(end: pd.DataFrame) -> tuple[float, float, float] | None:
-    """Bits of exposure for each doubling of the repeats, over all sizes."""
+    """Return bits of exposure for each doubling of the repeats, over all sizes."""
     seen = end[end["repeats"] > 0]
     try:
         return straight(np.log2(seen["repeats"]), seen["extrapolated"])[0]
@@ -266,7 +268,7 @@ def _figure(table: pd.DataFrame, end: pd.DataFrame) -> Figure:
 
 
 def _over_time(found: pd.DataFrame) -> tuple[Figure, ...]:
-    """Exposure by sampling of the canaries that were inserted most, as training goes on."""
+    """Return exposure by sampling of the canaries that were inserted most, as training goes on."""
     most = found.loc[found["kind"] == "canary", "repeats"].max()
     kept = found[(found["kind"] == "reference") | (found["repeats"] == most)]
     table = canaries(kept, extrapolate=False)
@@ -330,12 +332,14 @@ def _text(end: pd.DataFrame, table: pd.DataFrame) -> str:
 EXTRACTION_CARLINI = "Carlini 2022"
 
 
-def extraction_section(runs: pd.DataFrame, evidence: Evidence) -> Reading:
-    """Extractable shares against repeats, size and prompt, above the baseline of passages never seen."""
-    end = extracted(at_end(of_kind(evidence.probes, runs, "extract")))
+def extraction_section(runs: pd.DataFrame, study_data: StudyData) -> StudySection:
+    """Report extractable shares against repeats, size and prompt, above the baseline of passages never
+    seen.
+    """
+    end = extracted(at_end(of_kind(study_data.probes, runs, "extract")))
     table = shares(end)
     laws = log_linear(table)
-    return Reading(
+    return StudySection(
         section=Section(
             title="Extraction from prompts",
             text=_extraction_text(end, laws),
@@ -347,7 +351,8 @@ def extraction_section(runs: pd.DataFrame, evidence: Evidence) -> Reading:
 
 
 def extracted(end: pd.DataFrame) -> pd.DataFrame:
-    """The probes with `whole`, whether all tokens asked for come back, and `right`, the share that does.
+    """Return the probes with `whole`, whether all tokens asked for come back, and `right`, the share that
+    does.
 
     Where the most probable token is right after every true beginning, greedy decoding never leaves the
     passage: it yields the passage from the prompt alone.
@@ -356,8 +361,9 @@ def extracted(end: pd.DataFrame) -> pd.DataFrame:
 
 
 def shares(end: pd.DataFrame) -> pd.DataFrame:
-    """Extractable `share` of the passages by size, prompt and repeats with Wilson's interval, and `above` the
-    share of passages that were never trained on (r = 0), in the same models from the same prompts.
+    """Return extractable `share` of the passages by size, prompt and repeats with Wilson's interval, and
+    `above` the share of passages that were never trained on (r = 0), in the same models from the same
+    prompts.
     """
     rows = []
     for (N, prompt), part in end.groupby(["N", "prompt"]):
@@ -377,7 +383,8 @@ def shares(end: pd.DataFrame) -> pd.DataFrame:
 
 
 def log_linear(table: pd.DataFrame) -> pd.DataFrame:
-    """For each dial the slope of the share above the baseline in its logarithm (base 2), interval and R².
+    """Return for each dial the slope of the share above the baseline in its logarithm (base 2), interval and
+    R².
 
     The other dials are held at their largest, as in Carlini et al. 2022, figure 1; `what` "exact" counts
     whole suffixes, "tokens" the tokens of the suffix that are right.
@@ -436,7 +443,7 @@ def _extraction_figure(table: pd.DataFrame) -> Figure:
 
 
 def _partial(table: pd.DataFrame) -> tuple[Figure, ...]:
-    """Tokens given back, which say more than whole passages where few are given back whole."""
+    """Return tokens given back, which say more than whole passages where few are given back whole."""
     largest = table[(table["N"] == table["N"].max()) & (table["repeats"] > 0)]
     lines = largest.assign(
         series=[f"after {prompt:.0f} tokens" for prompt in largest["prompt"]],

@@ -1,4 +1,4 @@
-"""What every reading of probes does: the losses of single sequences beside the run that they belong to."""
+"""What every analysis of probes needs: the losses of single sequences beside the run that they belong to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEVEL = 0.9
 
 
 def of_kind(probes: pd.DataFrame | None, runs: pd.DataFrame, *kinds: str) -> pd.DataFrame:
-    """The probes of these kinds, every evaluation, with N, N_total, S and seed of their runs.
+    """Return the probes of these kinds, every evaluation, with N, N_total, S and seed of their runs.
 
     AllometryError where the runs recorded none.
     """
@@ -32,13 +32,13 @@ def of_kind(probes: pd.DataFrame | None, runs: pd.DataFrame, *kinds: str) -> pd.
 
 
 def at_end(probes: pd.DataFrame) -> pd.DataFrame:
-    """The last evaluation of every run."""
+    """Return the last evaluation of every run."""
     last = probes.groupby("run")["step"].transform("max")
     return probes[probes["step"] == last].reset_index(drop=True)
 
 
 def mean_interval(values: ArrayLike) -> tuple[float, float, float]:
-    """The mean with Student's interval at LEVEL; without an interval (NaN) for one value."""
+    """Return the mean with Student's interval at LEVEL; without an interval (NaN) for one value."""
     from scipy.stats import t
 
     kept = np.asarray(values, dtype=float)
@@ -49,7 +49,7 @@ def mean_interval(values: ArrayLike) -> tuple[float, float, float]:
 
 
 def proportion(successes: int, trials: int) -> tuple[float, float, float]:
-    """A share with Wilson's interval at LEVEL, which is also right near 0 and 1."""
+    """Return a share with Wilson's interval at LEVEL, which is also right near 0 and 1."""
     from scipy.stats import binomtest
 
     found = binomtest(successes, trials).proportion_ci(LEVEL, method="wilson")
@@ -57,7 +57,7 @@ def proportion(successes: int, trials: int) -> tuple[float, float, float]:
 
 
 def straight(x: ArrayLike, y: ArrayLike) -> tuple[tuple[float, float, float], float, float]:
-    """Least squares y = a + b x: b with Student's interval at LEVEL, a, and R².
+    """Return least squares y = a + b x: b with Student's interval at LEVEL, a, and R².
 
     AllometryError for fewer than three different x: two points lie on a line whatever they are.
     """
@@ -77,5 +77,5 @@ def straight(x: ArrayLike, y: ArrayLike) -> tuple[tuple[float, float, float], fl
 
 
 def size_name(n: float) -> str:
-    """A size as a series of a figure: "N = 12.3k"."""
+    """Return a size as a series of a figure: "N = 12.3k"."""
     return f"N = {format_count(n)}"

@@ -1,6 +1,6 @@
 """What the sets of text show, in sentences: seen, or not seen at this scale and why.
 
-Figures of text that is memorised: bits against the set, the test loss beside it, and membership.
+Analysis: figures of text that is memorised: bits against the set, the test loss beside it, and membership.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def said(
     lines: dict[float, Descent | None],
     whose: str,
 ) -> str:
-    """What the windows show: how they were measured, then each size's peak and its test loss."""
+    """Return what the windows show: how they were measured, then each size's peak and its test loss."""
     each = windows.groupby("run")["trained"].sum()
     told = [
         "Nested sets of blocks from all over the text, trained on for equally long and not stopped. The "
@@ -91,7 +91,7 @@ def memorised_bits(table: pd.DataFrame, held: float, whose: str) -> Figure:
 
 
 def tested(table: pd.DataFrame) -> Figure:
-    """Test loss against the set's information over the capacity: where a second descent would begin."""
+    """Draw test loss against the set's information over the capacity: where a second descent would begin."""
     points = _named(table).rename(columns={"test": "loss"})
     shown = points[["series", "ratio", "loss", "set", "passes", "seeds"]]
     return several(
@@ -102,7 +102,7 @@ def tested(table: pd.DataFrame) -> Figure:
 
 
 def membership(table: pd.DataFrame) -> Figure:
-    """Best F1 of telling trained windows by their loss, against raw bits of the set per parameter."""
+    """Draw best F1 of telling trained windows by their loss, against raw bits of the set per parameter."""
     points = _named(table).assign(per=RAW_BITS * table["set"] / table["N_total"])
     span = np.geomspace(points["per"].min(), points["per"].max(), 60)
     law = 0.5 * (1 + 1.34 / (1 + np.exp(0.034 * (span - 33.14))))

@@ -1,8 +1,8 @@
 """Sets of text that pass what a model can hold, and a larger model that has read everything else (Morris et
 al. 2025, section 4).
 
-Unintended memorisation of text: what a model spares on its training set beyond a larger model that has
-not seen it, against the size of the set, and the test loss beside it (Morris et al. 2025, section 4).
+Analysis: unintended memorisation of text: what a model spares on its training set beyond a larger model that
+has not seen it, against the size of the set, and the test loss beside it (Morris et al. 2025, section 4).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from allometry.data.tokens import prepare
+from allometry.data.tokens import manifest_of
 from allometry.errors import AllometryError
 from allometry.report.content import Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, small_model, small_run
-from allometry.studies.core.sections import Reading, constant
+from allometry.studies.core.sections import StudySection, constant
 from allometry.studies.core.study import run_set, too_little
 from allometry.studies.memorisation.probed import LEVEL, at_end, mean_interval, of_kind
 from allometry.studies.memorisation.text_report import membership, memorised_bits, said, tested
@@ -26,11 +26,11 @@ from allometry.studies.shared.repeats import CLEAR, NOISE, Descent, second_desce
 from allometry.train.probes import REACH
 
 if TYPE_CHECKING:
-    from allometry.data.tokens import TokenSet
+    from allometry.data.tokens import Manifest
     from allometry.laws.estimate import Array
     from allometry.models.base import ModelConfig
     from allometry.report.content import Constant
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
     from allometry.train.config import DataConfig, RunConfig
 
 SHAPES = ((2, 16), (2, 24), (2, 32))
@@ -50,7 +50,9 @@ FEWEST_BLOCKS = 16
 """Blocks of a corpus below which there is no series of sets and no text beside them."""
 
 REFERENCE_SHARE, N_AT_REFERENCE, REFERENCE = 0.3, 1e5, 2.4e13
-"""Share of the compute for the model that knows the language, and its size at so many FLOPs of the design."""
+"""Share of the compute for the model that knows the language, and its size at so many FLOPs of the run
+set.
+"""
 
 SMALLEST_REFERENCE = 5e4
 """N of that model at any compute: twice the largest of the others."""
@@ -71,15 +73,15 @@ PROMPTS, FEW_PROMPTS = 64, 8
 
 @run_set
 def texts(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """Every shape on nested sets of blocks for tokens in proportion to its parameters, never stopped, without
-    weight decay; and a reference on all the text but the blocks that are probed. All probe the same windows,
-    and the first seed of each writes.
+    """Return every shape on nested sets of blocks for tokens in proportion to its parameters, never stopped,
+    without weight decay; and a reference on all the text but the blocks that are probed. All probe the same
+    windows, and the first seed of each writes.
 
     None where the corpus has fewer than FEWEST_BLOCKS blocks.
     """
-    text = prepare(data.corpus, data.tokenizer)
+    text = manifest_of(data.corpus, data.tokenizer)
     plenty = compute >= ENOUGH
-    models = [_model(*shape, n_vocab=text.manifest.n_vocab) for shape in SHAPES]
+    models = [_model(*shape, n_vocab=text.n_vocab) for shape in SHAPES]
     sizes = [model.counts().N_total for model in models]
     seeds = [SEEDS if plenty and model is not models[-1] else 1 for model in models]
     flops = [model.counts().flops_per_token("attention") for model in models]
@@ -106,26 +108,26 @@ def _model(n_layer: int, d_model: int, *, n_vocab: int) -> ModelConfig:
     return small_model(1, n_vocab=n_vocab, n_layer=n_layer, d_model=d_model)
 
 
-def _pool(text: TokenSet) -> int:
-    """Blocks that the reference does without, a power of two: those that are probed, half of the text at
-    most; 0 where it has too few.
+def _pool(text: Manifest) -> int:
+    """Return blocks that the reference does without, a power of two: those that are probed, half of the text
+    at most; 0 where it has too few.
     """
-    blocks = len(text.train) // BLOCK
+    blocks = text.train_tokens // BLOCK
     return min(REACH, 2 ** int(math.log2(blocks // 2))) if blocks >= FEWEST_BLOCKS else 0
 
 
-def _sets(total: int, text: TokenSet, fillings: tuple[float, ...], pool: int) -> list[int]:
-    """Blocks of the sets of a model of `total` parameters; half the pool stays untrained by all."""
-    bits = BLOCK * text.manifest.bytes_per_token * BITS_PER_BYTE
+def _sets(total: int, text: Manifest, fillings: tuple[float, ...], pool: int) -> list[int]:
+    """Return blocks of the sets of a model of `total` parameters; half the pool stays untrained by all."""
+    bits = BLOCK * text.bytes_per_token * BITS_PER_BYTE
     wanted = [max(1.0, filling * BITS_PER_PARAMETER * total / bits) for filling in fillings]
     powers = [2 ** round(math.log2(blocks)) for blocks in wanted]
     return sorted({blocks for blocks in powers if blocks <= pool // 2})
 
 
-def _reference(compute: float, whole: float, data: DataConfig, text: TokenSet, pool: int) -> RunConfig:
+def _reference(compute: float, whole: float, data: DataConfig, text: Manifest, pool: int) -> RunConfig:
 
     size = max(SMALLEST_REFERENCE, N_AT_REFERENCE * math.sqrt(whole / REFERENCE))
-    model = small_model(round(size), n_vocab=text.manifest.n_vocab)
+    model = small_model(round(size), n_vocab=text.n_vocab)
     return _run(model, compute / model.counts().flops_per_token("attention"), data, 0, skip=BLOCK * pool)
 
 
@@ -155,18 +157,20 @@ FEWEST_SETS = 3
 _KEY = ["N_total", "set"]
 
 
-def texts_section(runs: pd.DataFrame, evidence: Evidence, capacity: pd.DataFrame | None = None) -> Reading:
-    """Memorised bits and test loss against the information of the set.
+def texts_section(
+    runs: pd.DataFrame, study_data: StudyData, capacity: pd.DataFrame | None = None
+) -> StudySection:
+    """Report memorised bits and test loss against the information of the set.
 
     `capacity` as from `capacity.saturated`: bits per parameter of random data that the same shapes hold.
     """
-    windows = beside_reference(runs, evidence.probes)
+    windows = beside_reference(runs, study_data.probes)
     table, draws = memorised(windows)
     held, whose = _capacity(capacity)
     table = table.assign(ratio=table["bits"] / (held * table["N_total"]))
     peaks = located(table, draws)
     lines = descents(table, noise_between_seeds(windows))
-    return Reading(
+    return StudySection(
         section=Section(
             title=TEXTS_TITLE,
             text=said(windows, table, peaks, lines, whose),
@@ -184,9 +188,9 @@ TEXTS_TITLE = "Text: memorised beyond a reference, and double descent"
 
 
 def beside_reference(runs: pd.DataFrame, probes: pd.DataFrame | None) -> pd.DataFrame:
-    """A row for each probed window at the end of each run on a set: `loss` and the reference's `known`
-    (nats), whether the window is `trained` on, the `octave` of its block, and `set` (tokens), `test` loss
-    and N_total of the run. Windows that the reference was trained on are left out.
+    """Return a row for each probed window at the end of each run on a set: `loss` and the reference's `known`
+    (nats), whether the window is `trained` on, the `octave` of its block, and `set` (tokens), `test` loss and
+    N_total of the run. Windows that the reference was trained on are left out.
 
     AllometryError without a reference, or where no size has FEWEST_SETS sets.
     """
@@ -218,7 +222,7 @@ def beside_reference(runs: pd.DataFrame, probes: pd.DataFrame | None) -> pd.Data
 
 
 def memorised(windows: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple[float, float], Array]]:
-    """One row a size and set, and draws of what is memorised of it.
+    """Return one row a size and set, and draws of what is memorised of it.
 
     `bits`: what the set costs with the reference; `memorised`: what it costs less with the model or the
     reference, whichever is better on a window, with interval; `chance`: the same on as much text that was
@@ -247,24 +251,29 @@ def memorised(windows: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple[float, fl
 
 
 def _gain(windows: pd.DataFrame) -> pd.Series:
-    """Bits by which the model describes each window shorter than the reference does, none where it does not:
-    -log2 p_ref + log2 max(p, p_ref)."""
+    """Return bits by which the model describes each window shorter than the reference does, none where it
+    does not: -log2 p_ref + log2 max(p, p_ref).
+    """
     return (windows["known"] - windows["loss"]).clip(lower=0) / np.log(2)
 
 
 def _weights(windows: pd.DataFrame) -> pd.Series:
-    """For each window how much of its set it stands for: blocks of its octave over windows probed of it."""
+    """Return for each window how much of its set it stands for: blocks of its octave over windows probed of
+    it.
+    """
     probed = windows.groupby(["run", "octave"])["probe"].transform("count")
     return 2.0 ** (windows["octave"] - 1).clip(lower=0) / probed
 
 
 def _of_set(seen: pd.DataFrame, values: pd.Series) -> float:
-    """The sum over all windows of a set, of which `seen` are the probed ones (of every seed)."""
+    """Return the sum over all windows of a set, of which `seen` are the probed ones (of every seed)."""
     return float(np.average(values, weights=_weights(seen)) * seen["set"].iloc[0] / seen["tokens"].iloc[0])
 
 
 def _drawn(seen: pd.DataFrame) -> Array:
-    """Memorised bits of a set with its windows drawn again within octaves, each time of one of the seeds."""
+    """Return memorised bits of a set with its windows drawn again within octaves, each time of one of the
+    seeds.
+    """
     generator = np.random.default_rng(0)
     seen = seen.assign(gain=_gain(seen)).sort_values(["run", "octave", "probe"])
     gains = [part["gain"].to_numpy(float) for _, part in seen.groupby("run")]
@@ -283,7 +292,7 @@ def _drawn(seen: pd.DataFrame) -> Array:
 
 
 def _told_apart(windows: pd.DataFrame) -> tuple[float, float]:
-    """Area under the curve of telling trained windows from others by their loss, and the best F1 of a
+    """Return area under the curve of telling trained windows from others by their loss, and the best F1 of a
     threshold with as many of either; NaN where one kind is missing.
     """
     inside = windows.loc[windows["trained"], "loss"].to_numpy(float)
@@ -298,9 +307,9 @@ def _told_apart(windows: pd.DataFrame) -> tuple[float, float]:
 
 
 def located(table: pd.DataFrame, draws: dict[tuple[float, float], Array]) -> pd.DataFrame:
-    """One row a size: the most bits memorised over its sets, `at` which information over capacity (the vertex
-    of a parabola in the logarithm), with intervals of at least a step between sets; whether it `rises` to it
-    and `falls` after it.
+    """Return one row a size: the most bits memorised over its sets, `at` which information over capacity (the
+    vertex of a parabola in the logarithm), with intervals of at least a step between sets; whether it `rises`
+    to it and `falls` after it.
     """
     rows = []
     for total, part in table.groupby("N_total"):
@@ -329,7 +338,9 @@ def located(table: pd.DataFrame, draws: dict[tuple[float, float], Array]) -> pd.
 
 
 def _vertex(x: Array, y: Array) -> float:
-    """Where the parabola through the highest point and its neighbours peaks; an end point is its own peak."""
+    """Return where the parabola through the highest point and its neighbours peaks; an end point is its own
+    peak.
+    """
     best = int(y.argmax())
     if best in (0, len(y) - 1):
         return float(x[best])
@@ -338,8 +349,9 @@ def _vertex(x: Array, y: Array) -> float:
 
 
 def noise_between_seeds(windows: pd.DataFrame) -> float:
-    """Relative standard deviation of the test loss between seeds, pooled; NOISE at least, which two seeds
-    would often miss."""
+    """Return relative standard deviation of the test loss between seeds, pooled; NOISE at least, which two
+    seeds would often miss.
+    """
     runs = windows.drop_duplicates("run").assign(log=lambda t: np.log(t["test"]))
     groups = runs.groupby(_KEY)["log"]
     freedom = groups.count() - 1
@@ -349,7 +361,7 @@ def noise_between_seeds(windows: pd.DataFrame) -> float:
 
 
 def descents(table: pd.DataFrame, noise: float) -> dict[float, Descent | None]:
-    """For each size whether the test loss rises and falls again along the sets, and at which ratio."""
+    """Return for each size whether the test loss rises and falls again along the sets, and at which ratio."""
     return {
         float(str(total)): second_descent(
             part["ratio"].to_numpy(float), part["test"].to_numpy(float), CLEAR * noise

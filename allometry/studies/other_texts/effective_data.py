@@ -3,7 +3,7 @@
 D_F is the data of the further training, D_E what a model of the same size needs from scratch to end at the
 same loss, D_T = D_E - D_F what was transferred (Hernandez et al. 2021). All in tokens: characters, for bytes.
 
-Figures of effective data transferred.
+Analysis: figures of effective data transferred.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.laws.fit import fit
 from allometry.report.content import Section, Table
-from allometry.studies.core.sections import LEVEL, Reading, caveats, constant, mean_estimate, percent
+from allometry.studies.core.sections import LEVEL, StudySection, caveats, constant, mean_estimate, percent
 from allometry.studies.shared.subsets import stopped
 from allometry.units import format_count
 
@@ -43,8 +43,8 @@ _HINT = "train the missing runs: allometry run elsewhere"
 
 
 def arms(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """Runs on a target: `arm` is "before" (they start from another run) or "scratch" (same corpus, from their
-    own weights); `unique` is D, `infinite` all the text; added are `stop`, `turned`, `epochs`.
+    """Return runs on a target: `arm` is "before" (they start from another run) or "scratch" (same corpus,
+    from their own weights); `unique` is D, `infinite` all the text; added are `stop`, `turned`, `epochs`.
 
     AllometryError if no run starts from another.
     """
@@ -78,7 +78,7 @@ def _inverse(sets: pd.Series, losses: pd.Series) -> PchipInterpolator:
 
 
 def effective(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a run of further training on a set: D_F, D_E, D_T, `low` (in the low-data regime), `use`
+    """Return one row a run of further training on a set: D_F, D_E, D_T, `low` (in the low-data regime), `use`
     ("fitted", or why it has no place on the from-scratch curve) and `precision`, the change of log L over
     that of log D_T: where a curve is flat, a little noise of the loss is much data.
 
@@ -99,7 +99,7 @@ def effective(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _points(before: pd.DataFrame, curve: pd.Series, whole: float) -> pd.DataFrame:
-    """The rows of one size; `whole` is its loss from scratch on all the text (NaN if unknown)."""
+    """Return the rows of one size; `whole` is its loss from scratch on all the text (NaN if unknown)."""
     sets = pd.Series(curve.index, dtype=float)
     inverse, losses = _inverse(sets, curve), before["loss"].to_numpy(float)
     needed = np.exp(np.asarray(inverse(losses), dtype=float))
@@ -122,7 +122,7 @@ def _points(before: pd.DataFrame, curve: pd.Series, whole: float) -> pd.DataFram
     )  # fmt: skip
 
 
-def transferred(table: pd.DataFrame, corpus: str) -> Reading:
+def transferred(table: pd.DataFrame, corpus: str) -> StudySection:
     """alpha, beta and k of one target, with the points, the curves and what has no place on them."""
     points = effective(table[table["corpus"] == corpus])
     chosen, regime = _regime(points)
@@ -139,7 +139,7 @@ def transferred(table: pd.DataFrame, corpus: str) -> Reading:
     if len(lost):
         evidence = (*evidence, _lost(lost, corpus))
     held = [w for w in caveats(law, f"D_T on {corpus}") if "interval" not in w]
-    return Reading(
+    return StudySection(
         section=Section(title=f"Transfer to {corpus}", text=summary, evidence=evidence),
         constants=rows,
         fits={"summary": summary, "law": law, "points": points},
@@ -148,7 +148,9 @@ def transferred(table: pd.DataFrame, corpus: str) -> Reading:
 
 
 def _regime(points: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The points to fit: those of low data if they are enough of them, else all that could be placed."""
+    """Return the points to fit: those of low data if they are enough of them, else all that could be
+    placed.
+    """
     placed = points[points["use"] == "fitted"]
     low = placed[placed["low"]]
     if len(low) >= FEWEST_POINTS and low["N"].nunique() >= 3 and low["D_F"].nunique() >= 3:
@@ -163,8 +165,8 @@ def _regime(points: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def exponents(points: pd.DataFrame, corpus: str) -> tuple[Constant, ...]:
-    """Rows for alpha and beta, with sizes as the units: a from-scratch curve's error is shared by all points
-    of its size, so points do not count as independent.
+    """Return rows for alpha and beta, with sizes as the units: a from-scratch curve's error is shared by all
+    points of its size, so points do not count as independent.
 
     alpha is the mean of the slopes of the sizes, beta the slope of what is left in log N.
     """
@@ -191,7 +193,7 @@ def _mean(slopes: list[float]) -> tuple[float, float, float]:
 
 
 def _slope(left: pd.Series) -> tuple[float, float, float]:
-    """Slope over the index with Student's interval; unbounded with two points."""
+    """Return slope over the index with Student's interval; unbounded with two points."""
     from scipy.stats import linregress, t
 
     if len(left) < 3:
@@ -296,7 +298,7 @@ def worth(points: pd.DataFrame, law: FitResult, corpus: str) -> Figure:
 
 
 def both_arms(table: pd.DataFrame, corpus: str) -> Figure:
-    """Losses of both arms against the data, for the smallest and the largest size."""
+    """Draw losses of both arms against the data, for the smallest and the largest size."""
     own = table[(table["corpus"] == corpus) & ~table["infinite"]]
     ends = own[own["N"].isin([own["N"].min(), own["N"].max()])].sort_values(["N", "arm", "unique"])
     names = {"before": "trained before", "scratch": "from scratch"}
@@ -318,5 +320,5 @@ def _size(n: float) -> str:
 
 
 def slug(corpus: str) -> str:
-    """A corpus in the name of a figure or table."""
+    """Return a corpus in the name of a figure or table."""
     return "".join(c if c.isalnum() else "-" for c in corpus)

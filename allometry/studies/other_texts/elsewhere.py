@@ -1,9 +1,10 @@
 """Elsewhere: what a model trained on one text is worth on another, as it is and after further training.
 
-Reading generalisation to other distributions: the loss there against the loss here along size, data and
-training time, and what training here is worth there.
+Analysis: generalisation to other distributions: the loss there against the loss here along size, data
+and training time, and what training here is worth there.
 
-Reading ossification: whether training before makes a model end worse where there are plenty of data.
+Analysis: ossification: whether training before makes a model end worse where there are plenty of
+data.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from allometry.figures.several import several
 from allometry.report.content import Section, Table
 from allometry.studies.core.sections import (
     LEVEL,
-    Reading,
-    attempt,
+    StudySection,
     chapter,
     claim,
     mean_estimate,
     scope,
+    section_or_reason,
     usable_runs,
 )
 from allometry.studies.core.study import Study, register
@@ -45,7 +46,7 @@ from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis, Constant, Figure
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
 
 
 @register
@@ -69,32 +70,36 @@ class Elsewhere(Study):
         "before, end worse than from scratch where data are plenty."
     )
     budget: ClassVar[str] = "15m"
-    designs: ClassVar[dict[str, float]] = {"distributions": 0.4, "transfers": 0.6}
+    run_sets: ClassVar[dict[str, float]] = {"distributions": 0.4, "transfers": 0.6}
 
-    def analyse(self, evidence: Evidence) -> Analysis:
+    def analyse(self, study_data: StudyData) -> Analysis:
         """Loss-to-loss lines along size, data and time; effective data transferred; ossification."""
-        usable, excluded = usable_runs(evidence)
+        usable, excluded = usable_runs(study_data)
         own = tested(usable)
         ladder = _ladder(own)
 
         @cache
         def table() -> pd.DataFrame:
-            return arms(usable, evidence.curves)
+            return arms(usable, study_data.curves)
 
-        readings = {
-            "sizes": attempt("Losses elsewhere against size", lambda: by_size(ladder)),
-            "loss": attempt("Losses elsewhere against the loss here", lambda: loss_to_loss(ladder)),
-            "during": attempt("During training and after it", lambda: during(ladder, evidence.curves)),
-            "axes": attempt(_AXES, lambda: along(own, ladder, evidence.curves)),
+        sections = {
+            "sizes": section_or_reason("Losses elsewhere against size", lambda: by_size(ladder)),
+            "loss": section_or_reason("Losses elsewhere against the loss here", lambda: loss_to_loss(ladder)),
+            "during": section_or_reason(
+                "During training and after it", lambda: during(ladder, study_data.curves)
+            ),
+            "axes": section_or_reason(_AXES, lambda: along(own, ladder, study_data.curves)),
         }
         for corpus in targets(usable) or ("another text",):
-            readings[corpus] = attempt(f"Transfer to {corpus}", partial(_transferred, table, corpus))
-        readings["ossification"] = attempt("Ossification", lambda: ossification(table()))
-        found = [reading.fits["summary"] for reading in readings.values() if "summary" in reading.fits]
+            sections[corpus] = section_or_reason(
+                f"Transfer to {corpus}", partial(_transferred, table, corpus)
+            )
+        sections["ossification"] = section_or_reason("Ossification", lambda: ossification(table()))
+        found = [section.fits["summary"] for section in sections.values() if "summary" in section.fits]
         return chapter(
-            self, evidence, readings, next=_next(readings), excluded=excluded,
+            self, study_data, sections, next=_next(sections), excluded=excluded,
             answer=" ".join(found) or "The runs do not answer this.",
-            warnings=(*missing(own), *missing_targets(usable), *_scope(own, usable, evidence)),
+            warnings=(*missing(own), *missing_targets(usable), *_scope(own, usable, study_data)),
         )  # fmt: skip
 
 
@@ -108,15 +113,16 @@ _AXES = "Along size, data and time"
 
 
 def tested(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs that start from their own weights and were tested elsewhere; AllometryError if there are
-    none."""
+    """Return the runs that start from their own weights and were tested elsewhere; AllometryError if there
+    are none.
+    """
     names = elsewhere(runs)
     known = runs[[f"loss_{name}" for name in names]].notna().any(axis=1) if names else runs["run"].isna()
     return runs[known & runs["init_from"].isna()].reset_index(drop=True)
 
 
 def _ladder(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of the horizon at which there are most sizes."""
+    """Return the runs of the horizon at which there are most sizes."""
     if not len(runs):
         return runs
     sizes = runs.groupby("D")["N"].nunique().sort_index()
@@ -124,13 +130,14 @@ def _ladder(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def targets(runs: pd.DataFrame) -> tuple[str, ...]:
-    """The texts on which runs were trained that start from others."""
+    """Return the texts on which runs were trained that start from others."""
     return tuple(dict.fromkeys(runs.loc[runs["init_from"].notna(), "corpus"]))
 
 
 def missing_targets(runs: pd.DataFrame) -> tuple[str, ...]:
-    """Warnings for targets that could not be had, another language among them, with the commands that fetch
-    them; none where the study was too small to ask for more than what is shipped."""
+    """Return warnings for targets that could not be had, another language among them, with the commands that
+    fetch them; none where the study was too small to ask for more than what is shipped.
+    """
     found = set(targets(runs))
     if not found or found | set(elsewhere(runs)) <= {*AT_HAND, *SHIPPED}:
         return ()
@@ -148,21 +155,25 @@ def missing_targets(runs: pd.DataFrame) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def _scope(own: pd.DataFrame, usable: pd.DataFrame, evidence: Evidence) -> tuple[str, ...]:
-    """The caveats of the runs that were trained once; those trained further repeat their text on purpose."""
+def _scope(own: pd.DataFrame, usable: pd.DataFrame, study_data: StudyData) -> tuple[str, ...]:
+    """Return the caveats of the runs that were trained once; those trained further repeat their text on
+    purpose.
+    """
     if not len(own):
         return ()
     others = set(usable["run"]) - set(own["run"])
-    return scope(own, replace(evidence, planned=tuple(run for run in evidence.planned if run not in others)))
+    return scope(
+        own, replace(study_data, planned=tuple(run for run in study_data.planned if run not in others))
+    )
 
 
-def _transferred(table: Callable[[], pd.DataFrame], corpus: str) -> Reading:
+def _transferred(table: Callable[[], pd.DataFrame], corpus: str) -> StudySection:
     return transferred(table(), corpus)
 
 
-def along(runs: pd.DataFrame, ladder: pd.DataFrame, curves: pd.DataFrame) -> Reading:
-    """The exponent of the loss elsewhere in the loss here, when the loss here falls by size, by data or by
-    training; where they differ, the loss here does not decide the loss there.
+def along(runs: pd.DataFrame, ladder: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
+    """Report the exponent of the loss elsewhere in the loss here, when the loss here falls by size, by data
+    or by training; where they differ, the loss here does not decide the loss there.
 
     AllometryError if no run was tested elsewhere, or at fewer than three sizes.
     """
@@ -181,7 +192,7 @@ def along(runs: pd.DataFrame, ladder: pd.DataFrame, curves: pd.DataFrame) -> Rea
         "intervals do not meet, or a loss that ends above its lowest.", frame=told,
     )  # fmt: skip
     summary = _told(told, table)
-    return Reading(
+    return StudySection(
         section=Section(title=_AXES, text=summary, evidence=(_figure(table), lines)),
         fits={"summary": summary},
     )
@@ -190,7 +201,7 @@ def along(runs: pd.DataFrame, ladder: pd.DataFrame, curves: pd.DataFrame) -> Rea
 def _axes(
     name: str, ladder: pd.DataFrame, rest: pd.DataFrame, curves: pd.DataFrame
 ) -> list[dict[str, object]]:
-    """Exponents of one distribution along each way to a lower loss here."""
+    """Return exponents of one distribution along each way to a lower loss here."""
     column = f"loss_{name}"
     means = ladder.groupby("N")[["loss", column]].mean()
     ratio = float(means[column].iloc[-1] / means["loss"].iloc[-1])
@@ -207,7 +218,9 @@ def _axes(
 
 
 def _within(runs: pd.DataFrame, group: str, column: str, *, fewest: int) -> tuple[float, float, float]:
-    """The mean over groups of the slope of log loss there in log loss here; NaN for fewer than two groups."""
+    """Return the mean over groups of the slope of log loss there in log loss here; NaN for fewer than two
+    groups.
+    """
     slopes = [
         np.polyfit(np.log(part["loss"]), np.log(part[column]), 1)[0]
         for _, part in runs.dropna(subset=["loss", column]).groupby(group)
@@ -217,7 +230,7 @@ def _within(runs: pd.DataFrame, group: str, column: str, *, fewest: int) -> tupl
 
 
 def _why(name: str, rows: pd.DataFrame, curves: pd.DataFrame, ladder: pd.DataFrame) -> dict[str, object]:
-    """Whether a distribution leaves the line, and what the losses say about the reason."""
+    """Return whether a distribution leaves the line, and what the losses say about the reason."""
     size = rows[rows["series"] == "by size"].iloc[0]
     turned = _turned(name, curves, ladder)
     reasons = []
@@ -235,7 +248,7 @@ def _why(name: str, rows: pd.DataFrame, curves: pd.DataFrame, ladder: pd.DataFra
 
 
 def _turned(name: str, curves: pd.DataFrame, ladder: pd.DataFrame) -> float:
-    """Per cent by which the largest model's loss there ends above its lowest; NaN without a curve."""
+    """Return per cent by which the largest model's loss there ends above its lowest; NaN without a curve."""
     largest = ladder.sort_values("N")["run"].iloc[-1]
     column = f"loss_{name}"
     curve = curves[curves["run"] == largest].sort_values("step")
@@ -268,7 +281,7 @@ def _rank_correlation(x: pd.Series, y: pd.Series) -> tuple[float, float]:
 
 
 def _figure(table: pd.DataFrame) -> Figure:
-    """Exponents against distance."""
+    """Draw exponents against distance."""
     ends = [table["ratio"].min() / 1.05, table["ratio"].max() * 1.05]
     line = pd.DataFrame({"series": "in proportion", "ratio": ends, "kappa": 1.0})
     return several(
@@ -281,8 +294,8 @@ def _figure(table: pd.DataFrame) -> Figure:
     )  # fmt: skip
 
 
-def _next(readings: dict[str, Reading]) -> str:
-    points = [r.fits["points"] for r in readings.values() if "points" in r.fits]
+def _next(sections: dict[str, StudySection]) -> str:
+    points = [r.fits["points"] for r in sections.values() if "points" in r.fits]
     if any((p["use"] == "better than from scratch on the largest set").sum() > len(p) / 3 for p in points):
         return "Larger from-scratch sets, so that the best transfers have a place on the curve."
     return (
@@ -296,9 +309,10 @@ _KEY = ["corpus", "N", "infinite", "limit", "seed"]
 
 
 def pairs(table: pd.DataFrame) -> pd.DataFrame:
-    """Per cent by which a run trained before ends above one from scratch of the same size, data and seed.
+    """Return per cent by which a run trained before ends above one from scratch of the same size, data and
+    seed.
 
-    `table` is that of `readings.transfers.arms`; columns corpus, N, D (unique tokens, of all the text those
+    `table` is that of `effective_data.arms`; columns corpus, N, D (unique tokens, of all the text those
     that were seen), infinite, seed, percent. AllometryError if there are no pairs.
     """
     sides = [
@@ -318,8 +332,10 @@ def pairs(table: pd.DataFrame) -> pd.DataFrame:
     return both.assign(D=seen, percent=excess)[["corpus", "N", "D", "infinite", "seed", "percent"]]
 
 
-def ossification(table: pd.DataFrame) -> Reading:
-    """The difference between the arms against the data, and its sign for the smallest size on all of it."""
+def ossification(table: pd.DataFrame) -> StudySection:
+    """Report the difference between the arms against the data, and its sign for the smallest size on all of
+    it.
+    """
     found = pairs(table)
     ends = found[found["infinite"]]
     evidence = tuple(
@@ -333,7 +349,7 @@ def ossification(table: pd.DataFrame) -> Reading:
         caption="Both see the same number of tokens of it. Above zero: training before has made it worse.",
         frame=by_size.rename(columns={"mean": "excess, %", "std": "sd between seeds", "size": "seeds"}),
     )  # fmt: skip
-    return Reading(
+    return StudySection(
         section=Section(title="Ossification", text=summary, evidence=(*evidence, listed)),
         constants=rows,
         fits={"summary": summary},
@@ -341,7 +357,7 @@ def ossification(table: pd.DataFrame) -> Reading:
 
 
 def _row(ends: pd.DataFrame, corpus: str) -> Constant | None:
-    """The smallest size with several seeds, on all the text of one target."""
+    """Return the smallest size with several seeds, on all the text of one target."""
     own = ends[ends["corpus"] == corpus]
     repeated = own.groupby("N")["seed"].nunique()
     sizes = repeated[repeated > 1]

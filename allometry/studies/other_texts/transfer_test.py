@@ -1,8 +1,8 @@
 """Transfer test: what does a loss on one text say about the loss on another?
 
-A ladder of sizes that are tested on other texts than they are trained on.
+Runs: a ladder of sizes that are tested on other texts than they are trained on.
 
-Reading losses on other distributions against the loss on the training distribution.
+Analysis: losses on other distributions against the loss on the training distribution.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
-from allometry.data.tokens import prepare
+from allometry.data.fetching import downloads_allowed
+from allometry.data.tokens import downloads, prepare
 from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Analysis, Constant, Figure, Section, Table, Verdict
@@ -21,12 +22,12 @@ from allometry.studies.core.recipe import BATCH_TOKENS, small_model, small_run, 
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
-    Reading,
-    attempt,
+    StudySection,
     chapter,
     constant,
     mean_estimate,
     scope,
+    section_or_reason,
     seed_noise,
     slope_of,
     usable_runs,
@@ -35,7 +36,7 @@ from allometry.studies.core.study import Study, register, run_set, too_little
 
 if TYPE_CHECKING:
     from allometry.models.base import ModelConfig
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
     from allometry.train.config import DataConfig, RunConfig
 
 
@@ -59,26 +60,28 @@ class TransferTest(Study):
         "most "
         "of what makes them hard is never seen here."
     )
-    designs: ClassVar[dict[str, float]] = {"distributions": 1.0}
+    run_sets: ClassVar[dict[str, float]] = {"distributions": 1.0}
 
-    def analyse(self, evidence: Evidence) -> Analysis:
+    def analyse(self, study_data: StudyData) -> Analysis:
         """Loss-to-loss exponents, and training curves against finished models."""
-        usable, excluded = usable_runs(evidence)
-        readings = {
-            "sizes": attempt("Losses elsewhere against size", lambda: by_size(usable)),
-            "loss": attempt("Losses elsewhere against the loss here", lambda: loss_to_loss(usable)),
-            "during": attempt("During training and after it", lambda: during(usable, evidence.curves)),
+        usable, excluded = usable_runs(study_data)
+        sections = {
+            "sizes": section_or_reason("Losses elsewhere against size", lambda: by_size(usable)),
+            "loss": section_or_reason("Losses elsewhere against the loss here", lambda: loss_to_loss(usable)),
+            "during": section_or_reason(
+                "During training and after it", lambda: during(usable, study_data.curves)
+            ),
             "noise": seed_noise(usable)[1],
         }
-        found = [reading.fits["summary"] for reading in readings.values() if "summary" in reading.fits]
+        found = [section.fits["summary"] for section in sections.values() if "summary" in section.fits]
         return chapter(
             self,
-            evidence,
-            readings,
+            study_data,
+            sections,
             answer=" ".join(found) or "The runs do not answer this.",
             next=_NEXT,
             excluded=excluded,
-            warnings=(*missing(usable), *scope(usable, evidence)),
+            warnings=(*missing(usable), *scope(usable, study_data)),
         )
 
 
@@ -114,8 +117,8 @@ FEWEST_UPDATES = 100
 
 @run_set
 def distributions(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """Sizes at one horizon, evaluated on every distribution; the largest often, while it trains (Kaplan et
-    al. 2020, figure 8).
+    """Return sizes at one horizon, evaluated on every distribution; the largest often, while it trains
+    (Kaplan et al. 2020, figure 8).
     """
     elsewhere = tuple(name for name in others(compute, data) if name != data.corpus)
     models = _models(compute, vocabulary(data))
@@ -142,7 +145,7 @@ def _models(compute: float, n_vocab: int) -> list[ModelConfig]:
 
 
 def _steps(compute: float, models: list[ModelConfig], sets: int) -> int:
-    """Updates that `compute` pays for; an evaluation costs a third of training on its tokens."""
+    """Return updates that `compute` pays for; an evaluation costs a third of training on its tokens."""
     per_token = sum(model.counts().flops_per_token("attention") for model in models)
     tokens = compute / per_token
     evaluations = 1 + math.log2(max(2.0, tokens / BATCH_TOKENS))
@@ -150,8 +153,8 @@ def _steps(compute: float, models: list[ModelConfig], sets: int) -> int:
 
 
 def others(compute: float, data: DataConfig) -> tuple[str, ...]:
-    """The distributions for `compute` FLOPs that can be had; `studies.readings.distributions` names those
-    that could not.
+    """Return the distributions for `compute` FLOPs that can be had; `studies.other_texts.transfer_test` names
+    those that could not.
     """
     if compute < WORTH_FETCHING:
         return AT_HAND
@@ -159,9 +162,15 @@ def others(compute: float, data: DataConfig) -> tuple[str, ...]:
 
 
 def to_be_had(corpus: str, tokenizer: str) -> bool:
-    """Whether a corpus is there or can be fetched; it is prepared if so."""
+    """Return whether a corpus is there or can be fetched; it is prepared if so.
+
+    Where nothing may be downloaded, what would be counts as there.
+    """
+    wanted = tokenizer if "@" in tokenizer or not tokenizer.startswith("bpe:") else "bytes"
+    if not downloads_allowed() and downloads(corpus, wanted):
+        return True
     try:
-        prepare(corpus, tokenizer if "@" in tokenizer or not tokenizer.startswith("bpe:") else "bytes")
+        prepare(corpus, wanted)
     except AllometryError:
         return False
     return True
@@ -178,13 +187,13 @@ _NEXT = (
 
 
 def elsewhere(runs: pd.DataFrame) -> list[str]:
-    """The distributions that the runs were tested on beside their own."""
+    """Return the distributions that the runs were tested on beside their own."""
     columns = [c for c in runs.columns if c.startswith("loss_") and runs[c].notna().any()]
     return [column.removeprefix("loss_") for column in columns]
 
 
 def missing(runs: pd.DataFrame) -> tuple[str, ...]:
-    """A warning for the distributions that could not be had when the study was planned."""
+    """Return a warning for the distributions that could not be had when the study was planned."""
     found = set(elsewhere(runs))
     if not found or found <= set(AT_HAND):
         return ()
@@ -198,15 +207,15 @@ def missing(runs: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _long(runs: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """One row a run and distribution: series (the distribution, "here" for its own), N, here, loss."""
+    """Return one row a run and distribution: series (the distribution, "here" for its own), N, here, loss."""
     parts = [runs.assign(series="here (test split)", elsewhere=runs["loss"])]
     parts += [runs.assign(series=name, elsewhere=runs[f"loss_{name}"]) for name in names]
     table = pd.concat(parts, ignore_index=True)
     return table.assign(here=table["loss"])[["series", "run", "N", "seed", "here", "elsewhere"]].dropna()
 
 
-def by_size(runs: pd.DataFrame) -> Reading:
-    """Losses on every distribution against N (Kaplan et al. 2020, figure 8, left)."""
+def by_size(runs: pd.DataFrame) -> StudySection:
+    """Report losses on every distribution against N (Kaplan et al. 2020, figure 8, left)."""
     names = elsewhere(runs)
     if not names:
         raise AllometryError("no run was tested on another distribution", hint="run the study again")
@@ -229,13 +238,13 @@ def by_size(runs: pd.DataFrame) -> Reading:
         caption=f"{LEVEL:.0%} intervals of straight lines from their residuals.", frame=pd.DataFrame(rows),
     )  # fmt: skip
     text = "Parallel lines in log-log would mean that size buys the same share of the loss everywhere."
-    return Reading(
+    return StudySection(
         section=Section(title="Losses elsewhere against size", text=text, evidence=(figure, slopes))
     )
 
 
-def loss_to_loss(runs: pd.DataFrame) -> Reading:
-    """The exponent kappa in L_elsewhere ∝ L_here^kappa over finished models of all sizes."""
+def loss_to_loss(runs: pd.DataFrame) -> StudySection:
+    """Report the exponent kappa in L_elsewhere ∝ L_here^kappa over finished models of all sizes."""
     names = elsewhere(runs)
     if runs["N"].nunique() < 3 or not names:
         raise AllometryError("fewer than three sizes are done", hint="finish the study's runs")
@@ -270,7 +279,7 @@ def loss_to_loss(runs: pd.DataFrame) -> Reading:
         caption=f"{LEVEL:.0%} intervals from the residuals of straight lines in log-log.",
         frame=frame,
     )
-    return Reading(
+    return StudySection(
         section=Section(title="Losses elsewhere against the loss here", text=summary, evidence=(table,)),
         constants=rows,
         fits={"summary": summary},
@@ -278,7 +287,7 @@ def loss_to_loss(runs: pd.DataFrame) -> Reading:
 
 
 def kappa(here: pd.Series, there: pd.Series) -> tuple[float, float, float, float]:
-    """Slope in log-log with its interval, and the root mean square residual."""
+    """Return slope in log-log with its interval, and the root mean square residual."""
     from scipy.stats import linregress, t
 
     x, y = np.log(here.to_numpy(dtype=float)), np.log(there.to_numpy(dtype=float))
@@ -288,8 +297,8 @@ def kappa(here: pd.Series, there: pd.Series) -> tuple[float, float, float, float
     return float(line.slope), float(line.slope) - half, float(line.slope) + half, rms
 
 
-def during(runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
-    """The largest model while it trains against finished models of all sizes (figure 8, right)."""
+def during(runs: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
+    """Report the largest model while it trains against finished models of all sizes (figure 8, right)."""
     names = elsewhere(runs)
     largest = runs.sort_values("N")["run"].iloc[-1]
     curve = curves[(curves["run"] == largest) & curves["loss"].notna()].sort_values("loss")
@@ -307,7 +316,7 @@ def during(runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
         f"At the same test loss, finished models lie {ours[0]:+.1f} % [{ours[1]:+.1f}, {ours[2]:+.1f}] from "
         "the loss elsewhere that the largest has on its way."
     )
-    return Reading(
+    return StudySection(
         section=Section(
             title="During training and after it",
             text=f"{summary} Kaplan et al. see no difference. The largest model's curve is at its constant "
@@ -320,7 +329,9 @@ def during(runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
 
 
 def _beside(finished: pd.DataFrame, curve: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Finished models' loss on a distribution over that of the curve at the same test loss, in percent."""
+    """Return finished models' loss on a distribution over that of the curve at the same test loss, in
+    percent.
+    """
     known = curve.dropna(subset=[f"loss_{name}"])
     inside = finished[finished["loss"].between(known["loss"].min(), known["loss"].max())]
     on_curve = np.exp(np.interp(np.log(inside["loss"]), np.log(known["loss"]), np.log(known[f"loss_{name}"])))
@@ -354,7 +365,7 @@ def _shares(table: pd.DataFrame) -> Table:
 
 
 def _same(name: str, estimate: tuple[float, float, float]) -> Constant:
-    """A row for a claim that there is no difference: agrees if the interval lies within ± SAME."""
+    """Return a row for a claim that there is no difference: agrees if the interval lies within ± SAME."""
     ours, low, high = estimate
     verdict: Verdict = "agrees" if max(-low, high) < SAME else "cannot tell"
     if low > 0 or high < 0:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from allometry.data.tokenizers import full_name
-from allometry.data.tokens import prepare, prepared
+from allometry.data.tokens import manifest_of, prepared
 from allometry.errors import AllometryError
 from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run, vocabulary
 from allometry.studies.core.study import run_set, too_little
@@ -67,8 +67,8 @@ FEWEST_UPDATES = 150
 
 @run_set
 def transfers(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """Every size trained on `data`, then on sets of each target until the test loss turns, and from scratch
-    on the same and larger sets and on all of the target's text (Hernandez et al. 2021).
+    """Return every size trained on `data`, then on sets of each target until the test loss turns, and from
+    scratch on the same and larger sets and on all of the target's text (Hernandez et al. 2021).
 
     Sets are nested. Runs on all the text see as many tokens as the longest runs on sets.
     """
@@ -92,7 +92,8 @@ def transfers(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 
 def targets(compute: float, data: DataConfig) -> tuple[str, ...]:
-    """The texts that are transferred to: those that can be had, one that is shipped for little compute.
+    """Return the texts that are transferred to: those that can be had, one that is shipped for little
+    compute.
 
     Another language is among them once it has been prepared.
 
@@ -112,20 +113,20 @@ def targets(compute: float, data: DataConfig) -> tuple[str, ...]:
 
 
 def _tested(compute: float, data: DataConfig, wanted: tuple[str, ...]) -> DataConfig:
-    """The first training's data: tested on every other distribution, the targets among them."""
+    """Return the first training's data: tested on every other distribution, the targets among them."""
     names = dict.fromkeys([*wanted, *others(compute, data)])
     return data.replace(eval_on=tuple(name for name in names if name != data.corpus))
 
 
 def _target(data: DataConfig, corpus: str) -> DataConfig:
-    """The target in the tokens of the first training, all of it."""
+    """Return the target in the tokens of the first training, all of it."""
     tokenizer = full_name(data.tokenizer, data.corpus)
     return data.replace(corpus=corpus, tokenizer=tokenizer, eval_on=(), limit=None, spread=0)
 
 
 def _available(data: DataConfig) -> int:
-    """Training tokens that there are."""
-    return len(prepare(data.corpus, data.tokenizer).train)
+    """Return the number of training tokens that there are."""
+    return manifest_of(data.corpus, data.tokenizer).train_tokens
 
 
 def _before(model: ModelConfig, horizon: int, data: DataConfig, seed: int) -> RunConfig:
@@ -135,7 +136,7 @@ def _before(model: ModelConfig, horizon: int, data: DataConfig, seed: int) -> Ru
 
 
 def _cut(run: RunConfig, share: float) -> RunConfig:
-    """The same run at a share of its horizon, which shares its trunk."""
+    """Return the same run at a share of its horizon, which shares its trunk."""
     tokens = BATCH_TOKENS * round(share * run.train.tokens / BATCH_TOKENS)
     return run.replace(train={**run.train.model_dump(), "tokens": tokens})
 
@@ -143,8 +144,8 @@ def _cut(run: RunConfig, share: float) -> RunConfig:
 def _on_target(
     before: list[RunConfig], data: DataConfig, horizon: int, available: int, full: bool
 ) -> list[RunConfig]:
-    """One size on one target: sets from scratch and from the first training, and all the text from both with
-    each of its seeds.
+    """Return one size on one target: sets from scratch and from the first training, and all the text from
+    both with each of its seeds.
     """
 
     def sets(halvings: tuple[int, ...]) -> list[int]:
@@ -167,7 +168,9 @@ def _run(
     parent: RunConfig | None = None,
     seed: int = 0,
 ) -> RunConfig:
-    """A run until the test loss turns, from scratch or from a parent's weights, at one constant rate."""
+    """Return a run until the test loss turns, from scratch or from a parent's weights, at one constant
+    rate.
+    """
     epochs = TUNED_EPOCHS if parent else EPOCHS
     run = small_run(
         model,
@@ -184,7 +187,7 @@ def _run(
 
 
 def _ladder(compute: float, n_vocab: int, full: bool) -> list[ModelConfig]:
-    """Sizes in equal steps of log N; the largest grows with the square root of the compute."""
+    """Return sizes in equal steps of log N; the largest grows with the square root of the compute."""
     count, span = (SIZES, SPAN) if full else (FEW_SIZES, FEW_SPAN)
     largest = max(SMALLEST * span, N_AT_REFERENCE * (compute / REFERENCE) ** 0.5)
     wanted = [round(largest / span ** (1 - i / (count - 1))) for i in range(count)]
@@ -192,7 +195,7 @@ def _ladder(compute: float, n_vocab: int, full: bool) -> list[ModelConfig]:
 
 
 def _horizon(compute: float, models: list[ModelConfig], count: int, full: bool) -> float:
-    """The horizon (tokens) with which every run on `count` targets, if none stopped early, would cost
+    """Return the horizon (tokens) with which every run on `count` targets, if none stopped early, would cost
     `compute` together, evaluations included.
     """
     flops = [model.counts().flops_per_token("attention") for model in models]

@@ -1,7 +1,7 @@
 """The laws that several studies read from one table of runs: L(N), L(D) and L(N, D), each with its fit, its
 figure and its constants beside the published ones.
 
-How the exponent of L(N) moves with the horizon, and where it goes as D → ∞.
+Analysis: how the exponent of L(N) moves with the horizon, and where it goes as D → ∞.
 
 Kaplan et al. 2020 read L(N) off models near convergence; ours are not, so the limit is extrapolated through
 L(N, D).
@@ -28,7 +28,7 @@ from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
     TOKENS,
-    Reading,
+    StudySection,
     caveats,
     constant,
     estimate,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from allometry.laws.result import FitResult
 
 
-def by_size(runs: pd.DataFrame) -> Reading:
+def by_size(runs: pd.DataFrame) -> StudySection:
     """L(N) at the longest horizon that every size was trained to, as a power law and above a floor.
 
     Kaplan et al. 2020, eq. 1.1 and figure 6.
@@ -56,7 +56,7 @@ def by_size(runs: pd.DataFrame) -> Reading:
         power_law(table, straight, x="N", slopes=named, name="loss-against-size"),
         power_law(table, bent, x="N", name="loss-against-size-floor", title="The same, with a floor"),
     )
-    return Reading(
+    return StudySection(
         section=Section(
             title="L(N): loss against size",
             text=_size_text(table, straight, bent, total),
@@ -72,7 +72,9 @@ def by_size(runs: pd.DataFrame) -> Reading:
 
 
 def _slope(straight: FitResult, bent: FitResult) -> Constant:
-    """The exponent of the straight line; where losses bend, its slope is of the range and not of a law."""
+    """Return the exponent of the straight line; where losses bend, its slope is of the range and not of a
+    law.
+    """
     row = constant(
         "loss against size, at one horizon",
         "α_N",
@@ -120,20 +122,20 @@ def _size_text(table: pd.DataFrame, straight: FitResult, bent: FitResult, total:
 
 
 def horizons_in_common(runs: pd.DataFrame) -> list[float]:
-    """The horizons D to which every size was trained, ascending; empty if there is none."""
+    """Return the horizons D to which every size was trained, ascending; empty if there is none."""
     shared = runs.groupby("D")["N"].nunique()
     return [float(d) for d in sorted(shared[shared == runs["N"].nunique()].index)]
 
 
 def common_horizon(runs: pd.DataFrame) -> float:
-    """The longest D to which every size was trained. Raises AllometryError if there is none."""
+    """Return the longest D to which every size was trained. Raises AllometryError if there is none."""
     shared = horizons_in_common(runs)
     if not shared:
         raise AllometryError("no horizon D is common to all sizes", hint="train the missing runs")
     return shared[-1]
 
 
-def by_data(runs: pd.DataFrame) -> Reading:
+def by_data(runs: pd.DataFrame) -> StudySection:
     """L(D) of the largest size (Kaplan et al. 2020, eq. 1.2): there the model limits least."""
     largest = runs[runs["N"] == runs["N"].max()]
     result = one_law(largest, "kaplan-d", "D")
@@ -155,7 +157,7 @@ def by_data(runs: pd.DataFrame) -> Reading:
     figure = power_law(
         largest, result, x="D", slopes={"Kaplan et al. 2020": -0.095}, name="loss-against-tokens"
     )
-    return Reading(
+    return StudySection(
         section=Section(title="L(D): loss against tokens", text=text, evidence=(figure,)),
         constants=(row,),
         fits={"L(D)": result},
@@ -163,7 +165,7 @@ def by_data(runs: pd.DataFrame) -> Reading:
     )
 
 
-def joint(runs: pd.DataFrame, noise: float | None) -> Reading:
+def joint(runs: pd.DataFrame, noise: float | None) -> StudySection:
     """L(N, D) in Kaplan's form (eq. 1.5) and in Chinchilla's (approach 3), over all runs."""
     columns = {"N": "N", "D": "D", "L": "loss"}
     kaplan = fit(runs, law="kaplan", columns=columns, objective="huber-log")
@@ -181,7 +183,7 @@ def joint(runs: pd.DataFrame, noise: float | None) -> Reading:
         surface(runs, fits, x="D", colour="N", name="loss-against-size-and-tokens"),
         residuals(runs, fits, x="C", noise=noise, name="residuals"),
     )
-    return Reading(
+    return StudySection(
         section=Section(title="L(N, D): both at once", text=text, evidence=evidence),
         constants=_joint_constants(kaplan, chinchilla),
         fits=fits,
@@ -206,8 +208,8 @@ def _joint_constants(kaplan: FitResult, chinchilla: FitResult) -> tuple[Constant
     )
 
 
-def horizons(runs: pd.DataFrame) -> Reading:
-    """How α_N moves with the horizon, and where it goes as D → ∞ through L(N, D)."""
+def horizons(runs: pd.DataFrame) -> StudySection:
+    """Return how α_N moves with the horizon, and where it goes as D → ∞ through L(N, D)."""
     rows = [_at_horizon(runs, d) for d in horizons_in_common(runs)]
     if len(rows) < 2:
         raise AllometryError("only one horizon is common to all sizes", hint="allow more time")
@@ -225,7 +227,7 @@ def horizons(runs: pd.DataFrame) -> Reading:
         "share "
         "their trunks, so neighbours move together).",
     )  # fmt: skip
-    return Reading(
+    return StudySection(
         section=Section(
             title="At which horizon: α_N as the models converge",
             text=_horizon_text(table, at_limit, straight, fits),
@@ -261,7 +263,9 @@ def joint_fits(runs: pd.DataFrame) -> dict[str, FitResult]:
 
 
 def converged(runs: pd.DataFrame, joint: FitResult) -> pd.DataFrame:
-    """Each size's loss as D → ∞: its longest run less the law's term in D there. Columns run, N, loss."""
+    """Return each size's loss as D → ∞: its longest run less the law's term in D there. Columns run, N,
+    loss.
+    """
     last = runs[runs["D"] == runs.groupby("N")["D"].transform("max")]
     at_end = joint.predict(last)
     without = joint.law.predict(joint.parameters, N=last["N"].to_numpy(float), D=np.full(len(last), 1e30))

@@ -1,15 +1,17 @@
 """The batch scan: two sizes at many batches and several rates, for the critical batch and the noise scale.
 
-The critical batch B_crit(L) from a scan of batches: what other readings correct steps and compute by.
+Analysis: the critical batch B_crit(L) from a scan of batches: what other analyses correct steps and compute
+by.
 
 Kaplan et al. 2020, section 5.1: at a fixed loss (S/S_min - 1)(E/E_min - 1) = 1, B_crit = E_min/S_min
 (eq. 5.1, 5.2) and B_crit(L) = B_star/L^(1/alpha_B) (eq. 5.3). Batches B and examples E are in tokens,
 losses in nats.
 
-The critical batch as other readings use it: steps and compute adjusted to what the best batch would take.
+Analysis: the critical batch as other analyses use it: steps and compute adjusted to what the best batch would
+take.
 
 S_min = S/(1 + B_crit(L)/B) and C_min = C/(1 + B/B_crit(L)) (Kaplan et al. 2020, eq. 5.4 and 5.5), with L the
-loss at the same point. Where B_crit was not measured, readings go on at the fixed batch and say so.
+loss at the same point. Where B_crit was not measured, analyses go on at the fixed batch and say so.
 """
 
 from __future__ import annotations
@@ -77,8 +79,8 @@ ENOUGH = 3e12
 
 @run_set
 def batches(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """Two sizes, every batch at every rate, at a constant rate: at how many steps and tokens each reaches a
-    loss gives S_min, E_min and B_crit (Kaplan et al. 2020, figures 10 and 18).
+    """Return two sizes, every batch at every rate, at a constant rate: at how many steps and tokens each
+    reaches a loss gives S_min, E_min and B_crit (Kaplan et al. 2020, figures 10 and 18).
     """
     scale, n_vocab = (compute / REFERENCE) ** 0.5, vocabulary(data)
     small = small_model(max(1500, round(N_AT_REFERENCE * scale)), n_vocab=n_vocab)
@@ -98,8 +100,9 @@ def batches(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 
 def rate_for_batch(rate: float, batch: float, *, at: float) -> float:
-    """The rate for batch `batch` that `rate` is for batch `at` (tokens): it grows as the square root of the
-    batch and saturates, McCandlish et al. 2018's form for Adam with exponent 1/2."""
+    """Return the rate for batch `batch` that `rate` is for batch `at` (tokens): it grows as the square root
+    of the batch and saturates, McCandlish et al. 2018's form for Adam with exponent 1/2.
+    """
     return rate * math.sqrt((1 + RATE_SATURATES / at) / (1 + RATE_SATURATES / batch))
 
 
@@ -122,14 +125,14 @@ def _run(
 
 
 def _longer(batch: float) -> float:
-    """Tokens of a batch over those of a vanishing batch, at about the same loss."""
+    """Return tokens of a batch over those of a vanishing batch, at about the same loss."""
     return 1 + batch / EXPECTED_CRITICAL
 
 
 def _least_tokens(
     compute: float, models: list[ModelConfig], tried: tuple[int, ...], rates: tuple[float, ...]
 ) -> float:
-    """Tokens of a vanishing batch with which the whole scan costs `compute`."""
+    """Return tokens of a vanishing batch with which the whole scan costs `compute`."""
     each = sum(model.counts().flops_per_token("attention") for model in models)
     return compute / (each * len(rates) * sum(_longer(batch) for batch in tried))
 
@@ -216,7 +219,8 @@ def critical_batch(runs: pd.DataFrame, curves: pd.DataFrame, *, loss: str = "los
 
 
 def scan_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """The scan: finished transformers at a constant rate on all the text, of sizes with several batches.
+    """Return the scan: finished transformers at a constant rate on all the text, of sizes with several
+    batches.
 
     Raises AllometryError if no size was trained with FEWEST_BATCHES batches.
     """
@@ -240,7 +244,9 @@ def scan_runs(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _targets(runs: pd.DataFrame, curves: pd.DataFrame, loss: str) -> pd.DataFrame:
-    """Steps and tokens of one size at each target loss; batches that were not there yet have no row."""
+    """Return steps and tokens of one size at each target loss; batches that were not there yet have no
+    row.
+    """
     settings = runs[["run", "B", "lr", "warmup"]]
     joined = curves.drop(columns=["B", "lr"], errors="ignore").merge(settings, on="run")
     if loss == "train_loss":
@@ -251,14 +257,15 @@ def _targets(runs: pd.DataFrame, curves: pd.DataFrame, loss: str) -> pd.DataFram
 
 
 def _centred(curves: pd.DataFrame) -> pd.DataFrame:
-    """Training loss is a mean since the evaluation before: it belongs to the step in the middle."""
+    """Return training loss is a mean since the evaluation before: it belongs to the step in the middle."""
     before = curves.sort_values("step").groupby("run")["step"].shift(fill_value=0).reindex(curves.index)
     return curves.assign(step=(before + 1 + curves["step"]) / 2)
 
 
 def _target_losses(curves: pd.DataFrame, loss: str) -> list[float]:
-    """Losses that every run is above after its warm-up, and that all batches but MISSING reach at some
-    rate."""
+    """Return losses that every run is above after its warm-up, and that all batches but MISSING reach at some
+    rate.
+    """
     ends = curves.groupby(["B", "run"])[loss].agg(["max", "min"]).reset_index()
     reached = np.sort(ends.groupby("B")["min"].min().to_numpy(float))
     enough = max(FEWEST_BATCHES, len(reached) - MISSING)
@@ -269,7 +276,9 @@ def _target_losses(curves: pd.DataFrame, loss: str) -> list[float]:
 
 
 def _line(fits: list[CriticalBatch]) -> PowerLine:
-    """The power law through the target losses of all sizes; draws of different sizes are independent."""
+    """Return the power law through the target losses of all sizes; draws of different sizes are
+    independent.
+    """
     table = pd.concat([each.table for each in fits], ignore_index=True)
     draws = np.concatenate([each.samples for each in fits], axis=1)
     points = table["loss"].to_numpy(float), table["B_crit"].to_numpy(float)
@@ -295,7 +304,7 @@ class Critical:
 
     @property
     def steps(self) -> str:
-        """The column of steps that readings use: S_min where B_crit is known, else S."""
+        """The column of steps that analyses use: S_min where B_crit is known, else S."""
         return "S_min" if self.law else "S"
 
     @property
@@ -317,14 +326,14 @@ class Critical:
         )
 
     def drawn(self, points: pd.DataFrame, count: int) -> list[Critical]:
-        """`count` copies whose B_crit is a draw of the fit, to carry its uncertainty through a reading."""
+        """`count` copies whose B_crit is a draw of the fit, to carry its uncertainty through an analysis."""
         if self.law is None:
             return []
         rows = np.linspace(0, len(self.law.line.draws) - 1, count).astype(int)
         return [Critical(law=_fixed(self.law, int(row))) for row in rows]
 
     def sentence(self, points: pd.DataFrame) -> str:
-        """What was corrected by what, in words."""
+        """Return what was corrected by what, in words."""
         if self.law is None:
             return (
                 f"B_crit could not be had ({self.reason}), so steps and compute are those of the fixed batch "
@@ -343,7 +352,7 @@ class Critical:
 
 
 def _fixed(law: BatchLaw, row: int) -> BatchLaw:
-    """The law at one of its draws."""
+    """Return the law at one of its draws."""
     slope, level = law.line.draws[row]
     return replace(law, line=replace(law.line, slope=float(slope), level=float(level)))
 
@@ -357,7 +366,7 @@ def critical(runs: pd.DataFrame, curves: pd.DataFrame) -> Critical:
 
 
 def solve_loss(law: BatchLaw | None, loss_at: object, S: Array, B: float) -> Array:
-    """The loss of a law of S_min at S steps of batch B: B_crit depends on the loss, so it is iterated.
+    """Return the loss of a law of S_min at S steps of batch B: B_crit depends on the loss, so it is iterated.
 
     `loss_at` maps S_min (array) to the loss.
     """

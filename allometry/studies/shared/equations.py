@@ -1,7 +1,8 @@
 """Small transformers on equations of a finite arithmetic: when do they generalise, and how long after they
 have learnt their examples by heart?
 
-Runs on equations: what each was asked, when it knew its examples and when it had understood the table.
+Analysis: runs on equations: what each was asked, when it knew its examples and when it had understood the
+table.
 
 A run that ended without generalising says only that its time is longer; all regressions here count it so.
 """
@@ -77,8 +78,9 @@ LARGEST = 128
 
 @run_set
 def grokking(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """Lines through one centre (half of the table, width WIDTH, weight decay 1) along the share of the table
-    that is trained on, weight decay, and size; and permutations. `data` is not read: the texts are equations.
+    """Return lines through one centre (half of the table, width WIDTH, weight decay 1) along the share of the
+    table that is trained on, weight decay, and size; and permutations. `data` is not read: the texts are
+    equations.
     """
     plans = _plans(compute >= ENOUGH)
     steps = math.floor(compute / sum(_cost(*plan) for plan in plans))
@@ -135,8 +137,9 @@ def equations_run(
     init: str = "fan_in",
     noise: float = 0.0,
 ) -> RunConfig:
-    """One run on `share` of the equations of `operation` ("modular:59:div", "s5:xy"): the loss is on answers
-    alone, the rate constant (`rate` times the rule's) after ten updates of warm-up (Power et al. 2022).
+    """Return one run on `share` of the equations of `operation` ("modular:59:div", "s5:xy"): the loss is on
+    answers alone, the rate constant (`rate` times the rule's) after ten updates of warm-up (Power et al.
+    2022).
 
     `noise` is the share of wrong answers among the training equations.
     """
@@ -163,12 +166,12 @@ def equations_run(
 
 
 def _vocabulary(operation: str) -> int:
-    """Symbols of the table, and the separator."""
+    """Return symbols of the table, and the separator."""
     return len(Equations.of(operation).symbols) + 1
 
 
 def widest(run: RunConfig) -> bool:
-    """Whether a run on equations is of the largest size, which is predicted before it is trained."""
+    """Return whether a run on equations is of the largest size, which is predicted before it is trained."""
     return run.data.loss_on == "answer" and getattr(run.model, "d_model", 0) >= LARGEST
 
 
@@ -178,8 +181,9 @@ _HINT = "train them: allometry run least_data"
 
 
 def equations(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs on equations with what their corpora say: `task`, `share`, `noise`; `time`, the update at
-    which the held-out equations were answered, or the last one where they were not (`understood` says which).
+    """Return the runs on equations with what their corpora say: `task`, `share`, `noise`; `time`, the update
+    at which the held-out equations were answered, or the last one where they were not (`understood` says
+    which).
 
     Raises AllometryError if there are none.
     """
@@ -205,7 +209,7 @@ def equations(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def division(table: pd.DataFrame) -> pd.DataFrame:
-    """The runs on division, without wrong answers. Raises AllometryError if there are none."""
+    """Return the runs on division, without wrong answers. Raises AllometryError if there are none."""
     own = table[table["task"].str.startswith("div") & (table["noise"] == 0)].reset_index(drop=True)
     if not len(own):
         raise AllometryError("no run on modular division has finished", hint=_HINT)
@@ -223,7 +227,9 @@ def times(runs: pd.DataFrame, curves: pd.DataFrame, level: float) -> pd.DataFram
 
 
 def usual(table: pd.DataFrame, *free: str) -> pd.DataFrame:
-    """The runs of the most frequent width, share and weight decay, but for those of them that are `free`."""
+    """Return the runs of the most frequent width, share and weight decay, but for those of them that are
+    `free`.
+    """
     kept = table
     for column in ("d_model", "share", "weight_decay"):
         if column not in free:
@@ -232,15 +238,15 @@ def usual(table: pd.DataFrame, *free: str) -> pd.DataFrame:
 
 
 def shares_of_time(form: str, share: pd.Series, critical: float = 0.0) -> Mapping[str, np.ndarray]:
-    """The predictor of log time that a form makes of the share f: log f, f, or log(f - f_c)."""
+    """Return the predictor of log time that a form makes of the share f: log f, f, or log(f - f_c)."""
     f = share.to_numpy(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         return {"share": {"power": np.log(f), "exponential": f, "critical": np.log(f - critical)}[form]}
 
 
 def fit_time(table: pd.DataFrame, form: str) -> tuple[Censored, float]:
-    """The censored regression of log time on size, weight decay and share in that form, and the critical
-    share (0 but for the form "critical"). Settings that do not vary are left out.
+    """Return the censored regression of log time on size, weight decay and share in that form, and the
+    critical share (0 but for the form "critical"). Settings that do not vary are left out.
 
     Raises AllometryError where too few runs generalised.
     """
@@ -264,7 +270,7 @@ def _fitted(table: pd.DataFrame, form: str, critical: float) -> Censored:
 
 
 def predictors(table: pd.DataFrame, form: str, critical: float = 0.0) -> dict[str, np.ndarray]:
-    """The regression's columns: constant, log N and log weight decay about their middle, the share."""
+    """Return the regression's columns: constant, log N and log weight decay about their middle, the share."""
     found: dict[str, np.ndarray] = {"1": np.ones(len(table))}
     for name, column, middle in (("N", "N", 5e4), ("weight decay", "weight_decay", 1.0)):
         found[name] = np.log(table[column].to_numpy(float) / middle)

@@ -1,4 +1,4 @@
-"""Predicting larger runs from smaller ones, and reading how the prediction fared."""
+"""Predict larger runs from smaller ones, and report how the prediction compares with the measurement."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from allometry.figures.predictions import predictions
 from allometry.laws.backtest import backtest
 from allometry.report.content import Figure, Section, Table
 from allometry.studies.core.predictions import score
-from allometry.studies.core.sections import LEVEL, Reading, percent
+from allometry.studies.core.sections import LEVEL, StudySection, percent
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def forecast(runs: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
-    """Losses at `points` (columns N, D) from finished runs, as columns loss, low, high, level, method added
-    to it.
+    """Return losses at `points` (columns N, D) from finished runs, as columns loss, low, high, level, method
+    added to it.
 
     Back-tests by size: fitted up to each of the last sizes but one, every law predicts the larger ones. The
     interval holds the laws' own uncertainty, their disagreement and the errors of the back-test.
@@ -37,8 +37,8 @@ def forecast(runs: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def prediction(runs: pd.DataFrame, registered: dict[str, Any], ledger: pd.DataFrame | None) -> Reading:
-    """What was predicted before the largest models were trained, and what they then measured."""
+def prediction(runs: pd.DataFrame, registered: dict[str, Any], ledger: pd.DataFrame | None) -> StudySection:
+    """Return what was predicted before the largest models were trained, and what they then measured."""
     table = score(registered, runs)
     scored = table[table["scored"]]
     made = registered["predictions"][0]["method"] if registered["predictions"] else ""
@@ -64,13 +64,13 @@ def prediction(runs: pd.DataFrame, registered: dict[str, Any], ledger: pd.DataFr
         )
     if ledger is not None and ledger["study"].nunique() > 1:
         evidence.append(_ledger(ledger))
-    return Reading(
-        section=Section(title="The prediction, and what came", text=text, evidence=tuple(evidence))
+    return StudySection(
+        section=Section(title="Predicted and measured losses", text=text, evidence=tuple(evidence))
     )
 
 
 def verdict(scored: pd.DataFrame) -> str:
-    """The outcome in words: hits and misses alike."""
+    """Return the outcome in words: hits and misses alike."""
     if not len(scored):
         return "None of them has been measured since, so there is nothing to score."
     error, inside = scored["error"].abs(), int(scored["inside"].sum())

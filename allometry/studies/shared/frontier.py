@@ -15,7 +15,7 @@ from allometry.laws.envelope import fit_envelope
 from allometry.laws.isoflop import isoflop
 from allometry.laws.slices import grid_budgets
 from allometry.report.content import Section, Table
-from allometry.studies.core.sections import CHINCHILLA, EPOCH, KAPLAN, LEVEL, PORIAN, Reading, constant
+from allometry.studies.core.sections import CHINCHILLA, EPOCH, KAPLAN, LEVEL, PORIAN, StudySection, constant
 
 if TYPE_CHECKING:
     from allometry.laws.estimate import Estimate
@@ -28,7 +28,7 @@ CONVENTIONS = (
 """Columns of N and C under each convention, and what it counts."""
 
 
-def frontier(runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
+def frontier(runs: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
     """L(C) and N_opt(C) from the finished runs (Kaplan et al. 2020, section 3.3; Hoffmann et al. 2022,
     approaches 1 and 2)."""
     table = runs[["run", "N", "D", "C", "loss"]]
@@ -59,7 +59,7 @@ def frontier(runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
         "budgets span "
         "little more than a decade"
     )
-    return Reading(
+    return StudySection(
         section=Section(title="L(C) and N_opt(C): what compute buys", text=text, evidence=figures),
         constants=(
             constant(
@@ -81,8 +81,9 @@ def _three(estimate: Estimate) -> tuple[float, float, float]:
 
 
 def conventions(runs: pd.DataFrame) -> Table:
-    """The same runs under three ways of counting N and C: exponents of L(C) and of N_opt(C), with
-    intervals."""
+    """Return the same runs under three ways of counting N and C: exponents of L(C) and of N_opt(C), with
+    intervals.
+    """
     rows = []
     for n, c, what in CONVENTIONS:
         table = pd.DataFrame(

@@ -1,6 +1,7 @@
 """The grid of sizes and horizons that most laws are read from.
 
-What a run of the recipe leaves along its way: finished horizons, and the constant-rate points before them.
+Analysis: what a run of the recipe leaves along its way: finished horizons, and the constant-rate points
+before them.
 
 A horizon's last fifth lowers the rate, and with it the loss; a point of the trunk before it is what Kaplan et
 al. 2020 read off their learning curves, but at a constant rate where theirs was already falling. The two are
@@ -86,9 +87,9 @@ FEWEST_SIZES = 5
 
 @run_set
 def grid(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """Sizes in equal steps of log N, each trained to several horizons from one constant-rate trunk, with
-    several seeds at one size: L(N), L(D), L(N, D), L(C) and N_opt(C) are all read from it, and L(N, S) from
-    the points along its trunks.
+    """Return sizes in equal steps of log N, each trained to several horizons from one constant-rate trunk,
+    with several seeds at one size: L(N), L(D), L(N, D), L(C) and N_opt(C) are all read from it, and L(N, S)
+    from the points along its trunks.
     """
     models = _ladder(compute / CONVERGED_REFERENCE, data, LEAST_LARGEST)
     return _grid(compute, data, models, evals_per_octave=CURVE_EVALS, shorter=SHORTER)
@@ -96,7 +97,9 @@ def grid(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 @run_set
 def bare_grid(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """The grid with fewer horizons, and fewer points along its trunks: the least that the basic laws need."""
+    """Return the grid with fewer horizons, and fewer points along its trunks: the least that the basic laws
+    need.
+    """
     models = _ladder(compute / REFERENCE, data, LEAST_LARGEST_BARE)
     return _grid(compute, data, models, evals_per_octave=1, shorter=0)
 
@@ -109,7 +112,9 @@ def _grid(
     evals_per_octave: int,
     shorter: int,
 ) -> tuple[RunConfig, ...]:
-    """The grid's runs, evaluated so often in a doubling of steps, with up to `shorter` further horizons."""
+    """Return the grid's runs, evaluated so often in a doubling of steps, with up to `shorter` further
+    horizons.
+    """
     if len(models) < FEWEST_SIZES:
         raise too_little(compute, "grid of sizes and horizons")
     levels = [_levels(model, models[-1]) for model in models]
@@ -137,14 +142,17 @@ def _grid(
 
 
 def largest_sizes(run: RunConfig, runs: tuple[RunConfig, ...]) -> bool:
-    """Whether a run is of one of the two largest sizes, which studies of the grid predict before training."""
+    """Return whether a run is of one of the two largest sizes, which studies of the grid predict before
+    training.
+    """
     sizes = sorted({other.model.counts().N for other in runs})
     return sizes[-2] <= run.model.counts().N
 
 
 def _ladder(share: float, data: DataConfig, least: int) -> list[ModelConfig]:
-    """Sizes in equal steps of log N; the largest grows with the square root of the compute, as the horizon
-    does. `share` is the compute over that of N_AT_REFERENCE."""
+    """Return sizes in equal steps of log N; the largest grows with the square root of the compute, as the
+    horizon does. `share` is the compute over that of N_AT_REFERENCE.
+    """
     n_vocab = vocabulary(data)
     largest = max(least, N_AT_REFERENCE * share**0.5)
     targets = [largest / SPAN ** (1 - i / (SIZES - 1)) for i in range(SIZES)]
@@ -154,21 +162,23 @@ def _ladder(share: float, data: DataConfig, least: int) -> list[ModelConfig]:
 def _shortest(
     compute: float, models: list[ModelConfig], levels: list[int], repeated: ModelConfig, below: int = 0
 ) -> float:
-    """The shortest common horizon (tokens) with which trunks and decays of the whole grid cost `compute`."""
+    """Return the shortest common horizon (tokens) with which trunks and decays of the whole grid cost
+    `compute`.
+    """
     cost = sum(_relative_cost(model, count, below) for model, count in zip(models, levels, strict=True))
     return compute / (cost + (SEEDS - 1) * _relative_cost(repeated, COMMON))
 
 
 def _below(shortest: float, most: int) -> int:
-    """Horizons that fit between the plateau's end and the common ones, which shrink by a tenth to pay for
-    them.
+    """Return horizons that fit between the plateau's end and the common ones, which shrink by a tenth to pay
+    for them.
     """
     octaves = math.log2(0.87 * shortest / (PLATEAU_UPDATES * BATCH_TOKENS))
     return min(most, max(0, math.floor(PER_OCTAVE * octaves)))
 
 
 def _levels(model: ModelConfig, largest: ModelConfig) -> int:
-    """How many horizons a size is trained to."""
+    """Return how many horizons a size is trained to."""
     return COMMON + round(PER_OCTAVE * LONGER * math.log2(largest.counts().N / model.counts().N))
 
 
@@ -184,8 +194,8 @@ _RULE = 0.01
 
 
 def recipe_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """Of finished runs (columns of `Store.frame()`), those of the recipe as the grid trains it: transformers
-    at its batch, rate, warm-up and schedule, on all the text, without dropout.
+    """Return of finished runs (columns of `Store.frame()`), those of the recipe as the grid trains it:
+    transformers at its batch, rate, warm-up and schedule, on all the text, without dropout.
 
     Raises AllometryError if there is none.
     """
@@ -213,20 +223,20 @@ def recipe_runs(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _is(runs: pd.DataFrame, column: str, value: Any) -> Any:
-    """Rows where the column has the value, or was not recorded."""
+    """Return rows where the column has the value, or was not recorded."""
     if column not in runs:
         return True
     return ((runs[column] == value) | runs[column].isna()).to_numpy()
 
 
 def longest(runs: pd.DataFrame) -> pd.DataFrame:
-    """The longest run of every trunk (one size and one seed): its curve holds the whole trunk."""
+    """Return the longest run of every trunk (one size and one seed): its curve holds the whole trunk."""
     order = runs.sort_values("D", kind="stable")
     return order.drop_duplicates(["N", "seed"], keep="last").sort_values(["N", "seed"], ignore_index=True)
 
 
 def trunk_points(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """Evaluations at the constant rate, once for each trunk, with the columns of `along`.
+    """Return evaluations at the constant rate, once for each trunk, with the columns of `along`.
 
     Branches of a trunk share its points, so they are read from its longest run. Raises AllometryError where
     no run was evaluated on its trunk.
@@ -246,8 +256,8 @@ def trunk_points(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def along(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """Every evaluation of these runs: columns run, S (steps so far), D (tokens so far), loss, what `runs`
-    knows of N, N_head, N_total, seed and B, and C, C_head and C_attention so far.
+    """Return every evaluation of these runs: columns run, S (steps so far), D (tokens so far), loss, what
+    `runs` knows of N, N_head, N_total, seed and B, and C, C_head and C_attention so far.
     """
     kept = [c for c in ("N", "N_head", "N_total", "seed", "B") if c in runs]
     counted = [c for c in ("C", "C_head", "C_attention") if c in runs]

@@ -1,9 +1,10 @@
 """Sizes trained on nested sets of text for many passes, and never stopped: what repetition costs.
 
-Runs on repeated text: what a set of U tokens costs a model of N parameters over fresh text, stopped at the
-best test loss or not stopped at all, and the set D* from which it costs less than a given share of the loss.
+Analysis: runs on repeated text: what a set of U tokens costs a model of N parameters over fresh text, stopped
+at the best test loss or not stopped at all, and the set D* from which it costs less than a given share of the
+loss.
 
-Double descent: where a test loss that had begun to rise falls again, along training, size or data
+Analysis: double descent: where a test loss that had begun to rise falls again, along training, size or data
 (Nakkiran et al. 2019, arXiv 1912.02292).
 """
 
@@ -15,12 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from allometry.data.tokens import prepare
+from allometry.data.tokens import manifest_of
 from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run
-from allometry.studies.core.sections import Reading, percent
+from allometry.studies.core.sections import StudySection, percent
 from allometry.studies.core.study import run_set, too_little
 from allometry.units import format_count
 
@@ -70,17 +71,18 @@ DECAYS, DROPOUTS = (0.0, 1.0), (0.1, 0.3)
 
 @run_set
 def epochs(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """Every size on all the text and on subsets of it, at a constant rate to one horizon, without dropout:
-    losses with and without early stopping are read from the same curves. One size is regularised, too.
+    """Return every size on all the text and on subsets of it, at a constant rate to one horizon, without
+    dropout: losses with and without early stopping are read from the same curves. One size is regularised,
+    too.
     """
-    text = prepare(data.corpus, data.tokenizer)
+    text = manifest_of(data.corpus, data.tokenizer)
     plenty = compute >= ENOUGH
-    models = _ladder(compute, text.manifest.n_vocab)
+    models = _ladder(compute, text.n_vocab)
     halvings = HALVINGS if plenty else FEW_HALVINGS
     horizon = BATCH_TOKENS * round(_horizon(compute, models, len(halvings), plenty) / BATCH_TOKENS)
     if len(models) < FEW_SIZES or horizon < FEWEST_UPDATES * BATCH_TOKENS:
         raise too_little(compute, "sizes on repeated text")
-    limits = _limits(horizon, len(text.train), halvings)
+    limits = _limits(horizon, text.train_tokens, halvings)
     runs = [_run(model, horizon, data, limit) for model in models for limit in (None, *limits)]
     if plenty and limits:
         repeated = (None, limits[len(limits) // 2])
@@ -116,7 +118,7 @@ def _run(
 
 
 def _limits(horizon: int, available: int, halvings: tuple[int, ...]) -> list[int]:
-    """Tokens of the sets: the text over powers of two, so that sets of all budgets are nested."""
+    """Return tokens of the sets: the text over powers of two, so that sets of all budgets are nested."""
     power = 0
     while available / 2**power > horizon:
         power += 1
@@ -125,7 +127,7 @@ def _limits(horizon: int, available: int, halvings: tuple[int, ...]) -> list[int
 
 
 def _ladder(compute: float, n_vocab: int) -> list[ModelConfig]:
-    """Sizes in equal steps of log N; the largest grows with the square root of the compute."""
+    """Return sizes in equal steps of log N; the largest grows with the square root of the compute."""
     count, span = (SIZES, SPAN) if compute >= ENOUGH else (FEW_SIZES, FEW_SPAN)
     largest = max(SMALLEST * span, N_AT_REFERENCE * (compute / REFERENCE) ** 0.5)
     targets = [round(largest / span ** (1 - i / (count - 1))) for i in range(count)]
@@ -133,14 +135,16 @@ def _ladder(compute: float, n_vocab: int) -> list[ModelConfig]:
 
 
 def _horizon(compute: float, models: list[ModelConfig], sets: int, plenty: bool) -> float:
-    """The horizon (tokens) with which all runs together cost `compute`."""
+    """Return the horizon (tokens) with which all runs together cost `compute`."""
     flops = [model.counts().flops_per_token("attention") for model in models]
     extra = 2 * (SEEDS - 1) * flops[len(flops) // 2] + (len(DECAYS) + len(DROPOUTS)) * flops[-2]
     return compute / ((sets + 1) * sum(flops) + (extra if plenty else 0))
 
 
 def largest_size(run: RunConfig, runs: tuple[RunConfig, ...]) -> bool:
-    """Whether a run is of the largest size among runs on text, which is predicted before it is trained."""
+    """Return whether a run is of the largest size among runs on text, which is predicted before it is
+    trained.
+    """
     if run.data.loss_on != "all":
         return False
     largest = max(other.model.counts().N for other in runs if other.data.loss_on == "all")
@@ -159,9 +163,9 @@ RESAMPLES = 400
 
 
 def repeated(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """Runs on text at a constant rate that were not stopped: `loss` at their end, `best` test loss and its
-    update `best_step`, `gap` (test less training loss at the end), `U` (tokens of the set), `infinite` (all
-    the text), `R` (repeats), and `usual` (no dropout, the recipe's weight decay).
+    """Return runs on text at a constant rate that were not stopped: `loss` at their end, `best` test loss and
+    its update `best_step`, `gap` (test less training loss at the end), `U` (tokens of the set), `infinite`
+    (all the text), `R` (repeats), and `usual` (no dropout, the recipe's weight decay).
 
     Raises AllometryError if there are none.
     """
@@ -187,7 +191,9 @@ def _end(curve: pd.DataFrame) -> tuple[float, float, float]:
 
 
 def noise_of(table: pd.DataFrame) -> float:
-    """Relative standard deviation between seeds, pooled over sizes and sets; NOISE where none is repeated."""
+    """Return relative standard deviation between seeds, pooled over sizes and sets; NOISE where none is
+    repeated.
+    """
     groups = table[table["usual"]].assign(log=np.log(table["loss"])).groupby(["N", "U"])["log"]
     spread, count = groups.var(), groups.count()
     known = count > 1
@@ -209,7 +215,7 @@ class LeastSet:
     draws: Array
 
     def interval(self, level: float) -> tuple[float, float]:
-        """The exponent's interval; NaN where fewer than three sizes have a D*."""
+        """Return the exponent's interval; NaN where fewer than three sizes have a D*."""
         kept = self.draws[np.isfinite(self.draws)]
         if len(kept) < RESAMPLES / 4:
             return float("nan"), float("nan")
@@ -262,8 +268,8 @@ def least_data(table: pd.DataFrame, column: str, tolerance: float, seed: int = 0
 
 
 def crossing(u: Array, excess: Array, tolerance: float) -> float:
-    """The set above which the excess stays below the tolerance; 0 where it always does, infinity where the
-    largest set still costs more.
+    """Return the set above which the excess stays below the tolerance; 0 where it always does, infinity where
+    the largest set still costs more.
     """
     known = np.isfinite(excess)
     x, y = np.log(u[known]), excess[known]
@@ -306,8 +312,8 @@ class Descent:
 
 
 def second_descent(x: Array, y: Array, least: float) -> Descent | None:
-    """The peak of y along rising x with the largest rise before and fall after it, if both are at least the
-    share `least` of it.
+    """Return the peak of y along rising x with the largest rise before and fall after it, if both are at
+    least the share `least` of it.
     """
     known = np.isfinite(x) & np.isfinite(y) & (y > 0)
     order = np.argsort(x[known])
@@ -322,8 +328,8 @@ def second_descent(x: Array, y: Array, least: float) -> Descent | None:
     return Descent(at=float(x[place]), rise=float(rise[place]), fall=float(fall[place]))
 
 
-def descents(text: pd.DataFrame | None, tables: pd.DataFrame | None, curves: pd.DataFrame) -> Reading:
-    """Every line of losses along training, size and data, and which of them descend twice.
+def descents(text: pd.DataFrame | None, tables: pd.DataFrame | None, curves: pd.DataFrame) -> StudySection:
+    """Report every line of losses along training, size and data, and which of them descend twice.
 
     `text` as from `repeats.repeated`, `tables` as from `equations.equations`; either may be None. Raises
     AllometryError where there is no line of three.
@@ -355,7 +361,7 @@ def descents(text: pd.DataFrame | None, tables: pd.DataFrame | None, curves: pd.
         f"{' '.join(said)} A line descends twice if the loss rises and then falls by more than {CLEAR:.0f} "
         f"standard deviations of a run (on equations: {percent(CLEAR_IN_TABLES)} of the peak)."
     )
-    return Reading(
+    return StudySection(
         section=Section(title=_TITLE, text=text_said, evidence=tuple(evidence)),
         fits={"table": table, "summary": " ".join(said)},
     )
@@ -379,7 +385,7 @@ def _on_text(text: pd.DataFrame, curves: pd.DataFrame) -> list[dict[str, object]
 def _along(
     kind: str, runs: pd.Series, names: list[str], curves: pd.DataFrame, least: float
 ) -> list[dict[str, object]]:
-    """A row for each run's test loss along its training."""
+    """Return a row for each run's test loss along its training."""
     found = []
     by_run = dict(tuple(curves.groupby("run")))
     for run, name in zip(runs, names, strict=True):
@@ -399,7 +405,7 @@ def _row(kind: str, name: str, descent: Descent | None) -> dict[str, object]:
 
 
 def _counted(kind: str, rows: pd.DataFrame) -> str:
-    """How many lines of a kind descend twice, and where they peak."""
+    """Return how many lines of a kind descend twice, and where they peak."""
     twice = rows[rows["twice"]]
     if not len(twice):
         return f"Along {kind}: none of {len(rows)} lines descends twice within the range."
@@ -411,7 +417,7 @@ def _counted(kind: str, rows: pd.DataFrame) -> str:
 
 
 def _by_size(text: pd.DataFrame) -> Figure:
-    """Final loss against N, a line a set: where a model-wise descent would be seen."""
+    """Draw final loss against N, a line a set: where a model-wise descent would be seen."""
     own = text[text["usual"]].groupby(["U", "N"])["loss"].mean().reset_index().sort_values(["U", "N"])
     own = own.assign(series=[f"U = {format_count(u)}" for u in own["U"]])
     return several(

@@ -1,6 +1,6 @@
 """Sizes trained on nested subsets of the text until the test loss turns: where data, not size, limit.
 
-Early-stopped runs on subsets of the text: what the studies of L(D) and of overfitting read.
+Analysis: early-stopped runs on subsets of the text: what the studies of L(D) and of overfitting read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from allometry.data.tokens import prepare
+from allometry.data.tokens import manifest_of
 from allometry.errors import AllometryError
 from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run
 from allometry.studies.core.sections import percent
@@ -65,20 +65,20 @@ SEEDS = 3
 
 @run_set
 def subsets(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """Every size on all the text and on subsets of it, at a constant rate, to one horizon or until the test
-    loss has turned: L(D) and L(N, D) of Kaplan et al. 2020 (figures 1, 4, 9 and 16).
+    """Return every size on all the text and on subsets of it, at a constant rate, to one horizon or until the
+    test loss has turned: L(D) and L(N, D) of Kaplan et al. 2020 (figures 1, 4, 9 and 16).
 
     All runs have the same horizon (or EPOCHS passes), so that those on all the text stand for infinite data.
     Subsets are 1/2^k of the training text.
     """
-    text = prepare(data.corpus, data.tokenizer)
-    models = _ladder(compute, text.manifest.n_vocab)
+    text = manifest_of(data.corpus, data.tokenizer)
+    models = _ladder(compute, text.n_vocab)
     seeds = SEEDS if compute >= ENOUGH else 1
     halvings = HALVINGS if compute >= ENOUGH else FEW_HALVINGS
     horizon = BATCH_TOKENS * round(_horizon(compute, models, len(halvings) + 1, seeds) / BATCH_TOKENS)
     if len(models) < FEW_SIZES or horizon < FEWEST_UPDATES * BATCH_TOKENS:
         raise too_little(compute, "sizes on subsets of the text")
-    limits = _limits(horizon, len(text.train), halvings)
+    limits = _limits(horizon, text.train_tokens, halvings)
 
     def run(model: ModelConfig, limit: int | None, seed: int = 0) -> RunConfig:
         return _run(model, horizon, data.replace(limit=limit, spread=BLOCK if limit else 0), seed)
@@ -104,7 +104,7 @@ def _run(model: ModelConfig, horizon: int, data: DataConfig, seed: int) -> RunCo
 
 
 def _limits(horizon: int, available: int, halvings: tuple[int, ...]) -> list[int]:
-    """Tokens of the subsets: the text over powers of two, the largest at most half the horizon."""
+    """Return tokens of the subsets: the text over powers of two, the largest at most half the horizon."""
     power = 0
     while available / 2**power > horizon / 2 ** halvings[0]:
         power += 1
@@ -113,7 +113,7 @@ def _limits(horizon: int, available: int, halvings: tuple[int, ...]) -> list[int
 
 
 def _ladder(compute: float, n_vocab: int) -> list[ModelConfig]:
-    """Sizes in equal steps of log N; the largest grows with the square root of the compute."""
+    """Return sizes in equal steps of log N; the largest grows with the square root of the compute."""
     count, span = (SIZES, SPAN) if compute >= ENOUGH else (FEW_SIZES, FEW_SPAN)
     largest = max(SMALLEST * span, N_AT_REFERENCE * (compute / REFERENCE) ** 0.5)
     targets = [round(largest / span ** (1 - i / (count - 1))) for i in range(count)]
@@ -121,7 +121,9 @@ def _ladder(compute: float, n_vocab: int) -> list[ModelConfig]:
 
 
 def _horizon(compute: float, models: list[ModelConfig], sets: int, seeds: int) -> float:
-    """The horizon (tokens) with which every run, if none stopped early, would cost `compute` together."""
+    """Return the horizon (tokens) with which every run, if none stopped early, would cost `compute`
+    together.
+    """
     flops = [model.counts().flops_per_token("attention") for model in models]
     return compute / (sets * sum(flops) + 2 * (seeds - 1) * flops[len(flops) // 2])
 
@@ -130,7 +132,8 @@ _HINT = "train the subsets: allometry run overfitting"
 
 
 def early_stopped(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """Finished transformers with dropout that stop early, at a constant rate, with the columns of `stopped`.
+    """Return finished transformers with dropout that stop early, at a constant rate, with the columns of
+    `stopped`.
 
     Raises AllometryError if there are none.
     """
@@ -162,8 +165,9 @@ def stopped(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def _stop(curve: pd.DataFrame) -> tuple[float, bool, float]:
-    """Update of the best test loss, whether at least two later ones are worse, and the training loss
-    there."""
+    """Return update of the best test loss, whether at least two later ones are worse, and the training loss
+    there.
+    """
     known = curve[np.isfinite(curve["loss"].astype(float))].sort_values("step")
     if not len(known):
         return float("nan"), False, float("nan")
@@ -173,7 +177,9 @@ def _stop(curve: pd.DataFrame) -> tuple[float, bool, float]:
 
 
 def infinite(table: pd.DataFrame) -> pd.Series:
-    """Loss of each size N on all the text, mean over seeds. Raises AllometryError if no size has it."""
+    """Return loss of each size N on all the text, mean over seeds. Raises AllometryError if no size has
+    it.
+    """
     found = table[table["infinite"]].groupby("N")["loss"].mean()
     if not len(found):
         raise AllometryError(
@@ -189,7 +195,7 @@ def excess(table: pd.DataFrame) -> Array:
 
 
 def limits(table: pd.DataFrame) -> tuple[str, ...]:
-    """What the sets and horizons could not show."""
+    """Return what the sets and horizons could not show."""
     found = []
     on_subsets, whole = table[~table["infinite"]], table[table["infinite"]]
     if len(on_subsets):

@@ -4,7 +4,7 @@ mixed up with what said beforehand.
 A factor is -1 or +1. Further factors are products of an odd number of base columns, so that no main effect is
 mixed up with a two-factor interaction (resolution IV); interactions are mixed up with each other in groups.
 
-Many dials at two settings each, in fractional factorial designs: on equations and on text.
+Runs: many dials at two settings each, in fractional factorial designs: on equations and on text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from allometry.data.tokens import prepare
+from allometry.data.tokens import manifest_of
 from allometry.errors import AllometryError
 from allometry.studies.core.recipe import CONTEXT, heads, learning_rate, small_run, vocabulary
 from allometry.studies.core.study import run_set, too_little
@@ -32,7 +32,8 @@ _GENERATORS = {3: ((0, 1, 2),), 4: ((0, 1, 2), (1, 2, 3), (0, 2, 3), (0, 1, 3))}
 
 
 def fractional(factors: Sequence[str]) -> pd.DataFrame:
-    """The runs: a row each, a column of -1 and +1 for each factor; 8 runs for 4 factors, 16 for up to 8.
+    """Return the runs: a row each, a column of -1 and +1 for each factor; 8 runs for 4 factors, 16 for up to
+    8.
 
     Up to three factors get the full design. AllometryError for more than eight.
     """
@@ -46,7 +47,7 @@ def fractional(factors: Sequence[str]) -> pd.DataFrame:
 
 
 def aliases(levels: pd.DataFrame) -> list[tuple[tuple[str, str], ...]]:
-    """Two-factor interactions in groups that these runs cannot tell apart (equal columns, up to sign).
+    """Return two-factor interactions in groups that these runs cannot tell apart (equal columns, up to sign).
 
     Interactions that equal a main effect or are constant are left out: see `confounded`.
     """
@@ -61,7 +62,9 @@ def aliases(levels: pd.DataFrame) -> list[tuple[tuple[str, str], ...]]:
 
 
 def confounded(levels: pd.DataFrame) -> list[tuple[str, tuple[str, str]]]:
-    """Main effects that these runs cannot tell from a two-factor interaction: none in resolution IV."""
+    """Return main effects that these runs cannot tell from a two-factor interaction: none in resolution
+    IV.
+    """
     mains = {_direction(levels[name].to_numpy()): str(name) for name in levels}
     pairs = combinations(levels.columns, 2)
     found = [(mains.get(_direction((levels[a] * levels[b]).to_numpy())), (a, b)) for a, b in pairs]
@@ -69,7 +72,7 @@ def confounded(levels: pd.DataFrame) -> list[tuple[str, tuple[str, str]]]:
 
 
 def _direction(column: np.ndarray) -> tuple[int, ...]:
-    """The column with its sign chosen so that it begins with +1."""
+    """Return the column with its sign chosen so that it begins with +1."""
     return tuple(int(v) for v in column * column[0])
 
 
@@ -124,14 +127,16 @@ depth."""
 
 
 def coded(dials: dict[str, tuple[float | str, float | str]]) -> pd.DataFrame:
-    """The combinations of a set of dials, a row each, as -1 and +1: 16 for seven dials, resolution IV."""
+    """Return the combinations of a set of dials, a row each, as -1 and +1: 16 for seven dials, resolution
+    IV.
+    """
     return fractional(tuple(dials))
 
 
 @run_set
 def grokking_factors(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """Seven dials on modular division, each combination until it generalises or its horizon ends. `data` is
-    not read: the text is equations.
+    """Return seven dials on modular division, each combination until it generalises or its horizon ends.
+    `data` is not read: the text is equations.
     """
     seeds = SEEDS if compute >= ENOUGH else FEW_SEEDS
     updates = _updates(
@@ -143,7 +148,7 @@ def grokking_factors(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 
 def _rows(dials: dict[str, tuple[float | str, float | str]]) -> list[dict[str, float | str]]:
-    """The combinations, as settings."""
+    """Return the combinations, as settings."""
     return [
         {str(name): dials[str(name)][int(level > 0)] for name, level in row.items()}
         for row in coded(dials).to_dict("records")
@@ -151,7 +156,7 @@ def _rows(dials: dict[str, tuple[float | str, float | str]]) -> list[dict[str, f
 
 
 def _updates(compute: float, runs: list[RunConfig]) -> int:
-    """Updates of every run that `compute` pays for."""
+    """Return updates of every run that `compute` pays for."""
     flops = [run.model.counts().flops_per_token("attention") * run.train.batch_tokens for run in runs]
     return math.floor(compute / sum(flops))
 
@@ -170,8 +175,8 @@ def _on_equations(row: dict[str, float | str], updates: int, seed: int) -> RunCo
 
 @run_set
 def text_factors(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
-    """Seven dials on one small set of text, every combination for the same text and PASSES passes, at a
-    constant rate; the best test loss counts, in bits per byte.
+    """Return seven dials on one small set of text, every combination for the same text and PASSES passes, at
+    a constant rate; the best test loss counts, in bits per byte.
     """
     seeds = SEEDS if compute >= ENOUGH else FEW_SEEDS
     rows = _rows(ON_TEXT)
@@ -189,7 +194,7 @@ def _per_byte(row: dict[str, float | str], compute: float, data: DataConfig) -> 
 
 def _bytes_per_token(row: dict[str, float | str], data: DataConfig) -> float:
 
-    return prepare(data.corpus, str(row["tokenizer"])).manifest.bytes_per_token
+    return manifest_of(data.corpus, str(row["tokenizer"])).bytes_per_token
 
 
 def _shape(row: dict[str, float | str], compute: float, data: DataConfig) -> TransformerConfig:
@@ -210,10 +215,10 @@ def _shape(row: dict[str, float | str], compute: float, data: DataConfig) -> Tra
 def _on_text(
     row: dict[str, float | str], compute: float, data: DataConfig, seen: float, seed: int
 ) -> RunConfig:
-    """One combination that sees `seen` bytes of text, of which a PASSES-th are different."""
+    """Return one combination that sees `seen` bytes of text, of which a PASSES-th are different."""
     model = _shape(row, compute, data)
     batch, tokens = int(row["batch"]), seen / _bytes_per_token(row, data)
-    limit = min(round(tokens / PASSES), len(prepare(data.corpus, str(row["tokenizer"])).train))
+    limit = min(round(tokens / PASSES), manifest_of(data.corpus, str(row["tokenizer"])).train_tokens)
     run = small_run(
         model,
         tokens=batch * max(1, round(tokens / batch)),

@@ -1,6 +1,6 @@
 """Sooner: which dials make a model generalise in fewer steps, or from less text?
 
-The reading of the factorial studies: effects of dials with intervals, ranked, and their interactions.
+Analysis: effects of dials with intervals, ranked, and their interactions.
 
 A main effect is what going from a dial's low to its high setting does on average over all settings of the
 others, in per cent. In resolution IV it is free of interactions of two, which come in groups that cannot be
@@ -19,7 +19,14 @@ from allometry.figures.effects import effects
 from allometry.laws.censored import Censored, censored_fit
 from allometry.report.content import Section, Table
 from allometry.studies.core.recipe import rule_rate
-from allometry.studies.core.sections import LEVEL, Reading, attempt, chapter, percent, usable_runs
+from allometry.studies.core.sections import (
+    LEVEL,
+    StudySection,
+    chapter,
+    percent,
+    section_or_reason,
+    usable_runs,
+)
 from allometry.studies.core.study import Study, register
 from allometry.studies.shared.equations import RATE_TIMES_WIDTH, equations, times
 from allometry.studies.sooner.factors import aliases
@@ -28,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from allometry.report.content import Analysis, Figure
-    from allometry.studies.core.study import Evidence
+    from allometry.studies.core.study import StudyData
 
 
 @register
@@ -54,18 +61,18 @@ class Sooner(Study):
         "and the rate matter most."
     )
     budget: ClassVar[str] = "15m"
-    designs: ClassVar[dict[str, float]] = {"grokking_factors": 0.5, "text_factors": 0.5}
+    run_sets: ClassVar[dict[str, float]] = {"grokking_factors": 0.5, "text_factors": 0.5}
 
-    def analyse(self, evidence: Evidence) -> Analysis:
-        """Effects with intervals, ranked, and interactions as far as they can be told apart."""
-        runs, excluded = usable_runs(evidence)
-        readings = {
-            "equations": attempt(_EQUATIONS, lambda: _on_equations(runs, evidence.curves)),
-            "text": attempt(_TEXT, lambda: _on_text(runs, evidence.curves)),
+    def analyse(self, study_data: StudyData) -> Analysis:
+        """Report effects with intervals, ranked, and interactions as far as they can be told apart."""
+        runs, excluded = usable_runs(study_data)
+        sections = {
+            "equations": section_or_reason(_EQUATIONS, lambda: _on_equations(runs, study_data.curves)),
+            "text": section_or_reason(_TEXT, lambda: _on_text(runs, study_data.curves)),
         }
-        said = [reading.fits["summary"] for reading in readings.values() if "summary" in reading.fits]
+        said = [section.fits["summary"] for section in sections.values() if "summary" in section.fits]
         return chapter(
-            self, evidence, readings, excluded=excluded,
+            self, study_data, sections, excluded=excluded,
             answer=" ".join(said) or "These runs are too few to tell the dials apart: see the sections.",
             next="Vary the two largest factors over several settings each, with the others at their best.",
         )  # fmt: skip
@@ -84,8 +91,8 @@ _EQUATIONS, _TEXT = "On modular division", "On a small set of text"
 
 
 def dials(runs: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
-    """The runs' settings as -1 (the lower, or the first in the alphabet) and +1, a column a dial that has
-    two.
+    """Return the runs' settings as -1 (the lower, or the first in the alphabet) and +1, a column a dial that
+    has two.
 
     `columns` maps dials to columns. AllometryError if none varies, or one has three settings.
     """
@@ -104,8 +111,8 @@ def dials(runs: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
 
 
 def ranked(coded: pd.DataFrame, time: pd.Series, reached: pd.Series) -> tuple[pd.DataFrame, Censored]:
-    """Effects on `time` (or any positive outcome) as a table for `figures.effects`, largest first, and the
-    fit.
+    """Return effects on `time` (or any positive outcome) as a table for `figures.effects`, largest first, and
+    the fit.
 
     Interactions are fitted by group where the runs are enough for them. Raises AllometryError where runs are
     too few for the main effects.
@@ -129,7 +136,7 @@ def ranked(coded: pd.DataFrame, time: pd.Series, reached: pd.Series) -> tuple[pd
 
 
 def _told(table: pd.DataFrame, settings: dict[str, str], worse: str, better: str) -> str:
-    """The main effects whose intervals leave out zero, in words, and the other dials by name."""
+    """Return the main effects whose intervals leave out zero, in words, and the other dials by name."""
     mains = table[table["kind"] == "dial"]
     clear = mains[(mains["low"] > 0) | (mains["high"] < 0)]
     change = _factor if (mains["effect"] > LARGE).any() else _per_cent
@@ -164,7 +171,7 @@ def _interactions(table: pd.DataFrame) -> str:
 
 
 def _settings(runs: pd.DataFrame, columns: dict[str, str]) -> dict[str, str]:
-    """What a dial was turned from and to, in words."""
+    """Return what a dial was turned from and to, in words."""
     found = {}
     for dial, column in columns.items():
         ends = sorted(runs[column].dropna().unique().tolist())
@@ -188,13 +195,13 @@ _ON_TEXT = {
 
 
 def _relative(runs: pd.DataFrame, rule: Callable[[float], float]) -> pd.DataFrame:
-    """With the learning rate over what the rule gives to the width."""
+    """Return with the learning rate over what the rule gives to the width."""
     rate = runs["lr"].astype(float) / runs["d_model"].map(rule)
     return runs.assign(relative_rate=rate.round(1))
 
 
-def _on_equations(runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
-    """How far every run comes within the same updates, and the updates until it generalises."""
+def _on_equations(runs: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
+    """Return how far every run comes within the same updates, and the updates until it generalises."""
     own = _relative(equations(runs), lambda width: RATE_TIMES_WIDTH / width)
     own = own.assign(answered=_answered(own, curves))
     coded, settings = dials(own, _ON_EQUATIONS), _settings(own, _ON_EQUATIONS)
@@ -216,22 +223,22 @@ def _on_equations(runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
     title, axis = "Wrong answers within the horizon", "Odds of a wrong answer, high over low"
     figure = _figure(table, "equations", title, axis, settings)
     evidence: tuple[Figure | Table, ...] = (figure, *figures, _runs(timed, _ON_EQUATIONS, "equations"))
-    return Reading(
+    return StudySection(
         section=Section(title=_EQUATIONS, text=text, evidence=evidence),
         fits={"summary": summary, "table": table},
     )
 
 
 def _answered(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.Series:
-    """The most of the held-out equations that each run answered at any evaluation, as a share."""
+    """Return the most of the held-out equations that each run answered at any evaluation, as a share."""
     return runs["run"].map(curves.groupby("run")["accuracy"].max()).astype(float)
 
 
 def _timed(
     own: pd.DataFrame, coded: pd.DataFrame, curves: pd.DataFrame, settings: dict[str, str]
 ) -> tuple[pd.DataFrame, list[Figure], str]:
-    """Updates until the held-out equations are answered, to each of LEVELS that enough runs come to: the runs
-    with their times to the first, figures, and what is said of the first.
+    """Return updates until the held-out equations are answered, to each of LEVELS that enough runs come to:
+    the runs with their times to the first, figures, and what is said of the first.
     """
     every = {level: times(own, curves, level) for level in LEVELS}
     shown = every[LEVELS[0]]
@@ -267,8 +274,8 @@ def _range(timed: pd.DataFrame) -> str:
     )
 
 
-def _on_text(runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
-    """The best test loss in bits per byte after the same text."""
+def _on_text(runs: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
+    """Report the best test loss in bits per byte after the same text."""
     own = runs[runs["tokenizer"] != "symbols"].reset_index(drop=True)
     if not len(own):
         raise AllometryError("no run on text has finished", hint="run the study again to finish it")
@@ -289,7 +296,7 @@ def _on_text(runs: pd.DataFrame, curves: pd.DataFrame) -> Reading:
     )
     title, axis = "Best test loss on text", "Bits per byte, high over low"
     figure = _figure(table, "text", title, axis, settings)
-    return Reading(
+    return StudySection(
         section=Section(title=_TEXT, text=text, evidence=(figure, _runs(own, _ON_TEXT, "text"))),
         fits={"summary": summary, "table": table},
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,8 @@ import numpy as np
 
 from allometry import env
 from allometry.errors import AllometryError, unknown
-from allometry.runs.files import read_json, write_json
+from allometry.runs.files import read_json
+from allometry.runs.place import Folder
 from allometry.train.engines.base import Engine
 
 if TYPE_CHECKING:
@@ -139,17 +139,11 @@ def _record(config: RunConfig, threads: int) -> Path:
 
 def _remember(path: Path, paces: dict[str, float]) -> dict[str, float]:
     """Keep the timing and return it, or the one that another process has kept meanwhile: all choose alike."""
-    aside = path.with_suffix(f".{os.getpid()}")
     try:
-        write_json(aside, paces)
-        os.link(aside, path)
-    except FileExistsError:
-        return read_json(path) or paces
+        created = Folder(path.parent).create(path.name, json.dumps(paces).encode())
+        return paces if created else read_json(path) or paces
     except (AllometryError, OSError):  # a cache that cannot be written costs the timing again, nothing else
         return paces
-    finally:
-        aside.unlink(missing_ok=True)
-    return paces
 
 
 def _pace(candidate: type[Engine], config: RunConfig, threads: int) -> float:

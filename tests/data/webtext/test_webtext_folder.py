@@ -1,6 +1,7 @@
 """What a corpus's folder keeps safe: other people's files, one writer at a time, no stale or mixed-up stages."""
 
 import dataclasses
+import io
 import json
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from allometry.data.webtext import (
     jsonl,
     links,
     pipeline,
+    removal,
+    warc,
 )
 from allometry.data.webtext.archive import PartArchive
 from allometry.data.webtext.jsonl import encode, read_json, read_rows, write_json
@@ -45,9 +48,7 @@ def crawled(folder, pages, *, parts=2):
         for link in read_rows(workspace.path("links", part)):
             headers = [("Content-Type", "text/html; charset=utf-8")]
             body = html[link["url"]].encode()
-            archive.store(
-                link, url=link["url"], status="200 OK", headers=headers, body=body, truncated=None
-            )
+            archive.store(link, url=link["url"], status="200 OK", headers=headers, body=body, truncated=None)
         archive.close()
         fetch._finish_part(workspace, part)
     workspace.finish_stage(Summary("fetch"))
@@ -194,7 +195,11 @@ def test_rows_that_move_do_not_bring_copies_back(corpus):
     )
     assert found.removed["contaminated"] >= 1
     assert any("1 of 2 evaluation documents" in note for note in found.notes)
-    gone = {row["id"] for part in range(2) for row in read_rows(corpus.path("contamination", part, ".removed.jsonl"))}
+    gone = {
+        row["id"]
+        for part in range(2)
+        for row in read_rows(corpus.path("contamination", part, ".removed.jsonl"))
+    }
     gone |= {row["id"] for row in read_rows(corpus.removed("dedup"))}
     for part in range(2):
         path = corpus.path("filter", part)
@@ -328,3 +333,56 @@ def test_whole_files_of_two_processes_do_not_meet(tmp_path):
         other.write(b"other")
         assert one.name != other.name
     assert (tmp_path / "x").read_bytes() == b"one"
+
+
+def test_removed_pages_leave_no_trace_and_do_not_come_back(corpus):
+    before = rows_of(corpus)
+    secret = before.pop(next(iter(before)))
+    marker = " ".join(secret["text"].split()[5:15]).encode()
+    host = secret["url"].split("/")[2]
+    other = next(iter(before.values()))
+    done = removal.run(
+        corpus, [secret["url"].replace("http://", "https://") + "/", other["url"].split("/")[2]]
+    )
+    before.pop(other["id"])
+    assert done.counts["documents"] == 2
+    assert done.counts["archived"] == 2
+    assert set(rows_of(corpus)) == set(before)
+    for path in corpus.root.rglob("*"):
+        if path.is_file() and path.name not in ("removals.jsonl", "README.md"):
+            data = path.read_bytes()
+            texts = [data]
+            if path.suffix == ".gz":
+                texts = [head for _, head in warc.whole_members(io.BytesIO(data))]
+                assert len(list(warc.html_pages(path))) == len(texts) - 1 - sum(
+                    b"removed: on request" in each for each in texts
+                )
+            for text in texts:
+                assert host.encode() not in text, path
+                assert marker not in text, path
+    assert build.run(corpus, build.BuildOptions(test_share=0.3)).counts["documents"] == len(before)
+    through(corpus, upto="dedup")
+    build.run(corpus, build.BuildOptions(test_share=0.4))
+    assert set(rows_of(corpus)) == set(before)
+    listing = corpus.root.parent / "again.jsonl"
+    urls = [secret["url"], other["url"], next(iter(before.values()))["url"]]
+    listing.write_text("".join(json.dumps({"url": url, "score": 9}) + "\n" for url in urls))
+    summary = links.run(corpus, [listing], links.LinkOptions())
+    assert summary.counts["kept"] == 1
+    assert summary.removed["removed_on_request"] == 2
+    with pytest.raises(AllometryError, match="neither a URL nor a host"):
+        removal.run(corpus, ["not a host"])
+
+
+def test_the_card_lists_every_option(corpus):
+    card = (corpus.root / "README.md").read_text()
+    for stage, options in (
+        ("links", links.LinkOptions()),
+        ("extract", extract.ExtractOptions()),
+        ("filter", LENIENT),
+        ("build", build.BuildOptions()),
+    ):
+        for field in dataclasses.fields(options):
+            assert f"| {stage} | {field.name.replace('_', '·')} |" in card, (stage, field.name)
+    assert "| dedup | minhash.permutations | 128 |" in card
+    assert "| filter | min·tokens | 128 |" in card

@@ -1,9 +1,12 @@
+import bz2
 import csv
 import gzip
 import json
+import lzma
 import random
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
@@ -189,6 +192,114 @@ def test_sorting_on_disk(tmp_path):
     lines = [f"{random.Random(n).random()}\n".encode() for n in range(5_000)]
     assert list(external.sort_lines(lines, tmp_path, run_bytes=2_000)) == sorted(lines)
     assert not list(tmp_path.iterdir())
+
+
+def scores(tmp_path, values, **options):
+    """Run links over submissions with these scores; (kept scores, summary)."""
+    listing = tmp_path / "scores.jsonl"
+    listing.write_text(
+        "".join(f'{{"url": "http://h{n}.com/x", "score": {value}}}\n' for n, value in enumerate(values))
+    )
+    workspace = Workspace(tmp_path / "out", parts=1)
+    summary = links.run(workspace, [listing], links.LinkOptions(**options))
+    return sorted(row["score"] for row in kept(workspace).values()), summary
+
+
+def test_links_without_a_score_are_dropped_and_listed_among_those_with_one(tmp_path):
+    values = ["5", "null", "NaN", "Infinity", '"1e999"', '"many"', "true", '"7"', "-Infinity"]
+    found, summary = scores(tmp_path, values)
+    assert found == [5, 7]
+    assert summary.removed["no_score"] == 7
+    assert any("7 links have no score" in note for note in summary.notes)
+    listed = [row for row in read_rows(tmp_path / "out/removed/links.jsonl") if row["reason"] == "no_score"]
+    assert len(listed) == 7
+
+
+def test_a_source_without_scores_is_refused_before_all_of_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(links, "UNSCORED", 5)
+    with pytest.raises(AllometryError, match="at least the first 5 links") as error:
+        scores(tmp_path, ["null"] * 50)
+    assert "--no-score" in error.value.hint
+    assert len(scores(tmp_path, ["null"] * 4 + ["9"] + ["null"] * 50)[0]) == 1
+
+
+def test_an_odd_date_drops_no_link(tmp_path):
+    listing = tmp_path / "l.jsonl"
+    listing.write_text('{"url": "http://a.com/x", "score": 4, "created_utc": "yesterday"}\n')
+    assert [(each.url, each.created) for each in read_links(listing)] == [("http://a.com/x", None)]
+
+
+def test_a_domain_can_be_capped(tmp_path):
+    listing = tmp_path / "l.jsonl"
+    hosts = ["big.com"] * 20 + ["www.big.com"] * 10 + ["small.com"] * 2
+    rows = [{"url": f"http://{host}/{n}", "score": 9} for n, host in enumerate(hosts)]
+    listing.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    workspace = Workspace(tmp_path / "out", parts=3)
+    summary = links.run(workspace, [listing], links.LinkOptions(max_per_domain=3))
+    names = [url.split("/")[2].removeprefix("www.") for url in kept(workspace)]
+    assert sorted(names) == ["big.com"] * 3 + ["small.com"] * 2
+    assert summary.removed["domain_cap"] == 27
+    assert sum(row["reason"] == "domain_cap" for row in read_rows(workspace.removed("links"))) == 27
+    with pytest.raises(AllometryError, match="at least 1"):
+        links.LinkOptions(max_per_domain=0)
+
+
+@pytest.mark.parametrize(
+    "name", ["RS_2012-01.bz2", "RS_2017-12.xz", "RS_2011-01", "links.jsonl.gz", "links.csv.bz2"]
+)
+def test_old_dumps_are_read(tmp_path, name):
+    lines = "".join(json.dumps({"url": f"http://h{n}.com/x", "score": n}) + "\n" for n in range(50))
+    if ".csv" in name:
+        lines = "url,score\n" + "".join(f"http://h{n}.com/x,{n}\n" for n in range(50))
+    packers = {".bz2": bz2.compress, ".xz": lzma.compress, ".gz": gzip.compress}
+    pack = packers.get("." + name.rpartition(".")[2], bytes)
+    half = lines.index("\n", len(lines) // 2) + 1
+    path = tmp_path / name
+    # two streams one after the other, as parallel packers write them
+    path.write_bytes(b"".join(pack(piece.encode()) for piece in (lines[:half], lines[half:])))
+    assert [each.score for each in read_links(path)] == list(range(50))
+    if pack is not bytes:
+        path.write_bytes(path.read_bytes()[:-12])
+        with pytest.raises(AllometryError, match="truncated"):
+            list(read_links(path))
+        path.write_bytes(b"<html>not found</html>")
+        with pytest.raises(AllometryError, match="is not (bzip2|xz|gzip)"):
+            list(read_links(path))
+
+
+@pytest.mark.parametrize("name", ["RS_2016-01.zip", "links.jsonl", "links.csv"])
+def test_archives_of_files_are_refused(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        archive.writestr("RS", '{"url": "http://a.com/x", "score": 4}')
+    with pytest.raises(AllometryError, match="archive of files") as error:
+        list(read_links(tmp_path / name))
+    assert "unpack" in error.value.hint
+
+
+def test_damaged_archives_are_skipped_and_counted(tmp_path):
+    """A mutation anywhere in a WARC file leads to links, problems or an error that names the file."""
+    page = {"status": "200 OK", "headers": [("Content-Type", "text/html")], "link": {}}
+    body = b"<a href='http://y.com/1'>1</a>"
+    whole = gzip.decompress(
+        b"".join(encode_page(url=f"http://s{n}.com/", body=body, **page) for n in range(3))
+    )
+    path = tmp_path / "pages.warc"
+    chooser = random.Random(0)
+    for _ in range(300):
+        mutated = bytearray(whole)
+        for _ in range(chooser.randrange(1, 5)):
+            at = chooser.randrange(len(mutated))
+            mutated[at : at + chooser.randrange(3)] = chooser.randbytes(chooser.randrange(3))
+        path.write_bytes(mutated)
+        try:
+            assert all(isinstance(each, Found | Problem) for each in read_links(path))
+        except AllometryError as error:
+            assert "pages.warc" in error.message
+    path.write_bytes(whole + b"WARC/1.0\r\nWARC-Type: " + b"x" * (5 << 20))
+    found = list(read_links(path))
+    assert [each.url for each in found[:3]] == ["http://y.com/1"] * 3
+    assert isinstance(found[3], Problem)
+    assert "a line of more than" in found[3].value
 
 
 MEASURE = """

@@ -115,9 +115,9 @@ def test_stages_name_the_stage_that_is_missing(tmp_path):
     assert done.returncode == 1
     assert "holds no webtext corpus" in done.stderr
     workspace = Workspace(tmp_path / "out")
-    with pytest.raises(AllometryError, match="filter, has not run"):
+    with pytest.raises(AllometryError, match="links, has not run"):
         dedup.run(workspace, dedup.DedupOptions())
-    with pytest.raises(AllometryError, match="dedup, has not run"):
+    with pytest.raises(AllometryError, match="links, has not run"):
         build.run(workspace, BuildOptions())
 
 

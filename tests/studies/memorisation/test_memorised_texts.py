@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 
 from allometry.runs.probes import PROBE_COLUMNS
-from allometry.studies.core.study import Evidence, study
-from allometry.studies.memorisation.texts import BLOCK, beside_reference, memorised, texts
-from allometry.studies.memorisation.texts import texts_section as reading
+from allometry.studies.core.study import StudyData, study
+from allometry.studies.memorisation.texts import BLOCK, beside_reference, memorised, texts, texts_section
 from allometry.train.config import DataConfig, RunConfig
 
 WINDOW, KNOWN = 64, 2.5 * np.log(2)
@@ -26,7 +25,7 @@ def stored(per_parameter: float, fall: float) -> Stored:
     return lambda bits, n: min(bits, per_parameter * n) * min(1.0, (bits / (per_parameter * n)) ** -fall)
 
 
-def evidence(kept: Stored, test: Callable[[float], float], noise: float = 0.02) -> Evidence:
+def evidence(kept: Stored, test: Callable[[float], float], noise: float = 0.02) -> StudyData:
     """The design's runs, with windows whose loss is the reference's less what is kept of each."""
     rng = np.random.default_rng(0)
     runs, rows = [], []
@@ -56,7 +55,9 @@ def evidence(kept: Stored, test: Callable[[float], float], noise: float = 0.02) 
     table = pd.DataFrame(runs)
     probes = pd.DataFrame(rows).drop_duplicates(["run", "probe"]).reindex(columns=list(PROBE_COLUMNS))
     probes[["repeats", "loss", "tokens"]] = probes[["repeats", "loss", "tokens"]].astype(float)
-    return Evidence(runs=table, curves=pd.DataFrame(), probes=probes, planned=tuple(table["run"]), command="")
+    return StudyData(
+        runs=table, curves=pd.DataFrame(), probes=probes, planned=tuple(table["run"]), command=""
+    )
 
 
 def test_what_is_stored_of_each_set_is_recovered() -> None:
@@ -74,7 +75,7 @@ def test_what_is_stored_of_each_set_is_recovered() -> None:
 
 def test_a_rise_and_fall_and_a_second_descent_are_seen_where_they_are() -> None:
     found = evidence(stored(0.8, 0.5), lambda ratio: 2.5 + 0.5 * np.exp(-4 * np.log(ratio / 0.25) ** 2))
-    read = reading(found.runs, found)
+    read = texts_section(found.runs, found)
     peaks = read.fits["peaks"]
     assert peaks["rises"].all()
     assert peaks["falls"].all()
@@ -85,7 +86,7 @@ def test_a_rise_and_fall_and_a_second_descent_are_seen_where_they_are() -> None:
     assert most.ours == pytest.approx(0.75, abs=0.15)
     assert (most.verdict, where.verdict) == ("differs", "differs")
     measured = pd.DataFrame({"bits per parameter": [0.8, 0.8], "still rising": [True, False]})
-    beside = reading(found.runs, found, measured)
+    beside = texts_section(found.runs, found, measured)
     assert beside.constants[0].published["random data, here"] == pytest.approx(0.8)
     assert beside.constants[1].verdict == "agrees"
     assert "a lower bound" in beside.section.text
@@ -93,7 +94,7 @@ def test_a_rise_and_fall_and_a_second_descent_are_seen_where_they_are() -> None:
 
 def test_what_is_not_there_is_not_seen() -> None:
     found = evidence(stored(50.0, 0.0), lambda ratio: 3 - 0.1 * np.log(ratio))
-    read = reading(found.runs, found)
+    read = texts_section(found.runs, found)
     assert not read.fits["peaks"]["falls"].any()
     assert not read.constants
     assert "no fall is seen" in read.section.text

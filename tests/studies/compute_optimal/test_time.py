@@ -12,7 +12,7 @@ from allometry.errors import AllometryError
 from allometry.laws.critical_batch import s_min
 from allometry.laws.frontier import PowerLine
 from allometry.studies.compute_optimal.learning_curves import arrivals, paper_start, starts, time_law
-from allometry.studies.core.study import Evidence, study
+from allometry.studies.core.study import StudyData, study
 from allometry.studies.shared.batches import BatchLaw, Critical
 from allometry.studies.shared.grid import bare_grid, longest, recipe_runs, trunk_points
 from allometry.train.config import DataConfig
@@ -43,16 +43,16 @@ def adjusted(row: dict[str, Any], tokens: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def evidence(planted: Any) -> Evidence:
+def evidence(planted: Any) -> StudyData:
     return planted(bare_grid(5e13, DataConfig()), adjusted, noise=0.002)
 
 
 @pytest.fixture(scope="module")
-def points(evidence: Evidence) -> pd.DataFrame:
+def points(evidence: StudyData) -> pd.DataFrame:
     return trunk_points(recipe_runs(evidence.runs), evidence.curves)
 
 
-def test_trunks_are_read_once_and_before_the_decay(evidence: Evidence, points: pd.DataFrame) -> None:
+def test_trunks_are_read_once_and_before_the_decay(evidence: StudyData, points: pd.DataFrame) -> None:
     assert not points.duplicated(["N", "seed", "S"]).any()
     ends = points.groupby("run")["S"].max() / longest(evidence.runs).set_index("run")["S"]
     assert (ends <= 0.8).all()
@@ -91,14 +91,14 @@ def test_the_start_is_the_plateaus_end_where_points_allow(points: pd.DataFrame) 
         time_law(points.head(8), NOTHING)
 
 
-def test_without_a_scan_of_batches_the_rest_is_answered(evidence: Evidence, points: pd.DataFrame) -> None:
+def test_without_a_scan_of_batches_the_rest_is_answered(evidence: StudyData, points: pd.DataFrame) -> None:
     reading = starts(points, recipe_runs(evidence.runs), NOTHING)
     assert len(reading.fits["starts"]) >= 4
     assert "no size was trained at a constant rate" not in reading.section.text
 
 
 @pytest.mark.slow
-def test_the_whole_study(evidence: Evidence) -> None:
+def test_the_whole_study(evidence: StudyData) -> None:
     analysis = study("time").analyse(evidence)
     assert "B_crit could not be had" in analysis.sections[0].text
     assert not [s for s in analysis.sections if "could not be answered" in s.text]

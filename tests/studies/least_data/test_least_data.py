@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from allometry.errors import AllometryError
-from allometry.studies.core.study import Evidence, study
+from allometry.studies.core.study import StudyData, study
 from allometry.studies.shared.equations import division, equations, fit_time, grokking, widest
 from allometry.studies.shared.repeats import (
     crossing,
@@ -105,10 +105,10 @@ def arithmetic(configs: list[RunConfig], noise: float = 0.1) -> tuple[pd.DataFra
 
 
 @pytest.fixture(scope="module")
-def evidence() -> Evidence:
+def evidence() -> StudyData:
     parts = [text(), arithmetic(list(grokking(4e13, DataConfig())))]
     runs, curves = (pd.concat(each, ignore_index=True) for each in zip(*parts, strict=True))
-    return Evidence(runs=runs, curves=curves, planned=tuple(runs["run"]))
+    return StudyData(runs=runs, curves=curves, planned=tuple(runs["run"]))
 
 
 def planted_least(n: float, tolerance: float) -> float:
@@ -147,7 +147,7 @@ def test_grokking_has_lines_through_one_centre() -> None:
         grokking(1e9, DataConfig())
 
 
-def test_planted_least_data_and_its_exponent_are_found(evidence: Evidence) -> None:
+def test_planted_least_data_and_its_exponent_are_found(evidence: StudyData) -> None:
     table = repeated(evidence.runs, evidence.curves)
     found = least_data(table, "loss", 0.05)
     rows = found.table.dropna(subset=["D"])
@@ -166,7 +166,7 @@ def test_sets_that_do_not_reach_a_tolerance_say_so() -> None:
     assert crossing(u, np.array([0.5, 0.2, 0.1]), 0.05) == np.inf
 
 
-def test_the_chapter_of_least_data(evidence: Evidence) -> None:
+def test_the_chapter_of_least_data(evidence: StudyData) -> None:
     analysis = study("least_data").analyse(evidence)
     titles = {section.title: section for section in analysis.sections}
     assert "Without weight decay" in titles["Understanding after memorising"].text
@@ -177,7 +177,7 @@ def test_the_chapter_of_least_data(evidence: Evidence) -> None:
     assert "power -0.8" in titles["Weight decay and size"].text
 
 
-def test_missing_halves_are_named(evidence: Evidence) -> None:
+def test_missing_halves_are_named(evidence: StudyData) -> None:
     runs = evidence.runs
     for kept, missing in (
         (runs["tokenizer"] == "symbols", "repeated text"),
@@ -189,7 +189,7 @@ def test_missing_halves_are_named(evidence: Evidence) -> None:
             assert any(f"no run on {missing}" in section.text for section in analysis.sections)
 
 
-def test_a_sweep_that_is_half_done_is_read(evidence: Evidence) -> None:
+def test_a_sweep_that_is_half_done_is_read(evidence: StudyData) -> None:
     """The runs without weight decay come first, since theirs are the longest horizons."""
     first = evidence.runs[evidence.runs["weight_decay"] == 0].reset_index(drop=True)
     analysis = study("gap_laws").analyse(replace(evidence, runs=first))
@@ -201,7 +201,7 @@ def test_a_sweep_that_is_half_done_is_read(evidence: Evidence) -> None:
             assert study(name).analyse(replace(evidence, runs=some)).sections
 
 
-def test_planted_times_are_found(evidence: Evidence) -> None:
+def test_planted_times_are_found(evidence: StudyData) -> None:
     table = division(equations(evidence.runs))
     fitted, _ = fit_time(table[table["weight_decay"] > 0], "power")
     for name, key in (("share", "share"), ("N", "N"), ("weight decay", "decay")):
@@ -210,7 +210,7 @@ def test_planted_times_are_found(evidence: Evidence) -> None:
         assert value == pytest.approx(TIME[key], abs=0.25)
 
 
-def test_the_chapter_of_the_laws(evidence: Evidence) -> None:
+def test_the_chapter_of_the_laws(evidence: StudyData) -> None:
     analysis = study("gap_laws").analyse(evidence)
     titles = {section.title: section.text for section in analysis.sections}
     found = re.search(r"foretells larger models best.*delta (0\.\d+)", titles["Forms of the gap"])
@@ -225,7 +225,7 @@ def test_the_chapter_of_the_laws(evidence: Evidence) -> None:
     assert "Along size, text: none" in titles["Double descent"]
 
 
-def test_larger_runs_are_foretold(evidence: Evidence) -> None:
+def test_larger_runs_are_foretold(evidence: StudyData) -> None:
     runs = evidence.runs
     largest = (runs["N"] == SIZES[-1]) | ((runs["tokenizer"] == "symbols") & (runs["d_model"] >= 128))
     predicted = study("gap_laws").predict(runs[~largest].reset_index(drop=True), runs[largest])

@@ -13,7 +13,7 @@ from allometry.errors import AllometryError
 from allometry.report.content import Analysis, Constant
 from allometry.studies.core import results
 from allometry.studies.core import study as base
-from allometry.studies.core.study import Evidence, Study
+from allometry.studies.core.study import Study, StudyData
 
 
 class Tiny(Study):
@@ -23,7 +23,7 @@ class Tiny(Study):
     question = "How many?"
     expected = "A few."
 
-    def analyse(self, evidence: Evidence) -> Analysis:
+    def analyse(self, evidence: StudyData) -> Analysis:
         constant = Constant(name="Runs | all", symbol="n", published={"Paper": 3.0}, ours=2.0, low=1.0,
                             high=4.0, level=0.95, verdict="agrees", why="counted")  # fmt: skip
         return Analysis(study=self.name, question=self.question, answer="Two.", command=evidence.command,
@@ -36,7 +36,7 @@ def _known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def evidence() -> Evidence:
+def evidence() -> StudyData:
     runs = pd.DataFrame({
         "run": ["a", "NA"], "loss": [1 / 3, np.nan], "seed": [0, 1],
         "limit": pd.Series([None, None], dtype=object),
@@ -48,7 +48,7 @@ def evidence() -> Evidence:
     counts = {"prompt": [0, 1], "n": [4, 4], "duplicated": [7, 0], "grams": [125, 125]}
     novelty = pd.DataFrame({"run": "a", "step": 3, "source": "human", **counts})
     curves = pd.DataFrame({"run": ["a", "a"], "step": [1, 2], "loss": rng.normal(size=2)})
-    return Evidence(
+    return StudyData(
         runs=runs, curves=curves, positions=positions, novelty=novelty,
         planned=("a", "NA", "c"), parts={"tiny": ("a", "NA", "c")},
         command="allometry run tiny", prediction={"predictions": [], "digest": "0"},
@@ -57,7 +57,7 @@ def evidence() -> Evidence:
     )  # fmt: skip
 
 
-def test_what_is_read_back_is_what_was_saved(evidence: Evidence, tmp_path: Path) -> None:
+def test_what_is_read_back_is_what_was_saved(evidence: StudyData, tmp_path: Path) -> None:
     results.save("tiny", evidence, tmp_path / "out")
     asked, back = results.load(tmp_path / "out")
     assert isinstance(asked, Tiny)
@@ -67,7 +67,7 @@ def test_what_is_read_back_is_what_was_saved(evidence: Evidence, tmp_path: Path)
         assert repr(getattr(back, name)) == repr(getattr(evidence, name))  # in the same order
 
 
-def test_the_report_is_the_same_when_it_is_made_again(evidence: Evidence, tmp_path: Path) -> None:
+def test_the_report_is_the_same_when_it_is_made_again(evidence: StudyData, tmp_path: Path) -> None:
     _, path = results.save("tiny", evidence, tmp_path / "out")
     analysis, again = results.rebuild(tmp_path / "out", tmp_path / "again.html")
     assert again.read_bytes() == path.read_bytes()
@@ -78,7 +78,7 @@ def test_the_report_is_the_same_when_it_is_made_again(evidence: Evidence, tmp_pa
     assert "on 2 cores of some; 2 runs, the last finished on 1 May 2026, 10:00 UTC" in readme
 
 
-def test_saving_again_leaves_nothing_of_before(evidence: Evidence, tmp_path: Path) -> None:
+def test_saving_again_leaves_nothing_of_before(evidence: StudyData, tmp_path: Path) -> None:
     from dataclasses import replace
 
     results.save("tiny", evidence, tmp_path)
@@ -94,7 +94,7 @@ def test_saving_again_leaves_nothing_of_before(evidence: Evidence, tmp_path: Pat
     assert back.positions.empty
 
 
-def test_what_is_not_ours_is_not_touched(evidence: Evidence, tmp_path: Path) -> None:
+def test_what_is_not_ours_is_not_touched(evidence: StudyData, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(AllometryError, match="something else"):
         results.save("tiny", evidence, tmp_path)
@@ -103,7 +103,7 @@ def test_what_is_not_ours_is_not_touched(evidence: Evidence, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_damaged_table_is_named(evidence: Evidence, tmp_path: Path) -> None:
+def test_a_damaged_table_is_named(evidence: StudyData, tmp_path: Path) -> None:
     results.save("tiny", evidence, tmp_path)
     (tmp_path / "curves.parquet").write_bytes(b"PAR1 cut off")
     with pytest.raises(AllometryError, match=r"curves\.parquet"):

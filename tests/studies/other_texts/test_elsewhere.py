@@ -10,7 +10,7 @@ import pytest
 
 from allometry.errors import AllometryError
 from allometry.report.content import Analysis
-from allometry.studies.core.study import Evidence, study
+from allometry.studies.core.study import StudyData, study
 from allometry.studies.other_texts.effective_data import arms, data_needed, effective
 from allometry.studies.other_texts.elsewhere import pairs
 from allometry.studies.other_texts.transfers import ENOUGH, SEEDS, transfers
@@ -54,7 +54,7 @@ def _tested(
     return _row(run, n, here, **there, **settings)
 
 
-def synthetic(noise: float = 0.0005, seed: int = 0) -> Evidence:
+def synthetic(noise: float = 0.0005, seed: int = 0) -> StudyData:
     """Runs of both designs: a ladder tested elsewhere with its curves, and the three arms of transfer."""
     rng = np.random.default_rng(seed)
     rows, curves = [], []
@@ -80,16 +80,16 @@ def synthetic(noise: float = 0.0005, seed: int = 0) -> Evidence:
                     curves += [{"run": run, "step": s, "loss": loss * f, "train_loss": loss}
                                for s, f in ((32, 1.1), (64, 1.0), (91, 1.01), (128, 1.02))]  # fmt: skip
     runs = pd.DataFrame(rows)
-    return Evidence(runs=runs, curves=pd.DataFrame(curves), planned=tuple(runs["run"]))
+    return StudyData(runs=runs, curves=pd.DataFrame(curves), planned=tuple(runs["run"]))
 
 
 @pytest.fixture(scope="module")
-def evidence() -> Evidence:
+def evidence() -> StudyData:
     return synthetic()
 
 
 @pytest.fixture(scope="module")
-def analysis(evidence: Evidence) -> Analysis:
+def analysis(evidence: StudyData) -> Analysis:
     return study("elsewhere").analyse(evidence)
 
 
@@ -118,7 +118,7 @@ def test_lines_elsewhere_have_their_exponents(analysis: Analysis) -> None:
     assert "rank correlation" in analysis.answer
 
 
-def test_ossification_is_seen_where_it_was_planted(evidence: Evidence, analysis: Analysis) -> None:
+def test_ossification_is_seen_where_it_was_planted(evidence: StudyData, analysis: Analysis) -> None:
     (row,) = (r for r in analysis.constants if "ossification" in r.name)
     assert row.verdict == "agrees"
     assert row.low <= 100 * np.log(1.02) <= row.high
@@ -127,7 +127,7 @@ def test_ossification_is_seen_where_it_was_planted(evidence: Evidence, analysis:
     assert (low["percent"] < 0).all()
 
 
-def test_what_has_no_place_on_the_curve_is_listed(evidence: Evidence, analysis: Analysis) -> None:
+def test_what_has_no_place_on_the_curve_is_listed(evidence: StudyData, analysis: Analysis) -> None:
     points = effective(arms(evidence.runs, evidence.curves))
     assert (points.loc[points["use"] != "fitted", "use"] != "").all()
     better = points["use"] == "better than from scratch on the largest set"
@@ -137,7 +137,7 @@ def test_what_has_no_place_on_the_curve_is_listed(evidence: Evidence, analysis: 
     assert len(lost.frame) == (points["use"] != "fitted").sum()  # type: ignore[union-attr]
 
 
-def test_one_size_identifies_no_exponent_of_size(evidence: Evidence) -> None:
+def test_one_size_identifies_no_exponent_of_size(evidence: StudyData) -> None:
     runs = evidence.runs
     two = runs[(runs["corpus"] == "sotu") | (runs["N"] <= SIZES[1])]
     analysis = study("elsewhere").analyse(replace(evidence, runs=two))
@@ -148,7 +148,7 @@ def test_one_size_identifies_no_exponent_of_size(evidence: Evidence) -> None:
     assert any("have a place" in w for w in study("elsewhere").analyse(replace(evidence, runs=one)).warnings)
 
 
-def test_without_further_training_the_lines_are_still_read(evidence: Evidence) -> None:
+def test_without_further_training_the_lines_are_still_read(evidence: StudyData) -> None:
     runs = evidence.runs.copy()
     runs.loc[runs["init_from"].notna(), "status"] = "diverged"
     analysis = study("elsewhere").analyse(replace(evidence, runs=runs))

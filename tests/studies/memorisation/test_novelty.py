@@ -6,9 +6,15 @@ import pytest
 
 from allometry.errors import AllometryError
 from allometry.runs.novelty import NOVELTY_COLUMNS
-from allometry.studies.core.study import Evidence
-from allometry.studies.memorisation.novelty import TRUNCATED, copied, half_new, measured, score
-from allometry.studies.memorisation.novelty import novelty_section as reading
+from allometry.studies.core.study import StudyData
+from allometry.studies.memorisation.novelty import (
+    TRUNCATED,
+    copied,
+    half_new,
+    measured,
+    novelty_section,
+    score,
+)
 
 PROMPTS, LENGTH, MOST = 64, 128, 64
 PASSES = (0.5, 4.0, 200.0)
@@ -21,7 +27,7 @@ def shares(source: str, passes: float, size: int) -> np.ndarray:
     return 1 / (1 + np.exp(N - half))
 
 
-def evidence(sizes: tuple[int, ...] = (1, 2)) -> Evidence:
+def evidence(sizes: tuple[int, ...] = (1, 2)) -> StudyData:
     """Runs of these sizes at all PASSES, with counts drawn from `shares`."""
     random = np.random.default_rng(0)
     runs, rows = [], []
@@ -36,7 +42,7 @@ def evidence(sizes: tuple[int, ...] = (1, 2)) -> Evidence:
                     rows.append(pd.DataFrame({"run": run, **columns, "duplicated": of}))
     frame = pd.concat(rows).assign(grams=lambda f: LENGTH + 1 - f["n"])[list(NOVELTY_COLUMNS)]
     table = pd.DataFrame(runs).assign(status="done")
-    return Evidence(
+    return StudyData(
         runs=table, curves=pd.DataFrame(), novelty=frame, planned=tuple(table["run"]), command="x"
     )
 
@@ -56,7 +62,7 @@ def test_planted_copying_is_found_within_its_intervals() -> None:
 
 def test_the_answer_says_who_copies_and_the_constants_are_of_the_plainest_run() -> None:
     found = evidence()
-    part = reading(found.runs, found)
+    part = novelty_section(found.runs, found)
     assert "Of 6 models that write, 2 copy more" in part.fits["summary"]
     assert "and 2 less" in part.fits["summary"]
     short, long, half = part.constants
@@ -81,7 +87,7 @@ def test_scores_are_one_more_than_the_shares_below_the_truncation() -> None:
 def test_one_run_and_none() -> None:
     found = evidence(sizes=(1,))
     one = found.runs.iloc[:1]
-    assert "Of 1 models" in reading(one, found).fits["summary"]
+    assert "Of 1 models" in novelty_section(one, found).fits["summary"]
     with pytest.raises(AllometryError, match="no finished run recorded what it copied"):
         copied(found.runs.iloc[:0], found.novelty)
     with pytest.raises(AllometryError, match="no finished run recorded what it copied"):

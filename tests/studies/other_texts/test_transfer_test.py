@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.studies.core.study import Evidence, study
+from allometry.studies.core.study import StudyData, study
 from allometry.studies.other_texts.transfer_test import AT_HAND, WANTED, distributions
 from allometry.train.config import DataConfig
 
@@ -14,7 +14,7 @@ PLANTED = {"milton": 1.0, "stdlib": 0.5}
 
 
 @pytest.fixture(scope="module")
-def evidence() -> Evidence:
+def evidence() -> StudyData:
     """Losses elsewhere that are powers of the loss here, in training as after it."""
     rng = np.random.default_rng(3)
     sizes = [int(5e3 * 2.3**k) for k in range(6)]
@@ -40,7 +40,7 @@ def evidence() -> Evidence:
                 row = _losses(here * (1 + 2e4 / tokens), rng)
                 curves.append({"run": run, "step": tokens // 512, "tokens": tokens, **row})
     runs = pd.DataFrame(rows)
-    return Evidence(runs=runs, curves=pd.DataFrame(curves), planned=tuple(runs["run"]))
+    return StudyData(runs=runs, curves=pd.DataFrame(curves), planned=tuple(runs["run"]))
 
 
 def _losses(here: float, rng: np.random.Generator) -> dict[str, float]:
@@ -49,7 +49,7 @@ def _losses(here: float, rng: np.random.Generator) -> dict[str, float]:
     return {"loss": here * noise[0], **others}
 
 
-def test_finds_what_was_planted(evidence: Evidence) -> None:
+def test_finds_what_was_planted(evidence: StudyData) -> None:
     analysis = study("transfer_test").analyse(evidence)
     rows = {row.name: row for row in analysis.constants}
     assert rows["loss on milton against loss here"].verdict == "agrees"
@@ -58,7 +58,7 @@ def test_finds_what_was_planted(evidence: Evidence) -> None:
     assert rows["loss elsewhere at equal loss here, after over during, %"].verdict == "agrees"
 
 
-def test_says_which_distributions_could_not_be_had(evidence: Evidence) -> None:
+def test_says_which_distributions_could_not_be_had(evidence: StudyData) -> None:
     warning = next(w for w in study("transfer_test").analyse(evidence).warnings if "could not be had" in w)
     assert "allometry data prepare web-bible" in warning
     assert all(name in warning for name in WANTED if name not in PLANTED)

@@ -1,0 +1,193 @@
+"""Take pages out of a corpus on request, for good: from the data set, from all that it was made of, and from what
+a later crawl may fetch.
+
+`removals.jsonl` in the corpus's folder lists the requests. Later runs of links, fetch and build heed it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from allometry.data.webtext.archive import FETCHED, last_outcomes
+from allometry.data.webtext.jsonl import (
+    AppendLog,
+    Row,
+    encode,
+    file_digest,
+    read_json,
+    read_rows,
+    whole_file,
+    write_json,
+)
+from allometry.data.webtext.urls import canonical, host_of, url_id, url_problem
+from allometry.data.webtext.warc import erased_member
+from allometry.data.webtext.workspace import STAGES, Summary, Workspace
+from allometry.errors import AllometryError
+
+STAGE = "remove"
+FILE = "removals.jsonl"
+OUTCOME = "removed_on_request"
+_LISTS = (".jsonl", ".removed.jsonl", ".pages.jsonl")
+
+
+@dataclass(frozen=True)
+class Removals:
+    """What was asked to be taken out: ids of pages, and hosts with all that is below them."""
+
+    ids: frozenset[str] = frozenset()
+    hosts: frozenset[str] = frozenset()
+
+    def covers(self, url: str) -> bool:
+        """Tell whether a URL was asked to be taken out."""
+        if not self.ids and not self.hosts:
+            return False
+        try:
+            labels = host_of(url).split(".")
+            if any(".".join(labels[start:]) in self.hosts for start in range(len(labels))):
+                return True
+            return bool(self.ids) and url_id(canonical(url)) in self.ids
+        except ValueError:
+            return False
+
+    def covers_row(self, row: Row) -> bool:
+        """Tell whether a row of any stage is of a page that was asked to be taken out."""
+        places = (row.get("url"), row.get("final_url"), row.get("value"))
+        return row.get("id") in self.ids or any(
+            isinstance(each, str) and self.covers(each) for each in places
+        )
+
+
+def removals(workspace: Workspace) -> Removals:
+    """Read what was asked to be taken out of a corpus."""
+    return _parsed(row["target"] for row in read_rows(workspace.root / FILE))
+
+
+def _parsed(targets: Iterable[str]) -> Removals:
+    ids, hosts = set(), set()
+    for target in targets:
+        if "://" in target:
+            if url_problem(target, local=True) in ("length", "space", "malformed", "scheme"):
+                raise AllometryError(f"not a URL: {target!r}", hint="write it like http://example.com/page")
+            ids.add(url_id(canonical(target)))
+        else:
+            host = target.strip().lower().rstrip(".")
+            if url_problem(f"http://{host}/", local=True) in ("space", "malformed") or "/" in host:
+                raise AllometryError(
+                    f"neither a URL nor a host: {target!r}",
+                    hint="write it like http://example.com/page or example.com",
+                )
+            hosts.add(host)
+    return Removals(frozenset(ids), frozenset(hosts))
+
+
+def run(workspace: Workspace, targets: Sequence[str]) -> Summary:
+    """Take pages (by URL) or whole hosts out. Returns how many were found in links, archive and data set.
+
+    Raises AllometryError for what is neither, and while another process works in the folder.
+    """
+    wanted = _parsed(targets)
+    with workspace.alone(STAGE):
+        workspace.require_no_fetch()
+        # Written first: if the rest is interrupted, the same command does it, and nothing comes back meanwhile.
+        log = AppendLog(workspace.root / FILE)
+        known = {row["target"] for row in read_rows(workspace.root / FILE)}
+        log.append(*({"target": target} for target in targets if target not in known))
+        log.sync()
+        log.close()
+        counts, notes = Counter[str](), list[str]()
+        for part in range(workspace.parts):
+            _clean_part(workspace, part, wanted, counts)
+        for stage in STAGES:
+            _rewrite(workspace.removed(stage), lambda row: not wanted.covers_row(row))
+        _clean_shards(workspace, wanted, counts, notes)
+    return Summary(STAGE, counts, Counter(), notes=notes)
+
+
+def _clean_part(workspace: Workspace, part: int, wanted: Removals, counts: Counter[str]) -> None:
+    ids = {
+        row["id"]
+        for stage in ("links", "extract", "filter")
+        for row in read_rows(workspace.path(stage, part))
+        if wanted.covers_row(row)
+    }
+    counts["links"] += len(ids)
+    counts["archived"] += _erase(workspace, part, ids)
+    for stage in STAGES:
+        for suffix in _LISTS:
+            _rewrite(
+                workspace.path(stage, part, suffix),
+                lambda row: row.get("id") not in ids and not wanted.covers_row(row),
+            )
+    if ids:  # they name places in a file that is another one now
+        workspace.path("dedup", part, ".signatures.npz").unlink(missing_ok=True)
+
+
+def _erase(workspace: Workspace, part: int, ids: set[str]) -> int:
+    """Overwrite the archived pages with nothing and log that they are gone. Returns how many there were."""
+    folder, log_path = workspace.path("fetch"), workspace.path("fetch", part, ".log.jsonl")
+    found = [row for row in last_outcomes(folder, log_path) if row["id"] in ids and row["outcome"] == FETCHED]
+    if found:
+        log = AppendLog(log_path)
+        for row in found:
+            with (folder / row["file"]).open("r+b") as file:
+                file.seek(row["offset"])
+                file.write(erased_member(row["length"]))
+            log.append({"id": row["id"], "outcome": OUTCOME, "value": "", "url": ""})
+        log.sync()
+        log.close()
+    return len(found)
+
+
+def _rewrite(path: Path, keep: Callable[[Row], bool]) -> None:
+    """Drop rows of a file, if there are any to drop."""
+    if path.exists() and not all(map(keep, read_rows(path))):
+        with whole_file(path) as file:
+            for row in read_rows(path):
+                if keep(row):
+                    file.write(encode(row))
+
+
+def _clean_shards(workspace: Workspace, wanted: Removals, counts: Counter[str], notes: list[str]) -> None:
+    """Take the rows out of the Parquet files, and out of the counts of the build."""
+    import pyarrow.parquet as pq
+
+    record = workspace.path("build") / "files.json"
+    written: dict[str, Any] = read_json(record) or {}
+    lost = Counter[str]()
+    for path in sorted([*workspace.root.glob("train-*.parquet"), *workspace.root.glob("test-*.parquet")]):
+        if file_digest(path) not in written.get(path.name, ()):
+            notes.append(
+                f"{path.name} was not written by build, or was changed since: look through it yourself"
+            )
+            continue
+        split = path.name.partition("-")[0]
+        source = pq.ParquetFile(path)
+        dropped = [
+            row
+            for batch in source.iter_batches(columns=["id", "url", "final_url", "tokens"])
+            for row in batch.to_pylist()
+            if wanted.covers_row(row)
+        ]
+        if not dropped:
+            continue
+        ids = {row["id"] for row in dropped}
+        with whole_file(path) as file, pq.ParquetWriter(file, source.schema_arrow, compression="zstd") as out:
+            for batch in source.iter_batches():
+                out.write_batch(batch.filter([each not in ids for each in batch.column("id").to_pylist()]))
+        # a kill between these two lines makes the next build ask about the file; nothing is lost
+        written[path.name] = [file_digest(path)]
+        write_json(record, written)
+        for row in dropped:
+            lost.update({"documents": 1, "tokens": row["tokens"]})
+            lost.update({f"{split}_documents": 1, f"{split}_tokens": row["tokens"]})
+    counts["documents"] += lost["documents"]
+    summary = workspace.summary("build")
+    if summary is not None and lost:
+        summary.counts.subtract(lost)
+        summary.options = {**summary.options, "identity": ""}
+        workspace.write_summary(summary)
+        notes.append("README.md still counts the pages: allometry webtext build writes it anew")

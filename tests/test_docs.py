@@ -152,7 +152,7 @@ def test_the_readme_quotes_the_results_that_it_names(heading: str, folder: str) 
         cells = [cell.strip() for cell in row.split("|")]
         if len(cells) == 7 and triples(cells[4]):
             made.setdefault(cells[1], []).extend(triples(cells[4]))
-    levels = dict(re.findall(r">([^<>]+\]) \((\d\d) %\)<", _report(folder)))
+    levels = dict(re.findall(r">([^<>]+\]) <span class=\"level\">\((\d\d) %\)", _report(folder)))
     everything = [triple for found in made.values() for triple in found]
     rows = [row for row in section((ROOT / "README.md").read_text(), heading).splitlines() if "|" in row]
     checked = 0

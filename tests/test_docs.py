@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import quickstart_store as planted
 
 from allometry.cli import COMMANDS, main
+from allometry.errors import EXTRAS
 from allometry.models import base as models
 from allometry.studies.core import study as studies
 
+quickstart_store = planted.quickstart_store
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -50,6 +55,143 @@ def test_commands_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
         words = line.split("#")[0].split()
         if words[:1] == ["allometry"] and len(words) > 1 and re.fullmatch(r"[a-z]+", words[1]):
             assert words[1] in COMMANDS, f"{page.name}: {line}"
+
+
+STAND_INS = {
+    "make quickstart": "",  # a planted store of the smallest quickstart stands for ten minutes of training
+    "make test": "",  # this
+    "allometry run generalisation --budget 1h": "allometry run generalisation --help",
+    "allometry run kaplan --budget 1h": "allometry run kaplan --help",
+}
+"""What is run in place of commands that install or train: line of a page -> line that is run."""
+
+LITERAL = [ROOT / "README.md", ROOT / "docs" / "tutorial.md", ROOT / "docs" / "fitting.md"]
+
+
+@pytest.mark.parametrize("page", LITERAL, ids=lambda page: page.name)
+def test_shell_blocks_run_as_they_are_printed(
+    page: Path,
+    quickstart_store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In the order of the page, where its own Python and a quickstart have been run before."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to(quickstart_store)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    if page.name == "fitting.md":
+        names: dict[str, object] = {}
+        exec(compile(blocks(page, "python")[0], str(page), "exec"), names)  # it makes the table runs.csv
+    for line in (line for code in blocks(page, "sh") for line in code.splitlines()):
+        typed = shlex.split(STAND_INS.get(" ".join(line.split("#")[0].split()), line), comments=True)
+        if typed[:1] == ["allometry"]:
+            with pytest.raises(SystemExit) as ended:
+                main(typed[1:])
+            said = capsys.readouterr()
+            assert not ended.value.code, f"{page.name}: {line}: {said.err}"
+        elif typed:
+            assert typed[:2] in (["pip", "install"], ["uv", "pip"]), f"{page.name}: {line}"
+            for target in typed:
+                if target.startswith(".["):
+                    assert target.strip(".[]") in EXTRAS, f"{page.name}: {line}"
+
+
+def test_the_shell_blocks_leave_nothing_to_stand_ins_that_is_not_printed() -> None:
+    lines = {
+        " ".join(line.split("#")[0].split())
+        for page in LITERAL
+        for code in blocks(page, "sh")
+        for line in code.splitlines()
+    }
+    assert {"make quickstart", "make test"} <= lines
+
+
+TRIPLE = re.compile(r"(?P<value>[−-]?[\d.]+)( ?%)? \[(?P<low>[−-]?[\d.]+), (?P<high>[−-]?[\d.]+)\]")
+
+
+def section(text: str, heading: str) -> str:
+    """What stands below a heading of the README."""
+    return text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+def triples(text: str) -> list[tuple[str, str, str]]:
+    """Every "value [low, high]" of a text, without signs: a text may say "better by 3.9"."""
+    found = []
+    for match in TRIPLE.finditer(text):
+        low, high = sorted((match["low"].strip("−-"), match["high"].strip("−-")), key=float)
+        found.append((match["value"].strip("−-"), low, high))
+    return found
+
+
+def same(quoted: tuple[str, str, str], made: tuple[str, str, str]) -> bool:
+    """Whether numbers are equal to the digits that the less precise one has, as parts or in per cent."""
+    for scale in (1, 100):
+        close = [
+            abs(float(a) - scale * float(b)) <= 0.5001 * max(_unit(a), scale * _unit(b))
+            for a, b in zip(quoted, made, strict=True)
+        ]
+        if all(close):
+            return True
+    return False
+
+
+def _unit(number: str) -> float:
+    """The weight of a number's last digit."""
+    return 10.0 ** -len(number.partition(".")[2])
+
+
+@pytest.mark.parametrize(
+    ("heading", "folder"),
+    [("The paper, in one command", "kaplan"), ("When does it generalise?", "generalisation")],
+)
+def test_the_readme_quotes_the_results_that_it_names(heading: str, folder: str) -> None:
+    """Each interval of a row is one that the results of its study hold, with the level that they have."""
+    made = {}
+    for row in (ROOT / "results" / folder / "README.md").read_text().splitlines():
+        cells = [cell.strip() for cell in row.split("|")]
+        if len(cells) == 7 and triples(cells[4]):
+            made.setdefault(cells[1], []).extend(triples(cells[4]))
+    levels = dict(re.findall(r">([^<>]+\]) <span class=\"level\">\((\d\d) %\)", _report(folder)))
+    everything = [triple for found in made.values() for triple in found]
+    rows = [row for row in section((ROOT / "README.md").read_text(), heading).splitlines() if "|" in row]
+    checked = 0
+    for row in rows:
+        study = re.match(r"\| `(\w+)`", row)
+        for triple in triples(row):
+            if (folder, *triple) in FROM_FIGURES:
+                continue
+            found = [t for t in made.get(study[1], []) if same(triple, t)] if study else []
+            found = found or [t for t in everything if not study and same(triple, t)]
+            assert found, f"{folder} does not hold {triple}: {row}"
+            level = {text for text, at in levels.items() if at == "90" and found[0] in triples(text)}
+            assert bool(level) == ("90 %" in row), f"of which level is {triple}? {row}"
+            checked += 1
+    assert checked >= 6
+
+
+FROM_FIGURES = {("generalisation", "40", "19", "65")}
+"""Intervals that no row of constants holds: they are of a figure's table, by hand (90 %, said in the row)."""
+
+
+def _report(folder: str) -> str:
+    return (ROOT / "results" / folder / "report.html").read_text()
+
+
+def test_the_readme_quotes_the_fits_that_it_names(capsys: pytest.CaptureFixture[str]) -> None:
+    """The rows about our own ten minutes that name a command: the command says the same."""
+    text = section((ROOT / "README.md").read_text(), "What came out here")
+    rows = [row for row in text.splitlines() if "`allometry fit examples/" in row]
+    assert len(rows) == 2
+    for row in rows:
+        line = re.search(r"`(allometry fit [^`]*)`", row)
+        assert line is not None
+        with pytest.raises(SystemExit):
+            main([*line[1].replace("examples/", f"{ROOT}/examples/").split()[1:], "--json"])
+        fitted = json.loads(capsys.readouterr().out)["parameters"]
+        exponents = [fitted[name] for name in ("alpha_N", "alpha_D", "alpha", "beta") if name in fitted]
+        quoted = [float(value) for value, _, _ in triples(row)]
+        assert quoted == pytest.approx(exponents, abs=0.006)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

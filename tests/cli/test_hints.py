@@ -83,7 +83,7 @@ def hints() -> Iterator[tuple[str, str]]:
 def commands_in(hint: str) -> list[list[str]]:
     """The command lines that a hint names, as words, without `allometry`."""
     found = []
-    for match in re.finditer(r"\ballometry (?=[a-z])([^;:(…]*)", hint):
+    for match in re.finditer(r"\ballometry (?!that\b|which\b)(?=[a-z])([^;:(…]*)", hint):
         words: list[str] = []
         for word in re.split(r"\s+", match[1].strip()):
             words.append(word.strip("`").rstrip(",.`)"))

@@ -145,13 +145,13 @@ def test_a_run_and_a_difference_fit(
 
 @pytest.fixture(scope="module", params=["one design", "a collection"])
 def plan(request: pytest.FixtureRequest) -> StudyPlan:
-    """The smallest quickstart, as it is and as if two studies of two designs each had asked for its runs."""
+    """The smallest quickstart, as it is and as if two studies of two run sets each had asked for its runs."""
     plan = planning.of_compute(study("quickstart"), 0.0, DataConfig())
     if request.param == "one design":
         return plan
     ids = plan.sweep.ids
-    designs = {"the_longest_name_of_all_designs": ids[:20], "grid": ids[20:]}
-    return replace(plan, designs=designs, parts={"first": ids[:30], "second": ids[10:]})
+    run_sets = {"the_longest_name_of_all_run_sets": ids[:20], "grid": ids[20:]}
+    return replace(plan, run_sets=run_sets, parts={"first": ids[:30], "second": ids[10:]})
 
 
 def test_a_plan_keeps_sizes_data_and_state(

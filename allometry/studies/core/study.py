@@ -154,7 +154,7 @@ def study(name: str) -> Study:
         import_modules(PACKAGE, only=name)
     if name not in _STUDIES and name not in studies():
         error = unknown("study", name, _STUDIES)
-        within = [known for known, asked in studies().items() if name in asked.designs]
+        within = [known for known, asked in studies().items() if name in asked.run_sets]
         if within:
             error.hint = f"{name} is a set of runs of {', '.join(within)}: allometry run {within[0]}"
             error.cli_hint = error.hint

@@ -31,7 +31,9 @@ WORD = re.compile(r"\w+")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--documents", type=int, default=4_000)
-    parser.add_argument("--templates", type=int, help="Time the search among this many pages of one template.")
+    parser.add_argument(
+        "--templates", type=int, help="Time the search among this many pages of one template."
+    )
     options = parser.parse_args()
     if options.templates:
         time_templates(options.templates)

@@ -56,9 +56,7 @@ everything that it was made of, for good: `allometry webtext remove {name} URL-O
 """
 
 
-def write_card(
-    workspace: Workspace, build: Summary, domains: Counter[str], command: str, path: Path
-) -> None:
+def write_card(workspace: Workspace, build: Summary, domains: Counter[str], command: str, path: Path) -> None:
     """Write the card of the data set to `path`."""
     name = plain(workspace.root.resolve().name)
     sections = [

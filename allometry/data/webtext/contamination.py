@@ -69,7 +69,9 @@ def evaluation_texts(path: Path, column: str) -> Iterator[str]:
 
 def _column(row: Any, column: str, path: Path) -> str:
     if not isinstance(row, dict):
-        raise AllometryError(f"{path.name}: a line is no JSON object", hint="check that it is what its name says")
+        raise AllometryError(
+            f"{path.name}: a line is no JSON object", hint="check that it is what its name says"
+        )
     if column not in row:
         raise AllometryError(
             f"{path.name} has no column {column!r}; it has {', '.join(map(str, row))}",

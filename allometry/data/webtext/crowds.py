@@ -33,7 +33,9 @@ class Frequencies:
     """How often each shingle occurs among some documents, in counters whose number is bounded."""
 
     def __init__(self, n_documents: int) -> None:
-        slots = 1 << max(16, (2_000 * n_documents).bit_length())  # four for each shingle of a page of 500 words
+        slots = 1 << max(
+            16, (2_000 * n_documents).bit_length()
+        )  # four for each shingle of a page of 500 words
         self._mask = np.uint64(min(slots, MAX_SLOTS) - 1)
         self._counts = np.zeros(int(self._mask) + 1, dtype=np.uint16)
 

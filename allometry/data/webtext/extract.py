@@ -214,7 +214,9 @@ def _extract_part(
         for number, page in enumerate(_pages(workspace, part))
         if number >= already
     )
-    for outcome in pool.map(Extractor(options.mode, options.obey_opt_outs), places, limit=options.page_seconds, chunk=CHUNK):
+    for outcome in pool.map(
+        Extractor(options.mode, options.obey_opt_outs), places, limit=options.page_seconds, chunk=CHUNK
+    ):
         log.append(_row(outcome, options))
         progress.add()
     log.close()

@@ -232,7 +232,9 @@ class RedirectRules:
         if problem:
             raise RedirectedOut(f"{problem}: {request.url}")
         if host != job.host:
-            raise Moved(request.url, {key: request.meta[key] for key in _REDIRECT_META if key in request.meta})
+            raise Moved(
+                request.url, {key: request.meta[key] for key in _REDIRECT_META if key in request.meta}
+            )
 
 
 class Unreachable(NamedTuple):
@@ -444,7 +446,8 @@ class RecordingContextFactory(_ScrapyClientContextFactory):
     """
 
     def _get_cert_options_kwargs(self) -> dict[str, Any]:
-        return {**super()._get_cert_options_kwargs(), "trustRoot": platformTrust()}
+        trust = {} if self._verify_certificates else {"trustRoot": platformTrust()}  # else Twisted adds it
+        return {**super()._get_cert_options_kwargs(), **trust}
 
     def creatorForNetloc(self, hostname: bytes, port: int) -> Any:
         """See IPolicyForHTTPS."""

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from allometry.data.webtext.archive import FETCHED, last_outcomes
-from allometry.data.webtext.jsonl import AppendLog, Row, encode, file_digest, read_json, read_rows, whole_file, write_json
+from allometry.data.webtext.jsonl import (
+    AppendLog,
+    Row,
+    encode,
+    file_digest,
+    read_json,
+    read_rows,
+    whole_file,
+    write_json,
+)
 from allometry.data.webtext.urls import canonical, host_of, url_id, url_problem
 from allometry.data.webtext.warc import erased_member
 from allometry.data.webtext.workspace import STAGES, Summary, Workspace
@@ -47,7 +56,9 @@ class Removals:
     def covers_row(self, row: Row) -> bool:
         """Tell whether a row of any stage is of a page that was asked to be taken out."""
         places = (row.get("url"), row.get("final_url"), row.get("value"))
-        return row.get("id") in self.ids or any(isinstance(each, str) and self.covers(each) for each in places)
+        return row.get("id") in self.ids or any(
+            isinstance(each, str) and self.covers(each) for each in places
+        )
 
 
 def removals(workspace: Workspace) -> Removals:
@@ -149,7 +160,9 @@ def _clean_shards(workspace: Workspace, wanted: Removals, counts: Counter[str], 
     lost = Counter[str]()
     for path in sorted([*workspace.root.glob("train-*.parquet"), *workspace.root.glob("test-*.parquet")]):
         if file_digest(path) not in written.get(path.name, ()):
-            notes.append(f"{path.name} was not written by build, or was changed since: look through it yourself")
+            notes.append(
+                f"{path.name} was not written by build, or was changed since: look through it yourself"
+            )
             continue
         split = path.name.partition("-")[0]
         source = pq.ParquetFile(path)

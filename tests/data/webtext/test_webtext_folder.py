@@ -48,9 +48,7 @@ def crawled(folder, pages, *, parts=2):
         for link in read_rows(workspace.path("links", part)):
             headers = [("Content-Type", "text/html; charset=utf-8")]
             body = html[link["url"]].encode()
-            archive.store(
-                link, url=link["url"], status="200 OK", headers=headers, body=body, truncated=None
-            )
+            archive.store(link, url=link["url"], status="200 OK", headers=headers, body=body, truncated=None)
         archive.close()
         fetch._finish_part(workspace, part)
     workspace.finish_stage(Summary("fetch"))
@@ -197,7 +195,11 @@ def test_rows_that_move_do_not_bring_copies_back(corpus):
     )
     assert found.removed["contaminated"] >= 1
     assert any("1 of 2 evaluation documents" in note for note in found.notes)
-    gone = {row["id"] for part in range(2) for row in read_rows(corpus.path("contamination", part, ".removed.jsonl"))}
+    gone = {
+        row["id"]
+        for part in range(2)
+        for row in read_rows(corpus.path("contamination", part, ".removed.jsonl"))
+    }
     gone |= {row["id"] for row in read_rows(corpus.removed("dedup"))}
     for part in range(2):
         path = corpus.path("filter", part)
@@ -339,7 +341,9 @@ def test_removed_pages_leave_no_trace_and_do_not_come_back(corpus):
     marker = " ".join(secret["text"].split()[5:15]).encode()
     host = secret["url"].split("/")[2]
     other = next(iter(before.values()))
-    done = removal.run(corpus, [secret["url"].replace("http://", "https://") + "/", other["url"].split("/")[2]])
+    done = removal.run(
+        corpus, [secret["url"].replace("http://", "https://") + "/", other["url"].split("/")[2]]
+    )
     before.pop(other["id"])
     assert done.counts["documents"] == 2
     assert done.counts["archived"] == 2

@@ -244,7 +244,9 @@ def test_a_domain_can_be_capped(tmp_path):
         links.LinkOptions(max_per_domain=0)
 
 
-@pytest.mark.parametrize("name", ["RS_2012-01.bz2", "RS_2017-12.xz", "RS_2011-01", "links.jsonl.gz", "links.csv.bz2"])
+@pytest.mark.parametrize(
+    "name", ["RS_2012-01.bz2", "RS_2017-12.xz", "RS_2011-01", "links.jsonl.gz", "links.csv.bz2"]
+)
 def test_old_dumps_are_read(tmp_path, name):
     lines = "".join(json.dumps({"url": f"http://h{n}.com/x", "score": n}) + "\n" for n in range(50))
     if ".csv" in name:
@@ -278,7 +280,9 @@ def test_damaged_archives_are_skipped_and_counted(tmp_path):
     """A mutation anywhere in a WARC file leads to links, problems or an error that names the file."""
     page = {"status": "200 OK", "headers": [("Content-Type", "text/html")], "link": {}}
     body = b"<a href='http://y.com/1'>1</a>"
-    whole = gzip.decompress(b"".join(encode_page(url=f"http://s{n}.com/", body=body, **page) for n in range(3)))
+    whole = gzip.decompress(
+        b"".join(encode_page(url=f"http://s{n}.com/", body=body, **page) for n in range(3))
+    )
     path = tmp_path / "pages.warc"
     chooser = random.Random(0)
     for _ in range(300):

@@ -71,7 +71,10 @@ def crawl(tmp_path_factory):
             "127.0.0.31": (200, gzip.compress(LONG), "Content-Encoding: gzip\r\n"),
             "127.0.0.32": (429, b"", "Retry-After: 3600\r\n"),
         }
-        rules = [{"location": "/page/1", "tdm-reservation": 1}, {"location": "/page/1x", "tdm-reservation": 0}]
+        rules = [
+            {"location": "/page/1", "tdm-reservation": 1},
+            {"location": "/page/1x", "tdm-reservation": 0},
+        ]
         server.tdmrep_of = {"127.0.0.25": json.dumps(rules).encode()}
         urls = [url(10 + n, f"/to?u={url(9, f'/page/{n}')}") for n in range(6)]
         urls += [url(20, f"/later/{n}") for n in range(6)] + [url(21, f"/page/{n}") for n in range(8)]
@@ -160,8 +163,21 @@ def test_how_a_page_was_packed_stays_in_the_archive(tmp_path):
 
 
 def test_delays_are_minimal_ones():
-    fields = {name: getattr(fetch.FetchOptions(), name) for name in CrawlJob.__dataclass_fields__ if hasattr(fetch.FetchOptions(), name)}
-    job = CrawlJob(**{**fields, "links": {}, "folder": "", "user_agent": "x", "allow_addresses": [], "exclude_domains": []})
+    fields = {
+        name: getattr(fetch.FetchOptions(), name)
+        for name in CrawlJob.__dataclass_fields__
+        if hasattr(fetch.FetchOptions(), name)
+    }
+    job = CrawlJob(
+        **{
+            **fields,
+            "links": {},
+            "folder": "",
+            "user_agent": "x",
+            "allow_addresses": [],
+            "exclude_domains": [],
+        }
+    )
     assert settings(job)["DOWNLOAD_DELAY_JITTER"] == 0
     assert settings(job)["DOWNLOAD_DELAY"] == 1.0
 

@@ -118,7 +118,8 @@ def test_a_stray_zero_byte_and_a_few_bad_bytes_lose_no_text():
 
 
 STORY = "".join(
-    f"<p>Paragraph {n} tells of the river, the old boats and the people who wait for the ferry.</p>" for n in range(5)
+    f"<p>Paragraph {n} tells of the river, the old boats and the people who wait for the ferry.</p>"
+    for n in range(5)
 )
 KEYS = "<li>First, that the keys were never lost.</li><li>Second, that nobody had asked for them.</li>"
 MENU = "<li><a href='/1'>Front page of it</a></li><li><a href='/2'>About us and them</a></li>"
@@ -128,8 +129,16 @@ MENU = "<li><a href='/1'>Front page of it</a></li><li><a href='/2'>About us and 
 @pytest.mark.parametrize(
     ("html", "wanted", "unwanted"),
     [
-        (f"<h1>Keys</h1><p>Did they say so? In order:</p><ul>{KEYS}</ul>{STORY}", ["never lost", "had asked"], []),
-        (f"<h1>Keys</h1><p>Did they say so? In order:</p><ol>{KEYS}</ol>{STORY}", ["never lost", "had asked"], []),
+        (
+            f"<h1>Keys</h1><p>Did they say so? In order:</p><ul>{KEYS}</ul>{STORY}",
+            ["never lost", "had asked"],
+            [],
+        ),
+        (
+            f"<h1>Keys</h1><p>Did they say so? In order:</p><ol>{KEYS}</ol>{STORY}",
+            ["never lost", "had asked"],
+            [],
+        ),
         (
             f"<article><h1>Hours</h1>{STORY}<table><tr><td>Monday</td><td><ul><li>9:30 to 18:00</li></ul></td></tr>"
             "<tr><td>Tuesday</td><td><ol><li>closed all day</li></ol></td></tr></table></article>",
@@ -458,7 +467,9 @@ def test_pages_of_one_template_are_not_all_compared():
     chooser = random.Random(1)
     template = " ".join(f"t{n}" for n in range(120))
     sets = [
-        shingles(word_hashes(f"{template} " + " ".join(f"o{chooser.randrange(10**9)}" for _ in range(length))))
+        shingles(
+            word_hashes(f"{template} " + " ".join(f"o{chooser.randrange(10**9)}" for _ in range(length)))
+        )
         for length in (chooser.randrange(65, 72) for _ in range(600))
     ]
     assert 0.45 < jaccard(sets[0], sets[1]) < 0.49

@@ -4,8 +4,10 @@ import importlib
 import pkgutil
 
 
-def import_modules(package: str, *, only: str | None = None, without: tuple[str, ...] = ()) -> None:
-    """Import every module inside `package`, at any depth, so that what they register is known.
+def import_modules(
+    package: str, *, only: str | None = None, without: tuple[str, ...] = (), nested: bool = True
+) -> None:
+    """Import every module inside `package` so that what they register is known, with `nested` at any depth.
 
     With `only`, import the modules whose own file or one of whose folders has that name. A module that needs
     one of the packages `without` is left out where that package is not installed.
@@ -13,6 +15,8 @@ def import_modules(package: str, *, only: str | None = None, without: tuple[str,
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         name = f"{package}.{module.name}"
         if module.ispkg:
+            if not nested:
+                continue
             import_modules(name, only=None if module.name == only else only, without=without)
         elif only is None or module.name == only:
             try:

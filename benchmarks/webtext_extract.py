@@ -95,6 +95,9 @@ def archived(pages: list[Page], root: Path) -> Workspace:
     write_rows(
         workspace.path("fetch", 0, ".pages.jsonl"), read_rows(workspace.path("fetch", 0, ".log.jsonl"))
     )
+    workspace.create()
+    workspace.finish_part("links", 0, inputs="", fingerprint="", counts={"links": len(pages)}, removed={})
+    write_rows(workspace.path("links") / "summary.json", [{}])
     workspace.finish_part("fetch", 0, inputs="", fingerprint="", counts={"fetched": len(pages)}, removed={})
     workspace.path("fetch").joinpath("summary.json").write_text("{}")
     return workspace

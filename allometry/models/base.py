@@ -106,7 +106,7 @@ def families() -> dict[str, type[ModelConfig]]:
 
     A file that needs PyTorch is left out where PyTorch is not installed.
     """
-    import_modules("allometry.models", without=("torch", "safetensors"))
+    import_modules("allometry.models", without=("torch", "safetensors"), nested=False)
     return dict(sorted(_FAMILIES.items()))
 
 
@@ -118,7 +118,7 @@ def family(name: str) -> type[ModelConfig]:
     if not isinstance(name, str):
         raise unknown("model family", str(name), families())
     if name not in _FAMILIES and name.isidentifier() and find_spec(f"allometry.models.{name}"):
-        import_modules("allometry.models", only=name, without=("torch", "safetensors"))
+        import_modules("allometry.models", only=name, without=("torch", "safetensors"), nested=False)
     if name not in _FAMILIES and name not in families():
         raise unknown("model family", name, _FAMILIES)
     return _FAMILIES[name]

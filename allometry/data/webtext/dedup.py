@@ -30,8 +30,8 @@ from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, dige
 from allometry.errors import AllometryError
 
 STAGE = "dedup"
-REMEMBERED = 5_000
-"""Documents whose shingles are remembered while pairs are verified."""
+REMEMBERED_BYTES = 256 << 20
+"""Bytes of shingles that are remembered while pairs are verified: those of some 50,000 pages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,7 @@ class Documents:
         self._offsets: list[Ints] = [signed.offsets for signed in loaded]
         self._words = words
         self._remembered: OrderedDict[int, tuple[int, Hashes]] = OrderedDict()
+        self._bytes = 0
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -82,8 +83,9 @@ class Documents:
         if number not in self._remembered:
             words = word_hashes(self.row(number)["text"])
             self._remembered[number] = (sequence_hash(words), shingles(words, self._words))
-            if len(self._remembered) > REMEMBERED:
-                self._remembered.popitem(last=False)
+            self._bytes += self._remembered[number][1].nbytes
+            while self._bytes > REMEMBERED_BYTES and len(self._remembered) > 2:
+                self._bytes -= self._remembered.popitem(last=False)[1][1].nbytes
         self._remembered.move_to_end(number)
         return self._remembered[number]
 

@@ -91,7 +91,7 @@ def candidates(bands: list[Shared], n_documents: int) -> Iterator[tuple[int, Int
         buckets = np.concatenate([b.buckets[low:high] for b, (low, high) in zip(bands, ranges, strict=True)])
         order = np.argsort(documents, kind="stable")
         documents, buckets = documents[order], buckets[order]
-        edges = np.append(_run_starts(documents), len(documents)) if len(documents) else []
+        edges = [*_run_starts(documents).tolist(), len(documents)] if len(documents) else []
         for low, high in pairwise(edges):
             yield int(documents[low]), buckets[low:high]
 

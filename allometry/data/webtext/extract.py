@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from allometry.data.webtext.charsets import decode_html
 from allometry.data.webtext.jsonl import AppendLog, Row, encode, file_digest, read_rows, whole_file
 from allometry.data.webtext.opt_outs import header_opt_out, html_opt_out
 from allometry.data.webtext.progress import Progress
@@ -71,6 +70,8 @@ def extract_page(page: Page, *, mode: str = "fast", obey_opt_outs: bool = True) 
     `{"reason": "no_text"}` if trafilatura finds no main text, `"opt_out"` if the page reserves itself.
     """
     trafilatura = _trafilatura()
+    from allometry.data.webtext.charsets import decode_html  # needs what comes with trafilatura
+
     text = decode_html(page.body, page.content_type)[1]
     tree = trafilatura.load_html(text) if text.strip() else None
     opt_out = header_opt_out(page.headers) or (None if tree is None else html_opt_out(tree))

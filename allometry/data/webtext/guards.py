@@ -169,8 +169,8 @@ class BoundedHandler(HTTP11DownloadHandler):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._pool._factory = _bounded(self._pool._factory)
-        crawler = self._crawler
-        self._contextFactory = RecordingContextFactory.from_crawler(crawler)
+        context_factory: Any = RecordingContextFactory.from_crawler(self._crawler)
+        self._contextFactory = context_factory
 
 
 def _bounded(factory: type[Any]) -> type[Any]:
@@ -430,7 +430,7 @@ class BoundedCompression(HttpCompressionMiddleware):
     `plain_body` unpacks those: too long a robots.txt is cut there, not dropped.
     """
 
-    def process_response(self, request: Any, response: Any) -> Any:
+    def process_response(self, request: Any, response: Any) -> Any:  # type: ignore[override]
         """Unpack a page, bounded by DOWNLOAD_MAXSIZE."""
         if request.meta.get("is_robots"):
             return response
@@ -446,7 +446,8 @@ class RecordingContextFactory(_ScrapyClientContextFactory):
     """
 
     def _get_cert_options_kwargs(self) -> dict[str, Any]:
-        return {**super()._get_cert_options_kwargs(), "trustRoot": platformTrust()}
+        trust = {} if self._verify_certificates else {"trustRoot": platformTrust()}  # else Twisted adds it
+        return {**super()._get_cert_options_kwargs(), **trust}
 
     def creatorForNetloc(self, hostname: bytes, port: int) -> Any:
         """See IPolicyForHTTPS."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from protego import Protego
+if TYPE_CHECKING:
+    from protego import Protego
 
 AGENT = "allometry-webtext"
 """Our name in rules that are for some robots only."""
@@ -63,6 +64,8 @@ def site_rules(body: bytes) -> Protego | None:
 
     Paths are patterns as in robots.txt, of which the longest that matches counts.
     """
+    from protego import Protego  # comes with Scrapy, and only the crawl reads these rules
+
     try:
         entries = json.loads(body[:MAX_WELL_KNOWN].decode("utf-8-sig"))
     except (ValueError, RecursionError):

@@ -161,10 +161,16 @@ def _bound_lines(reader: Any) -> None:
     read = reader.readline
 
     def bounded(length: int | None = None) -> bytes:
-        line: bytes = read(MAX_HEADER_LINE + 1 if length is None else min(length, MAX_HEADER_LINE + 1))
-        if len(line) > MAX_HEADER_LINE:
-            raise ValueError(f"a line of more than {MAX_HEADER_LINE:,} bytes in a header")
-        return line
+        if length is not None:
+            return bytes(read(length))
+        line = bytearray()
+        while piece := read(_BLOCK):
+            line += piece
+            if piece.endswith(b"\n"):
+                break
+            if len(line) > MAX_HEADER_LINE:
+                raise ValueError(f"a line of more than {MAX_HEADER_LINE:,} bytes in a header")
+        return bytes(line)
 
     reader.readline = bounded
 

@@ -187,7 +187,7 @@ def test_the_language_is_that_of_the_whole_text():
     assert told((french, 2000), (english, 20_000))[0] == "en"
     assert told((english, 2000), (french, 20_000))[0] == "fr"
     assert told((english, 2000), (french, 20_000), (english, 2000))[0] == "fr"
-    assert told((english, 12_000))[1] > 0.9
+    assert told((english, 12_000))[1] > 0.7
     assert told((english, 6_000), (french, 6_000))[1] < 0.65
     assert filtering.language_of("") == ("und", 0.0)
 

@@ -121,6 +121,7 @@ class Server:
         self.hold_after: int | None = None  # pages answered before all others wait for ever
         self.reached = threading.Event()  # the first page is being held
         self._pages = 0
+        self._never = asyncio.Event()  # kept, or the tasks that wait for it are collected
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -222,7 +223,7 @@ class Server:
         self._pages += 1
         if self.hold_after is not None and self._pages > self.hold_after:
             self.reached.set()
-            await asyncio.Event().wait()
+            await self._never.wait()
         return await _send(writer, 200, article(int(argument)).encode())
 
     async def _do_tiny(self, writer, argument, query, key):

@@ -513,8 +513,8 @@ def _joined(sources: list[Path], parts: list[pd.DataFrame], notices: list[str]) 
         if runs is None or (runs.nunique() == 1 and _is_curve(part)):
             runs = pd.Series(label, index=part.index)
         named.append(part.assign(run=runs))
-    shared = set.intersection(*({str(run) for run in part["run"]} for part in named))
-    if shared:
+    runs_of = [{str(run) for run in part["run"]} for part in named]
+    if sum(map(len, runs_of)) > len(set.union(*runs_of)):
         named = [
             part.assign(run=label + "/" + part["run"]) for label, part in zip(labels, named, strict=True)
         ]

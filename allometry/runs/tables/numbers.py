@@ -5,6 +5,7 @@ its cells and, where those leave it open, from the other columns.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,8 +100,7 @@ def examine(column: pd.Series) -> TextColumn:
 
 
 def _counted(column: pd.Series) -> Iterable[tuple[str, int]]:
-    texts = [cell for cell in column if isinstance(cell, str)]
-    return pd.Series(texts, dtype=object).value_counts(sort=False).items() if texts else ()
+    return Counter(cell for cell in column if isinstance(cell, str)).items()
 
 
 def file_mark(columns: Iterable[TextColumn]) -> Decimal | None:

@@ -478,15 +478,19 @@ def _same(one: pd.Series, other: pd.Series) -> bool:
 
 
 def _is_curve(frame: pd.DataFrame) -> bool:
-    """Return whether a table is the curve of one run: several rows along a counter of steps or of tokens."""
+    """Return whether a table is the curve of one run: rows of one size, along a counter that always grows."""
     run, _ = run_column(frame)
     if len(frame) < 2 or (run is not None and frame[run].nunique() > 1):
         return False
     counter = _counter(frame)
     if counter is None:
         return False
+    size = "N" if "N" in frame else (guess(frame.columns).get("N") or [None])[0]
+    if size is not None and frame[size].dropna().map(str).nunique() > 1:
+        return False
     values = pd.to_numeric(frame[counter], errors="coerce").dropna()
-    return len(values) > 1 and bool(values.is_monotonic_increasing) and values.nunique() > 1
+    growing = bool((values.drop_duplicates().diff().dropna() > 0).all())
+    return values.nunique() > 1 and growing
 
 
 def _counter(frame: pd.DataFrame) -> str | None:
@@ -509,8 +513,8 @@ def _joined(sources: list[Path], parts: list[pd.DataFrame], notices: list[str]) 
         if runs is None or (runs.nunique() == 1 and _is_curve(part)):
             runs = pd.Series(label, index=part.index)
         named.append(part.assign(run=runs))
-    shared = set(named[0]["run"]).intersection(*(set(part["run"]) for part in named[1:]))
-    if shared:
+    runs_of = [{str(run) for run in part["run"]} for part in named]
+    if sum(map(len, runs_of)) > len(set.union(*runs_of)):
         named = [
             part.assign(run=label + "/" + part["run"]) for label, part in zip(labels, named, strict=True)
         ]

@@ -17,6 +17,7 @@ from allometry.runs.lock import exclusive
 from allometry.runs.store import Store, store_exists
 from allometry.runs.texts import record, recorded
 from allometry.studies import plan as planning
+from allometry.studies.analysis_time import analysis_seconds, keep_analysis_seconds
 from allometry.studies.base import Study, study
 from allometry.studies.foretell import foretell
 from allometry.studies.registration import register_prediction, registered
@@ -133,10 +134,12 @@ def _conduct(request: Request, display: Display, *, dry_run: bool) -> Path | Non
         if dry_run or store is None:
             return None
         store.enroll(request.key, plan.sweep.ids, question=question.question, command=request.command)
-        prediction = _train(request, question, plan, cost, pool, store, display)
+        prediction, predicting = _train(request, question, plan, cost, pool, store, display)
+    read_from = time.monotonic()
     analysis = read(question, plan, store, request.key, request.command, prediction)
     path = write_report(analysis, folder_of(store, request.key))
     store.push(STUDIES)
+    keep_analysis_seconds(question.name, len(plan.sweep), predicting + time.monotonic() - read_from)
     display.answer(analysis, path, time.monotonic() - began)
     return path
 
@@ -299,19 +302,24 @@ def _train(
     pool: Pool,
     store: Store,
     display: Display,
-) -> dict[str, Any] | None:
-    """Train stage by stage; between the stages, predict the losses of the next one and write them down."""
+) -> tuple[dict[str, Any] | None, float]:
+    """Train stage by stage; between the stages, predict the losses of the next one and write them down.
+    Returns what was predicted, and the seconds that predicting took.
+    """
     from allometry.sweeps.execute import execute
     from allometry.sweeps.shard import own_part
 
     stages, shard = plan.stages(), request.shard
     workers = pool.workers * (shard.of if shard else 1)
     times = [cost.total(stage.runs, store=store, workers=workers).seconds for stage in stages]
-    prediction = None
+    analysis = analysis_seconds(question.name, len(plan.sweep))
+    prediction, predicting = None, 0.0
     for number, stage in enumerate(stages):
         if number > 0:
+            began = time.monotonic()
             prediction = _register(request, question, plan, store, display)
-        later = sum(times[number + 1 :])
+            predicting += time.monotonic() - began
+        later = sum(times[number + 1 :]) + analysis
         execute(
             stage,
             store,
@@ -323,7 +331,7 @@ def _train(
             shared=shard is not None,
             first=own_part(stage.runs, shard) if shard else (),
         )
-    return prediction
+    return prediction, predicting
 
 
 def _register(

@@ -7,7 +7,7 @@ import json
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from allometry.models.base import Frozen, ModelConfig, families, family
 from allometry.train.plant import Plant
@@ -21,6 +21,17 @@ ADDED = {
 }
 """Settings that came after runs had been trained. At their default they do not count towards a run's
 identity, which they do not change: runs keep their ids."""
+
+
+def _count(value: Any) -> Any:
+    """A number of tokens as people write it: "5M" is 5,000,000; what is no text is left as it is."""
+    from allometry.units import parse_count
+
+    return parse_count(value) if isinstance(value, str) else value
+
+
+Tokens = Annotated[int, BeforeValidator(_count)]
+"""A number of tokens, also written like "5M"."""
 
 Schedule = Literal["wsd", "cosine", "linear", "constant"]
 EngineName = Literal["auto", "reference", "fast", "native", "native-bf16"]
@@ -46,11 +57,11 @@ class DataConfig(Frozen):
 
     corpus: str = "sotu"
     tokenizer: str = "bytes"
-    limit: Annotated[int, Field(ge=1)] | None = None
+    limit: Annotated[Tokens, Field(ge=1)] | None = None
     spread: Annotated[int, Field(ge=0)] = 0
-    skip: Annotated[int, Field(ge=0)] = 0
+    skip: Annotated[Tokens, Field(ge=0)] = 0
     eval_on: tuple[str, ...] = ()
-    eval_tokens: Annotated[int, Field(ge=1)] = 131_072
+    eval_tokens: Annotated[Tokens, Field(ge=1)] = 131_072
     loss_on: Literal["all", "answer"] = "all"
     plant: Plant | None = None
     half: Annotated[int, Field(ge=0)] | None = None
@@ -70,8 +81,8 @@ class TrainConfig(Frozen):
     `stop_accuracy`: end once the held-out answers are right this often (only with `loss_on="answer"`).
     """
 
-    tokens: Annotated[int, Field(ge=1)]
-    batch_tokens: Annotated[int, Field(ge=1)] = 1024
+    tokens: Annotated[Tokens, Field(ge=1)]
+    batch_tokens: Annotated[Tokens, Field(ge=1)] = 1024
     lr: Annotated[float, Field(gt=0)]
     schedule: Schedule = "wsd"
     warmup: Annotated[int, Field(ge=0)] = 100

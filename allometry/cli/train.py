@@ -64,11 +64,14 @@ def train(config: Path, store: Path, devices: int | None, sharded: str, quiet: b
 def _make_room(run: RunConfig, store: Path) -> None:
     """Put the run aside, and say so, if the store has it on other text than its corpus holds now."""
     from allometry.runs.lock import exclusive
-    from allometry.train.texts import settle
+    from allometry.train.texts import compare, settle
 
-    with exclusive(store):
-        for sentence in settle([run], store)[1]:
-            click.echo(f"note: {sentence}", err=True)
+    said = (found := compare([run], store)).sentences()
+    if found.changed:
+        with exclusive(store):
+            said = settle([run], store)[1]
+    for sentence in said:
+        click.echo(f"note: {sentence}", err=True)
 
 
 def _alone(run: RunConfig, directory: Path, quiet: bool) -> None:

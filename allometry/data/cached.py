@@ -49,7 +49,7 @@ _OURS: dict[str, Callable[[Path], bool]] = {
     "placed": _holds(NAMES),
     "native": _file(r"step-[0-9a-f]+\.so"),
     "engines": _file(r"pace-[0-9a-f]+\.json"),
-    "timings": _file(r"[0-9a-f]+\.json"),
+    "timings": _file(r"(analysis-)?[0-9a-f]+\.json"),
     "report": _file(r"vega-.*\.js"),
 }
 """Kind (a folder of the cache) -> whether something in it is one of ours."""

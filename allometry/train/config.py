@@ -24,6 +24,7 @@ ADDED = {
 """Settings that came after runs had been trained. At their default they do not count towards a run's
 identity, which they do not change: runs keep their ids."""
 
+
 Schedule = Literal["wsd", "cosine", "linear", "constant"]
 
 

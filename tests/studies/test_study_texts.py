@@ -163,3 +163,33 @@ def test_a_plan_downloads_nothing_and_names_what_would_be() -> None:
         with pytest.raises(AllometryError, match="nothing is downloaded"):
             prepare("kjv", "bytes")
         assert manifest_of("kjv", "bytes").train_tokens == pytest.approx(4.2e6, rel=0.1)
+
+
+def test_a_budget_holds_the_fits_and_the_report() -> None:
+    from allometry.studies.analysis_time import analysis_seconds, keep_analysis_seconds
+    from allometry.studies.plan import within_budget
+
+    from allometry.sweeps.cost import CostModel
+
+    class Growing(Tiny):
+        """A hundredth of a GFLOP a run of ten steps."""
+
+        name: ClassVar[str] = "growing"
+
+        def sweep(self, compute: float, data: DataConfig) -> Sweep:
+            count = min(300, max(1, round(compute / 1e9)))
+            return Sweep(self.name, self.question, tuple(a_run(data, seed) for seed in range(count)))
+
+    class Known(CostModel):
+        """A second a run."""
+
+        def between(self, config: RunConfig, start: int, stop: int) -> float:
+            return (stop - start) / config.train.steps
+
+    write("my.txt", WORDS["old"])
+    data = DataConfig(corpus="files:my.txt")
+    for seconds in (10.0, 60.0):
+        keep_analysis_seconds("growing", 100, seconds)
+        assert analysis_seconds("growing", 100) == seconds
+        plan = within_budget(Growing(), 120.0, data, Known(), workers=1)
+        assert plan.seconds + seconds == pytest.approx(120.0, rel=0.1)

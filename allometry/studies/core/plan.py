@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from allometry.errors import AllometryError
+from allometry.studies.core.analysis_time import analysis_seconds
 from allometry.units import compact_duration, format_duration
 
 if TYPE_CHECKING:
@@ -32,11 +33,11 @@ FILE = "plan.json"
 LEAST_COMPUTE = 1e9
 MOST_COMPUTE = 1e22
 
-_FIXED = 12.0
-"""Seconds of a budget kept for what does not scale with it: loading, fits and the report."""
+_FIXED = 4.0
+"""Seconds of a budget kept for what does not scale with it: loading, and the start of the workers."""
 
 _SHARE = 0.03
-"""Share of a budget kept for what does."""
+"""Share of a budget kept for what does. Fits and report are counted by themselves (`analysis_time`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,7 @@ def held_back(study: Study, sweep: Sweep) -> tuple[str, ...]:
 
 
 def train_seconds(budget: float) -> float:
-    """Return the part of a budget (seconds) that may go into training."""
+    """Return the part of a budget (seconds) that may go into training and analysis."""
     return budget * (1 - _SHARE) - _FIXED
 
 
@@ -139,14 +140,16 @@ def within_budget(
     *,
     spent: float = 0.0,
 ) -> StudyPlan:
-    """Return the largest version of a study whose predicted time fits the budget (seconds; `spent` are gone).
+    """Return the largest version of a study whose predicted time, fits and report included, fits the budget
+    (seconds; `spent` are gone).
 
     Raises AllometryError, naming the smallest budget that works on this machine, if none does.
     """
     asked = _cached(lambda compute: _ask(study, compute, data))
 
     def seconds(compute: float) -> float:
-        return asked(compute).seconds(cost, workers)
+        wanted = asked(compute)
+        return wanted.seconds(cost, workers) + analysis_seconds(study.name, len(wanted.sweep))
 
     least = smallest(asked)
     compute = _largest(seconds, least, train_seconds(budget) - spent)

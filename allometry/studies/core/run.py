@@ -17,6 +17,7 @@ from allometry.runs.lock import exclusive
 from allometry.runs.store import Store, store_exists
 from allometry.runs.texts import record, recorded
 from allometry.studies.core import plan as planning
+from allometry.studies.core.analysis_time import analysis_seconds, keep_analysis_seconds
 from allometry.studies.core.predictions import predict_held_back, register_prediction, registered
 from allometry.studies.core.reporting import STUDIES, folder_of, read, runs_of, write_report
 from allometry.studies.core.study import Study, study
@@ -132,10 +133,12 @@ def _run_all(request: StudyRequest, display: Display, *, dry_run: bool) -> Path 
         if dry_run or store is None:
             return None
         store.enroll(request.key, plan.sweep.ids, question=question.question, command=request.command)
-        prediction = _train(request, question, plan, cost, pool, store, display)
+        prediction, predicting = _train(request, question, plan, cost, pool, store, display)
+    read_from = time.monotonic()
     analysis = read(question, plan, store, request.key, request.command, prediction)
     path = write_report(analysis, folder_of(store, request.key))
     store.push(STUDIES)
+    keep_analysis_seconds(question.name, len(plan.sweep), predicting + time.monotonic() - read_from)
     display.answer(analysis, path, time.monotonic() - began)
     return path
 
@@ -310,19 +313,24 @@ def _train(
     pool: Pool,
     store: Store,
     display: Display,
-) -> dict[str, Any] | None:
-    """Train stage by stage; between the stages, predict the losses of the next one and write them down."""
+) -> tuple[dict[str, Any] | None, float]:
+    """Train stage by stage; between the stages, predict the losses of the next one and write them down.
+    Returns what was predicted, and the seconds that predicting took.
+    """
     from allometry.sweeps.execute import execute
     from allometry.sweeps.shard import own_part
 
     stages, shard = plan.stages(), request.shard
     workers = pool.workers * (shard.of if shard else 1)
     times = [cost.total(stage.runs, store=store, workers=workers).seconds for stage in stages]
-    prediction = None
+    analysis = analysis_seconds(question.name, len(plan.sweep))
+    prediction, predicting = None, 0.0
     for number, stage in enumerate(stages):
         if number > 0:
+            began = time.monotonic()
             prediction = _register(request, question, plan, store, display)
-        later = sum(times[number + 1 :])
+            predicting += time.monotonic() - began
+        later = sum(times[number + 1 :]) + analysis
         execute(
             stage,
             store,
@@ -334,7 +342,7 @@ def _train(
             shared=shard is not None,
             first=own_part(stage.runs, shard) if shard else (),
         )
-    return prediction
+    return prediction, predicting
 
 
 def _register(

@@ -59,6 +59,7 @@ class Compared:
         self.shingles, self.count = shingles_of, 0
 
     def similarity(self, one: int, other: int) -> float:
+        """Return the Jaccard similarity of two documents, and count the comparison."""
         self.count += 1
         return jaccard(self.shingles(one), self.shingles(other))
 

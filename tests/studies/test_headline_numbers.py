@@ -12,22 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from allometry.studies.base import Evidence, study
-from allometry.studies.readings import (
-    adjusted,
-    approaches,
-    batch_scan,
-    conversion,
-    crossing,
-    efficient,
-    gradient_noise,
-    ladder,
-)
-from allometry.studies.readings.batches import BatchLaw
-from allometry.studies.readings.critical import Critical
 
 from allometry.errors import AllometryError
 from allometry.laws.frontier import PowerLine
+from allometry.studies import batch
+from allometry.studies.compute_optimal import adjusted, chinchilla, compute, efficient, ladder, reconcile
+from allometry.studies.core.study import StudyData, study
+from allometry.studies.shared.batches import BatchLaw, Critical
 from allometry.units import PF_DAY
 
 from test_batch import ALPHA, SIZES, synthetic  # isort: skip
@@ -72,29 +63,29 @@ def counted() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def answers(counted: pd.DataFrame) -> list[approaches.Answer]:
-    return approaches.answers(counted)
+def answers(counted: pd.DataFrame) -> list[chinchilla.Answer]:
+    return chinchilla.answers(counted)
 
 
-BLOCKS, _, EVERYTHING = (what for _, _, what in approaches.CONVENTIONS)
+BLOCKS, _, EVERYTHING = (what for _, _, what in chinchilla.CONVENTIONS)
 
 
-def test_every_approach_finds_the_planted_frontier(answers: list[approaches.Answer]) -> None:
+def test_every_approach_finds_the_planted_frontier(answers: list[chinchilla.Answer]) -> None:
     truth = BETA / (ALPHA_N + BETA)
     own = [answer for answer in answers if answer.convention == EVERYTHING]
-    assert [answer.approach for answer in own] == [*approaches.SLICES, approaches.PARAMETRIC]
+    assert [answer.approach for answer in own] == [*chinchilla.SLICES, chinchilla.PARAMETRIC]
     for answer in own:
         assert answer.a is not None, answer.problem
         assert answer.a[0] == pytest.approx(truth, abs=0.04), answer.approach
         assert answer.a[1] < answer.a[0] < answer.a[2]
         assert answer.a[2] - answer.a[1] < 0.2
-    agree, sentence = approaches.agreement(answers, EVERYTHING)
+    agree, sentence = chinchilla.agreement(answers, EVERYTHING)
     assert agree is True
     assert f"{own[-1].a[0]:.2f} [" in sentence
 
 
 def test_counting_blocks_only_moves_the_exponent_as_much_as_the_equations_say(
-    answers: list[approaches.Answer],
+    answers: list[chinchilla.Answer],
 ) -> None:
     (answer,) = [a for a in answers if a.convention == BLOCKS and a.approach == "2: Akima (Porian)"]
     used = answer.source.table[answer.source.table["used"]]["C"]
@@ -104,24 +95,24 @@ def test_counting_blocks_only_moves_the_exponent_as_much_as_the_equations_say(
 
 
 def test_the_report_of_the_approaches_quotes_their_numbers(
-    counted: pd.DataFrame, answers: list[approaches.Answer]
+    counted: pd.DataFrame, answers: list[chinchilla.Answer]
 ) -> None:
-    reading = approaches.compared(answers)
+    reading = chinchilla.compared(answers)
     by = {answer.approach: answer for answer in answers if answer.convention == EVERYTHING}
     for row in reading.constants:
         answer = by[row.name.rpartition("approach ")[2]]
         assert (row.ours, row.low, row.high) == answer.a
-        assert row.published == approaches.PUBLISHED[answer.approach]
+        assert row.published == chinchilla.PUBLISHED[answer.approach]
     assert len(reading.constants) == 4
-    size, tokens = approaches.parametric(counted, answers).constants
+    size, tokens = chinchilla.parametric(counted, answers).constants
     assert size.ours == pytest.approx(ALPHA_N, rel=0.05)
     assert tokens.ours == pytest.approx(BETA, rel=0.05)
     assert size.low < ALPHA_N < size.high
-    assert "1.2 % " not in approaches.slices(answers).section.text  # the planted noise is a tenth of that
+    assert "1.2 % " not in chinchilla.slices(answers).section.text  # the planted noise is a tenth of that
 
 
-def answer(approach: str, *a: float, what: str = EVERYTHING) -> approaches.Answer:
-    return approaches.Answer(approach=approach, convention=what, a=a or None)  # type: ignore[arg-type]
+def answer(approach: str, *a: float, what: str = EVERYTHING) -> chinchilla.Answer:
+    return chinchilla.Answer(approach=approach, convention=what, a=a or None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -136,12 +127,12 @@ def answer(approach: str, *a: float, what: str = EVERYTHING) -> approaches.Answe
         ([answer("1: envelope", 0.5, 0.4, 0.6), answer("3: parametric", 0.5, 0.4, 0.6, what=BLOCKS)], None),
     ],
 )  # fmt: skip
-def test_when_approaches_agree(found: list[approaches.Answer], agree: bool | None) -> None:
-    assert approaches.agreement(found, EVERYTHING)[0] is agree
+def test_when_approaches_agree(found: list[chinchilla.Answer], agree: bool | None) -> None:
+    assert chinchilla.agreement(found, EVERYTHING)[0] is agree
 
 
 def test_conversion_predicts_the_exponent_of_counting_blocks_only(counted: pd.DataFrame) -> None:
-    frame = conversion.conversion(counted, []).fits["conversion"].set_index("form")
+    frame = reconcile.conversion(counted, []).fits["conversion"].set_index("form")
     own = frame.loc["γ = 1/2, as our shapes have it"]
     assert own["ω"] == pytest.approx(OMEGA, rel=1e-9)
     assert own["error"] == pytest.approx(0, abs=1e-9)
@@ -263,13 +254,13 @@ def test_the_frontier_meets_what_its_data_allow_where_both_laws_give_one_loss(
     scale = tokens * float(fitted.loss.predict(target)) ** (1 / alpha)
     samples = pd.DataFrame({"alpha_D": np.full(40, alpha), "D_c": np.full(40, scale)})
     joint = SimpleNamespace(parameters={"alpha_D": alpha, "D_c": scale}, samples=samples)
-    reading = crossing.crossing(found, joint)
+    reading = compute.crossing(found, joint)
     point, draws = reading.fits["crossing"]
     assert np.log(point) == pytest.approx(np.log(target), abs=1e-6)
     assert np.nanmedian(np.log(draws)) == pytest.approx(np.log(target), abs=0.5)
     assert f"C = {point:.0e} FLOPs ({point / PF_DAY:.0e} PF-days)" in reading.section.text
     steep = SimpleNamespace(parameters={"alpha_D": 2.0, "D_c": scale}, samples=samples)
-    assert "do not cross" in crossing.crossing(found, steep).section.text
+    assert "do not cross" in compute.crossing(found, steep).section.text
 
 
 def test_without_a_critical_batch_nothing_is_said_of_the_adjusted_frontier(found: adjusted.Frontiers) -> None:
@@ -365,13 +356,13 @@ def scanned() -> tuple[pd.DataFrame, pd.DataFrame]:
 def test_the_batch_study_answers_with_the_planted_law(scanned: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     runs, curves = scanned
     curves = curves.assign(train_loss=curves["loss"])
-    evidence = Evidence(runs=runs, curves=curves, planned=tuple(runs["run"]), command="test")
+    evidence = StudyData(runs=runs, curves=curves, planned=tuple(runs["run"]), command="test")
     analysis = study("batch").analyse(evidence)
     (row,) = [row for row in analysis.constants if row.symbol == "α_B"]
     assert row.ours == pytest.approx(ALPHA, rel=0.1)
     assert row.low < row.ours < row.high
     assert row.published == {"Kaplan 2020": 0.21, "Shehper 2024": 0.235}
-    law = batch_scan.critical_batch(runs, curves)
+    law = batch.critical_batch(runs, curves)
     middle = float(np.exp(law.line.center))
     assert f"At {middle:.2f} nats the critical batch is {float(law(middle)):,.0f} tokens" in analysis.answer
     assert f"goes as L^{law.line.slope:.1f} [" in analysis.answer
@@ -386,7 +377,7 @@ def test_a_planted_ratio_of_noise_scale_to_critical_batch(
     scanned: tuple[pd.DataFrame, pd.DataFrame], ratio: float, verdict: str
 ) -> None:
     runs, curves = scanned
-    law = batch_scan.critical_batch(runs, curves)
+    law = batch.critical_batch(runs, curves)
     low, high = law.losses
     loss = np.geomspace(high * 1.2, low / 1.2, 400)
     near = 1.05  # evaluations are averaged with their neighbours
@@ -398,7 +389,7 @@ def test_a_planted_ratio_of_noise_scale_to_critical_batch(
         early = pd.DataFrame({"step": [5, 10], "loss": [2.0, 2.0], "noise_trace": 1e9, "noise_signal": 1.0})
         rest = {"step": step, "loss": loss, "noise_trace": scale / 64 * 0.5, "noise_signal": 0.5}
         noisy.append(pd.concat([early, pd.DataFrame(rest)]).assign(run=run))
-    reading = gradient_noise.noise_beside(law, runs, pd.concat([curves, *noisy], ignore_index=True))
+    reading = batch.noise_beside(law, runs, pd.concat([curves, *noisy], ignore_index=True))
     (row,) = reading.constants
     assert row.ours == pytest.approx(ratio, rel=0.04)
     assert row.low < ratio < row.high

@@ -166,9 +166,8 @@ def test_a_plan_downloads_nothing_and_names_what_would_be() -> None:
 
 
 def test_a_budget_holds_the_fits_and_the_report() -> None:
-    from allometry.studies.analysis_time import analysis_seconds, keep_analysis_seconds
-    from allometry.studies.plan import within_budget
-
+    from allometry.studies.core.analysis_time import analysis_seconds, keep_analysis_seconds
+    from allometry.studies.core.plan import within_budget
     from allometry.sweeps.cost import CostModel
 
     class Growing(Tiny):

@@ -43,7 +43,8 @@ class Problem(NamedTuple):
 
 def read_links(path: Path) -> Iterator[Found | Problem]:
     """The links of one file; its kind follows from its name (.jsonl .ndjson .json .csv .tsv .txt .warc, each
-    also with .gz, .bz2, .xz or .zst (but .warc with .gz only); Reddit dumps named RS_* without an ending are lines of JSON).
+    also with .gz, .bz2, .xz or .zst (but .warc with .gz only);
+    Reddit dumps named RS_* without an ending are lines of JSON).
 
     Raises AllometryError for a file that is missing, of another kind than it says, or truncated.
     """

@@ -3,7 +3,8 @@ interface.
 
 Both keep the order of the items, bound how many are under way, and turn an item that takes too long or kills
 its process into a result that says so. The limit is processor time, kept by the system's own timer, so that
-what comes out does not depend on how busy the machine is. Functions and items must be importable and picklable; on a cluster,
+what comes out does not depend on how busy the machine is. Functions and items must be importable and
+picklable; on a cluster,
 files named by items must be on storage that every machine sees.
 """
 

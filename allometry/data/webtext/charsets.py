@@ -1,8 +1,8 @@
 """Bytes of a web page to text, by the rules of browsers (WHATWG Encoding and HTML standards) through w3lib.
 
-There "latin1" and "us-ascii" mean windows-1252, labels are read from headers with several parameters, and a byte
-order mark beats every label. A page without any label gets the guess of charset-normalizer, which comes with
-trafilatura.
+There "latin1" and "us-ascii" mean windows-1252, labels are read from headers with several parameters, and a
+byte order mark beats every label. A page without any label gets the guess of charset-normalizer, which
+comes with trafilatura.
 """
 
 from __future__ import annotations
@@ -16,12 +16,41 @@ _GUESS_BYTES = 1 << 16
 _FEW = 0.02
 _BEYOND_ASCII = bytes(range(128, 256))
 _MARKUP = re.compile(rb"(?s)<(script|style)\b.*?</\1|<[^>]*>")
-_ON_THE_WEB = (
-    "cp1250 cp1251 cp1252 cp1253 cp1254 cp1255 cp1256 cp1257 cp1258 cp874 koi8_r koi8_u iso8859_2 gb18030 big5 "
-    "cp932 euc_jp cp949"
-).split()
+_ON_THE_WEB = [
+    "cp1250",
+    "cp1251",
+    "cp1252",
+    "cp1253",
+    "cp1254",
+    "cp1255",
+    "cp1256",
+    "cp1257",
+    "cp1258",
+    "cp874",
+    "koi8_r",
+    "koi8_u",
+    "iso8859_2",
+    "gb18030",
+    "big5",
+    "cp932",
+    "euc_jp",
+    "cp949",
+]
 _WESTERN = frozenset(
-    "English French German Spanish Portuguese Italian Dutch Danish Swedish Norwegian Finnish Indonesian".split()
+    [
+        "English",
+        "French",
+        "German",
+        "Spanish",
+        "Portuguese",
+        "Italian",
+        "Dutch",
+        "Danish",
+        "Swedish",
+        "Norwegian",
+        "Finnish",
+        "Indonesian",
+    ]
 )
 _ISO_2022_JP = re.compile(rb"\x1b(?:\$[@B]|\([BJI])")
 

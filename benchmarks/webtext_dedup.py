@@ -59,13 +59,14 @@ class Compared:
         self.shingles, self.count = shingles_of, 0
 
     def similarity(self, one: int, other: int) -> float:
-        """Return the Jaccard similarity of two documents, and count the comparison."""
+        """Return the Jaccard similarity of two documents."""
         self.count += 1
         return jaccard(self.shingles(one), self.shingles(other))
 
 
 def time_templates(count: int) -> None:
-    """Pages of one template with text of their own: pairwise J of .43 to .49, no copy; half, then all of them."""
+    """Pages of one template with text of their own: pairwise J of .43 to .49, no copy; half, then all of
+    them."""
     chooser = random.Random(0)
     template = " ".join(f"t{n}" for n in range(400))
     texts = [
@@ -79,7 +80,8 @@ def time_templates(count: int) -> None:
         seconds = time.process_time() - start
         pairs = some * (some - 1) // 2
         print(
-            f"{some:,} pages of one template: {seconds:.1f} s of one processor, {documents.count:,} comparisons "
+            f"{some:,} pages of one template: {seconds:.1f} s of one processor, "
+            f"{documents.count:,} comparisons "
             f"of {pairs:,} pairs, {len(found)} copies"
         )
 

@@ -1,8 +1,8 @@
 """Bytes of a web page to text, by the rules of browsers (WHATWG Encoding and HTML standards) through w3lib.
 
-There "latin1" and "us-ascii" mean windows-1252, labels are read from headers with several parameters, and a byte
-order mark beats every label. A page without any label gets the guess of charset-normalizer, which comes with
-trafilatura.
+There "latin1" and "us-ascii" mean windows-1252, labels are read from headers with several parameters, and a
+byte order mark beats every label. A page without any label gets the guess of charset-normalizer, which
+comes with trafilatura.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One crawl, as a process of its own: `python -m allometry.data.webtext.crawl`.
 
 A Twisted reactor can run once in a process, so each crawl gets one. It reads its job, a line of JSON, from
-standard input, reports its progress as lines of JSON on standard output, and ends when it is done, when it is
-interrupted, or when its standard input closes (its parent is gone).
+standard input, reports its progress as lines of JSON on standard output, and ends when it is done, when it
+is interrupted, or when its standard input closes (its parent is gone).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Stage 3, extract: the main text of each archived page, with trafilatura, in many processes.
 
 On trafilatura's own 990 evaluation pages its fast mode reaches F1 .920 and its default mode .926 at half the
-speed. Pages are decoded as browsers do (charsets.py). A page with lists that the library may lose is handed to
-it once more with those as paragraphs (`keep_lists`), and that text is taken if it has all of the first one's
-words. Nothing is taken from or added to what the library returns.
+speed. Pages are decoded as browsers do (charsets.py). A page with lists that the library may lose is handed
+to it once more with those as paragraphs (`keep_lists`), and that text is taken if it has all of the first
+one's words. Nothing is taken from or added to what the library returns.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ MODES = ("fast", "default")
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractOptions:
-    """`page_seconds` of processor time are the most that one page may take; `mode` is trafilatura's: "default"
-    finds a little more at half the speed; `obey_opt_outs` drops pages that reserve themselves from training
-    (opt_outs.py)."""
+    """`page_seconds` of processor time are the most that one page may take; `mode` is trafilatura's:
+    "default" finds a little more at half the speed; `obey_opt_outs` drops pages that reserve themselves
+    from training (opt_outs.py)."""
 
     page_seconds: float = 20.0
     mode: str = "fast"

@@ -107,7 +107,8 @@ class Frontier:
             self._free.append(job.host)
 
     def retry(self, job: Job, at: float, *, pause_host: bool = False, counts: bool = True) -> None:
-        """Try the link again at a time, and its host (if `pause_host`) not before. `counts`: as an attempt."""
+        """Try the link again at a time, and its host (if `pause_host`) not before. `counts`: as an
+        attempt."""
         if pause_host:
             self._paused[job.host] = max(at, self._paused.get(job.host, 0.0))
         self.finish(job)

@@ -205,8 +205,8 @@ def _count_header_bytes(protocol: Any) -> None:
 
 
 class RedirectRules:
-    """Downloader middleware: each request keeps to the delay of the host that it goes to, and a redirect leads
-    only where a link of the list could have led.
+    """Downloader middleware: each request keeps to the delay of the host that it goes to, and a redirect
+    leads only where a link of the list could have led.
 
     Scrapy keeps the delay of the first host over a redirect. A redirect to another host is therefore handed
     back (`Moved`), to wait there among the links of that host.
@@ -248,9 +248,9 @@ class PoliteRobots:
     """Downloader middleware that obeys robots.txt: RFC 9309, with Crawl-delay, and reservations of a site.
 
     Differs from Scrapy's own in that an unreachable robots.txt (5xx, 429, no answer) forbids, while 4xx
-    allows; that it is asked for a few times a site, not a link; that Crawl-delay and Retry-After are kept; and
-    that sites not met for long are forgotten, so memory stays flat. What was learned holds for a day (RFC 9309,
-    section 2.4), that a site cannot be reached for an hour.
+    allows; that it is asked for a few times a site, not a link; that Crawl-delay and Retry-After are kept;
+    and that sites not met for long are forgotten, so memory stays flat. What was learned holds for a day
+    (RFC 9309, section 2.4), that a site cannot be reached for an hour.
     """
 
     def __init__(self, crawler: Any, now: Callable[[], float] = time.monotonic) -> None:
@@ -496,7 +496,8 @@ def _note_certificate(host: str, problem: str) -> None:
 
 
 def certificate_problem(url: str) -> str | None:
-    """Return what is wrong with the certificate of a host, as last seen; None if nothing is, or without TLS."""
+    """Return what is wrong with the certificate of a host, as last seen; None if nothing is, or without
+    TLS."""
     return _certificates.get(host_of(url)) if url.startswith("https:") else None
 
 

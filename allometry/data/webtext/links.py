@@ -42,8 +42,8 @@ UNSCORED = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class LinkOptions:
-    """Which links count. `max_per_domain` caps the pages of a registered domain, chosen at random (by the hash of
-    their URLs); `karma` is "submission" (each by itself, WebText) or "sum" (over a URL's,
+    """Which links count. `max_per_domain` caps the pages of a registered domain, chosen at random (by the
+    hash of their URLs); `karma` is "submission" (each by itself, WebText) or "sum" (over a URL's,
     OpenWebText2)."""
 
     min_score: float = 3.0
@@ -218,7 +218,7 @@ def _with_scores(path: Path, options: LinkOptions) -> Iterator[Found | Problem]:
     if unscored and not scored and not options.no_score:
         more = "at least the first " if unscored == UNSCORED else ""
         raise AllometryError(
-            f"{more}{unscored:,} links of {path.name} have no score, so the karma threshold cannot be applied",
+            f"{more}{unscored:,} links of {path.name} have no score, so the threshold of karma cannot apply",
             hint="add --no-score to take links without a score, or give a column or field named 'score'",
         )
 

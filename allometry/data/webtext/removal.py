@@ -1,5 +1,5 @@
-"""Take pages out of a corpus on request, for good: from the data set, from all that it was made of, and from what
-a later crawl may fetch.
+"""Take pages out of a corpus on request, for good: from the data set, from all that it was made of, and
+from what a later crawl may fetch.
 
 `removals.jsonl` in the corpus's folder lists the requests. Later runs of links, fetch and build heed it.
 """
@@ -92,7 +92,8 @@ def run(workspace: Workspace, targets: Sequence[str]) -> Summary:
     wanted = _parsed(targets)
     with workspace.alone(STAGE):
         workspace.require_no_fetch()
-        # Written first: if the rest is interrupted, the same command does it, and nothing comes back meanwhile.
+        # Written first: if the rest is interrupted, the same command does it, and nothing comes back
+        # meanwhile.
         log = AppendLog(workspace.root / FILE)
         known = {row["target"] for row in read_rows(workspace.root / FILE)}
         log.append(*({"target": target} for target in targets if target not in known))

@@ -43,8 +43,8 @@ class Problem(NamedTuple):
 
 def read_links(path: Path) -> Iterator[Found | Problem]:
     """The links of one file; its kind follows from its name (.jsonl .ndjson .json .csv .tsv .txt .warc, each
-    also with .gz, .bz2, .xz or .zst (but .warc with .gz only);
-    Reddit dumps named RS_* without an ending are lines of JSON).
+    also with .gz, .bz2, .xz or .zst (but .warc with .gz only); Reddit dumps named RS_* without an ending
+    are lines of JSON).
 
     Raises AllometryError for a file that is missing, of another kind than it says, or truncated.
     """
@@ -84,7 +84,7 @@ def _kind(path: Path) -> str:
         return "json"
     raise AllometryError(
         f"cannot tell what kind of file {path.name} is",
-        hint="name it .jsonl, .csv, .tsv, .txt or .warc, with .gz, .bz2, .xz or .zst after it if it is packed",
+        hint="name it .jsonl, .csv, .tsv, .txt or .warc, with .gz, .bz2, .xz or .zst after it if packed",
     )
 
 

@@ -265,8 +265,8 @@ class LinkSpider(scrapy.Spider):
 
 
 def looks_like_text(body: bytes) -> bool:
-    """Tell whether a body that claims to be HTML may be, by its start: no mark of another format, and few control
-    characters, or (UTF-16) zeros in every other place only."""
+    """Tell whether a body that claims to be HTML may be, by its start: no mark of another format, and few
+    control characters, or (UTF-16) zeros in every other place only."""
     start = body[:1024]
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return True

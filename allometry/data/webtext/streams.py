@@ -98,7 +98,8 @@ def _ungzip(file: IO[bytes], path: Path) -> Iterator[bytes]:
 
 
 def _unpack_python(make: Callable[[], Any]) -> Callable[[IO[bytes], Path], Iterator[bytes]]:
-    """Make a reader from a decompressor of the standard library: streams one after another, block by block."""
+    """Make a reader from a decompressor of the standard library: streams one after another, block by
+    block."""
 
     def unpack(file: IO[bytes], path: Path) -> Iterator[bytes]:
         stream, inside = make(), False

@@ -88,7 +88,8 @@ def _member(url: str, kind: str, body: bytes, extra: dict[str, str], http: Any) 
 
 
 def erased_member(length: int) -> bytes:
-    """Return a gzip member of exactly `length` bytes that says that a page was removed, to overwrite its member.
+    """Return a gzip member of exactly `length` bytes that says that a page was removed, to overwrite its
+    member.
 
     The rest is filled with the comment of the gzip header, which readers skip.
     """

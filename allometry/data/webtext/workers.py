@@ -4,8 +4,7 @@ interface.
 Both keep the order of the items, bound how many are under way, and turn an item that takes too long or kills
 its process into a result that says so. The limit is processor time, kept by the system's own timer, so that
 what comes out does not depend on how busy the machine is. Functions and items must be importable and
-picklable; on a cluster,
-files named by items must be on storage that every machine sees.
+picklable; on a cluster, files named by items must be on storage that every machine sees.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ class Outcome(NamedTuple):
 
 
 class Pool(Protocol):
-    """Something that maps functions over items. `limit` is the most seconds of processor time that one item may
-    take. A `with` block ends its processes."""
+    """Something that maps functions over items. `limit` is the most seconds of processor time that one item
+    may take. A `with` block ends its processes."""
 
     def __enter__(self) -> Pool: ...
 
@@ -242,7 +241,8 @@ def _end(worker: _Worker) -> None:
 
 
 def _serve(pipe: Connection, function: Callable[[Any], Any], limit: float | None) -> None:
-    """Serve as a worker: items in, an outcome for each out. `function.prepare()`, if there is one, runs first.
+    """Serve as a worker: items in, an outcome for each out. `function.prepare()`, if there is one, runs
+    first.
 
     The timer counts the processor time of this process and ends it, also inside a library's own loops.
     """

@@ -245,7 +245,7 @@ def read_run(path: Path) -> RunRecord:
     if name != path.name:
         notes.append(f"this folder holds the run {str(name)[:200]!r} under another name")
     result, problems = _result(path)
-    counts, problem = _counts(stored.get("counts") or result.get("counts") or {}, path)
+    counts, miscounted = _counts(stored.get("counts") or result.get("counts") or {}, path)
     return RunRecord(
         id=path.name,
         path=path,
@@ -254,7 +254,7 @@ def read_run(path: Path) -> RunRecord:
         counts=counts,
         result=result,
         error=error_text,
-        notes=(*notes, *problems, *problem),
+        notes=(*notes, *problems, *miscounted),
     )
 
 
@@ -266,8 +266,8 @@ def _result(path: Path) -> tuple[dict[str, Any], list[str]]:
     except AllometryError as error:
         return {}, [f"{error.message}: the run counts as unfinished"]
     check_format(result, file)
-    numbers = ("step", "tokens", "unique", "loss", "train_loss", "bits_per_byte", "seconds", *_ANSWERS)
-    numbers += tuple(key for key in result if key.startswith("loss_"))
+    numbers = ["step", "tokens", "unique", "loss", "train_loss", "bits_per_byte", "seconds", *_ANSWERS]
+    numbers += [key for key in result if key.startswith("loss_")]
     texts = ("status", "shape", "engine", "started", "finished")
     problem = _problem(result, numbers, texts)
     if result and not problem:

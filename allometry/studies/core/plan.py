@@ -295,17 +295,17 @@ def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
 
     from allometry.train.config import RunConfig
 
-    number, texts = StrictFloat | StrictInt, list[StrictStr]
-    stored = create_model(
-        "StoredPlan",
+    number, texts, lists = StrictFloat | StrictInt, list[StrictStr], dict[str, list[StrictStr]]
+    entries: dict[str, Any] = {
         **dict.fromkeys(("study", "question", "created"), (StrictStr, ...)),
         **dict.fromkeys(("budget", "compute"), (number | None, ...)),
-        seconds=(number, ...),
-        held_back=(texts, ...),
-        runs=(list[RunConfig], ...),
-        parts=(dict[str, texts] | None, None),
-        designs=(dict[str, texts], {}),
-    )
+        "seconds": (number, ...),
+        "held_back": (texts, ...),
+        "runs": (list[RunConfig], ...),
+        "parts": (lists | None, None),
+        "designs": (lists, {}),
+    }
+    stored = create_model("StoredPlan", **entries)
     try:
         stored.model_validate(content)
     except ValidationError as error:

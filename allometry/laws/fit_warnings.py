@@ -222,8 +222,8 @@ def _outliers(e: Evidence) -> None:
     rows = ", ".join(f"{e.labels[i]} ({off})" for i, off in zip(far[:12], shown, strict=True))
     more = f" and {len(far) - 12} more" if len(far) > 12 else ""
     meaning = (
-        f"{len(far)} of {len(residuals)} points lie farther off the law than the scatter of the others explains"
-        f" (measured against law: row {rows}{more})"
+        f"{len(far)} of {len(residuals)} points lie farther off the law than the scatter of the others"
+        f" explains (measured against law: row {rows}{more})"
     )
     robust = np.isfinite(e.problem.objective.threshold)
     known = (

@@ -39,7 +39,7 @@ def read_novelty(record: RunRecord) -> pd.DataFrame:
     check_format(found, record.path / FILE)
     if not _is_whole(found):
         raise AllometryError(
-            f"{record.path / FILE} is damaged", hint="remove the run (allometry runs rm) and train it again"
+            f"{record.path / FILE} is damaged", hint=f"remove the run (allometry runs rm {record.id}) and train it again"
         )
     return pd.concat([_of(record.id, found, source) for source in SOURCES], ignore_index=True)
 

@@ -13,7 +13,7 @@ from allometry.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
 from allometry.report.content import Analysis
 from allometry.runs.store import Store
-from allometry.studies import base
+from allometry.studies.core import study as base
 from allometry.studies.core.needs import downloads, passes
 from allometry.studies.core.reporting import report
 from allometry.studies.core.run import StudyRequest, run_study
@@ -32,7 +32,7 @@ class Tiny(base.Study):
     def sweep(self, compute: float, data: DataConfig) -> Sweep:
         return Sweep(self.name, self.question, tuple(a_run(data, seed) for seed in (0, 1)))
 
-    def analyse(self, evidence: base.Evidence) -> Analysis:
+    def analyse(self, evidence: base.StudyData) -> Analysis:
         losses = sorted(evidence.runs.loc[evidence.runs["status"] == "done", "loss"])
         return Analysis(
             study=self.name,

@@ -75,7 +75,7 @@ def train(
     explodes is a result with status "diverged". `group`: the processes that train it together, all of which
     call this; without, this one does. `more_threads` is asked now and then how many threads may work on the
     run: an engine takes them if that changes no bit (`Engine.use_threads`), and starts with `threads`. Raises
-    AllometryError for what the user can mend, after writing error.txt, and for a directory that holds a run
+    AllometryError for what the user can correct, after writing error.txt, and for a directory that holds a run
     of other text (`runs.texts`).
     """
     group = group or Alone()

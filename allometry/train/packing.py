@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class Broken(BaseException):
-    """A step of the pack failed, which is no fault of the run: it continues alone from its last checkpoint.
+    """A step of the pack failed, through no error of the run: it continues alone from its last checkpoint.
 
     Its cause is the original error. It is no Exception, because the run would then be recorded as failed.
     """

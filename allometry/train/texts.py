@@ -18,7 +18,7 @@ from allometry.train.inputs import token_sets
 def text_of(config: RunConfig, store: Path, cache: Path | None = None) -> Text:
     """Return what a run reads as its corpora are now, and what the run in `store` that it starts from has read.
 
-    Prepares the token sets that the cache lacks; AllometryError where one cannot be had.
+    Prepares the token sets that the cache lacks; AllometryError where one is not available.
     """
     sets: dict[str, dict[str, str]] = {}
     for corpus, tokenizer in token_sets(config.data):

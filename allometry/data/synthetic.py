@@ -109,7 +109,7 @@ class Language:
     def _generate(
         self, lengths: npt.NDArray[np.int64], ranking: npt.NDArray[np.uint8], generator: np.random.Generator
     ) -> list[npt.NDArray[np.uint8]]:
-        """Generate documents of these lengths in parallel, the longest first, so that ended ones are at the end."""
+        """Generate documents of these lengths in parallel, the longest first, so that those which end come last."""
         sequence = np.argsort(-lengths, kind="stable")
         falling = lengths[sequence]
         text = np.empty((len(lengths), falling[0]), dtype=np.uint8)

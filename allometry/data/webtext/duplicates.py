@@ -79,9 +79,7 @@ def _in_range(keys: Hashes, number: int, passes: int) -> npt.NDArray[np.bool_]:
 
 
 def candidates(bands: list[Shared], n_documents: int) -> Iterator[tuple[int, Ints]]:
-    """Yield, document by document in order, the buckets that it lies in, over all bands; only documents that lie
-    in some.
-    """
+    """Yield each document that lies in a bucket, in order, with its buckets over all bands."""
     for start in range(0, n_documents, BLOCK):
         ranges = [np.searchsorted(band.documents, (start, start + BLOCK)) for band in bands]
         documents = np.concatenate(

@@ -197,8 +197,8 @@ def _shared_fields(options: FetchOptions) -> dict[str, Any]:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the crawl if it still runs: first ask, then kill. If this process is killed, its closed input ends the
-    crawl.
+    """End the crawl if it still runs: first ask, then kill. A crawl also ends when this process dies: its input
+    closes.
     """
     if process.poll() is None:
         process.send_signal(signal.SIGINT)

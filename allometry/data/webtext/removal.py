@@ -122,7 +122,7 @@ def _clean_part(workspace: Workspace, part: int, wanted: Removals, counts: Count
                 workspace.path(stage, part, suffix),
                 lambda row: row.get("id") not in ids and not wanted.covers_row(row),
             )
-    if ids:  # they name positions in a file that has been replaced
+    if ids:  # signatures hold positions in a file that has been replaced
         workspace.path("dedup", part, ".signatures.npz").unlink(missing_ok=True)
 
 

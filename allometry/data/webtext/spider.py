@@ -165,7 +165,7 @@ class LinkSpider(scrapy.Spider):
             self._store(job, response)
 
     def failed(self, failure: Failure) -> None:
-        """Log the failure, and retry where a retry may succeed."""
+        """Retry a failed request where that may help, else give the link up and log why."""
         job: Job = failure.request.meta["job"]  # type: ignore[attr-defined]
         error = failure.value
         if isinstance(error, Moved):

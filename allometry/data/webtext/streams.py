@@ -58,7 +58,7 @@ def _is_skippable_frame(magic: bytes) -> bool:
 
 
 def _unzstd(file: IO[bytes], path: Path) -> Iterator[bytes]:
-    """Yield frames with windows of up to 2 GiB, as in Reddit's dumps, one after another."""
+    """Yield the content of the frames, one after another, with windows of up to 2 GiB, as in Reddit's dumps."""
     try:
         import zstandard
     except ImportError as error:
@@ -80,7 +80,9 @@ def _unzstd(file: IO[bytes], path: Path) -> Iterator[bytes]:
 
 
 def _ungzip(file: IO[bytes], path: Path) -> Iterator[bytes]:
-    """Yield the members one after another; in a damaged file all that precedes the damage, then raise the error."""
+    """Yield the content of the members, one after another; of a damaged file all that precedes the damage, then
+    raise.
+    """
     member, inside = zlib.decompressobj(wbits=31), False
     try:
         while block := file.read(_BLOCK):

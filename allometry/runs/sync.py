@@ -27,7 +27,7 @@ Values = dict[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Parcel:
-    """What a tracker has not seen of a run: points (step, values) and, once it has ended, its final values.
+    """The news of a run for a tracker: points (step, values) and, once it has ended, its final values.
 
     `first` says that the tracker knows nothing of the run; `config` is flat: {"model.n_layer": 2, …}.
     """
@@ -46,13 +46,13 @@ class Parcel:
 
 
 class Tracker(Protocol):
-    """Where runs are mirrored."""
+    """An experiment tracker to which runs are mirrored."""
 
     record: Path
-    """The file in which it is written down what has been sent."""
+    """The file that records what has been sent."""
 
     def send(self, parcel: Parcel) -> None:
-        """Take in what is new of one run."""
+        """Send what is new of one run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Synced:
 
 
 def tracker(target: str, store: Store, *, offline: bool = False) -> Tracker:
-    """The tracker that "tensorboard:FOLDER", "wandb[:PROJECT]" or "trackio[:PROJECT]" names.
+    """Return the tracker that "tensorboard:FOLDER", "wandb[:PROJECT]" or "trackio[:PROJECT]" names.
 
     `offline` (Weights & Biases only) writes files that `wandb sync` uploads. Raises AllometryError for
     anything else, or a package that is not installed.
@@ -89,7 +89,7 @@ def tracker(target: str, store: Store, *, offline: bool = False) -> Tracker:
 
 
 def _record(store: Store, target: str, offline: bool = False) -> Path:
-    """Where the store keeps what has been sent to a target that has no folder of its own."""
+    """Return the file in which the store records what has been sent to a target without a folder of its own."""
     name = hashlib.sha256(f"{target} {offline}".encode()).hexdigest()[:12]
     return store.path / f".sync-{name}.json"
 
@@ -123,7 +123,7 @@ def sync(
 
 
 def parcel(record: RunRecord, before: list[Any] | None) -> Parcel:
-    """What is to be sent of a run of which step and status `before` have been sent (None: nothing has)."""
+    """Return what is new of a run of which step and status `before` have been sent (None: nothing has)."""
     seen = before[0] if before else 0
     ended = record.status in FINISHED and (before is None or before[1] not in FINISHED)
     return Parcel(
@@ -137,7 +137,7 @@ def parcel(record: RunRecord, before: list[Any] | None) -> Parcel:
 
 
 def _points(record: RunRecord) -> Iterator[tuple[int, Values]]:
-    """Step and finite values of each row of a curve."""
+    """Yield step and finite values of each row of a curve."""
     frame = record.curve.frame.drop(columns="run").select_dtypes("number")
     for row in frame.to_dict("records"):
         step = int(row.pop("step"))
@@ -145,7 +145,7 @@ def _points(record: RunRecord) -> Iterator[tuple[int, Values]]:
 
 
 def _final(record: RunRecord) -> Values:
-    """The numbers of a run's row in the run table."""
+    """Return the numbers of a run's row in the run table."""
     numbers = {
         key: float(value)
         for key, value in record.row().items()

@@ -32,7 +32,7 @@ class TensorBoard:
             folder.mkdir(parents=True, exist_ok=True)
 
     def send(self, parcel: Parcel) -> None:
-        """One further event file in the run's folder."""
+        """Write one further event file into the run's folder."""
         with writing(self.folder / parcel.run):
             writer = self._writer(str(self.folder / parcel.run))
         try:
@@ -60,7 +60,7 @@ def _scalars(values: Mapping[str, float]) -> Any:
 
 
 def _plain(value: Any) -> str | float | bool:
-    """A setting as the hyper-parameters of TensorBoard can hold it."""
+    """Return a setting in a form that the hyper-parameters of TensorBoard can hold."""
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
@@ -82,7 +82,7 @@ class WandB:
             )
 
     def send(self, parcel: Parcel) -> None:
-        """The run under its own id, continued if it is there already."""
+        """Send the run under its own id, continued if it is there already."""
         settings = self._wandb.Settings(silent=True, x_disable_stats=True, console="off", x_disable_meta=True)
         run = self._wandb.init(
             project=self.project, id=_identifier(parcel.run), name=parcel.run, config=parcel.config,
@@ -96,7 +96,7 @@ class WandB:
 
 
 def _identifier(run: str) -> str:
-    """A run's id as a tracker accepts it: at most 64 characters, none of / \\ # ? % :."""
+    """Return a run's id as a tracker accepts it: at most 64 characters, none of / \\ # ? % :."""
     return re.sub(r"[/\\#?%:]", "_", run)[-64:]
 
 
@@ -111,7 +111,7 @@ class Trackio:
         self._trackio, self.project, self.record = trackio, project, record
 
     def send(self, parcel: Parcel) -> None:
-        """The run under its own name, continued if it is there already."""
+        """Send the run under its own name, continued if it is there already."""
         run = self._trackio.init(
             project=self.project, name=parcel.run, config=parcel.config, resume="allow", embed=False,
             auto_log_gpu=False, auto_log_cpu=False,

@@ -60,7 +60,7 @@ class Ordered(NamedTuple):
 
 
 class Crowd:
-    """An index of kept documents, asked for those that may be similar to another one."""
+    """An index of kept documents that finds those which may be similar to another one."""
 
     def __init__(self, frequencies: Frequencies, threshold: float) -> None:
         self._frequencies, self._threshold = frequencies, threshold
@@ -76,7 +76,7 @@ class Crowd:
         return Ordered(len(shingles), positions, shingles[order[positions]].tolist())
 
     def candidates(self, document: Ordered) -> set[int]:
-        """Return the numbers of indexed documents that may reach the threshold; no other one does."""
+        """Return the numbers of indexed documents that may reach the threshold; no others can."""
         size = document.size
         if not size:
             return set(self._empty)

@@ -26,7 +26,7 @@ _ZSTD_BLOCK = (
 
 
 def decompressed(file: IO[bytes], path: Path) -> Iterator[bytes]:
-    """Blocks of the uncompressed content. What the name promises must be what the first bytes say."""
+    """Yield blocks of the uncompressed content. AllometryError if the first bytes contradict the name."""
     magic = file.read(6)
     file.seek(0)
     suffix = path.suffix.lower()
@@ -58,7 +58,7 @@ def _is_skippable_frame(magic: bytes) -> bool:
 
 
 def _unzstd(file: IO[bytes], path: Path) -> Iterator[bytes]:
-    """Frames with windows of up to 2 GiB, as in Reddit's dumps, one after another."""
+    """Yield the content of the frames, one after another, with windows of up to 2 GiB, as in Reddit's dumps."""
     try:
         import zstandard
     except ImportError as error:
@@ -80,7 +80,9 @@ def _unzstd(file: IO[bytes], path: Path) -> Iterator[bytes]:
 
 
 def _ungzip(file: IO[bytes], path: Path) -> Iterator[bytes]:
-    """Members one after another. What stands before a damage comes before the error."""
+    """Yield the content of the members, one after another; of a damaged file all that precedes the damage, then
+    raise.
+    """
     member, inside = zlib.decompressobj(wbits=31), False
     try:
         while block := file.read(_BLOCK):
@@ -136,7 +138,7 @@ def _damaged(path: Path, what: str) -> AllometryError:
 
 
 def numbered_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes | None]]:
-    """Numbered lines without their newline; None for one that is longer than MAX_LINE."""
+    """Yield numbered lines without their newline; None for one that is longer than MAX_LINE."""
     number, held, skipping = 0, bytearray(), False
     for block in blocks:
         held += block

@@ -27,7 +27,7 @@ _SHARE = 0.5
 """Of a device's memory that may go into them; the rest is for activations."""
 
 
-class Alone:
+class SingleProcess:
     """This process trains the run by itself."""
 
     leads = True
@@ -72,7 +72,7 @@ class Alone:
         return position, lambda engine: engine.load_state(state)
 
 
-class Torchrun(Alone):
+class Torchrun(SingleProcess):
     """The processes that torchrun has started; use it as a context manager."""
 
     def __init__(
@@ -102,11 +102,11 @@ class Torchrun(Alone):
         self._scratch.cleanup()
 
     def directory(self, home: Path) -> Path:
-        """See `Alone.directory`."""
+        """See `SingleProcess.directory`."""
         return home if self.leads else Path(self._scratch.name) / home.name
 
     def agree(self, decision: bool) -> bool:
-        """See `Alone.agree`; yes also if the leader was asked to end: the loop then has nothing to do, or
+        """See `SingleProcess.agree`; yes also if the leader was asked to end: the loop then has nothing to do, or
         writes the checkpoint with which it ends."""
         said = self._torch.tensor([float(decision or self._stopping())], device=self._device)
         self._dist.broadcast(said, src=0)
@@ -122,7 +122,7 @@ class Torchrun(Alone):
         return ParallelEngine(config, threads=threads, device=device, sharded=sharded)
 
     def save(self, home: Path, config: RunConfig, engine: Engine, position: Position) -> None:
-        """See `Alone.save`: as a distributed checkpoint."""
+        """See `SingleProcess.save`: as a distributed checkpoint."""
         from allometry.train import sharded
 
         sharded.write(home, config, engine, position, leads=self.leads)

@@ -42,7 +42,7 @@ class Killed(Exception):
         self.signal = signal
 
 
-class Together:
+class MultiProcess:
     """The processes that train one run; use it as a context manager, which leaves none behind."""
 
     def __init__(

@@ -33,7 +33,7 @@ State = Literal["free", "held", "stale"]
 
 
 @dataclass(frozen=True)
-class Sight:
+class LeaseState:
     """A run's newest claim as last read: two sights differ if its holder was alive in between."""
 
     epoch: int
@@ -48,12 +48,12 @@ class Claims:
     def __init__(self, place: Place, lease: float = LEASE) -> None:
         self.place, self.lease = place, lease
 
-    def sight(self, run: str) -> Sight | None:
+    def newest(self, run: str) -> LeaseState | None:
         """Return the newest claim on a run; None if there is none."""
         for name in reversed(self.names(run)):
             data = self.place.read(name)
-            if data is not None:  # None: it was removed meanwhile
-                return _sight(_epoch(name), data)
+            if data is not None:  # else it was removed meanwhile
+                return _lease_state(_epoch(name), data)
         return None
 
     def names(self, run: str) -> list[str]:
@@ -61,13 +61,13 @@ class Claims:
         form = re.compile(re.escape(f"{FOLDER}/{run}.") + r"[0-9]{1,9}\.json")
         return sorted(filter(form.fullmatch, self.place.names(FOLDER)), key=_epoch)
 
-    def take(self, run: str, owner: str, over: Sight | None = None) -> Claim | None:
+    def take(self, run: str, owner: str, over: LeaseState | None = None) -> Claim | None:
         """Return the claim on a run, kept alive by a thread until it is released; None if somebody else holds it.
 
         A claim of the same `owner` is taken over at once (its last attempt has died), and so is the claim
         `over` that the caller has seen go stale, if its holder has not come back.
         """
-        seen = self.sight(run)
+        seen = self.newest(run)
         if seen is not None and not (seen.released or seen.owner == owner or seen == over):
             return None
         claim = Claim(self, run, owner, epoch=1 if seen is None else seen.epoch + 1)
@@ -131,37 +131,37 @@ class Claim:
         return json.dumps({"owner": self.owner, "beat": self._beat, "released": released}).encode()
 
 
-def _sight(epoch: int, data: bytes) -> Sight:
+def _lease_state(epoch: int, data: bytes) -> LeaseState:
     """Parse a claim. A damaged one has no owner, and becomes stale unless it changes."""
     try:
         stored = parse_json(data.decode("utf-8"))
         owner, beat, released = stored["owner"], stored["beat"], stored["released"]
         if isinstance(owner, str) and type(beat) is int and isinstance(released, bool):
-            return Sight(epoch, owner, beat, released)
+            return LeaseState(epoch, owner, beat, released)
     except (ValueError, TypeError, KeyError):
         pass
-    return Sight(epoch, "", zlib.crc32(data), released=False)
+    return LeaseState(epoch, "", zlib.crc32(data), released=False)
 
 
 def _epoch(name: str) -> int:
     return int(name.removesuffix(".json").rpartition(".")[2])
 
 
-class Lookout:
+class LeaseMonitor:
     """Watches claims of others until they are released or their holder is gone."""
 
     def __init__(self, claims: Claims, clock: Callable[[], float] = time.monotonic) -> None:
         self.claims, self.clock = claims, clock
-        self._seen: dict[str, tuple[Sight, float]] = {}
+        self._seen: dict[str, tuple[LeaseState, float]] = {}
 
-    def state(self, run: str) -> tuple[State, Sight | None]:
+    def state(self, run: str) -> tuple[State, LeaseState | None]:
         """Return the state of a claim: "stale" once it has not changed for a lease since it was first read."""
-        sight, now = self.claims.sight(run), self.clock()
-        if sight is None or sight.released:
+        lease, now = self.claims.newest(run), self.clock()
+        if lease is None or lease.released:
             self._seen.pop(run, None)
-            return "free", sight
+            return "free", lease
         before = self._seen.get(run)
-        if before is None or before[0] != sight:
-            self._seen[run] = (sight, now)
-            return "held", sight
-        return ("stale" if now - before[1] > self.claims.lease else "held"), sight
+        if before is None or before[0] != lease:
+            self._seen[run] = (lease, now)
+            return "held", lease
+        return ("stale" if now - before[1] > self.claims.lease else "held"), lease

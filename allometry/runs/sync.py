@@ -26,7 +26,7 @@ Values = dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parcel:
+class RunUpdate:
     """The news of a run for a tracker: points (step, values) and, once it has ended, its final values.
 
     `first` says that the tracker knows nothing of the run; `config` is flat: {"model.n_layer": 2, …}.
@@ -51,7 +51,7 @@ class Tracker(Protocol):
     record: Path
     """The file that records what has been sent."""
 
-    def send(self, parcel: Parcel) -> None:
+    def send(self, update: RunUpdate) -> None:
         """Send what is new of one run."""
 
 
@@ -111,7 +111,7 @@ def sync(
             before = sent.get(run)
             if before == state:
                 continue
-            to.send(parcel(store.get(run), before))
+            to.send(run_update(store.get(run), before))
             sent[run] = state
             new, continued = new + (before is None), continued + (before is not None)
             if on_run is not None:
@@ -122,11 +122,11 @@ def sync(
     return Synced(new=new, continued=continued, unchanged=len(table) - new - continued)
 
 
-def parcel(record: RunRecord, before: list[Any] | None) -> Parcel:
+def run_update(record: RunRecord, before: list[Any] | None) -> RunUpdate:
     """Return what is new of a run of which step and status `before` have been sent (None: nothing has)."""
     seen = before[0] if before else 0
     ended = record.status in FINISHED and (before is None or before[1] not in FINISHED)
-    return Parcel(
+    return RunUpdate(
         run=record.id,
         first=before is None,
         config={**flatten(record.config), **{f"counts.{key}": value for key, value in record.counts.items()}},

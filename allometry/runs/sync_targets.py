@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from allometry.errors import AllometryError, missing_extra
 from allometry.runs.files import writing
-from allometry.runs.sync import Parcel
+from allometry.runs.sync import RunUpdate
 
 
 class TensorBoard:
@@ -31,19 +31,19 @@ class TensorBoard:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def send(self, parcel: Parcel) -> None:
+    def send(self, update: RunUpdate) -> None:
         """Write one further event file into the run's folder."""
-        with writing(self.folder / parcel.run):
-            writer = self._writer(str(self.folder / parcel.run))
+        with writing(self.folder / update.run):
+            writer = self._writer(str(self.folder / update.run))
         try:
-            if parcel.first:
-                settings = {key: _plain(value) for key, value in parcel.config.items()}
-                self._add(writer, self._hparams.hparams_pb(settings, trial_id=parcel.run), 0)
-            for step, values in parcel.points:
+            if update.first:
+                settings = {key: _plain(value) for key, value in update.config.items()}
+                self._add(writer, self._hparams.hparams_pb(settings, trial_id=update.run), 0)
+            for step, values in update.points:
                 self._add(writer, _scalars(values), step)
-            if parcel.final:
-                final = {f"final/{key}": value for key, value in parcel.final.items()}
-                self._add(writer, _scalars(final), int(parcel.final["S"]))
+            if update.final:
+                final = {f"final/{key}": value for key, value in update.final.items()}
+                self._add(writer, _scalars(final), int(update.final["S"]))
         finally:
             writer.close()
 
@@ -81,18 +81,18 @@ class WandB:
                 "Weights & Biases does not know who you are", hint="wandb login, or add --offline"
             )
 
-    def send(self, parcel: Parcel) -> None:
+    def send(self, update: RunUpdate) -> None:
         """Send the run under its own id, continued if it is there already."""
         settings = self._wandb.Settings(silent=True, x_disable_stats=True, console="off", x_disable_meta=True)
         run = self._wandb.init(
-            project=self.project, id=_identifier(parcel.run), name=parcel.run, config=parcel.config,
+            project=self.project, id=_identifier(update.run), name=update.run, config=update.config,
             mode=self.mode, resume="allow", reinit="finish_previous", save_code=False, settings=settings,
         )  # fmt: skip
-        for step, values in parcel.points:
+        for step, values in update.points:
             run.log(values, step=step)
-        if parcel.final:
-            run.summary.update({**parcel.final, "status": parcel.status})
-        run.finish(exit_code=1 if parcel.status == "failed" else 0)
+        if update.final:
+            run.summary.update({**update.final, "status": update.status})
+        run.finish(exit_code=1 if update.status == "failed" else 0)
 
 
 def _identifier(run: str) -> str:
@@ -110,15 +110,15 @@ class Trackio:
             raise missing_extra("trackio", "trackio", "a mirror in trackio") from error
         self._trackio, self.project, self.record = trackio, project, record
 
-    def send(self, parcel: Parcel) -> None:
+    def send(self, update: RunUpdate) -> None:
         """Send the run under its own name, continued if it is there already."""
         run = self._trackio.init(
-            project=self.project, name=parcel.run, config=parcel.config, resume="allow", embed=False,
+            project=self.project, name=update.run, config=update.config, resume="allow", embed=False,
             auto_log_gpu=False, auto_log_cpu=False,
         )  # fmt: skip
-        for step, values in parcel.points:
+        for step, values in update.points:
             run.log(values, step=step)
-        if parcel.final:
-            final = {f"final/{key}": value for key, value in parcel.final.items()}
-            run.log(final, step=int(parcel.final["S"]))
+        if update.final:
+            final = {f"final/{key}": value for key, value in update.final.items()}
+            run.log(final, step=int(update.final["S"]))
         run.finish()

@@ -27,7 +27,7 @@ _SHARE = 0.5
 """Of a device's memory that may go into them; the rest is for activations."""
 
 
-class Alone:
+class SingleProcess:
     """This process trains the run by itself."""
 
     leads = True
@@ -76,7 +76,7 @@ class Alone:
         return position, lambda engine: engine.load_state(state)
 
 
-class Torchrun(Alone):
+class Torchrun(SingleProcess):
     """The processes that torchrun has started; use it as a context manager."""
 
     def __init__(
@@ -128,7 +128,7 @@ class Torchrun(Alone):
         return ParallelEngine(config, threads=threads, device=device, sharded=sharded)
 
     def save(self, home: Path, config: RunConfig, engine: Engine, position: Position) -> None:
-        """Save a distributed checkpoint: see `Alone.save`."""
+        """Save a distributed checkpoint: see `SingleProcess.save`."""
         from allometry.train import sharded
 
         sharded.write(home, config, engine, position, leads=self.leads)

@@ -23,7 +23,7 @@ from allometry.train.checkpoint import Position
 from allometry.train.config import FORMAT, RunConfig
 from allometry.train.engines.select import engine_for
 from allometry.train.evaluate import final, measurements
-from allometry.train.group import Alone
+from allometry.train.group import SingleProcess
 from allometry.train.inherit import inherited
 from allometry.train.inputs import load_inputs
 from allometry.train.records import clock, identify, read_whole, record_failure
@@ -66,7 +66,7 @@ def train(
     on_progress: Callable[[Progress], None] | None = None,
     checkpoint_every: float = 15.0,
     cache: Path | None = None,
-    group: Alone | None = None,
+    group: SingleProcess | None = None,
 ) -> dict[str, Any]:
     """Train a run in its directory, or finish it if it was begun there, and return the contents of result.json.
 
@@ -78,7 +78,7 @@ def train(
     AllometryError for what the user can correct, after writing error.txt, and for a directory that holds a run
     of other text (`runs.texts`).
     """
-    group = group or Alone()
+    group = group or SingleProcess()
     result = read_whole(directory / "result.json")
     if group.agree(result is not None):
         still_same(config, directory, cache)
@@ -111,7 +111,7 @@ class _Run:
         config: RunConfig,
         directory: Path,
         home: Path,
-        group: Alone,
+        group: SingleProcess,
         *,
         threads: int,
         device: str,

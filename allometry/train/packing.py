@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from allometry.train.engines.packed import Pack
-from allometry.train.group import Alone
+from allometry.train.group import SingleProcess
 from allometry.train.loop import Progress, train
 
 if TYPE_CHECKING:
@@ -54,56 +54,56 @@ def train_packed(
     KeyboardInterrupt is raised after all have written checkpoints. AllometryError if the runs cannot be
     packed (`engines.packed.lacks`).
     """
-    meeting = Meeting(Pack(list(runs.values()), threads=threads, device=device))
+    runner = PackRunner(Pack(list(runs.values()), threads=threads, device=device))
 
-    def loop(directory: Path, config: RunConfig, group: Alone) -> dict[str, Any]:
+    def loop(directory: Path, config: RunConfig, group: SingleProcess) -> dict[str, Any]:
         return train(
             config,
             directory,
             threads=threads,
             device=device,
-            on_progress=partial(meeting.hear, on_progress, directory),
+            on_progress=partial(runner.report, on_progress, directory),
             checkpoint_every=checkpoint_every,
             cache=cache,
             group=group,
         )
 
-    outcomes = dict(zip(runs, meeting.hold([partial(loop, *each) for each in runs.items()]), strict=True))
+    outcomes = dict(zip(runs, runner.run([partial(loop, *each) for each in runs.items()]), strict=True))
     errors = [outcome for outcome in outcomes.values() if isinstance(outcome, BaseException)]
     for error in sorted(errors, key=lambda error: not isinstance(error, KeyboardInterrupt)):
         raise error.__cause__ if isinstance(error, Broken) and error.__cause__ else error
     return {directory: result for directory, result in outcomes.items() if isinstance(result, dict)}
 
 
-class Meeting:
+class PackRunner:
     """The point where the loops of a pack wait for each other. One loop runs at a time, in the order of the
     rows, until it wants a step or has ended; when all want one, the step is taken.
     """
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
-        self.batons = [threading.Lock() for _ in pack.members]  # faster than semaphores
+        self.turn_locks = [threading.Lock() for _ in pack.members]  # quicker than semaphores
         self.turns = deque(range(len(pack.members)))
         self.asked: dict[int, Step] = {}
         self.answers: dict[int, StepResult | Exception] = {}
         self.stopped = False
-        for baton in self.batons:
-            baton.acquire()
+        for lock in self.turn_locks:
+            lock.acquire()
 
-    def hold(self, loops: Sequence[Callable[[Alone], T]]) -> list[T | BaseException]:
-        """Run the loops, each given its seat as `group`, until all have ended; return what each returned or raised."""
+    def run(self, loops: Sequence[Callable[[SingleProcess], T]]) -> list[T | BaseException]:
+        """Run the loops, each given its member of the pack as `group`, until all have ended; return what each did."""
         outcomes: dict[int, T | BaseException] = {}
 
-        def run(row: int, loop: Callable[[Alone], T]) -> None:
-            self.batons[row].acquire()
+        def follow(row: int, loop: Callable[[SingleProcess], T]) -> None:
+            self.turn_locks[row].acquire()
             try:
-                outcomes[row] = loop(_Seat(self, row))
+                outcomes[row] = loop(_PackMember(self, row))
             except BaseException as error:
                 outcomes[row] = error
             finally:
                 self._pass_on()  # no longer wait for this one
 
-        threads = [threading.Thread(target=run, args=each) for each in enumerate(loops)]
+        threads = [threading.Thread(target=follow, args=each) for each in enumerate(loops)]
         for thread in threads:
             thread.start()
         self._pass_on()
@@ -115,7 +115,7 @@ class Meeting:
         """Take a member's step together with those of all that are present; raises Broken if that failed."""
         self.asked[row] = step
         self._pass_on()
-        self.batons[row].acquire()
+        self.turn_locks[row].acquire()
         answer = self.answers.pop(row)
         if isinstance(answer, Exception):
             raise Broken from answer
@@ -126,7 +126,7 @@ class Meeting:
         if not self.turns and self.asked:
             self._take_step()
         if self.turns:
-            self.batons[self.turns.popleft()].release()
+            self.turn_locks[self.turns.popleft()].release()
 
     def _take_step(self) -> None:
         asked, self.asked = self.asked, {}
@@ -137,7 +137,7 @@ class Meeting:
         except Exception as error:
             self.answers = dict.fromkeys(asked, error)
 
-    def hear(self, on_progress: OnProgress | None, directory: Path, progress: Progress) -> None:
+    def report(self, on_progress: OnProgress | None, directory: Path, progress: Progress) -> None:
         """Pass progress on to the caller; a KeyboardInterrupt raised by it reaches every loop."""
         try:
             if on_progress is not None:
@@ -156,15 +156,15 @@ class Meeting:
                 self.stopped = True
 
 
-class _Seat(Alone):
+class _PackMember(SingleProcess):
     """The group of one run of a pack, as its loop sees it: an engine whose steps are taken together."""
 
-    def __init__(self, meeting: Meeting, row: int) -> None:
-        self.meeting, self.row = meeting, row
+    def __init__(self, runner: PackRunner, row: int) -> None:
+        self.runner, self.row = runner, row
 
     def engine(self, name: str, config: RunConfig, threads: int, device: str) -> Engine:
         """Return the pack's member, for any name."""
         torch.set_num_threads(threads)  # each thread has a number of its own
-        member = self.meeting.pack.members[self.row]
-        member.together = partial(self.meeting.step, self.row)
+        member = self.runner.pack.members[self.row]
+        member.together = partial(self.runner.step, self.row)
         return member

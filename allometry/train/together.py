@@ -42,7 +42,7 @@ class Killed(Exception):
         self.signal = signal
 
 
-class Together:
+class MultiProcess:
     """The processes that train one run; a context manager, which ends them all."""
 
     def __init__(

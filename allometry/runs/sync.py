@@ -18,31 +18,10 @@ from allometry.runs.diff import flatten
 from allometry.runs.files import read_json, write_json
 from allometry.runs.record import FINISHED, FORMAT, RunRecord
 from allometry.runs.store import Store
+from allometry.runs.sync_targets import RunUpdate, TensorBoard, Trackio, Values, WandB
 
 PROJECT = "allometry"
 """Name of the project where none is given."""
-
-Values = dict[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parcel:
-    """What a tracker has not seen of a run: points (step, values) and, once it has ended, its final values.
-
-    `first` says that the tracker knows nothing of the run; `config` is flat: {"model.n_layer": 2, …}.
-    """
-
-    run: str
-    first: bool
-    config: dict[str, Any]
-    points: tuple[tuple[int, Values], ...]
-    status: str
-    final: Values
-
-    @property
-    def step(self) -> int:
-        """The last step of the points; 0 if there are none."""
-        return self.points[-1][0] if self.points else 0
 
 
 class Tracker(Protocol):
@@ -51,7 +30,7 @@ class Tracker(Protocol):
     record: Path
     """The file in which it is written down what has been sent."""
 
-    def send(self, parcel: Parcel) -> None:
+    def send(self, update: RunUpdate) -> None:
         """Take in what is new of one run."""
 
 
@@ -70,18 +49,16 @@ def tracker(target: str, store: Store, *, offline: bool = False) -> Tracker:
     `offline` (Weights & Biases only) writes files that `wandb sync` uploads. Raises AllometryError for
     anything else, or a package that is not installed.
     """
-    from allometry.runs import sync_targets as targets
-
     kind, _, where = target.partition(":")
     if offline and kind != "wandb":
         raise AllometryError("--offline is for wandb: the others write to this machine", hint="leave it out")
     if kind == "tensorboard":
         if not where:
             raise AllometryError("tensorboard needs a folder", hint="--to tensorboard:FOLDER")
-        return targets.TensorBoard(Path(where).expanduser())
+        return TensorBoard(Path(where).expanduser())
     makers: dict[str, Callable[[], Tracker]] = {
-        "wandb": lambda: targets.WandB(where or PROJECT, _record(store, target, offline), offline=offline),
-        "trackio": lambda: targets.Trackio(where or PROJECT, _record(store, target)),
+        "wandb": lambda: WandB(where or PROJECT, _record(store, target, offline), offline=offline),
+        "trackio": lambda: Trackio(where or PROJECT, _record(store, target)),
     }
     if kind not in makers:
         raise unknown("tracker", kind, ["tensorboard", *makers])
@@ -111,7 +88,7 @@ def sync(
             before = sent.get(run)
             if before == state:
                 continue
-            to.send(parcel(store.get(run), before))
+            to.send(run_update(store.get(run), before))
             sent[run] = state
             new, continued = new + (before is None), continued + (before is not None)
             if on_run is not None:
@@ -122,11 +99,11 @@ def sync(
     return Synced(new=new, continued=continued, unchanged=len(table) - new - continued)
 
 
-def parcel(record: RunRecord, before: list[Any] | None) -> Parcel:
+def run_update(record: RunRecord, before: list[Any] | None) -> RunUpdate:
     """What is to be sent of a run of which step and status `before` have been sent (None: nothing has)."""
     seen = before[0] if before else 0
     ended = record.status in FINISHED and (before is None or before[1] not in FINISHED)
-    return Parcel(
+    return RunUpdate(
         run=record.id,
         first=before is None,
         config={**flatten(record.config), **{f"counts.{key}": value for key, value in record.counts.items()}},

@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from allometry.data.webtext.streams import PACKED, decompressed, numbered_lines
+from allometry.data.webtext.streams import PACKED, Problem, decompressed, numbered_lines
+from allometry.data.webtext.warc import html_pages
 from allometry.errors import AllometryError
 
 
@@ -31,14 +32,6 @@ class Found(NamedTuple):
     origin: str = ""
     is_self: bool = False
     over_18: bool = False
-
-
-class Problem(NamedTuple):
-    """Something in a source that could not be used."""
-
-    where: str
-    reason: str
-    value: str
 
 
 def read_links(path: Path) -> Iterator[Found | Problem]:
@@ -197,8 +190,6 @@ def _csv_rows(lines: Iterable[tuple[int, bytes | None]], separator: str) -> Iter
 
 def _read_warc(path: Path) -> Iterator[Found | Problem]:
     """The links out of every archived HTML page; each page that links counts 1 for the score."""
-    from allometry.data.webtext.warc import html_pages
-
     for page in html_pages(path):
         if isinstance(page, Problem):
             yield page

@@ -50,7 +50,9 @@ def misfits(table: pd.DataFrame) -> pd.Series:
 
 
 def _off_compute(log_ratio: Array, log_size: Array) -> Array:
-    """Each row's log ratio less the median of the six others nearest in size; 0 where that is its scatter."""
+    """Return each row's log ratio less the median of the six others nearest in size; 0 where that is its
+    scatter.
+    """
     order = np.lexsort((log_ratio, log_size))
     values, off = log_ratio[order], np.zeros(len(order))
     for i in range(len(order)):
@@ -62,7 +64,7 @@ def _off_compute(log_ratio: Array, log_size: Array) -> Array:
 
 
 def _off_loss(table: pd.DataFrame) -> NDArray[np.float64]:
-    """Log distance of each far row from the law of the others; 0 for rows that are not far."""
+    """Return the log distance of each far row from the law of the others; 0 for rows that are not far."""
     law = get("chinchilla")
     none = np.zeros(len(table))
     if len(table) < 2 * len(law.parameters) or min(table["N"].nunique(), table["D"].nunique()) < 4:

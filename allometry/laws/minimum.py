@@ -68,8 +68,9 @@ def minimum(s: Slice, log_loss: Array, draws: Array, method: str, sigma: float =
 
 
 def _akima(x: Array, losses: Array) -> tuple[Array, Array, Array]:
-    """Arg-minimum, minimum and whether it sits on the grid's edge, each (R,), of Akima interpolants of rows
-    (R, K)."""
+    """Return arg-minimum, minimum and whether it sits on the grid's edge, each (R,), of Akima interpolants of
+    rows (R, K).
+    """
     gaps = [np.linspace(a, b, PER_GAP, endpoint=False) for a, b in pairwise(x)]
     fine = np.concatenate([*gaps, x[-1:]])
     curve = np.asarray(Akima1DInterpolator(x, losses, axis=-1)(fine))
@@ -78,7 +79,7 @@ def _akima(x: Array, losses: Array) -> tuple[Array, Array, Array]:
 
 
 def _depth(x: Array, losses: Array) -> float:
-    """How far the vertex of the parabola through the lowest loss and its neighbours lies below it."""
+    """Return how far the vertex of the parabola through the lowest loss and its neighbours lies below it."""
     i = int(np.clip(losses.argmin(), 1, len(x) - 2))
     quadratic, linear, constant = np.polyfit(x[i - 1 : i + 2] - x[i], losses[i - 1 : i + 2], 2)
     lowest = float(losses.min())
@@ -86,8 +87,9 @@ def _depth(x: Array, losses: Array) -> float:
 
 
 def _parabola(x: Array, losses: Array) -> tuple[Array, Array, Array]:
-    """Vertices of least-squares parabolas; NaN where a parabola opens downwards, edge where it lies outside
-    x."""
+    """Return the vertices of least-squares parabolas; NaN where a parabola opens downwards, edge where it
+    lies outside x.
+    """
     center, scale = x.mean(), np.ptp(x) / 2
     u = (x - center) / scale
     inverse = np.linalg.pinv(np.vander(u, 3))
@@ -109,7 +111,7 @@ def _skew(x: Array, losses: Array) -> float:
 
 
 def shape_cautions(optima: list[Minimum], method: str) -> list[FitWarning]:
-    """What is wrong with the grids of sizes: for a parabola, too wide or off-centre (arXiv 2603.22339)."""
+    """Warn of faults in the grids of sizes: for a parabola, too wide or off-centre (arXiv 2603.22339)."""
     used = [o for o in optima if not o.reason]
     if method != "parabola" or not used:
         return []

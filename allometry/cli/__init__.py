@@ -57,7 +57,7 @@ def app(debug: bool) -> None:  # main() takes --debug off the line; it is here f
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point: errors that the user can mend are printed with their hint, without a traceback.
+    """Run the command line: errors that the user can mend are printed with their hint, without a traceback.
 
     Exit status 1 for them, 2 for wrong usage, 70 for a defect, 130 for ctrl-C. `--debug`, anywhere on the
     line, shows the traceback.
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _aliases(args: list[str]) -> list[str]:
-    """What people type for --version and --help: `allometry version`, `allometry help fit`."""
+    """Replace what people type for --version and --help: `allometry version`, `allometry help fit`."""
     if args[:1] == ["version"]:
         return ["--version", *args[1:]]
     return [*args[1:], "--help"] if args[:1] == ["help"] else args

@@ -52,7 +52,7 @@ def misfits(table: pd.DataFrame) -> pd.Series:
 
 
 def _off_compute(log_ratio: Array, log_size: Array) -> Array:
-    """Each row's log ratio less that of rows of like size, (n,); 0 where that is within the scatter.
+    """Return each row's log ratio less that of rows of like size, (n,); 0 where that is within the scatter.
 
     Rows of like size are the three next smaller and the three next larger, as they are and continued by the
     three beyond them: the ratio may change with size. The nearest of these four decides.
@@ -73,7 +73,7 @@ def _off_compute(log_ratio: Array, log_size: Array) -> Array:
 
 
 def _off_loss(table: pd.DataFrame) -> NDArray[np.float64]:
-    """Log distance of each far row from the law of the others; 0 for rows that are not far."""
+    """Return the log distance of each far row from the law of the others; 0 for rows that are not far."""
     law = get("chinchilla")
     none = np.zeros(len(table))
     if len(table) < 2 * len(law.parameters) or min(table["N"].nunique(), table["D"].nunique()) < 4:

@@ -67,8 +67,9 @@ def minimum(s: Slice, log_loss: Array, draws: Array, method: str, sigma: float =
 
 
 def _akima(x: Array, losses: Array) -> tuple[Array, Array, Array]:
-    """Arg-minimum, minimum and whether it sits on the grid's edge, each (R,), of Akima interpolants of rows
-    (R, K)."""
+    """Return arg-minimum, minimum and whether it sits on the grid's edge, each (R,), of Akima interpolants of
+    rows (R, K).
+    """
     gaps = [np.linspace(a, b, PER_GAP, endpoint=False) for a, b in pairwise(x)]
     fine = np.concatenate([*gaps, x[-1:]])
     curve = np.asarray(Akima1DInterpolator(x, losses, axis=-1)(fine))
@@ -77,7 +78,7 @@ def _akima(x: Array, losses: Array) -> tuple[Array, Array, Array]:
 
 
 def _depth(x: Array, losses: Array) -> float:
-    """How far a curve of this slice's curvature may dip below its lowest measured point.
+    """Return how far a curve of this slice's curvature may dip below its lowest measured point.
 
     The curvature is the lower quartile over neighbouring triples, which one bad run, part of three, leaves
     alone where there are seven sizes.
@@ -89,8 +90,9 @@ def _depth(x: Array, losses: Array) -> float:
 
 
 def _parabola(x: Array, losses: Array) -> tuple[Array, Array, Array]:
-    """Vertices of least-squares parabolas; NaN where a parabola opens downwards, edge where it lies outside
-    x."""
+    """Return the vertices of least-squares parabolas; NaN where a parabola opens downwards, edge where it
+    lies outside x.
+    """
     center, scale = x.mean(), np.ptp(x) / 2
     u = (x - center) / scale
     inverse = np.linalg.pinv(np.vander(u, 3))
@@ -112,7 +114,7 @@ def _skew(x: Array, losses: Array) -> float:
 
 
 def shape_cautions(optima: list[Minimum], method: str) -> list[FitWarning]:
-    """What is wrong with the grids of sizes: for a parabola, too wide or off-centre (arXiv 2603.22339)."""
+    """Warn of faults in the grids of sizes: for a parabola, too wide or off-centre (arXiv 2603.22339)."""
     used = [o for o in optima if not o.reason]
     if method != "parabola" or not used:
         return []

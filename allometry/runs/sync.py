@@ -18,31 +18,10 @@ from allometry.runs.diff import flatten
 from allometry.runs.files import read_json, write_json
 from allometry.runs.record import FINISHED, FORMAT, RunRecord
 from allometry.runs.store import Store
+from allometry.runs.sync_targets import RunUpdate, TensorBoard, Trackio, Values, WandB
 
 PROJECT = "allometry"
 """Name of the project where none is given."""
-
-Values = dict[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunUpdate:
-    """The news of a run for a tracker: points (step, values) and, once it has ended, its final values.
-
-    `first` says that the tracker knows nothing of the run; `config` is flat: {"model.n_layer": 2, …}.
-    """
-
-    run: str
-    first: bool
-    config: dict[str, Any]
-    points: tuple[tuple[int, Values], ...]
-    status: str
-    final: Values
-
-    @property
-    def step(self) -> int:
-        """The last step of the points; 0 if there are none."""
-        return self.points[-1][0] if self.points else 0
 
 
 class Tracker(Protocol):
@@ -70,18 +49,16 @@ def tracker(target: str, store: Store, *, offline: bool = False) -> Tracker:
     `offline` (Weights & Biases only) writes files that `wandb sync` uploads. Raises AllometryError for
     anything else, or a package that is not installed.
     """
-    from allometry.runs import sync_targets as targets
-
     kind, _, where = target.partition(":")
     if offline and kind != "wandb":
         raise AllometryError("--offline is for wandb: the others write to this machine", hint="leave it out")
     if kind == "tensorboard":
         if not where:
             raise AllometryError("tensorboard needs a folder", hint="--to tensorboard:FOLDER")
-        return targets.TensorBoard(Path(where).expanduser())
+        return TensorBoard(Path(where).expanduser())
     makers: dict[str, Callable[[], Tracker]] = {
-        "wandb": lambda: targets.WandB(where or PROJECT, _record(store, target, offline), offline=offline),
-        "trackio": lambda: targets.Trackio(where or PROJECT, _record(store, target)),
+        "wandb": lambda: WandB(where or PROJECT, _record(store, target, offline), offline=offline),
+        "trackio": lambda: Trackio(where or PROJECT, _record(store, target)),
     }
     if kind not in makers:
         raise unknown("tracker", kind, ["tensorboard", *makers])

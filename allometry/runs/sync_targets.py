@@ -6,12 +6,34 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from allometry.errors import AllometryError, missing_extra
 from allometry.runs.files import writing
-from allometry.runs.sync import RunUpdate
+
+Values = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunUpdate:
+    """What a tracker has not seen of a run: points (step, values) and, once it has ended, its final values.
+
+    `first` says that the tracker knows nothing of the run; `config` is flat: {"model.n_layer": 2, …}.
+    """
+
+    run: str
+    first: bool
+    config: dict[str, Any]
+    points: tuple[tuple[int, Values], ...]
+    status: str
+    final: Values
+
+    @property
+    def step(self) -> int:
+        """The last step of the points; 0 if there are none."""
+        return self.points[-1][0] if self.points else 0
 
 
 class TensorBoard:

@@ -162,7 +162,7 @@ def _universal(ladder: list[ModelConfig]) -> list[ModelConfig]:
 
 
 def _lstms(ladder: list[ModelConfig]) -> list[ModelConfig]:
-    """LSTMs at the transformers' N: two layers at every size, one and four at three sizes."""
+    """Return LSTMs at the transformers' N: two layers at every size, one and four at three sizes."""
     return [
         _lstm(model, layers)
         for layers in LSTM_LAYERS
@@ -309,7 +309,7 @@ def _slopes(runs: pd.DataFrame, series: list[str]) -> Table:
 
 
 def universal(runs: pd.DataFrame) -> StudySection:
-    """Re-used blocks at equal N and at equal compute (Kaplan et al. 2020, figure 17)."""
+    """Compare re-used blocks at equal N and at equal compute (Kaplan et al. 2020, figure 17)."""
     names = sorted(s for s in runs["series"].unique() if s.startswith("blocks used"))
     if not names:
         raise AllometryError("no Universal Transformer is done", hint="finish the study's runs")

@@ -55,7 +55,7 @@ class Data(Study):
     run_sets: ClassVar[dict[str, float]] = {"subsets": 1.0}
 
     def analyse(self, study_data: StudyData) -> Analysis:
-        """L(D) of the largest size, as a power law and above a floor."""
+        """Report L(D) of the largest size, as a power law and above a floor."""
         runs, excluded = usable_runs(study_data)
         sections = {
             "law": section_or_reason(_LAW, lambda: _law(_largest(runs, study_data.curves))),

@@ -72,7 +72,7 @@ class Overfitting(Study):
     run_sets: ClassVar[dict[str, float]] = {"subsets": 1.0}
 
     def analyse(self, study_data: StudyData) -> Analysis:
-        """L(N, D), the collapse of the excess loss, the rule for D, and the bound on the stopping step."""
+        """Report L(N, D), the collapse of the excess loss, the rule for D, and the bound on the stopping step."""
         runs, excluded = usable_runs(study_data)
 
         @cache
@@ -104,7 +104,7 @@ _STOP, _CURVES = "When to stop", "Training and test loss"
 
 
 def joint_law(table: pd.DataFrame) -> FitResult:
-    """Kaplan's four parameters (eq. 1.5) over sizes and sets, all the text being a set of its size.
+    """Fit Kaplan's four parameters (eq. 1.5) over sizes and sets, all the text being a set of its size.
 
     Raises AllometryError for fewer than two sizes or three sets.
     """
@@ -222,7 +222,7 @@ def _collapse(table: pd.DataFrame, law: FitResult) -> StudySection:
 
 
 def _rule(law: FitResult) -> tuple[float, float]:
-    """(power, scale) of the D at which data cost TOLERATED of the loss: D = scale · N^power."""
+    """Return (power, scale) of the D at which data cost TOLERATED of the loss: D = scale · N^power."""
     p = law.parameters
     power = p["alpha_N"] / p["alpha_D"]
     return power, p["D_c"] / p["N_c"] ** power / ((1 + TOLERATED) ** (1 / p["alpha_D"]) - 1)
@@ -319,7 +319,7 @@ def stopping(table: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
 
 
 def learning_curve(table: pd.DataFrame, curves: pd.DataFrame) -> FitResult:
-    """L(N, S) of the runs on all the text after their warm-up, at their batch; resampled by run.
+    """Fit L(N, S) to the runs on all the text after their warm-up, at their batch; resampled by run.
 
     Raises AllometryError where there are fewer than two sizes, or no evaluation after the warm-up.
     """

@@ -177,7 +177,7 @@ def _means(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def along(ladder: pd.DataFrame) -> StudySection:
-    """a + b/T^c for every size (figure 20, left)."""
+    """Fit a + b/T^c for every size (figure 20, left)."""
     means = _means(ladder)
     if not len(means):
         raise AllometryError("no run recorded its loss by position", hint="train the study again")

@@ -333,7 +333,7 @@ def _parabolas(found: list[Optimum]) -> pd.DataFrame:
 
 
 def _exponents(found: list[Optimum]) -> tuple[Constant, ...]:
-    """d log best rate / d log width of each family with two sizes, beside the rule's."""
+    """Compare d log best rate / d log width of each family with two sizes, beside the rule's."""
     rows = []
     for family in dict.fromkeys(each.family for each in found):
         own = sorted((each for each in found if each.family == family), key=lambda each: each.d_model)

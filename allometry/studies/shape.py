@@ -231,7 +231,7 @@ def _is_size(runs: pd.DataFrame, base: pd.Series) -> pd.Series:
 
 
 def _slope(runs: pd.DataFrame, same: pd.DataFrame) -> tuple[float, float]:
-    """d log L / d log N over the sizes of the baseline's shape, and its standard error."""
+    """Return d log L / d log N over the sizes of the baseline's shape, and its standard error."""
     sizes = pd.concat([same, runs[_is_size(runs, same.iloc[0])]])
     if sizes["N"].nunique() < 3:
         return -KAPLAN_SLOPE, KAPLAN_SLOPE

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from allometry.data.webtext.streams import PACKED, decompressed, numbered_lines
+from allometry.data.webtext.streams import PACKED, Problem, decompressed, numbered_lines
+from allometry.data.webtext.warc import html_pages
 from allometry.errors import AllometryError
 
 
@@ -30,14 +31,6 @@ class Found(NamedTuple):
     origin: str = ""
     is_self: bool = False
     over_18: bool = False
-
-
-class Problem(NamedTuple):
-    """A line or record of a source that could not be used."""
-
-    where: str
-    reason: str
-    value: str
 
 
 def read_links(path: Path) -> Iterator[Found | Problem]:
@@ -198,8 +191,6 @@ def _csv_rows(lines: Iterable[tuple[int, bytes | None]], separator: str) -> Iter
 
 def _read_warc(path: Path) -> Iterator[Found | Problem]:
     """Yield the links of every archived HTML page; each page that links counts 1 for the score."""
-    from allometry.data.webtext.warc import html_pages
-
     for page in html_pages(path):
         if isinstance(page, Problem):
             yield page

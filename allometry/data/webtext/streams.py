@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from allometry.errors import AllometryError, missing_extra
 
@@ -23,6 +23,14 @@ _BLOCK = 1 << 20
 _ZSTD_BLOCK = (
     1 << 10
 )  # bytes in: a hostile frame makes at most 32,768 of each, so this bounds what one step can make
+
+
+class Problem(NamedTuple):
+    """Something in a source that could not be used."""
+
+    where: str
+    reason: str
+    value: str
 
 
 def decompressed(file: IO[bytes], path: Path) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from allometry.data.webtext.sources import Problem
+from allometry.data.webtext.streams import Problem
 from allometry.errors import AllometryError, missing_extra
 
 MAX_HEADER_LINE = 1 << 20

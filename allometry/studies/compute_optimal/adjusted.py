@@ -117,7 +117,7 @@ def _common(one: PowerLine, other: PowerLine) -> float:
 
 
 def loss_reading(found: Frontiers) -> StudySection:
-    """L(C) at the fixed batch and L(C_min) (figure 13)."""
+    """Report L(C) at the fixed batch and L(C_min) (figure 13)."""
     kinds = [c for c in ("C", "C_min") if (ENDS, c) in found.fits]
     if not kinds:
         found.get(ENDS, "C")
@@ -200,7 +200,7 @@ def _loss_text(found: Frontiers, kinds: list[str]) -> str:
 
 
 def size_reading(found: Frontiers) -> StudySection:
-    """N_opt, steps and batch against compute (figures 14 and 3)."""
+    """Report N_opt, steps and batch against compute (figures 14 and 3)."""
     kinds = [c for c in ("C", "C_min") if (ENDS, c) in found.fits]
     if not kinds:
         found.get(ENDS, "C")

@@ -287,7 +287,7 @@ def _along(series: str, C: pd.Series, law: Callable[[Any], Any]) -> pd.DataFrame
 
 
 def _optimum(result: FitResult) -> Callable[[Any], Any]:
-    """N_opt(C) of a Chinchilla fit, for C = 6ND."""
+    """Return the function N_opt(C) of a Chinchilla fit, for C = 6ND."""
     p = result.parameters
     return lambda C: chinchilla_optimum(C, p["A"], p["B"], p["alpha"], p["beta"])[0]
 

@@ -68,7 +68,9 @@ def spending(found: Frontiers) -> StudySection:
 
 
 def adjusted_frontier(found: Frontiers) -> tuple[BatchLaw, EnvelopeFit]:
-    """B_crit(L) and the frontier of finished horizons against C_min; AllometryError where there is none."""
+    """Return B_crit(L) and the frontier of finished horizons against C_min; raise AllometryError where there
+    is none.
+    """
     if found.critical.law is None:
         raise AllometryError(
             f"C_min needs B_crit, which could not be had: {found.critical.reason}",
@@ -78,7 +80,7 @@ def adjusted_frontier(found: Frontiers) -> tuple[BatchLaw, EnvelopeFit]:
 
 
 def allocation(fitted: EnvelopeFit, law: BatchLaw) -> dict[str, tuple[float, float, float]]:
-    """p_N, p_B, p_S of N, B_crit and S_min against C_min, with intervals; they sum to one."""
+    """Return p_N, p_B, p_S of N, B_crit and S_min against C_min, with intervals; they sum to one."""
     rng = np.random.default_rng(0)
 
     def drawn(samples: Array) -> Array:

@@ -230,7 +230,7 @@ def starts(points: pd.DataFrame, finals: pd.DataFrame, critical: Critical) -> St
 
 
 def above_floor(points: pd.DataFrame, critical: Critical) -> FitResult:
-    """E + (N_c/N)^α_N + (S_c/S_min)^α_S: Chinchilla's form with steps in place of tokens."""
+    """Fit E + (N_c/N)^α_N + (S_c/S_min)^α_S: Chinchilla's form with steps in place of tokens."""
     columns = {"N": "N", "D": critical.steps, "L": "loss"}
     return fit(points, law="chinchilla", columns=columns, objective="huber-log", group="run")
 

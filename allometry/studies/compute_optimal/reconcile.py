@@ -131,7 +131,7 @@ THEIRS = 47_491
 
 
 def conversion(runs: pd.DataFrame, found: list[Rung]) -> StudySection:
-    """ω and γ of our shapes, the predicted exponents, and what was measured."""
+    """Report ω and γ of our shapes, the predicted exponents, and what was measured."""
     law = fit(
         runs,
         law="chinchilla",

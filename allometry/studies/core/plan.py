@@ -163,7 +163,7 @@ def within_budget(
 
 
 def _rounded_up(seconds: float) -> float:
-    """To 5 seconds, from 10 minutes on to whole ones."""
+    """Round a time up to 5 seconds, from 10 minutes on to whole minutes."""
     grain = 5 if seconds < 600 else 60
     return math.ceil(seconds / grain) * grain
 

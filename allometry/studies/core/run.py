@@ -83,19 +83,19 @@ class Display(Protocol):
     """Where the messages of `run_study` go: the terminal, or a test."""
 
     def say(self, text: str) -> None:
-        """A line for the user."""
+        """Show a line to the user."""
 
     def plan(self, plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
-        """The plan, before anything is trained."""
+        """Show the plan, before anything is trained."""
 
     def calibrating(self, done: int, total: int) -> None:
-        """Progress of the calibration: shapes timed, of how many."""
+        """Show the progress of the calibration: shapes timed, of how many."""
 
     def event(self, event: Event) -> None:
-        """Progress of the sweep."""
+        """Show the progress of the sweep."""
 
     def answer(self, analysis: Analysis, path: Path, seconds: float) -> None:
-        """What came out, and where the report is."""
+        """Show what came out, and where the report is."""
 
 
 def run_study(request: StudyRequest, display: Display, *, dry_run: bool = False) -> Path | None:
@@ -182,7 +182,7 @@ def _prepare_data(request: StudyRequest, display: Display) -> None:
 def _existing(
     request: StudyRequest, pool: Pool, store: Store | None, display: Display, *, dry_run: bool
 ) -> StudyPlan | None:
-    """The plan that the store holds for this request on the text as it is now, if any."""
+    """Return the plan that the store holds for this request on the text as it is now, if any."""
     if store is None:
         return None
     if dry_run:
@@ -208,7 +208,7 @@ def _existing_for_dry_run(request: StudyRequest, folder: Path) -> StudyPlan | No
 
 
 def _is_shared(request: StudyRequest, pool: Pool, store: Store) -> bool:
-    """Whether other processes may be using the store at the same time."""
+    """Return whether other processes may be using the store at the same time."""
     return store.remote or pool.shared or request.shard is not None
 
 
@@ -291,9 +291,7 @@ def _with_devices(
 
 
 def _rough(question: Study, request: StudyRequest, workers: int) -> Sweep:
-    """Roughly the sweep that will be planned, to know which shapes to time; larger if the guess is too
-    little.
-    """
+    """Guess the sweep that will be planned, to know which shapes to time; larger if the guess is too small."""
     if request.compute is not None:
         return planning.of_compute(question, request.compute, request.data).sweep
     compute = max(request.budget, 10.0) * workers * _GUESS

@@ -124,7 +124,7 @@ _GAP, _PENALTY, _REGULAR = "Forms of the gap", "Forms of the excess loss", "What
 
 
 def _known(table):  # type: ignore[no-untyped-def]
-    """A table, or None where its runs are missing."""
+    """Return the result of `table`, or None where its runs are missing."""
     try:
         return table()
     except AllometryError:

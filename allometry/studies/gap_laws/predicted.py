@@ -148,7 +148,8 @@ LEAST_EXCESS = 0.002
 
 
 def predict_largest(runs: pd.DataFrame, held_back: pd.DataFrame) -> pd.DataFrame:
-    """`held_back` with loss, low, high, level, method and what; runs on equations have their time there.
+    """Return `held_back` with loss, low, high, level, method and what; runs on equations have their time
+    there.
 
     Raises AllometryError if neither can be predicted.
     """

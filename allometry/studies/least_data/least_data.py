@@ -69,7 +69,7 @@ class LeastData(Study):
     run_sets: ClassVar[dict[str, float]] = {"epochs": 0.6, "grokking": 0.4}
 
     def analyse(self, study_data: StudyData) -> Analysis:
-        """D*(N), the data-constrained law, and times and shares of grokking."""
+        """Report D*(N), the data-constrained law, and times and shares of grokking."""
         runs, excluded = usable_runs(study_data)
 
         @cache
@@ -145,7 +145,7 @@ def _cost(table: pd.DataFrame) -> StudySection:
 
 
 def _enough(table: pd.DataFrame) -> StudySection:
-    """D*(N) for each tolerance, early-stopped and not, and the exponents."""
+    """Report D*(N) for each tolerance, early-stopped and not, and the exponents."""
     found = {
         (column, tolerance): least_data(table, column, tolerance)
         for column in STOPPINGS

@@ -260,7 +260,9 @@ def _constants(
 
 
 def _judged(row: Constant, limited: bool) -> Constant:
-    """At this study's level; a lower bound that lies below the published values contradicts nothing."""
+    """Judge a constant at this study's level; a lower bound that lies below the published values contradicts
+    nothing.
+    """
     below = row.verdict == "differs" and row.high < min(row.published.values())
     return replace(row, level=LEVEL, verdict="cannot tell" if limited and below else row.verdict)
 

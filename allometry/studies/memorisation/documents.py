@@ -58,7 +58,7 @@ def halves(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 
 def _blocks(data: DataConfig) -> int:
-    """As many blocks as the training text holds, up to BLOCKS."""
+    """Return as many blocks as the training text holds, up to BLOCKS."""
     return max(1, min(BLOCKS, manifest_of(data.corpus, data.tokenizer).train_tokens // BLOCK))
 
 
@@ -197,8 +197,9 @@ def _two(found: Halves, generator: np.random.Generator) -> tuple[Matrix, Matrix]
 
 
 def influence(found: Halves) -> tuple[pd.DataFrame, float]:
-    """Held-out documents that a training document helped most: `influence` (nats per token less with it) and
-    `z`; and the largest z that chance finds among so many pairs (95 % of shuffled memberships stay below).
+    """Return the held-out documents that a training document helped most: `influence` (nats per token less
+    with it) and `z`; and the largest z that chance finds among so many pairs (95 % of shuffled memberships
+    stay below).
     """
     generator = np.random.default_rng(1)
     effect, z = _effects(found.others, found.inside)

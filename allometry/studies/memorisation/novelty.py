@@ -59,7 +59,7 @@ class Copied:
         return drawn / prompts
 
     def resampled(self, source: str) -> Floats:
-        """`share` of prompts drawn again, (RESAMPLES, n)."""
+        """Return `share` of prompts drawn again, (RESAMPLES, n)."""
         return self._weights @ self.counts[source] / self.grams
 
     def longest(self, source: str) -> float:

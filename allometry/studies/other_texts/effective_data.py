@@ -58,7 +58,7 @@ def arms(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def data_needed(sets: pd.Series, losses: pd.Series, wanted: np.ndarray) -> np.ndarray:
-    """D at which a from-scratch curve has the losses `wanted`; NaN above and below its range.
+    """Return D at which a from-scratch curve has the losses `wanted`; NaN above and below its range.
 
     `sets` are D of the curve and `losses` its losses: interpolated monotonously in (log D, L), after leaving
     out points that do not lie below all smaller sets. AllometryError for fewer than two points.
@@ -67,7 +67,7 @@ def data_needed(sets: pd.Series, losses: pd.Series, wanted: np.ndarray) -> np.nd
 
 
 def _inverse(sets: pd.Series, losses: pd.Series) -> PchipInterpolator:
-    """log D as a function of the loss; NaN outside."""
+    """Return log D as a function of the loss; NaN outside."""
     order = np.argsort(sets.to_numpy(float))
     x, y = np.log(sets.to_numpy(float)[order]), losses.to_numpy(float)[order]
     falling = y < np.concatenate([[np.inf], np.minimum.accumulate(y)[:-1]])
@@ -123,7 +123,7 @@ def _points(before: pd.DataFrame, curve: pd.Series, whole: float) -> pd.DataFram
 
 
 def transferred(table: pd.DataFrame, corpus: str) -> StudySection:
-    """alpha, beta and k of one target, with the points, the curves and what has no place on them."""
+    """Report alpha, beta and k of one target, with the points, the curves and what has no place on them."""
     points = effective(table[table["corpus"] == corpus])
     chosen, regime = _regime(points)
     law = fit(chosen.assign(weight=chosen["precision"] ** 2), law="transfer", objective="lsq-log",
@@ -280,7 +280,7 @@ def _not_turned(table: pd.DataFrame, corpus: str) -> tuple[str, ...]:
 
 
 def worth(points: pd.DataFrame, law: FitResult, corpus: str) -> Figure:
-    """D_T against D_F by size, with the law (Hernandez et al. 2021, figure 2)."""
+    """Draw D_T against D_F by size, with the law (Hernandez et al. 2021, figure 2)."""
     placed = points[points["use"] == "fitted"].sort_values(["N", "D_F"])
     drawn = placed.assign(series=[_size(n) for n in placed["N"]])
     grid = np.geomspace(placed["D_F"].min(), placed["D_F"].max(), 24)

@@ -73,7 +73,7 @@ class Elsewhere(Study):
     run_sets: ClassVar[dict[str, float]] = {"distributions": 0.4, "transfers": 0.6}
 
     def analyse(self, study_data: StudyData) -> Analysis:
-        """Loss-to-loss lines along size, data and time; effective data transferred; ossification."""
+        """Report loss-to-loss lines along size, data and time; effective data transferred; ossification."""
         usable, excluded = usable_runs(study_data)
         own = tested(usable)
         ladder = _ladder(own)
@@ -272,7 +272,9 @@ def _told(told: pd.DataFrame, table: pd.DataFrame) -> str:
 
 
 def _rank_correlation(x: pd.Series, y: pd.Series) -> tuple[float, float]:
-    """Spearman's, and the share of random orders (2,000, with a fixed seed) that are as extreme."""
+    """Return Spearman's rank correlation, and the share of random orders (2,000, with a fixed seed) that are
+    as extreme.
+    """
     a, b = x.rank().to_numpy(), y.rank().to_numpy()
     rho = float(np.corrcoef(a, b)[0, 1])
     rng = np.random.default_rng(0)

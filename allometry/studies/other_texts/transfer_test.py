@@ -63,7 +63,7 @@ class TransferTest(Study):
     run_sets: ClassVar[dict[str, float]] = {"distributions": 1.0}
 
     def analyse(self, study_data: StudyData) -> Analysis:
-        """Loss-to-loss exponents, and training curves against finished models."""
+        """Report loss-to-loss exponents, and training curves against finished models."""
         usable, excluded = usable_runs(study_data)
         sections = {
             "sizes": section_or_reason("Losses elsewhere against size", lambda: by_size(usable)),

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def by_size(runs: pd.DataFrame) -> StudySection:
-    """L(N) at the longest horizon that every size was trained to, as a power law and above a floor.
+    """Report L(N) at the longest horizon that every size was trained to, as a power law and above a floor.
 
     Kaplan et al. 2020, eq. 1.1 and figure 6.
     """
@@ -136,7 +136,7 @@ def common_horizon(runs: pd.DataFrame) -> float:
 
 
 def by_data(runs: pd.DataFrame) -> StudySection:
-    """L(D) of the largest size (Kaplan et al. 2020, eq. 1.2): there the model limits least."""
+    """Report L(D) of the largest size (Kaplan et al. 2020, eq. 1.2): there the model limits least."""
     largest = runs[runs["N"] == runs["N"].max()]
     result = one_law(largest, "kaplan-d", "D")
     alpha = estimate(result, "alpha_D")
@@ -166,7 +166,7 @@ def by_data(runs: pd.DataFrame) -> StudySection:
 
 
 def joint(runs: pd.DataFrame, noise: float | None) -> StudySection:
-    """L(N, D) in Kaplan's form (eq. 1.5) and in Chinchilla's (approach 3), over all runs."""
+    """Report L(N, D) in Kaplan's form (eq. 1.5) and in Chinchilla's (approach 3), over all runs."""
     columns = {"N": "N", "D": "D", "L": "loss"}
     kaplan = fit(runs, law="kaplan", columns=columns, objective="huber-log")
     chinchilla = fit(runs, law="chinchilla", columns=columns, objective="huber-log")
@@ -254,7 +254,7 @@ def _at_horizon(runs: pd.DataFrame, horizon: float) -> dict[str, Any]:
 
 
 def joint_fits(runs: pd.DataFrame) -> dict[str, FitResult]:
-    """Kaplan's and Chinchilla's L(N, D) through all runs."""
+    """Fit Kaplan's and Chinchilla's L(N, D) to all runs."""
     columns = {"N": "N", "D": "D", "L": "loss"}
     return {
         name: fit(runs, law=law, columns=columns, objective="huber-log", group="run")

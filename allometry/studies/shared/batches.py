@@ -165,17 +165,17 @@ class BatchLaw:
     targets: pd.DataFrame
 
     def __call__(self, loss: ArrayLike) -> Array:
-        """B_crit in tokens at losses of any shape; outside `losses` it is an extrapolation."""
+        """Return B_crit in tokens at losses of any shape; outside `losses` it is an extrapolation."""
         return self.line.predict(loss)
 
     def draws(self, loss: ArrayLike) -> Array:
-        """B_crit in tokens in every resample, shape (resamples, *loss.shape): to carry its uncertainty on."""
+        """Return B_crit in tokens in every resample, shape (resamples, *loss.shape): to carry its uncertainty on."""
         offset = np.log(np.asarray(loss, float)) - self.line.center
         slope, level = (column.reshape(-1, *[1] * offset.ndim) for column in self.line.draws.T)
         return np.asarray(np.exp(level + slope * offset))
 
     def at(self, loss: float) -> Estimate:
-        """B_crit in tokens at one loss, with draws."""
+        """Return B_crit in tokens at one loss, with draws."""
         return self.line.at(loss)
 
     @property
@@ -200,7 +200,7 @@ class BatchLaw:
 
 
 def critical_batch(runs: pd.DataFrame, curves: pd.DataFrame, *, loss: str = "loss") -> BatchLaw:
-    """B_crit(L) from the scan of batches among `runs` (columns of `Store.frame()`) and their `curves`.
+    """Fit B_crit(L) to the scan of batches among `runs` (columns of `Store.frame()`) and their `curves`.
 
     `loss` may be "train_loss", which is averaged between evaluations. Of the rates of a batch the one that
     arrives first counts, for each loss anew. Raises AllometryError where there is no scan, where its sizes
@@ -313,7 +313,7 @@ class Critical:
         return "C_min" if self.law else "C"
 
     def adjusted(self, points: pd.DataFrame) -> pd.DataFrame:
-        """`points` (columns loss, B, S, C, D) with B_crit, S_min, C_min and E_min, where B_crit is known."""
+        """Return `points` (columns loss, B, S, C, D) with B_crit, S_min, C_min and E_min, where B_crit is known."""
         if self.law is None:
             return points
         crit = self.law(points["loss"].to_numpy(float))
@@ -326,7 +326,7 @@ class Critical:
         )
 
     def drawn(self, points: pd.DataFrame, count: int) -> list[Critical]:
-        """`count` copies whose B_crit is a draw of the fit, to carry its uncertainty through an analysis."""
+        """Return `count` copies whose B_crit is a draw of the fit, to carry its uncertainty through an analysis."""
         if self.law is None:
             return []
         rows = np.linspace(0, len(self.law.line.draws) - 1, count).astype(int)
@@ -358,7 +358,7 @@ def _fixed(law: BatchLaw, row: int) -> BatchLaw:
 
 
 def critical(runs: pd.DataFrame, curves: pd.DataFrame) -> Critical:
-    """B_crit(L) from the scan among the runs; never raises: without a scan, the reason is kept."""
+    """Fit B_crit(L) to the scan among the runs; never raises: without a scan, the reason is kept."""
     try:
         return Critical(law=critical_batch(runs, curves))
     except AllometryError as error:

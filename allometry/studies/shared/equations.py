@@ -111,7 +111,7 @@ def _horizons(operation: str, decay: float) -> int:
 
 
 def _cost(operation: str, share: float, width: int, decay: float, seed: int) -> float:
-    """FLOPs of one horizon of one update, if the run is not over sooner."""
+    """Return the FLOPs of one horizon of one update, if the run is not over sooner."""
     run = equations_run(operation, share, steps=1, width=width, decay=decay, seed=seed)
     per_step = run.model.counts().flops_per_token("attention") * run.train.batch_tokens
     return _horizons(operation, decay) * per_step
@@ -217,7 +217,7 @@ def division(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def times(runs: pd.DataFrame, curves: pd.DataFrame, level: float) -> pd.DataFrame:
-    """`time` and `understood` of `equations` for another accuracy than 99 %, from the curves."""
+    """Return `time` and `understood` of `equations` for another accuracy than 99 %, from the curves."""
     found = []
     for run, end in zip(runs["run"], runs["S"], strict=True):
         curve = curves[(curves["run"] == run) & curves["accuracy"].notna()].sort_values("step")

@@ -183,7 +183,7 @@ def _levels(model: ModelConfig, largest: ModelConfig) -> int:
 
 
 def _relative_cost(model: ModelConfig, levels: int, below: int = 0) -> float:
-    """FLOPs of one size's trunk and decays, over the shortest horizon in tokens."""
+    """Return the FLOPs of one size's trunk and decays, over the shortest horizon in tokens."""
     decay = TrainConfig.model_fields["decay"].default
     horizons = [2 ** (level / PER_OCTAVE) for level in range(-below, levels)]
     return model.counts().flops_per_token("attention") * (horizons[-1] + decay * sum(horizons[:-1]))

@@ -224,8 +224,9 @@ class LeastSet:
 
 
 def excess(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """`column` ("loss" or "best") of each size and set over that of the size on all the text, less one: mean
-    over seeds, a row a size (index N), a column a set (U rising). Raises AllometryError without partners.
+    """Return `column` ("loss" or "best") of each size and set over that of the size on all the text, less
+    one: mean over seeds, a row a size (index N), a column a set (U rising). Raises AllometryError without
+    partners.
     """
     own = table[table["usual"]]
     on_all = own[own["infinite"]].groupby("N")[column].mean()
@@ -237,8 +238,8 @@ def excess(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def least_data(table: pd.DataFrame, column: str, tolerance: float, seed: int = 0) -> LeastSet:
-    """D* by interpolation in log U, with intervals from the noise between seeds: losses are redrawn, those on
-    all the text too. The exponent is the slope of log D* over log N of the sizes that have one.
+    """Find D* by interpolation in log U, with intervals from the noise between seeds: losses are redrawn,
+    those on all the text too. The exponent is the slope of log D* over log N of the sizes that have one.
     """
     frame = excess(table, column)
     noise = noise_of(table)
@@ -284,7 +285,7 @@ def crossing(u: Array, excess: Array, tolerance: float) -> float:
 
 
 def _slope(n: Array, d: Array) -> float:
-    """d log D / d log N; NaN for fewer than three sizes."""
+    """Return d log D / d log N; NaN for fewer than three sizes."""
     known = np.isfinite(d) & (d > 0)
     if known.sum() < 3:
         return float("nan")

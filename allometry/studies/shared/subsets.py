@@ -150,7 +150,7 @@ def early_stopped(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def stopped(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """Early-stopped runs (columns of `Store.frame()`) with where they stopped.
+    """Return early-stopped runs (columns of `Store.frame()`) with where they stopped.
 
     `unique` is the size D of the set in tokens; added are `infinite` (all the text, at most once), `stop`
     (the update with the best test loss), `turned` (whether the test loss was seen to rise after it),
@@ -189,8 +189,9 @@ def infinite(table: pd.DataFrame) -> pd.Series:
 
 
 def excess(table: pd.DataFrame) -> Array:
-    """L(N, D)/L(N, all) - 1 of each row; NaN where the size was not trained on all the text (Kaplan et al.
-    2020, eq. 4.2)."""
+    """Return L(N, D)/L(N, all) - 1 of each row; NaN where the size was not trained on all the text (Kaplan et
+    al. 2020, eq. 4.2).
+    """
     return (table["loss"] / table["N"].map(infinite(table)) - 1).to_numpy(float)
 
 

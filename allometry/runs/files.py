@@ -270,6 +270,19 @@ def _object(line: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def refuse_links(path: Path, store: Path) -> None:
+    """AllometryError if `path`, which lies in `store`, or a folder between them is a link: what is moved or
+    deleted there would lie elsewhere.
+    """
+    for folder in (path, *path.parents):
+        if folder == store:
+            return
+        if folder.is_symlink():
+            raise AllometryError(
+                f"{folder} is a link, and links are not followed here", hint="put a folder in its place"
+            )
+
+
 def size_of(path: Path) -> int:
     """Return the bytes of a file, or of all files in a folder; links are not followed."""
     if not path.is_dir():

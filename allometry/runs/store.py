@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import re
 import shutil
 import time
@@ -14,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from allometry.errors import AllometryError, printable, unknown
-from allometry.runs.files import read_json, size_of, write_json, writing
+from allometry.runs.files import read_json, refuse_links, size_of, write_json, writing
 from allometry.runs.index import read_index, run_directories
 from allometry.runs.lock import exclusive
 from allometry.runs.mirror import Mirror
@@ -273,7 +275,7 @@ class Store:
         if not ids:
             return []
         self._require_folder()
-        self._require_own(self.path / _REMOVED)
+        refuse_links(self.path / _REMOVED, self.path)
         batch = self.path / _REMOVED / str(time.time_ns())
         with exclusive(self.path), writing(batch):
             batch.mkdir(parents=True)
@@ -284,7 +286,7 @@ class Store:
     def undo(self) -> list[str]:
         """Restore what the last `remove` took away; return the ids. AllometryError if there is nothing."""
         self._require_folder()
-        self._require_own(self.path / _REMOVED)
+        refuse_links(self.path / _REMOVED, self.path)
         batches = sorted(path for path in (self.path / _REMOVED).glob("[0-9]*") if _is_batch(path))
         if not batches:
             raise AllometryError(f"nothing was removed from {self.path}", hint="allometry runs list")
@@ -300,22 +302,18 @@ class Store:
             shutil.rmtree(batches[-1])
         return ids
 
-    def _require_own(self, folder: Path) -> None:
-        """Refuse a folder of the store that is a link: moving runs into it would take them out of the store."""
-        if folder.is_symlink():
-            raise AllometryError(
-                f"{folder} is a link, and links are not followed here", hint="put a folder in its place"
-            )
-
     def purge(self, runs: Iterable[str] | None = None) -> int:
         """Delete removed runs permanently: the given runs, or all, and then also the runs of other texts
-        (`runs.texts`). Return how many bytes that frees.
+        (`runs.texts`). Return how many bytes that frees. AllometryError, and nothing deleted, if a folder among
+        them is a link.
         """
         self._require_folder()
         wanted = None if runs is None else set(runs)
         with exclusive(self.path), writing(self.path):
             gone = [run for run in (self.path / _REMOVED).glob("*/*") if wanted is None or run.name in wanted]
             gone += list((self.path / ASIDE).glob("*")) if wanted is None else []
+            for path in gone:
+                refuse_links(path, self.path)
             freed = sum(map(size_of, gone))
             for path in gone:
                 shutil.rmtree(path)
@@ -353,6 +351,19 @@ def store_exists(location: Path | str) -> bool:
     if url_of(location) is None:
         return Path(location).exists()
     return place(location).read(_MARKER) is not None
+
+
+def require_room(location: Path | str) -> None:
+    """AllometryError if a store cannot be made at a path, before anything is done for it; makes nothing."""
+    if url_of(location) is not None:
+        return
+    path = Path(location).absolute()
+    above = next(folder for folder in path.parents if folder.exists())
+    with writing(path):
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{above} is a file")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def run_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from allometry.report.content import Constant, Figure, Section, Table, Verdict
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
+    NotRecorded,
     StudySection,
     chapter,
     constant,
@@ -326,10 +327,7 @@ def noise_beside(law: BatchLaw, runs: pd.DataFrame, curves: pd.DataFrame) -> Stu
     low, high = law.losses
     inside = points[(points["loss"] >= low) & (points["loss"] <= high)]
     if not len(inside):
-        raise AllometryError(
-            "no run measured its gradient noise at the losses of the scan",
-            hint="train the scan again: its runs measure it",
-        )
+        raise NotRecorded("no run measured its gradient noise at the losses of the scan")
     inside = inside.assign(ratio=inside["B_crit"] / law(inside["loss"].to_numpy(float)))
     table = (
         inside.groupby(["N", "B"])["ratio"]

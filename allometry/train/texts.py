@@ -44,13 +44,14 @@ class Comparison:
 
     `changed` maps a run to the digests of its recorded and its present text; `texts` has the present digest
     of every run for which it is known; `unknown` are finished runs that record none, though their corpus may
-    have changed; `unread` names token sets that could not be looked at, and why; `names` are the token sets
-    that differ.
+    have changed, and `damaged` those whose record cannot be read; `unread` names token sets that could not be
+    looked at, and why; `names` are the token sets that differ.
     """
 
     changed: dict[str, tuple[str, str]] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
     unread: dict[str, str] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
 
@@ -64,6 +65,11 @@ class Comparison:
             said.append(
                 f"{_runs(len(self.unknown))} of an earlier release do not record their text and are taken to "
                 f"be of the present one (to train them again: allometry runs rm {self.unknown[0]} …)"
+            )
+        if self.damaged:
+            said.append(
+                f"{_runs(len(self.damaged))} with a damaged {texts.FILE}, taken to be of the present text "
+                f"(to train them again: allometry runs rm {self.damaged[0]} …)"
             )
         said += [
             f"{name} cannot be compared with what runs in the store were trained on: {why}"
@@ -90,7 +96,9 @@ def compare(
             found.texts[run.id] = present.digest
         if before is None:
             finished = (directory / "result.json").exists()
-            if finished and any(_may_change(*each) for each in token_sets(run.data)):
+            if finished and texts.is_damaged(directory):
+                found.damaged.append(run.id)
+            elif finished and any(_may_change(*each) for each in token_sets(run.data)):
                 found.unknown.append(run.id)
         elif present is not None and present.digest != before.digest:
             found.changed[run.id] = (before.digest, present.digest)

@@ -14,7 +14,7 @@ from allometry.data.fetching import downloads_allowed, no_downloads
 from allometry.env import cores
 from allometry.errors import AllometryError
 from allometry.runs.lock import exclusive
-from allometry.runs.store import Store, store_exists
+from allometry.runs.store import Store, require_room, store_exists
 from allometry.runs.texts import record, recorded
 from allometry.studies.core import plan as planning
 from allometry.studies.core.analysis_time import analysis_seconds, keep_analysis_seconds
@@ -115,7 +115,11 @@ def _run_all(request: StudyRequest, display: Display, *, dry_run: bool) -> Path 
 
     question = study(request.study)
     began = time.monotonic()
-    store = Store(request.store, create=not dry_run) if not dry_run or store_exists(request.store) else None
+    if store_exists(request.store):
+        store: Store | None = Store(request.store, create=not dry_run)
+    else:  # made when there is a plan: a study that is refused leaves nothing behind
+        store = None
+        require_room(request.store)
     # The workers load torch while the data are prepared.
     device = _device(request, question, display)
     with open_pool(
@@ -126,7 +130,10 @@ def _run_all(request: StudyRequest, display: Display, *, dry_run: bool) -> Path 
             display.say("workers: " + ", ".join(f"{count} on {kind}" for kind, count in pool.kinds.items()))
         _prepare_data(request, display)
         existing = _existing(request, pool, store, display, dry_run=dry_run)
-        plan, cost = _plan(request, question, pool, store, existing, display, began, dry_run=dry_run)
+        plan, cost = _plan(request, question, pool, existing, display, began, dry_run=dry_run)
+        if not dry_run:
+            store = store or Store(request.store, create=True)
+            plan = existing or _kept(plan, store, request)
         plan = _with_devices(plan, cost, pool, request.devices, display)
         _settle_texts(plan, pool, store, request, display, dry_run=dry_run)
         display.plan(plan, store, cost)
@@ -244,7 +251,6 @@ def _plan(
     request: StudyRequest,
     question: Study,
     pool: Pool,
-    store: Store | None,
     existing: StudyPlan | None,
     display: Display,
     began: float,
@@ -268,13 +274,18 @@ def _plan(
         plan = planning.within_budget(question, request.budget, request.data, cost, workers, spent=spent)
     else:
         plan = planning.of_compute(question, request.compute, request.data, cost, workers)
-    if store and not dry_run:
-        folder = folder_of(store, request.key)
-        if recorded(folder) is None:  # before the plan: a plan without its text could be taken for any text's
-            folder.mkdir(parents=True, exist_ok=True)
-            record(folder, present_text(request.data))
-        plan = planning.keep(plan, store, folder)
     return plan, cost
+
+
+def _kept(plan: StudyPlan, store: Store, request: StudyRequest) -> StudyPlan:
+    """Write a new plan and its text into the store; return it, or the plan of another driver that has been
+    quicker.
+    """
+    folder = folder_of(store, request.key)
+    if recorded(folder) is None:  # before the plan: a plan without its text could be taken for any text's
+        folder.mkdir(parents=True, exist_ok=True)
+        record(folder, present_text(request.data))
+    return planning.keep(plan, store, folder)
 
 
 def _with_devices(

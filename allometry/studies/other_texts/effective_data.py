@@ -14,11 +14,18 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
-from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.laws.fit import fit
 from allometry.report.content import Section, Table
-from allometry.studies.core.sections import LEVEL, StudySection, caveats, constant, mean_estimate, percent
+from allometry.studies.core.sections import (
+    LEVEL,
+    StudySection,
+    TooFewRuns,
+    caveats,
+    constant,
+    mean_estimate,
+    percent,
+)
 from allometry.studies.shared.subsets import stopped
 from allometry.units import format_count
 
@@ -39,8 +46,6 @@ FEWEST_POINTS = 5
 WIDEST = 1.5
 """Width of an interval over its exponent from which the exponent is not identified: 1.5 is ± 75 %."""
 
-_HINT = "train the missing runs: allometry run elsewhere"
-
 
 def arms(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """Return runs on a target: `arm` is "before" (they start from another run) or "scratch" (same corpus,
@@ -50,7 +55,7 @@ def arms(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """
     tuned = runs["init_from"].notna()
     if not tuned.any():
-        raise AllometryError("no run that starts from another is finished", hint=_HINT)
+        raise TooFewRuns("no run that starts from another is finished")
     scratch = ~tuned & runs["corpus"].isin(runs.loc[tuned, "corpus"]) & runs["early_stop"].notna()
     table = runs[tuned | scratch].reset_index(drop=True)
     arm = np.where(table["init_from"].notna(), "before", "scratch")
@@ -73,7 +78,7 @@ def _inverse(sets: pd.Series, losses: pd.Series) -> PchipInterpolator:
     falling = y < np.concatenate([[np.inf], np.minimum.accumulate(y)[:-1]])
     x, y = x[falling], y[falling]
     if len(x) < 2:
-        raise AllometryError("a from-scratch curve needs two sets whose losses fall", hint=_HINT)
+        raise TooFewRuns("a from-scratch curve needs two sets whose losses fall")
     return PchipInterpolator(y[::-1], x[::-1], extrapolate=False)
 
 
@@ -94,7 +99,7 @@ def effective(table: pd.DataFrame) -> pd.DataFrame:
         whole = group.loc[(group["arm"] == "scratch") & group["infinite"], "loss"].mean()
         parts.append(_points(before, curve, whole).assign(corpus=str(corpus), N=float(N)))  # type: ignore[arg-type]
     if not parts:
-        raise AllometryError("no size has a from-scratch curve and further training beside it", hint=_HINT)
+        raise TooFewRuns("no size has a from-scratch curve and further training beside it")
     return pd.concat(parts, ignore_index=True)
 
 
@@ -156,10 +161,9 @@ def _regime(points: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     if len(low) >= FEWEST_POINTS and low["N"].nunique() >= 3 and low["D_F"].nunique() >= 3:
         return low, "in the low-data regime (D_F ≤ 10 % of D(N))"
     if len(placed) < FEWEST_POINTS or placed["N"].nunique() < 2 or placed["D_F"].nunique() < 2:
-        raise AllometryError(
+        raise TooFewRuns(
             f"only {len(placed)} of {len(points)} runs of further training have a place on the from-scratch "
-            f"curves ({', '.join(f'{n} {use}' for use, n in points['use'].value_counts().items())})",
-            hint="allow more time, so that there are more sizes and larger sets",
+            f"curves ({', '.join(f'{n} {use}' for use, n in points['use'].value_counts().items())})"
         )
     return placed, "on all points that have a place, too few of them being of low data"
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
 from allometry.figures.power_law import power_law
 from allometry.figures.residuals import residuals
 from allometry.figures.several import several
@@ -29,6 +28,7 @@ from allometry.studies.core.sections import (
     LEVEL,
     TOKENS,
     StudySection,
+    TooFewRuns,
     caveats,
     constant,
     estimate,
@@ -131,7 +131,7 @@ def common_horizon(runs: pd.DataFrame) -> float:
     """Return the longest D to which every size was trained. Raises AllometryError if there is none."""
     shared = horizons_in_common(runs)
     if not shared:
-        raise AllometryError("no horizon D is common to all sizes", hint="train the missing runs")
+        raise TooFewRuns("no horizon D is common to all sizes")
     return shared[-1]
 
 
@@ -212,7 +212,7 @@ def horizons(runs: pd.DataFrame) -> StudySection:
     """Return how α_N moves with the horizon, and where it goes as D → ∞ through L(N, D)."""
     rows = [_at_horizon(runs, d) for d in horizons_in_common(runs)]
     if len(rows) < 2:
-        raise AllometryError("only one horizon is common to all sizes", hint="allow more time")
+        raise TooFewRuns("only one horizon is common to all sizes")
     table = pd.DataFrame(rows)
     fits = joint_fits(runs)
     limit = converged(runs, fits["Chinchilla"])

@@ -29,6 +29,7 @@ from allometry.laws.critical_batch import CriticalBatch, c_min, fit_critical_bat
 from allometry.laws.estimate import Array, Estimate
 from allometry.laws.frontier import PowerLine, power_line
 from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run, vocabulary
+from allometry.studies.core.sections import TooFewRuns
 from allometry.studies.core.study import run_set, too_little
 
 if TYPE_CHECKING:
@@ -149,8 +150,6 @@ TARGETS = 12
 WIDEST = 10.0
 """Upper over lower bound of B_crit (95 %), in the middle of the losses, from which it is not identified."""
 
-_HINT = "train the scan of batches longer, or with more batches: allometry run batch"
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BatchLaw:
@@ -236,9 +235,8 @@ def scan_runs(runs: pd.DataFrame) -> pd.DataFrame:
     batches = alike.groupby(["N", "n_ctx"])["B"].transform("nunique")
     scanned = alike[batches >= FEWEST_BATCHES]
     if not len(scanned):
-        raise AllometryError(
-            f"no size was trained at a constant rate with {FEWEST_BATCHES} batches: B_crit is not measured",
-            hint=_HINT,
+        raise TooFewRuns(
+            f"no size was trained at a constant rate with {FEWEST_BATCHES} batches: B_crit is not measured"
         )
     return scanned.reset_index(drop=True)
 
@@ -271,7 +269,7 @@ def _target_losses(curves: pd.DataFrame, loss: str) -> list[float]:
     enough = max(FEWEST_BATCHES, len(reached) - MISSING)
     lowest, highest = reached[enough - 1], float(ends["max"].min())
     if not lowest < highest:
-        raise AllometryError("no loss is reached by enough batches of a size", hint=_HINT)
+        raise TooFewRuns("no loss is reached by enough batches of a size")
     return [float(x) for x in np.geomspace(0.99 * highest, 1.001 * lowest, TARGETS)]
 
 
@@ -289,9 +287,8 @@ def _require_identified(law: BatchLaw) -> None:
     """Refuse a B_crit that is known to no better than a factor WIDEST."""
     low, high = law.at(float(np.exp(law.line.center))).interval(0.95)
     if not high < WIDEST * low:
-        raise AllometryError(
-            f"B_crit is not identified: between {low:.3g} and {high:.3g} tokens in the middle of the losses",
-            hint=_HINT,
+        raise TooFewRuns(
+            f"B_crit is not identified: between {low:.3g} and {high:.3g} tokens in the middle of the losses"
         )
 
 

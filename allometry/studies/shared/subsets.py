@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 
 from allometry.data.tokens import manifest_of
-from allometry.errors import AllometryError
 from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run
-from allometry.studies.core.sections import percent
+from allometry.studies.core.sections import TooFewRuns, percent
 from allometry.studies.core.study import run_set, too_little
 
 if TYPE_CHECKING:
@@ -128,9 +127,6 @@ def _horizon(compute: float, models: list[ModelConfig], sets: int, seeds: int) -
     return compute / (sets * sum(flops) + 2 * (seeds - 1) * flops[len(flops) // 2])
 
 
-_HINT = "train the subsets: allometry run overfitting"
-
-
 def early_stopped(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """Return finished transformers with dropout that stop early, at a constant rate, with the columns of
     `stopped`.
@@ -145,7 +141,7 @@ def early_stopped(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     )
     own = runs[wanted].reset_index(drop=True)
     if not len(own):
-        raise AllometryError("no run was stopped early on a subset of the text", hint=_HINT)
+        raise TooFewRuns("no run was stopped early on a subset of the text")
     return stopped(own, curves)
 
 
@@ -182,9 +178,7 @@ def infinite(table: pd.DataFrame) -> pd.Series:
     """
     found = table[table["infinite"]].groupby("N")["loss"].mean()
     if not len(found):
-        raise AllometryError(
-            "no size was trained on all the text, which stands for infinite data", hint=_HINT
-        )
+        raise TooFewRuns("no size was trained on all the text, which stands for infinite data")
     return found
 
 

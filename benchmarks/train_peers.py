@@ -59,7 +59,7 @@ class PlainGPT(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return logits."""
-        x = self.embed(tokens) + self.position(torch.arange(tokens.shape[1]))
+        x = self.embed(tokens) + self.position(torch.arange(tokens.shape[1], device=tokens.device))
         for _ in range(self.repeats):
             for block in self.blocks:
                 x = block(x)
@@ -114,20 +114,29 @@ def litgpt_model(shape: Any) -> nn.Module:
     return GPT(config)
 
 
-def plain_loop(model: nn.Module, config: RunConfig, tokens: np.ndarray, clock: Clock) -> Seconds:
-    """Return steps of a plain loop: batches cut out one by one, autograd, clip_grad_norm_, torch.optim.AdamW
-    with two groups.
-    """
+def adamw(model: nn.Module, *, fused: bool | None = None) -> torch.optim.AdamW:
+    """Return PyTorch's AdamW with two groups, as nanoGPT has it: only matrices decay."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     gains = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": gains, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=1e-3, betas=(0.9, 0.95))
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=1e-3, betas=(0.9, 0.95), fused=fused)
+
+
+def cut_out(tokens: np.ndarray, B: int, T: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets, (B, T) each, cut out one by one at random places."""
+    starts = torch.randint(len(tokens) - T - 1, (B,))
+    x = torch.stack([torch.from_numpy(tokens[i : i + T].astype(np.int64)) for i in starts])
+    y = torch.stack([torch.from_numpy(tokens[i + 1 : i + 1 + T].astype(np.int64)) for i in starts])
+    return x, y
+
+
+def plain_loop(model: nn.Module, config: RunConfig, tokens: np.ndarray, clock: Clock) -> Seconds:
+    """Batches cut out one by one, autograd, clip_grad_norm_, torch.optim.AdamW with two groups."""
+    optimiser = adamw(model)
     T, B = config.model.n_ctx, config.train.batch_tokens // config.model.n_ctx
 
     def one_step() -> float:
-        starts = torch.randint(len(tokens) - T - 1, (B,))
-        x = torch.stack([torch.from_numpy(tokens[i : i + T].astype(np.int64)) for i in starts])
-        y = torch.stack([torch.from_numpy(tokens[i + 1 : i + 1 + T].astype(np.int64)) for i in starts])
+        x, y = cut_out(tokens, B, T)
         logits = model(x)
         loss = F.cross_entropy(logits.view(-1, logits.shape[-1]), y.reshape(-1))
         loss.backward()

@@ -88,7 +88,7 @@ def train(
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "error.txt").unlink(missing_ok=True)
     try:
-        identify(config, directory)
+        identify(config, directory, device)
         run = _Run(config, directory, home, group, threads=threads, device=device, cache=cache)
 
         def report(progress: Progress) -> None:

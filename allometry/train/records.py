@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from allometry.train.config import RunConfig
 
 
-def identify(config: RunConfig, directory: Path) -> None:
+def identify(config: RunConfig, directory: Path, device: str) -> None:
     """Write config.json and env.json; AllometryError if the directory is another run's."""
+    from allometry.train.arithmetic import settle  # loads torch
+
     stored = read_whole(directory / "config.json")
     if stored is not None and stored.get("id") != config.id:
         raise AllometryError(
@@ -32,7 +34,8 @@ def identify(config: RunConfig, directory: Path) -> None:
         "counts": counts,
     }
     write_json(directory / "config.json", description)
-    write_json(directory / "env.json", env.snapshot())
+    machine = env.snapshot()
+    write_json(directory / "env.json", machine | {"arithmetic": settle(device)})
 
 
 def record_failure(directory: Path, error: Exception) -> None:

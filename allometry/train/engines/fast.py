@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from allometry.train.arithmetic import settle
 from allometry.train.engines.base import (
     ADAM_EPS,
     CLIP_EPS,
@@ -31,7 +32,7 @@ from allometry.train.engines.base import (
     normalised,
 )
 from allometry.train.engines.predictions import hits
-from allometry.train.engines.reference import as_tensor, dropout_masks, with_auxiliary
+from allometry.train.engines.reference import as_tensor, dropout_masks, sent, with_auxiliary
 
 if TYPE_CHECKING:
     from allometry.train.config import RunConfig
@@ -81,6 +82,7 @@ class FastEngine(Engine):
         """
         torch.set_num_threads(threads)
         self.config, self.device = config.train, torch.device(device)
+        settle(self.device)
         self.precision = precision or best_precision(self.device)
         self.model = config.model.build(config.train.seed).to(self.device)
         self.places, self.decaying, size = layout(self.model)
@@ -94,12 +96,22 @@ class FastEngine(Engine):
 
     def step(self, batch: Tokens, *, lr: float, step: int, weights: Floats | None = None) -> StepResult:
         """Make one update: see `Engine.step` for the equations."""
+        results = self.enqueue(batch, lr=lr, step=step, weights=weights)
+        return StepResult(*results.tolist())  # here, and only here, the host waits for the device
+
+    def enqueue(self, batch: Tokens, *, lr: float, step: int, weights: Floats | None = None) -> Tensor:
+        """Give the device the work of one step and return, as a tensor (2,) on it, what will be `StepResult`.
+
+        Nothing is asked of the device, so the host goes on while it works (except for adaptive computation
+        time, which asks after each repetition whether all positions have halted).
+        """
         loss = self._backward(batch, step, weights)
-        norm = float(torch.linalg.vector_norm(self.gradient))
-        if self.config.clip is not None and norm > self.config.clip:
-            self.gradient.mul_(self.config.clip / (norm + CLIP_EPS))
+        norm = torch.linalg.vector_norm(self.gradient)
+        if (clip := self.config.clip) is not None:
+            exact = norm.double()
+            self.gradient.mul_(torch.where(exact > clip, clip / (exact + CLIP_EPS), 1.0))
         self._update(lr, step)
-        return StepResult(float(loss), norm)
+        return torch.stack([loss, norm])
 
     def gradients(
         self, windows: Tokens, *, step: int = 1, weights: Floats | None = None
@@ -117,7 +129,7 @@ class FastEngine(Engine):
         """Return the loss on a batch, and leave its gradient in `self.gradient`."""
         share = None
         if weights is not None:
-            share = torch.from_numpy(normalised(weights)).to(self.device).flatten()
+            share = sent(torch.from_numpy(normalised(weights)), self.device).flatten()
         self.gradient.zero_()
         self.model.train()
         with dropout_masks(self.config.seed, step, self.device):
@@ -154,7 +166,7 @@ class FastEngine(Engine):
                 [self.buffers["adam_m"][part]],
                 [self.buffers["adam_v"][part]],
                 [],
-                [torch.tensor(float(step - 1), device=self.device)],
+                [torch.full((), float(step - 1), device=self.device)],
                 fused=True,
                 amsgrad=False,
                 beta1=self.config.beta1,

@@ -24,6 +24,7 @@ from allometry.errors import AllometryError
 from allometry.train import packable
 from allometry.train.engines.base import ADAM_EPS, CLIP_EPS, Floats, Step, StepResult, Tokens, normalised
 from allometry.train.engines.fast import KINDS, FastEngine, LinearCrossEntropy, best_precision, layout
+from allometry.train.engines.reference import sent
 
 if TYPE_CHECKING:
     from allometry.train.config import RunConfig, TrainConfig
@@ -94,7 +95,9 @@ class Pack:
         """
         count = len(next(iter(asked.values())))
         assert all(len(steps) == count for steps in asked.values())
-        inputs = [self._sent(self._gathered(asked, number)) for number in range(count)]
+        inputs = [
+            [sent(values, self.device) for values in self._gathered(asked, number)] for number in range(count)
+        ]
         results = torch.empty(count, *self.results.shape, device=self.device)
         for number, values in enumerate(inputs):
             for place, value in zip((self.tokens, self.share, self.rates), values, strict=True):
@@ -116,12 +119,6 @@ class Pack:
                 share[row] = torch.from_numpy(normalised(step.weights)).flatten()
             rates[:, row, 0] = rates_of(self.trains[row], step)
         return tokens, share, torch.from_numpy(rates)
-
-    def _sent(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """Copy the tensors to the device, from pinned memory, so that the CPU does not wait."""
-        if self.device.type != "cuda":
-            return list(values)
-        return [value.pin_memory().to(self.device, non_blocking=True) for value in values]
 
     def _run(self) -> None:
         """Run one step on the fixed buffers: on a GPU by its graph, which the first call captures."""

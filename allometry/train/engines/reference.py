@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from allometry.train.arithmetic import settle
 from allometry.train.engines.base import (
     ADAM_EPS,
     CLIP_EPS,
@@ -42,7 +43,16 @@ def dropout_masks(seed: int, step: int, device: torch.device) -> Iterator[None]:
 
 def as_tensor(tokens: Tokens, device: torch.device) -> Tensor:
     """Return token ids as PyTorch needs them: int64, on the device."""
-    return torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64)).to(device)
+    return sent(torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64)), device)
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host's memory on `device`.
+
+    To a GPU it goes from pinned memory, for from any other the host would wait until all work that the GPU
+    was given is done.
+    """
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def with_auxiliary(loss: Tensor, model: torch.nn.Module) -> Tensor:
@@ -70,6 +80,7 @@ class ReferenceEngine(Engine):
     def __init__(self, config: RunConfig, *, threads: int = 1, device: str = "cpu") -> None:
         torch.set_num_threads(threads)
         self.config, self.device = config.train, torch.device(device)
+        settle(self.device)
         self.model = config.model.build(config.train.seed).to(self.device)
         self.parameters: dict[str, Tensor] = dict(self.model.named_parameters())
         self.m = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
@@ -98,7 +109,7 @@ class ReferenceEngine(Engine):
         if weights is None:
             loss = F.cross_entropy(logits, targets)
         else:
-            share = torch.from_numpy(normalised(weights)).to(self.device).flatten()
+            share = sent(torch.from_numpy(normalised(weights)), self.device).flatten()
             loss = (F.cross_entropy(logits, targets, reduction="none") * share).sum()
         with_auxiliary(loss, self.model).backward()
         return loss.detach()

@@ -21,7 +21,7 @@ OFF_COMPUTE = 0.15
 OFF_LOSS = 0.005
 """Smallest relative distance from the law of the others that counts as far."""
 APART = 2.0
-"""A far loss is also so many times as far off as the worst of the others: a law that bends has no such gap."""
+"""A far loss is also so many times as far off as the worst of the others: laws that bend leave no gap."""
 MOST = 0.2
 """Share of the rows above which they are no exceptions: then the law, or the count of C, is another."""
 
@@ -33,22 +33,23 @@ def misfits(table: pd.DataFrame) -> pd.Series:
     all rows by absolute deviations, which single rows do not move.
     """
     ratio = table["C"].to_numpy(float) / (6 * table["N"].to_numpy(float) * table["D"].to_numpy(float))
-    reasons = pd.Series("", index=table.index, dtype=object)
+    reasons = [""] * len(table)
     off = _off_compute(np.log(ratio), np.log(table["N"].to_numpy(float)))
     unlike = np.abs(off) > OFF_COMPUTE
     if unlike.mean() <= MOST:
         for i in np.flatnonzero(unlike):
-            reasons.iloc[i] = (
+            reasons[i] = (
                 f"C/(6ND) is {np.exp(off[i]):.3g} times that of runs of like size:"
                 f" {100 * np.exp(-off[i]):.0f} % of the tokens of its compute"
             )
-    rest = np.flatnonzero((reasons == "").to_numpy())
+    rest = [i for i, reason in enumerate(reasons) if not reason]
     distance = _off_loss(table.iloc[rest])
     far = np.flatnonzero(distance)
     if len(far) <= MOST * len(table):
         for i in far:
-            reasons.iloc[rest[i]] = f"loss {100 * np.expm1(distance[i]):+.3g} % off the law of the other runs"
-    return reasons[reasons != ""]
+            reasons[rest[i]] = f"loss {100 * np.expm1(distance[i]):+.3g} % off the law of the other runs"
+    found = pd.Series(reasons, index=table.index, dtype=object)
+    return found[found != ""]
 
 
 def _off_compute(log_ratio: Array, log_size: Array) -> Array:

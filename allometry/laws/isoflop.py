@@ -168,8 +168,8 @@ def _without_misfits(runs: Runs) -> tuple[Runs, list[FitWarning]]:
         return runs, []
     bad = runs.table.loc[why.index]
     cells = "; ".join(
-        f"row {label} (N {format_count(row['N'])}, C {row['C']:.2g}): {why[label]}"
-        for label, row in bad.iterrows()
+        f"row {label} (N {format_count(row['N'])}, C {row['C']:.2g}): {reason}"
+        for (label, row), reason in zip(bad.iterrows(), why, strict=True)
     )
     excluded = pd.concat([runs.excluded, bad.assign(reason=why.str.split(":").str[0])])
     kept = replace(runs, table=runs.table.drop(index=why.index), excluded=excluded)

@@ -66,7 +66,7 @@ def passes(runs: Iterable[RunConfig]) -> list[Passes]:
         found.setdefault((*wanted, chosen), []).append(run.train.tokens / max(unique, 1))
     return [
         Passes(
-            corpus=corpus,
+            corpus=corpus if tokenizer == "bytes" else f"{corpus} ({tokenizer})",
             tokens=sizes[corpus, tokenizer] or 0,
             runs=len(each),
             most=max(each),

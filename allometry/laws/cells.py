@@ -25,6 +25,8 @@ APART = 2.0
 MOST = 0.2
 """Share of the rows above which they are no exceptions: then the law, or the count of C, is another."""
 
+_LAW = get("chinchilla")
+
 
 def misfits(table: pd.DataFrame) -> pd.Series:
     """Return why rows of a table (columns N, D, C, loss) do not belong, indexed as the table; only those.
@@ -75,19 +77,27 @@ def _off_compute(log_ratio: Array, log_size: Array) -> Array:
 
 def _off_loss(table: pd.DataFrame) -> NDArray[np.float64]:
     """Return the log distance of each far row from the law of the others; 0 for rows that are not far."""
-    law = get("chinchilla")
-    none = np.zeros(len(table))
-    if len(table) < 2 * len(law.parameters) or min(table["N"].nunique(), table["D"].nunique()) < 4:
-        return none
+    off = distances(table)
+    if off is None:
+        return np.zeros(len(table))
+    far = outlying(off, len(_LAW.parameters))
+    apart = max(OFF_LOSS, APART * float(np.abs(off[~far]).max(initial=0.0)))
+    return np.where(far & (np.abs(off) > apart), off, 0.0)
+
+
+def distances(table: pd.DataFrame) -> Array | None:
+    """Return the log of measured loss over Chinchilla's law fitted to all rows of a table, shape (n,).
+
+    None where the table (columns N, D, loss) has too few rows, sizes or numbers of tokens to fit it.
+    """
+    if len(table) < 2 * len(_LAW.parameters) or min(table["N"].nunique(), table["D"].nunique()) < 4:
+        return None
     problem = Problem(
-        law=law, objective=get_objective("huber-log"), output=table["loss"].to_numpy(float),
-        inputs={n: table[n].to_numpy(float) for n in law.inputs}, weights=np.ones(len(table)),
+        law=_LAW, objective=get_objective("huber-log"), output=table["loss"].to_numpy(float),
+        inputs={n: table[n].to_numpy(float) for n in _LAW.inputs}, weights=np.ones(len(table)),
         fixed={}, tied={},
     )  # fmt: skip
     best = solve(problem)
     if not np.isfinite(best.objective):
-        return none
-    off = -problem.residuals(best.z[None])[0][0]
-    far = outlying(off, len(problem.free))
-    apart = max(OFF_LOSS, APART * float(np.abs(off[~far]).max(initial=0.0)))
-    return np.where(far & (np.abs(off) > apart), off, 0.0)
+        return None
+    return np.asarray(-problem.residuals(best.z[None])[0][0])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from allometry.laws.grouping import Grouping
 from allometry.laws.identifiability import conditioning
+from allometry.laws.mixed import find_mixture
 from allometry.laws.problem import Problem
 from allometry.laws.result import FitWarning
 from allometry.laws.uncertainty import outlying, quantiles
@@ -72,6 +73,7 @@ def examine(evidence: Evidence) -> None:
         _spread,
         _conditioning,
         _outliers,
+        _mixture,
         _lack_of_fit,
     ):
         check(evidence)
@@ -232,6 +234,20 @@ def _outliers(e: Evidence) -> None:
         else "little before these rows are left out, or the objective is a Huber loss (huber-log)"
     )
     e.warn("outliers", meaning, known)
+
+
+def _mixture(e: Evidence) -> None:
+    """Rows of one corpus, tokenizer, … that lie together off the law: the table holds several laws."""
+    residuals = e.problem.residuals(e.z[None])[0][0]
+    measured = np.abs(e.problem.output)
+    distance = -residuals if e.problem.objective.log else -residuals / measured
+    inputs = {name: np.asarray(x) for name, x in e.problem.inputs.items()}
+    found = find_mixture(e.frame, distance, inputs, e.grouping.group)
+    if found is None:
+        return
+    e.warn("mixed-runs", found.text(), f"how the values of {found.column} differ; fit each of them alone")
+    if found.share > 0.5:
+        e.doubts.append(f"rows of different {found.column!r} lie on different sides of the law")
 
 
 def _lack_of_fit(e: Evidence) -> None:

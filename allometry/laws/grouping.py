@@ -128,24 +128,43 @@ def agreement(residuals: Array, group: NDArray[np.int_]) -> float:
     or below the law), and the correlation of neighbours within a group (rows in the order of the table).
     Ranks stand for the residuals, so that a single bad row decides neither.
     """
-    from scipy.special import fdtrc, ndtr, ndtri
+    from scipy.special import ndtr
 
     n, groups = len(residuals), int(group.max()) + 1
-    score = ndtri((np.argsort(np.argsort(residuals)) + 1) / (n + 1))
     if groups >= n or np.ptp(residuals) <= 1e-9:
         return 1.0
+    score = _normal_scores(residuals)
     order = np.argsort(group, kind="stable")
     same = np.diff(group[order]) == 0
     product = (score[order][1:] * score[order][:-1])[same]
     neighbours = float(ndtr(-product.sum() / max(np.sqrt((product**2).sum()), 1e-300)))
     if groups == 1:
         return neighbours
+    return min(1.0, 2 * min(between_groups(residuals, group)[0], neighbours))
+
+
+def between_groups(residuals: Array, group: NDArray[np.int_]) -> tuple[float, float]:
+    """Return the p-value of a one-way analysis of variance of the ranks of residuals (n,), and the share of
+    the variance that lies between the groups (n,). (1, 0) where there is nothing to compare.
+    """
+    from scipy.special import fdtrc
+
+    n, groups = len(residuals), int(group.max()) + 1
+    if not 1 < groups < n or np.ptp(residuals) <= 1e-9:
+        return 1.0, 0.0
+    score = _normal_scores(residuals)
     counts = np.bincount(group)
     means = np.bincount(group, weights=score) / counts
-    within = float(np.sum((score - means[group]) ** 2)) / (n - groups)
-    between = float(np.sum(counts * (means - score.mean()) ** 2)) / (groups - 1)
-    together = float(fdtrc(groups - 1, n - groups, between / max(within, 1e-300)))
-    return min(1.0, 2 * min(together, neighbours))
+    within = float(np.sum((score - means[group]) ** 2))
+    between = float(np.sum(counts * (means - score.mean()) ** 2))
+    ratio = (between / (groups - 1)) / max(within / (n - groups), 1e-300)
+    return float(fdtrc(groups - 1, n - groups, ratio)), between / max(between + within, 1e-300)
+
+
+def _normal_scores(residuals: Array) -> Array:
+    from scipy.special import ndtri
+
+    return np.asarray(ndtri((np.argsort(np.argsort(residuals)) + 1) / (len(residuals) + 1)))
 
 
 def numbered(column: pd.Series) -> NDArray[np.int_]:

@@ -16,12 +16,14 @@ import numpy as np
 import pandas as pd
 
 from allometry.errors import AllometryError, unknown
-from allometry.laws.cells import misfits
+from allometry.laws.cells import distances, misfits
 from allometry.laws.envelope import fit_envelope
 from allometry.laws.estimate import Array, Estimate, percentile_interval, plain, said
 from allometry.laws.frontier import PowerLine, power_line
 from allometry.laws.grid import Runs, read_runs
+from allometry.laws.grouping import numbered
 from allometry.laws.minimum import METHODS, Minimum, minimum, shape_cautions
+from allometry.laws.mixed import find_mixture
 from allometry.laws.noise import seed_noise
 from allometry.laws.result import FitWarning
 from allometry.laws.slices import Slice, make_slices, points
@@ -132,9 +134,17 @@ def isoflop(
     """
     if method not in ("envelope", *METHODS):
         raise unknown("isoFLOP method", method, ("envelope", *METHODS))
+    if bootstrap < 2:
+        raise AllometryError(
+            f"bootstrap={bootstrap}: the optima are the medians of resamples, which take at least 2",
+            hint="leave bootstrap out for 1,000 resamples",
+            cli_hint="leave --bootstrap out for 1,000 resamples",
+        )
     runs = read_runs(frame, columns)
+    mixed = _mixture(frame, runs)
     if method == "envelope":
-        return _by_envelope(runs, bootstrap, seed)
+        found = _by_envelope(runs, bootstrap, seed)
+        return replace(found, warnings=(*mixed, *found.warnings))
     runs, left_out = _without_misfits(runs)
     table = runs.table
     made, how = make_slices(table, budgets)
@@ -156,9 +166,20 @@ def isoflop(
         method=method, table=rows, slices=points(made, log_loss),
         N=lines["N"], D=lines["D"], loss=lines["loss"],
         noise=float(sigma), noise_source=source, made=how,
-        warnings=(*left_out, *_cautions(optima, lines["N"], method)),
+        warnings=(*mixed, *left_out, *_cautions(optima, lines["N"], method)),
         excluded=runs.excluded, notes=runs.notes,
     )  # fmt: skip
+
+
+def _mixture(frame: pd.DataFrame, runs: Runs) -> list[FitWarning]:
+    """Return a warning where rows of one corpus, tokenizer, … lie together off the law of all rows."""
+    off = distances(runs.table)
+    if off is None:
+        return []
+    rows = frame.loc[runs.table.index] if frame.index.is_unique else runs.table
+    inputs = {name: runs.table[name].to_numpy(float) for name in ("N", "D", "C")}
+    found = find_mixture(rows, off, inputs, numbered(runs.table["run"]))
+    return [] if found is None else [FitWarning(name="mixed-runs", meaning=found.text())]
 
 
 def _without_misfits(runs: Runs) -> tuple[Runs, list[FitWarning]]:

@@ -15,7 +15,15 @@ from allometry.laws.expressions import evaluate, names_in
 from allometry.laws.grouping import Grouping, find_grouping, numbered
 from allometry.laws.law import Law
 from allometry.runs.tables.headings import column_for, conversion, scaled, similar
-from allometry.runs.tables.numbers import Ambiguous, convert, decide, examine, file_mark, is_text
+from allometry.runs.tables.numbers import (
+    Ambiguous,
+    convert,
+    decide,
+    examine,
+    file_mark,
+    is_text,
+    partly_in_units,
+)
 from allometry.runs.tables.status import finished, status_column
 from allometry.units import Decimal, parse_number, readings
 
@@ -247,6 +255,12 @@ class _Reader:
                 cli_hint="--decimal , or --decimal . settles it",
             )
         mark = "." if isinstance(mark, Ambiguous) else mark
+        partial = partly_in_units(cells)
+        if partial is not None:
+            raise AllometryError(
+                f"the column {name!r} has numbers with a unit and without: {partial[0]!r}, {partial[1]!r}",
+                hint="write the unit in every cell (10M, 1.2B), or every number in full (10000000)",
+            )
         values, bad = convert(column, cells, mark)
         units = [
             cell for cell in column if isinstance(cell, str) and cell in cells.cells and not _is_float(cell)

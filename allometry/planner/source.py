@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,12 +15,10 @@ from allometry.laws.estimate import Array
 from allometry.laws.law import Law
 from allometry.laws.result import FitResult
 from allometry.laws.zoo import all_laws, get
+from allometry.runs.tables.headings import wrong_scale
 
 R_D_STAR = 15.387756
 """Repeats of the data that are worth having (Muennighoff et al. 2023, arXiv 2305.16264, R_D*)."""
-
-LEAST_N, LEAST_D = 1000.0, 20_000.0
-"""Largest size and number of tokens of a table below which they cannot be counts."""
 
 _SHAPES = ({"N", "D"}, {"N", "M"}, {"N", "D", "U"})
 
@@ -86,7 +85,7 @@ def from_fit(result: FitResult) -> Source:
     if result.status == "failed":
         raise AllometryError("a failed fit cannot be planned with", hint="; ".join(result.reasons) or None)
     data = result.data
-    refuse_wrong_units(data)
+    refuse_wrong_units(data, result.columns)
     tokens = data["D"] if "D" in data else data["M"] * data["N"] if "M" in data else None
     ranges = {"N": _range(data["N"])} if "N" in data else {}
     if tokens is not None:
@@ -105,18 +104,23 @@ def from_fit(result: FitResult) -> Source:
     )
 
 
-def refuse_wrong_units(data: pd.DataFrame) -> None:
-    """Raise AllometryError where sizes N or tokens D (columns) are no counts but millions or billions.
+def refuse_wrong_units(data: pd.DataFrame, columns: Mapping[str, str]) -> None:
+    """Raise AllometryError where sizes N or tokens D (columns of `data`) are no counts but millions or
+    billions; `columns` says what they were read from.
 
     A fit does not mind; compute, C = 6ND in FLOPs, does.
     """
-    for name, what, least in (("N", "parameters", LEAST_N), ("D", "tokens", LEAST_D)):
-        if name in data and float(data[name].max()) < least:
-            low, high = _range(data[name])
+    for name in ("N", "D"):
+        found = wrong_scale(name, data[name]) if name in data else None
+        if found is not None:
+            what, scale = found
+            column = columns.get(name, name)
+            plain = re.fullmatch(r"[^\W\d]\w*", column)
+            counts = f"{column if plain else f'`{column}`'}*{scale or 'FACTOR'}"
             raise AllometryError(
-                f"{name} runs from {low:.3g} to {high:.3g} in the table: that is no number of {what}, so no"
-                " compute follows from it. Is it in millions, billions or trillions?",
-                hint=f"write it as a count: {name} = {name}*1e9, if it is in billions",
+                f"{what}? No compute follows from it",
+                hint=f"fit(…, columns={{{name!r}: {counts!r}}}) makes counts of it",
+                cli_hint=f"--let '{name}={counts}' makes counts of it",
             )
 
 

@@ -234,12 +234,13 @@ def _header_problem(header: Any) -> str | None:
 def position_problem(position: Mapping[str, Any]) -> str | None:
     """Return what is wrong with a `Position` as it was read from a file, or None."""
     known = {each.name: each.default for each in fields(Position)}
+    words = {each.name for each in fields(Position) if each.type == "str | None"}
     for key, value in position.items():
         if key not in known:
             return f"its position has an unknown {key!r}"
         if key == "curve":
             fine = isinstance(value, list) and all(map(is_curve_row, value))
-        elif key in ("engine", "started"):
+        elif key in words:
             fine = value is None or isinstance(value, str)
         elif isinstance(known[key], int):
             fine = type(value) is int and value >= 0

@@ -14,7 +14,6 @@ BELOW = {
     "errors": set(),
     "core": set(),
     "version": set(),
-    "discovery": set(),
     "units": set(),
     "env": set(),
     "cluster": set(),
@@ -31,7 +30,7 @@ BELOW = {
     "watch": {"runs", "laws", "planner", "figures", "report", "studies"},
     "studies": {"runs", "data", "models", "train", "sweeps", "laws", "planner", "figures", "report"},
 }
-EVERYWHERE = {"core", "cluster", "processes", "errors", "version", "discovery", "units", "env"}
+EVERYWHERE = {"core", "cluster", "processes", "errors", "version", "units", "env"}
 READING = (
     "runs.store",
     "laws.fit",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from allometry.discovery import import_modules
+from allometry.core.registry import Registry
 from allometry.errors import AllometryError, unknown
 from allometry.models.counts import Counts
 
@@ -90,24 +89,23 @@ class ModelConfig(Frozen, ABC):
         """A short name of the shape for tables and run names, such as "4x64"."""
 
 
-_FAMILIES: dict[str, type[ModelConfig]] = {}
+FAMILIES: Registry[type[ModelConfig]] = Registry(
+    "model family", packages=("allometry.models",), without=("torch", "safetensors")
+)
+"""Model families by name. A file that needs PyTorch is left out where PyTorch is not installed."""
+
 ConfigType = TypeVar("ConfigType", bound=type[ModelConfig])
 
 
 def register(config: ConfigType) -> ConfigType:
     """Make a family known (class decorator) by the default of its `family` field."""
     name: str = config.__pydantic_fields__["family"].default
-    _FAMILIES[name] = config
-    return config
+    return FAMILIES.add(name, config)
 
 
 def families() -> dict[str, type[ModelConfig]]:
-    """Return every family by name; a file put into this package is found without being listed anywhere.
-
-    A file that needs PyTorch is left out where PyTorch is not installed.
-    """
-    import_modules("allometry.models", without=("torch", "safetensors"), nested=False)
-    return dict(sorted(_FAMILIES.items()))
+    """Return every family by name; a file put into this package is found without being listed anywhere."""
+    return FAMILIES.all()
 
 
 def family(name: str) -> type[ModelConfig]:
@@ -115,10 +113,4 @@ def family(name: str) -> type[ModelConfig]:
 
     The file of that name is looked into first, so that to read a run loads no other family, nor PyTorch.
     """
-    if not isinstance(name, str):
-        raise unknown("model family", str(name), families())
-    if name not in _FAMILIES and name.isidentifier() and find_spec(f"allometry.models.{name}"):
-        import_modules("allometry.models", only=name, without=("torch", "safetensors"), nested=False)
-    if name not in _FAMILIES and name not in families():
-        raise unknown("model family", name, _FAMILIES)
-    return _FAMILIES[name]
+    return FAMILIES[name]

@@ -1,6 +1,7 @@
 """What every engine must do: one interface, one set of equations, the same numbers every time."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ import torch.nn.functional as F
 from allometry.errors import AllometryError
 from allometry.models.base import families
 from allometry.models.transformer import TransformerConfig
-from allometry.train.config import RunConfig, TrainConfig
-from allometry.train.engines.base import ADAM_EPS, CLIP_EPS, Engine, decays
+from allometry.train.config import EngineName, RunConfig, TrainConfig
+from allometry.train.engines.base import ADAM_EPS, CLIP_EPS, ENGINES, Engine, decays
 from allometry.train.engines.fast import FastEngine
 from allometry.train.engines.reference import ReferenceEngine
 from allometry.train.engines.select import engine_class
@@ -21,6 +22,10 @@ SHAPES = [
     {"n_layer": 1, "d_model": 24, "n_ctx": 17, "n_vocab": 300, "bias": True},
     {"n_layer": 3, "d_model": 48, "n_head": 2, "d_ff": 72, "n_ctx": 9, "n_vocab": 128},
 ]
+
+
+def test_a_configuration_may_name_every_engine() -> None:
+    assert set(get_args(EngineName)) == {"auto", *ENGINES}
 
 
 def run(shape: dict[str, object] | None = None, **train: object) -> RunConfig:
@@ -57,7 +62,11 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(params=["reference", "fast", "native"])
+EXACT = [name for name, kind in ENGINES.all().items() if not kind.bf16]
+"""Engines whose numbers are those of fp32; the others are tested beside what they round."""
+
+
+@pytest.fixture(params=EXACT)
 def engine(request: pytest.FixtureRequest) -> type[Engine]:
     found = engine_class(request.param)
     if lack := found.lacks(run()):

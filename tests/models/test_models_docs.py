@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ def run_blocks(document: str) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def scratch_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+def scratch_registry() -> Iterator[None]:
     torch.set_num_threads(1)
-    monkeypatch.setattr(base, "_FAMILIES", dict(base.families()))
+    with base.FAMILIES.temporary():
+        yield
 
 
 def test_the_example_family_keeps_the_contract(tmp_path: Path) -> None:

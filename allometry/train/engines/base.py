@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from allometry.core.registry import Registry
 from allometry.errors import AllometryError
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class Engine(ABC):
     """
 
     name: ClassVar[str]
+    bf16: ClassVar[bool] = False
+    """Whether products of weights are rounded to bf16, so that its numbers are near fp32's, not equal."""
 
     @classmethod
     @abstractmethod
@@ -151,3 +154,14 @@ class Engine(ABC):
     @abstractmethod
     def load_state(self, state: State) -> None:
         """Continue from `state()` of any engine with the same model."""
+
+
+ENGINES: Registry[type[Engine]] = Registry("engine", packages=("allometry.train.engines",))
+"""Engines that a configuration can name. Those of packs and of several devices are chosen by what is trained."""
+
+EngineType = TypeVar("EngineType", bound=type[Engine])
+
+
+def register(engine: EngineType) -> EngineType:
+    """Make an engine known (class decorator) by its `name`."""
+    return ENGINES.add(engine.name, engine)

@@ -29,6 +29,7 @@ from allometry.train.engines.base import (
     Tokens,
     decays,
     normalised,
+    register,
 )
 from allometry.train.engines.predictions import hits
 from allometry.train.engines.reference import as_tensor, dropout_masks, with_auxiliary
@@ -55,6 +56,7 @@ ALIGNMENT = 16
 """Every parameter begins at a multiple of this many numbers (64 bytes, a cache line) of the flat buffers."""
 
 
+@register
 class FastEngine(Engine):
     """Parameters, gradients and moments each live in one buffer: those that decay first, then the others."""
 

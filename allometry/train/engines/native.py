@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import weakref
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from allometry.train.engines.base import (
     Tokens,
     decays,
     normalised,
+    register,
 )
 from allometry.train.engines.bindings import (
     FAMILIES,
@@ -50,12 +51,11 @@ LONGEST = 1024
 """The longest context: probabilities of every layer are kept for the backward pass."""
 
 
+@register
 class NativeEngine(Engine):
     """fp32 on the CPU, every option of its families: biases, dropout, any width and vocabulary."""
 
     name = "native"
-    bf16: ClassVar[bool] = False
-    """Whether products with weights round their factors to bf16 (see native_bf16.py)."""
 
     @classmethod
     def lacks(cls, config: RunConfig) -> str | None:

@@ -24,6 +24,7 @@ from allometry.train.engines.base import (
     Tokens,
     decays,
     normalised,
+    register,
 )
 from allometry.train.engines.predictions import hits
 
@@ -57,6 +58,7 @@ def with_auxiliary(loss: Tensor, model: torch.nn.Module) -> Tensor:
     return loss if extra is None else loss + extra
 
 
+@register
 class ReferenceEngine(Engine):
     """One tensor after another, nothing fused, no reduced precision: slow is fine, wrong is not."""
 

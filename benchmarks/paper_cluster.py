@@ -27,7 +27,7 @@ _TEXT_BYTES = 4e4
 
 
 def timing(run: RunConfig, flops: float, floor: float) -> Timing:
-    """What a step of a run takes on such a GPU, evaluation being a third of training per token."""
+    """Return what a step of a run takes on such a GPU, evaluation being a third of training per token."""
     work = float(run.model.counts().flops_per_token("attention"))
     step = max(floor, work * run.train.batch_tokens / flops)
     pace = work * run.train.batch_tokens / step

@@ -67,19 +67,19 @@ class SimulatedPool:
         return {"simulated": self.workers}
 
     def kind(self, slot: int) -> str:
-        """The one kind."""
+        """Return the one kind."""
         return "simulated"
 
     def node(self, slot: int) -> str:
-        """The one machine."""
+        """Return the one machine."""
         return "simulated"
 
     def width(self, devices: int) -> int:
-        """A slot for each device."""
+        """Return a slot for each device."""
         return devices
 
     def settle(self, sweep: Sweep, store: Store) -> dict[str, str]:
-        """Nothing to do."""
+        """Do nothing."""
         return {}
 
     def send(self, worker: int, task: Mapping[str, Any]) -> None:
@@ -113,18 +113,18 @@ class SimulatedPool:
         return
 
     def stop(self, grace: float = 2.0) -> None:
-        """Nothing to stop."""
+        """Do nothing."""
         return
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
         return
 
 
 def a_run(
     n_layer: int, d_model: int, steps: int, seed: int = 0, schedule: Schedule = "wsd", d_head: int = 32
 ) -> RunConfig:
-    """A run on the default corpus."""
+    """Return a run on the default corpus."""
     return RunConfig(
         model=TransformerConfig(
             n_layer=n_layer, d_model=d_model, n_head=max(1, d_model // d_head), n_ctx=64, n_vocab=256
@@ -135,7 +135,7 @@ def a_run(
 
 
 def a_grid(count: int, schedule: Schedule) -> Sweep:
-    """Sizes times horizons, over a factor of 300 in cost, with as many seeds as it takes."""
+    """Return sizes times horizons, over a factor of 300 in cost, with as many seeds as it takes."""
     shapes, horizons = [(2, 32), (2, 64), (3, 96), (4, 128)], [200, 400, 800, 1600]
     runs = [
         a_run(n_layer, width, steps, seed, schedule)
@@ -147,8 +147,9 @@ def a_grid(count: int, schedule: Schedule) -> Sweep:
 
 
 def packing() -> None:
-    """Ideal time over simulated time. Ideal: all work at the sum of all speeds, but no less than the longest
-    run on the fastest slot."""
+    """Print ideal time over simulated time. Ideal: all work at the sum of all speeds, but no less than the
+    longest run on the fastest slot.
+    """
     speeds = [speed for speed in (1.0, 0.8, 0.5, 0.3) for _ in range(4)]
     for schedule in ("cosine", "wsd"):
         for count in (64, 160):
@@ -162,7 +163,7 @@ def packing() -> None:
 
 
 def driver(count: int) -> None:
-    """Processor time of the driver and its memory, over a whole sweep on 64 slots."""
+    """Print the processor time of the driver and its memory, over a whole sweep on 64 slots."""
     cost = CostModel()
     pool = SimulatedPool([1.0] * 64, cost)
     sweep = a_grid(count, "wsd")
@@ -186,7 +187,7 @@ def simulated(sweep: Sweep, pool: SimulatedPool, cost: CostModel) -> None:
 
 
 def overhead(rounds: int) -> None:
-    """The same sweep on the same two cores, locally and on Ray by turns: the ratio of seconds."""
+    """Time the same sweep on the same two cores, locally and on Ray by turns: the ratio of seconds."""
     runs = [
         a_run(layers, 32, steps, schedule="cosine") for layers in (1, 2) for steps in (400, 800, 1600, 1600)
     ]
@@ -201,7 +202,7 @@ def overhead(rounds: int) -> None:
 
 
 def trained(sweep: Sweep, pool: Pool) -> float:
-    """Seconds from the first run's start to the end of the last."""
+    """Train the sweep; return the seconds from the first run's start to the end of the last."""
     folder, marks = Path(tempfile.mkdtemp(prefix="overhead-")), []
 
     def mark(event: Event) -> None:

@@ -35,7 +35,7 @@ class PlainBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, d) to (B, T, d)."""
+        """Map (B, T, d) to (B, T, d)."""
         B, T, d = x.shape
         q, k, v = self.qkv(self.norm_1(x)).split(d, dim=2)
         q, k, v = (t.view(B, T, self.heads, d // self.heads).transpose(1, 2) for t in (q, k, v))
@@ -58,8 +58,8 @@ class PlainGPT(nn.Module):
         self.head.weight = self.embed.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits."""
-        x = self.embed(tokens) + self.position(torch.arange(tokens.shape[1]))
+        """Return logits."""
+        x = self.embed(tokens) + self.position(torch.arange(tokens.shape[1], device=tokens.device))
         for _ in range(self.repeats):
             for block in self.blocks:
                 x = block(x)
@@ -77,12 +77,12 @@ class PlainLSTM(nn.Module):
         self.head.weight = self.embed.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits."""
+        """Return logits."""
         return self.head(self.lstm(self.embed(tokens))[0])
 
 
 def plain_model(shape: Any) -> nn.Module:
-    """The model of a configuration of Allometry's, as one writes it without thinking of speed."""
+    """Return the model of a configuration of Allometry's, as one writes it without thinking of speed."""
     if shape.family == "lstm":
         return PlainLSTM(shape.n_vocab, shape.n_layer, shape.d_model)
     repeats = getattr(shape, "reuse", 1)
@@ -91,12 +91,12 @@ def plain_model(shape: Any) -> nn.Module:
 
 
 def missing_for_litgpt() -> str | None:
-    """The line that installs LitGPT, or None."""
+    """Return the line that installs LitGPT, or None."""
     return None if importlib.util.find_spec("litgpt") else "pip install litgpt"
 
 
 def litgpt_model(shape: Any) -> nn.Module:
-    """LitGPT's GPT in the same shape; its positions are rotary and its head has weights of its own."""
+    """Return LitGPT's GPT in the same shape; its positions are rotary and its head has weights of its own."""
     from litgpt import GPT, Config
 
     config = Config(
@@ -114,18 +114,29 @@ def litgpt_model(shape: Any) -> nn.Module:
     return GPT(config)
 
 
-def plain_loop(model: nn.Module, config: RunConfig, tokens: np.ndarray, clock: Clock) -> Seconds:
-    """Batches cut out one by one, autograd, clip_grad_norm_, torch.optim.AdamW with two groups."""
+def adamw(model: nn.Module, *, fused: bool | None = None) -> torch.optim.AdamW:
+    """Return PyTorch's AdamW with two groups, as nanoGPT has it: only matrices decay."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     gains = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": gains, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=1e-3, betas=(0.9, 0.95))
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=1e-3, betas=(0.9, 0.95), fused=fused)
+
+
+def cut_out(tokens: np.ndarray, B: int, T: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets, (B, T) each, cut out one by one at random places."""
+    starts = torch.randint(len(tokens) - T - 1, (B,))
+    x = torch.stack([torch.from_numpy(tokens[i : i + T].astype(np.int64)) for i in starts])
+    y = torch.stack([torch.from_numpy(tokens[i + 1 : i + 1 + T].astype(np.int64)) for i in starts])
+    return x, y
+
+
+def plain_loop(model: nn.Module, config: RunConfig, tokens: np.ndarray, clock: Clock) -> Seconds:
+    """Batches cut out one by one, autograd, clip_grad_norm_, torch.optim.AdamW with two groups."""
+    optimiser = adamw(model)
     T, B = config.model.n_ctx, config.train.batch_tokens // config.model.n_ctx
 
     def one_step() -> float:
-        starts = torch.randint(len(tokens) - T - 1, (B,))
-        x = torch.stack([torch.from_numpy(tokens[i : i + T].astype(np.int64)) for i in starts])
-        y = torch.stack([torch.from_numpy(tokens[i + 1 : i + 1 + T].astype(np.int64)) for i in starts])
+        x, y = cut_out(tokens, B, T)
         logits = model(x)
         loss = F.cross_entropy(logits.view(-1, logits.shape[-1]), y.reshape(-1))
         loss.backward()
@@ -146,13 +157,15 @@ def plain_loop(model: nn.Module, config: RunConfig, tokens: np.ndarray, clock: C
 
 
 def missing_for_trainer() -> str | None:
-    """The line that installs what Hugging Face's Trainer needs, or None."""
+    """Return the line that installs what Hugging Face's Trainer needs, or None."""
     missing = [p for p in ("transformers", "accelerate") if importlib.util.find_spec(p) is None]
     return f"pip install {' '.join(missing)}" if missing else None
 
 
 def trainer_loop(config: RunConfig, tokens: np.ndarray, clock: Clock) -> Seconds:
-    """GPT2LMHeadModel under transformers.Trainer with its defaults, apart from the recipe's numbers."""
+    """Return steps of GPT2LMHeadModel under transformers.Trainer with its defaults, apart from the recipe's
+    numbers.
+    """
     import transformers
 
     shape: Any = config.model

@@ -22,7 +22,7 @@ class Finding(NamedTuple):
 
 
 def command(name: str) -> click.Command:
-    """The command `name` of this module."""
+    """Return the command `name` of this module."""
     assert name == "doctor"
     return doctor
 
@@ -87,7 +87,7 @@ def _machine() -> Iterator[Finding]:
 
 
 def _engines() -> Iterator[Finding]:
-    """Each engine tried on a small model: available, or the sentence that says why not."""
+    """Try each engine on a small model: available, or the sentence that says why not."""
     from allometry.errors import AllometryError, require
     from allometry.models.base import family
     from allometry.train.config import RunConfig, TrainConfig
@@ -109,7 +109,7 @@ def _engines() -> Iterator[Finding]:
 
 
 def _places(store: Path) -> Iterator[Finding]:
-    """Where things are kept, and the room there."""
+    """Find where things are kept, and the room there."""
     from allometry.env import cache_dir
     from allometry.errors import AllometryError
     from allometry.units import format_bytes

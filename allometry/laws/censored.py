@@ -40,14 +40,14 @@ class Censored:
     likelihood: float
 
     def estimate(self, name: str, level: float = 0.95) -> tuple[float, float, float]:
-        """A coefficient with its interval (Student's)."""
+        """Return a coefficient with its interval (Student's t)."""
         place = self.names.index(name)
         half = self._quantile(level) * float(np.sqrt(self.covariance[place, place]))
         value = float(self.coefficients[place])
         return value, value - half, value + half
 
     def predict(self, predictors: Mapping[str, ArrayLike], level: float = 0.95) -> tuple[Array, Array, Array]:
-        """Median time of new runs at some predictors, and the interval of a single run: (n,) each."""
+        """Return median time of new runs at some predictors, and the interval of a single run: (n,) each."""
         design = _design(predictors, self.names)
         middle = design @ self.coefficients
         spread = np.sqrt(np.einsum("ij,jk,ik->i", design, self.covariance, design) + self.sigma**2)
@@ -61,7 +61,7 @@ class Censored:
 
 
 def censored_fit(predictors: Mapping[str, ArrayLike], time: ArrayLike, reached: ArrayLike) -> Censored:
-    """The regression of log `time` on `predictors` (name -> (n,); name one of them "1" for the constant).
+    """Fit the regression of log `time` on `predictors` (name -> (n,); name one of them "1" for the constant).
 
     `reached` (n,) says which times are those of the event; the others are when a run ended without it.
     Raises AllometryError if fewer runs reached the event than there are coefficients, or if the predictors do
@@ -104,7 +104,7 @@ def _design(predictors: Mapping[str, ArrayLike], names: tuple[str, ...]) -> Arra
 
 
 def _objective(x: Array, design: Array, y: Array, seen: Array, prior: Array) -> tuple[float, Array]:
-    """Minus the log posterior of (coefficients, log sigma), and its gradient."""
+    """Return minus the log posterior of (coefficients, log sigma), and its gradient."""
     from scipy.special import log_ndtr
 
     beta, log_sigma = x[:-1], float(np.clip(x[-1], -12, 12))
@@ -119,7 +119,7 @@ def _objective(x: Array, design: Array, y: Array, seen: Array, prior: Array) -> 
 
 
 def _curvature(x: Array, *data: Array) -> Array:
-    """The Hessian there, by central differences of the gradient."""
+    """Return the Hessian there, by central differences of the gradient."""
     step = 1e-5
     rows = [
         (_objective(x + step * unit, *data)[1] - _objective(x - step * unit, *data)[1]) / (2 * step)

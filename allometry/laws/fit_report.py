@@ -21,7 +21,9 @@ _WIDEST = 109
 
 
 def table(result: FitResult) -> pd.DataFrame:
-    """One row a parameter, indexed by name: estimate, s.e., 80 and 95 % intervals, how it was treated."""
+    """Return one row per parameter, indexed by name: estimate, s.e., 80 and 95 % intervals, how it was
+    treated.
+    """
     rows = {}
     for name in result.law.parameter_names:
         samples = result.samples[name].to_numpy()
@@ -97,7 +99,7 @@ def _estimates(result: FitResult, narrow: bool) -> str:
 
 
 def _span(low: float, high: float) -> str:
-    """An interval as a column of 25 characters, a dash where there is none."""
+    """Return an interval as a column of 25 characters, a dash where there is none."""
     return f"[{low:11.5g},{high:11.5g} ]" if np.isfinite([low, high]).all() else f"{'-':^25s}"
 
 
@@ -123,7 +125,9 @@ def _derived(result: FitResult, narrow: bool) -> str:
 
 
 def _predictions(result: FitResult, narrow: bool) -> str:
-    """The law, and a new run, at the centre of the data and ten times out: what the data determine."""
+    """Return the predictions of the law, and of a new run, at the centre of the data and ten times out, as
+    text.
+    """
     law = result.law
     if not len(result.samples) or law.linear or "L" in law.inputs:
         return ""
@@ -212,7 +216,7 @@ def _warnings(result: FitResult, width: int = _WIDTH) -> str:
 
 
 def html(result: FitResult) -> str:
-    """The report for a notebook: the equation, the estimates as a table, the text below. Everything is
+    """Return the report for a notebook: the equation, the estimates as a table, the text below. Everything is
     escaped.
     """
     from html import escape

@@ -74,8 +74,9 @@ def _alias(frame: pd.DataFrame, symbol: str) -> str:
 
 
 def _snapped(sizes: Array) -> Array:
-    """Sizes that lie within 1 % of their neighbour (as digitised tables have them) become one size, their
-    mean."""
+    """Merge sizes that lie within 1 % of their neighbour (as digitised tables have them) into one size, their
+    mean.
+    """
     distinct = np.unique(sizes)
     group = np.concatenate([[0], np.cumsum(np.diff(np.log(distinct)) > 0.01)])
     means = np.bincount(group, weights=distinct) / np.bincount(group)

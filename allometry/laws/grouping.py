@@ -180,7 +180,7 @@ def _sizes(frame: pd.DataFrame, inputs: Mapping[str, Array]) -> Array | None:
 
 
 def _source(frame: pd.DataFrame, name: str) -> str:
-    """The column that `name` was copied from by the reader of tables, if there is one."""
+    """Return the column that `name` was copied from by the reader of tables, if there is one."""
     for other in frame.columns:
         if other != name and str(other).lower() in (*RUN_NAMES, *PERHAPS_RUN_NAMES):
             copied: Any = frame[other]
@@ -190,7 +190,7 @@ def _source(frame: pd.DataFrame, name: str) -> str:
 
 
 def _grows(group: NDArray[np.int_], inputs: Mapping[str, Array]) -> bool:
-    """Whether any group holds several values of an input that grows in training."""
+    """Return whether any group holds several values of an input that grows in training."""
     groups = int(group.max()) + 1
     for name, x in inputs.items():
         if name not in _SIZES and groups < len(np.unique(np.column_stack([group, np.round(x, 9)]), axis=0)):
@@ -199,7 +199,7 @@ def _grows(group: NDArray[np.int_], inputs: Mapping[str, Array]) -> bool:
 
 
 def _by_all_else(frame: pd.DataFrame, inputs: Mapping[str, Array], stepped: str | None) -> Grouping | None:
-    """Rows that agree in everything but what grows: one run's checkpoints, or one size's row of a grid."""
+    """Group rows that agree in everything but what grows: one run's checkpoints, or one size's row of a grid."""
     import pandas as pd
 
     keys = pd.DataFrame(

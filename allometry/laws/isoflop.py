@@ -68,7 +68,7 @@ class IsoflopResult:
         return self.table.loc[~self.table["used"], ["C", "sizes", "reason"]].reset_index(drop=True)
 
     def report(self) -> str:
-        """The result as a careful reader wants it, as text."""
+        """Return the slices, the optima, the fits and the warnings as text."""
         used = int(self.table["used"].sum())
         head = f"isoFLOP, method {self.method}: {self.made}, {used} used"
         noise = f"noise of one run: {self.noise:.2g} of the loss ({self.noise_source})"
@@ -87,7 +87,7 @@ class IsoflopResult:
         return "\n".join([head, noise, *rows, *laws, *tail])
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON."""
+        """Return all fields as plain JSON."""
         table = self.table.astype(object).where(self.table.notna(), None)
         return {
             "method": self.method,
@@ -119,7 +119,7 @@ def isoflop(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> IsoflopResult:
-    """The compute-optimal frontier of a table of runs, with columns N, loss, and D or C (FLOPs).
+    """Fit the compute-optimal frontier of a table of runs, with columns N, loss, and D or C (FLOPs).
 
     `columns` maps those names to columns of `frame` or to expressions of them. `noise` is the relative
     standard deviation of a run's loss between seeds; without it it is estimated from repeats, else from the
@@ -162,14 +162,14 @@ def isoflop(
 
 
 def _without_misfits(runs: Runs) -> tuple[Runs, list[FitWarning]]:
-    """The runs that belong, and a warning that names the others."""
+    """Return the runs without the misfits, and a warning that names those."""
     why = misfits(runs.table)
     if not len(why):
         return runs, []
     bad = runs.table.loc[why.index]
     cells = "; ".join(
-        f"row {label} (N {format_count(row['N'])}, C {row['C']:.2g}): {why[label]}"
-        for label, row in bad.iterrows()
+        f"row {label} (N {format_count(row['N'])}, C {row['C']:.2g}): {reason}"
+        for (label, row), reason in zip(bad.iterrows(), why, strict=True)
     )
     excluded = pd.concat([runs.excluded, bad.assign(reason=why.str.split(":").str[0])])
     kept = replace(runs, table=runs.table.drop(index=why.index), excluded=excluded)
@@ -194,7 +194,7 @@ def _refuse_one_sided(made: list[Slice], log_loss: Array) -> None:
 
 
 def _through(optima: list[Minimum], name: str) -> PowerLine:
-    """The weighted line through one quantity of the optima: values are the medians of the draws."""
+    """Fit the weighted line through one quantity of the optima: values are the medians of the draws."""
     C = np.array([o.slice.C for o in optima])
     draws = np.column_stack([getattr(o, name) for o in optima])
     return power_line("C", "L" if name == "loss" else f"{name}_opt", (C, np.nanmedian(draws, axis=0)), draws)
@@ -250,7 +250,7 @@ def _cautions(optima: list[Minimum], fitted: PowerLine, method: str) -> tuple[Fi
 
 
 def _by_envelope(runs: Runs, bootstrap: int, seed: int) -> IsoflopResult:
-    """Approach 1 in the same form: the 'budgets' are the frontier's points."""
+    """Run approach 1 and return it in the same form: the 'budgets' are the frontier's points."""
     fitted = fit_envelope(runs.table, bootstrap=min(bootstrap, 400), seed=seed)
     points = fitted.points.assign(D_opt=fitted.points["D"] * fitted.points["N"] / fitted.points["N_opt"])
     sizes = runs.table["N"].nunique()

@@ -11,7 +11,7 @@ from allometry.laws.slices import Slice
 
 
 def seed_noise(table: pd.DataFrame, made: list[Slice]) -> tuple[float, str]:
-    """Relative standard deviation of a run's loss and where it comes from.
+    """Return the relative standard deviation of a run's loss and where it comes from.
 
     Repeats of one (N, D) give it directly (at least three spare runs are asked for). Else the slices'
     roughness does: a slice that a cubic in log N describes has no noise. That is an upper estimate where
@@ -32,8 +32,8 @@ def seed_noise(table: pd.DataFrame, made: list[Slice]) -> tuple[float, str]:
 
 
 def roughness(curves: list[tuple[Array, Array]]) -> tuple[float, str] | None:
-    """Standard deviation of y about a cubic in x (fewer points: a parabola) of each curve, pooled; None if
-    too few.
+    """Return the standard deviation of y about a cubic in x (fewer points: a parabola) of each curve, pooled;
+    None if too few.
 
     The scale is the median absolute residual (times 1.4826), so that single bad runs do not decide it.
     """

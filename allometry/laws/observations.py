@@ -131,7 +131,7 @@ def with_unique_labels(
 
 
 def read_inputs(frame: pd.DataFrame, law: Law, columns: Mapping[str, str]) -> dict[str, Array]:
-    """A law's inputs from a table (shape (n,) each), read as a fit's were or from columns of the symbols'
+    """Read a law's inputs from a table (shape (n,) each), as a fit's were or from columns of the symbols'
     names.
 
     Raises AllometryError when a column is missing.
@@ -172,11 +172,11 @@ class _Reader:
         self._looked = False
 
     def source(self, symbol: str) -> str:
-        """The column, or the expression, that a symbol was read from."""
+        """Return the column, or the expression, that a symbol was read from."""
         return self._sources.get(symbol, symbol)
 
     def read(self, symbol: str, pending: tuple[str, ...] = ()) -> Array:
-        """The values of a symbol, nan where they are missing or unreadable."""
+        """Return the values of a symbol, nan where they are missing or unreadable."""
         if symbol not in self._done:
             text = self.mapping.get(symbol, symbol)
             if symbol not in self.mapping:
@@ -223,7 +223,7 @@ class _Reader:
             raise
 
     def _column(self, name: str) -> Array:
-        """A column as numbers: counts such as "1.2B" are read, with a note; unreadable text becomes nan."""
+        """Read a column as numbers: counts such as "1.2B" are read, with a note; unreadable text becomes nan."""
         import pandas as pd
 
         column = self.frame[name]
@@ -393,7 +393,7 @@ def _duplicates(frame: pd.DataFrame, reasons: pd.Series) -> list[tuple[str, str,
 def _grouping(
     frame: pd.DataFrame, name: str | None, inputs: Mapping[str, Array]
 ) -> tuple[Grouping, list[str]]:
-    """The rows to resample together: by the column `name` if one is named, else what the table gives away."""
+    """Group the rows to resample together: by the column `name` if one is given, else as the table suggests."""
     if name is None:
         return find_grouping(frame, inputs)
     if name not in frame.columns:
@@ -402,7 +402,7 @@ def _grouping(
 
 
 def _rows(frame: pd.DataFrame, positions: Sequence[int]) -> str:
-    """The labels of some rows: "rows 3, 7, 9 and 4 more"."""
+    """Return the labels of some rows: "rows 3, 7, 9 and 4 more"."""
     labels = [str(frame.index[i]) for i in positions]
     more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
     return f"row{'s' if len(labels) > 1 else ''} {', '.join(labels[:5])}{more}"

@@ -132,13 +132,15 @@ class _Part:
 
 
 def _slices(count: int, together: int) -> list[slice]:
-    """At most _PARTS parts of whole groups of members that advance together: no bit depends on the parts."""
+    """Return at most _PARTS parts of whole groups of members that advance together: no bit depends on the
+    parts.
+    """
     size = together * max(1, -(-count // (together * _PARTS)))
     return [slice(first, first + size) for first in range(0, count, size)]
 
 
 def _fit_part(part: _Part) -> Array:
-    """Coordinates (k, p) of the fits to some of the resamples."""
+    """Return the coordinates (k, p) of the fits to some of the resamples."""
     problem = part.problem
     return minimise(
         problem.residuals, part.start, part.weights, problem.objective, problem.box, shift=part.shift,
@@ -210,8 +212,8 @@ def outlying(scaled: Array, parameters: int) -> NDArray[np.bool_]:
 
 
 def intraclass_correlation(values: Array, group: NDArray[np.int_]) -> float:
-    """The share of the variance that points of one run have in common (one-way analysis of variance), in
-    [0, 1].
+    """Return the share of the variance that points of one run have in common (one-way analysis of variance),
+    in [0, 1].
     """
     sizes = np.bincount(group)
     sizes = sizes[sizes > 0]
@@ -225,7 +227,9 @@ def intraclass_correlation(values: Array, group: NDArray[np.int_]) -> float:
 
 
 def student_quantile(probability: float, freedom: int) -> float:
-    """Quantile of Student's t; the normal's with two correction terms where that is exact to five digits."""
+    """Return the quantile of Student's t; the normal's with two correction terms where that is exact to five
+    digits.
+    """
     z = NormalDist().inv_cdf(probability)
     if freedom < 60:
         from scipy.special import stdtrit
@@ -248,8 +252,8 @@ def quantiles(samples: Array, level: float) -> tuple[Array, Array]:
 
 
 def seed_noise(frame: pd.DataFrame, values: Array, inputs: Mapping[str, Array]) -> tuple[float, int] | None:
-    """Standard deviation of `values` among repeats of one run, and its degrees of freedom; None without
-    repeats.
+    """Return the standard deviation of `values` among repeats of one run, and its degrees of freedom; None
+    without repeats.
 
     Repeats are rows that agree in the law's inputs and in every column that says how a run was made (so a
     second learning rate is not a repeat); at least two degrees of freedom are asked for. Equal values under

@@ -47,7 +47,7 @@ class Source:
         return len(next(iter(self.draws.values()), np.empty(0)))
 
     def loss(self, params: Mapping[str, Array], N: ArrayLike, D: ArrayLike, unique: float | None) -> Array:
-        """Loss for parameters of shape (R,) at N and D of shape (R, …) or broadcastable; `unique`
+        """Return the loss for parameters of shape (R,) at N and D of shape (R, …) or broadcastable; `unique`
         tokens or None.
 
         With fewer unique tokens than D the data repeat: the law's own account of that is used if it has
@@ -65,7 +65,7 @@ class Source:
         return self.law.predict(shaped, **inputs)
 
     def beyond(self, name: str, value: float) -> float | None:
-        """How many times N, D or C lies outside the data (1 inside); None where the data are not known."""
+        """Return how many times N, D or C lies outside the data (1 inside); None where the data are not known."""
         if name not in self.ranges or not np.isfinite(value):
             return None
         low, high = self.ranges[name]
@@ -73,7 +73,7 @@ class Source:
 
 
 def effective_tokens(D: ArrayLike, unique: float, R_D: float = R_D_STAR) -> Array:
-    """Fresh tokens that D tokens drawn from `unique` ones are worth (Muennighoff et al. 2023, eq. 5)."""
+    """Return how many fresh tokens D tokens drawn from `unique` ones are worth (Muennighoff et al. 2023, eq. 5)."""
     tokens = np.asarray(D, float)
     once = np.minimum(tokens, unique)
     repeats = np.maximum(tokens / unique - 1, 0)
@@ -81,7 +81,7 @@ def effective_tokens(D: ArrayLike, unique: float, R_D: float = R_D_STAR) -> Arra
 
 
 def from_fit(result: FitResult) -> Source:
-    """A fit as the source of a plan. Raises AllometryError if its law has no N and D, or the fit failed."""
+    """Use a fit as the source of a plan. Raises AllometryError if its law has no N and D, or the fit failed."""
     _need_size_and_data(result.law)
     if result.status == "failed":
         raise AllometryError("a failed fit cannot be planned with", hint="; ".join(result.reasons) or None)
@@ -121,7 +121,7 @@ def refuse_wrong_units(data: pd.DataFrame) -> None:
 
 
 def from_published(law: str, name: str | None = None) -> Source:
-    """Printed constants as the source of a plan: the set `name` of a law, or its first one. No intervals.
+    """Use printed constants as the source of a plan: the set `name` of a law, or its first one. No intervals.
 
     Raises AllometryError for a law without N and D, or without published constants.
     """

@@ -1,4 +1,4 @@
-"""Claims: many drivers and workers share a store, and no run is trained by two of them at once.
+"""Claims: many drivers and workers share a store, and no two of them train the same run at once.
 
 A claim is a file `.claims/RUN.EPOCH.json`. To take a run is to create the next epoch, which only one of many
 can do. Its holder renews it, counting beats; one whose beats stop for the length of a lease is stale, and may
@@ -34,7 +34,7 @@ State = Literal["free", "held", "stale"]
 
 @dataclass(frozen=True)
 class LeaseState:
-    """A run's newest claim as somebody saw it: two states differ if its holder was alive in between."""
+    """A run's newest claim as last read: two sights differ if its holder was alive in between."""
 
     epoch: int
     owner: str
@@ -49,7 +49,7 @@ class Claims:
         self.place, self.lease = place, lease
 
     def newest(self, run: str) -> LeaseState | None:
-        """The newest claim on a run; None if there is none."""
+        """Return the newest claim on a run; None if there is none."""
         for name in reversed(self.names(run)):
             data = self.place.read(name)
             if data is not None:  # else it was removed meanwhile
@@ -57,12 +57,12 @@ class Claims:
         return None
 
     def names(self, run: str) -> list[str]:
-        """The files of all claims on a run that there are, oldest first."""
+        """Return the files of all claims on a run, oldest first."""
         form = re.compile(re.escape(f"{FOLDER}/{run}.") + r"[0-9]{1,9}\.json")
         return sorted(filter(form.fullmatch, self.place.names(FOLDER)), key=_epoch)
 
     def take(self, run: str, owner: str, over: LeaseState | None = None) -> Claim | None:
-        """The claim on a run, kept alive by a thread until it is released; None if somebody else holds it.
+        """Return the claim on a run, kept alive by a thread until it is released; None if somebody else holds it.
 
         A claim of the same `owner` is taken over at once (its last attempt has died), and so is the claim
         `over` that the caller has seen go stale, if its holder has not come back.
@@ -91,7 +91,7 @@ class Claim:
         return not self.lost and time.monotonic() - self._renewed < self.claims.lease
 
     def begin(self) -> bool:
-        """Create the claim and keep it alive; False if another was quicker."""
+        """Create the claim and keep it alive; False if another process was faster."""
         if not self.claims.place.create(self._name(self.epoch), self._content()):
             return False
         self._thread.start()
@@ -132,7 +132,7 @@ class Claim:
 
 
 def _lease_state(epoch: int, data: bytes) -> LeaseState:
-    """Return what a claim says. One that is damaged is nobody's, and goes stale unless it changes."""
+    """Parse a claim. A damaged one has no owner, and becomes stale unless it changes."""
     try:
         stored = parse_json(data.decode("utf-8"))
         owner, beat, released = stored["owner"], stored["beat"], stored["released"]
@@ -155,7 +155,7 @@ class LeaseMonitor:
         self._seen: dict[str, tuple[LeaseState, float]] = {}
 
     def state(self, run: str) -> tuple[State, LeaseState | None]:
-        """How a claim stands: "stale" once it has not changed for a lease since it was first looked at."""
+        """Return the state of a claim: "stale" once it has not changed for a lease since it was first read."""
         lease, now = self.claims.newest(run), self.clock()
         if lease is None or lease.released:
             self._seen.pop(run, None)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Constant, Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run, vocabulary
@@ -21,6 +20,7 @@ from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
     StudySection,
+    TooFewRuns,
     chapter,
     constant,
     percent,
@@ -191,7 +191,7 @@ def _summary(row: dict[str, Any]) -> dict[str, Any]:
 def _summed(table: pd.DataFrame, noise: float, freedom: int) -> StudySection:
     """Report figure 22, right: the loss of every schedule against its summed rate."""
     if len(table) < 4:
-        raise AllometryError(f"{len(table)} schedules are too few", hint="train the study's other schedules")
+        raise TooFewRuns(f"{len(table)} schedules are too few")
     spread = np.exp(noise) if np.isfinite(noise) else math.nan
     error = spread ** (1 / np.sqrt(table["seeds"]))
     points = table.assign(low=table["loss"] / error, high=table["loss"] * error)
@@ -268,7 +268,7 @@ def _parts(table: pd.DataFrame, noise: float, freedom: int) -> StudySection:
     """
     rows = [row for row in _pairs(table, noise, freedom) if row is not None]
     if not rows:
-        raise AllometryError("no two schedules differ in one thing only", hint="train the missing schedules")
+        raise TooFewRuns("no two schedules differ in one thing only")
     frame = pd.DataFrame(rows)
     said = [f"{r['change']} {r['change of loss (%)']:+.2g} %" for r in rows[:6]]
     text = (

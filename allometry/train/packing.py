@@ -31,9 +31,9 @@ T = TypeVar("T")
 
 
 class Broken(BaseException):
-    """A step of the pack failed, which is no fault of the run: it goes on alone from its last checkpoint.
+    """A step of the pack failed, through no error of the run: it continues alone from its last checkpoint.
 
-    Its cause is what was raised. No Exception, for then the run would count as failed.
+    Its cause is the original error. It is no Exception, because the run would then be recorded as failed.
     """
 
 
@@ -46,7 +46,7 @@ def train_packed(
     checkpoint_every: float = 15.0,
     cache: Path | None = None,
 ) -> dict[Path, dict[str, Any]]:
-    """Train runs, given by their directories, as one pack, or finish those that were begun; their results.
+    """Train runs, given by their directories, as one pack, or finish those that were begun; return their results.
 
     What `train` says of directories, checkpoints and results holds for each run, so that runs of a pack may
     be continued alone, in another pack, at different steps, and the other way round; the last digits then
@@ -76,10 +76,8 @@ def train_packed(
 
 
 class PackRunner:
-    """Run the loops of a pack in turn, and take their steps together.
-
-    The turn goes round in the order of the rows: the loop whose turn lock is released runs until it wants a
-    step, or has ended; when all want one, it is taken.
+    """The point where the loops of a pack wait for each other. One loop runs at a time, in the order of the
+    rows, until it wants a step or has ended; when all want one, the step is taken.
     """
 
     def __init__(self, pack: Pack) -> None:
@@ -93,10 +91,7 @@ class PackRunner:
             lock.acquire()
 
     def run(self, loops: Sequence[Callable[[SingleProcess], T]]) -> list[T | BaseException]:
-        """Run loops, each given its member of the pack as `group`, until all have ended.
-
-        Returns what they returned or raised.
-        """
+        """Run the loops, each given its member of the pack as `group`, until all have ended; return what each did."""
         outcomes: dict[int, T | BaseException] = {}
 
         def follow(row: int, loop: Callable[[SingleProcess], T]) -> None:
@@ -106,7 +101,7 @@ class PackRunner:
             except BaseException as error:
                 outcomes[row] = error
             finally:
-                self._pass_on()  # and never again wait for this one
+                self._pass_on()  # no longer wait for this one
 
         threads = [threading.Thread(target=follow, args=each) for each in enumerate(loops)]
         for thread in threads:
@@ -117,7 +112,7 @@ class PackRunner:
         return [outcomes[row] for row in range(len(loops))]
 
     def step(self, row: int, step: Step) -> StepResult:
-        """A member's step, taken together with those of all that are present; Broken if that failed."""
+        """Take a member's step together with those of all that are present; raises Broken if that failed."""
         self.asked[row] = step
         self._pass_on()
         self.turn_locks[row].acquire()
@@ -127,7 +122,7 @@ class PackRunner:
         return answer
 
     def _pass_on(self) -> None:
-        """Give the turn to the next; after the last, the step is taken and a new round begins."""
+        """Give the turn to the next loop; after the last, take the step and begin a new round."""
         if not self.turns and self.asked:
             self._take_step()
         if self.turns:
@@ -143,7 +138,7 @@ class PackRunner:
             self.answers = dict.fromkeys(asked, error)
 
     def report(self, on_progress: OnProgress | None, directory: Path, progress: Progress) -> None:
-        """Pass progress on; a KeyboardInterrupt from there reaches every loop."""
+        """Pass progress on to the caller; a KeyboardInterrupt raised by it reaches every loop."""
         try:
             if on_progress is not None:
                 on_progress(directory, progress)
@@ -153,7 +148,7 @@ class PackRunner:
             raise KeyboardInterrupt
 
     def _wait_for(self, thread: threading.Thread) -> None:
-        """Until it has ended; ctrl-C ends it at its next report, with a checkpoint."""
+        """Wait until the thread has ended; ctrl-C stops the run at its next report, with a checkpoint."""
         while thread.is_alive():
             try:
                 thread.join()
@@ -162,13 +157,13 @@ class PackRunner:
 
 
 class _PackMember(SingleProcess):
-    """What the loop of one run sees of the pack: an engine whose steps are taken together."""
+    """The group of one run of a pack, as its loop sees it: an engine whose steps are taken together."""
 
     def __init__(self, runner: PackRunner, row: int) -> None:
         self.runner, self.row = runner, row
 
     def engine(self, name: str, config: RunConfig, threads: int, device: str) -> Engine:
-        """The pack's member, whatever the name."""
+        """Return the pack's member, for any name."""
         torch.set_num_threads(threads)  # each thread has a number of its own
         member = self.runner.pack.members[self.row]
         member.together = partial(self.runner.step, self.row)

@@ -1,6 +1,4 @@
-"""What a run's directory says about it, apart from its curve and its parameters: which run it is, on what it
-was trained, and why it failed.
-"""
+"""Small files of a run's directory besides curve and parameters: its identity, its text, and why it failed."""
 
 from __future__ import annotations
 
@@ -19,8 +17,10 @@ if TYPE_CHECKING:
     from allometry.train.config import RunConfig
 
 
-def identify(config: RunConfig, directory: Path) -> None:
+def identify(config: RunConfig, directory: Path, device: str) -> None:
     """Write config.json and env.json; AllometryError if the directory is another run's."""
+    from allometry.train.arithmetic import settle  # loads torch
+
     stored = read_whole(directory / "config.json")
     if stored is not None and stored.get("id") != config.id:
         raise AllometryError(
@@ -34,11 +34,12 @@ def identify(config: RunConfig, directory: Path) -> None:
         "counts": counts,
     }
     write_json(directory / "config.json", description)
-    write_json(directory / "env.json", env.snapshot())
+    machine = env.snapshot()
+    write_json(directory / "env.json", machine | {"arithmetic": settle(device)})
 
 
 def record_failure(directory: Path, error: Exception) -> None:
-    """Write error.txt, if the disk still takes it."""
+    """Write error.txt, unless the disk is full or read-only."""
     text = "".join(traceback.format_exception(error))
     try:
         write_text(directory / "error.txt", f"{error}\n\n{text}")
@@ -47,7 +48,7 @@ def record_failure(directory: Path, error: Exception) -> None:
 
 
 def read_whole(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None without one, and for one that is damaged: both are written again."""
+    """Read the object in a JSON file; None if it is missing or damaged: both cases are written again."""
     try:
         return read_json(path)
     except AllometryError:
@@ -55,5 +56,5 @@ def read_whole(path: Path) -> dict[str, Any] | None:
 
 
 def clock() -> str:
-    """The time, in UTC, as ISO 8601 has it: "2026-01-31T23:59:59Z"."""
+    """Return the time in UTC, as ISO 8601 has it: "2026-01-31T23:59:59Z"."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

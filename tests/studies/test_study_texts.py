@@ -93,11 +93,13 @@ def write(name: str, words: list[str]) -> None:
     Path(name).write_text("\n\n".join(" ".join(random.choice(words, size=8)) + "." for _ in range(400)))
 
 
-def ask(store: str = "runs", *, dry_run: bool = False) -> Quiet:
+def ask(
+    store: str = "runs", *, dry_run: bool = False, budget: float = 60.0, compute: float | None = 0.0
+) -> Quiet:
     request = StudyRequest(
         study="tiny",
-        budget=60.0,
-        compute=0.0,
+        budget=budget,
+        compute=compute,
         store=Path(store),
         data=DataConfig(corpus="files:my.txt"),
         command="allometry run tiny",
@@ -125,6 +127,16 @@ def test_a_study_on_changed_text_is_answered_from_that_text() -> None:
     again = ask()
     assert again.answers == old
     assert again.states == [["done", "done"]]
+
+
+def test_a_study_that_is_refused_leaves_no_store_behind() -> None:
+    write("my.txt", WORDS["old"])
+    with pytest.raises(AllometryError, match="too small"):
+        ask("new/runs", budget=1.0, compute=None)
+    assert not Path("new").exists()
+    Path("a-file").write_text("mine")
+    with pytest.raises(AllometryError, match="a-file is a file"):
+        ask("a-file/runs")
 
 
 def test_a_report_of_runs_that_another_project_replaced_is_refused() -> None:

@@ -187,6 +187,10 @@ def test_runs_that_record_no_text_are_named(sweep_in, tmp_path: Path) -> None:
     assert sweep_in(store, run, on_event=lambda event: said.append(event.text)).skipped == (run.id,)
     assert "do not record their text" in said[0]
     assert compare([run], store.path).unknown == [run.id]
+    (store.directory(run.id) / texts.FILE).write_text("{")
+    found = compare([run], store.path)
+    assert (found.unknown, found.damaged) == ([], [run.id])
+    assert "1 run with a damaged text.json, taken to be of the present text" in found.sentences()[0]
 
 
 def test_a_shared_store_with_runs_of_other_text_is_refused(sweep_in, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ FILE = "prediction.json"
 
 
 def digest(runs: pd.DataFrame) -> str:
-    """SHA-256 over the ids and losses that a prediction was made from, in the order of the ids."""
+    """Return the SHA-256 of the ids and losses that a prediction was made from, in the order of the ids."""
     rows = sorted((str(r), float(l).hex()) for r, l in zip(runs["run"], runs["loss"], strict=True))
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 

@@ -186,4 +186,8 @@ def run_set_named(name: str) -> RunSet:
 
 def too_little(compute: float, name: str) -> AllometryError:
     """Return the error of a run set that `compute` FLOPs cannot pay for."""
-    return AllometryError(f"{compute:.1e} FLOPs are too few for the {name}", hint="allow more time")
+    return AllometryError(
+        f"{compute:.1e} FLOPs are too few for the {name}",
+        hint="compute=0 is the smallest that can be asked",
+        cli_hint="--compute 0 plans the smallest that can be asked",
+    )

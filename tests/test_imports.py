@@ -100,5 +100,5 @@ def test_help_loads_nothing_heavy() -> None:
 def test_making_a_model_never_loads_torchs_compiler() -> None:
     """It costs every worker seconds, and needs nothing of it."""
     make = "from allometry.models.base import families\n"
-    make += "[family.of_size(5_000, n_vocab=64).build() for family in families().values()]"
+    make += "[family.from_n_params(5_000, n_vocab=64).build() for family in families().values()]"
     assert not loads(make, "torch._dynamo")

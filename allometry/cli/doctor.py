@@ -98,11 +98,11 @@ def _engines() -> Iterator[Finding]:
     except AllometryError as error:
         yield Finding("engine", f"none: {error.message}: {error.cli_hint}")
         return
-    model = family("transformer").of_size(100_000, n_ctx=64, n_vocab=256)
+    model = family("transformer").from_n_params(100_000, n_ctx=64, n_vocab=256)
     config = RunConfig(model=model, train=TrainConfig(tokens=64_000, batch_tokens=512, lr=1e-3))
     for name, kind in ENGINES.all().items():
         try:
-            lack = kind.lacks(config)
+            lack = kind.unsupported_reason(config)
         except AllometryError as error:
             lack = error.message
         yield Finding("engine", f"{name}: {lack or 'available'}", lack is None or None)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Frozen(BaseModel):
+class StrictModel(BaseModel):
     """A record that is validated when made, cannot be changed, and rejects unknown keys.
 
     A wrong value raises AllometryError, which names the record and the field and, for a misspelt field, the
@@ -55,7 +55,7 @@ def readable(error: ValidationError, record: type[BaseModel]) -> AllometryError:
     return AllometryError(f"{record.__name__}: {'; '.join(wrong)}", hint=hint)
 
 
-class ModelConfig(Frozen, ABC):
+class ModelConfig(StrictModel, ABC):
     """The shape of a model. One subclass per family, each in its own file of this package, at most 12 fields.
 
     A subclass sets a `family` field with a literal default and implements the four methods; registering it is
@@ -80,7 +80,7 @@ class ModelConfig(Frozen, ABC):
 
     @classmethod
     @abstractmethod
-    def of_size(cls, n: int, **fixed: Any) -> Self:
+    def from_n_params(cls, n: int, **fixed: Any) -> Self:
         """Return the shape of this family with Kaplan's N near `n`; fields that are not `fixed` are derived from
         it.
         """

@@ -69,7 +69,7 @@ EXACT = [name for name, kind in ENGINES.all().items() if not kind.bf16]
 @pytest.fixture(params=EXACT)
 def engine(request: pytest.FixtureRequest) -> type[Engine]:
     found = engine_class(request.param)
-    if lack := found.lacks(run()):
+    if lack := found.unsupported_reason(run()):
         pytest.skip(lack)
     return found
 
@@ -112,9 +112,9 @@ def test_only_weighted_positions_count(engine: type[Engine], shape: dict[str, ob
 @pytest.mark.parametrize("family", families())
 def test_every_family_is_computed_alike(engine: type[Engine], family: str) -> None:
     """Losses, weighted gradients, norms of sequences and an update, against float64 or the reference."""
-    model = families()[family].of_size(3000, n_ctx=10, n_vocab=40)
+    model = families()[family].from_n_params(3000, n_ctx=10, n_vocab=40)
     config = RunConfig(model=model, train=TrainConfig(tokens=4000, batch_tokens=40, lr=0.01, seed=1))
-    if lack := engine.lacks(config):
+    if lack := engine.unsupported_reason(config):
         pytest.skip(lack)
     tokens, trained = batch(config), engine(config)
     weights = np.random.default_rng(1).random((4, 10)).astype(np.float32)

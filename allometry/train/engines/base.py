@@ -84,7 +84,7 @@ class Engine(ABC):
 
     @classmethod
     @abstractmethod
-    def lacks(cls, config: RunConfig) -> str | None:
+    def unsupported_reason(cls, config: RunConfig) -> str | None:
         """Return why this engine cannot run `config` on this machine (one sentence with the remedy), or None if
         it can.
         """

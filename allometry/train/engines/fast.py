@@ -66,7 +66,7 @@ class FastEngine(Engine):
     name = "fast"
 
     @classmethod
-    def lacks(cls, config: RunConfig) -> str | None:
+    def unsupported_reason(cls, config: RunConfig) -> str | None:
         """Return None: this engine runs every configuration."""
         return None
 

@@ -60,7 +60,7 @@ class NativeEngine(Engine):
     name = "native"
 
     @classmethod
-    def lacks(cls, config: RunConfig) -> str | None:
+    def unsupported_reason(cls, config: RunConfig) -> str | None:
         """Return the reason in one sentence with the remedy, or None; compiles the step if this machine has not
         done so yet.
         """
@@ -76,7 +76,7 @@ class NativeEngine(Engine):
             raise AllometryError(
                 f"the native engine computes on the CPU, not on {device!r}", hint="use engine fast for a GPU"
             )
-        if reason := self.lacks(config):
+        if reason := self.unsupported_reason(config):
             raise AllometryError(reason)
         self._config = config
         weights = {k: v.numpy() for k, v in config.model.build(config.train.seed).state_dict().items()}

@@ -26,9 +26,9 @@ class NativeBf16Engine(NativeEngine):
     bf16 = True
 
     @classmethod
-    def lacks(cls, config: RunConfig) -> str | None:
-        """Return why this engine cannot run `config` here, or None: see `Engine.lacks`."""
-        if reason := super().lacks(config):
+    def unsupported_reason(cls, config: RunConfig) -> str | None:
+        """Return why this engine cannot run `config` here, or None: see `Engine.unsupported_reason`."""
+        if reason := super().unsupported_reason(config):
             return reason
         if getattr(config.model, "family", "?") == "lstm":
             return "an LSTM's recurrence is kept in fp32: use engine native"

@@ -75,7 +75,7 @@ class ReferenceEngine(Engine):
     name = "reference"
 
     @classmethod
-    def lacks(cls, config: RunConfig) -> str | None:
+    def unsupported_reason(cls, config: RunConfig) -> str | None:
         """Return None: this engine runs every configuration."""
         return None
 

@@ -39,7 +39,7 @@ def engine(name: str, config: RunConfig, *, threads: int = 1, device: str = "cpu
     AllometryError: an engine asked for by name that cannot run says what it lacks and the remedy.
     """
     chosen = auto(config, threads=threads, device=device) if name == "auto" else engine_class(name)
-    lack = chosen.lacks(config)
+    lack = chosen.unsupported_reason(config)
     if lack is not None:
         raise AllometryError(
             f"engine {name!r} cannot run this: {lack}",
@@ -63,7 +63,7 @@ def auto(config: RunConfig, *, threads: int = 1, device: str = "cpu") -> type[En
     """
     if not device.startswith("cpu"):
         return engine_class("fast")
-    able = [kind for name in _AUTO if (kind := engine_class(name)).lacks(config) is None]
+    able = [kind for name in _AUTO if (kind := engine_class(name)).unsupported_reason(config) is None]
     if len(able) == 1:
         return able[0]
     path = _record(config, threads)

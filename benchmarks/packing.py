@@ -135,7 +135,7 @@ def measure(case: Case, models: int, device: str, seconds: float) -> Row:
         "fast": alone(FastEngine(config, device=device), case, device),
     }
     native = engine_class("native")
-    if not device.startswith("cuda") and native.lacks(config) is None:
+    if not device.startswith("cuda") and native.unsupported_reason(config) is None:
         runs["native"] = alone(native(config), case, device)
     steps = {name: max(1, round(0.2 * seconds / max(run(2), 1e-5))) for name, run in runs.items()}
     samples: dict[str, list[float]] = {name: [] for name in runs}

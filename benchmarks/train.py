@@ -108,7 +108,7 @@ def contenders(case: Case, threads: int, skip_trainer: bool) -> dict[str, Second
         loops[TRAINER] = trainer_loop(config, tokens, clock)
     for name in ENGINES:
         kind = engine_class(name)
-        if kind.lacks(config) is None:
+        if kind.unsupported_reason(config) is None:
             loops[name] = engine_loop(kind(config, threads=threads), tokens, config, clock)
     return loops
 

@@ -71,7 +71,7 @@ class Registry(Generic[T]):
         Raises AllometryError if another thing has the name. A module that is imported anew replaces its own.
         """
         known = self._things.get(name)
-        if known is not None and known is not thing and _origin(known) != _origin(thing):
+        if known is not None and known is not thing and not _defined_alike(known, thing):
             raise AllometryError(
                 f"two of kind {self.kind} are called {name!r}: {_origin(known)} and {_origin(thing)}",
                 hint="rename one of them",
@@ -90,7 +90,9 @@ class Registry(Generic[T]):
         return self._things[name]
 
     def __contains__(self, name: object) -> bool:
-        if name not in self._things and isinstance(name, str):
+        if not isinstance(name, str):
+            return False
+        if name not in self._things:
             self._search(only=name.replace("-", "_"))
             if name not in self._things:
                 self._search()
@@ -140,6 +142,11 @@ class Registry(Generic[T]):
         except ModuleNotFoundError as error:
             if error.name is None or error.name.split(".")[0] not in self._without:
                 raise
+
+
+def _defined_alike(known: object, thing: object) -> bool:
+    """Return whether two classes or functions come from one place, so that one is the other imported anew."""
+    return hasattr(known, "__qualname__") and _origin(known) == _origin(thing)
 
 
 def _origin(thing: object) -> str:

@@ -26,7 +26,7 @@ censored the likelihood rises for ever, and this alone keeps the slope finite.""
 class Censored:
     """A fitted regression of log time.
 
-    `coefficients` (p,) by `names`, their `covariance` (p, p), the scatter `sigma` of log time, `freedom`
+    `coefficients` (p,) by `names`, their `covariance` (p, p), the scatter `sigma` of log time, `dof`
     (runs less coefficients), how many runs `reached` the event, and the log `likelihood`, by which fits of
     the same runs compare.
     """
@@ -35,7 +35,7 @@ class Censored:
     coefficients: Array
     covariance: Array
     sigma: float
-    freedom: int
+    dof: int
     reached: int
     likelihood: float
 
@@ -57,7 +57,7 @@ class Censored:
     def _quantile(self, level: float) -> float:
         from scipy.stats import t
 
-        return float(t.ppf(0.5 + level / 2, max(1, self.freedom)))
+        return float(t.ppf(0.5 + level / 2, max(1, self.dof)))
 
 
 def censored_fit(predictors: Mapping[str, ArrayLike], time: ArrayLike, reached: ArrayLike) -> Censored:
@@ -87,13 +87,13 @@ def censored_fit(predictors: Mapping[str, ArrayLike], time: ArrayLike, reached: 
     found = minimize(
         _objective, np.append(start, np.log(scatter)), args=(design, y, seen, slopes), jac=True, method="BFGS"
     )
-    freedom = len(y) - len(names)
-    wider = len(y) / max(freedom, 1)  # maximum likelihood divides by n, where p were spent
+    dof = len(y) - len(names)
+    wider = len(y) / max(dof, 1)  # maximum likelihood divides by n, where p were spent
     inverse = np.linalg.pinv(_curvature(found.x, design, y, seen, slopes))[:-1, :-1]
     covariance = np.asarray(inverse * wider, dtype=np.float64)
     return Censored(
         names=names, coefficients=found.x[:-1], covariance=covariance,
-        sigma=float(np.exp(found.x[-1]) * np.sqrt(wider)), freedom=freedom, reached=int(seen.sum()),
+        sigma=float(np.exp(found.x[-1]) * np.sqrt(wider)), dof=dof, reached=int(seen.sum()),
         likelihood=-float(found.fun),
     )  # fmt: skip
 

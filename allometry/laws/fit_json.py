@@ -41,7 +41,7 @@ def to_dict(result: FitResult) -> dict[str, Any]:
         "rms": _plain(result.rms),
         "noise": _plain(result.noise),
         "resampling": result.resampling,
-        "freedom": result.freedom,
+        "freedom": result.dof,
         "fixed": dict(result.fixed),
         "tied": dict(result.tied),
         "columns": dict(result.columns),
@@ -96,7 +96,7 @@ def read_fields(data: Mapping[str, Any]) -> dict[str, Any]:
         "noise": data["noise"],
         "seed": data["seed"],
         "resampling": data["resampling"],
-        "freedom": data["freedom"],
+        "dof": data["freedom"],
         "seconds": data["seconds"],
     }
 

@@ -116,8 +116,8 @@ def power_line(
     weights = 1.0 / sigma**2
     slope, level = line(log_x, log_y, weights)
     residual = (log_y - level - slope * (log_x - log_x.mean())) / sigma
-    freedom = len(log_x) - 2
-    scatter = float(np.sqrt(np.sum(residual**2) / freedom)) if freedom > 0 else float("nan")
+    dof = len(log_x) - 2
+    scatter = float(np.sqrt(np.sum(residual**2) / dof)) if dof > 0 else float("nan")
     slopes, levels = line(log_x, log_draws, np.broadcast_to(weights, log_draws.shape))
     pairs = np.column_stack([slopes, levels])
     pairs = pairs[np.isfinite(pairs).all(1)]

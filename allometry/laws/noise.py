@@ -37,7 +37,7 @@ def roughness(curves: list[tuple[Array, Array]]) -> tuple[float, str] | None:
 
     The scale is the median absolute residual (times 1.4826), so that single bad runs do not decide it.
     """
-    residuals, freedom = [], 0
+    residuals, dof = [], 0
     for x, y in curves:
         degree = min(3, len(y) - 2)
         if degree < 2:
@@ -47,11 +47,11 @@ def roughness(curves: list[tuple[Array, Array]]) -> tuple[float, str] | None:
         spare = len(y) - degree - 1
         residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
         residuals.append(residual * np.sqrt(len(y) / spare))
-        freedom += spare
-    if freedom < 1:
+        dof += spare
+    if dof < 1:
         return None
     scale = 1.4826 * float(np.median(np.abs(np.concatenate(residuals))))
-    return scale, f"from the roughness of {len(residuals)} curves, {freedom} degrees of freedom"
+    return scale, f"from the roughness of {len(residuals)} curves, {dof} degrees of freedom"
 
 
 def repeat_noise(table: pd.DataFrame, log_loss: Array, least: int = 3) -> tuple[float, str] | None:

@@ -37,7 +37,7 @@ class FitResult:
     """A fitted law. Frozen; everything that it was made from is in it.
 
     `parameters` are the estimates; `samples` (one row a bootstrap resample, one column a parameter) their
-    uncertainty, made by resampling "runs" or "noise" (`resampling`); `freedom` the runs less the
+    uncertainty, made by resampling "runs" or "noise" (`resampling`); `dof` the runs less the
     parameters; `status` is "converged", "doubtful" (read `reasons`) or "failed"; `residuals` are prediction
     minus measured (of logarithms where the objective takes them), `rms` their root mean square; `noise` the
     standard deviation of repeats of the same run under other seeds, on the same scale (None without
@@ -67,7 +67,7 @@ class FitResult:
     noise: float | None
     seed: int
     resampling: str = "runs"
-    freedom: int = 1
+    dof: int = 1
     seconds: float = 0.0
 
     @property
@@ -125,7 +125,7 @@ class FitResult:
         """
         curves = self.objective.transform(self._curves(points))
         rng = np.random.default_rng(self.seed + 1)
-        size = self.scatter * student_scales(self.freedom, len(curves), self.seed)[:, None]
+        size = self.scatter * student_scales(self.dof, len(curves), self.seed)[:, None]
         times = max(1, 2000 // len(curves))
         curves, size = np.repeat(curves, times, axis=0), np.repeat(size, times, axis=0)
         low, high = quantiles(curves + size * rng.standard_normal(curves.shape), level)
@@ -138,7 +138,7 @@ class FitResult:
         Points far outside the others (`outliers`) do not count. Without spare points the noise between
         repeats, nan without repeats.
         """
-        if self.freedom < 1:
+        if self.dof < 1:
             return self.noise if self.noise is not None else float("nan")
         scaled = self.residuals * np.sqrt(self.weights)
         return float(np.sqrt(noise_variance(scaled, self.outliers, self.group, self.spent)))

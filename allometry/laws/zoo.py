@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from allometry.errors import unknown
+from allometry.core.registry import Registry
 from allometry.laws.law import Law, Parameter
 from allometry.laws.published import PUBLISHED
 
-_LAWS: dict[str, Law] = {}
+LAWS: Registry[Law] = Registry("law", ordered=True)
+"""Every law by its name, in the order of the zoo."""
 
 _X = {"X": "any scale"}
 _N = {"N": "parameters"}
@@ -34,14 +35,12 @@ _BROKEN = "Caballero et al. 2022, arXiv 2210.14891"
 
 def get(name: str) -> Law:
     """Return the law of that name; raise AllometryError with the nearest names if there is none."""
-    if name not in _LAWS:
-        raise unknown("law", name, _LAWS)
-    return _LAWS[name]
+    return LAWS[name]
 
 
 def all_laws() -> dict[str, Law]:
     """Return every law by its name, in the order of the zoo."""
-    return dict(_LAWS)
+    return LAWS.all()
 
 
 def amount(name: str, anchor: str, meaning: str = "") -> Parameter:
@@ -103,8 +102,7 @@ def _add(
         published=published,
         **more,
     )
-    assert name not in _LAWS, f"two laws called {name}"
-    _LAWS[name] = law
+    LAWS.add(name, law)
 
 
 # fmt: off

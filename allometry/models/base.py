@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from allometry.discovery import import_modules
+from allometry.core.registry import Registry
 from allometry.errors import AllometryError, unknown
 from allometry.models.counts import Counts
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Frozen(BaseModel):
+class StrictModel(BaseModel):
     """A record that is validated when made, cannot be changed, and rejects unknown keys.
 
     A wrong value raises AllometryError, which names the record and the field and, for a misspelt field, the
@@ -56,7 +55,7 @@ def readable(error: ValidationError, record: type[BaseModel]) -> AllometryError:
     return AllometryError(f"{record.__name__}: {'; '.join(wrong)}", hint=hint)
 
 
-class ModelConfig(Frozen, ABC):
+class ModelConfig(StrictModel, ABC):
     """The shape of a model. One subclass per family, each in its own file of this package, at most 12 fields.
 
     A subclass sets a `family` field with a literal default and implements the four methods; registering it is
@@ -81,7 +80,7 @@ class ModelConfig(Frozen, ABC):
 
     @classmethod
     @abstractmethod
-    def of_size(cls, n: int, **fixed: Any) -> Self:
+    def from_n_params(cls, n: int, **fixed: Any) -> Self:
         """Return the shape of this family with Kaplan's N near `n`; fields that are not `fixed` are derived from
         it.
         """
@@ -92,24 +91,23 @@ class ModelConfig(Frozen, ABC):
         """A short name of the shape for tables and run names, such as "4x64"."""
 
 
-_FAMILIES: dict[str, type[ModelConfig]] = {}
+FAMILIES: Registry[type[ModelConfig]] = Registry(
+    "model family", packages=("allometry.models",), without=("torch", "safetensors")
+)
+"""Model families by name. A file that needs PyTorch is left out where PyTorch is not installed."""
+
 ConfigType = TypeVar("ConfigType", bound=type[ModelConfig])
 
 
 def register(config: ConfigType) -> ConfigType:
     """Register a family (class decorator) under the default of its `family` field."""
     name: str = config.__pydantic_fields__["family"].default
-    _FAMILIES[name] = config
-    return config
+    return FAMILIES.add(name, config)
 
 
 def families() -> dict[str, type[ModelConfig]]:
-    """Return every family by name; a file put into this package is found without being listed anywhere.
-
-    A file that needs PyTorch is left out where PyTorch is not installed.
-    """
-    import_modules("allometry.models", without=("torch", "safetensors"), nested=False)
-    return dict(sorted(_FAMILIES.items()))
+    """Return every family by name; a file put into this package is found without being listed anywhere."""
+    return FAMILIES.all()
 
 
 def family(name: str) -> type[ModelConfig]:
@@ -117,10 +115,4 @@ def family(name: str) -> type[ModelConfig]:
 
     The file of that name is looked into first, so that to read a run loads no other family, nor PyTorch.
     """
-    if not isinstance(name, str):
-        raise unknown("model family", str(name), families())
-    if name not in _FAMILIES and name.isidentifier() and find_spec(f"allometry.models.{name}"):
-        import_modules("allometry.models", only=name, without=("torch", "safetensors"), nested=False)
-    if name not in _FAMILIES and name not in families():
-        raise unknown("model family", name, _FAMILIES)
-    return _FAMILIES[name]
+    return FAMILIES[name]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Positive = Annotated[int, Field(ge=1)]
 
 USUAL_DEPTH = 2
-"""Layers that `of_size` gives: the middle one of the paper's three series (figure 7)."""
+"""Layers that `from_n_params` gives: the middle one of the paper's three series (figure 7)."""
 
 
 @register
@@ -74,7 +74,7 @@ class LSTMConfig(ModelConfig):
         return fresh(lambda: LSTM(self), seed)
 
     @classmethod
-    def of_size(cls, n: int, **fixed: Any) -> Self:
+    def from_n_params(cls, n: int, **fixed: Any) -> Self:
         """Return the shape with N nearest to `n`: two layers unless depth or width is fixed, and the width that fits.
 
         Widths are multiples of 2 (of 4 from 32 on, 8 from 64 on, 16 from 256 on), so N is within 15 % of `n`

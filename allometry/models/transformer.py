@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 Positive = Annotated[int, Field(ge=1)]
 
 ASPECT_RATIO = 32
-"""d_model / n_layer that `of_size` aims for. Kaplan et al. (section 3.1) find that a factor of 40 hardly matters in
-large models; in small ones it does, and a ladder of sizes with a constant ratio scatters least about L(N)."""
+"""d_model / n_layer that `from_n_params` aims for.
+
+Kaplan et al. (section 3.1) find that a factor of 40 hardly matters in large models; in small ones it does, and
+a ladder of sizes with a constant ratio scatters least about L(N).
+"""
 
 
 @register
@@ -95,7 +98,7 @@ class TransformerConfig(ModelConfig):
         return fresh(lambda: Transformer(self), seed)
 
     @classmethod
-    def of_size(cls, n: int, **fixed: Any) -> Self:
+    def from_n_params(cls, n: int, **fixed: Any) -> Self:
         """Return the shape with N near `n`: d_model / n_layer near 32, and at least two layers.
 
         Widths are multiples of 8 (of 16 from 64 on, of 32 from 256 on), so N is within 30 % of `n` from 1e4

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from allometry.models.base import Frozen, ModelConfig, register
+from allometry.models.base import ModelConfig, StrictModel, register
 from allometry.models.counts import Counts
 from allometry.models.transformer import TransformerConfig, with_derived
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 Positive = Annotated[int, Field(ge=1)]
 
 ONE_BLOCK = 20_000
-"""Below this N `of_size` gives a single distinct block, as Dehghani et al. have at any size."""
+"""Below this N `from_n_params` gives a single distinct block, as Dehghani et al. have at any size."""
 
 
-class Act(Frozen):
+class Act(StrictModel):
     """Adaptive computation time (Graves 2016, arXiv 1603.08983): each position halts by itself.
 
     It halts once its halting probabilities exceed `threshold` in sum, and `ponder` times the mean ponder cost
@@ -117,7 +117,7 @@ class UniversalConfig(ModelConfig):
         return fresh(lambda: Universal(self), seed)
 
     @classmethod
-    def of_size(cls, n: int, **fixed: Any) -> Self:
+    def from_n_params(cls, n: int, **fixed: Any) -> Self:
         """Return the transformer's shape of this N, its stack applied `reuse` times; one block below N = ONE_BLOCK.
 
         N is within 40 % of `n` from 3e3 on, 30 % from 1e4, 15 % from 1e5 and 10 % from 1e6. `fixed` sets any
@@ -129,6 +129,6 @@ class UniversalConfig(ModelConfig):
             stack["n_layer"] = max(1, fixed["n_layer"] // reuse)
         elif n < ONE_BLOCK and "d_model" not in fixed:
             stack["n_layer"] = 1
-        found = TransformerConfig.of_size(n, **stack)
+        found = TransformerConfig.from_n_params(n, **stack)
         shape = {"n_layer": found.n_layer * reuse, "d_model": found.d_model}
         return cls.model_validate({**shape, **fixed})

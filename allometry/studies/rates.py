@@ -197,13 +197,13 @@ def _near(part: pd.DataFrame) -> pd.DataFrame:
 
 def _noise(groups: list[pd.DataFrame]) -> float:
     """Return relative standard deviation of a loss about its parabola, pooled over all groups."""
-    squares, freedom = 0.0, 0
+    squares, dof = 0.0, 0
     for part in groups:
         x, y = part["x"].to_numpy(float), part["log_loss"].to_numpy(float)
         if len(x) > 3:
             residual = y - np.polyval(np.polyfit(x - x.mean(), y, 2), x - x.mean())
-            squares, freedom = squares + float((residual**2).sum()), freedom + len(x) - 3
-    return math.sqrt(squares / freedom) if freedom >= 3 else ASSUMED_NOISE
+            squares, dof = squares + float((residual**2).sum()), dof + len(x) - 3
+    return math.sqrt(squares / dof) if dof >= 3 else ASSUMED_NOISE
 
 
 def _optimum(part: pd.DataFrame, noise: float) -> Optimum | None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from allometry.errors import AllometryError
-from allometry.models.base import Frozen, ModelConfig, families, family
+from allometry.models.base import ModelConfig, StrictModel, families, family
 from allometry.train.plant import Plant
 from allometry.units import format_count, parse_count
 
@@ -44,7 +44,7 @@ Tokens = Annotated[int, BeforeValidator(_counted)]
 EngineName = Literal["auto", "reference", "fast", "native", "native-bf16"]
 
 
-class DataConfig(Frozen):
+class DataConfig(StrictModel):
     """The training data and the evaluation data of a run.
 
     `corpus` and `tokenizer` are registry names ("sotu", "files:PATH", "synthetic:..."; "bytes", "bpe:1024",
@@ -76,7 +76,7 @@ class DataConfig(Frozen):
     novelty: Annotated[int, Field(ge=0)] = 0
 
 
-class TrainConfig(Frozen):
+class TrainConfig(StrictModel):
     """How a run is trained. Batch and horizon are in tokens, the warm-up in steps, rates as Adam takes them.
 
     `schedule`: warm-up, then "wsd" (constant, with a last part `decay` of the horizon falling to `final_lr` x
@@ -120,7 +120,7 @@ class TrainConfig(Frozen):
         return self.steps - max(1, round(self.decay * self.steps)) if self.schedule == "wsd" else self.steps
 
 
-class RunConfig(Frozen):
+class RunConfig(StrictModel):
     """A fully resolved run. `id` is its name everywhere: a readable slug and a hash of the identity.
 
     `devices` is how many train it together (`allometry.train.torchrun`). Like the machine, it changes no more
@@ -194,7 +194,7 @@ class RunConfig(Frozen):
         """
         plain = self.model_dump(mode="json")
         del plain["devices"]
-        records: dict[str, type[Frozen]] = {"train": TrainConfig, "data": DataConfig}
+        records: dict[str, type[StrictModel]] = {"train": TrainConfig, "data": DataConfig}
         for part, names in ADDED.items():
             for name in names:
                 if plain[part][name] == records[part].model_fields[name].default:

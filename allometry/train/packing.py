@@ -52,7 +52,7 @@ def train_packed(
     be continued alone, in another pack, at different steps, and the other way round; the last digits then
     differ. A run that fails leaves the others; the first failure is raised when they have ended.
     KeyboardInterrupt is raised after all have written checkpoints. AllometryError if the runs cannot be
-    packed (`engines.packed.lacks`).
+    packed (`engines.packed.unsupported_reason`).
     """
     runner = PackRunner(Pack(list(runs.values()), threads=threads, device=device))
 

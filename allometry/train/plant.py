@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from allometry.data.batches import BatchOrder
 from allometry.errors import AllometryError
-from allometry.models.base import Frozen
+from allometry.models.base import StrictModel
 
 if TYPE_CHECKING:
     from allometry.data.tokenizers import Tokenizer
@@ -33,7 +33,7 @@ Ids = npt.NDArray[np.int64]
 Count = Annotated[int, Field(ge=0)]
 
 
-class Plant(Frozen):
+class Plant(StrictModel):
     """Insertions: for every r of `repeats`, so many `canaries` and `passages` that are inserted r times each.
 
     r = 0 makes controls that are never trained on. A canary has `slots` random digits, a passage `length`

@@ -91,8 +91,8 @@ def test_seed_noise_spends_a_degree_of_freedom_a_mean():
     n = np.repeat(np.geomspace(1e6, 1e9, 300), 2)
     frame = pd.DataFrame({"seed": np.tile([0, 1], 300)})
     values = 0.02 * np.random.default_rng(0).standard_normal(600)
-    spread, freedom = seed_noise(frame, values, {"N": n})
-    assert freedom == 300
+    spread, dof = seed_noise(frame, values, {"N": n})
+    assert dof == 300
     assert spread == pytest.approx(0.02, rel=0.1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,10 +14,10 @@ from allometry.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
 from allometry.report.content import Analysis
 from allometry.runs.store import Store
-from allometry.studies.core import study as base
 from allometry.studies.core.needs import downloads, passes
 from allometry.studies.core.reporting import report
 from allometry.studies.core.run import StudyRequest, run_study
+from allometry.studies.core.study import STUDIES, Study, StudyData, register
 from allometry.sweeps.cost.cost import plan_frame
 from allometry.sweeps.sweep import Sweep
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
@@ -24,7 +25,7 @@ from allometry.train.config import DataConfig, RunConfig, TrainConfig
 WORDS = {"old": ["law", "loss", "scale", "token"], "new": ["kilo", "mega", "giga", "tera"]}
 
 
-class Tiny(base.Study):
+class Tiny(Study):
     """Two runs; the answer is their losses."""
 
     name: ClassVar[str] = "tiny"
@@ -33,7 +34,7 @@ class Tiny(base.Study):
     def sweep(self, compute: float, data: DataConfig) -> Sweep:
         return Sweep(self.name, self.question, tuple(a_run(data, seed) for seed in (0, 1)))
 
-    def analyse(self, evidence: base.StudyData) -> Analysis:
+    def analyse(self, evidence: StudyData) -> Analysis:
         losses = sorted(evidence.runs.loc[evidence.runs["status"] == "done", "loss"])
         return Analysis(
             study=self.name,
@@ -79,10 +80,12 @@ class Quiet:
 
 
 @pytest.fixture(autouse=True)
-def place(empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def place(empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("ALLOMETRY_CACHE", str(empty_cache))
-    monkeypatch.setitem(base._STUDIES, "tiny", Tiny)
     monkeypatch.chdir(tmp_path)
+    with STUDIES.temporary():
+        register(Tiny)
+        yield
 
 
 def write(name: str, words: list[str]) -> None:

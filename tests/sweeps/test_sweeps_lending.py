@@ -38,7 +38,7 @@ def test_the_last_run_of_a_sweep_takes_the_idle_core_and_keeps_its_bits(
     store: Store, pool: LocalPool, make_run: MakeRun, tmp_path
 ):
     run = make_run(500, d_model=32, batch_tokens=512, tokens=500 * 512).replace(engine="native")
-    if reason := NativeEngine.lacks(run):
+    if reason := NativeEngine.unsupported_reason(run):
         pytest.skip(reason)
     execute(Sweep("one", "", (run,)), store, pool=pool)
     alone = Store(tmp_path / "alone", create=True)

@@ -99,7 +99,7 @@ def test_what_fails_leaves_its_pack(fast, packing: LocalPool, store: Store):
 
 
 def test_a_family_that_cannot_be_packed_is_trained_alone(fast, packing: LocalPool, store: Store):
-    model = family_of("lstm").of_size(3000, n_ctx=32, n_vocab=256)
+    model = family_of("lstm").from_n_params(3000, n_ctx=32, n_vocab=256)
     runs = [fast(8, seed=seed).replace(model=model) for seed in range(2)]
     summary, watcher = train(runs, store, packing)
     assert set(summary.done) == {run.id for run in runs}

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from allometry.sweeps.run.events import Summary
 from allometry.sweeps.run.execute import execute
 from allometry.sweeps.sweep import Sweep
 from allometry.sweeps.workers.local import LocalPool
+from allometry.train.checkpoint import Position, position_problem
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 from allometry.train.loop import train
 from allometry.train.texts import compare
@@ -234,3 +236,10 @@ def main_ok(argv: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(argv)
     assert ended.value.code in (0, None)
+
+
+def test_a_checkpoint_that_names_its_text_is_sound() -> None:
+    position = asdict(Position(step=3, engine="fast", started="2026-11-30T18:00:00+00:00", text="ab" * 32))
+    assert position_problem(position) is None
+    assert position_problem({**position, "text": None}) is None
+    assert position_problem({**position, "text": 5}) == "'text' in its position is wrong"

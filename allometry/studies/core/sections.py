@@ -285,12 +285,12 @@ def seed_noise(runs: pd.DataFrame) -> tuple[float | None, StudySection]:
     if not len(table):
         text = "No point was trained with several seeds, so the noise of a run is not known."
         return None, StudySection(section=Section(title=title, text=text))
-    freedom = table["seeds"] - 1
-    pooled = float(np.sqrt((freedom * table["relative sd"] ** 2).sum() / freedom.sum()))
+    dof = table["seeds"] - 1
+    pooled = float(np.sqrt((dof * table["relative sd"] ** 2).sum() / dof.sum()))
     text = (
         f"Runs that differ only in their seed differ by {percent(pooled)} of the loss (standard deviation, "
         f"pooled over {len(table)} "
-        f"points with {int(freedom.sum())} degrees of freedom). Residuals near this size are noise; larger "
+        f"points with {int(dof.sum())} degrees of freedom). Residuals near this size are noise; larger "
         f"ones are the law's."
     )
     caption = "Every point with several seeds."

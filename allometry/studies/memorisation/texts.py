@@ -352,10 +352,10 @@ def noise_between_seeds(windows: pd.DataFrame) -> float:
     """
     runs = windows.drop_duplicates("run").assign(log=lambda t: np.log(t["test"]))
     groups = runs.groupby(_KEY)["log"]
-    freedom = groups.count() - 1
-    if not (freedom > 0).any():
+    dof = groups.count() - 1
+    if not (dof > 0).any():
         return NOISE
-    return max(NOISE, float(np.sqrt((groups.var().fillna(0) * freedom).sum() / freedom.sum())))
+    return max(NOISE, float(np.sqrt((groups.var().fillna(0) * dof).sum() / dof.sum())))
 
 
 def descents(table: pd.DataFrame, noise: float) -> dict[float, Descent | None]:

@@ -196,8 +196,8 @@ def noise_of(table: pd.DataFrame) -> float:
     known = count > 1
     if not known.any():
         return NOISE
-    freedom = count[known] - 1
-    return float(np.sqrt((spread[known] * freedom).sum() / freedom.sum()))
+    dof = count[known] - 1
+    return float(np.sqrt((spread[known] * dof).sum() / dof.sum()))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

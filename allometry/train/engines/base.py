@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from allometry.core.registry import Registry
 from allometry.errors import AllometryError
 
 if TYPE_CHECKING:
@@ -78,10 +79,12 @@ class Engine(ABC):
     """
 
     name: ClassVar[str]
+    bf16: ClassVar[bool] = False
+    """Whether products of weights are rounded to bf16, so that its numbers are near fp32's, not equal."""
 
     @classmethod
     @abstractmethod
-    def lacks(cls, config: RunConfig) -> str | None:
+    def unsupported_reason(cls, config: RunConfig) -> str | None:
         """Return why this engine cannot run `config` on this machine (one sentence with the remedy), or None if
         it can.
         """
@@ -149,3 +152,14 @@ class Engine(ABC):
     @abstractmethod
     def load_state(self, state: State) -> None:
         """Continue from `state()` of any engine with the same model."""
+
+
+ENGINES: Registry[type[Engine]] = Registry("engine", packages=("allometry.train.engines",))
+"""Engines that a configuration can name. Those of packs and of several devices are chosen by what is trained."""
+
+EngineType = TypeVar("EngineType", bound=type[Engine])
+
+
+def register(engine: EngineType) -> EngineType:
+    """Make an engine known (class decorator) by its `name`."""
+    return ENGINES.add(engine.name, engine)

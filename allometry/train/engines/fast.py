@@ -30,6 +30,7 @@ from allometry.train.engines.base import (
     Tokens,
     decays,
     normalised,
+    register,
 )
 from allometry.train.engines.predictions import hits
 from allometry.train.engines.reference import as_tensor, dropout_masks, sent, with_auxiliary
@@ -56,6 +57,7 @@ ALIGNMENT = 16
 """Every parameter begins at a multiple of this many numbers (64 bytes, a cache line) of the flat buffers."""
 
 
+@register
 class FastEngine(Engine):
     """The engine for GPUs and for families without a compiled step. Parameters, gradients and moments each live
     in one buffer: those that decay first, then the others.
@@ -64,7 +66,7 @@ class FastEngine(Engine):
     name = "fast"
 
     @classmethod
-    def lacks(cls, config: RunConfig) -> str | None:
+    def unsupported_reason(cls, config: RunConfig) -> str | None:
         """Return None: this engine runs every configuration."""
         return None
 

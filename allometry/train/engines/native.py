@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import weakref
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from allometry.train.engines.base import (
     Tokens,
     decays,
     normalised,
+    register,
 )
 from allometry.train.engines.bindings import (
     FAMILIES,
@@ -50,17 +51,16 @@ LONGEST = 1024
 """The longest context: probabilities of every layer are kept for the backward pass."""
 
 
+@register
 class NativeEngine(Engine):
     """The compiled engine: fp32 on the CPU, with every option of its families: biases, dropout, any width and
     vocabulary.
     """
 
     name = "native"
-    bf16: ClassVar[bool] = False
-    """Whether products with weights round their factors to bf16 (see native_bf16.py)."""
 
     @classmethod
-    def lacks(cls, config: RunConfig) -> str | None:
+    def unsupported_reason(cls, config: RunConfig) -> str | None:
         """Return the reason in one sentence with the remedy, or None; compiles the step if this machine has not
         done so yet.
         """
@@ -76,7 +76,7 @@ class NativeEngine(Engine):
             raise AllometryError(
                 f"the native engine computes on the CPU, not on {device!r}", hint="use engine fast for a GPU"
             )
-        if reason := self.lacks(config):
+        if reason := self.unsupported_reason(config):
             raise AllometryError(reason)
         self._config = config
         weights = {k: v.numpy() for k, v in config.model.build(config.train.seed).state_dict().items()}

@@ -49,9 +49,9 @@ class Pack:
         device: str = "cpu",
         precision: torch.dtype | None = None,
     ) -> None:
-        """Stack the models of these runs; raises AllometryError if they cannot be packed (see `lacks`)."""
+        """Stack the models of these runs; raises AllometryError if they cannot be packed (see `unsupported_reason`)."""
         model = configs[0].model.build()
-        if lack := lacks(configs, model):
+        if lack := unsupported_reason(configs, model):
             raise AllometryError(f"these runs cannot be packed: {lack}", hint="train them one by one")
         self.trains = [config.train for config in configs]
         self.device = torch.device(device)
@@ -232,7 +232,7 @@ def rates_of(train: TrainConfig, step: Step) -> tuple[float, ...]:
     )
 
 
-def lacks(configs: Sequence[RunConfig], model: nn.Module | None = None) -> str | None:
+def unsupported_reason(configs: Sequence[RunConfig], model: nn.Module | None = None) -> str | None:
     """Return why these runs cannot be trained as one pack (one sentence), or None if they can.
 
     `model` is the module of the first, where the caller has built it already.

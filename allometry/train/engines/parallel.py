@@ -50,7 +50,7 @@ class ParallelEngine(Engine):
     name = "parallel"
 
     @classmethod
-    def lacks(cls, config: RunConfig) -> str | None:
+    def unsupported_reason(cls, config: RunConfig) -> str | None:
         """Return why the batch cannot be divided among the processes, or None."""
         return config.undivided(dist.get_world_size())
 
@@ -64,7 +64,7 @@ class ParallelEngine(Engine):
         tokens_at_once: int = ROWS_OF_TOKENS,
     ) -> None:
         """Copy the model to each process (DDP) or, with `sharded`, divide its state among them (FSDP2)."""
-        lack = self.lacks(config)
+        lack = self.unsupported_reason(config)
         if lack:
             raise AllometryError(lack, hint="choose batch_tokens a multiple of n_ctx times the devices")
         torch.set_num_threads(threads)

@@ -23,6 +23,7 @@ from allometry.train.engines.base import (
     Tokens,
     decays,
     normalised,
+    register,
 )
 from allometry.train.engines.predictions import hits
 
@@ -65,6 +66,7 @@ def with_auxiliary(loss: Tensor, model: torch.nn.Module) -> Tensor:
     return loss if extra is None else loss + extra
 
 
+@register
 class ReferenceEngine(Engine):
     """Plain operations, nothing fused, no reduced precision: slow, and the standard that the others are tested
     against.
@@ -73,7 +75,7 @@ class ReferenceEngine(Engine):
     name = "reference"
 
     @classmethod
-    def lacks(cls, config: RunConfig) -> str | None:
+    def unsupported_reason(cls, config: RunConfig) -> str | None:
         """Return None: this engine runs every configuration."""
         return None
 

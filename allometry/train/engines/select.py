@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import time
 from collections.abc import Callable
@@ -13,24 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from allometry import env
-from allometry.errors import AllometryError, unknown
+from allometry.errors import AllometryError
 from allometry.runs.files import read_json
 from allometry.runs.place import Folder
-from allometry.train.engines.base import Engine
+from allometry.train.engines.base import ENGINES, Engine
 
 if TYPE_CHECKING:
     from allometry.train.config import RunConfig
 
-_ENGINES = {
-    "native": ("allometry.train.engines.native", "NativeEngine"),
-    "native-bf16": ("allometry.train.engines.native_bf16", "NativeBf16Engine"),
-    "fast": ("allometry.train.engines.fast", "FastEngine"),
-    "reference": ("allometry.train.engines.reference", "ReferenceEngine"),
-}
-"""Engines by name, the usually fastest first."""
-
 _AUTO = ("native", "native-bf16", "fast")
-"""Engines that `auto` may choose: their losses are indistinguishable from the reference's."""
+"""Engines that may be taken unasked, the one that is usually the fastest first.
+
+Their losses cannot be told from the reference's.
+"""
 
 _TRIAL_SECONDS = 0.1
 _TRIAL_TOKENS = 1024
@@ -45,7 +39,7 @@ def engine(name: str, config: RunConfig, *, threads: int = 1, device: str = "cpu
     AllometryError: an engine asked for by name that cannot run says what it lacks and the remedy.
     """
     chosen = auto(config, threads=threads, device=device) if name == "auto" else engine_class(name)
-    lack = chosen.lacks(config)
+    lack = chosen.unsupported_reason(config)
     if lack is not None:
         raise AllometryError(
             f"engine {name!r} cannot run this: {lack}",
@@ -56,11 +50,9 @@ def engine(name: str, config: RunConfig, *, threads: int = 1, device: str = "cpu
 
 def engine_class(name: str) -> type[Engine]:
     """Return the class of an engine by name; AllometryError for an unknown one."""
-    if name not in _ENGINES:
-        raise unknown("engine", name, ["auto", *_ENGINES])
-    module, attribute = _ENGINES[name]
-    found: type[Engine] = getattr(importlib.import_module(module), attribute)
-    return found
+    if name not in ENGINES:
+        raise ENGINES.unknown(name, also=["auto"])
+    return ENGINES[name]
 
 
 def auto(config: RunConfig, *, threads: int = 1, device: str = "cpu") -> type[Engine]:
@@ -71,7 +63,7 @@ def auto(config: RunConfig, *, threads: int = 1, device: str = "cpu") -> type[En
     """
     if not device.startswith("cpu"):
         return engine_class("fast")
-    able = [kind for name in _AUTO if (kind := engine_class(name)).lacks(config) is None]
+    able = [kind for name in _AUTO if (kind := engine_class(name)).unsupported_reason(config) is None]
     if len(able) == 1:
         return able[0]
     path = _record(config, threads)

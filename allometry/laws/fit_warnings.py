@@ -124,9 +124,7 @@ def _levels(e: Evidence) -> None:
             )
         elif span < 10 and name != "L":
             low, high = (format_count(e.problem.centre[name] * np.exp(v)) for v in (x.min(), x.max()))
-            meaning = (
-                f"{name} spans a factor of {span:.3g} only: an exponent read off it is a guess far outside"
-            )
+            meaning = f"{name} spans a factor of {span:.3g} only: do not extrapolate its exponent"
             e.warn("narrow-range", meaning, f"the law for {name} from {low} to {high}")
 
 
@@ -160,15 +158,12 @@ def _bounds(e: Evidence) -> None:
         for side, (sign, end) in ends.items():
             share = float(np.mean(sign * (e.z_samples[:, i] - end) <= near)) if len(e.z_samples) else 0.0
             if sign * (e.z[i] - end) <= near:
-                e.doubts.append(f"{name} is at the {side} end of its range")
-                meaning = (
-                    f"{name} ran to the {side} end of its range: the data ask for a limit, not for a value"
-                )
+                e.doubts.append(f"{name} is at its {side} bound")
+                other = "an upper" if side == "lower" else "a lower"
+                meaning = f"{name} hit its {side} bound: only {other} bound can be estimated"
                 e.warn("bound-hit", meaning, _INSIDE)
             elif share > 0.025:
-                meaning = (
-                    f"{name} runs to the {side} end of its range in {100 * share:.0f} % of the resamples"
-                )
+                meaning = f"{name} hits its {side} bound in {100 * share:.0f} % of the resamples"
                 e.warn("bound-hit-in-resamples", meaning, e.one_side(name, side))
 
 
@@ -202,7 +197,7 @@ def _conditioning(e: Evidence) -> None:
         )
     if state.condition > 1e3:
         meaning = (
-            f"condition number {state.condition:.2g}: a combination of the parameters is hardly determined"
+            f"condition number {state.condition:.2g}: a combination of the parameters is poorly determined"
         )
         e.warn("ill-conditioned", meaning, "predictions near the data")
     strong = [f"{a} and {b} ({r:+.3f})" for a, b, r in state.correlations if abs(r) > 0.95]
@@ -227,7 +222,7 @@ def _outliers(e: Evidence) -> None:
     )
     robust = np.isfinite(e.problem.objective.threshold)
     known = (
-        "the estimates, which a Huber objective hardly lets such rows move; leave out those known to be wrong"
+        "the estimates: a Huber objective limits the influence of such rows; leave out those known to be wrong"
         if robust
         else "little before these rows are left out, or the objective is a Huber loss (huber-log)"
     )

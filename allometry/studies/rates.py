@@ -430,5 +430,5 @@ def _over(each: Optimum) -> str:
 def _next(found: list[Optimum]) -> str:
     costly = [each.label for each in found if each.cost.interval(LEVEL)[0] > COSTLY]
     if costly:
-        return f"Mend the rule for {', '.join(costly)}, and train what rests on it again."
+        return f"Update the rule for {', '.join(costly)}, and rerun the studies that use it."
     return "Does the best rate fall at longer horizons, as Step Law has it rise with D?"

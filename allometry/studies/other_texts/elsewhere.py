@@ -235,7 +235,7 @@ def _why(name: str, rows: pd.DataFrame, curves: pd.DataFrame, ladder: pd.DataFra
     turned = _turned(name, curves, ladder)
     reasons = []
     if turned > TURNED:
-        reasons.append(f"ends {turned:.1f} % above its lowest: training here comes to cost there")
+        reasons.append(f"the loss there rises {turned:.1f} % after its minimum")
     if size["high"] < 1:
         reasons.append("gains less than in proportion: what makes it hard is seldom seen here")
     if size["low"] > 1:

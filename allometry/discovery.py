@@ -1,4 +1,4 @@
-"""Finding what registers itself: a file put into a package is known without being listed anywhere."""
+"""Discovery of registered things: a file put into a package is found without being listed anywhere."""
 
 import importlib
 import pkgutil

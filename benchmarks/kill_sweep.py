@@ -24,7 +24,8 @@ import psutil
 from allometry.env import cores
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.store import Store
-from allometry.sweeps.execute import Event, execute
+from allometry.sweeps.run.events import Event
+from allometry.sweeps.run.execute import execute
 from allometry.sweeps.sweep import Sweep
 from allometry.train.config import DataConfig, RunConfig, Schedule, TrainConfig
 

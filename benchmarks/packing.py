@@ -31,10 +31,10 @@ from train import Case, environment, matrix_peak
 
 from allometry import env
 from allometry.runs.store import Store
-from allometry.sweeps.calibrate import calibrate
-from allometry.sweeps.execute import execute
-from allometry.sweeps.local import LocalPool
+from allometry.sweeps.cost.calibrate import calibrate
+from allometry.sweeps.run.execute import execute
 from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.workers.local import LocalPool
 from allometry.train.config import DataConfig, TrainConfig
 from allometry.train.engines.base import Engine, Step
 from allometry.train.engines.fast import FastEngine, best_precision

@@ -13,7 +13,8 @@ import argparse
 
 from allometry.studies.core import plan as planning
 from allometry.studies.core.study import study
-from allometry.sweeps.cost import CostModel, Timing, shape_key
+from allometry.sweeps.cost.cost import CostModel
+from allometry.sweeps.cost.timing import Timing, shape_key
 from allometry.sweeps.sweep import Sweep
 from allometry.train.config import DataConfig, RunConfig
 from allometry.units import format_count, format_duration

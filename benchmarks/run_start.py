@@ -20,10 +20,10 @@ import numpy as np
 from allometry import env
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.store import Store
-from allometry.sweeps.events import Event
-from allometry.sweeps.execute import execute
-from allometry.sweeps.local import LocalPool
+from allometry.sweeps.run.events import Event
+from allometry.sweeps.run.execute import execute
 from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.workers.local import LocalPool
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 from allometry.train.engines.select import engine
 

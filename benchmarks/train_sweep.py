@@ -24,7 +24,7 @@ from train_peers import plain_loop, plain_model
 from allometry import env
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.store import Store
-from allometry.sweeps.execute import execute
+from allometry.sweeps.run.execute import execute
 from allometry.sweeps.sweep import Sweep
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 

@@ -59,7 +59,7 @@ class Compared:
         self.shingles, self.count = shingles_of, 0
 
     def similarity(self, one: int, other: int) -> float:
-        """Return the Jaccard similarity of two documents, and count the comparison."""
+        """Return the Jaccard similarity of two documents."""
         self.count += 1
         return jaccard(self.shingles(one), self.shingles(other))
 
@@ -81,7 +81,8 @@ def time_templates(count: int) -> None:
         seconds = time.process_time() - start
         pairs = some * (some - 1) // 2
         print(
-            f"{some:,} pages of one template: {seconds:.1f} s of one processor, {documents.count:,} comparisons "
+            f"{some:,} pages of one template: {seconds:.1f} s of one processor, "
+            f"{documents.count:,} comparisons "
             f"of {pairs:,} pairs, {len(found)} copies"
         )
 

@@ -53,7 +53,7 @@ class _LazyGroup(Group):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="allometry", message="%(version)s")
 def app(debug: bool) -> None:  # main() takes --debug off the line; it is here for --help
-    """Allometry: measure, fit and use the scaling laws of language models."""
+    """Measure, fit and use the scaling laws of language models."""
 
 
 def main(argv: list[str] | None = None) -> None:

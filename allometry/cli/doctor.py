@@ -67,7 +67,7 @@ def _line_that_installs(package: str) -> str:
 
 def _machine() -> Iterator[Finding]:
     from allometry import env
-    from allometry.sweeps.gpus import gpus
+    from allometry.sweeps.workers.gpus import gpus
     from allometry.units import format_bytes
 
     useful = [

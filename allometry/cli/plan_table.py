@@ -11,13 +11,13 @@ import pandas as pd
 
 from allometry.cli.tables import PIPED, one_line, print_table, say
 from allometry.studies.core.needs import sentences
+from allometry.sweeps.cost.cost import Cost, CostModel, plan_frame
 from allometry.units import format_count, format_duration, format_flops
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis, Constant
     from allometry.runs.store import Store
     from allometry.studies.core.plan import StudyPlan
-    from allometry.sweeps.cost import Cost, CostModel
 
 
 def print_plan(plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
@@ -26,7 +26,7 @@ def print_plan(plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
     """
     click.echo(f"\n{click.style(plan.study, bold=True)}")
     say(f"{plan.sweep.question}\n", piped=PIPED, hang=0)
-    frame = plan.sweep.frame(store, cost)
+    frame = plan_frame(plan.sweep, store, cost)
     frame["held"] = frame["run"].isin(plan.held_back)
     many = len(plan.run_sets) > 1
     if many:

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from allometry.report.content import Analysis
     from allometry.runs.store import Store
     from allometry.studies.core.plan import StudyPlan
-    from allometry.sweeps.cost import CostModel
-    from allometry.sweeps.execute import Event
-    from allometry.sweeps.progress import Display as Progress
+    from allometry.sweeps.cost.cost import CostModel
+    from allometry.sweeps.run.events import Event
+    from allometry.sweeps.run.progress import Display as Progress
 
 
 def command(name: str) -> click.Command:
@@ -92,8 +92,8 @@ def run(
     asked = study_of(study)
     require("torch", "safetensors", purpose="a study, which times this machine and trains,")
     from allometry.studies.core.run import StudyRequest, run_study
-    from allometry.sweeps.progress import Display as Progress
-    from allometry.sweeps.shard import parse_shard
+    from allometry.sweeps.run.progress import Display as Progress
+    from allometry.sweeps.run.shard import parse_shard
     from allometry.train.config import DataConfig
     from allometry.units import parse_duration, parse_number
 

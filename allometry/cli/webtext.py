@@ -96,8 +96,8 @@ def _run(
 @flags.link_flags
 @table_options
 def _links(links: tuple[str, ...], out: str, parts: int | None, form: Any, **values: Any) -> None:
-    """Choose the links worth fetching from dumps (.zst, .xz, .bz2, .gz, .jsonl), lists (.csv, .jsonl, .txt) or WARC
-    files."""
+    """Choose the links worth fetching from dumps (.zst, .xz, .bz2, .gz, .jsonl), lists (.csv, .jsonl, .txt)
+    or WARC files."""
     from allometry.data.webtext import links as stage
     from allometry.data.webtext.workspace import Workspace
 
@@ -219,7 +219,8 @@ def _build(folder: str, form: Any, **values: Any) -> None:
 @click.argument("targets", nargs=-1, required=True, metavar="URL-OR-HOST...")
 @table_options
 def _remove(folder: str, targets: tuple[str, ...], form: Any) -> None:
-    """Take pages or whole hosts out for good: of the data set, the archive and every stage, and of later runs."""
+    """Take pages or whole hosts out for good: of the data set, the archive and every stage, and of later
+    runs."""
     from allometry.data.webtext import removal
     from allometry.data.webtext.workspace import Workspace
 

@@ -20,6 +20,8 @@ OFF_COMPUTE = 0.15
 """Difference of log C/(6ND) from that of runs of like size that rounding and counting do not explain."""
 OFF_LOSS = 0.005
 """Smallest relative distance from the law of the others that counts as far."""
+APART = 2.0
+"""A far loss is also so many times as far off as the worst of the others: a law that bends has no such gap."""
 MOST = 0.2
 """Share of the rows above which they are no exceptions: then the law, or the count of C, is another."""
 
@@ -50,15 +52,22 @@ def misfits(table: pd.DataFrame) -> pd.Series:
 
 
 def _off_compute(log_ratio: Array, log_size: Array) -> Array:
-    """Return each row's log ratio less the median of the six others nearest in size; 0 where that is its
-    scatter.
+    """Return each row's log ratio less that of rows of like size, (n,); 0 where that is within the scatter.
+
+    Rows of like size are the three next smaller and the three next larger, as they are and continued by the
+    three beyond them: the ratio may change with size. The nearest of these four decides.
     """
     order = np.lexsort((log_ratio, log_size))
     values, off = log_ratio[order], np.zeros(len(order))
     for i in range(len(order)):
-        first = int(np.clip(i - 3, 0, max(len(order) - 7, 0)))
-        near = np.delete(values[first : first + 7], i - first)
-        off[order[i]] = values[i] - np.median(near) if len(near) else 0.0
+        found = []
+        for side in (values[:i][::-1], values[i + 1 :]):
+            if len(side) >= 3:
+                near = float(np.median(side[:3]))
+                found.append(near)
+                if len(side) >= 6:
+                    found.append(2 * near - float(np.median(side[3:6])))
+        off[order[i]] = min((values[i] - f for f in found), key=abs, default=0.0)
     scale = 1.4826 * float(np.median(np.abs(off)))
     return np.where(np.abs(off) > 6 * scale, off, 0.0)
 
@@ -78,4 +87,6 @@ def _off_loss(table: pd.DataFrame) -> NDArray[np.float64]:
     if not np.isfinite(best.objective):
         return none
     off = -problem.residuals(best.z[None])[0][0]
-    return np.where(outlying(off, len(problem.free)) & (np.abs(off) > OFF_LOSS), off, 0.0)
+    far = outlying(off, len(problem.free))
+    apart = max(OFF_LOSS, APART * float(np.abs(off[~far]).max(initial=0.0)))
+    return np.where(far & (np.abs(off) > apart), off, 0.0)

@@ -97,7 +97,7 @@ def _size(e: Evidence) -> None:
 
 
 def _checkpoints(e: Evidence) -> None:
-    """Warn of points of one run at several D: on a decaying schedule they are no runs of those D."""
+    """Warn about points of one run at several D: on a decaying schedule they are no runs of those D."""
     if not e.grouping.checkpoints or e.grouping.groups == len(e.problem.output):
         return
     rate = next((c for c in ("lr", "learning_rate") if c in e.frame.columns), None)
@@ -129,7 +129,7 @@ def _levels(e: Evidence) -> None:
 
 
 def _floors(e: Evidence) -> None:
-    """Warn of a floor at zero, or one that reaches zero in some resamples."""
+    """Warn about a floor at zero, or one that reaches zero in some resamples."""
     tiny = 1e-3 * float(np.median(e.problem.output))
     for i, name in enumerate(e.problem.free):
         if not e.problem.law.parameter(name).floor:
@@ -148,7 +148,7 @@ def _floors(e: Evidence) -> None:
 
 
 def _bounds(e: Evidence) -> None:
-    """Warn of parameters at an end of the range that is searched, in the estimate or in some resamples."""
+    """Warn about parameters at an end of the range that is searched, in the estimate or in some resamples."""
     box = e.problem.box
     for i, name in enumerate(e.problem.free):
         near = 1e-6 * (box.high[i] - box.low[i])
@@ -168,7 +168,7 @@ def _bounds(e: Evidence) -> None:
 
 
 def _spread(e: Evidence) -> None:
-    """Warn of positive parameters that are known to no better than a factor of ten to one side."""
+    """Warn about positive parameters that are known to no better than a factor of ten to one side."""
     estimate = e.problem.natural(e.z)
     for name in e.problem.free:
         p, values = e.problem.law.parameter(name), e.samples[name]
@@ -217,8 +217,8 @@ def _outliers(e: Evidence) -> None:
     rows = ", ".join(f"{e.labels[i]} ({off})" for i, off in zip(far[:12], shown, strict=True))
     more = f" and {len(far) - 12} more" if len(far) > 12 else ""
     meaning = (
-        f"{len(far)} of {len(residuals)} points lie farther off the law than the scatter of the others explains"
-        f" (measured against law: row {rows}{more})"
+        f"{len(far)} of {len(residuals)} points lie farther off the law than the scatter of the others"
+        f" explains (measured against law: row {rows}{more})"
     )
     robust = np.isfinite(e.problem.objective.threshold)
     known = (
@@ -243,7 +243,7 @@ _CEILING = 12.0
 
 
 def about_scale(output: Array, name: str, column: str) -> list[FitWarning]:
-    """Warn of a loss that is hardly in nats per token: too large, or called bits or perplexity.
+    """Warn about a loss that is hardly in nats per token: too large, or called bits or perplexity.
 
     Only whole words of a column's name count, and only where it is taken as it is: an expression of columns
     (`log(val_ppl)`) is judged by its values.

@@ -40,9 +40,8 @@ class Minimum:
 def minimum(s: Slice, log_loss: Array, draws: Array, method: str, sigma: float = 0.0) -> Minimum:
     """Find the minimum by "akima" or "parabola"; `log_loss` (runs,), `draws` (resamples, runs).
 
-    `sigma` is the noise of one log loss. An optimum further below the lowest measured loss than the parabola
-    through it and its neighbours reaches, and than the noise explains, is discarded: one bad run bends an
-    interpolant so.
+    `sigma` is the noise of one log loss. An optimum further below the lowest measured loss than the slice's
+    curvature and the noise explain is discarded: one bad run bends an interpolant so.
     """
     x, every = np.log(s.N), np.vstack([log_loss, draws])
     losses = s.losses(every)
@@ -79,11 +78,15 @@ def _akima(x: Array, losses: Array) -> tuple[Array, Array, Array]:
 
 
 def _depth(x: Array, losses: Array) -> float:
-    """Return how far the vertex of the parabola through the lowest loss and its neighbours lies below it."""
-    i = int(np.clip(losses.argmin(), 1, len(x) - 2))
-    quadratic, linear, constant = np.polyfit(x[i - 1 : i + 2] - x[i], losses[i - 1 : i + 2], 2)
-    lowest = float(losses.min())
-    return max(0.0, lowest - float(constant - linear**2 / (4 * quadratic))) if quadratic > 0 else 0.0
+    """Return how far a curve of this slice's curvature may dip below its lowest measured point.
+
+    The curvature is the lower quartile over neighbouring triples, which one bad run, part of three, leaves
+    alone where there are seven sizes.
+    """
+    gaps = np.diff(x)
+    slopes = np.diff(losses) / gaps
+    curvature = 2 * np.abs(np.diff(slopes)) / (gaps[1:] + gaps[:-1])
+    return float(np.quantile(curvature, 0.25) * gaps.max() ** 2 / 8)
 
 
 def _parabola(x: Array, losses: Array) -> tuple[Array, Array, Array]:
@@ -111,7 +114,7 @@ def _skew(x: Array, losses: Array) -> float:
 
 
 def shape_cautions(optima: list[Minimum], method: str) -> list[FitWarning]:
-    """Warn of faults in the grids of sizes: for a parabola, too wide or off-centre (arXiv 2603.22339)."""
+    """Warn about faults in the grids of sizes: for a parabola, too wide or off-centre (arXiv 2603.22339)."""
     used = [o for o in optima if not o.reason]
     if method != "parabola" or not used:
         return []

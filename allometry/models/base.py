@@ -1,4 +1,4 @@
-"""What every architecture is to the rest: a frozen configuration that can count, build and resize itself."""
+"""The interface of every architecture: a frozen configuration that can count, build and resize itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Frozen(BaseModel):
-    """A record that is checked when made, never changed, and rejects keys it does not know.
+    """A record that is validated when made, cannot be changed, and rejects unknown keys.
 
     A wrong value raises AllometryError, which names the record and the field and, for a misspelt field, the
     nearest known names.
@@ -49,7 +49,7 @@ def readable(error: ValidationError, record: type[BaseModel]) -> AllometryError:
             wrong, hint = [*wrong, guess.message], guess.hint
         elif item["type"] == "missing":
             wrong.append(f"{field} is missing")
-        elif item["type"] == "value_error":  # raised by a validator of ours: its words are meant to be read
+        elif item["type"] == "value_error":  # raised by our own validator, for the user
             wrong.append(str(item["ctx"]["error"]))
         else:
             wrong.append(f"{field}: {item['msg']} (got {item['input']!r})")
@@ -68,11 +68,11 @@ class ModelConfig(Frozen, ABC):
 
     @abstractmethod
     def counts(self) -> Counts:
-        """Parameters and FLOPs by component, computed from the shape alone."""
+        """Return parameters and FLOPs by component, computed from the shape alone."""
 
     @abstractmethod
     def build(self, seed: int = 0) -> nn.Module:
-        """The PyTorch module with freshly initialised fp32 weights, a pure function of (shape, seed).
+        """Build the PyTorch module with freshly initialised fp32 weights, a pure function of (shape, seed).
 
         Its forward maps token ids of shape (batch, time) to logits of shape (batch, time, n_vocab). If it has
         an attribute `auxiliary_loss` that is not None after a forward pass in training, that (one number) is
@@ -82,7 +82,9 @@ class ModelConfig(Frozen, ABC):
     @classmethod
     @abstractmethod
     def of_size(cls, n: int, **fixed: Any) -> Self:
-        """The dial: the shape of this family with Kaplan's N near `n`, all else derived unless fixed."""
+        """Return the shape of this family with Kaplan's N near `n`; fields that are not `fixed` are derived from
+        it.
+        """
 
     @property
     @abstractmethod
@@ -95,7 +97,7 @@ ConfigType = TypeVar("ConfigType", bound=type[ModelConfig])
 
 
 def register(config: ConfigType) -> ConfigType:
-    """Make a family known (class decorator) by the default of its `family` field."""
+    """Register a family (class decorator) under the default of its `family` field."""
     name: str = config.__pydantic_fields__["family"].default
     _FAMILIES[name] = config
     return config

@@ -25,13 +25,13 @@ PROJECT = "allometry"
 
 
 class Tracker(Protocol):
-    """Where runs are mirrored."""
+    """An experiment tracker to which runs are mirrored."""
 
     record: Path
-    """The file in which it is written down what has been sent."""
+    """The file that records what has been sent."""
 
     def send(self, update: RunUpdate) -> None:
-        """Take in what is new of one run."""
+        """Send what is new of one run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Synced:
 
 
 def tracker(target: str, store: Store, *, offline: bool = False) -> Tracker:
-    """The tracker that "tensorboard:FOLDER", "wandb[:PROJECT]" or "trackio[:PROJECT]" names.
+    """Return the tracker that "tensorboard:FOLDER", "wandb[:PROJECT]" or "trackio[:PROJECT]" names.
 
     `offline` (Weights & Biases only) writes files that `wandb sync` uploads. Raises AllometryError for
     anything else, or a package that is not installed.
@@ -66,7 +66,7 @@ def tracker(target: str, store: Store, *, offline: bool = False) -> Tracker:
 
 
 def _record(store: Store, target: str, offline: bool = False) -> Path:
-    """Where the store keeps what has been sent to a target that has no folder of its own."""
+    """Return the file in which the store records what has been sent to a target without a folder of its own."""
     name = hashlib.sha256(f"{target} {offline}".encode()).hexdigest()[:12]
     return store.path / f".sync-{name}.json"
 
@@ -100,7 +100,7 @@ def sync(
 
 
 def run_update(record: RunRecord, before: list[Any] | None) -> RunUpdate:
-    """What is to be sent of a run of which step and status `before` have been sent (None: nothing has)."""
+    """Return what is new of a run of which step and status `before` have been sent (None: nothing has)."""
     seen = before[0] if before else 0
     ended = record.status in FINISHED and (before is None or before[1] not in FINISHED)
     return RunUpdate(
@@ -114,7 +114,7 @@ def run_update(record: RunRecord, before: list[Any] | None) -> RunUpdate:
 
 
 def _points(record: RunRecord) -> Iterator[tuple[int, Values]]:
-    """Step and finite values of each row of a curve."""
+    """Yield step and finite values of each row of a curve."""
     frame = record.curve.frame.drop(columns="run").select_dtypes("number")
     for row in frame.to_dict("records"):
         step = int(row.pop("step"))
@@ -122,7 +122,7 @@ def _points(record: RunRecord) -> Iterator[tuple[int, Values]]:
 
 
 def _final(record: RunRecord) -> Values:
-    """The numbers of a run's row in the run table."""
+    """Return the numbers of a run's row in the run table."""
     numbers = {
         key: float(value)
         for key, value in record.row().items()

@@ -18,7 +18,7 @@ Values = dict[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class RunUpdate:
-    """What a tracker has not seen of a run: points (step, values) and, once it has ended, its final values.
+    """The news of a run for a tracker: points (step, values) and, once it has ended, its final values.
 
     `first` says that the tracker knows nothing of the run; `config` is flat: {"model.n_layer": 2, …}.
     """
@@ -54,7 +54,7 @@ class TensorBoard:
             folder.mkdir(parents=True, exist_ok=True)
 
     def send(self, update: RunUpdate) -> None:
-        """One further event file in the run's folder."""
+        """Write one further event file into the run's folder."""
         with writing(self.folder / update.run):
             writer = self._writer(str(self.folder / update.run))
         try:
@@ -82,7 +82,7 @@ def _scalars(values: Mapping[str, float]) -> Any:
 
 
 def _plain(value: Any) -> str | float | bool:
-    """A setting as the hyper-parameters of TensorBoard can hold it."""
+    """Return a setting in a form that the hyper-parameters of TensorBoard can hold."""
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
@@ -104,7 +104,7 @@ class WandB:
             )
 
     def send(self, update: RunUpdate) -> None:
-        """The run under its own id, continued if it is there already."""
+        """Send the run under its own id, continued if it is there already."""
         settings = self._wandb.Settings(silent=True, x_disable_stats=True, console="off", x_disable_meta=True)
         run = self._wandb.init(
             project=self.project, id=_identifier(update.run), name=update.run, config=update.config,
@@ -118,7 +118,7 @@ class WandB:
 
 
 def _identifier(run: str) -> str:
-    """A run's id as a tracker accepts it: at most 64 characters, none of / \\ # ? % :."""
+    """Return a run's id as a tracker accepts it: at most 64 characters, none of / \\ # ? % :."""
     return re.sub(r"[/\\#?%:]", "_", run)[-64:]
 
 
@@ -133,7 +133,7 @@ class Trackio:
         self._trackio, self.project, self.record = trackio, project, record
 
     def send(self, update: RunUpdate) -> None:
-        """The run under its own name, continued if it is there already."""
+        """Send the run under its own name, continued if it is there already."""
         run = self._trackio.init(
             project=self.project, name=update.run, config=update.config, resume="allow", embed=False,
             auto_log_gpu=False, auto_log_cpu=False,

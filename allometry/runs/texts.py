@@ -1,4 +1,4 @@
-"""Which text a run was trained on: `text.json` beside its configuration, and runs of other text put aside.
+"""The text that a run was trained on: `text.json` beside its configuration, and runs of other text put aside.
 
 A run's id is the hash of its configuration, which names a corpus and does not hold it. The text behind a name
 such as "files:my.txt" can change, so each run records the SHA-256 of the token ids that it reads:
@@ -47,7 +47,7 @@ class Text:
 
 
 def recorded(directory: Path) -> Text | None:
-    """What a run's directory says of its text; None if it says nothing, as runs of older releases."""
+    """Return the text that a run's directory records; None if it records none, as runs of older releases."""
     try:
         stored = read_json(directory / FILE)
     except AllometryError:
@@ -64,12 +64,12 @@ def _whole(entry: Any) -> bool:
 
 
 def record(directory: Path, text: Text) -> None:
-    """Write down in a run's directory what it reads."""
+    """Write the text that a run reads into its directory."""
     write_json(directory / FILE, {"format": _FORMAT, "sets": dict(text.sets), "parent": text.parent})
 
 
 def exchange(store: Path, name: str, before: str, now: str) -> bool:
-    """Put `name`, a run or "studies/KEY", of the text `before` aside; bring back that of the text `now`.
+    """Put `name`, a run or "studies/KEY", of the text `before` aside; restore that of the text `now`.
 
     Both are digests. Returns whether something came back. The caller must have the store for itself.
     """
@@ -86,7 +86,7 @@ def exchange(store: Path, name: str, before: str, now: str) -> bool:
 
 
 def _unused(path: Path) -> Path:
-    """The path, or the first of PATH.2, PATH.3, … that does not exist."""
+    """Return the path, or the first of PATH.2, PATH.3, … that does not exist."""
     number, free = 1, path
     while free.exists():
         number += 1

@@ -1,4 +1,4 @@
-"""Comparing the text that runs were trained on with what their corpora hold now (see `runs.texts`)."""
+"""Compare the text that runs were trained on with what their corpora hold now (see `runs.texts`)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from allometry.train.inputs import token_sets
 
 
 def text_of(config: RunConfig, store: Path, cache: Path | None = None) -> Text:
-    """What a run reads as its corpora are now, and what the run in `store` that it starts from has read.
+    """Return what a run reads as its corpora are now, and what the run in `store` that it starts from has read.
 
-    Prepares the token sets that the cache lacks; AllometryError where one cannot be had.
+    Prepares the token sets that the cache lacks; AllometryError where one is not available.
     """
     sets: dict[str, dict[str, str]] = {}
     for corpus, tokenizer in token_sets(config.data):
@@ -29,7 +29,7 @@ def text_of(config: RunConfig, store: Path, cache: Path | None = None) -> Text:
 
 
 def set_of(corpus: str, tokenizer: str, cache: Path | None = None) -> dict[str, dict[str, str]]:
-    """A token set under its name, as `Text.sets` has it; prepared if the cache lacks it."""
+    """Return a token set under its name, in the form of `Text.sets`; prepared if the cache lacks it."""
     return {tokens.key(corpus, tokenizer): _entry(tokens.prepare(corpus, tokenizer, cache=cache))}
 
 
@@ -55,7 +55,7 @@ class Comparison:
     names: set[str] = field(default_factory=set)
 
     def sentences(self) -> list[str]:
-        """What a user is to know of it, a sentence each."""
+        """Return the warnings for the user, a sentence each."""
         said = []
         if self.changed:
             sets = ", ".join(sorted(self.names)) or "the weights that they start from"
@@ -105,7 +105,7 @@ def compare(
 def _present(
     run: RunConfig, before: Text | None, now: _Present, found: Comparison, store: Path
 ) -> Text | None:
-    """What a run would read now; None if that is not known."""
+    """Return the text that a run would read now; None if that is not known."""
     sets = {}
     for corpus, tokenizer in token_sets(run.data):
         name = tokens.key(corpus, tokenizer)
@@ -136,8 +136,8 @@ class _Present:
         self.known: dict[tuple[str, str], dict[str, str] | AllometryError] = {}
 
     def entry(self, corpus: str, tokenizer: str, recorded: dict[str, str]) -> dict[str, str] | None:
-        """The "tokens" and "identity" of a token set; None for one that nothing has recorded and the cache
-        lacks. Raises AllometryError for one that cannot be had.
+        """Return the "tokens" and "identity" of a token set; None for one that nothing has recorded and the
+        cache lacks. Raises AllometryError for one that is not available.
         """
         wanted = corpus, tokenizer
         if wanted not in self.known:
@@ -173,7 +173,7 @@ def _fixed(corpus: str, tokenizer: str) -> bool:
 
 
 def _may_change(corpus: str, tokenizer: str) -> bool:
-    """Whether the text behind a token set is not settled by this release."""
+    """Return whether the text behind a token set can differ between machines or over time."""
     names = (corpus, tokenizer.partition("@")[2])
     return any(re.match(r"(files|webtext|hf):|stdlib\b", name) for name in names)
 
@@ -181,7 +181,8 @@ def _may_change(corpus: str, tokenizer: str) -> bool:
 def settle(
     runs: Sequence[RunConfig], store: Path, *, cache: Path | None = None
 ) -> tuple[Comparison, list[str]]:
-    """Put runs of other text aside and bring back those of the present text; also what there is to say.
+    """Put runs of other text aside and bring back those of the present text; return the comparison and the
+    messages for the user.
 
     The caller must have the store for itself.
     """
@@ -195,7 +196,7 @@ def settle(
 
 
 def refuse_changed(runs: Iterable[RunConfig], store: Path, *, where: str) -> list[str]:
-    """Refuse runs of other text in a store that other processes may be using; else what there is to say.
+    """Refuse runs of other text in a store that other processes may be using; return the messages for the user.
 
     `where` is the store as the user names it.
     """
@@ -209,9 +210,9 @@ def refuse_changed(runs: Iterable[RunConfig], store: Path, *, where: str) -> lis
 
 
 def same_text(config: RunConfig, directory: Path, cache: Path | None = None) -> Text:
-    """What a run reads now; AllometryError if its directory records that it has read something else.
+    """Return the text that a run reads now; AllometryError if its directory records that it has read something else.
 
-    Whoever starts a run makes room first (`settle`): what this finds has changed since.
+    The caller puts runs of other text aside first (`settle`): a difference found here arose since then.
     """
     text = text_of(config, directory.parent, cache)
     before = texts.recorded(directory)
@@ -221,7 +222,7 @@ def same_text(config: RunConfig, directory: Path, cache: Path | None = None) -> 
 
 
 def still_same(config: RunConfig, directory: Path, cache: Path | None = None) -> None:
-    """Refuse to take a finished run for one of the present text, if that is known to differ."""
+    """Refuse a finished run that is known to be of other text than the present one."""
     if compare([config], directory.parent, cache=cache).changed:
         raise _changed(config)
 

@@ -80,3 +80,70 @@ def test_a_failed_search_is_tried_again(package: str, monkeypatch: pytest.Monkey
         registry.all()
     monkeypatch.undo()
     assert list(registry.all()) == ["blue", "red"]
+
+
+def library(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, files: dict[str, str]) -> None:
+    """Write a package whose files are Python text; its registry is C."""
+    for path, source in files.items():
+        file = folder / name / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        (file.parent / "__init__.py").touch()
+        file.write_text(source)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+
+
+def test_one_name_imports_the_file_or_folder_of_that_name_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: Registry[object] = Registry("shape", packages=("shapes_here",), nested=True)
+    source = "SEEN.append(__name__)\n"
+    files = {"round.py": source, "flat_square.py": source, "deep/cube.py": source, "deep/ball.py": source}
+    library(tmp_path, monkeypatch, "shapes_here", files)
+    seen: list[str] = []
+    monkeypatch.setattr("builtins.SEEN", seen, raising=False)
+    for name, expected in (
+        ("round", ["shapes_here.round"]),
+        ("flat-square", ["shapes_here.flat_square"]),
+        ("deep", ["shapes_here.deep.ball", "shapes_here.deep.cube"]),
+    ):
+        seen.clear()
+        kept.add(name, object())
+        kept._things.clear()
+        kept._search(only=name.replace("-", "_"))
+        assert sorted(seen) == expected
+
+
+def test_folders_are_searched_only_where_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library(tmp_path, monkeypatch, "beasts_here", {"outer.py": "", "deep/inner.py": ""})
+    assert list(Registry("beast", packages=("beasts_here",))) == []
+    assert "beasts_here.deep.inner" not in sys.modules
+    assert list(Registry("beast", packages=("beasts_here",), nested=True)) == []
+    assert "beasts_here.deep.inner" in sys.modules
+
+
+def test_a_module_that_lacks_an_optional_library_is_left_out_and_any_other_lack_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library(tmp_path, monkeypatch, "plants_here", {"oak.py": "import library_that_is_not_here.part\n"})
+    spared: Registry[object] = Registry(
+        "plant", packages=("plants_here",), without=("library_that_is_not_here",)
+    )
+    assert "oak" not in spared
+    assert list(spared) == []
+    with pytest.raises(ModuleNotFoundError, match="library_that_is_not_here"):
+        list(Registry("plant", packages=("plants_here",)))
+
+
+def test_a_file_that_comes_later_is_found_too(package: str, tmp_path: Path) -> None:
+    registry = __import__(package).COLOURS
+    assert "green" not in registry
+    (tmp_path / package / "green.py").write_text(
+        f"from {package} import COLOURS\n@COLOURS.register('green')\nclass Colour: pass\n"
+    )
+    import importlib
+
+    importlib.invalidate_caches()
+    assert "green" in registry

@@ -242,7 +242,7 @@ def test_the_loss_of_a_run_has_the_fits_interval(fitted):
 
 def test_epochs_are_printed_as_they_are_computed():
     planned = plan(N=8.7e9, D=88.2e9, unique=25.4e9, law="muennighoff")
-    row = planned.epochs.set_index("epochs")["worth"].loc[88.2 / 25.4]
+    row = float(planned.epochs["worth"][(planned.epochs["epochs"] - 88.2 / 25.4).abs().argmin()])
     assert f"3.47 epochs  worth {row:.1%}" in planned.report()
 
 

@@ -13,10 +13,11 @@ from allometry.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
 from allometry.report.content import Analysis
 from allometry.runs.store import Store
-from allometry.studies import base
+from allometry.studies.core import study as base
 from allometry.studies.core.needs import downloads, passes
 from allometry.studies.core.reporting import report
 from allometry.studies.core.run import StudyRequest, run_study
+from allometry.sweeps.cost.cost import plan_frame
 from allometry.sweeps.sweep import Sweep
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
@@ -32,7 +33,7 @@ class Tiny(base.Study):
     def sweep(self, compute: float, data: DataConfig) -> Sweep:
         return Sweep(self.name, self.question, tuple(a_run(data, seed) for seed in (0, 1)))
 
-    def analyse(self, evidence: base.Evidence) -> Analysis:
+    def analyse(self, evidence: base.StudyData) -> Analysis:
         losses = sorted(evidence.runs.loc[evidence.runs["status"] == "done", "loss"])
         return Analysis(
             study=self.name,
@@ -65,7 +66,7 @@ class Quiet:
         self.said.append(text)
 
     def plan(self, plan: Any, store: Store | None, cost: Any) -> None:
-        self.states.append(list(plan.sweep.frame(store)["state"]))
+        self.states.append(list(plan_frame(plan.sweep, store)["state"]))
 
     def calibrating(self, done: int, total: int) -> None:
         pass
@@ -127,7 +128,7 @@ def test_a_report_of_runs_that_another_project_replaced_is_refused() -> None:
     write("my.txt", WORDS["old"])
     ask()
     write("my.txt", WORDS["new"])
-    from allometry.sweeps.execute import execute
+    from allometry.sweeps.run.execute import execute
 
     store = Store("runs")
     run = a_run(DataConfig(corpus="files:my.txt"))
@@ -168,7 +169,7 @@ def test_a_plan_downloads_nothing_and_names_what_would_be() -> None:
 def test_a_budget_holds_the_fits_and_the_report() -> None:
     from allometry.studies.core.analysis_time import analysis_seconds, keep_analysis_seconds
     from allometry.studies.core.plan import within_budget
-    from allometry.sweeps.cost import CostModel
+    from allometry.sweeps.cost.cost import CostModel
 
     class Growing(Tiny):
         """A hundredth of a GFLOP a run of ten steps."""

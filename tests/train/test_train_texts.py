@@ -12,9 +12,10 @@ from allometry.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
 from allometry.runs import texts
 from allometry.runs.store import Store
-from allometry.sweeps.execute import Summary, execute
-from allometry.sweeps.local import LocalPool
+from allometry.sweeps.run.events import Summary
+from allometry.sweeps.run.execute import execute
 from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.workers.local import LocalPool
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 from allometry.train.loop import train
 from allometry.train.texts import compare

@@ -1,4 +1,4 @@
-"""Which column is which: the names that parameters, tokens, compute, loss, … go by, and units in headings.
+"""Recognise columns: the names of parameters, tokens, compute, loss, …, and units in headings.
 
 The command line and Python read tables by this one list.
 """
@@ -105,7 +105,7 @@ class Heading:
 
 
 def plain(name: object) -> str:
-    """Return a name in lower case with _ for whatever is no letter or digit, and between camelCase words."""
+    """Return a name in lower case with _ for characters other than letters and digits, and between camelCase words."""
     text = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", str(name)[:400])
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
@@ -152,8 +152,7 @@ def _bracketed(text: str) -> tuple[str, float, str | None]:
 
 
 def _scale(unit: str) -> float | None:
-    """Return what a unit in a heading multiplies by, such as "M", "in billions", "x1e6", "10^9",
-    "PF-days"."""
+    """Return the factor of a unit in a heading, such as "M", "in billions", "x1e6", "10^9", "PF-days"."""
     text = re.sub(r"\s+", "", unit.lower().removeprefix("in ").removeprefix("#"))
     text = re.sub(r"(?:of)?(?:param(?:eter)?s?|tok(?:en)?s?)$", "", text)
     for table in (_WORDS, _LETTERS, _FLOPS):
@@ -233,7 +232,7 @@ def is_training_loss(name: str) -> bool:
 
 
 def run_column(frame: pd.DataFrame) -> tuple[str | None, str | None]:
-    """Return the column that tells runs apart, if one plausibly does, and a sentence on one that does not.
+    """Return the column that identifies runs, if one plausibly does, and a sentence on one that does not.
 
     A run's id or name is one by its heading. A column `name` or `id` is one only if each row has its own, or
     if rows of one name go along a training run (one size, a growing counter of steps or tokens): elsewhere it
@@ -338,8 +337,7 @@ _LIKE = {
 
 
 def similar(columns: Iterable[object], symbol: str) -> list[str]:
-    """Return columns whose names sound like a symbol ("c4_loss" like the loss), likeliest first, at most
-    four."""
+    """Return columns whose names resemble a symbol ("c4_loss" the loss), the most likely first, at most four."""
     pattern = _LIKE.get({"loss": "L", "unique": "U"}.get(symbol, symbol))
     if not pattern:
         return []

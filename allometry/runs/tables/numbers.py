@@ -21,7 +21,7 @@ BLANK = {
     "#div/0!",
     "#ref!", "#name?", "#num!", "<na>", "nat",
 }  # fmt: skip
-"""Cells that stand for no value, in lower case."""
+"""Cells that mean a missing value, in lower case."""
 
 _INFINITE = {"inf": np.inf, "+inf": np.inf, "infinity": np.inf, "+infinity": np.inf, "∞": np.inf,
              "-inf": -np.inf, "-infinity": -np.inf}  # fmt: skip
@@ -53,7 +53,7 @@ class Ambiguous:
 
 @dataclass(kw_only=True)
 class TextColumn:
-    """What the cells of a column can mean.
+    """The possible values of a column's cells.
 
     `cells` maps each distinct text to its readings (see `units.readings`), blank ones left out; `values`
     gives the number of a cell that is one already. `numbers` says whether most of the cells are numbers.
@@ -76,7 +76,7 @@ class TextColumn:
 
 
 def examine(column: pd.Series) -> TextColumn:
-    """Return what the cells of a column of text can mean."""
+    """Return the possible values of a column of text."""
     cells: dict[str, dict[Decimal, float]] = {}
     good = total = 0
     for cell, count in _counted(column):

@@ -124,8 +124,7 @@ def read_table(
 
 
 def save_mapping(path: Path | str, columns: Mapping[str, str]) -> Path:
-    """Keep which column is which symbol, in TABLE.columns.json beside the table; `read_table` then uses
-    it."""
+    """Record which column is which symbol, in TABLE.columns.json beside the table; `read_table` then uses it."""
     target = _mapping_file(Path(path))
     write_json(target, dict(columns))
     return target
@@ -542,7 +541,7 @@ def _labels(sources: list[Path]) -> list[str]:
 
 
 def _shortened(notices: list[str]) -> list[str]:
-    """Return notices of many files with those that say the same of each file once."""
+    """Return the notices of many files, with those that are the same for each file only once."""
     seen: dict[str, tuple[str, int]] = {}
     for notice in notices:
         _, _, what = notice.partition(": ")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from allometry.runs.store import Store
     from allometry.studies.core.study import Study
-    from allometry.sweeps.cost import CostModel
+    from allometry.sweeps.cost.cost import CostModel
     from allometry.sweeps.sweep import Sweep
     from allometry.train.config import DataConfig, RunConfig
 
@@ -107,7 +107,7 @@ class Asked:
         return tuple(run for run in self.sweep.ids if run in held)
 
     def seconds(self, cost: CostModel, workers: int | None) -> float:
-        """Return predicted time of the stages, one after the other."""
+        """Return the predicted time of the stages, one after the other."""
         held = set(self.held_back)
         first = tuple(run for run in self.sweep if run.id not in held)
         later = tuple(run for run in self.sweep if run.id in held)
@@ -295,17 +295,17 @@ def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
 
     from allometry.train.config import RunConfig
 
-    number, texts = StrictFloat | StrictInt, list[StrictStr]
-    stored = create_model(
-        "StoredPlan",
+    number, texts, lists = StrictFloat | StrictInt, list[StrictStr], dict[str, list[StrictStr]]
+    entries: dict[str, Any] = {
         **dict.fromkeys(("study", "question", "created"), (StrictStr, ...)),
         **dict.fromkeys(("budget", "compute"), (number | None, ...)),
-        seconds=(number, ...),
-        held_back=(texts, ...),
-        runs=(list[RunConfig], ...),
-        parts=(dict[str, texts] | None, None),
-        designs=(dict[str, texts], {}),
-    )
+        "seconds": (number, ...),
+        "held_back": (texts, ...),
+        "runs": (list[RunConfig], ...),
+        "parts": (lists | None, None),
+        "designs": (lists, {}),
+    }
+    stored = create_model("StoredPlan", **entries)
     try:
         stored.model_validate(content)
     except ValidationError as error:

@@ -20,6 +20,7 @@ from allometry.errors import AllometryError
 from allometry.runs.files import read_json
 from allometry.runs.record import is_number
 from allometry.studies.core.plan import held_back
+from allometry.sweeps.cost.cost import plan_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,4 +198,4 @@ def _planned(plan: StudyPlan) -> pd.DataFrame:
         }
         for run in plan.sweep
     ]  # fmt: skip
-    return plan.sweep.frame().merge(pd.DataFrame(settings), on="run").set_index("run", drop=False)
+    return plan_frame(plan.sweep).merge(pd.DataFrame(settings), on="run").set_index("run", drop=False)

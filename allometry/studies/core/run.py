@@ -27,11 +27,11 @@ from allometry.units import compact_duration
 if TYPE_CHECKING:
     from allometry.report.content import Analysis
     from allometry.studies.core.plan import StudyPlan
-    from allometry.sweeps.cost import CostModel
-    from allometry.sweeps.execute import Event
-    from allometry.sweeps.pool import Pool
-    from allometry.sweeps.shard import Shard
+    from allometry.sweeps.cost.cost import CostModel
+    from allometry.sweeps.run.events import Event
+    from allometry.sweeps.run.shard import Shard
     from allometry.sweeps.sweep import Sweep
+    from allometry.sweeps.workers.pool import Pool
     from allometry.train.config import DataConfig
 
 _GUESS = 3e10
@@ -45,10 +45,10 @@ class StudyRequest:
 
     `compute` (FLOPs) fixes the size of the study whatever the machine's speed; 0 asks for the smallest one.
     `on` names the workers: None for this machine, "ray" or "ray://host:port" for a cluster; `device` is
-    "cuda", "cpu" or "auto", which is timed on machines with GPUs (`allometry.sweeps.quicker`). `shard` is
+    "cuda", "cpu" or "auto", which is timed on machines with GPUs (`allometry.sweeps.cost.calibrate`). `shard` is
     this process's part of a job array that shares the store. `devices` is how many may train a run that
     decides when the sweep ends; `per_gpu` workers share each GPU; `pack` is how many runs may be trained as a
-    pack (`allometry.sweeps.pool.Pool`).
+    pack (`allometry.sweeps.workers.pool.Pool`).
     """
 
     study: str
@@ -110,8 +110,8 @@ def run_study(request: StudyRequest, display: Display, *, dry_run: bool = False)
 
 
 def _run_all(request: StudyRequest, display: Display, *, dry_run: bool) -> Path | None:
-    from allometry.sweeps.devices import require_as_many
-    from allometry.sweeps.pool import open_pool
+    from allometry.sweeps.run.devices import require_as_many
+    from allometry.sweeps.workers.factory import open_pool
 
     question = study(request.study)
     began = time.monotonic()
@@ -151,9 +151,9 @@ def _device(request: StudyRequest, question: Study, display: Display) -> str | N
     """Return what was asked for; for "auto" on a machine with GPUs where the study is predicted to end
     sooner.
     """
-    from allometry.sweeps.gpus import gpus
-    from allometry.sweeps.pool import open_pool
-    from allometry.sweeps.quicker import quicker
+    from allometry.sweeps.cost.calibrate import choose_device
+    from allometry.sweeps.workers.factory import open_pool
+    from allometry.sweeps.workers.gpus import gpus
 
     if request.device != "auto" or request.on not in (None, "local") or request.per_gpu > 1 or not gpus():
         return request.device
@@ -163,7 +163,7 @@ def _device(request: StudyRequest, question: Study, display: Display) -> str | N
 
     display.say("calibrating: a few steps of each shape on the cores and on the GPUs (kept for next time)")
     runs = _rough(question, request, request.workers or cores()).runs
-    device, why = quicker(runs, open_on, display.calibrating)
+    device, why = choose_device(runs, open_on, display.calibrating)
     display.say(why)
     return device
 
@@ -252,7 +252,7 @@ def _plan(
     dry_run: bool,
 ) -> tuple[StudyPlan, CostModel]:
     """Return the `existing` plan, or a new one for what is left of the budget."""
-    from allometry.sweeps.calibrate import calibrate
+    from allometry.sweeps.cost.calibrate import calibrate
 
     workers = pool.workers * (request.shard.of if request.shard else 1)
     guess = existing.sweep if existing else _rough(question, request, workers)
@@ -281,7 +281,7 @@ def _with_devices(
     plan: StudyPlan, cost: CostModel, pool: Pool, most: int | None, display: Display
 ) -> StudyPlan:
     """Return the plan with the devices of each run, stage by stage: the slots are free again between them."""
-    from allometry.sweeps.devices import too_large, with_devices
+    from allometry.sweeps.run.devices import too_large, with_devices
 
     runs = {run.id: run for stage in plan.stages() for run in with_devices(stage, cost, pool, most)}
     sweep = replace(plan.sweep, runs=tuple(runs[run.id] for run in plan.sweep))
@@ -315,8 +315,8 @@ def _train(
     """Train stage by stage; between the stages, predict the losses of the next one and write them down.
     Returns what was predicted, and the seconds that predicting took.
     """
-    from allometry.sweeps.execute import execute
-    from allometry.sweeps.shard import own_part
+    from allometry.sweeps.run.execute import execute
+    from allometry.sweeps.run.shard import own_part
 
     stages, shard = plan.stages(), request.shard
     workers = pool.workers * (shard.of if shard else 1)

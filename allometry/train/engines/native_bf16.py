@@ -3,7 +3,7 @@
 Parameters, moments, gradients, activations, attention and the losses stay fp32; only the factors of products
 with weights, and of gradients of weights, are rounded. An engine of its own name, because its numbers are not
 those of `native`: losses of trained models differ by less than their seeds' do, to either side
-(docs/performance.md). `auto` takes it where it is the quickest.
+(docs/performance.md). `auto` takes it where it is fastest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class NativeBf16Engine(NativeEngine):
 
     @classmethod
     def lacks(cls, config: RunConfig) -> str | None:
-        """See `Engine.lacks`."""
+        """Return why this engine cannot run `config` here, or None: see `Engine.lacks`."""
         if reason := super().lacks(config):
             return reason
         if getattr(config.model, "family", "?") == "lstm":

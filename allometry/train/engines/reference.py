@@ -1,6 +1,4 @@
-"""The referee: plain fp32 autograd and AdamW as the paper writes it. Every family, every option, every
-device.
-"""
+"""The reference engine: plain fp32 autograd and AdamW as the paper writes it. Every family, option and device."""
 
 from __future__ import annotations
 
@@ -36,19 +34,19 @@ EVALUATION_TOKENS = 8192
 
 @contextmanager
 def dropout_masks(seed: int, step: int, device: torch.device) -> Iterator[None]:
-    """Within it PyTorch's random numbers are a function of (seed, step), wherever the run was resumed."""
+    """Make PyTorch's random numbers a function of (seed, step) within the context, also in a run that was resumed."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed * 1_000_003 + step)
         yield
 
 
 def as_tensor(tokens: Tokens, device: torch.device) -> Tensor:
-    """Token ids as PyTorch wants them: int64, on the device."""
+    """Return token ids as PyTorch needs them: int64, on the device."""
     return torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64)).to(device)
 
 
 def with_auxiliary(loss: Tensor, model: torch.nn.Module) -> Tensor:
-    """What training differentiates: the loss and, in families that have one, their `auxiliary_loss`.
+    """Return the loss to differentiate: the loss plus, in families that have one, their `auxiliary_loss`.
 
     That is a tensor of one number, from the last forward pass in training, or None. Reported losses are
     without it.
@@ -58,13 +56,15 @@ def with_auxiliary(loss: Tensor, model: torch.nn.Module) -> Tensor:
 
 
 class ReferenceEngine(Engine):
-    """One tensor after another, nothing fused, no reduced precision: slow is fine, wrong is not."""
+    """Plain operations, nothing fused, no reduced precision: slow, and the standard that the others are tested
+    against.
+    """
 
     name = "reference"
 
     @classmethod
     def lacks(cls, config: RunConfig) -> str | None:
-        """Nothing: this engine runs every configuration."""
+        """Return None: this engine runs every configuration."""
         return None
 
     def __init__(self, config: RunConfig, *, threads: int = 1, device: str = "cpu") -> None:
@@ -76,7 +76,7 @@ class ReferenceEngine(Engine):
         self.v = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
 
     def step(self, batch: Tokens, *, lr: float, step: int, weights: Floats | None = None) -> StepResult:
-        """One update: see `Engine.step` for the equations."""
+        """Make one update: see `Engine.step` for the equations."""
         loss = self._backward(batch, step, weights)
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])))
@@ -88,7 +88,7 @@ class ReferenceEngine(Engine):
         return StepResult(float(loss), norm)
 
     def _backward(self, batch: Tokens, step: int, weights: Floats | None) -> Tensor:
-        """The loss on a batch, whose gradients are left in the parameters' `.grad`."""
+        """Return the loss on a batch, and leave its gradients in the parameters' `.grad`."""
         tokens = as_tensor(batch, self.device)
         self.model.train()
         self.model.zero_grad(set_to_none=True)
@@ -106,7 +106,7 @@ class ReferenceEngine(Engine):
     def gradients(
         self, windows: Tokens, *, step: int = 1, weights: Floats | None = None
     ) -> tuple[float, dict[str, Floats]]:
-        """See `Engine.gradients`."""
+        """Return loss and gradients: see `Engine.gradients`."""
         loss = float(self._backward(windows, step, weights))
         return loss, {
             name: (torch.zeros_like(p) if p.grad is None else p.grad).cpu().numpy().copy()
@@ -128,7 +128,7 @@ class ReferenceEngine(Engine):
 
     @torch.no_grad()
     def losses(self, windows: Tokens) -> NDArray[np.float32]:
-        """Loss in nats of every predicted token, (sequences, n_ctx)."""
+        """Return the loss in nats of every predicted token, (sequences, n_ctx)."""
         self.model.eval()
         rows = max(1, EVALUATION_TOKENS // (windows.shape[1] - 1))
         parts = []
@@ -139,11 +139,11 @@ class ReferenceEngine(Engine):
         return torch.cat(parts).numpy()
 
     def hits(self, windows: Tokens) -> NDArray[np.bool_]:
-        """See `Engine.hits`."""
+        """Return which predictions are right: see `Engine.hits`."""
         return hits(self.model, windows, self.device)
 
     def state(self) -> State:
-        """Copies of parameters and moments, under the names of the module's state_dict."""
+        """Return copies of parameters and moments, under the names of the module's state_dict."""
         kinds = {"params": self.parameters, "adam_m": self.m, "adam_v": self.v}
         return {
             f"{kind}/{name}": tensor.detach().cpu().numpy().copy()

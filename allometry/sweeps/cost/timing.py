@@ -1,6 +1,4 @@
-"""What a sweep will take on this machine: seconds, memory and disk, from ten timed steps of a few of its
-shapes.
-"""
+"""Predict what one run takes from timed steps of some shapes: seconds, memory and disk."""
 
 from __future__ import annotations
 
@@ -8,23 +6,13 @@ import hashlib
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from allometry.env import cores
-from allometry.runs.store import Store
-from allometry.sweeps.lending import makespan_when_lent
-from allometry.sweeps.packing import Packing
-from allometry.sweeps.schedule import Job, makespan
-from allometry.sweeps.survey import survey
 from allometry.train.config import RunConfig
 from allometry.train.schedules import evaluation_steps
-
-if TYPE_CHECKING:
-    from allometry.sweeps.pool import Pool
 
 _NOMINAL_FLOPS = 2e10
 """FLOP/s of one core, assumed where nothing was measured."""
@@ -61,23 +49,6 @@ class Timing:
         return self.flops_per_token * self.batch_tokens / self.step
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What is left to do of a sweep: `seconds` on the clock with `workers` cores (or GPUs: `device`), `work`
-    in core-seconds of runs trained one by one, FLOPs by the 6ND convention, peak `memory` and final `disk` in
-    bytes, and whether all of it was measured on this machine.
-    """
-
-    seconds: float
-    work: float
-    flops: float
-    memory: float
-    disk: float
-    workers: int
-    measured: bool
-    device: str = "cpu"
-
-
 @dataclass(frozen=True)
 class _Rates:
     """What one configuration costs: seconds per step, per evaluation and once; bytes of memory; seconds per
@@ -92,51 +63,17 @@ class _Rates:
     engine: str
 
 
-class CostModel:
-    """Predicts seconds and bytes of runs from timings of some shapes; without any, from a nominal speed.
+class RunCosts:
+    """Predict seconds and bytes of single runs from timings of some shapes.
 
     A shape that was not timed gets the speed (FLOP/s) of its neighbours in FLOPs per token, of the same
-    family if there are any.
+    family if there are any; without any timing, a nominal speed.
     """
 
     def __init__(self, timings: Mapping[str, Timing] | None = None) -> None:
-        """`timings` by `shape_key`; see `allometry.sweeps.calibrate`."""
+        """Take timings by `shape_key`; see `allometry.sweeps.cost.calibrate`."""
         self.timings = dict(timings or {})
-        self.packing = Packing(self)
-        self.device, self.workers, self.lends = "cpu", 0, False
-        self.predicted = self.actual = 5.0
         self._known: dict[tuple[str, int], _Rates] = {}
-
-    def on(self, pool: Pool) -> Self:
-        """The same model for sweeps on that pool: how many slots there are, and what is packed there."""
-        most = pool.pack
-        if most is None and not pool.device.startswith("cuda"):
-            most = 1  # one by one they have a quicker engine on cores
-        self.packing = Packing(self, most, pool.device_memory)
-        self.device, self.workers, self.lends = pool.device, pool.workers, pool.lends
-        return self
-
-    def learn(self, predicted: float, actual: float) -> None:
-        """Work that was predicted to take so many seconds took `actual` seconds."""
-        self.predicted += predicted
-        self.actual += actual
-
-    @property
-    def stretch(self) -> float:
-        """How many times as long as predicted the work has taken so far."""
-        return self.actual / self.predicted
-
-    def makespan(self, todo: Sequence[Job], workers: int, running: Iterable[Collection[str]] = ()) -> float:
-        """Predicted seconds until all jobs are done on so many workers (see `schedule.makespan`), those that
-        are idle lent to others where the pool does that.
-        """
-        if self.lends and self.packing.most == 1:
-            return makespan_when_lent(todo, self.between, workers, self._takes_threads, running)
-        return makespan(todo, self.between, workers, running, self.packing)
-
-    def _takes_threads(self, config: RunConfig) -> bool:
-        """Whether the run has an engine that computes the same bits on several threads, and so takes them."""
-        return config.devices == 1 and self._rates(config).engine.startswith("native")
 
     @property
     def measured(self) -> bool:
@@ -173,25 +110,9 @@ class CostModel:
         """Bytes that the finished run keeps: its fp32 weights and small text files."""
         return 4.0 * config.model.counts().N_total + 1e5
 
-    def total(
-        self, runs: Sequence[RunConfig], store: Store | None = None, workers: int | None = None
-    ) -> Cost:
-        """What is left to do of `runs`, with trunks shared, on `workers` slots (default: those of the pool it
-        is for, else all cores)."""
-        workers = workers or self.workers or cores()
-        left = survey(runs, store)
-        todo = left.jobs()
-        memory = sorted((self.memory(run) for run in left.pending), reverse=True)
-        return Cost(
-            seconds=self.makespan(todo, workers),
-            work=sum(self.seconds(job.config, job.start) * job.config.devices for job in todo),
-            flops=float(sum(_flops_left(job.config, job.start) for job in todo)),
-            memory=sum(memory[:workers]),
-            disk=sum(self.disk(run) for run in left.pending),
-            workers=workers,
-            measured=self.measured,
-            device=self.device,
-        )
+    def takes_threads(self, config: RunConfig) -> bool:
+        """Return whether the run has an engine that computes the same bits on several threads."""
+        return config.devices == 1 and self._rates(config).engine.startswith("native")
 
     def _rates(self, config: RunConfig) -> _Rates:
         key = config.id, config.devices
@@ -270,11 +191,6 @@ def estimated_memory(config: RunConfig, *, devices: int = 1, divided: bool = Fal
     counts, batch = config.model.counts(), config.train.batch_tokens
     activations = 0.2 * batch * math.sqrt(counts.flops_per_token("attention")) / devices
     return PROCESS_BYTES + 24.0 * counts.N_total / (devices if divided else 1) + activations
-
-
-def _flops_left(config: RunConfig, start: int) -> float:
-    steps = config.train.steps - start
-    return float(config.model.counts().flops_per_token()) * steps * config.train.batch_tokens
 
 
 def shape_key(config: RunConfig) -> str:

@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from allometry.errors import AllometryError
-from allometry.sweeps.cost import CostModel, estimated_memory
-from allometry.sweeps.pool import Pool
+from allometry.sweeps.cost.cost import CostModel
+from allometry.sweeps.cost.timing import estimated_memory
 from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.workers.pool import Pool
 from allometry.train.config import RunConfig
 
 
@@ -50,11 +51,6 @@ def _given(
 def _first(runs: Sequence[RunConfig], suits: Callable[[RunConfig], bool]) -> int:
     """Devices of the first that suits, else of the last."""
     return next((run.devices for run in runs if suits(run)), runs[-1].devices)
-
-
-def fits_one(run: RunConfig, pool: Pool) -> bool:
-    """Whether a slot's device is predicted to hold the run."""
-    return pool.device_memory is None or estimated_memory(run) <= pool.device_memory
 
 
 def memory_on(run: RunConfig, room: float) -> float:

@@ -1,4 +1,4 @@
-"""Timing a few steps of a few shapes of a sweep, on every kind of machine that the workers have."""
+"""Time a few steps of a few shapes of a sweep, on every kind of machine that the workers have."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from typing import Any
 from allometry.env import cache_dir, cores, package_version
 from allometry.errors import AllometryError
 from allometry.runs.files import read_json, write_json
-from allometry.sweeps.cost import CostModel, Timing, shape_key
-from allometry.sweeps.devices import fits_one
-from allometry.sweeps.pool import Pool, Report, measure_all, open_pool
+from allometry.sweeps.cost.cost import CostModel
+from allometry.sweeps.cost.timing import Timing, estimated_memory, shape_key
+from allometry.sweeps.workers.local import LocalPool
+from allometry.sweeps.workers.pool import Message, Pool, measure_all
 from allometry.train.config import RunConfig
 from allometry.train.engines.bindings import native_build
+from allometry.units import format_duration
 from allometry.version import __version__
 
 MAX_OF_A_KIND = 10
@@ -48,13 +50,12 @@ def calibrate(
     At most MAX_SHAPES are timed, of each kind spread evenly from the smallest to the largest (see `spread`);
     the others, and those that a device does not hold, are interpolated. Timings are kept per kind of machine,
     device, number of workers and versions in the cache folder; `refresh` takes them anew; without `measure`,
-    those that are there must do. `on_shape` is told
-    how many of how many are done. Where the pool has machines of several kinds, the cost model is that of the
-    most frequent one, and the pool learns how fast the others are. Where the pool packs, packs of each shape
-    are timed too, as large as there are runs for.
+    those that are there must do. `on_shape` is given how many of how many are done. Where the pool has
+    machines of several kinds, the cost model is that of the most frequent one, and the pool learns how fast
+    the others are. Where the pool packs, packs of each shape are timed too, as large as there are runs for.
     """
     if pool is None:
-        with open_pool(None, workers) as own:
+        with LocalPool(workers) as own:
             return calibrate(runs, pool=own, refresh=refresh, measure=measure, on_shape=on_shape)
     paths = {kind: _path(kind, count, pool.device) for kind, count in pool.kinds.items()}
     known = {kind: {} if refresh else _load(path) for kind, path in paths.items()}
@@ -62,7 +63,7 @@ def calibrate(
     packs = _largest_packs(runs, pool)
     chosen = [run for run in spread(runs) if fits_one(run, pool)]
     missing = [
-        run for run in chosen if measure and any(_lacks(timings, run, packs) for timings in known.values())
+        run for run in chosen if measure and any(_untimed(timings, run, packs) for timings in known.values())
     ]
     for number, run in enumerate(missing):
         for kind, timing in _time(run, pool, packs[shape_key(run)]).items():
@@ -84,7 +85,7 @@ def _largest_packs(runs: Iterable[RunConfig], pool: Pool) -> dict[str, int]:
     return {key: packing.worth_measuring(run, counts[key]) for key, run in shapes.items()}
 
 
-def _lacks(timings: Timings, run: RunConfig, packs: Mapping[str, int]) -> bool:
+def _untimed(timings: Timings, run: RunConfig, packs: Mapping[str, int]) -> bool:
     """Whether the run's shape, or a pack of it that there are runs for, has not been timed."""
     timing = timings.get(shape_key(run))
     return timing is None or timing.packs_to < packs[shape_key(run)]
@@ -125,32 +126,32 @@ def _flops(run: RunConfig) -> float:
 
 def _time(run: RunConfig, pool: Pool, packs: int) -> Timings:
     """For each kind of machine the mean over its workers, all of which measure the shape at the same time."""
-    found: dict[str, list[Report]] = {}
-    for slot, report in measure_all(pool, run, packs):
-        found.setdefault(pool.kind(slot), []).append(report)
-    return {kind: _timing(run, reports) for kind, reports in found.items()}
+    found: dict[str, list[Message]] = {}
+    for slot, message in measure_all(pool, run, packs):
+        found.setdefault(pool.kind(slot), []).append(message)
+    return {kind: _timing(run, messages) for kind, messages in found.items()}
 
 
-def _timing(run: RunConfig, measured: list[Report]) -> Timing:
+def _timing(run: RunConfig, measured: list[Message]) -> Timing:
     return Timing(
         family=getattr(run.model, "family", ""),
         engine=measured[0]["engine"],
         flops_per_token=float(run.model.counts().flops_per_token("attention")),
         batch_tokens=run.train.batch_tokens,
         **{
-            key: sum(report[key] for report in measured) / len(measured)
+            key: sum(message[key] for message in measured) / len(measured)
             for key in ("step", "evaluation", "start", "memory")
         },
         packs=_packs(measured),
-        packs_to=min(report["packs_to"] for report in measured),
+        packs_to=min(message["packs_to"] for message in measured),
     )
 
 
-def _packs(measured: list[Report]) -> dict[int, float]:
+def _packs(measured: list[Message]) -> dict[int, float]:
     """Seconds of a step of the packs that all workers have timed, by size."""
-    common = set.intersection(*(set(report["packs"]) for report in measured))
+    common = set.intersection(*(set(message["packs"]) for message in measured))
     return {
-        int(size): sum(report["packs"][size] for report in measured) / len(measured)
+        int(size): sum(message["packs"][size] for message in measured) / len(measured)
         for size in sorted(common, key=int)
     }
 
@@ -187,3 +188,35 @@ def _doubtful(timing: Timing, others: Timings) -> bool:
         and (timing.step > DOUBTFUL * larger.step or timing.evaluation > DOUBTFUL * larger.evaluation)
         for larger in others.values()
     )
+
+
+def fits_one(run: RunConfig, pool: Pool) -> bool:
+    """Whether a slot's device is predicted to hold the run."""
+    return pool.device_memory is None or estimated_memory(run) <= pool.device_memory
+
+
+OpenOn = Callable[[str], Pool]
+"""Opens the pool of a device, "cpu" or "cuda"."""
+
+
+def choose_device(
+    runs: Sequence[RunConfig], open_on: OpenOn, on_shape: Callable[[int, int], None] | None = None
+) -> tuple[str, str]:
+    """Return the device, "cpu" or "cuda", whose workers are predicted to end the runs first, and why.
+
+    Small models train fast on cores, and GPUs gain with size and with packs. The timings are those of
+    `calibrate`, which keeps them. GPUs on which nothing can be timed are not used, and the sentence says so.
+    """
+    seconds = {}
+    for device in ("cpu", "cuda"):
+        try:
+            with open_on(device) as pool:
+                seconds[device] = calibrate(runs, pool=pool, on_shape=on_shape).total(runs).seconds
+        except AllometryError as error:
+            if device == "cpu":
+                raise
+            return "cpu", f"training on the cores: the GPUs cannot be used ({error.message})"
+    on_cores, on_gpus = (format_duration(seconds[device]) for device in ("cpu", "cuda"))
+    if seconds["cuda"] < seconds["cpu"]:
+        return "cuda", f"training on the GPUs: {on_gpus} predicted, {on_cores} on the cores (--device cpu)"
+    return "cpu", f"training on the cores: {on_cores} predicted, {on_gpus} on the GPUs (--device cuda)"

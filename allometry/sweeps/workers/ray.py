@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from allometry.cluster import NAMESPACE, connect
 from allometry.errors import AllometryError
-from allometry.sweeps.foreman import Foreman
-from allometry.sweeps.pool import Report
-from allometry.sweeps.preflight import Node, describe, require_same_versions, settle
-from allometry.sweeps.service import ends
+from allometry.sweeps.workers.pool import Message, Task
+from allometry.sweeps.workers.preflight import Node, describe, require_same_versions, settle
+from allometry.sweeps.workers.ray_coordinator import RayCoordinator
+from allometry.sweeps.workers.service import ends
 from allometry.version import __version__
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _LOOK_SECONDS = 2.0
 """How often the cluster is asked which nodes it has."""
 
 _PATIENCE = 120.0
-"""Seconds that the foreman may take to start or answer."""
+"""Seconds that the coordinator may take to start or answer."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class _Slot:
 
 
 class RayPool:
-    """The workers of a Ray cluster; see `allometry.sweeps.pool.Pool`.
+    """The workers of a Ray cluster; see `allometry.sweeps.workers.pool.Pool`.
 
     On a cluster with GPUs a run gets 1/`per_gpu` of one, else a core; a run on n devices gets n of them on
     one node. `workers` limits how many runs are trained at the same time.
@@ -61,9 +61,9 @@ class RayPool:
         per_gpu: int = 1,
         pack: int | None = None,
     ) -> None:
-        """Connect as `on` says (`allometry.cluster.connect`) and start a foreman there.
+        """Connect as `on` says (`allometry.cluster.connect`) and start a coordinator there.
 
-        `device` and `pack`: see `allometry.sweeps.pool.open_pool`. Raises AllometryError if the cluster
+        `device` and `pack`: see `allometry.sweeps.workers.factory.open_pool`. Raises AllometryError if the cluster
         cannot be used.
         """
         self._connection = connect(on, workers=workers)
@@ -79,7 +79,7 @@ class RayPool:
         self._looked = -math.inf
         self._memory = 0.0
         self._busy: set[int] = set()
-        self._foreman = self._hire()
+        self._coordinator = self._start_coordinator()
         try:
             if self.device == "cuda" and not has_gpus:
                 raise AllometryError(
@@ -141,64 +141,64 @@ class RayPool:
         return min(known) / self._per_gpu if known else None
 
     def settle(self, sweep: Sweep, store: Store) -> dict[str, str]:
-        """See `Pool.settle`: every node is asked (`allometry.sweeps.preflight`)."""
+        """See `Pool.settle`: every node is asked (`allometry.sweeps.workers.preflight`)."""
         alive = sorted({slot.node for slot in self._slots.values() if slot.alive})
         return settle(sweep, store, lambda function, arguments: self._each(alive, function, arguments))
 
-    def send(self, worker: int, order: Mapping[str, Any]) -> None:
-        """Give an order to a slot."""
+    def send(self, worker: int, task: Task) -> None:
+        """Send a task to a slot."""
         self._busy.add(worker)
-        devices = order.get("config", {}).get("devices", 1)  # those of a pack have one
+        devices = task.get("config", {}).get("devices", 1)  # those of a pack have one
         gpus = devices if devices > 1 else 1 / self._per_gpu
         share = {"num_gpus": gpus} if self.device == "cuda" else {}
-        memory = int(min(order.get("memory", 0), self._memory))
+        memory = int(min(task.get("memory", 0), self._memory))
         options = {"num_cpus": devices, "memory": memory, "node": self._slots[worker].node, **share}
-        self._foreman.send.remote(worker, {"device": self.device, **order}, options)
+        self._coordinator.send.remote(worker, {"device": self.device, **task}, options)
 
-    def reports(self, timeout: float) -> Iterator[tuple[int, Report]]:
-        """What the workers have to say, waiting at most `timeout` seconds for the first to speak."""
+    def messages(self, timeout: float) -> Iterator[tuple[int, Message]]:
+        """Yield the workers' messages, waiting at most `timeout` seconds for the first."""
         try:
-            reports = self._ask(self._foreman.take.remote(timeout), timeout + _PATIENCE)
+            messages = self._ask(self._coordinator.take.remote(timeout), timeout + _PATIENCE)
         except self._ray.exceptions.RayActorError:
             yield from self._start_over()
             return
-        for slot, report in reports:
-            if ends(report):
+        for slot, message in messages:
+            if ends(message):
                 self._busy.discard(slot)
-            yield slot, report
+            yield slot, message
 
     def stop(self, grace: float = 5.0) -> None:
         """Ask all tasks to write their checkpoints and end; after `grace` seconds they are killed."""
         with contextlib.suppress(AllometryError, self._ray.exceptions.RayError):
-            self._ask(self._foreman.stop.remote(grace), grace + 5.0)
+            self._ask(self._coordinator.stop.remote(grace), grace + 5.0)
         self.close()
 
     def close(self) -> None:
         """End the tasks at once, and the cluster if it was started here."""
         with contextlib.suppress(Exception):  # whatever is wrong with the cluster, we are leaving
-            self._ray.kill(self._foreman)
+            self._ray.kill(self._coordinator)
         self._connection.close()
 
-    def _hire(self) -> Any:
-        """A foreman beside the head, which is the node that must not be lost anyway."""
-        actor = self._ray.remote(Foreman).options(
-            name=f"foreman-{uuid.uuid4().hex[:12]}",
+    def _start_coordinator(self) -> Any:
+        """Start a coordinator beside the head, which is the node that must not be lost anyway."""
+        actor = self._ray.remote(RayCoordinator).options(
+            name=f"coordinator-{uuid.uuid4().hex[:12]}",
             namespace=NAMESPACE,
             lifetime="detached",
             num_cpus=0,
             resources={"node:__internal_head__": 0.001},
             max_concurrency=1000,
         )
-        foreman = actor.remote()
-        self._ask(foreman.ready.remote(), _PATIENCE)
-        return foreman
+        coordinator = actor.remote()
+        self._ask(coordinator.ready.remote(), _PATIENCE)
+        return coordinator
 
-    def _start_over(self) -> Iterator[tuple[int, Report]]:
-        """The foreman was lost, and its tasks with it: a new one, and every order counts as died."""
-        self._foreman = self._hire()
+    def _start_over(self) -> Iterator[tuple[int, Message]]:
+        """The coordinator was lost, and its tasks with it: a new one, and every task counts as died."""
+        self._coordinator = self._start_coordinator()
         lost, self._busy = sorted(self._busy), set()
         for slot in lost:
-            yield slot, {"is": "died", "signal": "the cluster lost its foreman", "certain": False}
+            yield slot, {"is": "died", "signal": "the cluster lost its coordinator", "certain": False}
 
     def _ask(self, question: Any, timeout: float) -> Any:
         """The answer of an actor; AllometryError if the cluster does not answer any more."""

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from allometry.errors import AllometryError
-from allometry.sweeps.cost import CostModel
-from allometry.sweeps.devices import on
+from allometry.sweeps.cost.cost import CostModel
+from allometry.sweeps.run.devices import on
 from allometry.train.config import RunConfig
 
 

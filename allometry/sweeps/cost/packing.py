@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from allometry.sweeps.cost.timing import PROCESS_BYTES, RunCosts, estimated_memory
 from allometry.train import packable
 
 if TYPE_CHECKING:
-    from allometry.sweeps.cost import CostModel
-    from allometry.sweeps.schedule import Job
+    from allometry.sweeps.cost.schedule import Job
     from allometry.train.config import RunConfig
 
 MOST = 64
@@ -63,8 +63,8 @@ class Packing:
     not, and None is as many as were measured to pay.
     """
 
-    def __init__(self, cost: CostModel, most: int | None = 1, room: float | None = None) -> None:
-        self.cost, self.most, self.room = cost, most, room
+    def __init__(self, costs: RunCosts, most: int | None = 1, room: float | None = None) -> None:
+        self.costs, self.most, self.room = costs, most, room
         self.apart: set[str] = set()
         self._sizes: dict[int, int] = {}
         self._kinds: dict[tuple[str, int], int | None] = {}
@@ -84,7 +84,7 @@ class Packing:
         return found if found is not None and self._size(found, run) > 0 else None
 
     def _number(self, kind: Hashable) -> int:
-        """Kinds are numbered, for to hash a model's configuration takes long where there are many runs."""
+        """Number the kinds: hashing a model's configuration is slow where there are many runs."""
         return self._numbers.setdefault(kind, len(self._numbers))
 
     def size(self, run: RunConfig) -> int:
@@ -94,14 +94,12 @@ class Packing:
 
     def _size(self, kind: int, run: RunConfig) -> int:
         if kind not in self._sizes:
-            best = best_size(*self.cost.steps(run)) if self.most is None else self.most
+            best = best_size(*self.costs.steps(run)) if self.most is None else self.most
             self._sizes[kind] = min(best, self.fitting(run))
         return self._sizes[kind]
 
     def fitting(self, run: RunConfig) -> int:
         """How many such runs a slot's memory is predicted to hold; at least one, which is tried anyway."""
-        from allometry.sweeps.cost import PROCESS_BYTES, estimated_memory
-
         if self.room is None:
             return self.most or MOST
         each = estimated_memory(run) - PROCESS_BYTES
@@ -119,16 +117,16 @@ class Packing:
             return True
         if self.kind(jobs[0].config) is None:
             return False
-        step, packs = self.cost.steps(jobs[0].config)
+        step, packs = self.costs.steps(jobs[0].config)
         return 1 in packs and GAIN * packs[1] <= step
 
     def stretch(self, jobs: Sequence[Job]) -> float:
         """How many times as long the longest of these jobs takes as it would alone."""
         if not self.is_pack(jobs):
             return 1.0
-        step, packs = self.cost.steps(jobs[0].config)
+        step, packs = self.costs.steps(jobs[0].config)
         counts = [job.config.train.steps - job.start for job in jobs]
-        alone = [self.cost.seconds(job.config, job.start) for job in jobs]
+        alone = [self.costs.seconds(job.config, job.start) for job in jobs]
         besides = sum(alone) - step * sum(counts)  # evaluations and starts, which take turns
         together = max(counts) * step_of(len(jobs), step, packs) + besides
         return together / max(*alone, 1e-9) if max(alone) > 0 else 1.0

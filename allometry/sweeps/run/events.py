@@ -1,14 +1,60 @@
-"""When a sweep will be done: the predicted time of what is left, idle cores lent, corrected by how long what
-was predicted has taken so far (`CostModel.learn`).
-"""
+"""Report on a sweep under way: events with a forecast of its end, and a summary of how it ended."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from allometry.sweeps.cost import CostModel
-from allometry.sweeps.schedule import Job
+from allometry.sweeps.cost.cost import CostModel
+from allometry.sweeps.cost.schedule import Job
+from allometry.train.config import RunConfig
+
+EventKind = Literal["begin", "start", "progress", "done", "failed", "retry", "elsewhere", "end"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened in a sweep, for whoever watches.
+
+    `run`, `step`, `loss` and `pace` (tokens per second) concern one run; `finished` of `total` runs have
+    ended; `fraction` of the sweep's predicted seconds are spent; `eta` is the seconds until the sweep and
+    what comes `later` are done; `text` is for people.
+    """
+
+    kind: EventKind
+    sweep: str
+    finished: int
+    total: int
+    fraction: float
+    eta: float
+    run: RunConfig | None = None
+    step: int = 0
+    loss: float | None = None
+    pace: float | None = None
+    text: str = ""
+
+
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """How a sweep ended: ids of runs by outcome, why some failed, and the seconds it took.
+
+    `skipped` were finished before, `elsewhere` are those of the others that another process trained
+    meanwhile. `busy` is the share of the workers' time that was spent in runs.
+    """
+
+    done: tuple[str, ...]
+    diverged: tuple[str, ...]
+    failed: dict[str, str]
+    skipped: tuple[str, ...]
+    seconds: float
+    busy: float
+    elsewhere: tuple[str, ...] = ()
+
 
 _SHARE = 0.02
 """Most of the driver's time that may go into forecasts: with ten thousand runs they are made less often."""

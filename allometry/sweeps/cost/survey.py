@@ -13,7 +13,7 @@ from allometry.errors import AllometryError
 from allometry.runs.files import read_json, writing
 from allometry.runs.record import FINISHED
 from allometry.runs.store import Store
-from allometry.sweeps.schedule import Job, jobs
+from allometry.sweeps.cost.schedule import Job, jobs
 from allometry.train.config import RunConfig
 
 _STEP = re.compile(r"step-(\d+)(?:\.safetensors|\.dcp/position\.json)")

@@ -103,7 +103,7 @@ EachNode = Callable[[Any, tuple[Any, ...]], list[dict[str, Any]]]
 
 
 def settle(sweep: Sweep, store: Store, each_node: EachNode) -> dict[str, str]:
-    """Make sure that every node can use the store and has the data: names of token sets, for orders.
+    """Make sure that every node can use the store and has the data: names of token sets, for tasks.
 
     Tokens are made here, once; if a node lacks them they are put into the store, where it finds them.
     AllometryError for a store that a node cannot use, or data that cannot be made here.
@@ -135,7 +135,7 @@ def settle(sweep: Sweep, store: Store, each_node: EachNode) -> dict[str, str]:
 
 
 def make_tokens(sweep: Sweep) -> tuple[dict[str, str], dict[str, TokenSet], list[AllometryError]]:
-    """The token sets that a sweep reads: names for orders, the sets, and why others cannot be had."""
+    """The token sets that a sweep reads: names for tasks, the sets, and why others cannot be had."""
     from allometry.data.tokens import key, prepare
 
     sets, refused = {}, []

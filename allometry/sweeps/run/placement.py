@@ -9,18 +9,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from allometry.sweeps.cost import CostModel
-from allometry.sweeps.lending import lend, speedup
-from allometry.sweeps.pool import Pool
-from allometry.sweeps.schedule import Job, Seconds
+from allometry.sweeps.cost.cost import CostModel
+from allometry.sweeps.cost.makespan import lend, speedup
+from allometry.sweeps.cost.schedule import Job, Seconds
+from allometry.sweeps.workers.pool import Pool
 
 Slots = tuple[int, ...]
-"""The slots that train one run together; the first is given the order."""
+"""The slots that train one run together; the first is sent the task."""
 
 
 @dataclass
 class Running:
-    """A job on its slots, how far it is, since when, and when it was last heard of (seconds, monotonic).
+    """A job on its slots, how far it is, since when, and when it last sent a message (seconds, monotonic).
 
     It takes `stretch` times as long as it would alone on one core: others may be in a pack with it, on the
     same slot, or several `threads` work on it, of which there are to be as many as were `lent`.
@@ -36,7 +36,7 @@ class Running:
     lent: int = 1
 
     def seconds(self, cost: CostModel) -> float:
-        """What is left of it, from when it was last heard of."""
+        """What is left of it, from its last message."""
         return cost.between(self.job.config, self.step, self.job.config.train.steps) * self.stretch
 
     def now_on(self, threads: int) -> None:
@@ -45,7 +45,7 @@ class Running:
         self.threads = threads
 
 
-class Places:
+class Placement:
     """The slots of a pool and what is on them: `speeds` by slot, `running` by run."""
 
     def __init__(self, cost: CostModel) -> None:
@@ -58,7 +58,7 @@ class Places:
         self.speeds = dict(pool.slots)
 
     def on(self, slot: int) -> list[Running]:
-        """What an order to `slot` has started and is not over."""
+        """What a task sent to `slot` has started and is not over."""
         return [at for at in self.running.values() if at.slots[0] == slot]
 
     def packs(self) -> list[list[str]]:

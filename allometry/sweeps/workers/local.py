@@ -1,21 +1,28 @@
-"""The cores or GPUs of this machine as a pool of persistent single-thread worker processes."""
+"""The cores or GPUs of this machine as a pool of persistent single-thread worker processes.
+
+Tasks go to a worker, and messages come back, through pipes.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import selectors
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
-from allometry.env import cores, cpu_model
+from allometry.env import cores, cpu_model, thread_variables
 from allometry.errors import AllometryError
-from allometry.sweeps import gpus
-from allometry.sweeps.pool import Report
-from allometry.sweeps.process import Process
+from allometry.sweeps.workers import gpus
+from allometry.sweeps.workers.pool import Message, Task
+from allometry.sweeps.workers.preflight import make_tokens
 
 if TYPE_CHECKING:
     from allometry.runs.store import Store
@@ -98,8 +105,6 @@ class LocalPool:
         """Token sets are made here, once, and named: a corpus that changes later changes no run of the sweep.
         One that cannot be had is left to the runs that read it, which fail and say why.
         """
-        from allometry.sweeps.preflight import make_tokens
-
         return make_tokens(sweep)[0]
 
     @property
@@ -107,31 +112,31 @@ class LocalPool:
         """Process ids of the workers."""
         return tuple(process.process.pid for process in self._processes)
 
-    def send(self, worker: int, order: Mapping[str, Any]) -> None:
-        """Give an order to a worker (see `allometry.sweeps.worker`); it queues behind earlier ones."""
+    def send(self, worker: int, task: Task) -> None:
+        """Send a task to a worker (see `allometry.sweeps.workers.worker`); it queues behind earlier ones."""
         own = {"device": self.device}
         if self._gpus:
             own["gpus"] = ",".join(
-                self._gpus[slot % len(self._gpus)].visible for slot in order.get("slots", ())
+                self._gpus[slot % len(self._gpus)].visible for slot in task.get("slots", ())
             )
-        self._processes[worker].send({**own, **order})
+        self._processes[worker].send({**own, **task})
 
-    def reports(self, timeout: float) -> Iterator[tuple[int, Report]]:
-        """What the workers have to say, waiting at most `timeout` seconds for the first to speak.
+    def messages(self, timeout: float) -> Iterator[tuple[int, Message]]:
+        """Yield the workers' messages, waiting at most `timeout` seconds for the first.
 
-        A worker that died reports {"is": "died", "signal": name or None} and has been replaced already.
+        A worker that died sends {"is": "died", "signal": name or None} and has been replaced already.
         """
         with selectors.DefaultSelector() as selector:
             for number, process in enumerate(self._processes):
                 selector.register(process.output, selectors.EVENT_READ, number)
             speaking = [key.data for key, _ in selector.select(timeout)]
         for number in speaking:
-            reports = self._processes[number].read()
-            if reports is None:
+            messages = self._processes[number].read()
+            if messages is None:
                 yield number, {"is": "died", "signal": self._replace(number)}
             else:
-                for report in reports:
-                    yield number, report
+                for message in messages:
+                    yield number, message
 
     def _replace(self, number: int) -> str | None:
         process = self._processes[number].process
@@ -160,3 +165,61 @@ class LocalPool:
         for process in self._processes:
             process.close()
         self._processes = []
+
+
+WORKER = ("-m", "allometry.sweeps.workers.worker")
+"""What Python runs as a worker."""
+
+
+class Process:
+    """One worker process and what is still unread from it."""
+
+    def __init__(self, gpus: str | None = None, program: Sequence[str] = WORKER) -> None:
+        """Start a worker.
+
+        `gpus` are those that it sees (CUDA_VISIBLE_DEVICES); None: what this process sees. `program`: what
+        Python runs; the process id of this process is its last argument.
+        """
+        # The worker imports this very package, and nothing from the folder that the user happens to be in.
+        paths = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
+        own = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
+        search = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        self.buffer = b""
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", *program, str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **thread_variables(1), **search, **own},
+            start_new_session=True,  # ctrl-C reaches the parent alone, which stops the workers in order
+        )
+
+    @property
+    def output(self) -> int:
+        """Return the file descriptor that messages come from."""
+        assert self.process.stdout is not None
+        return self.process.stdout.fileno()
+
+    def send(self, task: Task) -> None:
+        """Write one task; a process that is gone is noticed when it is read."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps(task).encode() + b"\n")
+            self.process.stdin.flush()
+
+    def read(self) -> list[Message] | None:
+        """Return the messages that have arrived; None when the process has ended."""
+        data = os.read(self.output, 1 << 16)
+        if not data:
+            return None
+        *lines, self.buffer = (self.buffer + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def close(self) -> int:
+        """Make sure that the process is gone; returns its exit status."""
+        self.process.kill()
+        status = self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        return status

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from allometry.errors import AllometryError
-from allometry.sweeps import calibrate as calibration
-from allometry.sweeps.quicker import quicker
+from allometry.sweeps.cost import calibrate as calibration
+from allometry.sweeps.cost.calibrate import choose_device
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def predicted(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 @pytest.mark.parametrize(("cuda", "expected"), [(600.0, "cuda"), (3600.0, "cpu")])
 def test_what_ends_sooner_is_taken(predicted: dict[str, float], cuda: float, expected: str):
     predicted |= {"cpu": 1800.0, "cuda": cuda}
-    device, why = quicker([], nullcontext)
+    device, why = choose_device([], nullcontext)
     assert device == expected
     assert "30 min" in why
     assert ("--device cpu" if expected == "cuda" else "--device cuda") in why
@@ -35,11 +35,11 @@ def test_what_ends_sooner_is_taken(predicted: dict[str, float], cuda: float, exp
 
 def test_gpus_that_fail_leave_the_cores(predicted: dict[str, float]):
     predicted["cpu"] = 1800.0
-    device, why = quicker([], nullcontext)
+    device, why = choose_device([], nullcontext)
     assert device == "cpu"
     assert "no kernel image" in why
 
 
 def test_cores_that_fail_are_an_error(predicted: dict[str, float]):
     with pytest.raises(AllometryError, match="cannot time"):
-        quicker([], nullcontext)
+        choose_device([], nullcontext)

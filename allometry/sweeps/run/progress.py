@@ -12,7 +12,7 @@ from typing import Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from allometry.sweeps.execute import Event
+from allometry.sweeps.run.events import Event
 from allometry.train.config import RunConfig
 from allometry.units import format_count, format_duration
 

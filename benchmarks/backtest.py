@@ -1,7 +1,7 @@
-"""The combined forecast against always using the Chinchilla form, on tables whose dear runs were held back.
+"""The combined forecast against always using the Chinchilla form, the most expensive runs being held back.
 
 Every table is cut at 60 % of its rows, cheapest first. The laws are back-tested within the cheap part
-only, the combination is made from that record, and both predict the dear part. Published tables are
+only, the combination is made from that record, and both predict the expensive part. Published tables are
 read from --data where that folder exists; simulated ones come from five laws, two noises and two grids
 (a lab's and a laptop's).
 

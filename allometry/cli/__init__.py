@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cache": ("cache", "List and delete what can be made or fetched again."),
     "runs": ("runs", "List, show, compare, export and remove runs."),
     "fit": ("laws", "Fit a law to a table of runs."),
-    "compare": ("laws", "Compare laws by how well they predict the dear runs from the cheap ones."),
+    "compare": ("laws", "Compare laws by how well they predict the most expensive runs from the cheapest."),
     "isoflop": ("laws", "Find the compute-optimal size at each budget of a table of runs."),
     "plan": ("laws", "Plan a training run for a budget, a time or a target loss."),
     "laws": ("laws", "List the laws, or show one."),
@@ -80,7 +80,7 @@ class _LazyGroup(Group):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="allometry", message="%(version)s")
 def app(debug: bool) -> None:  # main() takes --debug off the line; it is here for --help
-    """Allometry: measure, fit and use the scaling laws of language models."""
+    """Measure, fit and use the scaling laws of language models."""
 
 
 def main(argv: list[str] | None = None) -> None:

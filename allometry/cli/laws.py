@@ -34,7 +34,7 @@ def command(name: str) -> click.Command:
 @click.option("--law", default="chinchilla", show_default=True, help="The law (see `allometry laws`).")
 @table_inputs
 @group_option
-@click.option("--objective", default="huber-log", show_default=True, help="What is minimised.")
+@click.option("--objective", default="huber-log", show_default=True, help="Loss function of the fit.")
 @click.option("--weights", metavar="COLUMN", help="Column of relative weights.")
 @click.option("--fix", multiple=True, metavar="PARAMETER=VALUE", help="Hold a parameter at a value.")
 @click.option("--tie", multiple=True, metavar="PARAMETER=OTHER", help="Make a parameter equal to another.")
@@ -96,9 +96,9 @@ def _mapped(on: str | None) -> AbstractContextManager[Mapped]:
 @click.option("--laws", "names", metavar="A,B,…", help="Laws to compare (default: those of N and D).")
 @table_inputs
 @group_option
-@click.option("--by", default="C", show_default=True, help="What makes a run dear: a symbol or a column.")
+@click.option("--by", default="C", show_default=True, help="Cost of a run: a symbol or a column.")
 @click.option("--cuts", metavar="X,Y,…", help="Shares of the rows (0.5,0.7) or values of --by to fit up to.")
-@click.option("--objective", default="huber-log", show_default=True, help="What is minimised.")
+@click.option("--objective", default="huber-log", show_default=True, help="Loss function of the fit.")
 @click.option("--predict", multiple=True, metavar="SYMBOL=VALUE", help="Forecast a run: --predict N=1B.")
 @click.option("--bootstrap", type=click.IntRange(min=0), default=100, show_default=True, help="Resamples.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the resamples.")
@@ -108,7 +108,7 @@ def compare(
     by: str, cuts: str | None, objective: str, predict: tuple[str, ...], bootstrap: int,
     seed: int, form: Form | None,
 ) -> None:  # fmt: skip
-    """Compare laws on a TABLE of runs: fit the cheap ones, predict the dear ones, rank by the error."""
+    """Compare laws on a TABLE of runs: fit on the cheapest, predict the most expensive, rank by error."""
     from allometry.laws.backtest import DEFAULT_CUTS, DEFAULT_LAWS, backtest
 
     read = load(table, inputs)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 )
 @table_inputs
 @group_option
-@click.option("--objective", default="huber-log", show_default=True, help="What the fit minimises.")
+@click.option("--objective", default="huber-log", show_default=True, help="Loss function of the fit.")
 @click.option("--bootstrap", type=click.IntRange(min=0), default=400, show_default=True, help="Resamples.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the resamples.")
 @click.option("-N", "--size", metavar="N", help="Fix the number of parameters, such as 10M.")
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     "--next", "goal", metavar="TARGET", help="Runs that best pin down a, loss@1e21, N_opt@1e21, alpha, …"
 )
 @click.option(
-    "--most", type=click.IntRange(min=1), default=12, show_default=True, help="At most so many --next runs."
+    "--most", type=click.IntRange(min=1), default=12, show_default=True, help="Maximum number of --next runs."
 )
 @table_options
 def plan(

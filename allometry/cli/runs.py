@@ -75,7 +75,7 @@ def runs() -> None:
 @click.option(
     "--sort", default=None, metavar="COLUMN", help="Sort by a column; -COLUMN for the largest first."
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Show only the first so many.")
+@click.option("--limit", type=click.IntRange(min=1), help="Limit the number of rows.")
 @store_option
 @table_options
 def list_runs(

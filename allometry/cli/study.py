@@ -48,7 +48,7 @@ def command(name: str) -> click.Command:
 @click.option(
     "--devices",
     type=click.IntRange(min=1),
-    help="Most devices (cores; GPUs of a node) for a run that would keep the others waiting.",
+    help="Maximum devices (cores; GPUs of a node) for one long run.",
 )
 @click.option(
     "--per-gpu",
@@ -61,8 +61,7 @@ def command(name: str) -> click.Command:
     "--pack",
     type=click.IntRange(min=1),
     metavar="K",
-    help="Train up to K runs of one shape as one program (default: on GPUs as many as timings show to pay, "
-    "on cores 1, which is never).",
+    help="Train up to K runs of one shape as one program (default: chosen by timing on GPUs; off on CPUs).",
 )
 @click.option("--dry-run", is_flag=True, help="Plan, print, and stop.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first run that fails.")
@@ -211,7 +210,7 @@ def studies() -> None:
     from allometry.studies.core.study import studies as known
 
     for name, study in known().items():
-        print(f"{name}   (--budget {study.budget} unless told otherwise)")
+        print(f"{name}   (default: --budget {study.budget})")
         say(f"    {study.question}", piped=PIPED, hang=4)
 
 

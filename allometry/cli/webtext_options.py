@@ -31,7 +31,7 @@ def _adding(*options: Callable[[Any], Any]) -> Callable[[Decorated], Decorated]:
 
 
 link_flags = _adding(
-    click.option("--min-score", default=3.0, show_default=True, help="The least karma of a link."),
+    click.option("--min-score", default=3.0, show_default=True, help="Minimum karma of a link."),
     click.option(
         "--karma",
         type=click.Choice(["submission", "sum"]),
@@ -69,10 +69,8 @@ fetch_flags = _adding(
     click.option(
         "--autothrottle/--no-autothrottle", default=True, show_default=True, help="Slow down for slow hosts."
     ),
-    click.option(
-        "--timeout", default="30s", show_default=True, help="The most time a download may take in all."
-    ),
-    click.option("--max-bytes", default="5M", show_default=True, help="The most bytes of a page, unpacked."),
+    click.option("--timeout", default="30s", show_default=True, help="Maximum time of a download in all."),
+    click.option("--max-bytes", default="5M", show_default=True, help="Maximum bytes of a page, unpacked."),
     click.option("--max-redirects", default=5, show_default=True),
     click.option("--attempts", default=3, show_default=True, help="How often a link is tried in all."),
     click.option(
@@ -100,7 +98,7 @@ extract_flags = _adding(
         "--page-seconds",
         default="20s",
         show_default=True,
-        help="The most processor time that one page may take.",
+        help="Maximum processor time for one page.",
     ),
     click.option(
         "--mode",
@@ -129,9 +127,9 @@ filter_flags = _adding(
         help="A language to keep; 'any' for all.",
     ),
     click.option(
-        "--min-language-score", default=0.65, show_default=True, help="The least probability of the language."
+        "--min-language-score", default=0.65, show_default=True, help="Minimum probability of the language."
     ),
-    click.option("--min-tokens", default=128, show_default=True, help="The least number of GPT-2 tokens."),
+    click.option("--min-tokens", default=128, show_default=True, help="Minimum number of GPT-2 tokens."),
     click.option(
         "--without",
         multiple=True,

@@ -1,4 +1,4 @@
-"""Back-tests: fit the cheap runs, predict the dear ones, and rank laws by how wrong they were.
+"""Back-tests: fit on the cheapest runs, predict the most expensive, and rank laws by how wrong they were.
 
 In-sample fit says little about extrapolation, so held-out error decides and AIC comes second.
 """

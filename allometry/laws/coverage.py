@@ -51,7 +51,7 @@ def coverage(
 ) -> pd.DataFrame:
     """Measure how often the intervals of fits to simulated tables hold the true values, in percent.
 
-    One row a quantity (fitted parameters other than amounts, what is quoted from the law, the law at
+    One row a quantity (fitted parameters other than amounts, quantities derived from the law, the law at
     `beyond`, a new run there), columns `80` and `95` for the nominal levels, and `tables`.
     """
     rng = np.random.default_rng(seed)

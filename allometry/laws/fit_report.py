@@ -121,7 +121,7 @@ def _derived(result: FitResult, narrow: bool) -> str:
     for name, expression in result.law.derived.items():
         value, low, high = result.derived(expression, 0.95)
         lines.append(f"{name:12s} {value:12.6g} {'':10s}   {gap}{_span(low, high)}   = {expression}")
-    return "\n".join(["what is quoted from it", *lines]) if lines else ""
+    return "\n".join(["derived quantities", *lines]) if lines else ""
 
 
 def _predictions(result: FitResult, narrow: bool) -> str:
@@ -166,7 +166,7 @@ def _quality(result: FitResult) -> str:
     lines.append(f"condition  {state.condition:.3g}" + (f"; correlations {strongest}" if strongest else ""))
     worst = np.argsort(-np.abs(result.residuals))[:3]
     listed = ", ".join(f"{result.data.index[i]} ({-result.residuals[i]:+.3g})" for i in worst)
-    lines.append(f"farthest   rows {listed}   (measured minus law)")
+    lines.append(f"largest    residuals (measured minus law) in rows {listed}")
     return "\n".join(lines)
 
 

@@ -99,7 +99,7 @@ def _size(e: Evidence) -> None:
 
 
 def _checkpoints(e: Evidence) -> None:
-    """Warn of points of one run at several D: on a decaying schedule they are no runs of those D."""
+    """Warn about points of one run at several D: on a decaying schedule they are no runs of those D."""
     if not e.grouping.checkpoints or e.grouping.groups == len(e.problem.output):
         return
     rate = next((c for c in ("lr", "learning_rate") if c in e.frame.columns), None)
@@ -126,14 +126,12 @@ def _levels(e: Evidence) -> None:
             )
         elif span < 10 and name != "L":
             low, high = (format_count(e.problem.centre[name] * np.exp(v)) for v in (x.min(), x.max()))
-            meaning = (
-                f"{name} spans a factor of {span:.3g} only: an exponent read off it is a guess far outside"
-            )
+            meaning = f"{name} spans a factor of {span:.3g} only: do not extrapolate its exponent"
             e.warn("narrow-range", meaning, f"the law for {name} from {low} to {high}")
 
 
 def _floors(e: Evidence) -> None:
-    """Warn of a floor at zero, or one that reaches zero in some resamples."""
+    """Warn about a floor at zero, or one that reaches zero in some resamples."""
     tiny = 1e-3 * float(np.median(e.problem.output))
     for i, name in enumerate(e.problem.free):
         if not e.problem.law.parameter(name).floor:
@@ -152,7 +150,7 @@ def _floors(e: Evidence) -> None:
 
 
 def _bounds(e: Evidence) -> None:
-    """Warn of parameters at an end of the range that is searched, in the estimate or in some resamples."""
+    """Warn about parameters at an end of the range that is searched, in the estimate or in some resamples."""
     box = e.problem.box
     for i, name in enumerate(e.problem.free):
         near = 1e-6 * (box.high[i] - box.low[i])
@@ -162,20 +160,17 @@ def _bounds(e: Evidence) -> None:
         for side, (sign, end) in ends.items():
             share = float(np.mean(sign * (e.z_samples[:, i] - end) <= near)) if len(e.z_samples) else 0.0
             if sign * (e.z[i] - end) <= near:
-                e.doubts.append(f"{name} is at the {side} end of its range")
-                meaning = (
-                    f"{name} ran to the {side} end of its range: the data ask for a limit, not for a value"
-                )
+                e.doubts.append(f"{name} is at its {side} bound")
+                other = "an upper" if side == "lower" else "a lower"
+                meaning = f"{name} hit its {side} bound: only {other} bound can be estimated"
                 e.warn("bound-hit", meaning, _INSIDE)
             elif share > 0.025:
-                meaning = (
-                    f"{name} runs to the {side} end of its range in {100 * share:.0f} % of the resamples"
-                )
+                meaning = f"{name} hits its {side} bound in {100 * share:.0f} % of the resamples"
                 e.warn("bound-hit-in-resamples", meaning, e.one_side(name, side))
 
 
 def _spread(e: Evidence) -> None:
-    """Warn of positive parameters that are known to no better than a factor of ten to one side."""
+    """Warn about positive parameters that are known to no better than a factor of ten to one side."""
     estimate = e.problem.natural(e.z)
     for name in e.problem.free:
         p, values = e.problem.law.parameter(name), e.samples[name]
@@ -204,7 +199,7 @@ def _conditioning(e: Evidence) -> None:
         )
     if state.condition > 1e3:
         meaning = (
-            f"condition number {state.condition:.2g}: a combination of the parameters is hardly determined"
+            f"condition number {state.condition:.2g}: a combination of the parameters is poorly determined"
         )
         e.warn("ill-conditioned", meaning, "predictions near the data")
     strong = [f"{a} and {b} ({r:+.3f})" for a, b, r in state.correlations if abs(r) > 0.95]
@@ -229,7 +224,7 @@ def _outliers(e: Evidence) -> None:
     )
     robust = np.isfinite(e.problem.objective.threshold)
     known = (
-        "the estimates, which a Huber objective hardly lets such rows move; leave out those known to be wrong"
+        "the estimates: a Huber objective limits the influence of such rows; leave out those known to be wrong"
         if robust
         else "little before these rows are left out, or the objective is a Huber loss (huber-log)"
     )
@@ -264,7 +259,7 @@ _CEILING = 12.0
 
 
 def about_scale(output: Array, name: str, column: str) -> list[FitWarning]:
-    """Warn of a loss that is hardly in nats per token: too large, or called bits or perplexity.
+    """Warn about a loss that is hardly in nats per token: too large, or called bits or perplexity.
 
     Only whole words of a column's name count, and only where it is taken as it is: an expression of columns
     (`log(val_ppl)`) is judged by its values.

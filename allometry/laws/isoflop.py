@@ -66,7 +66,7 @@ class IsoflopResult:
 
     @property
     def discarded(self) -> pd.DataFrame:
-        """Budgets that take no part in the line, with the reason."""
+        """Budgets that are excluded from the line, with the reason."""
         return self.table.loc[~self.table["used"], ["C", "sizes", "reason"]].reset_index(drop=True)
 
     def report(self) -> str:
@@ -249,7 +249,7 @@ def _cautions(optima: list[Minimum], fitted: PowerLine, method: str) -> tuple[Fi
     out = [o for o in optima if o.reason]
     used = [o.slice.C for o in optima if not o.reason]
     if out:
-        text = f"{len(out)} of {len(optima)} budgets take no part in the line: " + "; ".join(
+        text = f"{len(out)} of {len(optima)} budgets excluded from the line: " + "; ".join(
             f"C = {o.slice.C:.2g}, {o.reason}" for o in out
         )
         found.append(FitWarning(name="budgets discarded", meaning=text))

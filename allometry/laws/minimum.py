@@ -114,7 +114,7 @@ def _skew(x: Array, losses: Array) -> float:
 
 
 def shape_cautions(optima: list[Minimum], method: str) -> list[FitWarning]:
-    """Warn of faults in the grids of sizes: for a parabola, too wide or off-centre (arXiv 2603.22339)."""
+    """Warn about faults in the grids of sizes: for a parabola, too wide or off-centre (arXiv 2603.22339)."""
     used = [o for o in optima if not o.reason]
     if method != "parabola" or not used:
         return []

@@ -387,7 +387,11 @@ def _exclude_unusable(
                 cli_hint=f"name another column, or arithmetic of columns: --let {letter}=COLUMN",
             )
         problems.append(
-            (source, f"{symbol} {what} in {_rows(frame, fresh)}", "mend the values, or accept the exclusion")
+            (
+                source,
+                f"{symbol} {what} in {_rows(frame, fresh)}",
+                "correct the values, or accept the exclusion",
+            )
         )
     return problems
 

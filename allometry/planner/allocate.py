@@ -84,8 +84,9 @@ class Allocation:
 
 
 def allocate(source: Source, request: Request, params: Mapping[str, Array]) -> Allocation:
-    """Meet a request with each set of constants. Raises AllometryError where the first set cannot meet
-    it.
+    """Allocate what a request asks for, with each set of constants.
+
+    Raises AllometryError where the first set cannot meet it.
     """
     if source.law.name == "kaplan-ns":
         return _efficient(request, params)

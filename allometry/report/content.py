@@ -58,7 +58,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Constant:
-    """One row of the table "paper beside ours": a quantity, its published value(s), ours with an
+    """One row of the table that compares with published values: a quantity, its published value(s), ours with an
     interval, a verdict.
     """
 

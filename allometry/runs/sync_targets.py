@@ -18,7 +18,7 @@ Values = dict[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class RunUpdate:
-    """What a tracker has not seen of a run: points (step, values) and, once it has ended, its final values.
+    """The news of a run for a tracker: points (step, values) and, once it has ended, its final values.
 
     `first` says that the tracker knows nothing of the run; `config` is flat: {"model.n_layer": 2, …}.
     """

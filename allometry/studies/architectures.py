@@ -149,7 +149,7 @@ def _ladder(largest: float, n_vocab: int) -> list[ModelConfig]:
 
 
 def _universal(ladder: list[ModelConfig]) -> list[ModelConfig]:
-    """Return for each width the Universal Transformers with the same distinct blocks; the largest width,
+    """Return, for each width, the Universal Transformers with the same distinct blocks; the largest width,
     which would cost the most, only at the fewest repetitions.
     """
     from allometry.models.universal import UniversalConfig
@@ -415,7 +415,7 @@ def _pair_longer(ends: pd.DataFrame, positions: pd.DataFrame) -> str:
 
 
 def ratios_by_position(positions: pd.DataFrame) -> pd.DataFrame:
-    """Return for each LSTM of two layers and the transformer of the nearest N, same seed and context: the log
+    """Return, for each LSTM of two layers and the transformer of the nearest N, same seed and context, the log
     ratio of their losses at each position. Raises AllometryError if there is no pair.
     """
     lstm = positions[positions["series"] == "LSTM, 2 layers"]

@@ -60,7 +60,7 @@ class Quickstart(Study):
         return largest_sizes(run, sweep.runs)
 
     def predict(self, runs: pd.DataFrame, held_back: pd.DataFrame) -> pd.DataFrame:
-        """Return forecast of the laws, weighted by their back-test on the smaller sizes."""
+        """Return the forecast of the laws, weighted by their back-test on the smaller sizes."""
         return forecast(runs, held_back)
 
     def analyse(self, study_data: StudyData) -> Analysis:

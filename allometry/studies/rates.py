@@ -133,7 +133,7 @@ def rates(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 
 def _models(compute: float, n_vocab: int) -> list[ModelConfig]:
-    """Return smaller and larger model of each family, in the order of FAMILIES."""
+    """Return the smaller and larger model of each family, in the order of FAMILIES."""
     small = max(SMALLEST, round(N_AT_REFERENCE * (compute / REFERENCE) ** 0.5))
     return [
         small_model(size, n_vocab=n_vocab, family=family)
@@ -196,7 +196,7 @@ def _near(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def _noise(groups: list[pd.DataFrame]) -> float:
-    """Return relative standard deviation of a loss about its parabola, pooled over all groups."""
+    """Return the relative standard deviation of a loss about its parabola, pooled over all groups."""
     squares, dof = 0.0, 0
     for part in groups:
         x, y = part["x"].to_numpy(float), part["log_loss"].to_numpy(float)
@@ -228,7 +228,7 @@ def _optimum(part: pd.DataFrame, noise: float) -> Optimum | None:
 
 
 def _vertex(coefficients: Array, lowest: float, highest: float) -> tuple[Array, Array]:
-    """Return log of the best rate over the rule's, at most at the edge of those tried, and the rule's
+    """Return the log of the best rate over the rule's, at most at the edge of those tried, and the rule's
     relative cost.
 
     `coefficients`: (draws, 3), of log loss in the log of the rate over the rule's. NaN for parabolas that
@@ -428,5 +428,5 @@ def _over(each: Optimum) -> str:
 def _next(found: list[Optimum]) -> str:
     costly = [each.label for each in found if each.cost.interval(LEVEL)[0] > COSTLY]
     if costly:
-        return f"Mend the rule for {', '.join(costly)}, and train what rests on it again."
+        return f"Update the rule for {', '.join(costly)}, and rerun the studies that use it."
     return "Does the best rate fall at longer horizons, as Step Law has it rise with D?"

@@ -78,7 +78,7 @@ class Size(Study):
         return largest_sizes(run, sweep.runs)
 
     def predict(self, runs: pd.DataFrame, held_back: pd.DataFrame) -> pd.DataFrame:
-        """Return forecast of the laws, weighted by their back-test on the smaller sizes."""
+        """Return the forecast of the laws, weighted by their back-test on the smaller sizes."""
         return forecast(runs, held_back)
 
     def analyse(self, study_data: StudyData) -> Analysis:
@@ -259,7 +259,7 @@ def through(table: pd.DataFrame, x: str, slope: float, grid: Any) -> pd.DataFram
 
 
 def means(table: pd.DataFrame, x: str = "N") -> pd.DataFrame:
-    """Return mean loss over seeds at each x, with bars of one standard deviation: columns x, loss, low, high,
+    """Return the mean loss over seeds at each x, with bars of one standard deviation: columns x, loss, low, high,
     n.
     """
     grouped = table.groupby(x)["loss"]
@@ -291,7 +291,7 @@ def _forms_text(rows: pd.DataFrame) -> str:
 
 
 def embeddings(runs: pd.DataFrame) -> StudySection:
-    """Report with and without embeddings, side by side (figure 6 of Kaplan et al. 2020)."""
+    """Report L(N) with and without embeddings, side by side (figure 6 of Kaplan et al. 2020)."""
     table = at_common_horizon(runs)
     counts = {"without embeddings": "N", "with embeddings": "N_total"}
     fits = {name: one_law(table, "kaplan-n", column) for name, column in counts.items()}

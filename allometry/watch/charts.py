@@ -81,7 +81,7 @@ def _frontier(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def _caption(shown: int, total: int, growing: int) -> str:
-    text = "One line a run" + (f", {shown} of {total:,} runs, chosen by chance" if shown < total else "")
+    text = "One line a run" + (f", a random sample of {shown} of {total:,} runs" if shown < total else "")
     if growing:
         which = "the one that is" if growing == 1 else f"each of the {growing} that are"
         text += f"; a dot at the end of {which} being trained"

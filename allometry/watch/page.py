@@ -36,7 +36,7 @@ _RUNNING = 16
 """Runs being trained that have a bar of their own."""
 
 _REST = 4.0
-"""After a fit, so many times its duration pass before the next: training needs the cores more."""
+"""After a fit, the next waits this many times its duration: training needs the cores more."""
 
 Parts = dict[str, str]
 
@@ -224,7 +224,7 @@ class Page:
         folder = self.store.directory(run)
         logs = ((name, _tail(folder / name)) for name in ("error.txt", "log.txt"))
         text = "\n".join(f"{name}:\n{lines}" for name, lines in logs if lines)
-        return {"run": run, "status": self.reader.rows[run]["status"], "log": text or "It left no log."}
+        return {"run": run, "status": self.reader.rows[run]["status"], "log": text or "No log file."}
 
 
 def _changed(path: Path) -> int:

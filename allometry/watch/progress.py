@@ -16,13 +16,13 @@ TRUST = 5.0
 """Seconds of observed work that the plan's own estimate of the speed is worth."""
 
 WINDOW = 900.0
-"""Seconds of the past from which the speed is told."""
+"""Seconds of the past from which the speed is estimated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """A sweep at one moment. `share` of its training FLOPs are spent; `eta` is in seconds, None where it
-    cannot be told: nothing is running, or nothing was observed yet.
+    is not known: nothing is running, or nothing was observed yet.
     """
 
     planned: int

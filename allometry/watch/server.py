@@ -204,7 +204,7 @@ class Handler(BaseHTTPRequestHandler):
     def _begin_stream(self, study: str | None) -> None:
         """Stream to a page of this server about a study of the store, while there are threads for it."""
         if self.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
-            self._send(HTTPStatus.FORBIDDEN, "Other pages are told nothing.\n", "text/plain")
+            self._send(HTTPStatus.FORBIDDEN, "Requests from other pages are refused.\n", "text/plain")
         elif study is not None and not self.server.page.knows(study):
             self._send(HTTPStatus.NOT_FOUND, "The store has no such study.\n", "text/plain")
         elif not self.server.streams.acquire(blocking=False):

@@ -171,7 +171,7 @@ def test_size_and_emptiness(page: str) -> None:
     bare = build(Analysis(study="s", question="q", answer="a", command="c", sections=()))
     read = Reader(bare)
     assert "Make it again" in read.text
-    assert "Paper beside ours" not in read.text
+    assert "Comparison with published values" not in read.text
     assert "Excluded runs" not in read.text
 
 
@@ -204,7 +204,7 @@ def test_chapters_read_as_a_log(log: Reader) -> None:
     assert "Nothing to read yet." in log.text
     assert log.text.count("beta") == 4  # at the top, grouped by chapter, and in each chapter
     assert "first, runs" in log.text  # one row for a run that two chapters left out
-    assert "1 run took no part in some of the fits" in log.text
+    assert "1 run is excluded from some of the fits" in log.text
 
 
 def test_ids_are_unique_across_chapters_and_the_contents_lead_to_them(log: Reader) -> None:

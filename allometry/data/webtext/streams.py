@@ -26,7 +26,7 @@ _ZSTD_BLOCK = (
 
 
 class Problem(NamedTuple):
-    """Something in a source that could not be used."""
+    """A line or record of a source that could not be used."""
 
     where: str
     reason: str

@@ -149,7 +149,7 @@ class Answer:
     def text(self) -> str:
         """a with its interval, or the reason."""
         if self.a is None:
-            return f"not to be had: {self.problem}"
+            return f"not available: {self.problem}"
         return f"{self.a[0]:.2f} [{self.a[1]:.2f}, {self.a[2]:.2f}]"
 
 

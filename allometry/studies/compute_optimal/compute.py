@@ -188,7 +188,7 @@ def crossing(found: Frontiers, joint: Any) -> StudySection:
 
 
 def _at(line: PowerLine) -> float:
-    """Return log of the line's value at x = 1."""
+    """Return the log of the line's value at x = 1."""
     return line.level - line.slope * line.center
 
 

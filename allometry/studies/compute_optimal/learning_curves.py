@@ -123,7 +123,7 @@ def _from(law: TimeLaw) -> str:
 
 
 def _batch_spread(law: TimeLaw, count: int = 16) -> dict[str, float]:
-    """Return standard deviation of each parameter (exponents) under draws of B_crit; zero where it is not
+    """Return the standard deviation of each parameter (exponents) under draws of B_crit; zero where it is not
     known.
     """
     copies = law.critical.drawn(law.points, count)

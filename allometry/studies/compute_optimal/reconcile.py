@@ -196,7 +196,7 @@ def predicted(
 
 
 def _slopes(params: dict[str, Array], omega: float, gamma: float, window: tuple[float, float]) -> Array:
-    """Return slope between the ends of the window, one for each row of the parameters."""
+    """Return the slope between the ends of the window, one for each row of the parameters."""
     n = np.geomspace(10, 1e12, 600)
     compute = np.log(optimal_compute(n, params, omega, gamma))
     ends = [np.array([np.interp(np.log(c), row, np.log(n)) for row in compute]) for c in window]

@@ -107,7 +107,7 @@ class Asked:
         return tuple(run for run in self.sweep.ids if run in held)
 
     def seconds(self, cost: CostModel, workers: int | None) -> float:
-        """Return predicted time of the stages, one after the other."""
+        """Return the predicted time of the stages, one after the other."""
         held = set(self.held_back)
         first = tuple(run for run in self.sweep if run.id not in held)
         later = tuple(run for run in self.sweep if run.id in held)

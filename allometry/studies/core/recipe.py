@@ -47,7 +47,7 @@ LSTM_HIGHEST_RATE = 0.05
 
 
 def learning_rate(model: ModelConfig) -> float:
-    """Return peak learning rate of a model at BATCH_TOKENS, by its family's rule; other families: the
+    """Return the peak learning rate of a model at BATCH_TOKENS, by its family's rule; other families: the
     transformer's.
 
     A Universal Transformer takes the rate of the transformer of its width. AllometryError for a family
@@ -74,7 +74,7 @@ def rule_rate(family: str, d_model: float) -> float:
 
 
 def heads(d_model: int) -> int:
-    """Return attention heads of a width: about 8 wide below d_model = 48, about 16 wide from there on.
+    """Return the attention heads of a width: about 8 wide below d_model = 48, about 16 wide from there on.
 
     At these widths more and narrower heads are better than the 32 or 64 wide ones of larger models.
     """

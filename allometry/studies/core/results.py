@@ -264,7 +264,7 @@ def _constants(analysis: Analysis) -> str:
     rows = [(entry.study, c) for entry in (analysis, *analysis.chapters) for c in entry.constants]
     if not rows:
         return ""
-    lines = ["## Paper beside ours", "", "| study | quantity | published | ours | verdict |"]
+    lines = ["## Comparison with published values", "", "| study | quantity | published | ours | verdict |"]
     lines.append("|---|---|---|---|---|")
     for owner, c in rows:
         published = ", ".join(f"{fmt.short(value)} ({paper})" for paper, value in c.published.items()) or "–"

@@ -273,7 +273,7 @@ def usable_runs(study_data: StudyData) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def seed_noise(runs: pd.DataFrame) -> tuple[float | None, StudySection]:
-    """Return relative standard deviation between seeds at each repeated point, and pooled; None without
+    """Return the relative standard deviation between seeds at each repeated point, and pooled; None without
     repeats.
     """
     grouped = runs.assign(log_loss=np.log(runs["loss"])).groupby(["N", "D"])

@@ -71,7 +71,7 @@ class GapLaws(Study):
         return largest_size(run, sweep.runs) or widest(run)
 
     def predict(self, runs: pd.DataFrame, held_back: pd.DataFrame) -> pd.DataFrame:
-        """Return final losses on text, by forms weighted by their back-test, and times to generalise on
+        """Return the final losses on text, by forms weighted by their back-test, and times to generalise on
         equations.
         """
         return predict_largest(runs, held_back)

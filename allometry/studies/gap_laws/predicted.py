@@ -107,7 +107,7 @@ def _described(fitted: Censored, critical: float) -> dict[str, object]:
 
 
 def held_out(table: pd.DataFrame, form: str) -> float:
-    """Return root mean square error of log time of the largest size's runs that generalised, from the other
+    """Return the root mean square error of log time of the largest size's runs that generalised, from the other
     sizes; NaN where that cannot be fitted.
     """
     largest = table["N"] == table["N"].max()
@@ -276,7 +276,7 @@ def predicted_section(runs: pd.DataFrame, registered: dict[str, Any]) -> StudySe
 
 
 def _unseen(runs: pd.DataFrame, registered: dict[str, Any]) -> str:
-    """Return predicted times of runs that are done and did not generalise."""
+    """Return the predicted times of runs that are done and did not generalise."""
     rows = [row for row in registered["predictions"] if row.get("what") == GENERALISED]
     if not rows or GENERALISED not in runs:
         return ""

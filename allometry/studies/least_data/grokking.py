@@ -136,7 +136,7 @@ def critical_share(table: pd.DataFrame) -> StudySection:
 
 
 def _bracket(task: str, line: pd.DataFrame) -> str:
-    """Return between which shares the critical one lies, and where the regression puts it."""
+    """Say between which shares the critical one lies, and where the regression puts it."""
     by_share = line.groupby("share")["understood"].mean()
     horizon = float(line.loc[~line["understood"], "time"].max()) if (by_share < 1).any() else float("nan")
     if (by_share == 1).all():

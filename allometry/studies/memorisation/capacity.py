@@ -194,7 +194,7 @@ def memorised(runs: pd.DataFrame, probes: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def _growth(part: pd.DataFrame, constant: float) -> float:
-    """Return relative growth of the memorised bits between the last two evaluations at the constant rate,
+    """Return the relative growth of the memorised bits between the last two evaluations at the constant rate,
     which is the first share `constant` of the steps.
     """
     early = part[(part["step"] <= constant * part["S"]) & (part["bits"] > 0)].sort_values("step")["bits"]

@@ -139,7 +139,7 @@ def end_losses(runs: pd.DataFrame, probes: pd.DataFrame | None) -> Halves:
 
 
 def _contrast(losses: Matrix, inside: npt.NDArray[np.bool_]) -> tuple[Matrix, Matrix]:
-    """Return mean loss over models without a document less that over models with it, and its standard
+    """Return the mean loss over models without a document less that over models with it, and its standard
     error.
     """
     level = losses - losses.mean(axis=1, keepdims=True)  # models differ in how good they are at everything
@@ -169,7 +169,7 @@ def memorisation(found: Halves) -> pd.DataFrame:
 
 
 def split_half(found: Halves) -> tuple[float, float, float]:
-    """Return correlation of the scores from two disjoint halves of the models: the median over random
+    """Return the correlation of the scores from two disjoint halves of the models: the median over random
     divisions, and the range of the central LEVEL of them.
     """
     generator = np.random.default_rng(0)
@@ -214,7 +214,7 @@ def influence(found: Halves) -> tuple[pd.DataFrame, float]:
 
 
 def _effects(others: Matrix, inside: npt.NDArray[np.bool_]) -> tuple[Matrix, Matrix]:
-    """Return influence (documents, others) of each training document, and the same over its standard
+    """Return the influence (documents, others) of each training document, and the same over its standard
     error.
     """
     level = others - others.mean(axis=1, keepdims=True)

@@ -98,7 +98,7 @@ def injected_passages(runs: pd.DataFrame, probes: pd.DataFrame | None) -> pd.Dat
 
 
 def retained(found: pd.DataFrame) -> pd.DataFrame:
-    """Return by size and steps since the injection: what the injected passages have gained over their loss
+    """Return, by size and steps since the injection, what the injected passages have gained over their loss
     just before it, beyond what passages that were never trained on gained by then; nats per token with
     interval.
     """

@@ -269,7 +269,7 @@ def _figure(table: pd.DataFrame, end: pd.DataFrame) -> Figure:
 
 
 def _over_time(found: pd.DataFrame) -> tuple[Figure, ...]:
-    """Return exposure by sampling of the canaries that were inserted most, as training goes on."""
+    """Return the exposure by sampling of the canaries that were inserted most, as training goes on."""
     most = found.loc[found["kind"] == "canary", "repeats"].max()
     kept = found[(found["kind"] == "reference") | (found["repeats"] == most)]
     table = canaries(kept, extrapolate=False)
@@ -362,7 +362,7 @@ def extracted(end: pd.DataFrame) -> pd.DataFrame:
 
 
 def shares(end: pd.DataFrame) -> pd.DataFrame:
-    """Return extractable `share` of the passages by size, prompt and repeats with Wilson's interval, and
+    """Return the extractable `share` of the passages by size, prompt and repeats with Wilson's interval, and
     `above` the share of passages that were never trained on (r = 0), in the same models from the same
     prompts.
     """
@@ -384,7 +384,7 @@ def shares(end: pd.DataFrame) -> pd.DataFrame:
 
 
 def log_linear(table: pd.DataFrame) -> pd.DataFrame:
-    """Return for each dial the slope of the share above the baseline in its logarithm (base 2), interval and
+    """Return, for each dial, the slope of the share above the baseline in its logarithm (base 2), interval and
     R².
 
     The other dials are held at their largest, as in Carlini et al. 2022, figure 1; `what` "exact" counts

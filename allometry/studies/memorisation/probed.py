@@ -55,7 +55,7 @@ def proportion(successes: int, trials: int) -> tuple[float, float, float]:
 
 
 def straight(x: ArrayLike, y: ArrayLike) -> tuple[tuple[float, float, float], float, float]:
-    """Return least squares y = a + b x: b with Student's interval at LEVEL, a, and R².
+    """Fit y = a + b x by least squares: b with Student's interval at LEVEL, a, and R².
 
     AllometryError for fewer than three different x: two points lie on a line whatever they are.
     """

@@ -256,7 +256,7 @@ def _gain(windows: pd.DataFrame) -> pd.Series:
 
 
 def _weights(windows: pd.DataFrame) -> pd.Series:
-    """Return for each window how much of its set it stands for: blocks of its octave over windows probed of
+    """Return, for each window, how much of its set it stands for: blocks of its octave over windows probed of
     it.
     """
     probed = windows.groupby(["run", "octave"])["probe"].transform("count")
@@ -269,7 +269,7 @@ def _of_set(seen: pd.DataFrame, values: pd.Series) -> float:
 
 
 def _drawn(seen: pd.DataFrame) -> Array:
-    """Return memorised bits of a set with its windows drawn again within octaves, each time of one of the
+    """Return the memorised bits of a set with its windows drawn again within octaves, each time of one of the
     seeds.
     """
     generator = np.random.default_rng(0)
@@ -290,7 +290,7 @@ def _drawn(seen: pd.DataFrame) -> Array:
 
 
 def _told_apart(windows: pd.DataFrame) -> tuple[float, float]:
-    """Return area under the curve of telling trained windows from others by their loss, and the best F1 of a
+    """Return the area under the curve of telling trained windows from others by their loss, and the best F1 of a
     threshold with as many of either; NaN where one kind is missing.
     """
     inside = windows.loc[windows["trained"], "loss"].to_numpy(float)
@@ -347,7 +347,7 @@ def _vertex(x: Array, y: Array) -> float:
 
 
 def noise_between_seeds(windows: pd.DataFrame) -> float:
-    """Return relative standard deviation of the test loss between seeds, pooled; NOISE at least, which two
+    """Return the relative standard deviation of the test loss between seeds, pooled; NOISE at least, which two
     seeds would often miss.
     """
     runs = windows.drop_duplicates("run").assign(log=lambda t: np.log(t["test"]))
@@ -359,7 +359,7 @@ def noise_between_seeds(windows: pd.DataFrame) -> float:
 
 
 def descents(table: pd.DataFrame, noise: float) -> dict[float, Descent | None]:
-    """Return for each size whether the test loss rises and falls again along the sets, and at which ratio."""
+    """Return, for each size, whether the test loss rises and falls again along the sets, and at which ratio."""
     return {
         float(str(total)): second_descent(
             part["ratio"].to_numpy(float), part["test"].to_numpy(float), CLEAR * noise

@@ -197,7 +197,7 @@ def _mean(slopes: list[float]) -> tuple[float, float, float]:
 
 
 def _slope(left: pd.Series) -> tuple[float, float, float]:
-    """Return slope over the index with Student's interval; unbounded with two points."""
+    """Return the slope over the index with Student's interval; unbounded with two points."""
     from scipy.stats import linregress, t
 
     if len(left) < 3:

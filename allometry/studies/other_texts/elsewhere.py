@@ -235,7 +235,7 @@ def _why(name: str, rows: pd.DataFrame, curves: pd.DataFrame, ladder: pd.DataFra
     turned = _turned(name, curves, ladder)
     reasons = []
     if turned > TURNED:
-        reasons.append(f"ends {turned:.1f} % above its lowest: training here comes to cost there")
+        reasons.append(f"the loss there rises {turned:.1f} % after its minimum")
     if size["high"] < 1:
         reasons.append("gains less than in proportion: what makes it hard is seldom seen here")
     if size["low"] > 1:
@@ -248,7 +248,7 @@ def _why(name: str, rows: pd.DataFrame, curves: pd.DataFrame, ladder: pd.DataFra
 
 
 def _turned(name: str, curves: pd.DataFrame, ladder: pd.DataFrame) -> float:
-    """Return per cent by which the largest model's loss there ends above its lowest; NaN without a curve."""
+    """Return the per cent by which the largest model's loss there ends above its lowest; NaN without a curve."""
     largest = ladder.sort_values("N")["run"].iloc[-1]
     column = f"loss_{name}"
     curve = curves[curves["run"] == largest].sort_values("step")
@@ -311,7 +311,7 @@ _KEY = ["corpus", "N", "infinite", "limit", "seed"]
 
 
 def pairs(table: pd.DataFrame) -> pd.DataFrame:
-    """Return per cent by which a run trained before ends above one from scratch of the same size, data and
+    """Return the per cent by which a run trained before ends above one from scratch of the same size, data and
     seed.
 
     `table` is that of `effective_data.arms`; columns corpus, N, D (unique tokens, of all the text those

@@ -289,7 +289,7 @@ def loss_to_loss(runs: pd.DataFrame) -> StudySection:
 
 
 def kappa(here: pd.Series, there: pd.Series) -> tuple[float, float, float, float]:
-    """Return slope in log-log with its interval, and the root mean square residual."""
+    """Return the slope in log-log with its interval, and the root mean square residual."""
     from scipy.stats import linregress, t
 
     x, y = np.log(here.to_numpy(dtype=float)), np.log(there.to_numpy(dtype=float))
@@ -329,7 +329,7 @@ def during(runs: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
 
 
 def _beside(finished: pd.DataFrame, curve: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return finished models' loss on a distribution over that of the curve at the same test loss, in
+    """Return the finished models' loss on a distribution over that of the curve at the same test loss, in
     percent.
     """
     known = curve.dropna(subset=[f"loss_{name}"])

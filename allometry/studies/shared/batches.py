@@ -255,7 +255,7 @@ def _targets(runs: pd.DataFrame, curves: pd.DataFrame, loss: str) -> pd.DataFram
 
 
 def _centred(curves: pd.DataFrame) -> pd.DataFrame:
-    """Return training loss is a mean since the evaluation before: it belongs to the step in the middle."""
+    """Move training losses, means since the evaluation before, to the step in the middle."""
     before = curves.sort_values("step").groupby("run")["step"].shift(fill_value=0).reindex(curves.index)
     return curves.assign(step=(before + 1 + curves["step"]) / 2)
 

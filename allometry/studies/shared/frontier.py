@@ -107,10 +107,10 @@ def _exponents(table: pd.DataFrame) -> dict[str, str]:
     try:
         alpha = fit_envelope(table).loss.exponent.text(LEVEL)
     except AllometryError as error:
-        alpha = f"not to be had: {error.message}"
+        alpha = f"not available: {error.message}"
     try:
         columns = {"N": "N", "D": "D", "C": "C", "loss": "loss"}
         a = isoflop(table, columns=columns, budgets=grid_budgets(table)).a.text(LEVEL)
     except AllometryError as error:
-        a = f"not to be had: {error.message}"
+        a = f"not available: {error.message}"
     return {"exponent of L(C)": alpha, "a in N_opt ∝ C^a": a}

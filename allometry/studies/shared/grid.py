@@ -194,7 +194,7 @@ _RULE = 0.01
 
 
 def recipe_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return of finished runs (columns of `Store.frame()`), those of the recipe as the grid trains it:
+    """Return those finished runs (columns of `Store.frame()`) that follow the recipe as the grid trains it:
     transformers at its batch, rate, warm-up and schedule, on all the text, without dropout.
 
     Raises AllometryError if there is none.

@@ -188,7 +188,7 @@ def _end(curve: pd.DataFrame) -> tuple[float, float, float]:
 
 
 def noise_of(table: pd.DataFrame) -> float:
-    """Return relative standard deviation between seeds, pooled over sizes and sets; NOISE where none is
+    """Return the relative standard deviation between seeds, pooled over sizes and sets; NOISE where none is
     repeated.
     """
     groups = table[table["usual"]].assign(log=np.log(table["loss"])).groupby(["N", "U"])["log"]

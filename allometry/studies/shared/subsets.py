@@ -161,7 +161,7 @@ def stopped(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def _stop(curve: pd.DataFrame) -> tuple[float, bool, float]:
-    """Return update of the best test loss, whether at least two later ones are worse, and the training loss
+    """Return the update of the best test loss, whether at least two later ones are worse, and the training loss
     there.
     """
     known = curve[np.isfinite(curve["loss"].astype(float))].sort_values("step")

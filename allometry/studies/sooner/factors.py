@@ -62,7 +62,7 @@ def aliases(levels: pd.DataFrame) -> list[tuple[tuple[str, str], ...]]:
 
 
 def confounded(levels: pd.DataFrame) -> list[tuple[str, tuple[str, str]]]:
-    """Return main effects that these runs cannot tell from a two-factor interaction: none in resolution
+    """Return the main effects that these runs cannot tell from a two-factor interaction: none in resolution
     IV.
     """
     mains = {_direction(levels[name].to_numpy()): str(name) for name in levels}

@@ -196,7 +196,7 @@ _ON_TEXT = {
 
 
 def _relative(runs: pd.DataFrame, rule: Callable[[float], float]) -> pd.DataFrame:
-    """Return with the learning rate over what the rule gives to the width."""
+    """Return the runs with the learning rate relative to what the rule gives for the width."""
     rate = runs["lr"].astype(float) / runs["d_model"].map(rule)
     return runs.assign(relative_rate=rate.round(1))
 

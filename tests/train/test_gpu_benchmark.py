@@ -34,7 +34,7 @@ def later() -> float:
 def miniature(gpu: ModuleType) -> list[Any]:
     """Every measurement but those that start processes, each as small as can be."""
     scale = gpu.scale_of("cpu", 1.0)
-    small = replace(scale, shapes=((1, 8),), contexts=(8,), vocabularies=(16,), batch=16, packs=(2,), steps=3)
+    small = replace(scale, shapes=((2, 8),), contexts=(8,), vocabularies=(16,), batch=16, packs=(2,), steps=3)
     items = gpu.items_of("cpu", replace(small, seconds=1e-4, matrix=16))
     return [item for item in items if item.part in ("correctness", "speed", "families")]
 
@@ -52,9 +52,9 @@ def test_the_miniature_measures_and_is_not_measured_twice(
     assert found["correctness: gradients, lstm, fp32"]["gap"] < 1e-4
     assert found["correctness: same bits, universal"]["resumes"] is True
     assert found["correctness: graph of 4"]["needs"] == "needs CUDA: a CUDA graph"
-    pack = found["speed: 1x8 ctx 8 V 16, pack 2"]
+    pack = found["speed: 2x8 ctx 8 V 16, pack 2"]
     assert pack["tokens per second"] == pytest.approx(2 * 16 / pack["seconds"])
-    assert "LSTM" in found["families: lstm 1x8 ctx 8 V 16, pack 2"]["lacks"]
+    assert "LSTM" in found["families: lstm 2x8 ctx 8 V 16, pack 2"]["lacks"]
     table = out.with_suffix(".md").read_text()
     assert all(f"| {item.name} |" in table for item in items)
     monkeypatch.setattr(gpu, "attempt", lambda *_: pytest.fail("measured twice"))

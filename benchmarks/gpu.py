@@ -190,7 +190,7 @@ def memory(device: str, scale: Scale) -> Iterator[tuple[str, Callable[[], Found]
     for shape, context in itertools.product(scale.shapes[:4], (scale.contexts[0], scale.contexts[-1])):
         case = scale.case(shape, context, scale.vocabularies[-1])
         yield label(case), partial(parts.memory, case, device, 1)
-    case = scale.case(scale.shapes[1])
+    case = scale.case(scale.shapes[:2][-1])
     yield f"{label(case)}, pack {scale.packs[0]}", partial(parts.memory, case, device, scale.packs[0])
 
 
@@ -270,8 +270,8 @@ def attempt(item: Item, record: Record, longest: float) -> bool:
     record.keep(
         item.key, found | {"took": time.perf_counter() - began} | ({"warnings": told} if told else {})
     )
-    gc.collect()
     if torch.cuda.is_available() and not fatal:
+        gc.collect()
         torch.cuda.empty_cache()
     return not fatal
 

@@ -27,6 +27,7 @@ ALLOWED = {
     "sweeps/test_slurm_script.py": "the same, in a program that runs elsewhere",
     "train/test_train_parallel.py": "the same, in a program that runs elsewhere",
     "data/webtext/webtext_server.py": "answers that never end, and the times at which pages were asked for",
+    "data/webtext/test_webtext_manners.py": "the time limit that the crawler is given for pages that never end",
     "data/webtext/test_webtext_fetch.py": "the time limit that the crawler is given for pages that never end",
     "test_no_clock.py": "examples of what is forbidden",
 }

@@ -1,5 +1,5 @@
-"""Joining a Ray cluster, or starting one on this machine: with a time limit, without Ray's dashboard,
-messages and usage reports, and with Ray's refusals in the user's words.
+"""Join a Ray cluster, or start one on this machine: with a time limit, without Ray's dashboard, messages and
+usage reports, and with Ray's errors in the user's words.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ CONNECT_SECONDS = 5.0
 """How long a cluster may take to answer on its port."""
 
 _STORE_BYTES = 200_000_000
-"""Shared memory of a cluster that is started here: nothing large passes through it."""
+"""Bytes of shared memory of a cluster that is started here: nothing large passes through it."""
 
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray warns that it will leave CUDA_VISIBLE_DEVICES alone
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray warns that it will not change CUDA_VISIBLE_DEVICES
     "RAY_DEDUP_LOGS": "0",
 }
 
@@ -39,14 +39,14 @@ class Connection:
     ours: bool
 
     def close(self) -> None:
-        """End the connection, unless somebody else made it."""
+        """End the connection, unless another part of the program made it."""
         if self.ours:
             self.ray.shutdown()
 
 
 @contextlib.contextmanager
 def mapped(on: str) -> Iterator[Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]]:
-    """A `map` whose calls are tasks on the cluster that `on` names, one for each item, in their order.
+    """Yield a `map` whose calls are tasks on the cluster that `on` names, one for each item, in their order.
 
     The function must be one of a module that the nodes have. AllometryError for another name, for a cluster
     that cannot be used, and for tasks that fail there.
@@ -74,7 +74,7 @@ def mapped(on: str) -> Iterator[Callable[[Callable[[Any], Any], Iterable[Any]], 
 
 
 def connect(on: str = "ray", *, workers: int | None = None) -> Connection:
-    """A connection to the cluster that `on` names: "ray" or "ray://host:port".
+    """Connect to the cluster that `on` names: "ray" or "ray://host:port".
 
     "ray" means the cluster that the environment's RAY_ADDRESS names, else one that runs on this machine, else
     a new one here with `workers` cores (default: all), which ends with this process. A connection that this
@@ -99,8 +99,8 @@ def connect(on: str = "ray", *, workers: int | None = None) -> Connection:
 
 @contextlib.contextmanager
 def _token_shown() -> Iterator[None]:
-    """Has Ray show the token that lies ready here, which it does of itself only for a cluster that it starts.
-    A cluster that wants none lets us in with it too. Ray reads this when it is imported.
+    """Make Ray send the token of this machine, which it does by default only for a cluster that it starts. A
+    cluster that needs no token accepts it too. Ray reads this setting when it is imported.
     """
     given = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     ready = given or (Path.home() / ".ray" / "auth_token").is_file()
@@ -130,7 +130,7 @@ def _join(ray: Any, address: str | None) -> bool:
 
 
 def _left_behind() -> bool:
-    """Whether the cluster that Ray has noted as this machine's is gone without taking the note along: Ray
+    """Return whether the cluster that Ray has noted as this machine's has ended without removing the note: Ray
     would wait for it for minutes.
     """
     note = Path(os.environ.get("RAY_TMPDIR") or "/tmp") / "ray" / "ray_current_cluster"
@@ -164,7 +164,7 @@ def _start(ray: Any, count: int) -> None:
 
 
 def _require_answer(address: str) -> None:
-    """Find out whether anything listens at an address, rather than wait for Ray to give up."""
+    """Check whether anything listens at an address, which is faster than waiting for Ray to give up."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         raise AllometryError(
@@ -182,7 +182,7 @@ def _require_answer(address: str) -> None:
 
 @contextlib.contextmanager
 def _refusals(address: str) -> Iterator[None]:
-    """What Ray raises when it cannot connect, as a sentence with the remedy."""
+    """Turn the errors of Ray's connection into AllometryError with the remedy."""
     try:
         yield
     except ConnectionError as error:

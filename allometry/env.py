@@ -1,4 +1,4 @@
-"""What machine and software made a run: versions, cores, memory, threads; seeds, and where caches live."""
+"""The machine and software that make a run: versions, cores, memory, threads; seeds, and the cache folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 
 
 def snapshot() -> dict[str, Any]:
-    """What a run's `env.json` holds: versions, CPU, cores, memory (bytes), threads, platform, commit.
+    """Return the contents of a run's `env.json`: versions, CPU, cores, memory (bytes), threads, platform, commit.
 
     Nothing is imported for it: versions come from package metadata, so the reading half may call it too.
     """
@@ -45,7 +45,7 @@ def snapshot() -> dict[str, Any]:
 
 @cache  # a few milliseconds each, and every run of a worker asks
 def package_version(name: str) -> str | None:
-    """The installed version of a package, or None."""
+    """Return the installed version of a package, or None."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -54,7 +54,7 @@ def package_version(name: str) -> str | None:
 
 @cache
 def cpu_model() -> str:
-    """The processor's name as the operating system gives it."""
+    """Return the processor's name as the operating system gives it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -66,7 +66,7 @@ def cpu_model() -> str:
 
 @cache
 def cpu_flags() -> frozenset[str]:
-    """The instruction sets that the processor reports, such as "avx2" and "amx_bf16"; empty where unknown."""
+    """Return the instruction sets that the processor reports, such as "avx2" and "amx_bf16"; empty where unknown."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith(("flags", "Features")):
@@ -77,14 +77,14 @@ def cpu_flags() -> frozenset[str]:
 
 
 def cores() -> int:
-    """How many cores this process may keep busy: its affinity, and the quota of its container."""
+    """Return how many cores this process may use: its affinity, and the quota of its container."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_quota()
     return max(1, min(affinity, math.ceil(quota)) if quota else affinity)
 
 
 def _cgroup_quota() -> float | None:
-    """Cores' worth of time that the control group allows (version 2, then 1); None without a limit."""
+    """Return how many cores' time the control group allows (version 2, then 1); None without a limit."""
     try:
         limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]
         return None if limit == "max" else int(limit) / int(period)
@@ -99,7 +99,7 @@ def _cgroup_quota() -> float | None:
 
 
 def memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or its container's if that is lower."""
+    """Return the bytes of memory that this process may use: the machine's, or its container's if that is lower."""
     import psutil
 
     total = int(psutil.virtual_memory().total)
@@ -112,7 +112,9 @@ def memory() -> int:
 
 
 def threads() -> int:
-    """Threads that numerical libraries use: torch's setting if loaded, else OMP_NUM_THREADS or the cores."""
+    """Return the threads that numerical libraries use: torch's setting if loaded, else OMP_NUM_THREADS or the
+    cores.
+    """
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "get_num_threads"):
         return int(torch.get_num_threads())
@@ -121,7 +123,7 @@ def threads() -> int:
 
 
 def thread_variables(count: int) -> dict[str, str]:
-    """Environment variables that limit numerical libraries to `count` threads, for a new process.
+    """Return environment variables that limit numerical libraries to `count` threads, for a new process.
 
     Waiting threads sleep instead of spinning: with one other busy process on the machine, spinning makes a
     two-thread step 10 to 30 times slower.
@@ -142,14 +144,14 @@ def set_threads(count: int) -> None:
 
 
 def generator(seed: int, *stream: int) -> np.random.Generator:
-    """Random numbers for one purpose: a function of (seed, stream), independent of other streams."""
+    """Return random numbers for one purpose: a function of (seed, stream), independent of other streams."""
     import numpy as np
 
     return np.random.default_rng(np.random.SeedSequence([seed, *stream]))
 
 
 def cache_dir(*parts: str) -> Path:
-    """A folder for what can be made again (corpora, compiled code, timings); created if need be.
+    """Return a folder for what can be made again (corpora, compiled code, timings); created if need be.
 
     `ALLOMETRY_CACHE` names the root (default ~/.cache/allometry). AllometryError if it cannot be made.
     """
@@ -167,7 +169,9 @@ def cache_dir(*parts: str) -> Path:
 
 @cache
 def _git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit and whether files differ from it, if the package runs from a checkout of its own; else None."""
+    """Return the commit and whether files differ from it, if the package runs from a checkout of its own; else
+    None.
+    """
     if not (folder.parent / ".git").exists():
         return None
     commit = _git(folder, "rev-parse", "HEAD")

@@ -1,4 +1,4 @@
-"""The only error a user sees: what is wrong, and what to type about it. And text made safe to print."""
+"""The only error a user sees: what is wrong, and what to type to correct it. And text made safe to print."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -7,7 +7,7 @@ from importlib.util import find_spec
 _CONTROLS = (
     *range(0x20),
     *range(0x7F, 0xA0),
-    *range(0x202A, 0x202F),  # these and the next turn the direction of writing
+    *range(0x202A, 0x202F),  # these and the next change the direction of writing
     *range(0x2066, 0x206A),
     *range(0xD800, 0xE000),  # halves of characters, which no encoding can write
 )
@@ -16,7 +16,7 @@ _SEVERAL_LINES = {code: shown for code, shown in _ONE_LINE.items() if code not i
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    r"""Return `text` with every control character as its escape: a terminal then obeys none of it.
+    r"""Return `text` with every control character escaped, so that no terminal interprets it.
 
     Text that others made (ids, logs, headings, file names) may colour, overwrite or retitle a terminal, or
     turn the direction of writing. With `lines`, line ends and tabs stay.
@@ -32,7 +32,7 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 
 class AllometryError(Exception):
-    """A mistake that the user can mend.
+    """A mistake that the user can correct.
 
     `message` says what is wrong and where; `hint` says what to do about it. Where a Python call and the
     command line need different words, `hint` is for Python and `cli_hint` names flags and commands; else one

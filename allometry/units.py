@@ -1,7 +1,7 @@
 """Numbers as people write them: "1e18", "10M", "0.2bn", "10 million tokens", "3 PF-days", "1h30m", and back.
 
 Counts use the short scale (K = 10^3 … T = 10^12); a PF-day is 10^15 x 86,400 = 8.64e19 FLOPs
-(Kaplan et al. 2020, section 1.3). What could be read in two ways is refused.
+(Kaplan et al. 2020, section 1.3). Ambiguous numbers are refused.
 """
 
 import math
@@ -81,7 +81,9 @@ def readings(text: str) -> dict[Decimal, float]:
     for mark in (".", ","):
         digits = _digits(match[2].strip(_SPACES), mark)
         if digits is not None:
-            tens = round(math.log10(factor))  # powers of ten join the text's own, so as to round once
+            tens = round(
+                math.log10(factor)
+            )  # powers of ten are added to the text's own exponent, to round once
             rest = 1.0 if 10.0**tens == factor else factor
             exponent = int(match[3] or match[4] or 0) + (tens if rest == 1.0 else 0)
             found[mark] = float(f"{match[1]}{digits}e{exponent}") * rest
@@ -89,7 +91,7 @@ def readings(text: str) -> dict[Decimal, float]:
 
 
 def _factor(unit: str) -> float | None:
-    """Return what a unit multiplies by: of "M", "million tokens", "B params", "PF-days"; None for others."""
+    """Return the factor of a unit: of "M", "million tokens", "B params", "PF-days"; None for others."""
     words = unit.lower().split()
     if words and words[-1] in _NOUNS:
         words.pop()
@@ -166,7 +168,7 @@ def parse_duration(text: str | float, what: str = "duration") -> float:
 
 
 def format_count(value: float) -> str:
-    """A count in three digits: 12288 -> "12.3k", 1e9 -> "1.00B"."""
+    """Format a count in three digits: 12288 -> "12.3k", 1e9 -> "1.00B"."""
     for limit, suffix in ((1e15, None), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
             return f"{value:.2e}" if suffix is None else f"{value / limit:.3g}{suffix}"
@@ -174,12 +176,12 @@ def format_count(value: float) -> str:
 
 
 def format_flops(value: float) -> str:
-    """Compute in FLOPs, two digits: 1.2e13."""
+    """Format compute in FLOPs, two digits: 1.2e13."""
     return f"{value:.1e}".replace("e+", "e")
 
 
 def format_duration(seconds: float) -> str:
-    """A time with the two units that matter: "45 s", "12 min 05 s", "3 h 20 min"."""
+    """Format a time with its two largest units: "45 s", "12 min 05 s", "3 h 20 min"."""
     if not math.isfinite(seconds):
         return "?"
     if seconds < 10:
@@ -195,7 +197,7 @@ def format_duration(seconds: float) -> str:
 
 
 def compact_duration(seconds: float) -> str:
-    """A time as it is typed, for names: 600 -> "10m", 5400 -> "1h30m"."""
+    """Format a time as it is typed, for names: 600 -> "10m", 5400 -> "1h30m"."""
     whole = round(seconds)
     parts = [
         (whole // 86400, "d"),
@@ -207,7 +209,7 @@ def compact_duration(seconds: float) -> str:
 
 
 def format_bytes(count: float) -> str:
-    """A size in decimal units: 12.2 MB."""
+    """Format a size in decimal units: 12.2 MB."""
     for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= limit:
             return f"{count / limit:.1f} {unit}"

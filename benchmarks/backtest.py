@@ -45,9 +45,7 @@ def simulated(quick: bool) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def published(folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Published tables of runs, each read as its authors describe it; nothing where the folder is
-    missing.
-    """
+    """Yield published tables of runs, each read as its authors describe it; nothing where the folder is missing."""
     if not folder.exists():
         print(f"no published tables at {folder}")
         return
@@ -67,8 +65,8 @@ def published(folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def errors(table: pd.DataFrame, share: float = 0.6) -> dict[str, float]:
-    """Mean relative error on the dear part: of the combination, of each law, and of the best law in
-    hindsight.
+    """Return the mean relative error on the expensive part: of the combination, of each law, and of the best
+    law in hindsight.
     """
     cost = table["N"] * table["D"]
     cheap = cost <= np.quantile(cost, share, method="lower")

@@ -27,8 +27,8 @@ STUDY = "big"
 
 
 def make(folder: Path, count: int) -> Store:
-    """A grid of sizes and horizons that obeys a law with noise: each run with a curve; a hundred unfinished,
-    five failed.
+    """Make a grid of sizes and horizons that obeys a law with noise: each run with a curve; a hundred
+    unfinished, five failed.
     """
     store, rng = Store(folder, create=True), np.random.default_rng(0)
     ids = []
@@ -45,7 +45,7 @@ def make(folder: Path, count: int) -> Store:
 def write(
     folder: Path, run: str, n: float, d: float, seed: int, noise: float, unfinished: bool, failed: bool
 ) -> None:
-    """One run directory, as training leaves it."""
+    """Write one run directory, as training leaves it."""
     folder.mkdir()
     counts = {"embedding": 4096, "position": 512, "blocks": round(n), "other": 96, "head": 0,
               "flops_blocks": 2 * round(n), "flops_attention": 1024, "flops_head": 8192}  # fmt: skip
@@ -69,7 +69,7 @@ def write(
 
 
 def curve_row(n: float, tokens: float, noise: float) -> dict[str, float]:
-    """What is recorded at one evaluation."""
+    """Return what is recorded at one evaluation."""
     loss = (1.2 + 8 / n**0.2 + 60 / tokens**0.33) * math.exp(noise)
     return {"step": round(tokens / 128), "tokens": round(tokens), "lr": 0.01, "train_loss": loss,
             "grad_norm": 1.0, "loss": loss}  # fmt: skip
@@ -85,19 +85,19 @@ def seconds(what: str, act: Callable[[], object]) -> None:
 
 
 def processor() -> float:
-    """Seconds of processor time so far, of this process and of those that it has waited for."""
+    """Return the seconds of processor time so far, of this process and of those that it has waited for."""
     return sum(os.times()[:4])
 
 
 def grow(store: Store, number: int) -> None:
-    """One unfinished run gets another point."""
+    """Add another point to one unfinished run."""
     run = store.studies()[STUDY].runs[100 * number + 7]
     with (store.path / run / "curve.jsonl").open("a") as file:
         file.write(json.dumps(curve_row(1e5, 9e9 + number, 0.0)) + "\n")
 
 
 def measure(store: Store) -> None:
-    """The table, the command, and the page."""
+    """Time the table, the command, and the page."""
     (store.path / ".index.json").unlink(missing_ok=True)
     seconds("Store.frame(), no index yet", store.frame)
     seconds("Store.frame(), nothing changed", store.frame)
@@ -111,7 +111,7 @@ def measure(store: Store) -> None:
 
 
 def watch(store: Store) -> None:
-    """The live page: its first update, one where nothing changed, and one where a run has grown."""
+    """Time the live page: its first update, one where nothing changed, and one where a run has grown."""
     from allometry.watch.page import Page
 
     page = Page(store)

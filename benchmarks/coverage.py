@@ -17,7 +17,7 @@ CHINCHILLA = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0
 
 
 def grid(sizes: int, horizons: int, repeats: int = 1) -> dict[str, np.ndarray]:
-    """N from 10M to 1B and D from 200M to 20B tokens, crossed."""
+    """Return N from 10M to 1B and D from 200M to 20B tokens, crossed."""
     n, d = np.meshgrid(np.geomspace(1e7, 1e9, sizes), np.geomspace(2e8, 2e10, horizons))
     return {"N": np.tile(n.ravel(), repeats), "D": np.tile(d.ravel(), repeats)}
 

@@ -30,7 +30,7 @@ DEFAULT = Path(__file__).parents[1].parent / "shared/data/chinchilla/svg_extract
 
 
 def points(path: Path) -> pd.DataFrame:
-    """The 240 points, or simulated ones where the file is missing."""
+    """Return the 240 points, or simulated ones where the file is missing."""
     if path.is_file():
         return pd.read_csv(path).sort_values("loss").iloc[:240]
     print(f"no file {path}: simulated points instead")
@@ -41,7 +41,7 @@ def points(path: Path) -> pd.DataFrame:
 
 
 def objective(x: np.ndarray, log_n: np.ndarray, log_d: np.ndarray, log_loss: np.ndarray) -> float:
-    """Hoffmann's objective as scripts write it: log-sum-exp, Huber of delta 1e-3, summed."""
+    """Return Hoffmann's objective as scripts write it: log-sum-exp, Huber of delta 1e-3, summed."""
     a, b, e, alpha, beta = x
     terms = np.stack([a - alpha * log_n, b - beta * log_d, np.full_like(log_n, e)])
     top = terms.max(axis=0)
@@ -50,7 +50,9 @@ def objective(x: np.ndarray, log_n: np.ndarray, log_d: np.ndarray, log_loss: np.
 
 
 def baseline(frame: pd.DataFrame, fraction: float) -> tuple[float, float, float]:
-    """Seconds for the whole grid, the lowest objective found, and the share of the starts that reached it."""
+    """Return the seconds for the whole grid, the lowest objective found, and the share of the starts that
+    reached it.
+    """
     from scipy.optimize import minimize
 
     grid = list(
@@ -72,7 +74,7 @@ def baseline(frame: pd.DataFrame, fraction: float) -> tuple[float, float, float]
 
 
 def timed(what: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:
-    """CPU seconds of the quickest of some repeats, and the result."""
+    """Return the CPU seconds of the quickest of some repeats, and the result."""
     best, result = np.inf, None
     for _ in range(repeats):
         began = time.process_time()
@@ -82,7 +84,7 @@ def timed(what: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:
 
 
 def command_seconds(path: Path) -> tuple[float, float]:
-    """Wall and CPU seconds of a fresh process that imports allometry, fits the points and prints the
+    """Return wall and CPU seconds of a fresh process that imports allometry, fits the points and prints the
     report.
     """
     import resource

@@ -230,7 +230,7 @@ def cut(draw: st.DrawFn, data: bytes) -> bytes:
 
 @contextlib.contextmanager
 def harmless() -> Iterator[None]:
-    """No network, no processes, no training, no serving."""
+    """Forbid network, processes, training and serving."""
 
     def refused(*_: Any, **__: Any) -> Any:
         raise OSError(101, "the network is off")

@@ -28,11 +28,11 @@ from train import Case
 from train_peers import adamw, cut_out, plain_model
 
 from allometry.runs.store import Store
-from allometry.sweeps.cost import PROCESS_BYTES, estimated_memory
+from allometry.sweeps.cost.timing import PROCESS_BYTES, estimated_memory
 from allometry.train.config import RunConfig
 from allometry.train.engines.base import Engine, Step, StepResult
 from allometry.train.engines.fast import FastEngine, best_precision
-from allometry.train.engines.packed import Pack, lacks
+from allometry.train.engines.packed import Pack, unsupported_reason
 from allometry.train.engines.reference import ReferenceEngine
 
 Found = dict[str, Any]
@@ -155,7 +155,7 @@ def graph(case: Case, device: str, models: int, steps: int) -> Found:
 def packs(case: Case, device: str, precision: str, models: int, steps: int) -> Found:
     """The curves of a pack's members against each model alone on engine fast."""
     configs, kind = with_seeds(case.config(), models), PRECISIONS[precision]
-    if lack := lacks(configs):
+    if lack := unsupported_reason(configs):
         return {"lacks": lack}
     together = pack_curves(Pack(configs, device=device, precision=kind), configs[0], steps)
     gaps = [
@@ -250,7 +250,7 @@ def pace(case: Case, contender: str, device: str, seconds: float) -> Found:
     models = int(contender.split()[1]) if contender.startswith("pack") else 1
     if contender in ("graph", "nanoGPT compiled"):
         need_cuda(device, contender)
-    if contender.startswith(("graph", "pack")) and (lack := lacks([case.config()])):
+    if contender.startswith(("graph", "pack")) and (lack := unsupported_reason([case.config()])):
         return {"lacks": lack}
     reset_peak(device)
     if contender.startswith("nanoGPT"):

@@ -31,21 +31,21 @@ _MEMORY = 100_000_000
 
 
 def child(path: Path) -> None:
-    """The driver: train the sweep in the store at `path` on the cluster that RAY_ADDRESS names."""
-    from allometry.sweeps.execute import execute
-    from allometry.sweeps.ray import RayPool
+    """Train the sweep in the store at `path` on the cluster that RAY_ADDRESS names (the driver)."""
+    from allometry.sweeps.run.execute import execute
+    from allometry.sweeps.workers.ray import RayPool
 
     with RayPool("ray") as pool:
         execute(the_sweep(), Store(path, create=True), pool=pool, checkpoint_every=0.5, lease=5.0)
 
 
 def driver(path: Path) -> subprocess.Popen[bytes]:
-    """The driver as a process of its own."""
+    """Start the driver as a process of its own."""
     return subprocess.Popen([sys.executable, __file__, "--child", str(path)], stderr=subprocess.DEVNULL)
 
 
 def a_cluster() -> Any:
-    """A head that trains nothing and two nodes with a core each."""
+    """Start a head that trains nothing and two nodes with a core each."""
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -56,7 +56,7 @@ def a_cluster() -> Any:
 
 
 def strike(cluster: Any, process: subprocess.Popen[bytes], chance: random.Random) -> str | None:
-    """One kill, of something that is there; what was hit."""
+    """Kill something that is there, chosen by chance; return what was hit."""
     kind = chance.choice(("worker", "node", "driver"))
     if kind == "worker":
         tasks = [each for each in psutil.process_iter(["cmdline"]) if is_task(each)]
@@ -73,7 +73,7 @@ def strike(cluster: Any, process: subprocess.Popen[bytes], chance: random.Random
 
 
 def is_task(process: psutil.Process) -> bool:
-    """Whether a process is training for the cluster."""
+    """Return whether a process is training for the cluster."""
     return "ray::carry_out" in " ".join(process.info["cmdline"] or [])
 
 

@@ -24,13 +24,14 @@ import psutil
 from allometry.env import cores
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.store import Store
-from allometry.sweeps.execute import Event, execute
+from allometry.sweeps.run.events import Event
+from allometry.sweeps.run.execute import execute
 from allometry.sweeps.sweep import Sweep
 from allometry.train.config import DataConfig, RunConfig, Schedule, TrainConfig
 
 
 def a_run(n_layer: int, d_model: int, steps: int, schedule: Schedule = "wsd", seed: int = 0) -> RunConfig:
-    """A small run on the default corpus."""
+    """Return a small run on the default corpus."""
     return RunConfig(
         model=TransformerConfig(
             n_layer=n_layer, d_model=d_model, n_head=d_model // 32, n_ctx=64, n_vocab=256
@@ -43,7 +44,7 @@ def a_run(n_layer: int, d_model: int, steps: int, schedule: Schedule = "wsd", se
 
 
 def the_sweep() -> Sweep:
-    """Eight runs, of which four branch off a trunk."""
+    """Return eight runs, of which four branch off a trunk."""
     runs = [a_run(n_layer, 32, steps) for n_layer in (1, 2) for steps in (400, 800, 1600)]
     runs += [a_run(1, 32, 800, seed=1), a_run(1, 32, 800, "cosine")]
     return Sweep("kill", "Does a killed sweep end like an undisturbed one?", tuple(runs))
@@ -63,7 +64,7 @@ def child(path: Path) -> None:
 
 
 def start(path: Path) -> subprocess.Popen[bytes]:
-    """The sweep as a process of its own, when it has trained its first steps or has ended."""
+    """Start the sweep as a process of its own; return when it has trained its first steps or has ended."""
     process = subprocess.Popen([sys.executable, __file__, "--child", str(path)], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
@@ -90,7 +91,7 @@ def undisturbed(path: Path) -> tuple[float, float, float]:
 
 
 def processor_time(pid: int) -> tuple[float, float] | None:
-    """Seconds that a process ran, and that it was ready but had no core (Linux)."""
+    """Return the seconds that a process ran, and that it was ready but had no core (Linux)."""
     try:
         ran, waited, _ = Path(f"/proc/{pid}/schedstat").read_text().split()
     except (OSError, ValueError):
@@ -124,7 +125,9 @@ def disturbed(path: Path, kills: int, seconds: float, chance: random.Random) -> 
 
 
 def running_after(seconds: float, processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Which of the processes still run after a while; ended ones that nobody has waited for do not count."""
+    """Return those of the processes that still run after a while; ended ones that nobody has waited for do
+    not count.
+    """
     until = time.monotonic() + seconds
     while (left := [process for process in processes if is_running(process)]) and time.monotonic() < until:
         time.sleep(0.05)
@@ -132,7 +135,7 @@ def running_after(seconds: float, processes: list[psutil.Process]) -> list[psuti
 
 
 def is_running(process: psutil.Process) -> bool:
-    """Whether the process still computes or could."""
+    """Return whether the process still computes or could."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -140,13 +143,13 @@ def is_running(process: psutil.Process) -> bool:
 
 
 def missing(path: Path) -> list[str]:
-    """Runs of the sweep that have no result in the store yet."""
+    """Return the runs of the sweep that have no result in the store yet."""
     store = Store(path, create=True)
     return [run for run in the_sweep().ids if store.status(run) not in ("done", "diverged")]
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """Runs whose curves or trained parameters differ between two stores."""
+    """Return the runs whose curves or trained parameters differ between two stores."""
     from allometry.train.checkpoint import final_parameters
 
     different = []

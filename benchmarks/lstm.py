@@ -28,7 +28,7 @@ WIDTHS = (32, 64, 128, 256)
 
 
 def ours(model: LSTM, x: Tensor) -> Tensor:
-    """The recurrent layers alone, (B, T, d) to (T, B, d)."""
+    """Run the recurrent layers alone, (B, T, d) to (T, B, d)."""
     y, start = x.transpose(0, 1), x.new_zeros(1, x.shape[0], x.shape[2])
     for layer in model.layers:
         y = layer(y, start)
@@ -36,7 +36,7 @@ def ours(model: LSTM, x: Tensor) -> Tensor:
 
 
 def torchs(model: LSTM) -> nn.LSTM:
-    """torch.nn.LSTM with the same weights."""
+    """Return a torch.nn.LSTM with the same weights."""
     layers, width = model.config.n_layer, model.config.d_model
     theirs = nn.LSTM(width, width, layers, batch_first=True)
     with torch.no_grad():
@@ -49,7 +49,7 @@ def torchs(model: LSTM) -> nn.LSTM:
 
 
 def seconds(forward: Callable[[], Tensor], times: int) -> list[float]:
-    """CPU seconds of each of `times` forward and backward passes."""
+    """Return CPU seconds of each of `times` forward and backward passes."""
     durations = []
     for _ in range(times):
         began = time.process_time()
@@ -59,7 +59,7 @@ def seconds(forward: Callable[[], Tensor], times: int) -> list[float]:
 
 
 def measure(layers: int, width: int, context: int, batch: int, budget: float) -> tuple[float, float]:
-    """Median seconds of a pass: Allometry's and PyTorch's."""
+    """Return the median seconds of a pass: Allometry's and PyTorch's."""
     model = LSTMConfig(n_layer=layers, d_model=width, n_ctx=context).build()
     x = torch.randn(batch // context, context, width, requires_grad=True)
     theirs = torchs(model)

@@ -31,10 +31,10 @@ from train import Case, environment, matrix_peak
 
 from allometry import env
 from allometry.runs.store import Store
-from allometry.sweeps.calibrate import calibrate
-from allometry.sweeps.execute import execute
-from allometry.sweeps.local import LocalPool
+from allometry.sweeps.cost.calibrate import calibrate
+from allometry.sweeps.run.execute import execute
 from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.workers.local import LocalPool
 from allometry.train.config import DataConfig, TrainConfig
 from allometry.train.engines.base import Engine, Step
 from allometry.train.engines.fast import FastEngine, best_precision
@@ -66,7 +66,9 @@ class Row:
 
 
 def clock(device: str) -> Callable[[], float]:
-    """The process's time on CPUs, for others may have the core; on GPUs the wall's, once the work is done."""
+    """Return a clock: the process's time on CPUs, for others may have the core; on GPUs the wall's, once the
+    work is done.
+    """
     if not device.startswith("cuda"):
         return time.process_time
 
@@ -78,7 +80,7 @@ def clock(device: str) -> Callable[[], float]:
 
 
 def packed(case: Case, models: int, device: str) -> Run:
-    """Steps of a pack, each with batches of its own."""
+    """Return the steps of a pack, each with batches of its own."""
     configs = [
         case.config().replace(train={**case.config().train.model_dump(), "seed": s}) for s in range(models)
     ]
@@ -98,7 +100,7 @@ def packed(case: Case, models: int, device: str) -> Run:
 
 
 def alone(engine: Engine, case: Case, device: str) -> Run:
-    """Steps of one model."""
+    """Return the steps of one model."""
     now, done = clock(device), 0
     batches = tokens(case, AHEAD)
 
@@ -114,26 +116,26 @@ def alone(engine: Engine, case: Case, device: str) -> Run:
 
 
 def tokens(case: Case, batches: int) -> np.ndarray:
-    """Random token ids, (batches, sequences, context + 1)."""
+    """Return random token ids, (batches, sequences, context + 1)."""
     shape = (batches, case.batch // case.context, case.context + 1)
     return np.random.default_rng(0).integers(0, case.vocab, shape)
 
 
 def peak(device: str) -> float:
-    """FLOPs per second of PyTorch's matrix product in the engine's precision, the best of five."""
+    """Return the FLOPs per second of PyTorch's matrix product in the engine's precision, the best of five."""
     size, precision = 8192 if device.startswith("cuda") else 1024, best_precision(torch.device(device))
     return matrix_peak(clock(device), size, turns=5, device=device, dtype=precision)
 
 
 def measure(case: Case, models: int, device: str, seconds: float) -> Row:
-    """Medians of a pack and of its peers, which take turns until each has had so many seconds."""
+    """Return medians of a pack and of its peers, which take turns until each has had so many seconds."""
     config = case.config()
     runs = {
         "packed": packed(case, models, device),
         "fast": alone(FastEngine(config, device=device), case, device),
     }
     native = engine_class("native")
-    if not device.startswith("cuda") and native.lacks(config) is None:
+    if not device.startswith("cuda") and native.unsupported_reason(config) is None:
         runs["native"] = alone(native(config), case, device)
     steps = {name: max(1, round(0.2 * seconds / max(run(2), 1e-5))) for name, run in runs.items()}
     samples: dict[str, list[float]] = {name: [] for name in runs}
@@ -147,7 +149,7 @@ def measure(case: Case, models: int, device: str, seconds: float) -> Row:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """Tokens per second of each pack, ratios to one model alone, and the part of the peak."""
+    """Return tokens per second of each pack, ratios to one model alone, and the part of the peak."""
     result = Table()
     engines = sorted({name for row in rows for name in row.alone})
     for column in ("shape", "batch", "K", "tok/s", *(f"x {name}" for name in engines), "of peak"):
@@ -160,7 +162,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def the_sweep(cases: Sequence[Case], seeds: int, steps: int) -> Sweep:
-    """Runs of each case with as many seeds."""
+    """Return runs of each case with as many seeds."""
     data = DataConfig(eval_tokens=16_384)
     runs = [
         case.config().replace(
@@ -174,7 +176,7 @@ def the_sweep(cases: Sequence[Case], seeds: int, steps: int) -> Sweep:
 
 
 def whole_sweeps(sweep: Sweep, device: str, pack: int | None) -> Table:
-    """The same sweep with packs and without, on one worker for each GPU (on CPUs one worker in all)."""
+    """Time the same sweep with packs and without, on one worker for each GPU (on CPUs one worker in all)."""
     result = Table()
     for column in ("packs", "of up to", "predicted, s", "taken, s", "tok/s", "busy"):
         result.add_column(column, justify="right")
@@ -199,7 +201,7 @@ def whole_sweeps(sweep: Sweep, device: str, pack: int | None) -> Table:
 
 
 def ladder(case: Case, models: Sequence[int], device: str, seconds: float, console: Console) -> list[Row]:
-    """One shape at every K that the device can hold."""
+    """Measure one shape at every K that the device can hold."""
     rows = []
     for count in models:
         try:

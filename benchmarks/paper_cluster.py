@@ -13,7 +13,8 @@ import argparse
 
 from allometry.studies.core import plan as planning
 from allometry.studies.core.study import study
-from allometry.sweeps.cost import CostModel, Timing, shape_key
+from allometry.sweeps.cost.cost import CostModel
+from allometry.sweeps.cost.timing import Timing, shape_key
 from allometry.sweeps.sweep import Sweep
 from allometry.train.config import DataConfig, RunConfig
 from allometry.units import format_count, format_duration
@@ -26,7 +27,7 @@ _TEXT_BYTES = 4e4
 
 
 def timing(run: RunConfig, flops: float, floor: float) -> Timing:
-    """What a step of a run takes on such a GPU, evaluation being a third of training per token."""
+    """Return what a step of a run takes on such a GPU, evaluation being a third of training per token."""
     work = float(run.model.counts().flops_per_token("attention"))
     step = max(floor, work * run.train.batch_tokens / flops)
     pace = work * run.train.batch_tokens / step

@@ -25,10 +25,12 @@ import numpy as np
 
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.store import Store
-from allometry.sweeps.cost import CostModel
-from allometry.sweeps.execute import Event, execute
-from allometry.sweeps.pool import Pool, Report, open_pool
+from allometry.sweeps.cost.cost import CostModel
+from allometry.sweeps.run.events import Event
+from allometry.sweeps.run.execute import execute
 from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.workers.factory import open_pool
+from allometry.sweeps.workers.pool import Message, Pool
 from allometry.train.config import DataConfig, RunConfig, Schedule, TrainConfig
 
 
@@ -49,10 +51,10 @@ class SimulatedPool:
         self.paces: dict[str, float] = {}
         self.cost, self.scatter = cost, scatter
         self.now = self.worked = 0.0
-        self.reported = 0
+        self.sent = 0
         self._random = np.random.default_rng(0)
         self._ends: list[tuple[float, int]] = []
-        self._orders: dict[int, tuple[float, float, Mapping[str, Any]]] = {}
+        self._tasks: dict[int, tuple[float, float, Mapping[str, Any]]] = {}
 
     @property
     def workers(self) -> int:
@@ -65,43 +67,43 @@ class SimulatedPool:
         return {"simulated": self.workers}
 
     def kind(self, slot: int) -> str:
-        """The one kind."""
+        """Return the one kind."""
         return "simulated"
 
     def node(self, slot: int) -> str:
-        """The one machine."""
+        """Return the one machine."""
         return "simulated"
 
     def width(self, devices: int) -> int:
-        """A slot for each device."""
+        """Return a slot for each device."""
         return devices
 
     def settle(self, sweep: Sweep, store: Store) -> dict[str, str]:
-        """Nothing to do."""
+        """Do nothing."""
         return {}
 
-    def send(self, worker: int, order: Mapping[str, Any]) -> None:
+    def send(self, worker: int, task: Mapping[str, Any]) -> None:
         """Note when the run will end."""
-        config = RunConfig.model_validate(order["config"])
-        start = order["source"][1] if order["source"] else 0
+        config = RunConfig.model_validate(task["config"])
+        start = task["source"][1] if task["source"] else 0
         alone = self.cost.seconds(config, start) * float(np.exp(self._random.normal(0, self.scatter)))
         self.worked += alone
         end = self.now + alone / self.slots[worker]
-        self._orders[worker] = (self.now, end, {**order, "steps": config.train.steps, "start": start})
+        self._tasks[worker] = (self.now, end, {**task, "steps": config.train.steps, "start": start})
         heapq.heappush(self._ends, (end, worker))
 
-    def reports(self, timeout: float) -> Iterator[tuple[int, Report]]:
-        """Go on to the next end, and let all that run report."""
+    def messages(self, timeout: float) -> Iterator[tuple[int, Message]]:
+        """Go on to the next end, and let all that run send a message."""
         self.now, ended = heapq.heappop(self._ends)
-        for worker, (began, end, order) in list(self._orders.items()):
+        for worker, (began, end, task) in list(self._tasks.items()):
             share = (self.now - began) / max(end - began, 1e-9)
-            step = round(order["start"] + share * (order["steps"] - order["start"]))
-            while order["branch_at"] and order["branch_at"][0] <= step:
-                yield worker, {"is": "left", "step": order["branch_at"].pop(0)}
-            self.reported += 1
+            step = round(task["start"] + share * (task["steps"] - task["start"]))
+            while task["branch_at"] and task["branch_at"][0] <= step:
+                yield worker, {"is": "left", "step": task["branch_at"].pop(0)}
+            self.sent += 1
             told = {"step": step, "loss": 3.0, "train_loss": 3.0, "pace": 1e4, "threads": 1}
             yield worker, {"is": "progress", **told}
-        del self._orders[ended]
+        del self._tasks[ended]
         yield ended, {"is": "done", "result": {"status": "done", "loss": 3.0}}
 
     def __enter__(self) -> SimulatedPool:
@@ -111,18 +113,18 @@ class SimulatedPool:
         return
 
     def stop(self, grace: float = 2.0) -> None:
-        """Nothing to stop."""
+        """Do nothing."""
         return
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
         return
 
 
 def a_run(
     n_layer: int, d_model: int, steps: int, seed: int = 0, schedule: Schedule = "wsd", d_head: int = 32
 ) -> RunConfig:
-    """A run on the default corpus."""
+    """Return a run on the default corpus."""
     return RunConfig(
         model=TransformerConfig(
             n_layer=n_layer, d_model=d_model, n_head=max(1, d_model // d_head), n_ctx=64, n_vocab=256
@@ -133,7 +135,7 @@ def a_run(
 
 
 def a_grid(count: int, schedule: Schedule) -> Sweep:
-    """Sizes times horizons, over a factor of 300 in cost, with as many seeds as it takes."""
+    """Return sizes times horizons, over a factor of 300 in cost, with as many seeds as it takes."""
     shapes, horizons = [(2, 32), (2, 64), (3, 96), (4, 128)], [200, 400, 800, 1600]
     runs = [
         a_run(n_layer, width, steps, seed, schedule)
@@ -145,8 +147,9 @@ def a_grid(count: int, schedule: Schedule) -> Sweep:
 
 
 def packing() -> None:
-    """Ideal time over simulated time. Ideal: all work at the sum of all speeds, but no less than the longest
-    run on the fastest slot."""
+    """Print ideal time over simulated time. Ideal: all work at the sum of all speeds, but no less than the
+    longest run on the fastest slot.
+    """
     speeds = [speed for speed in (1.0, 0.8, 0.5, 0.3) for _ in range(4)]
     for schedule in ("cosine", "wsd"):
         for count in (64, 160):
@@ -160,7 +163,7 @@ def packing() -> None:
 
 
 def driver(count: int) -> None:
-    """Processor time of the driver and its memory, over a whole sweep on 64 slots."""
+    """Print the processor time of the driver and its memory, over a whole sweep on 64 slots."""
     cost = CostModel()
     pool = SimulatedPool([1.0] * 64, cost)
     sweep = a_grid(count, "wsd")
@@ -170,7 +173,7 @@ def driver(count: int) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
         f"{count} runs on 64 slots: {spent:.1f} s of the driver's processor, {1e3 * spent / count:.1f} ms "
-        f"a run, {1e6 * spent / pool.reported:.0f} us a report ({pool.reported} of them); {peak:.0f} MB"
+        f"a run, {1e6 * spent / pool.sent:.0f} us a message ({pool.sent} of them); {peak:.0f} MB"
     )
 
 
@@ -184,7 +187,7 @@ def simulated(sweep: Sweep, pool: SimulatedPool, cost: CostModel) -> None:
 
 
 def overhead(rounds: int) -> None:
-    """The same sweep on the same two cores, locally and on Ray by turns: the ratio of seconds."""
+    """Time the same sweep on the same two cores, locally and on Ray by turns: the ratio of seconds."""
     runs = [
         a_run(layers, 32, steps, schedule="cosine") for layers in (1, 2) for steps in (400, 800, 1600, 1600)
     ]
@@ -199,7 +202,7 @@ def overhead(rounds: int) -> None:
 
 
 def trained(sweep: Sweep, pool: Pool) -> float:
-    """Seconds from the first run's start to the end of the last."""
+    """Train the sweep; return the seconds from the first run's start to the end of the last."""
     folder, marks = Path(tempfile.mkdtemp(prefix="overhead-")), []
 
     def mark(event: Event) -> None:

@@ -20,10 +20,10 @@ import numpy as np
 from allometry import env
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.store import Store
-from allometry.sweeps.events import Event
-from allometry.sweeps.execute import execute
-from allometry.sweeps.local import LocalPool
+from allometry.sweeps.run.events import Event
+from allometry.sweeps.run.execute import execute
 from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.workers.local import LocalPool
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 from allometry.train.engines.select import engine
 
@@ -32,7 +32,7 @@ CONTEXT, VOCAB, BATCH, TESTED = 128, 256, 512, 4096
 
 
 def one_step(n_layer: int, d_model: int, seed: int) -> RunConfig:
-    """A run of one step."""
+    """Return a run of one step."""
     return RunConfig(
         model=TransformerConfig(n_layer=n_layer, d_model=d_model, n_ctx=CONTEXT, n_vocab=VOCAB),
         data=DataConfig(eval_tokens=TESTED),
@@ -42,7 +42,7 @@ def one_step(n_layer: int, d_model: int, seed: int) -> RunConfig:
 
 
 def between_results(runs: int, n_layer: int, d_model: int, pool: LocalPool) -> list[float]:
-    """Seconds from each run's result to the next one's."""
+    """Return the seconds from each run's result to the next one's."""
     ends: list[float] = []
 
     def hear(event: Event) -> None:
@@ -56,7 +56,7 @@ def between_results(runs: int, n_layer: int, d_model: int, pool: LocalPool) -> l
 
 
 def inside(config: RunConfig) -> float:
-    """Seconds of the run's step and evaluation, here."""
+    """Return the seconds of the run's step and evaluation, here."""
     trained = engine("native", config)
     random = np.random.default_rng(0)
     batch, test = (random.integers(0, VOCAB, (n // CONTEXT, CONTEXT + 1)) for n in (BATCH, TESTED))

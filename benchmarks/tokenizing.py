@@ -22,7 +22,7 @@ REPEATS = 5
 
 
 def main(n_vocab: int) -> int:
-    """Prints MB/s of both, and returns 1 if the target is missed."""
+    """Print MB/s of both, and return 1 if the target is missed."""
     from tokenizers import Tokenizer as Reference
 
     from allometry.data import tokenizers
@@ -50,7 +50,7 @@ def main(n_vocab: int) -> int:
 
 
 def best_of(work: Callable[[], Any], repeats: int) -> tuple[Any, float]:
-    """The result, and the least CPU time of `repeats` calls."""
+    """Return the result, and the least CPU time of `repeats` calls."""
     seconds = []
     for _ in range(repeats):
         start = time.process_time()

@@ -65,7 +65,7 @@ class Case:
     family: str = "transformer"
 
     def config(self) -> RunConfig:
-        """The run that every contender trains."""
+        """Return the run that every contender trains."""
         model = family_called(self.family)(
             n_layer=self.n_layer, d_model=self.d_model, n_vocab=self.vocab, n_ctx=self.context
         )
@@ -73,13 +73,13 @@ class Case:
         return RunConfig(model=model, train=train)
 
     def flops(self) -> float:
-        """Of one step: three times the forward FLOPs of blocks, causal attention and head."""
+        """Return the FLOPs of one step: three times the forward FLOPs of blocks, causal attention and head."""
         counts = self.config().model.counts()
         return 3.0 * self.batch * (counts.flops_blocks + counts.flops_attention + counts.flops_head)
 
 
 def engine_loop(engine: Engine, tokens: np.ndarray, config: RunConfig, clock: Clock) -> Seconds:
-    """Steps of one of Allometry's engines, each with a batch of its own gathered from the tokens."""
+    """Return the steps of one of Allometry's engines, each with a batch of its own gathered from the tokens."""
     sequences, context = config.train.batch_tokens // config.model.n_ctx, config.model.n_ctx
     random, done = np.random.default_rng(0), 0
 
@@ -98,7 +98,7 @@ def engine_loop(engine: Engine, tokens: np.ndarray, config: RunConfig, clock: Cl
 
 
 def contenders(case: Case, threads: int, skip_trainer: bool) -> dict[str, Seconds]:
-    """Everything that can run this case here, by name; the peers have transformers only."""
+    """Return everything that can run this case here, by name; the peers have transformers only."""
     config, clock = case.config(), clock_for(threads)
     tokens = np.random.default_rng(1).integers(0, case.vocab, 1 << 20).astype(np.uint16)
     loops: dict[str, Seconds] = {PLAIN: plain_loop(plain_model(config.model), config, tokens, clock)}
@@ -108,20 +108,20 @@ def contenders(case: Case, threads: int, skip_trainer: bool) -> dict[str, Second
         loops[TRAINER] = trainer_loop(config, tokens, clock)
     for name in ENGINES:
         kind = engine_class(name)
-        if kind.lacks(config) is None:
+        if kind.unsupported_reason(config) is None:
             loops[name] = engine_loop(kind(config, threads=threads), tokens, config, clock)
     return loops
 
 
 def clock_for(threads: int) -> Clock:
-    """CPU time where it equals the work done, wall time where threads wait for each other."""
+    """Return CPU time where it equals the work done, wall time where threads wait for each other."""
     return time.process_time if threads == 1 else time.perf_counter
 
 
 def matrix_peak(
     clock: Clock, size: int = 1024, *, turns: int = 2, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> float:
-    """FLOPs per second of PyTorch's matrix product, the best of `turns`."""
+    """Return the FLOPs per second of PyTorch's matrix product, the best of `turns`."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(turns):
@@ -132,7 +132,7 @@ def matrix_peak(
 
 
 def measure(case: Case, threads: int, seconds: float, skip_trainer: bool) -> dict[str, float]:
-    """Median seconds of a step by contender, and "peak", in turns until each has had `seconds`."""
+    """Return the median seconds of a step by contender, and "peak", in turns until each has had `seconds`."""
     loops = contenders(case, threads, skip_trainer)
     steps = {name: max(3, round(0.1 / max(loop(2)[1], 1e-4))) for name, loop in loops.items()}
     samples: dict[str, list[float]] = {name: [] for name in loops}
@@ -145,7 +145,7 @@ def measure(case: Case, threads: int, seconds: float, skip_trainer: bool) -> dic
 
 
 def environment(threads: int) -> list[str]:
-    """What decides the numbers, in lines."""
+    """Return what decides the numbers, in lines."""
     try:
         version = subprocess.check_output([build.compiler(), "--version"], text=True).splitlines()[0]
     except (AllometryError, subprocess.SubprocessError) as error:
@@ -158,7 +158,7 @@ def environment(threads: int) -> list[str]:
 
 
 def table(rows: Sequence[tuple[Case, dict[str, float]]]) -> Table:
-    """Tokens per second, ratios to the plain loop, and the native engine's part of the peak."""
+    """Return tokens per second, ratios to the plain loop, and the native engine's part of the peak."""
     result = Table()
     for column in (
         "shape",

@@ -35,7 +35,7 @@ class PlainBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, d) to (B, T, d)."""
+        """Map (B, T, d) to (B, T, d)."""
         B, T, d = x.shape
         q, k, v = self.qkv(self.norm_1(x)).split(d, dim=2)
         q, k, v = (t.view(B, T, self.heads, d // self.heads).transpose(1, 2) for t in (q, k, v))
@@ -58,7 +58,7 @@ class PlainGPT(nn.Module):
         self.head.weight = self.embed.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits."""
+        """Return logits."""
         x = self.embed(tokens) + self.position(torch.arange(tokens.shape[1], device=tokens.device))
         for _ in range(self.repeats):
             for block in self.blocks:
@@ -77,12 +77,12 @@ class PlainLSTM(nn.Module):
         self.head.weight = self.embed.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits."""
+        """Return logits."""
         return self.head(self.lstm(self.embed(tokens))[0])
 
 
 def plain_model(shape: Any) -> nn.Module:
-    """The model of a configuration of Allometry's, as one writes it without thinking of speed."""
+    """Return the model of a configuration of Allometry's, as one writes it without thinking of speed."""
     if shape.family == "lstm":
         return PlainLSTM(shape.n_vocab, shape.n_layer, shape.d_model)
     repeats = getattr(shape, "reuse", 1)
@@ -91,12 +91,12 @@ def plain_model(shape: Any) -> nn.Module:
 
 
 def missing_for_litgpt() -> str | None:
-    """The line that installs LitGPT, or None."""
+    """Return the line that installs LitGPT, or None."""
     return None if importlib.util.find_spec("litgpt") else "pip install litgpt"
 
 
 def litgpt_model(shape: Any) -> nn.Module:
-    """LitGPT's GPT in the same shape; its positions are rotary and its head has weights of its own."""
+    """Return LitGPT's GPT in the same shape; its positions are rotary and its head has weights of its own."""
     from litgpt import GPT, Config
 
     config = Config(
@@ -115,7 +115,7 @@ def litgpt_model(shape: Any) -> nn.Module:
 
 
 def adamw(model: nn.Module, *, fused: bool | None = None) -> torch.optim.AdamW:
-    """PyTorch's optimiser with two groups, as nanoGPT has it: only matrices decay."""
+    """Return PyTorch's AdamW with two groups, as nanoGPT has it: only matrices decay."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     gains = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": gains, "weight_decay": 0.0}]
@@ -157,13 +157,15 @@ def plain_loop(model: nn.Module, config: RunConfig, tokens: np.ndarray, clock: C
 
 
 def missing_for_trainer() -> str | None:
-    """The line that installs what Hugging Face's Trainer needs, or None."""
+    """Return the line that installs what Hugging Face's Trainer needs, or None."""
     missing = [p for p in ("transformers", "accelerate") if importlib.util.find_spec(p) is None]
     return f"pip install {' '.join(missing)}" if missing else None
 
 
 def trainer_loop(config: RunConfig, tokens: np.ndarray, clock: Clock) -> Seconds:
-    """GPT2LMHeadModel under transformers.Trainer with its defaults, apart from the recipe's numbers."""
+    """Return steps of GPT2LMHeadModel under transformers.Trainer with its defaults, apart from the recipe's
+    numbers.
+    """
     import transformers
 
     shape: Any = config.model

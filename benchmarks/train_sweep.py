@@ -24,7 +24,7 @@ from train_peers import plain_loop, plain_model
 from allometry import env
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.store import Store
-from allometry.sweeps.execute import execute
+from allometry.sweeps.run.execute import execute
 from allometry.sweeps.sweep import Sweep
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
@@ -32,7 +32,7 @@ VOCAB = 256
 
 
 def the_sweep(shapes: Sequence[str], steps: int, batch: int, context: int, seeds: int, engine: str) -> Sweep:
-    """Each shape with each seed, over the same number of steps."""
+    """Return each shape with each seed, over the same number of steps."""
     runs = [
         RunConfig(
             model=TransformerConfig(n_layer=n_layer, d_model=d_model, n_ctx=context, n_vocab=VOCAB),
@@ -47,7 +47,7 @@ def the_sweep(shapes: Sequence[str], steps: int, batch: int, context: int, seeds
 
 
 def allometry_seconds(sweep: Sweep, workers: int) -> float:
-    """From the call of `execute` to its return, in an empty store."""
+    """Return the seconds from the call of `execute` to its return, in an empty store."""
     with tempfile.TemporaryDirectory() as folder:
         store, began = Store(Path(folder) / "runs", create=True), time.perf_counter()
         summary = execute(sweep, store, workers=workers)
@@ -57,7 +57,7 @@ def allometry_seconds(sweep: Sweep, workers: int) -> float:
 
 
 def plain_seconds(sweep: Sweep, threads: int) -> float:
-    """The same steps of the same shapes, training alone, on random tokens."""
+    """Return the seconds of the same steps of the same shapes, training alone, on random tokens."""
     torch.set_num_threads(threads)
     tokens = np.random.default_rng(0).integers(0, VOCAB, 1 << 20).astype(np.uint16)
     began = time.perf_counter()

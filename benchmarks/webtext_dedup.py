@@ -59,13 +59,15 @@ class Compared:
         self.shingles, self.count = shingles_of, 0
 
     def similarity(self, one: int, other: int) -> float:
-        """Return the Jaccard similarity of two documents, and count the comparison."""
+        """Return the Jaccard similarity of two documents."""
         self.count += 1
         return jaccard(self.shingles(one), self.shingles(other))
 
 
 def time_templates(count: int) -> None:
-    """Pages of one template with text of their own: pairwise J of .43 to .49, no copy; half, then all of them."""
+    """Time pages of one template with text of their own: pairwise J of .43 to .49, no copy; half, then all of
+    them.
+    """
     chooser = random.Random(0)
     template = " ".join(f"t{n}" for n in range(400))
     texts = [
@@ -79,14 +81,16 @@ def time_templates(count: int) -> None:
         seconds = time.process_time() - start
         pairs = some * (some - 1) // 2
         print(
-            f"{some:,} pages of one template: {seconds:.1f} s of one processor, {documents.count:,} comparisons "
+            f"{some:,} pages of one template: {seconds:.1f} s of one processor, "
+            f"{documents.count:,} comparisons "
             f"of {pairs:,} pairs, {len(found)} copies"
         )
 
 
 def corpus(count: int) -> tuple[list[str], dict[int, tuple[int, float]]]:
-    """Texts with word frequencies like those of a language, and copies with words replaced: copy ->
-    (original, J)."""
+    """Make texts with word frequencies like those of a language, and copies with words replaced: copy ->
+    (original, J).
+    """
     chooser = random.Random(0)
     vocabulary = [f"{chooser.choice('bcdfglmnprstv')}{chooser.choice('aeiou')}{n:x}" for n in range(30_000)]
     weights = [1 / (rank + 3) for rank in range(len(vocabulary))]
@@ -152,7 +156,8 @@ def byte_shingles(text: str) -> list[bytes]:
 
 
 def true_duplicates(texts: list[str], planted: dict[int, tuple[int, float]]) -> dict[int, float]:
-    """What first-seen-wins with exact comparison drops, and how like the nearest kept document each is.
+    """Return what first-seen-wins with exact comparison drops, and how like the nearest kept document each
+    is.
 
     Only documents of one family (an original, its copies, their copies) can be alike.
     """

@@ -78,7 +78,7 @@ def compare(bodies: list[bytes], folder: Path) -> None:
 
 
 def archived(pages: list[Page], root: Path) -> Workspace:
-    """A workspace whose crawl is done."""
+    """Make a workspace whose crawl is done."""
     workspace = Workspace(root, parts=1)
     archive = PartArchive(workspace.path("fetch"), 0, about={})
     for number, page in enumerate(pages):
@@ -104,7 +104,7 @@ def archived(pages: list[Page], root: Path) -> Workspace:
 
 
 def stage(workspace: Workspace) -> tuple[float, float]:
-    """Wall and processor seconds of the stage and all its processes."""
+    """Return wall and processor seconds of the stage and all its processes."""
     wall, cpu = time.perf_counter(), used()
     extract.run(workspace, extract.ExtractOptions(page_seconds=120), workers=2)
     return time.perf_counter() - wall, used() - cpu

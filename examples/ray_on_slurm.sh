@@ -44,7 +44,10 @@ allocation() {
     HEAD=$(srun --nodes=1 --ntasks=1 -w "$first" hostname --ip-address | cut -d' ' -f1)
     export HEAD PORT RAY_ADDRESS="$HEAD:$PORT"
     srun --nodes=1 --ntasks=1 --overlap -w "$first" "$0" head &
-    until ray status >/dev/null 2>&1; do sleep 2; done
+    until ray status >/dev/null 2>&1; do
+        kill -0 $! 2>/dev/null || { echo "ray did not start on $first" >&2; exit 1; }
+        sleep 2
+    done
     if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
         srun --nodes=$((SLURM_JOB_NUM_NODES - 1)) --ntasks=$((SLURM_JOB_NUM_NODES - 1)) --overlap \
             --exclude="$first" "$0" worker &

@@ -15,8 +15,8 @@ import quickstart_store as planted
 
 from allometry.cli import COMMANDS, main
 from allometry.errors import EXTRAS
-from allometry.models import base as models
-from allometry.studies.core import study as studies
+from allometry.models.base import FAMILIES
+from allometry.studies.core.study import RUN_SETS, STUDIES
 
 quickstart_store = planted.quickstart_store
 ROOT = Path(__file__).parent.parent
@@ -37,13 +37,10 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
     for name in ("examples", "docs"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        models, "_FAMILIES", dict(models.families())
-    )  # what a page registers is forgotten again
-    monkeypatch.setattr(studies, "_STUDIES", studies.studies())
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)  # classes look up the module that they are defined in
-    exec(compile(script, str(page), "exec"), vars(module))
+    with FAMILIES.temporary(), STUDIES.temporary(), RUN_SETS.temporary():
+        exec(compile(script, str(page), "exec"), vars(module))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

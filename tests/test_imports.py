@@ -14,7 +14,6 @@ BELOW = {
     "errors": set(),
     "core": set(),
     "version": set(),
-    "discovery": set(),
     "units": set(),
     "env": set(),
     "cluster": set(),
@@ -31,7 +30,7 @@ BELOW = {
     "watch": {"runs", "laws", "planner", "figures", "report", "studies"},
     "studies": {"runs", "data", "models", "train", "sweeps", "laws", "planner", "figures", "report"},
 }
-EVERYWHERE = {"core", "cluster", "processes", "errors", "version", "discovery", "units", "env"}
+EVERYWHERE = {"core", "cluster", "processes", "errors", "version", "units", "env"}
 READING = (
     "runs.store",
     "laws.fit",
@@ -101,5 +100,5 @@ def test_help_loads_nothing_heavy() -> None:
 def test_making_a_model_never_loads_torchs_compiler() -> None:
     """It costs every worker seconds, and needs nothing of it."""
     make = "from allometry.models.base import families\n"
-    make += "[family.of_size(5_000, n_vocab=64).build() for family in families().values()]"
+    make += "[family.from_n_params(5_000, n_vocab=64).build() for family in families().values()]"
     assert not loads(make, "torch._dynamo")

@@ -69,7 +69,7 @@ display_library: nogui
 
 
 def built(folder: Path) -> Path:
-    """The emulator, compiled first if the folder does not have it (a few minutes)."""
+    """Return the emulator, compiled first if the folder does not have it (a few minutes)."""
     source = folder / "bochs-3.0"
     done = source / "done"
     if not done.exists():
@@ -94,7 +94,7 @@ def built(folder: Path) -> Path:
 
 
 def root_files(files: dict[str, bytes]) -> bytes:
-    """The archive (cpio) that Linux unpacks at its start; a name that ends in a slash is a folder."""
+    """Return the archive (cpio) that Linux unpacks at its start; a name that ends in a slash is a folder."""
     packed = b""
     for number, (name, content) in enumerate([*files.items(), ("TRAILER!!!", b"")]):
         path = name.removesuffix("/")
@@ -109,7 +109,9 @@ def root_files(files: dict[str, bytes]) -> bytes:
 
 
 def boot(folder: Path, kernel: Path, programs: list[Path], *without: int) -> dict[str, list[str]]:
-    """What each program (statically linked) printed, by file name; processor features can be left out."""
+    """Boot the emulator and return what each program (statically linked) printed, by file name; processor
+    features can be left out.
+    """
     disk = folder / "disk"
     disk.mkdir(exist_ok=True)
     init = Path(__file__).with_name("bochs_init.c")
@@ -144,5 +146,5 @@ def boot(folder: Path, kernel: Path, programs: list[Path], *without: int) -> dic
 
 
 def printed_lines(section: str) -> list[str]:
-    """The lines of a program, without those of the kernel."""
+    """Return the lines of a program, without those of the kernel."""
     return [line for line in section.splitlines() if line and not line.startswith("[")]

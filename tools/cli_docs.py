@@ -21,7 +21,7 @@ in ~/.bashrc (`zsh_source` in ~/.zshrc; for fish, `_ALLOMETRY_COMPLETE=fish_sour
 
 
 def helps(command: click.Command, context: click.Context, name: str) -> list[tuple[str, str]]:
-    """The help of a command and of everything below it, as (what is typed, text)."""
+    """Return the help of a command and of everything below it, as (what is typed, text)."""
     with click.Context(
         command, info_name=name, parent=context, max_content_width=100, terminal_width=100
     ) as own:
@@ -35,7 +35,7 @@ def helps(command: click.Command, context: click.Context, name: str) -> list[tup
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     with click.Context(app, info_name="allometry", **app.context_settings) as root:
         parts = []
         for name in COMMANDS:

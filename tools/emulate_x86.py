@@ -32,7 +32,7 @@ AROUND_TILES = [
 
 
 def compiled(folder: Path, name: str, variant: str) -> Path:
-    """A program of tests/train with the engine's flags, for a processor of VARIANTS."""
+    """Compile a program of tests/train with the engine's flags, for a processor of VARIANTS; return its path."""
     flags = [flag for flag in build.FLAGS if flag not in ("-march=native", "-shared", "-fPIC")]
     target = folder / f"{name}-{variant}"
     command = ["g++", *flags, *VARIANTS[variant], "-static", "-I", str(build.SOURCES)]
@@ -41,7 +41,7 @@ def compiled(folder: Path, name: str, variant: str) -> Path:
 
 
 def differences(found: list[str], expected: list[str]) -> dict[str, float]:
-    """The largest relative difference of the numbers that follow each name."""
+    """Return the largest relative difference of the numbers that follow each name."""
     worst: dict[str, float] = {}
     for one, other in zip(found, expected, strict=True):
         (name, *numbers), (same, *wanted) = one.split(), other.split()
@@ -58,7 +58,7 @@ def check(what: str, good: bool) -> bool:
 
 
 def check_steps(found: dict[str, list[str]], here: list[str]) -> list[bool]:
-    """AVX-512 against this processor, real tiles against emulated ones."""
+    """Compare AVX-512 with this processor, and real tiles with emulated ones."""
     off = differences(found["whole_step-avx512"], here)
     bounds = {name: 1e-3 if "bf16" in name else 1e-5 for name in off}
     return [
@@ -71,7 +71,7 @@ def check_steps(found: dict[str, list[str]], here: list[str]) -> list[bool]:
 
 
 def check_products(name: str, printed: list[str]) -> bool:
-    """Matrix products of random shapes against sums in double."""
+    """Compare matrix products of random shapes with sums in double precision."""
     fp32, bf16, not_numbers = map(float, printed[0].split())
     return check(f"{name}: fp32 {fp32:.1e}, bf16 {bf16:.1e}", max(fp32, bf16) < 1e-6 and not_numbers == 4)
 

@@ -3,9 +3,10 @@ is used."""
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -31,6 +32,20 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Command name -> (module of this package that defines it, one-line help)."""
 
 
+_MAY_NOT = "name a file or folder that you may read and write, or change its permissions"
+_REFUSALS = {
+    errno.ENAMETOOLONG: "use a shorter name",
+    errno.EACCES: _MAY_NOT,
+    errno.EPERM: _MAY_NOT,
+    errno.EROFS: _MAY_NOT,
+    errno.ELOOP: "links lead in a circle there: name the file itself",
+    errno.ENOSPC: "the disk is full: free some space, then run the same command again",
+    errno.EIO: "the disk could not be read or written: check it",
+    errno.ESTALE: "the network drive has lost that file: run the same command again",
+}
+"""What an operating system refuses about a file, whoever asks, and what to do about it."""
+
+
 class _LazyGroup(Group):
     """A click group whose commands are imported only when they are used, so that --help stays quick."""
 
@@ -43,6 +58,18 @@ class _LazyGroup(Group):
         module = importlib.import_module(f"allometry.cli.{COMMANDS[name][0]}")
         command: click.Command = module.command(name)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what the operating system refuses about a file is no defect of Allometry."""
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.filename is None or error.errno not in _REFUSALS:
+                raise
+            from allometry.errors import AllometryError
+
+            said = f"{error.filename}: {error.strerror}"
+            raise AllometryError(said, hint=_REFUSALS[error.errno]) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -57,7 +84,7 @@ def app(debug: bool) -> None:  # main() takes --debug off the line; it is here f
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point: errors that the user can mend are printed with their hint, without a traceback.
+    """Run the command line: errors that the user can mend are printed with their hint, without a traceback.
 
     Exit status 1 for them, 2 for wrong usage, 70 for a defect, 130 for ctrl-C. `--debug`, anywhere on the
     line, shows the traceback.
@@ -82,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _aliases(args: list[str]) -> list[str]:
-    """What people type for --version and --help: `allometry version`, `allometry help fit`."""
+    """Replace what people type for --version and --help: `allometry version`, `allometry help fit`."""
     if args[:1] == ["version"]:
         return ["--version", *args[1:]]
     return [*args[1:], "--help"] if args[:1] == ["help"] else args

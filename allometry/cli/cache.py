@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def command(name: str) -> click.Command:
-    """The command `name` of this module."""
+    """Return the command `name` of this module."""
     assert name == "cache"
     return cache
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def command(name: str) -> click.Command:
-    """The command `name` of this module."""
+    """Return the command `name` of this module."""
     assert name == "data"
     return data
 
@@ -99,7 +99,7 @@ def show(corpus: str, tokenizer: str, windows: int, length: int, split: str, for
 
 
 def _corpora() -> pd.DataFrame:
-    """One row a corpus or kind of corpora."""
+    """Return one row per corpus or kind of corpora."""
     import pandas as pd
 
     from allometry.data.corpora import corpora, kinds
@@ -124,7 +124,7 @@ def _corpora() -> pd.DataFrame:
 
 
 def _where(spec: Any) -> str:
-    """Whether a named corpus is on this machine, or how much there is to download."""
+    """Return whether a named corpus is on this machine, or how much there is to download."""
     from allometry.data.packages import fetched
     from allometry.units import format_bytes
 
@@ -152,11 +152,13 @@ def _print_manifest(manifest: Manifest, form: Form | None) -> None:
 
 
 def _shortened(value: str) -> str:
-    """Large whole numbers with separators, so that they can be read."""
+    """Write large whole numbers with separators, so that they can be read."""
     return f"{int(value):,}" if value.isdigit() else value
 
 
 def _say() -> Callable[[str], None]:
-    """A progress line on standard error for each thing that is done, with the time since the start."""
+    """Return a function that prints a line on standard error for each thing that is done, with the time since
+    the start.
+    """
     start = time.monotonic()
     return lambda text: print(f"{time.monotonic() - start:6.1f} s  {text}", file=sys.stderr, flush=True)

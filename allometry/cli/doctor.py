@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import click
 
@@ -22,7 +22,7 @@ class Finding(NamedTuple):
 
 
 def command(name: str) -> click.Command:
-    """The command `name` of this module."""
+    """Return the command `name` of this module."""
     assert name == "doctor"
     return doctor
 
@@ -67,7 +67,7 @@ def _line_that_installs(package: str) -> str:
 
 def _machine() -> Iterator[Finding]:
     from allometry import env
-    from allometry.sweeps.gpus import gpus
+    from allometry.sweeps.workers.gpus import gpus
     from allometry.units import format_bytes
 
     useful = [
@@ -87,31 +87,29 @@ def _machine() -> Iterator[Finding]:
 
 
 def _engines() -> Iterator[Finding]:
-    """Each engine tried on a small model: available, or the sentence that says why not."""
+    """Try each engine on a small model: available, or the sentence that says why not."""
     from allometry.errors import AllometryError, require
     from allometry.models.base import family
-    from allometry.train.config import EngineName, RunConfig, TrainConfig
-    from allometry.train.engines.select import engine_class
+    from allometry.train.config import RunConfig, TrainConfig
+    from allometry.train.engines.base import ENGINES
 
     try:
         require("torch", "safetensors", purpose="training")
     except AllometryError as error:
         yield Finding("engine", f"none: {error.message}: {error.cli_hint}")
         return
-    model = family("transformer").of_size(100_000, n_ctx=64, n_vocab=256)
+    model = family("transformer").from_n_params(100_000, n_ctx=64, n_vocab=256)
     config = RunConfig(model=model, train=TrainConfig(tokens=64_000, batch_tokens=512, lr=1e-3))
-    for name in get_args(EngineName):
-        if name == "auto":
-            continue
+    for name, kind in ENGINES.all().items():
         try:
-            lack = engine_class(name).lacks(config)
+            lack = kind.unsupported_reason(config)
         except AllometryError as error:
             lack = error.message
         yield Finding("engine", f"{name}: {lack or 'available'}", lack is None or None)
 
 
 def _places(store: Path) -> Iterator[Finding]:
-    """Where things are kept, and the room there."""
+    """Find where things are kept, and the room there."""
     from allometry.env import cache_dir
     from allometry.errors import AllometryError
     from allometry.units import format_bytes

@@ -21,7 +21,7 @@ _PLOT_HELP = "Save the figure as .html, .svg, .png or .pdf."
 
 
 def command(name: str) -> click.Command:
-    """The click command of that name."""
+    """Return the click command of that name."""
     if name == "plan":
         from allometry.cli.plan import plan
 
@@ -83,7 +83,7 @@ def fit(
 
 
 def _mapped(on: str | None) -> AbstractContextManager[Mapped]:
-    """What fits resamples: this process, or a cluster."""
+    """Return what fits resamples: this process, or a cluster."""
     if on is None or on == "local":
         return nullcontext(map)
     from allometry.cluster import mapped
@@ -209,7 +209,7 @@ def _described(law: Law) -> dict[str, Any]:
 
 
 def _constants(law: Law) -> pd.DataFrame:
-    """One row a published set; only the parameters' names where there is none."""
+    """Return one row per published set; only the parameters' names where there is none."""
     import pandas as pd
 
     names = ["set", *law.parameter_names, "source", "note"]

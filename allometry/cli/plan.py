@@ -122,7 +122,7 @@ def _number(text: str | None, what: str) -> float | None:
 
 
 def _seconds(text: str) -> float:
-    """A time: a bare number counts hours here."""
+    """Read a time: a bare number counts hours here."""
     from allometry.units import parse_duration
 
     try:
@@ -142,7 +142,7 @@ def _needed(flops: float | None) -> float:
 
 
 def _measured(read: TableInput | None) -> float:
-    """FLOPs per second of the runs that took longest, from the seconds of a table, or of the store
+    """Return the FLOPs per second of the runs that took longest, from the seconds of a table, or of the store
     `runs`.
     """
     from allometry.errors import AllometryError

@@ -11,22 +11,22 @@ import pandas as pd
 
 from allometry.cli.tables import PIPED, one_line, print_table, say
 from allometry.studies.core.needs import sentences
+from allometry.sweeps.cost.cost import Cost, CostModel, plan_frame
 from allometry.units import format_count, format_duration, format_flops
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis, Constant
     from allometry.runs.store import Store
     from allometry.studies.core.plan import StudyPlan
-    from allometry.sweeps.cost import Cost, CostModel
 
 
 def print_plan(plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
-    """The question, one row a run set (or a model size, for a study of one run set), and the total with its
-    predicted time.
+    """Print the question, one row per run set (or per model size, for a study of one run set), and the total
+    with its predicted time.
     """
     click.echo(f"\n{click.style(plan.study, bold=True)}")
     say(f"{plan.sweep.question}\n", piped=PIPED, hang=0)
-    frame = plan.sweep.frame(store, cost)
+    frame = plan_frame(plan.sweep, store, cost)
     frame["held"] = frame["run"].isin(plan.held_back)
     many = len(plan.run_sets) > 1
     if many:
@@ -51,19 +51,19 @@ def print_plan(plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
 
 
 def _places(total: Cost) -> str:
-    """What trains: "2 cores", "1 GPU"."""
+    """Return what trains: "2 cores", "1 GPU"."""
     kind = "GPU" if total.device.startswith("cuda") else "core"
     return f"{total.workers} {kind}{'' if total.workers == 1 else 's'}"
 
 
 def _packs(plan: StudyPlan, cost: CostModel) -> str:
-    """How many runs are trained together at most, if any are."""
+    """Say how many runs are trained together at most, if any are."""
     largest = max((cost.packing.size(run) for run in plan.sweep), default=1)
     return f" in packs of up to {largest} runs" if largest > 1 else ""
 
 
 def _print_shapes(frame: pd.DataFrame, device: str) -> None:
-    """One row a model size."""
+    """Print one row per model size."""
     wide = bool((frame["devices"] > 1).any())
     alone = "alone" if wide else f"alone, 1 {'GPU' if device.startswith('cuda') else 'core'}"
     _print(
@@ -114,7 +114,7 @@ def _print_studies(frame: pd.DataFrame, plan: StudyPlan) -> None:
 
 
 def _print(rows: list[dict[str, Any]], drop: Sequence[str] = ()) -> None:
-    """A table whose first column is text and whose others are numbers, formatted already."""
+    """Print a table whose first column is text and whose others are numbers, formatted already."""
     table = pd.DataFrame(rows)
     print_table(table, right=list(table.columns[1:]), drop=drop, wrap=["state"], piped=PIPED)
 

@@ -45,7 +45,7 @@ class _Runs(Group):
 
 
 def _belongs_to_list(argument: str, before: str | None) -> bool:
-    """Whether an argument can only belong to the list: an option, the value of the option before it, a
+    """Return whether an argument can only belong to the list: an option, the value of the option before it, a
     condition.
     """
     return (
@@ -56,7 +56,7 @@ def _belongs_to_list(argument: str, before: str | None) -> bool:
 
 
 def command(name: str) -> click.Command:
-    """The command `name` of this module."""
+    """Return the command `name` of this module."""
     assert name == "runs"
     return runs
 
@@ -246,7 +246,7 @@ def _nothing(filters: tuple[str, ...], store: str) -> str:
 
 
 def _notes(record: RunRecord) -> list[str]:
-    """What the run said of itself, such as why it stopped early, and what of it could not be read."""
+    """Return what the run recorded of itself, such as why it stopped early, and what of it could not be read."""
     return [*record.result.get("notes", ()), *record.notes, *record.curve.notes]
 
 
@@ -281,12 +281,12 @@ def shortened(runs: Sequence[str], known: Iterable[str]) -> list[str]:
 
 
 def _for_people(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns of LISTED, without those that no run has anything in."""
+    """Return the columns of LISTED, without those that no run has anything in."""
     return table[[name for name in LISTED if name != "study" or (table["study"] != "").any()]]
 
 
 def _text(record: RunRecord) -> dict[str, str]:
-    """Which token sets the run has read, by the first digits of their SHA-256."""
+    """Return the token sets that the run has read, by the first digits of their SHA-256."""
     text = record.text
     if text is None:
         return {"digest": "not recorded: this run is of an earlier release"}
@@ -321,7 +321,7 @@ def _everything(record: RunRecord) -> dict[str, Any]:
 
 
 def _dropped_of_curve(curve: pd.DataFrame) -> list[str]:
-    """What a narrow console goes without of a curve: all but steps, tokens and losses first."""
+    """Return the columns of a curve that a narrow console leaves out: all but steps, tokens and losses first."""
     kept = ("step", "tokens", "loss", "train_loss")
     return [*reversed([name for name in curve if name not in kept]), "train_loss"]
 

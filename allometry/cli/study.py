@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from allometry.report.content import Analysis
     from allometry.runs.store import Store
     from allometry.studies.core.plan import StudyPlan
-    from allometry.sweeps.cost import CostModel
-    from allometry.sweeps.execute import Event
-    from allometry.sweeps.progress import Display as Progress
+    from allometry.sweeps.cost.cost import CostModel
+    from allometry.sweeps.run.events import Event
+    from allometry.sweeps.run.progress import Display as Progress
 
 
 def command(name: str) -> click.Command:
-    """The click command of that name."""
+    """Return the click command of that name."""
     return {"run": run, "report": report, "studies": studies}[name]
 
 
@@ -93,8 +93,8 @@ def run(
     asked = study_of(study)
     require("torch", "safetensors", purpose="a study, which times this machine and trains,")
     from allometry.studies.core.run import StudyRequest, run_study
-    from allometry.sweeps.progress import Display as Progress
-    from allometry.sweeps.shard import parse_shard
+    from allometry.sweeps.run.progress import Display as Progress
+    from allometry.sweeps.run.shard import parse_shard
     from allometry.train.config import DataConfig
     from allometry.units import parse_duration, parse_number
 
@@ -119,7 +119,7 @@ def run(
 
 
 def _command_line() -> str:
-    """The command that was typed, without options that change nothing about the result."""
+    """Return the command that was typed, without options that change nothing about the result."""
     import shlex
 
     kept = [a for a in sys.argv[1:] if a not in ("--quiet", "--debug")]
@@ -193,7 +193,7 @@ def report(
 
 
 def _export(analysis: Analysis, folder: Path, suffix: str) -> None:
-    """Every figure as a file; those of a collection are named by their study."""
+    """Write every figure as a file; those of a collection are named by their study."""
     from allometry.figures.theme import save
     from allometry.report.content import Figure
 
@@ -219,7 +219,7 @@ class Terminal:
     """Prints the messages of `run_study`; the progress of the sweep goes to its own display."""
 
     def __init__(self, progress: Progress, *, quiet: bool = False) -> None:
-        """`progress` shows the events of sweeps; `quiet` leaves only the plan and the answer."""
+        """Show the events of sweeps by `progress`; `quiet` leaves only the plan and the answer."""
         self.progress = progress
         self.quiet = quiet
 
@@ -230,21 +230,21 @@ class Terminal:
             sys.stdout.flush()
 
     def event(self, event: Event) -> None:
-        """Progress of the sweep."""
+        """Show the progress of the sweep."""
         self.progress(event)
 
     def calibrating(self, done: int, total: int) -> None:
-        """Progress of the calibration."""
+        """Show the progress of the calibration."""
         self.progress.calibrating(done, total)
 
     def plan(self, plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
-        """The plan as a table: what is trained, what it costs, and what is predicted before it is trained."""
+        """Print the plan as a table: what is trained, what it costs, and what is predicted before it is trained."""
         from allometry.cli.plan_table import print_plan
 
         print_plan(plan, store, cost)
 
     def answer(self, analysis: Analysis, path: Path, seconds: float) -> None:
-        """The constants beside the published ones, the answer, and where the report is."""
+        """Print the constants beside the published ones, the answer, and where the report is."""
         from allometry.cli.plan_table import print_answer
         from allometry.units import format_duration
 

@@ -160,7 +160,7 @@ def _in_ones(read: Imported, said: dict[str, str]) -> dict[str, str]:
 
 
 def _from_six_nd(columns: dict[str, str], known: set[str]) -> list[str]:
-    """Of D and C, the one that a table lacks follows from the other, and is said."""
+    """Compute the one of D and C that a table lacks from the other, and say so."""
     has = known | set(columns)
     for name, other, formula in (("D", "C", "C/(6*N)"), ("C", "D", "6*N*D")):
         if name not in has and {"N", other} <= has:
@@ -183,7 +183,7 @@ def _leave_out_worst(frame: pd.DataFrame, columns: dict[str, str], drop: int, re
 
 
 def assignments(texts: tuple[str, ...], option: str) -> dict[str, str]:
-    """NAME=VALUE options as a mapping; AllometryError for anything else."""
+    """Read NAME=VALUE options as a mapping; raise AllometryError for anything else."""
     from allometry.errors import AllometryError
 
     found = {}
@@ -198,7 +198,7 @@ def assignments(texts: tuple[str, ...], option: str) -> dict[str, str]:
 
 
 def numbers(texts: tuple[str, ...], option: str) -> dict[str, float]:
-    """NAME=NUMBER options; numbers may have units (N=10M)."""
+    """Read NAME=NUMBER options; numbers may have units (N=10M)."""
     from allometry.units import parse_number
 
     return {
@@ -207,7 +207,7 @@ def numbers(texts: tuple[str, ...], option: str) -> dict[str, float]:
 
 
 def listed(text: str | None, what: str) -> list[float]:
-    """A comma-separated list of numbers, such as "0.5,0.7" or "1e18,1e19"."""
+    """Read a comma-separated list of numbers, such as "0.5,0.7" or "1e18,1e19"."""
     from allometry.units import parse_number
 
     return [parse_number(part, what) for part in text.split(",") if part.strip()] if text else []

@@ -78,8 +78,8 @@ def say(text: str, *, piped: int | None = None, hang: int | None = None) -> None
 
 
 def _folded(line: str, columns: int | None, hang: int | None) -> list[str]:
-    """A line as lines of at most `columns`, all but the first indented by `hang`, or below its label. A word
-    that is longer stays whole.
+    """Fold a line into lines of at most `columns`, all but the first indented by `hang`, or below its label.
+    A word that is longer stays whole.
     """
     if columns is None or len(line) <= columns:
         return [line]
@@ -150,7 +150,7 @@ class _Column:
     right: bool
 
     def room(self, name: str) -> int:
-        """The characters that the longest cell, or the heading, takes."""
+        """Return the characters that the longest cell, or the heading, takes."""
         return max(len(name), *map(len, self.cells))
 
 
@@ -222,7 +222,7 @@ def _print_rich(columns: Mapping[str, _Column], title: str | None, room: int, wr
 
 
 def _print_plain(columns: Mapping[str, _Column], title: str | None) -> None:
-    """The same layout as `_print_rich`, for long tables and for what is piped elsewhere."""
+    """Print the same layout as `_print_rich`, for long tables and for what is piped elsewhere."""
     widths = [column.room(name) for name, column in columns.items()]
 
     def line(cells: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def command(name: str) -> click.Command:
-    """The click command of that name."""
+    """Return the click command of that name."""
     return {"train": train}[name]
 
 
@@ -93,7 +93,7 @@ def _alone(run: RunConfig, directory: Path, quiet: bool) -> None:
 
 @contextmanager
 def _shown(run: RunConfig, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
-    """What is told of the run as it goes on: a bar on a terminal, a line for each evaluation elsewhere."""
+    """Show the run as it goes on: a bar on a terminal, a line for each evaluation elsewhere."""
     if quiet or not sys.stderr.isatty():
         yield None if quiet else _printer()
         return

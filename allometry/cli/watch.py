@@ -6,7 +6,7 @@ import click
 
 
 def command(name: str) -> click.Command:
-    """The command `name` of this module."""
+    """Return the command `name` of this module."""
     assert name == "watch"
     return watch
 

@@ -27,7 +27,7 @@ _AGAINST = click.option(
 
 
 def command(name: str) -> click.Command:
-    """The command of this module."""
+    """Return the command of this module."""
     assert name == "webtext"
     return _group
 
@@ -59,7 +59,7 @@ def _group() -> None:
 def _run(
     links: tuple[str, ...], out: str, parts: int | None, against: tuple[str, ...], form: Any, **values: Any
 ) -> None:
-    """All stages, from lists of links to the data set."""
+    """Run all stages, from lists of links to the data set."""
     from allometry.data.webtext import pipeline
     from allometry.data.webtext.workspace import Workspace
 
@@ -96,8 +96,8 @@ def _run(
 @flags.link_flags
 @table_options
 def _links(links: tuple[str, ...], out: str, parts: int | None, form: Any, **values: Any) -> None:
-    """Choose the links worth fetching from dumps (.zst, .xz, .bz2, .gz, .jsonl), lists (.csv, .jsonl, .txt) or WARC
-    files."""
+    """Choose the links worth fetching from dumps (.zst, .xz, .bz2, .gz, .jsonl), lists (.csv, .jsonl, .txt)
+    or WARC files."""
     from allometry.data.webtext import links as stage
     from allometry.data.webtext.workspace import Workspace
 
@@ -219,7 +219,8 @@ def _build(folder: str, form: Any, **values: Any) -> None:
 @click.argument("targets", nargs=-1, required=True, metavar="URL-OR-HOST...")
 @table_options
 def _remove(folder: str, targets: tuple[str, ...], form: Any) -> None:
-    """Take pages or whole hosts out for good: of the data set, the archive and every stage, and of later runs."""
+    """Take pages or whole hosts out for good: of the data set, the archive and every stage, and of later
+    runs."""
     from allometry.data.webtext import removal
     from allometry.data.webtext.workspace import Workspace
 
@@ -238,7 +239,7 @@ def _status(folder: str, form: Any) -> None:
 
 
 def _share(text: str, parts: int) -> list[int]:
-    """The parts of share I of N: every N-th, from the I-th."""
+    """Return the parts of share I of N: every N-th, from the I-th."""
     from allometry.errors import AllometryError
 
     number, slash, of = text.partition("/")
@@ -252,7 +253,7 @@ def _command_line() -> str:
 
 
 def _show(summaries: list[Summary], form: Any) -> None:
-    """A row a stage for people; a row a count for programs."""
+    """Print a row per stage for people; a row per count for programs."""
     import pandas as pd
 
     from allometry.data.webtext.progress import duration

@@ -173,7 +173,7 @@ machine_flags = _adding(
 
 
 def link_options(values: Values) -> LinkOptions:
-    """What link_flags say."""
+    """Return the options that link_flags set."""
     from allometry.data.webtext.links import LinkOptions
 
     return LinkOptions(
@@ -190,7 +190,7 @@ def link_options(values: Values) -> LinkOptions:
 
 
 def fetch_options(values: Values) -> FetchOptions:
-    """What fetch_flags say."""
+    """Return the options that fetch_flags set."""
     from allometry.data.webtext.fetch import FetchOptions
     from allometry.units import parse_count, parse_duration
 
@@ -214,7 +214,7 @@ def fetch_options(values: Values) -> FetchOptions:
 
 
 def extract_options(values: Values) -> ExtractOptions:
-    """What extract_flags say."""
+    """Return the options that extract_flags set."""
     from allometry.data.webtext.extract import ExtractOptions
     from allometry.units import parse_duration
 
@@ -226,7 +226,7 @@ def extract_options(values: Values) -> ExtractOptions:
 
 
 def filter_options(values: Values) -> FilterOptions:
-    """What filter_flags say."""
+    """Return the options that filter_flags set."""
     from allometry.data.webtext.filter import FilterOptions
 
     languages = () if "any" in values["languages"] else tuple(values["languages"])
@@ -239,7 +239,7 @@ def filter_options(values: Values) -> FilterOptions:
 
 
 def dedup_options(values: Values) -> DedupOptions:
-    """What dedup_flags say."""
+    """Return the options that dedup_flags set."""
     from allometry.data.webtext.dedup import DedupOptions
     from allometry.data.webtext.signatures import MinHash
 
@@ -248,7 +248,7 @@ def dedup_options(values: Values) -> DedupOptions:
 
 
 def contamination_options(values: Values) -> ContaminationOptions:
-    """What contamination_flags say."""
+    """Return the options that contamination_flags set."""
     from allometry.data.webtext.contamination import ContaminationOptions
 
     return ContaminationOptions(
@@ -260,12 +260,12 @@ def contamination_options(values: Values) -> ContaminationOptions:
 
 
 def build_options(values: Values) -> BuildOptions:
-    """What build_flags say."""
+    """Return the options that build_flags set."""
     from allometry.data.webtext.build import BuildOptions
 
     return BuildOptions(test_share=values["test_share"], seed=values["split_seed"])
 
 
 def paths(values: tuple[str, ...]) -> list[Path]:
-    """File names as paths, in the order given."""
+    """Return file names as paths, in the order given."""
     return [Path(value) for value in values]

@@ -1,15 +1,15 @@
-"""One mechanism for everything that is registered: model families, laws, studies, engines, corpora, figures.
+"""One mechanism for everything that is registered: model families, laws, studies, run sets, engines, corpora.
 
-A registry maps names to things of one kind. It finds what registers itself: every module directly inside the
-packages that it watches is imported the first time that it is asked for all its names or for a name that it
-does not know. A file put into such a package is therefore known without being listed anywhere.
+A registry maps names to things of one kind. It finds what registers itself: the modules inside the packages
+that it searches are imported when it is asked for all its names, or for a name that it does not know. A file
+put into such a package is therefore known without being listed anywhere.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -28,8 +28,17 @@ class Registry(Generic[T]):
         What the things are called in messages: "law", "model family".
     packages : tuple of str
         Packages whose modules are imported to find what registers itself.
+    nested : bool
+        Whether the modules of their subpackages are imported too, at any depth.
+    without : tuple of str
+        Other libraries, such as torch: a module that needs one of them is left out where it is not installed.
     ordered : bool
         Whether names keep the order in which they were registered; otherwise they are sorted.
+
+    Notes
+    -----
+    Asked for one name, a registry first imports only the file or folder of that name ("native-bf16":
+    native_bf16.py), so that one thing is found without loading all the others.
 
     Examples
     --------
@@ -42,12 +51,19 @@ class Registry(Generic[T]):
     False
     """
 
-    def __init__(self, kind: str, *, packages: tuple[str, ...] = (), ordered: bool = False) -> None:
+    def __init__(
+        self,
+        kind: str,
+        *,
+        packages: tuple[str, ...] = (),
+        nested: bool = False,
+        without: tuple[str, ...] = (),
+        ordered: bool = False,
+    ) -> None:
         self.kind = kind
-        self._packages = packages
+        self._packages, self._nested, self._without = packages, nested, without
         self._ordered = ordered
         self._things: dict[str, T] = {}
-        self._searched = False
 
     def add(self, name: str, thing: U) -> U:
         """Register `thing` under `name` and return it.
@@ -55,7 +71,7 @@ class Registry(Generic[T]):
         Raises AllometryError if another thing has the name. A module that is imported anew replaces its own.
         """
         known = self._things.get(name)
-        if known is not None and known is not thing and _origin(known) != _origin(thing):
+        if known is not None and known is not thing and not _defined_alike(known, thing):
             raise AllometryError(
                 f"two of kind {self.kind} are called {name!r}: {_origin(known)} and {_origin(thing)}",
                 hint="rename one of them",
@@ -69,16 +85,22 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         """Return the thing called `name`; AllometryError with the nearest names if there is none."""
-        if name not in self._things:
-            self._search()
-        if name not in self._things:
-            raise unknown(self.kind, name, self._things)
+        if name not in self:
+            raise self.unknown(name)
         return self._things[name]
 
     def __contains__(self, name: object) -> bool:
+        if not isinstance(name, str):
+            return False
         if name not in self._things:
-            self._search()
+            self._search(only=name.replace("-", "_"))
+            if name not in self._things:
+                self._search()
         return name in self._things
+
+    def unknown(self, name: object, also: Iterable[str] = ()) -> AllometryError:
+        """Return the error of a name that is not known, with the nearest names: those registered and `also`."""
+        return unknown(self.kind, str(name), [*also, *self.all()])
 
     def all(self) -> dict[str, T]:
         """Return every registered thing by name."""
@@ -100,18 +122,31 @@ class Registry(Generic[T]):
         finally:
             self._things = before
 
-    def _search(self) -> None:
-        if self._searched:
-            return
-        self._searched = True
+    def _search(self, only: str | None = None) -> None:
+        for package in self._packages:
+            self._import_modules(package, only)
+
+    def _import_modules(self, package: str, only: str | None) -> None:
+        """Import the modules inside `package`; with `only`, those whose file or folder has that name."""
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            name = f"{package}.{module.name}"
+            if module.ispkg:
+                if self._nested:
+                    self._import_modules(name, None if module.name == only else only)
+            elif only in (None, module.name):
+                self._import(name)
+
+    def _import(self, module: str) -> None:
         try:
-            for package in self._packages:
-                path = importlib.import_module(package).__path__
-                for module in pkgutil.iter_modules(path):
-                    importlib.import_module(f"{package}.{module.name}")
-        except BaseException:
-            self._searched = False
-            raise
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.split(".")[0] not in self._without:
+                raise
+
+
+def _defined_alike(known: object, thing: object) -> bool:
+    """Return whether two classes or functions come from one place, so that one is the other imported anew."""
+    return hasattr(known, "__qualname__") and _origin(known) == _origin(thing)
 
 
 def _origin(thing: object) -> str:

@@ -1,8 +1,8 @@
-"""Equations of a finite arithmetic, which are generalised long after they are memorised (Power et al. 2022,
+"""Equations of a finite arithmetic, which models memorise long before they generalise (Power et al. 2022,
 "Grokking", arXiv 2201.02177).
 
 The whole table of a binary operation is written out, one equation a document: "34 div 5 = 84". A random share
-of it is trained on and the rest is held out, so that whoever only memorises is at chance on the test split.
+of it is trained on and the rest is held out, so that a model that only memorises is at chance on the test split.
 Every symbol is one token ("symbols" is the tokenizer), so an equation has five, and a sixth that ends it.
 """
 
@@ -29,7 +29,7 @@ ANSWER = 4
 """Which of them is the answer c, counted from 0."""
 
 LEAST, MOST = 23, 512
-"""Moduli that make enough equations to be split, and not more than fit in memory many times over."""
+"""Moduli whose equations are enough to be split, and few enough to fit in memory easily."""
 
 MODULAR: dict[str, Callable[[Elements, Elements], Elements]] = {
     "add": lambda a, b: a + b,
@@ -71,7 +71,7 @@ class Equations:
 
     @classmethod
     def of(cls, argument: str) -> Equations:
-        """From "modular:97:div:0.5:0" or "s5:xy:0.5:0:0.1"; share, seed and noise may be left out.
+        """Parse "modular:97:div:0.5:0" or "s5:xy:0.5:0:0.1"; share, seed and noise may be left out.
         AllometryError for anything else.
         """
         kind, *parts = argument.split(":")
@@ -120,7 +120,7 @@ class Equations:
         return (*map(str, range(self.modulus or 120)), self.operation, "=")
 
     def table(self) -> Elements:
-        """All equations as rows (a, b, c), in order."""
+        """Return all equations as rows (a, b, c), in order."""
         if self.modulus is None:
             return _permutation_table(self.operation)
         p = self.modulus
@@ -135,7 +135,7 @@ class Equations:
         return quotient
 
     def documents(self) -> Iterator[Document]:
-        """The equations as text, held-out ones first, shuffled: a pure function of the fields."""
+        """Yield the equations as text, held-out ones first, shuffled: a pure function of the fields."""
         table = self.table()
         order = np.random.default_rng(self.seed).permutation(len(table))
         trained = round(self.train * len(table))
@@ -149,7 +149,7 @@ class Equations:
                 yield Document(f"{a} {self.operation} {b} = {c}", side)
 
     def _blurred(self, table: Elements, trained: Elements) -> Elements:
-        """The table with random answers in the first of the rows `trained`: none without noise."""
+        """Return the table with random answers in the first of the rows `trained`: none without noise."""
         wrong = trained[: round(self.noise * len(trained))]
         answers = np.random.default_rng([self.seed, 1]).integers(len(self.symbols) - 2, size=len(wrong))
         table = table.copy()
@@ -158,7 +158,7 @@ class Equations:
 
 
 def _permutation_table(operation: str) -> Elements:
-    """All of S5: elements are numbered in lexicographic order; a b applies b first."""
+    """Return the table of S5: elements are numbered in lexicographic order; a b applies b first."""
     elements = np.array(list(permutations(range(5))))
     places = 5 ** np.arange(5)
     number = {int(key): index for index, key in enumerate(elements @ places)}

@@ -1,4 +1,4 @@
-"""Which tokens a step sees: a pure function of (seed, step), so that a run can stop and resume anywhere."""
+"""The order of training batches: a pure function of (seed, step), so that a run can stop and resume anywhere."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class BatchOrder:
         self._epoch_starts = lru_cache(maxsize=4)(self._starts)
 
     def batch(self, step: int) -> npt.NDArray[np.int64]:
-        """The windows of one step (counted from 1): ids of shape (batch_tokens // n_ctx, n_ctx + 1)."""
+        """Return the windows of one step (counted from 1): ids of shape (batch_tokens // n_ctx, n_ctx + 1)."""
         assert step >= 1, "steps count from 1"
         first = (step - 1) * self.rows
         starts = self._window_starts(first, first + self.rows)
@@ -62,7 +62,7 @@ class BatchOrder:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _starts(self, epoch: int) -> npt.NDArray[np.int64]:
-        """First token of every window of an epoch, in the order in which they are visited."""
+        """Return the first token of every window of an epoch, in the order in which they are visited."""
         generator = np.random.default_rng([self.seed, epoch])
         offset = generator.integers(self._offsets)
         order: npt.NDArray[np.int64] = generator.permutation(self.n_windows) * self._stride + offset
@@ -70,7 +70,7 @@ class BatchOrder:
 
 
 def windows(tokens: Tokens, *, n_ctx: int, n_tokens: int, record: int | None = None) -> npt.NDArray[np.int64]:
-    """Fixed windows for evaluation, evenly spread over `tokens`, whose targets do not overlap.
+    """Return fixed windows for evaluation, evenly spread over `tokens`, whose targets do not overlap.
 
     Shape (n, n_ctx + 1) with n = n_tokens // n_ctx, or as many as the tokens hold. With `record`, each is the
     beginning of a record of so many tokens. Raises AllometryError if not even one window fits.
@@ -91,7 +91,7 @@ def windows(tokens: Tokens, *, n_ctx: int, n_tokens: int, record: int | None = N
 
 
 def window_starts(length: int, *, n_ctx: int, n_tokens: int) -> npt.NDArray[np.int64]:
-    """Where the windows of `windows` begin in so many tokens without records."""
+    """Return the starts of the windows of `windows` in so many tokens without records."""
     count = min(n_tokens // n_ctx, (length - 1) // n_ctx)
     starts: npt.NDArray[np.int64] = np.arange(count) * (length - 1 - n_ctx) // max(1, count - 1)
     return starts

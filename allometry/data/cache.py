@@ -1,4 +1,4 @@
-"""Where prepared data live, and how they get there: built aside, then renamed into place."""
+"""The cache of prepared data: each entry is built aside, then renamed into place."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _STALE_SECONDS = 86400.0
 
 
 def cache_dir(cache: Path | None = None) -> Path:
-    """The cache: `cache` if given, else the environment's ALLOMETRY_CACHE, else ~/.cache/allometry."""
+    """Return the cache: `cache` if given, else the environment's ALLOMETRY_CACHE, else ~/.cache/allometry."""
     return Path(cache or os.environ.get("ALLOMETRY_CACHE") or "~/.cache/allometry").expanduser()
 
 
 def slug(*parts: str, identity: Any) -> str:
-    """A directory name that a person can read and that is exact: "sotu-bytes-1f3a9c2e5b7d"."""
+    """Return a readable and unique directory name, such as "sotu-bytes-1f3a9c2e5b7d"."""
     readable = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", part)[:40].strip("_") for part in parts)
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return f"{readable}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
 
 
 def build_once(target: Path, build: Callable[[Path], None], *, complete: Callable[[Path], bool]) -> Path:
-    """Makes the directory `target` with `build(temporary directory)` unless it is there and complete.
+    """Build the directory `target` with `build(temporary directory)` unless it is there and complete.
 
     Two processes may do so at once: each builds aside and the first to rename wins; both results are the
     same. Raises AllometryError if the disk is full or the cache cannot be written.
@@ -74,7 +74,7 @@ def _put(aside: Path, target: Path, complete: Callable[[Path], bool]) -> None:
 
 
 def _sweep(parent: Path) -> None:
-    """Removes what killed processes left behind, once it is a day old."""
+    """Remove what killed processes left behind, once it is a day old."""
     for left in (*parent.glob(".building-*"), *parent.glob(".broken-*")):
         try:
             stale = time.time() - left.stat().st_mtime > _STALE_SECONDS
@@ -103,7 +103,7 @@ def _disk_errors(target: Path) -> Iterator[None]:
 
 
 def sha256(*paths: Path) -> str:
-    """SHA-256 of the content of files, one after the other, in hexadecimal."""
+    """Return the SHA-256 of the content of files, one after the other, in hexadecimal."""
     total = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:

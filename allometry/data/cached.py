@@ -1,4 +1,4 @@
-"""What the cache holds: each thing that can be made or fetched again, with its size."""
+"""The contents of the cache: each entry that can be made or fetched again, with its size."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from allometry.errors import unknown
 from allometry.runs.files import size_of
 
 _STILL_WRITTEN = 86_400.0
-"""Seconds for which what is being built aside is left alone: its builder may be alive."""
+"""Seconds for which a temporary folder is not deleted: the process that builds in it may be alive."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cached:
-    """Something in the cache: `kind` is its folder, `size` in bytes, `used` when it was last written (seconds
+    """An entry of the cache: `kind` is its folder, `size` in bytes, `used` when it was last written (seconds
     since 1970).
     """
 
@@ -32,12 +32,12 @@ class Cached:
 
 
 def _holds(*names: str) -> Callable[[Path], bool]:
-    """Whether a folder has all files of those names."""
+    """Return a test whether a folder has all files of those names."""
     return lambda path: path.is_dir() and all((path / name).is_file() for name in names)
 
 
 def _file(pattern: str) -> Callable[[Path], bool]:
-    """Whether it is a file whose whole name has the pattern."""
+    """Return a test whether a path is a file whose whole name matches the pattern."""
     return lambda path: path.is_file() and re.fullmatch(pattern, path.name) is not None
 
 
@@ -58,7 +58,7 @@ KINDS = tuple(_OURS)
 
 
 def contents(cache: Path | None = None) -> list[Cached]:
-    """Everything in the cache that `clean` may delete, the largest first."""
+    """Return everything in the cache that `clean` may delete, the largest first."""
     found = [
         Cached(kind=kind, name=path.name, path=path, size=size_of(path), used=path.stat().st_mtime)
         for kind, is_ours in _OURS.items()
@@ -74,13 +74,14 @@ def _entries(folder: Path) -> Iterator[Path]:
 
 
 def _is_left(path: Path) -> bool:
-    """Whether it is what a killed process left behind while it built something."""
+    """Return whether a path is a temporary folder that a killed process left behind."""
     named = path.is_dir() and path.name.startswith((".building-", ".broken-"))
     return named and time.time() - path.stat().st_mtime > _STILL_WRITTEN
 
 
 def clean(chosen: Iterable[str] = (), cache: Path | None = None) -> list[Cached]:
-    """Delete what is in the cache: all of it, or the kinds and names that are `chosen`; what was deleted.
+    """Delete the contents of the cache: all of them, or the kinds and names that are `chosen`; return what was
+    deleted.
 
     AllometryError, with the nearest names, if a choice is nothing in the cache; nothing is deleted then.
     """

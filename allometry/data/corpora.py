@@ -43,12 +43,12 @@ class Kind:
 
 
 def corpora() -> dict[str, CorpusSpec]:
-    """Every corpus that has a name of its own; the first is the default."""
+    """Return every corpus that has a name of its own; the first is the default."""
     return {spec.name: spec for spec in (_sotu(), _stdlib(), *map(_packaged, PACKAGED))}
 
 
 def kinds() -> dict[str, Kind]:
-    """Every family of corpora that takes an argument, by the word before the colon."""
+    """Return every family of corpora that takes an argument, by the word before the colon."""
     limits = {"docs", "bytes"}
     return {
         "files": Kind(
@@ -87,7 +87,7 @@ def kinds() -> dict[str, Kind]:
 
 
 def resolve(corpus: str) -> CorpusSpec:
-    """The corpus that a name such as "sotu" or "files:PATH,column=body" means.
+    """Return the corpus that a name such as "sotu" or "files:PATH,column=body" means.
 
     Raises AllometryError for an unknown name or option and for a path that does not exist.
     """
@@ -107,7 +107,7 @@ def resolve(corpus: str) -> CorpusSpec:
 
 
 def _split_options(corpus: str) -> tuple[str, dict[str, str]]:
-    """Name and options: "files:a,b.txt,column=body" is "files:a,b.txt" and {"column": "body"}."""
+    """Split name and options: "files:a,b.txt,column=body" is "files:a,b.txt" and {"column": "body"}."""
     match = re.search(r"(?:,[a-z_]+=[^,=]*)*$", corpus)
     assert match is not None
     pairs = dict(part.split("=", 1) for part in match[0].split(",") if part)
@@ -188,7 +188,7 @@ def _files(name: str, argument: str, options: Mapping[str, str]) -> CorpusSpec:
 
 
 def _saved(name: str, argument: str, options: Mapping[str, str]) -> CorpusSpec:
-    """A folder that `save_to_disk` wrote; format and encoding say nothing of it."""
+    """Return the corpus in a folder that `save_to_disk` wrote; it takes no format and no encoding."""
     refuse_unknown(name, options, ("column", "docs", "bytes"))
     column = options.get("column", "text")
     paths = sorted(path for path in Path(argument).expanduser().rglob("*.arrow"))

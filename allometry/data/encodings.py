@@ -1,4 +1,4 @@
-"""Text in other encodings than UTF-8: found out and shown, never converted on a guess."""
+"""Text in other encodings than UTF-8: detected and shown to the user, never converted on a guess."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CANDIDATES = 3
 
 
 def check_encoding(name: str) -> str:
-    """The name of an encoding as Python knows it; AllometryError for an unknown one."""
+    """Return the name of an encoding as Python knows it; AllometryError for an unknown one."""
     try:
         return codecs.lookup(name).name
     except LookupError:
@@ -29,7 +29,7 @@ def check_encoding(name: str) -> str:
 
 
 def encoding_for(path: Path, wanted: str | None) -> str:
-    """The encoding to read a file in: UTF-8 if its bytes are that beyond doubt, else `wanted`, or UTF-8."""
+    """Return the encoding to read a file in: UTF-8 if its bytes are certainly that, else `wanted`, or UTF-8."""
     if wanted is None or wanted == "utf-8":
         return "utf-8"
     with opened(path) as file:
@@ -46,7 +46,7 @@ def _is_utf8(content: bytes) -> bool:
 
 
 def first_bad_byte(path: Path, encoding: str = "utf-8") -> int | None:
-    """Where a file stops being text in an encoding; None if it does not."""
+    """Return the position of the first byte that is not text in an encoding; None if there is none."""
     with opened(path) as file:
         content = file.read()
     try:
@@ -57,7 +57,7 @@ def first_bad_byte(path: Path, encoding: str = "utf-8") -> int | None:
 
 
 def not_in_encoding(path: Path, encoding: str = "utf-8") -> AllometryError:
-    """The error for a file that is not in the encoding that it is read in: how it reads in others.
+    """Return the error for a file that is not in the encoding that it is read in, with samples in other encodings.
 
     The candidates are those of `charset_normalizer`, which are guesses: the user sees a sample of each and
     chooses.
@@ -78,7 +78,7 @@ def not_in_encoding(path: Path, encoding: str = "utf-8") -> AllometryError:
 
 
 def candidates(path: Path) -> list[tuple[str, str]]:
-    """Encodings that a file may be in, the likeliest first, each with a sample of how it then reads."""
+    """Return encodings that a file may be in, the most likely first, each with a sample of the text in it."""
     from charset_normalizer import from_bytes
 
     with opened(path) as file:
@@ -95,7 +95,7 @@ def candidates(path: Path) -> list[tuple[str, str]]:
 
 
 def _western(content: bytes) -> str | None:
-    """How bytes read in the usual encoding of Western Europe; None if they are no words in it."""
+    """Return a sample of the text in the usual encoding of Western Europe; None if it has no words in it."""
     try:
         text = content.decode("cp1252")
     except UnicodeDecodeError:
@@ -108,12 +108,12 @@ def _western(content: bytes) -> str | None:
 
 
 def _is_latin(text: str) -> bool:
-    """Whether all letters of a text are of the Latin alphabet."""
+    """Return whether all letters of a text are of the Latin alphabet."""
     return all("LATIN" in unicodedata.name(letter, "") for letter in text if letter.isalpha())
 
 
 def _sample(text: str) -> str:
-    """The first words that are not plain ASCII, with what stands around them, in one line."""
+    """Return the first words that are not plain ASCII, with their surroundings, in one line."""
     plain = " ".join(text.lstrip("\ufeff").split())
     at = next((number for number, letter in enumerate(plain) if not letter.isascii()), 0)
     return plain[max(0, at - _SHOWN // 3) :][:_SHOWN]

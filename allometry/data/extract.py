@@ -18,14 +18,14 @@ from allometry.data.split import Document
 
 
 def members(archive: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of the files of a wheel or source archive whose name matches the pattern, by name."""
+    """Yield (name, content) of the files of a wheel or source archive whose name matches the pattern, by name."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             for name in sorted(wheel.namelist()):
                 if fnmatchcase(name, pattern):
                     yield name, wheel.read(name)
     else:
-        # In the archive's own order, and sorted after: to go back in a compressed stream is to start again.
+        # Read in the archive's order, and sorted afterwards: seeking back in a compressed stream starts again.
         found = {}
         with tarfile.open(archive) as tar:
             for member in tar:
@@ -36,14 +36,14 @@ def members(archive: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
 
 
 def plain_texts(archive: Path, pattern: str) -> Iterator[Document]:
-    """Each matching file is a document."""
+    """Yield each matching file as a document."""
     for _, content in members(archive, pattern):
         yield Document(content.decode("utf-8"))
 
 
 def bible_chapters(archive: Path, pattern: str) -> Iterator[Document]:
-    """Chapters of a translation in the layout of `pythonbible`: one long text, and where each verse starts
-    and ends.
+    """Yield the chapters of a translation in the layout of `pythonbible`: one long text, and the start and end
+    of each verse.
 
     Verses are numbered book x 10^6 + chapter x 10^3 + verse. The module is parsed, not run.
     """
@@ -65,7 +65,7 @@ def _length(table: ast.Dict) -> int:
 
 
 def factbook_countries(archive: Path, pattern: str) -> Iterator[Document]:
-    """The CIA World Factbook, one country a document: every text after its heading, without mark-up."""
+    """Yield the CIA World Factbook, one country a document: every text after its heading, without mark-up."""
     for _, content in members(archive, pattern):
         yield Document("\n".join(_facts(json.loads(content))))
 
@@ -80,7 +80,7 @@ def _facts(node: Any, heading: str = "") -> Iterator[str]:
 
 
 def dictionary_entries(archive: Path, pattern: str) -> Iterator[Document]:
-    """A dictionary, one word a document: the word, then its definitions and examples."""
+    """Yield a dictionary, one word a document: the word, then its definitions and examples."""
     for _, content in members(archive, pattern):
         for word, entry in json.loads(content).items():
             lines = [
@@ -92,12 +92,12 @@ def dictionary_entries(archive: Path, pattern: str) -> Iterator[Document]:
 
 
 def licence_texts(archive: Path, pattern: str) -> Iterator[Document]:
-    """Licences of the ScanCode database, without the YAML head of each file."""
+    """Yield licences of the ScanCode database, without the YAML head of each file."""
     for _, content in members(archive, pattern):
         yield Document(re.sub(r"\A---\n.*?\n---\n", "", content.decode("utf-8"), flags=re.DOTALL))
 
 
 def strip_tags(text: str) -> str:
-    """Text of a piece of HTML: paragraphs and breaks end lines, other tags go, entities are resolved."""
+    """Return the text of a piece of HTML: paragraphs and breaks end lines, other tags go, entities are resolved."""
     lines = re.sub(r"(?i)<br\s*/?>|</p>", "\n", text)
     return html.unescape(re.sub(r"<[^>]+>", "", lines)).strip()

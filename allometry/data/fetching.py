@@ -1,4 +1,4 @@
-"""Whether the network may be used: a plan that is only looked at downloads nothing."""
+"""Whether the network may be used: a plan that is only shown downloads nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ALLOWED: ContextVar[bool] = ContextVar("downloads_allowed", default=True)
 
 @contextmanager
 def no_downloads() -> Iterator[None]:
-    """Inside, nothing is downloaded: whatever would be is refused with an AllometryError."""
+    """Refuse every download within the context, with an AllometryError."""
     before = _ALLOWED.set(False)
     try:
         yield
@@ -22,12 +22,12 @@ def no_downloads() -> Iterator[None]:
 
 
 def downloads_allowed() -> bool:
-    """Whether corpora may be downloaded now."""
+    """Return whether corpora may be downloaded now."""
     return _ALLOWED.get()
 
 
 def require_downloads(what: str) -> None:
-    """AllometryError, naming what would be downloaded, inside `no_downloads`."""
+    """Raise AllometryError, naming what would be downloaded, within `no_downloads`."""
     if not downloads_allowed():
         raise AllometryError(
             f"{what} is not on this machine, and nothing is downloaded for a plan alone",

@@ -21,8 +21,8 @@ from allometry.errors import AllometryError
 
 
 def find_files(path: str, *, format: str | None = None) -> list[Path]:
-    """The file; or the files of known formats under the folder, or those that a pattern such as "notes/*.md"
-    names, by path. `format` takes every file there is.
+    """Return the file; or the files of known formats under the folder, or those that a pattern such as
+    "notes/*.md" names, by path. `format` takes every file there is.
 
     Raises AllometryError if there is nothing to read.
     """
@@ -30,7 +30,7 @@ def find_files(path: str, *, format: str | None = None) -> list[Path]:
 
 
 def sort_files(path: str, *, format: str | None = None) -> tuple[list[Path], list[Path]]:
-    """The files to read (see `find_files`), and those that are left out: hidden ones are in neither."""
+    """Return the files to read (see `find_files`), and those that are left out: hidden ones are in neither."""
     root = Path(path).expanduser()
     if root.is_file():
         return [root], []
@@ -53,7 +53,7 @@ def sort_files(path: str, *, format: str | None = None) -> tuple[list[Path], lis
 
 
 def left_out(paths: list[Path]) -> str:
-    """What of a folder is not read, in words; "" if nothing."""
+    """Return a phrase naming the files of a folder that are not read; "" if there are none."""
     if not paths:
         return ""
     named = ", ".join(path.name for path in paths[:3])
@@ -75,9 +75,9 @@ def _hidden(path: Path, root: Path) -> bool:
 
 
 def fingerprint(paths: list[Path]) -> list[list[Any]]:
-    """Path, size, and the times at which the content and anything at all of each file was changed.
+    """Return path, size, and the times at which the content and the status of each file were last changed.
 
-    The second, which no program can set, tells a file that was replaced by another of the same size and time.
+    The second, which no program can set, reveals a file that was replaced by another of the same size and time.
     """
     stats = [(path, path.stat()) for path in paths]
     return [[str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for path, stat in stats]
@@ -95,7 +95,7 @@ class Reading:
 
 
 def read_files(paths: list[Path], how: Reading = Reading()) -> Iterator[Document]:
-    """The documents of files: a text file is one, a row of a table is one (its column).
+    """Yield the documents of files: a text file is one, a row of a table is one (its column).
 
     Raises AllometryError, naming the file and the place, for text in another encoding, a missing column, a
     broken table, what is no text, and a column or an encoding that applies to none of the files.
@@ -123,7 +123,7 @@ def read_files(paths: list[Path], how: Reading = Reading()) -> Iterator[Document
 
 
 def is_saved(folder: str) -> bool:
-    """Whether a folder is what `save_to_disk` of the library `datasets` writes."""
+    """Return whether a folder is what `save_to_disk` of the library `datasets` writes."""
     root = Path(folder).expanduser()
     return (root / "dataset_dict.json").is_file() or (
         (root / "state.json").is_file() and (root / "dataset_info.json").is_file()
@@ -131,7 +131,7 @@ def is_saved(folder: str) -> bool:
 
 
 def read_saved(folder: str, *, column: str = "text") -> Iterator[Document]:
-    """The rows of a data set that `save_to_disk` wrote; where it has splits, "test" (else "validation") is
+    """Yield the rows of a data set that `save_to_disk` wrote; where it has splits, "test" (else "validation") is
     held out and "train" is trained on.
     """
     from datasets import Dataset, load_from_disk
@@ -160,7 +160,9 @@ def read_saved(folder: str, *, column: str = "text") -> Iterator[Document]:
 
 
 def read_webtext(folder: str, *, column: str = "text") -> Iterator[Document]:
-    """The shards that the web text pipeline writes: train-*.parquet and test-*.parquet, the splits kept."""
+    """Yield the documents of the shards that the web text pipeline writes, train-*.parquet and test-*.parquet,
+    with their splits.
+    """
     for split, paths in webtext_shards(folder).items():
         for path in paths:
             for text in _read_table(path, path, "parquet", column):
@@ -168,7 +170,7 @@ def read_webtext(folder: str, *, column: str = "text") -> Iterator[Document]:
 
 
 def webtext_shards(folder: str) -> dict[Split, list[Path]]:
-    """The shards of a folder by split, test first. Raises AllometryError unless both splits have some."""
+    """Return the shards of a folder by split, test first. Raises AllometryError unless both splits have some."""
     root = Path(folder).expanduser()
     shards: dict[Split, list[Path]] = {
         "test": sorted(root.glob("test-*.parquet")),
@@ -186,7 +188,7 @@ def webtext_shards(folder: str) -> dict[Split, list[Path]]:
 
 
 def _read_texts(path: Path, plain: Path, encoding: str | None) -> Iterator[str]:
-    """The whole text of a file; `plain` is it without compression."""
+    """Yield the whole text of a file; `plain` is it without compression."""
     used = encoding_for(plain, encoding)
     try:
         for row in _rows("text", plain, sample_by="document", encoding=used):
@@ -194,14 +196,14 @@ def _read_texts(path: Path, plain: Path, encoding: str | None) -> Iterator[str]:
     except UnicodeError:
         raise not_in_encoding(path, used) from None
     except OSError as error:
-        hint = "mend or remove that file"
+        hint = "repair or remove that file"
         raise AllometryError(f"{path} cannot be read: {first_line(error)}", hint=hint) from error
 
 
 def _read_table(
     path: Path, plain: Path, kind: str, column: str, encoding: str | None = None
 ) -> Iterator[str]:
-    """The texts in a table's column, row by row."""
+    """Yield the texts in a table's column, row by row."""
     if plain.stat().st_size == 0:
         raise AllometryError(f"{path} is empty", hint="remove it, or give a file with text")
     used = "utf-8" if kind == "parquet" else encoding_for(plain, encoding)
@@ -224,12 +226,12 @@ def _read_table(
 
 def _broken(path: Path, kind: str, error: Exception) -> AllometryError:
     return AllometryError(
-        f"{path} cannot be read as {kind}: {first_line(error)}", hint="mend or remove that file"
+        f"{path} cannot be read as {kind}: {first_line(error)}", hint="repair or remove that file"
     )
 
 
 def first_line(error: Exception) -> str:
-    """What an error of a library says, in one line."""
+    """Return the first line of a library's error message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -256,7 +258,7 @@ _NAME_IT = (
 
 
 def _rows(builder: str, path: Path, **settings: Any) -> Iterator[dict[str, Any]]:
-    # not load_dataset, which reports every call to its server: files of this machine are nobody's business,
+    # not load_dataset, which reports every call to its server: local files are private,
     # and without a network each report waits for an answer
     from datasets import IterableDataset
 
@@ -267,7 +269,7 @@ def _rows(builder: str, path: Path, **settings: Any) -> Iterator[dict[str, Any]]
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps `datasets` from printing an error that is raised as well."""
+    """Keep `datasets` from printing an error that is raised as well."""
     logger = logging.getLogger("datasets")
     before = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,6 +1,6 @@
-"""What a file is, from its name and its first bytes: text, a table, or something that is no text to train on.
+"""The format of a file, from its name and its first bytes: text, a table, or something that is no text to train on.
 
-Nothing is taken for text because its name is unknown: tags, quotes and braces would be trained on.
+A file of unknown name is not assumed to be text: tags, quotes and braces would be trained on.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ FORMATS = {
 """File name suffix -> format, of the files that are read in a folder."""
 
 NAMES = ("text", "json", "csv", "tsv", "parquet")
-"""What the option `format` may be."""
+"""Values of the option `format`."""
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-"""Suffixes of compressed files, which are read as what the name says before that."""
+"""Suffixes of compressed files, whose format is that of the suffix before."""
 
 ABOUT_THE_DATA = (
     *(
@@ -54,13 +54,13 @@ ABOUT_THE_DATA = (
     ),
     *("dataset_info", "dataset_infos", "dataset_dict", "state", "metadata", "croissant", "manifest"),
 )
-"""Names, without suffix, of files in a folder that are about the data and none of them."""
+"""Names, without suffix, of files in a folder that describe the data and are not part of it."""
 
 MARK_UP = (".html", ".htm", ".xhtml", ".xml", ".svg", ".rss", ".ipynb", ".rtf", ".eml", ".yaml", ".yml")
 ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar", ".warc", ".whl")
 
 _HEAD = 65_536
-"""Bytes that are looked at."""
+"""Bytes of a file that are examined."""
 
 _NUL_SHARE = 0.01
 """A file with a larger share of bytes 0 is binary; texts with a few have them taken out."""
@@ -69,18 +69,18 @@ _LFS = b"version https://git-lfs.github.com/spec/"
 
 
 def is_about_the_data(path: Path) -> bool:
-    """Whether a file in a folder says something about the others, as README.md and dataset_info.json do."""
+    """Return whether a file in a folder describes the others, as README.md and dataset_info.json do."""
     return path.name.partition(".")[0].lower() in ABOUT_THE_DATA
 
 
 def suffix(path: Path) -> str:
-    """The suffix that says what a file is: that before the compression's, in lower case."""
+    """Return the suffix that names a file's format: the one before the compression's, in lower case."""
     inner = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
     return inner.suffix.lower()
 
 
 def format_of(path: Path, wanted: str | None = None) -> str:
-    """The format of a file: `wanted` if given, else by its suffix, else "text" if its content is plain text.
+    """Return the format of a file: `wanted` if given, else by its suffix, else "text" if its content is plain text.
 
     Raises AllometryError, with what to type, for binary files, mark-up, archives, pointers of Git LFS, and
     tables under the name of a text.
@@ -113,7 +113,7 @@ def format_of(path: Path, wanted: str | None = None) -> str:
 
 
 def _looks_like(path: Path, head: bytes) -> tuple[str, str] | None:
-    """What a file that would be read as text is instead, and the beginning of a remedy; None for text."""
+    """Return what a file that would be read as text is instead, and the beginning of a remedy; None for text."""
     text = head.decode("utf-8", errors="ignore").lstrip("\ufeff \t\r\n")
     start = text[:200].lower()
     if suffix(path) in MARK_UP or start.startswith(("<!doctype html", "<html", "<?xml")):
@@ -146,7 +146,7 @@ def _is_json(path: Path, head: bytes) -> bool:
 
 
 def is_binary(head: bytes) -> bool:
-    """Whether bytes are neither UTF-8 nor text of another encoding with its mark or without control
+    """Return whether bytes are neither UTF-8 nor text of another encoding with its mark or without control
     characters.
     """
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
@@ -158,7 +158,7 @@ def is_binary(head: bytes) -> bool:
 
 
 def _is_utf16(head: bytes) -> bool:
-    """Whether every other byte is 0, as in Latin text in UTF-16 without a mark, and the others are text."""
+    """Return whether every other byte is 0, as in Latin text in UTF-16 without a mark, and the others are text."""
     zeros = head[::2].count(0), head[1::2].count(0)
     text = head[1::2] if zeros[0] > zeros[1] else head[::2]
     return min(zeros) == 0 and not is_binary(text)
@@ -171,14 +171,14 @@ def _head(path: Path) -> bytes:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """The content of a file, decompressed; AllometryError if it cannot be read or is damaged."""
+    """Open the content of a file, decompressed; AllometryError if it cannot be read or is damaged."""
     try:
         with _OPEN.get(path.suffix.lower(), lambda path: path.open("rb"))(path) as file:
             yield file
     except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise AllometryError(
-            f"{path} cannot be read: {reason[0]}", hint="mend or remove that file"
+            f"{path} cannot be read: {reason[0]}", hint="repair or remove that file"
         ) from error
 
 
@@ -198,7 +198,7 @@ _OPEN: dict[str, Callable[[Path], Any]] = {
 
 @contextmanager
 def decompressed(path: Path) -> Iterator[Path]:
-    """The path of a file's content without compression: itself, or a temporary file."""
+    """Yield the path of a file's content without compression: itself, or a temporary file."""
     if path.suffix.lower() not in COMPRESSED:
         yield path
         return
@@ -210,7 +210,7 @@ def decompressed(path: Path) -> Iterator[Path]:
 
 
 def delimiter(path: Path, column: str, default: str) -> str:
-    """What separates the fields of a table: that with which its first line has the column, or `default`."""
+    """Return the separator of a table's fields: the one with which its first line has the column, or `default`."""
     with path.open("rb") as file:
         line = file.readline(_HEAD).decode("utf-8", errors="replace").strip("\ufeff\r\n")
     for mark in (default, ",", ";", "\t", "|"):

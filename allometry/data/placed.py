@@ -1,7 +1,7 @@
 """Token sets that were made on one machine and are read on another, which need not have the corpus.
 
 They travel through the run store, as `data/NAME/`, and lie in each machine's cache as if they had been made
-there. A cache that `settle` returns knows them by corpus and tokenizer; give it to whatever takes a `cache`.
+there. A cache that `settle` returns finds them by corpus and tokenizer; pass it as `cache`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _FILES = ("train.bin", "test.bin", "manifest.json")
 
 
 def missing(names: Iterable[str]) -> list[str]:
-    """Those of the named token sets that this machine's cache does not have."""
+    """Return those of the named token sets that this machine's cache does not have."""
     return [name for name in names if not is_complete(_path(name))]
 
 
 def publish(sets: Iterable[TokenSet], place: Place) -> None:
-    """Put token sets into a store, unless they are there; the manifest goes last."""
+    """Send token sets to a store, unless they are there; the manifest is sent last."""
     there = place.names(FOLDER)
     for each in sets:
         for file in _FILES:
@@ -38,7 +38,7 @@ def publish(sets: Iterable[TokenSet], place: Place) -> None:
 
 
 def settle(names: Mapping[str, str], place: Place) -> Path:
-    """A cache in which token sets are found by `key(corpus, tokenizer)`, as `names` has them.
+    """Return a cache in which token sets are found by `key(corpus, tokenizer)`, as `names` has them.
 
     Those that this machine lacks are fetched from the store, once; what the store lacks too is left out, and
     will be made from the corpus.

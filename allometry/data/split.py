@@ -1,4 +1,4 @@
-"""From documents to a training and a held-out split: cleaned, de-duplicated, divided by document and by hash.
+"""Split documents into training and held-out text: cleaned, de-duplicated, divided by document and by hash.
 
 A document's side depends on its text alone, so that the same document is on the same side in every subset of
 a corpus. Held-out text must not have been trained on: exact copies are dropped before the split, and the
@@ -21,7 +21,7 @@ HELD_OUT = 0.05
 """Share of the documents that is held out."""
 
 SMALLEST = 4000
-"""Bytes of text below which a corpus cannot be split into anything worth measuring."""
+"""Bytes of text below which a corpus is too small to be split."""
 
 PASSAGES = 400
 """A corpus with too few documents to hold some out is cut into about this many passages first."""
@@ -47,19 +47,19 @@ class SplitPlan:
 
 
 def clean(text: str) -> str:
-    """The text without surrounding white space, with Unix line ends, without the byte 0 (the separator)."""
+    """Return the text without surrounding white space, with Unix line ends, without the byte 0 (the separator)."""
     return text.replace("\r\n", "\n").replace("\0", "").strip()
 
 
 def digest(text: str) -> int:
-    """64 bits of BLAKE2b over the text's UTF-8: its identity for de-duplication and for the split."""
+    """Return 64 bits of BLAKE2b over the text's UTF-8: its identity for de-duplication and for the split."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def plan_split(
     documents: Callable[[], Iterable[Document]], *, name: str, share: float = HELD_OUT
 ) -> SplitPlan:
-    """Reads a corpus once and decides what is held out. `name` is for the errors.
+    """Read a corpus once and decide what is held out. `name` is for the errors.
 
     Raises AllometryError if the corpus is empty or too small to be split.
     """
@@ -83,7 +83,7 @@ def plan_split(
 
 
 def split_documents(documents: Iterable[Document], plan: SplitPlan) -> Iterator[tuple[Split, str]]:
-    """The documents (or passages) that are kept, each with its side, in the order of the corpus."""
+    """Yield the documents (or passages) that are kept, each with its side, in the order of the corpus."""
     seen: set[int] = set()
     for document in documents:
         for text in _pieces(clean(document.text), plan.passage_bytes):
@@ -95,7 +95,7 @@ def split_documents(documents: Iterable[Document], plan: SplitPlan) -> Iterator[
 
 
 def cut(text: str, size: int) -> Iterator[str]:
-    """Passages of `size` to twice that, cut at a blank line, else a line end, else a space; none is lost."""
+    """Yield passages of `size` to twice that, cut at a blank line, else a line end, else a space; none is lost."""
     at = 0
     while len(text) - at > 2 * size:
         end = _boundary(text, at + size, at + 2 * size)
@@ -117,7 +117,7 @@ def _pieces(text: str, size: int | None) -> Iterator[str]:
 
 
 def _survey(documents: Iterable[Document]) -> tuple[dict[int, int], dict[int, Split], int, int]:
-    """Bytes by digest, the splits that the corpus gives, how many copies there are and how many bytes 0."""
+    """Return bytes by digest, the splits that the corpus gives, the number of copies and the number of bytes 0."""
     sizes: dict[int, int] = {}
     given: dict[int, Split] = {}
     duplicates = nul_bytes = 0
@@ -129,7 +129,7 @@ def _survey(documents: Iterable[Document]) -> tuple[dict[int, int], dict[int, Sp
         key = digest(text)
         duplicates += key in sizes
         sizes[key] = len(text.encode())
-        # A text on both sides stays held out: what is measured there must not have been trained on.
+        # A text on both sides stays held out: test text must not have been trained on.
         if document.split and given.get(key) != "test":
             given[key] = document.split
     return sizes, given, duplicates, nul_bytes
@@ -158,7 +158,7 @@ def _passage_split(
     duplicates: int,
     nul_bytes: int,
 ) -> SplitPlan:
-    """For few or very unequal documents: cut them into passages and hold out the first passages by hash."""
+    """Cut few or very unequal documents into passages, and hold out the first passages by hash."""
     size = max(SMALLEST // 20, total // PASSAGES)
     sizes = {
         digest(text): len(text.encode())

@@ -10,14 +10,14 @@ from allometry.errors import AllometryError
 Tokens = npt.NDArray[np.unsignedinteger]
 
 FEWEST = 16
-"""Documents below which a random half says more of the draw than of the documents."""
+"""Minimum number of documents for random halves: with fewer, chance dominates."""
 
 _ORDER = 20_01_08361
 """Seed of the order of blocks: one order for every set, or sets would not be contained in each other."""
 
 
 def first(tokens: Tokens, limit: int | None, block: int = 0, skip: int = 0) -> Tokens:
-    """The first `limit` of `tokens` (1-D array of ids), all of them for None, without the first `skip`.
+    """Return the first `limit` of `tokens` (1-D array of ids), all of them for None, without the first `skip`.
 
     With `block`, the tokens are first cut into blocks of that many, whose order is drawn once and for all: a
     corpus that is sorted by age or topic gives small sets of the same mixture as large ones. Sets of one
@@ -37,7 +37,7 @@ def first(tokens: Tokens, limit: int | None, block: int = 0, skip: int = 0) -> T
 
 
 def documents(tokens: Tokens, separator: int, block: int = 0) -> list[Tokens]:
-    """The documents of `tokens`, each with the separator that ends it; with `block`, blocks of that many
+    """Return the documents of `tokens`, each with the separator that ends it; with `block`, blocks of that many
     tokens instead, the last of them whole.
     """
     if block:
@@ -50,7 +50,7 @@ def documents(tokens: Tokens, separator: int, block: int = 0) -> list[Tokens]:
 
 
 def chosen(count: int, seed: int) -> npt.NDArray[np.bool_]:
-    """Which of `count` documents are in the random half of that seed (count // 2 of them), (count,).
+    """Return which of `count` documents are in the random half of that seed (count // 2 of them), (count,).
 
     AllometryError for fewer than FEWEST documents.
     """

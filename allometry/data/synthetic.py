@@ -25,7 +25,7 @@ from allometry.data.split import Document
 from allometry.errors import AllometryError
 
 _BLOCK = 4096
-"""Documents that are generated side by side."""
+"""Documents that are generated in parallel."""
 
 _FIRST_CHARACTER = 33
 
@@ -46,7 +46,7 @@ class Language:
 
     @classmethod
     def of(cls, numbers: Mapping[str, float]) -> Language:
-        """The language with these fields. Raises AllometryError for a fraction where a count is due."""
+        """Return the language with these fields. Raises AllometryError for a fraction where a count is due."""
         for key, value in numbers.items():
             if key != "exponent" and (value != int(value) or value < 0):
                 raise AllometryError(
@@ -84,7 +84,7 @@ class Language:
         return float((-(p * np.log(p)).sum() + ending) / (1 + q))
 
     def ranking(self) -> npt.NDArray[np.uint8]:
-        """The characters of every context from most to least probable: shape ((symbols + 1)^order, symbols).
+        """Return the characters of every context from most to least probable: shape ((symbols + 1)^order, symbols).
 
         Characters count from 1; 0 in a context stands for what is before the document.
         """
@@ -95,7 +95,7 @@ class Language:
         return (np.argsort(-noisy, axis=1) + 1).astype(np.uint8)
 
     def documents(self) -> Iterator[Document]:
-        """The text, a pure function of the fields."""
+        """Yield the text, a pure function of the fields."""
         generator = np.random.default_rng([self.seed, 1])
         ranking = self.ranking()
         left = self.bytes
@@ -109,7 +109,7 @@ class Language:
     def _generate(
         self, lengths: npt.NDArray[np.int64], ranking: npt.NDArray[np.uint8], generator: np.random.Generator
     ) -> list[npt.NDArray[np.uint8]]:
-        """Documents of these lengths, side by side: the longest first, so that those that ended drop off."""
+        """Generate documents of these lengths in parallel, the longest first, so that those which end come last."""
         sequence = np.argsort(-lengths, kind="stable")
         falling = lengths[sequence]
         text = np.empty((len(lengths), falling[0]), dtype=np.uint8)

@@ -42,7 +42,7 @@ _FORMAT = 1
 
 
 class Tokenizer(Protocol):
-    """What a tokenizer is to the rest: a vocabulary of `n_vocab` ids; the id `separator` ends a document."""
+    """The interface of every tokenizer: a vocabulary of `n_vocab` ids; the id `separator` ends a document."""
 
     @property
     def n_vocab(self) -> int:
@@ -53,10 +53,10 @@ class Tokenizer(Protocol):
         """The id that ends a document; no text contains it."""
 
     def encode(self, text: str) -> npt.NDArray[Any]:
-        """The ids of a text, without separator."""
+        """Return the ids of a text, without separator."""
 
     def decode(self, ids: npt.ArrayLike) -> str:
-        """The text of ids; a separator shows as a blank line, a byte that is not UTF-8 as U+FFFD."""
+        """Return the text of ids; a separator shows as a blank line, a byte that is not UTF-8 as U+FFFD."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class Bytes:
     separator: int = 0
 
     def encode(self, text: str) -> npt.NDArray[np.uint8]:
-        """The bytes of the text."""
+        """Return the bytes of the text."""
         return np.frombuffer(text.encode(), dtype=np.uint8)
 
     def decode(self, ids: npt.ArrayLike) -> str:
-        """The text of the bytes."""
+        """Return the text of the bytes."""
         return np.asarray(ids, dtype=np.uint8).tobytes().decode(errors="replace").replace("\0", "\n\n")
 
 
@@ -85,7 +85,7 @@ class Symbols:
         self._ids = {word: number for number, word in enumerate(words)}
 
     def encode(self, text: str) -> npt.NDArray[np.uint16]:
-        """The ids of the words of the text; AllometryError for a word that is not in the vocabulary."""
+        """Return the ids of the words of the text; AllometryError for a word that is not in the vocabulary."""
         words = text.split()
         if strange := [word for word in words if word not in self._ids]:
             raise AllometryError(
@@ -95,7 +95,7 @@ class Symbols:
         return np.array([self._ids[word] for word in words], dtype=np.uint16)
 
     def decode(self, ids: npt.ArrayLike) -> str:
-        """The words, separated by spaces; each separator ends a line."""
+        """Return the words, separated by spaces; each separator ends a line."""
         shown = (*self.words, "\n")
         return " ".join(shown[number] for number in np.asarray(ids).tolist()).replace(" \n ", "\n")
 
@@ -110,11 +110,11 @@ class BytePairs:
         self._encoding = _encoding(name, ranks)
 
     def encode(self, text: str) -> npt.NDArray[np.uint32]:
-        """The ids of the text; text that looks like the separator is ordinary text."""
+        """Return the ids of the text; text that looks like the separator is ordinary text."""
         return self._encoding.encode_to_numpy(text, disallowed_special=())
 
     def decode(self, ids: npt.ArrayLike) -> str:
-        """The text of the ids."""
+        """Return the text of the ids."""
         return self._encoding.decode(np.asarray(ids).tolist()).replace(_SEPARATOR, "\n\n")
 
 
@@ -132,7 +132,7 @@ def _encoding(name: str, ranks: dict[bytes, int]) -> tiktoken.Encoding:
 
 
 def full_name(tokenizer: str, corpus: str) -> str:
-    """The tokenizer with the corpus that it comes from: "bpe:512" for sotu is "bpe:512@sotu".
+    """Return the tokenizer with the corpus that it comes from: "bpe:512" for sotu is "bpe:512@sotu".
 
     Raises AllometryError for a name that is no tokenizer and for a vocabulary size that BPE cannot have.
     """
@@ -152,7 +152,7 @@ def full_name(tokenizer: str, corpus: str) -> str:
 
 
 def _symbols(corpus: str) -> tuple[str, ...]:
-    """The closed vocabulary of a corpus; AllometryError if it has none."""
+    """Return the closed vocabulary of a corpus; AllometryError if it has none."""
     symbols = corpora.resolve(corpus).symbols
     if not symbols:
         raise AllometryError(
@@ -163,7 +163,7 @@ def _symbols(corpus: str) -> tuple[str, ...]:
 
 
 def vocabulary_size(name: str) -> int:
-    """Ids of the tokenizer with this full name, without loading it."""
+    """Return the number of ids of the tokenizer with this full name, without loading it."""
     head = name.partition("@")[0]
     return {"bytes": 256, "gpt2": 50_257}.get(head) or _vocabulary_size(head)
 
@@ -181,7 +181,7 @@ def _vocabulary_size(head: str) -> int:
 
 
 def identity(name: str) -> Any:
-    """What the ids of the tokenizer with this full name depend on, as JSON."""
+    """Return what the ids of the tokenizer with this full name depend on, as JSON."""
     if not name.startswith(("bpe:", "symbols@")):
         return name
     head, _, trained_on = name.partition("@")
@@ -189,8 +189,7 @@ def identity(name: str) -> Any:
 
 
 def load(name: str, *, cache: Path | None = None, progress: Callable[[str], None] | None = None) -> Tokenizer:
-    """The tokenizer with this full name; a BPE is trained on its corpus's training split if the cache has it
-    not.
+    """Load the tokenizer with this full name; a BPE that the cache lacks is trained on its corpus's training split.
 
     Raises AllometryError if the corpus has too little text for the vocabulary.
     """
@@ -253,12 +252,12 @@ def _training_texts(corpus: str, cache: Path | None) -> Iterator[str]:
 
 
 def _rounded_down(n_vocab: int) -> int:
-    """A vocabulary size with a margin, a power of two where there is one."""
+    """Return a vocabulary size with a margin, a power of two where there is one."""
     return max(SMALLEST_BPE, 1 << (n_vocab.bit_length() - 1)) if n_vocab >= 512 else n_vocab
 
 
 def _ranks_of(path: Path) -> dict[bytes, int]:
-    """The ranks of a byte-level BPE in the format of `tokenizers`: its vocabulary without the separator."""
+    """Return the ranks of a byte-level BPE in the format of `tokenizers`: its vocabulary without the separator."""
     vocabulary = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
     to_byte = {character: byte for byte, character in _byte_characters().items()}
     return {
@@ -267,7 +266,7 @@ def _ranks_of(path: Path) -> dict[bytes, int]:
 
 
 def _byte_characters() -> dict[int, str]:
-    """GPT-2's printable stand-in for each byte: itself if visible in Latin-1, else U+0100 and up in order."""
+    """Return GPT-2's printable stand-in for each byte: itself if visible in Latin-1, else U+0100 and up in order."""
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in visible]
     return {byte: chr(byte) for byte in visible} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}

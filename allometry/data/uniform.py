@@ -1,4 +1,4 @@
-"""Sequences of independent, uniformly drawn symbols: data that can be memorised and nothing else.
+"""Sequences of independent, uniformly drawn symbols: data that can be memorised and not generalised.
 
 Nothing about one sequence says anything about another, so whatever a model knows of its training sequences
 beyond the alphabet it has stored (Morris et al. 2025, "How much do language models memorize?", arXiv
@@ -37,7 +37,7 @@ class Uniform:
 
     @classmethod
     def of(cls, numbers: Mapping[str, float]) -> Uniform:
-        """The source with these fields. AllometryError for one that is no whole number."""
+        """Return the source with these fields. AllometryError for one that is no whole number."""
         for key, value in numbers.items():
             if value != int(value) or value < 0:
                 raise AllometryError(
@@ -84,13 +84,13 @@ class Uniform:
         return math.log(self.symbols) / (self.width + 1)
 
     def drawn(self, split: Split) -> npt.NDArray[np.int64]:
-        """The sequences of a split, (sequences, length)."""
+        """Draw the sequences of a split, (sequences, length)."""
         count = self.sequences if split == "train" else HELD_OUT
         generator = np.random.default_rng([self.seed, int(split == "test")])
         return generator.integers(self.symbols, size=(count, self.length))
 
     def documents(self) -> Iterator[Document]:
-        """The sequences as text, one a document, held-out ones first."""
+        """Yield the sequences as text, one a document, held-out ones first."""
         names = self.names
         splits: tuple[Split, ...] = ("test", "train")
         for split in splits:

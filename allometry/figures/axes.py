@@ -73,7 +73,7 @@ _QUANTITIES = {
 
 
 def quantity(column: str) -> Quantity:
-    """How a column is shown. A column that is not known keeps its own name; `loss_x` is the loss on x."""
+    """Return how a column is shown. A column that is not known keeps its own name; `loss_x` is the loss on x."""
     if column in _QUANTITIES:
         return _QUANTITIES[column]
     if column.startswith("loss_"):
@@ -82,12 +82,12 @@ def quantity(column: str) -> Quantity:
 
 
 def capital(text: str) -> str:
-    """The text with its first letter in upper case, the rest as it is."""
+    """Return the text with its first letter in upper case, the rest as it is."""
     return text[:1].upper() + text[1:]
 
 
 def log_axis(column: str, *, scale: str, title: str | None = None, labels: bool = True) -> alt.Axis:
-    """An axis for a logarithmic scale: decades stand out, and as many more labels as the visible range
+    """Make an axis for a logarithmic scale: decades stand out, and as many more labels as the visible range
     asks for.
 
     `scale` is the scale's name in the compiled chart ("x" or "y"; "concat_0_y" in a chart above
@@ -111,44 +111,42 @@ def log_axis(column: str, *, scale: str, title: str | None = None, labels: bool 
 
 
 def log_x(column: str, *, scale: str = "x", title: str | None = None, labels: bool = True) -> alt.X:
-    """A logarithmic horizontal position of `column`."""
+    """Make a logarithmic horizontal position of `column`."""
     axis = log_axis(column, scale=scale, title=title, labels=labels)
     return alt.X(f"{escape(column)}:Q", scale=alt.Scale(type="log", nice=False, padding=14), axis=axis)
 
 
 def log_y(column: str, *, scale: str = "y", title: str | None = None) -> alt.Y:
-    """A logarithmic vertical position of `column`."""
+    """Make a logarithmic vertical position of `column`."""
     axis = log_axis(column, scale=scale, title=title)
     return alt.Y(f"{escape(column)}:Q", scale=alt.Scale(type="log", nice=False, padding=12), axis=axis)
 
 
 def linear_y(column: str, *, title: str, kind: Kind = "percent") -> alt.Y:
-    """A linear vertical position of `column`, such as a residual in percent."""
+    """Make a linear vertical position of `column`, such as a residual in percent."""
     axis = alt.Axis(title=title, format=_FORMATS[kind], labelExpr=_LABELS[kind], tickCount=5)
     return alt.Y(f"{escape(column)}:Q", scale=alt.Scale(zero=False, padding=10), axis=axis)
 
 
 def tooltip(column: str, title: str | None = None, kind: Kind | None = None) -> alt.Tooltip:
-    """A number in a tooltip, with digits that fit its kind."""
+    """Show a number in a tooltip, with digits that fit its kind."""
     return alt.Tooltip(
         f"{escape(column)}:Q", title=title or column, format=_TOOLTIPS[kind or quantity(column).kind]
     )
 
 
 def text_tooltip(column: str, title: str | None = None) -> alt.Tooltip:
-    """A text in a tooltip."""
+    """Show a text in a tooltip."""
     return alt.Tooltip(f"{escape(column)}:N", title=title or column)
 
 
 def legend(column: str, *, title: str | None = None) -> alt.Legend:
-    """A legend that writes its numbers as the axes do."""
+    """Make a legend that writes its numbers as the axes do."""
     shown = quantity(column)
     short = {"N": "N", "D": "D", "C": "C", "budget": "C"}.get(column, capital(shown.name))
     return alt.Legend(title=title or short, format=_FORMATS[shown.kind], labelExpr=_LABELS[shown.kind])
 
 
 def escape(column: str) -> str:
-    """A column name as Altair's shorthand and Vega-Lite's field names want it: dots, brackets and
-    colons escaped.
-    """
+    """Escape a column name for Altair's shorthand and Vega-Lite's field names: dots, brackets and colons."""
     return "".join("\\" + c if c in ".[]:\\" else c for c in column)

@@ -13,9 +13,9 @@ VALUES = ["effect", "low", "high"]
 
 
 def effects(table: pd.DataFrame, *, name: str, title: str, x_title: str, caption: str) -> Figure:
-    """`effect` (per cent) of each `dial` with `low` and `high`, in the order of the table; `kind` ("dial" or
-    "interaction") is the colour. Drawn as factors on a logarithmic axis, on which a half is as far from
-    nothing as the double. Raises AllometryError for missing columns or where nothing is left.
+    """Draw `effect` (per cent) of each `dial` with `low` and `high`, in the order of the table; `kind`
+    ("dial" or "interaction") is the colour. Drawn as factors on a logarithmic axis, on which a half is as far
+    from nothing as the double. Raises AllometryError for missing columns or where nothing is left.
     """
     frames.require(table, ["dial", "kind", *VALUES], title)
     kept = table.dropna(subset=VALUES)
@@ -47,6 +47,6 @@ def effects(table: pd.DataFrame, *, name: str, title: str, x_title: str, caption
 
 
 def _short(dial: str) -> str:
-    """The first of a group's interactions and how many more there are, where names would fill the figure."""
+    """Shorten a group's interactions to the first and how many more there are, where names would fill the figure."""
     first, *others = dial.split(" = ")
     return f"{first}, {len(others)} more" if others else first

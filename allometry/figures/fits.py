@@ -27,7 +27,7 @@ def fit_figure(
     title: str | None = None,
     caption: str | None = None,
 ) -> Figure:
-    """The data of a `FitResult`, its law with the confidence band, and the relative residuals, against
+    """Draw the data of a `FitResult`, its law with the confidence band, and the relative residuals, against
     the input `x`.
 
     Without `x`, the input with most distinct values is taken. If there are others, the points are
@@ -55,14 +55,14 @@ def fit_figure(
 
 
 def fit_chart(fit: Any, *, x: str | None = None, level: float = 0.95) -> alt.TopLevelMixin:
-    """The chart of `fit_figure`: what a notebook shows of a fit."""
+    """Return the chart of `fit_figure`: what a notebook shows of a fit."""
     return fit_figure(fit, x=x, level=level).chart
 
 
 def _single(
     fit: Any, table: pd.DataFrame, x: str, y: str, level: float
 ) -> tuple[alt.LayerChart, alt.LayerChart]:
-    """A law of one varying input: a line with its band."""
+    """Draw a law of one varying input: a line with its band."""
     grid = _grid(fit, table, x)
     line = frames.evaluate(fit, grid, y, level).assign(series=frames.label_of(fit))
     position = log_x(x, labels=False), log_y(y, scale=_STACKED_Y)
@@ -78,9 +78,7 @@ def _single(
 def _by_group(
     fit: Any, table: pd.DataFrame, x: str, y: str, others: Sequence[str]
 ) -> tuple[alt.LayerChart, alt.LayerChart]:
-    """A law of several: one line for each combination of the other inputs, coloured by the first of
-    them.
-    """
+    """Draw a law of several inputs: one line for each combination of the others, coloured by the first of them."""
     groups = [(_grid(fit, group, x), i) for i, (_, group) in enumerate(table.groupby(list(others)))]
     lines = pd.concat([grid.assign(group=i, **{y: frames.predicted(fit, grid)}) for grid, i in groups])
     position = log_x(x, labels=False), log_y(y, scale=_STACKED_Y)
@@ -94,7 +92,7 @@ def _by_group(
 
 
 def _grid(fit: Any, group: pd.DataFrame, x: str) -> pd.DataFrame:
-    """Log-spaced x over the group's range; every other input as it is in the whole group."""
+    """Return log-spaced x over the group's range; every other input as it is in the whole group."""
     grid = pd.DataFrame({x: frames.log_grid(group[x])})
     for other in fit.law.inputs:
         if other != x:

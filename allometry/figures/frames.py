@@ -31,7 +31,7 @@ def require(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:
 
 
 def finite(frame: pd.DataFrame, columns: Sequence[str], what: str) -> pd.DataFrame:
-    """The rows whose `columns` are positive and finite: what a logarithmic axis can show.
+    """Return the rows whose `columns` are positive and finite: what a logarithmic axis can show.
 
     Raises AllometryError for missing columns, or where no row is left.
     """
@@ -43,8 +43,8 @@ def finite(frame: pd.DataFrame, columns: Sequence[str], what: str) -> pd.DataFra
 
 
 def seed_means(runs: pd.DataFrame, by: Sequence[str], y: str) -> pd.DataFrame:
-    """One row per setting `by`: the mean of `y` over its runs, their standard deviation `sd` and number
-    `n`.
+    """Return one row per setting `by`: the mean of `y` over its runs, their standard deviation `sd` and
+    number `n`.
 
     Columns: by, y, sd, low, high (mean ± sd; NaN where there is one run), n, runs (their ids, where known).
     """
@@ -58,7 +58,7 @@ def seed_means(runs: pd.DataFrame, by: Sequence[str], y: str) -> pd.DataFrame:
 
 
 def thin(curves: pd.DataFrame, x: str, *, points: int = 48) -> pd.DataFrame:
-    """At most `points` rows of each run, evenly spread over log x; the last one is always kept."""
+    """Keep at most `points` rows of each run, evenly spread over log x; the last one is always kept."""
     if curves.empty:
         return curves
 
@@ -75,13 +75,13 @@ def thin(curves: pd.DataFrame, x: str, *, points: int = 48) -> pd.DataFrame:
 
 
 def log_grid(values: pd.Series, *, beyond: float = 1.15, points: int = GRID) -> np.ndarray[Any, Any]:
-    """Log-spaced values over the range of `values`, and a factor `beyond` further on both sides."""
+    """Return log-spaced values over the range of `values`, and a factor `beyond` further on both sides."""
     low, high = float(values.min()) / beyond, float(values.max()) * beyond
     return np.geomspace(low, high, points)
 
 
 def evaluate(fit: Any, inputs: pd.DataFrame, y: str, level: float = 0.95) -> pd.DataFrame:
-    """`inputs` with the fit's value in column `y` and its interval in `low` and `high` (NaN where it
+    """Return `inputs` with the fit's value in column `y` and its interval in `low` and `high` (NaN where it
     has none).
 
     `fit` is a `FitResult` (columns are read as in the fit), or a power law along a frontier: of the
@@ -100,7 +100,7 @@ def evaluate(fit: Any, inputs: pd.DataFrame, y: str, level: float = 0.95) -> pd.
 
 
 def predicted(fit: Any, frame: pd.DataFrame, *, x: str | None = None) -> np.ndarray[Any, Any]:
-    """The fit's value for each row of `frame`; a frontier's power law reads the column `x` (default:
+    """Return the fit's value for each row of `frame`; a frontier's power law reads the column `x` (default:
     its own).
     """
     if hasattr(fit, "law"):
@@ -109,18 +109,18 @@ def predicted(fit: Any, frame: pd.DataFrame, *, x: str | None = None) -> np.ndar
 
 
 def input_columns(fit: Any) -> list[str]:
-    """The columns of a table of runs that a `FitResult` reads its law's inputs from."""
+    """Return the columns of a table of runs that a `FitResult` reads its law's inputs from."""
     texts = [str(fit.columns.get(symbol, symbol)) for symbol in fit.law.inputs]
     return list(dict.fromkeys(word for text in texts for word in re.findall(r"[^\W\d]\w*", text)))
 
 
 def label_of(fit: Any) -> str:
-    """What a legend calls a fit: the law's title, or the formula of a line."""
+    """Return the name of a fit in a legend: the law's title, or the formula of a line."""
     return str(fit.law.title) if hasattr(fit, "law") else str(fit.formula).replace("^-", "^−")
 
 
 def through_centre(points: pd.DataFrame, x: str, y: str, slopes: Mapping[str, float]) -> pd.DataFrame:
-    """Straight log-log lines of given slopes through the centre of the data: columns series, x, y.
+    """Return straight log-log lines of given slopes through the centre of the data: columns series, x, y.
 
     A paper's law is compared by its slope: its constants depend on the vocabulary and the corpus.
     """
@@ -136,9 +136,7 @@ def through_centre(points: pd.DataFrame, x: str, y: str, slopes: Mapping[str, fl
 
 
 def count_note(runs: pd.DataFrame) -> str:
-    """Such as "36 runs: 8 sizes, 5 horizons, 4 seeds at N = 25.3k": what a caption must say of its
-    evidence.
-    """
+    """Count runs and settings for a caption, such as "36 runs: 8 sizes, 5 horizons, 4 seeds at N = 25.3k"."""
     from allometry.units import format_count
 
     number = runs["run"].nunique() if "run" in runs else len(runs)

@@ -32,7 +32,7 @@ def isoflop(
     title: str | None = None,
     caption: str | None = None,
 ) -> Figure:
-    """`y` against `x` along slices of equal `budget`, coloured by it.
+    """Draw `y` against `x` along slices of equal `budget`, coloured by it.
 
     `points` has columns x, y, budget (the slice's nominal compute); `smooth` has the same three,
     densely along x: the parabola or interpolation of each slice (`valleys` makes it); `optima` has one
@@ -67,9 +67,7 @@ def isoflop(
 
 
 def isoflop_slices(result: Any, *, name: str = "isoflop-slices", title: str | None = None) -> Figure:
-    """The slices behind an `IsoflopResult`, with the valley that its method puts through each, and the
-    optima.
-    """
+    """Draw the slices behind an `IsoflopResult`, with the curve that its method puts through each, and the optima."""
     used = result.table[result.table["used"]] if "used" in result.table else result.table
     optima = used.rename(columns={"N_opt": "N", "N_opt_low": "low", "N_opt_high": "high"})
     kept = [c for c in ("C", "N", "loss", "low", "high") if c in optima]
@@ -79,7 +77,8 @@ def isoflop_slices(result: Any, *, name: str = "isoflop-slices", title: str | No
 def valleys(
     points: pd.DataFrame, method: str = "akima", *, x: str = "N", y: str = "loss", budget: str = "C"
 ) -> pd.DataFrame:
-    """A smooth line through each slice, dense in `x`: Akima's interpolation or a parabola, both in log-log.
+    """Return a smooth line through each slice, dense in `x`: Akima's interpolation or a parabola, both in
+    log-log.
 
     A slice with fewer than three sizes has none. Raises AllometryError for an unknown method.
     """

@@ -35,9 +35,7 @@ class Colour:
 def ordered_colour(
     values: pd.Series, column: str, *, opacity: float = 1.0, title: str | None = None
 ) -> Colour:
-    """Colour by an ordered column: one step of the ramp a value and a clickable legend, or a continuous
-    ramp.
-    """
+    """Colour by an ordered column: one step of the ramp per value and a clickable legend, or a continuous ramp."""
     distinct = sorted(values.dropna().unique().tolist())
     if len(distinct) > DISTINCT:
         scale, kind, params = alt.Scale(type="log", range="ramp"), "Q", ()
@@ -66,7 +64,7 @@ def points(
     size: float = 46,
     shape: str = "circle",
 ) -> alt.Chart:
-    """Measured points, with a tooltip each."""
+    """Draw measured points, with a tooltip each."""
     mark = alt.Chart(table).mark_point(style=style, clip=True, filled=style != "halo", size=size, shape=shape)
     encoded = mark.encode(x=x, y=y, tooltip=list(tips))
     return encoded if colour is None else encoded.encode(color=colour.encoding, opacity=colour.opacity)
@@ -75,7 +73,7 @@ def points(
 def intervals(
     table: pd.DataFrame, x: alt.X, low: str, high: str, y: alt.Y, *, style: str = "errorbar"
 ) -> alt.Chart:
-    """Vertical bars from `low` to `high`; rows without an interval are left out."""
+    """Draw vertical bars from `low` to `high`; rows without an interval are left out."""
     known = table.dropna(subset=[low, high])
     position = y.copy(deep=True)
     position.shorthand = f"{escape(low)}:Q"
@@ -83,7 +81,7 @@ def intervals(
 
 
 def band(table: pd.DataFrame, x: alt.X, y: alt.Y, *, style: str = "band") -> alt.Chart:
-    """The area between the columns `low` and `high`."""
+    """Draw the area between the columns `low` and `high`."""
     known = table.dropna(subset=["low", "high"])
     position = y.copy(deep=True)
     position.shorthand = "low:Q"
@@ -100,7 +98,7 @@ def lines(
     width: float = 2,
     style: str | None = None,
 ) -> alt.Chart:
-    """Lines, one for each combination of the columns `detail`, drawn in the order of x."""
+    """Draw lines, one for each combination of the columns `detail`, drawn in the order of x."""
     mark = {"style": style} if style else {"strokeWidth": width}
     drawn = alt.Chart(table).mark_line(clip=True, **mark).encode(x=x, y=y)
     if detail:
@@ -118,7 +116,7 @@ def series(
     detail: Sequence[str] = (),
     pick: bool = True,
 ) -> alt.Chart:
-    """Named lines (column `series`), told apart by dash and colour in one legend above the plot, which
+    """Draw named lines (column `series`), told apart by dash and colour in one legend above the plot, which
     highlights.
 
     `coloured=False` leaves the colour to another scale: then the dash alone says which law it is.
@@ -145,14 +143,14 @@ def series(
 
 
 def hover(table: pd.DataFrame, x: alt.X, y: alt.Y, *, tips: Sequence[alt.Tooltip]) -> alt.Chart:
-    """Invisible points over a line, so that each of its values can be read."""
+    """Put invisible points over a line, so that each of its values can be read."""
     return alt.Chart(table).mark_point(clip=True, size=60, opacity=0).encode(x=x, y=y, tooltip=list(tips))
 
 
 def horizontal_intervals(
     table: pd.DataFrame, position: tuple[alt.X, alt.Y], low: str, high: str, *, style: str = "errorbar"
 ) -> alt.Chart:
-    """Horizontal bars from `low` to `high`; rows without an interval are left out."""
+    """Draw horizontal bars from `low` to `high`; rows without an interval are left out."""
     known = table.dropna(subset=[low, high])
     x = position[0].copy(deep=True)
     x.shorthand = f"{escape(low)}:Q"
@@ -162,7 +160,7 @@ def horizontal_intervals(
 
 
 def zero_line() -> alt.Chart:
-    """A horizontal line at zero."""
+    """Draw a horizontal line at zero."""
     return alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(style="guide", clip=True).encode(y="zero:Q")
 
 
@@ -176,7 +174,7 @@ def category_points(
     tips: Sequence[alt.Tooltip],
     holds: bool = True,
 ) -> alt.Chart:
-    """Points of named groups, told apart by colour and shape in one legend above the plot, which
+    """Draw points of named groups, told apart by colour and shape in one legend above the plot, which
     highlights.
 
     `holds=False` in the second plot of a stack: it follows the legend of the first.
@@ -200,7 +198,7 @@ def compose(
     name: str = "zoom",
     holder: alt.Chart | None = None,
 ) -> alt.LayerChart:
-    """Layers as one plot that fills its container's width and zooms and drags on both axes; empty ones
+    """Join layers to one plot that fills its container's width and zooms and drags on both axes; empty ones
     are left out.
 
     `holder` is the layer that holds the selections (default: the first): it must have both positions,
@@ -223,7 +221,7 @@ def _zoom(name: str) -> alt.Parameter:
 
 
 def stack(*plots: alt.LayerChart, width: int = 560, share_x: bool = True) -> alt.VConcatChart:
-    """Plots above each other, on one horizontal axis or on two.
+    """Put plots above each other, on one horizontal axis or on two.
 
     A stack has a width in pixels, since only single plots can fill their container; the report sets it
     by script.
@@ -234,8 +232,8 @@ def stack(*plots: alt.LayerChart, width: int = 560, share_x: bool = True) -> alt
 
 
 def run_tips(table: pd.DataFrame, *columns: str) -> list[alt.Tooltip]:
-    """Tooltips for those of `columns` that `table` has: numbers as the axes write them, everything else
-    as text.
+    """Return tooltips for those of `columns` that `table` has: numbers as the axes write them, everything
+    else as text.
     """
     present = [column for column in columns if column in table]
     return [

@@ -35,7 +35,7 @@ def learning_curves(
     title: str | None = None,
     caption: str | None = None,
 ) -> Figure:
-    """Every run's curve of `y` against `x`, coloured by a column of its run, on logarithmic axes.
+    """Draw every run's curve of `y` against `x`, coloured by a column of its run, on logarithmic axes.
 
     `curves` has columns run, x, y; `runs` has run and `colour`. `frontier` has columns x and y
     (`laws.envelope.frontier` gives it), `fit` is a law of x alone fitted to it, or its power law. Each
@@ -75,7 +75,7 @@ def _frontier(
     label: str | None,
     level: float,
 ) -> list[Any]:
-    """The envelope and its law as lines that a legend names, the law with its band."""
+    """Draw the envelope and its law as lines that a legend names, the law with its band."""
     if frontier is None:
         return []
     best = frames.finite(frontier, [x, y], "the frontier").sort_values(x)[[x, y]]

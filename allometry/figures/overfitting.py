@@ -22,8 +22,8 @@ def train_and_test(
     title: str = "Training and test loss while training",
     caption: str | None = None,
 ) -> Figure:
-    """One colour a set (`unique` tokens, a column of `runs`): test loss as a line, training loss dashed, and
-    a mark at `stop`, the update with the best test loss.
+    """Draw each set (`unique` tokens, a column of `runs`) in one colour: test loss as a line, training loss
+    dashed, and a mark at `stop`, the update with the best test loss.
 
     `curves` has the columns run, step, loss and train_loss. Raises AllometryError for missing columns, or
     where no curve can be drawn.
@@ -56,8 +56,10 @@ def _test(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def _training(curves: pd.DataFrame) -> pd.DataFrame:
-    """Training loss is a mean since the evaluation before: it belongs to the step in the middle, and the
-    first one, which begins with an untrained model, to none."""
+    """Move training losses to the steps that they belong to. A training loss is a mean since the evaluation
+    before: it belongs to the step in the middle, and the first one, which begins with an untrained model, to
+    none.
+    """
     ordered = curves.sort_values(["run", "step"])
     before = ordered.groupby("run")["step"].shift()
     shown = ordered.assign(step=(before + ordered["step"]) / 2).dropna(subset=["step"])

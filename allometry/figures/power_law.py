@@ -31,8 +31,8 @@ def power_law(
     title: str | None = None,
     caption: str | None = None,
 ) -> Figure:
-    """`y` against `x` in log-log: points, the fitted law with its confidence band, and papers' slopes
-    to compare with.
+    """Draw `y` against `x` in log-log: points, the fitted law with its confidence band, and papers' slopes to
+    compare with.
 
     Runs with the same x are one point: their mean, with a bar of one standard deviation on both sides;
     where the table has intervals of its own (an optimum, say), `low` and `high` name their columns.
@@ -85,7 +85,7 @@ def _named_lines(
     level: float,
     beyond: float,
 ) -> pd.DataFrame:
-    """The fitted line and the papers' slopes, as rows series, x, y; the fit first, so that it has the
+    """Return the fitted line and the papers' slopes, as rows series, x, y; the fit first, so that it has the
     first colour.
     """
     parts = []

@@ -23,7 +23,7 @@ def predictions(
     title: str | None = None,
     caption: str | None = None,
 ) -> Figure:
-    """Measured against predicted loss with prediction intervals, and below it the error of each in
+    """Draw measured against predicted loss with prediction intervals, and below it the error of each in
     percent against `x`.
 
     `table` has a row a prediction: run, predicted, low, high, measured, and x (or N and D, whence C =
@@ -60,7 +60,7 @@ def _prepared(table: pd.DataFrame, x: str, what: str) -> pd.DataFrame:
 
 
 def _against(both: pd.DataFrame, kinds: list[str], tips: list[alt.Tooltip]) -> alt.LayerChart:
-    """Predicted against measured, with the diagonal on which a perfect prediction lies."""
+    """Draw predicted against measured, with the diagonal on which a perfect prediction lies."""
     x = log_x("measured", scale="concat_0_x", title="Measured test loss (nats per token)")
     y = log_y("predicted", scale="concat_0_y", title="Predicted test loss")
     values = both[["predicted", "measured"]].to_numpy(dtype=float)
@@ -72,7 +72,7 @@ def _against(both: pd.DataFrame, kinds: list[str], tips: list[alt.Tooltip]) -> a
 
 
 def _errors(both: pd.DataFrame, kinds: list[str], tips: list[alt.Tooltip], column: str) -> alt.LayerChart:
-    """The error of each prediction, and its interval about zero, against the run's size."""
+    """Draw the error of each prediction, and its interval about zero, against the run's size."""
     x = log_x(column, scale="concat_1_x")
     y = linear_y("residual_percent", title="Measured / predicted − 1")
     known = _with_bounds(both)

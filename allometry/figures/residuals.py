@@ -28,7 +28,7 @@ def residuals(
     title: str | None = None,
     caption: str | None = None,
 ) -> Figure:
-    """Measured over fitted `y`, minus one, in percent against `x`, one colour and shape a law.
+    """Draw measured over fitted `y`, minus one, in percent against `x`, one colour and shape a law.
 
     `fits` maps a label to a `FitResult` whose inputs are columns of `runs`. `noise` is the relative
     standard deviation between seeds (0.003 is 0.3 %): the band spans twice that on both sides of zero,
@@ -53,7 +53,7 @@ def residuals(
 
 
 def of_fit(table: pd.DataFrame, y: str, fitted: Any) -> pd.DataFrame:
-    """`table` with columns `fitted` and `residual_percent`."""
+    """Return `table` with columns `fitted` and `residual_percent`."""
     values = np.asarray(fitted, dtype=float)
     return table.assign(fitted=values, **{RESIDUAL: 100 * (table[y].to_numpy(dtype=float) / values - 1)})
 

@@ -37,7 +37,7 @@ def several(
     caption: str,
     height: int = 360,
 ) -> Figure:
-    """`y` against `x` for each value of the column `series`, x logarithmic.
+    """Draw `y` against `x` for each value of the column `series`, x logarithmic.
 
     `points` and `lines` have the columns series, x and y; where they have `low` and `high`, points get bars
     and lines a band. A name that has both keeps its colour. Further columns go into the table under the
@@ -71,7 +71,7 @@ def several(
 
 
 def _kept(table: pd.DataFrame | None, positive: Sequence[str], x: str, y: str, what: str) -> pd.DataFrame:
-    """The rows that can be drawn; an empty table with the columns needed where there is none."""
+    """Return the rows that can be drawn; an empty table with the columns needed where there is none."""
     if table is None or not len(table):
         return pd.DataFrame({"series": [], x: [], y: []})
     frames.require(table, ["series", x, y], what)
@@ -87,12 +87,12 @@ def _colour(channel: type, names: Sequence[str], shown: Sequence[str], field: st
 
 
 def _domain(names: Sequence[str], field: str) -> list[str]:
-    """All names; for points and a blank one, since legends of equal domains would be merged into one."""
+    """Return all names; for points and a blank one, since legends of equal domains would be merged into one."""
     return [*names, ""] if field == "measured" else list(names)
 
 
 def _key(shown: Sequence[str], field: str) -> alt.Legend | None:
-    """A legend of lines, or of points."""
+    """Make a legend of lines, or of points."""
     if not shown:
         return None
     symbol = (
@@ -129,7 +129,7 @@ def _lines(table: pd.DataFrame, where: tuple[alt.X, alt.Y], names: list[str]) ->
 def _points(
     table: pd.DataFrame, where: tuple[alt.X, alt.Y], names: list[str], told: set[str]
 ) -> list[alt.Chart]:
-    """Points with their bars; the legend names those that no line names (`told`)."""
+    """Draw points with their bars; the legend names those that no line names (`told`)."""
     if not len(table):
         return []
     own = [name for name in dict.fromkeys(table["series"]) if name not in told]

@@ -34,7 +34,7 @@ def steps(
     title: str,
     caption: str,
 ) -> Figure:
-    """`value` with its interval for each row of `table`, in the table's order from top to bottom.
+    """Draw `value` with its interval for each row of `table`, in the table's order from top to bottom.
 
     `published` is a column with a paper's values, drawn where it has them under its own name; `reference` are
     values drawn as vertical lines, which the caption must name. Raises AllometryError for missing columns, or
@@ -66,7 +66,7 @@ def _x(column: str, title: str) -> alt.X:
 def _measured(
     rows: pd.DataFrame, y: alt.Y, value: str, low: str, high: str, title: str, published: str | None
 ) -> list[alt.Chart]:
-    """Ours with its bar, and the paper's beside it, in one legend."""
+    """Draw our value with its bar, and the paper's beside it, in one legend."""
     tips = layers.run_tips(rows, *map(str, rows.columns[:8]))
     parts = [rows.assign(who=OURS, at=rows[value])]
     if published is not None:
@@ -78,6 +78,6 @@ def _measured(
 
 
 def _references(reference: Sequence[float], title: str) -> alt.Chart:
-    """A vertical line at each value."""
+    """Draw a vertical line at each value."""
     table = pd.DataFrame({"reference": list(reference)})
     return alt.Chart(table).mark_rule(style="guide", clip=True).encode(x=_x("reference", title))

@@ -29,7 +29,7 @@ def surface(
     title: str | None = None,
     caption: str | None = None,
 ) -> Figure:
-    """`y` against `x`, one colour for each value of `colour`, with each fitted law as lines of its own
+    """Draw `y` against `x`, one colour for each value of `colour`, with each fitted law as lines of its own
     dash.
 
     `fits` maps what the legend says to a `FitResult` that reads its inputs from `runs`: from x, colour,
@@ -71,7 +71,7 @@ def surface(
 
 
 def _law_lines(fit: Any, table: pd.DataFrame, x: str, y: str, colour: str, beyond: float) -> pd.DataFrame:
-    """The law along x for each value of `colour`; its other inputs must not vary within a colour."""
+    """Return the law along x for each value of `colour`; its other inputs must not vary within a colour."""
     others = [name for name in frames.input_columns(fit) if name not in (x, colour)]
     lines = []
     for value, group in table.groupby(colour):

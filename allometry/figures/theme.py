@@ -54,16 +54,14 @@ _PALETTES: dict[Mode, dict[str, Any]] = {
 
 
 def palette(mode: Mode) -> dict[str, Any]:
-    """The colours of a mode: paper, ink, muted, grid, accent, category (a list) and ramp (a Vega
-    scheme).
-    """
+    """Return the colours of a mode: paper, ink, muted, grid, accent, category (a list) and ramp (a Vega scheme)."""
     if mode not in _PALETTES:
         raise AllometryError(f"unknown mode {mode!r}", hint="a chart is 'light' or 'dark'")
     return _PALETTES[mode]
 
 
 def config(mode: Mode = "light") -> dict[str, Any]:
-    """The Vega-Lite configuration of a mode, with the named styles that the charts of this package use."""
+    """Return the Vega-Lite configuration of a mode, with the named styles that the charts of this package use."""
     colours = palette(mode)
     ink, muted, grid = colours["ink"], colours["muted"], colours["grid"]
     return {
@@ -143,7 +141,7 @@ def enable(mode: Mode = "light") -> None:
 
 
 def specification(chart: alt.TopLevelMixin | Figure, *, width: int | None = None) -> dict[str, Any]:
-    """The chart's Vega-Lite specification as plain JSON, without a theme.
+    """Return the chart's Vega-Lite specification as plain JSON, without a theme.
 
     With `width` (pixels), a chart that would fill its container gets that width: what is not a page has
     no container.
@@ -160,7 +158,7 @@ def specification(chart: alt.TopLevelMixin | Figure, *, width: int | None = None
 
 
 def svg(chart: alt.TopLevelMixin | Figure, *, mode: Mode = "light", width: int = WIDTH) -> str:
-    """The chart as SVG text."""
+    """Return the chart as SVG text."""
     import vl_convert
 
     return str(
@@ -212,7 +210,7 @@ _GLOBALS = "window.vegaEmbed = vegaEmbed;"
 
 @cache
 def runtime() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script: once for all charts of a page.
+    """Return Vega, Vega-Lite and Vega-Embed as one script: once for all charts of a page.
 
     Bundling takes seconds, so the script is kept in the cache folder, under the versions that it was
     made by.
@@ -235,7 +233,7 @@ def runtime() -> str:
 
 @cache
 def vegalite() -> str:
-    """The Vega-Lite version that the installed Altair writes, as vl-convert names it, such as "6.4"."""
+    """Return the Vega-Lite version that the installed Altair writes, as vl-convert names it, such as "6.4"."""
     import altair as alt
 
     return ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])

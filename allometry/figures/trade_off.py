@@ -25,7 +25,7 @@ def trade_off(
     title: str = "Tokens against updates at fixed losses",
     caption: str | None = None,
 ) -> Figure:
-    """One colour a target loss: the steps S and tokens E of each batch, and the fitted hyperbola.
+    """Draw each target loss in one colour: the steps S and tokens E of each batch, and the fitted hyperbola.
 
     `targets` has the columns loss, S, E and B; `fit` gives S_min and E_min at the same losses. Raises
     AllometryError for missing columns or an empty table.
@@ -47,7 +47,7 @@ def trade_off(
 
 
 def _hyperbolas(table: pd.DataFrame, fit: CriticalBatch) -> pd.DataFrame:
-    """S = S_min + E_min/B over a little more than the batches tried (Kaplan et al. 2020, eq. 5.1)."""
+    """Return S = S_min + E_min/B over a little more than the batches tried (Kaplan et al. 2020, eq. 5.1)."""
     B = frames.log_grid(table["E"] / table["S"], beyond=2.0)
     found = fit.table[fit.table["loss"].isin(table["loss"])]
     lines = found[["loss", "S_min", "E_min"]].merge(pd.DataFrame({"B": B}), how="cross")

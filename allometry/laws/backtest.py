@@ -50,7 +50,8 @@ class Backtest:
         return str(self.scores["law"].iloc[0])
 
     def forecast(self, points: pd.DataFrame | Mapping[str, Any], level: float = 0.95) -> Forecast:
-        """The laws' predictions at new points, combined by their record here (see `combine`).
+        """Return the laws' predictions at new points, combined by their errors in this back-test (see
+        `combine`).
 
         `points` holds the laws' inputs as columns. The interval covers the laws' own uncertainty, their
         disagreement, and how far off such forecasts were in this back-test.
@@ -59,7 +60,7 @@ class Backtest:
         return combine(self.fits, weights, self.predictions, points, level)
 
     def report(self) -> str:
-        """The ranking as text."""
+        """Return the ranking as text."""
         cuts = ", ".join(f"{c:.3g}" for c in self.cuts)
         lines = [f"back-test by {self.by}: fitted up to {cuts}, predicted the rest", _HEAD]
         for _, row in self.scores.iterrows():
@@ -73,7 +74,7 @@ class Backtest:
         return "\n".join(lines + [f"  failed: {f}" for f in self.failures])
 
     def to_dict(self) -> dict[str, Any]:
-        """Scores, cuts and failures as plain JSON."""
+        """Return scores, cuts and failures as plain JSON."""
         rows = [
             {k: plain(v) if isinstance(v, float) else v for k, v in row.items()}
             for row in self.scores.to_dict("records")
@@ -145,7 +146,7 @@ def backtest(
 
 
 def _order(frame: pd.DataFrame, columns: Mapping[str, str] | None, by: str) -> pd.Series:
-    """The values of `by` with the index of the table."""
+    """Return the values of `by` with the index of the table."""
     if by == "C":
         return read_runs(frame, columns).table["C"]
     probe = Law(name="order", title="order", expression=by, inputs={by: by}, parameters=(), source="")
@@ -153,7 +154,7 @@ def _order(frame: pd.DataFrame, columns: Mapping[str, str] | None, by: str) -> p
 
 
 def _thresholds(order: pd.Series, cuts: Sequence[float]) -> list[float]:
-    """Values of `by`, ascending, each leaving rows on both sides."""
+    """Return the values of `by`, ascending, each leaving rows on both sides."""
     values = np.sort(order.to_numpy(float))
     found = {float(np.quantile(values, c, method="lower")) if 0 < c < 1 else float(c) for c in cuts}
     usable = sorted(t for t in found if values[0] <= t < values[-1])
@@ -169,7 +170,7 @@ def _thresholds(order: pd.Series, cuts: Sequence[float]) -> list[float]:
 def _held_out(
     full: FitResult, table: pd.DataFrame, cost: Array, threshold: float, bootstrap: int, seed: int
 ) -> pd.DataFrame:
-    """One law, one cut: what was predicted of each held-out run."""
+    """Predict the held-out runs of one cut from one law fitted to the others: a row per run."""
     train, test = table[cost <= threshold], table[cost > threshold]
     if not len(test):
         raise AllometryError("no usable row lies beyond the cut")
@@ -190,7 +191,7 @@ def _held_out(
 
 
 def _scores(predictions: pd.DataFrame, fits: dict[str, FitResult], cuts: int) -> pd.DataFrame:
-    """One row a law; a law that failed at a cut ranks behind those that did not."""
+    """Return one row per law; a law that failed at a cut ranks behind those that did not."""
     weights = weigh(predictions)
     aic = {name: _aic(result) for name, result in fits.items()}
     lowest = min(aic.values())
@@ -220,7 +221,7 @@ def _coverage(part: pd.DataFrame, level: int) -> float:
 
 
 def _aic(result: FitResult) -> float:
-    """Akaike's criterion of Gaussian residuals with the small-sample term (AICc)."""
+    """Return Akaike's criterion of Gaussian residuals with the small-sample term (AICc)."""
     n, k = len(result.residuals), len(result.free) + 1
     return float(2 * n * np.log(max(result.rms, 1e-12)) + 2 * k + 2 * k * (k + 1) / max(n - k - 1, 1))
 

@@ -20,8 +20,12 @@ OFF_COMPUTE = 0.15
 """Difference of log C/(6ND) from that of runs of like size that rounding and counting do not explain."""
 OFF_LOSS = 0.005
 """Smallest relative distance from the law of the others that counts as far."""
+APART = 2.0
+"""A far loss is also so many times as far off as the worst of the others: laws that bend leave no gap."""
 MOST = 0.2
 """Share of the rows above which they are no exceptions: then the law, or the count of C, is another."""
+
+_LAW = get("chinchilla")
 
 
 def misfits(table: pd.DataFrame) -> pd.Series:
@@ -31,49 +35,69 @@ def misfits(table: pd.DataFrame) -> pd.Series:
     all rows by absolute deviations, which single rows do not move.
     """
     ratio = table["C"].to_numpy(float) / (6 * table["N"].to_numpy(float) * table["D"].to_numpy(float))
-    reasons = pd.Series("", index=table.index, dtype=object)
+    reasons = [""] * len(table)
     off = _off_compute(np.log(ratio), np.log(table["N"].to_numpy(float)))
     unlike = np.abs(off) > OFF_COMPUTE
     if unlike.mean() <= MOST:
         for i in np.flatnonzero(unlike):
-            reasons.iloc[i] = (
+            reasons[i] = (
                 f"C/(6ND) is {np.exp(off[i]):.3g} times that of runs of like size:"
                 f" {100 * np.exp(-off[i]):.0f} % of the tokens of its compute"
             )
-    rest = np.flatnonzero((reasons == "").to_numpy())
+    rest = [i for i, reason in enumerate(reasons) if not reason]
     distance = _off_loss(table.iloc[rest])
     far = np.flatnonzero(distance)
     if len(far) <= MOST * len(table):
         for i in far:
-            reasons.iloc[rest[i]] = f"loss {100 * np.expm1(distance[i]):+.3g} % off the law of the other runs"
-    return reasons[reasons != ""]
+            reasons[rest[i]] = f"loss {100 * np.expm1(distance[i]):+.3g} % off the law of the other runs"
+    found = pd.Series(reasons, index=table.index, dtype=object)
+    return found[found != ""]
 
 
 def _off_compute(log_ratio: Array, log_size: Array) -> Array:
-    """Each row's log ratio less the median of the six others nearest in size; 0 where that is its scatter."""
+    """Return each row's log ratio less that of rows of like size, (n,); 0 where that is within the scatter.
+
+    Rows of like size are the three next smaller and the three next larger, as they are and continued by the
+    three beyond them: the ratio may change with size. The nearest of these four decides.
+    """
     order = np.lexsort((log_ratio, log_size))
     values, off = log_ratio[order], np.zeros(len(order))
     for i in range(len(order)):
-        first = int(np.clip(i - 3, 0, max(len(order) - 7, 0)))
-        near = np.delete(values[first : first + 7], i - first)
-        off[order[i]] = values[i] - np.median(near) if len(near) else 0.0
+        found = []
+        for side in (values[:i][::-1], values[i + 1 :]):
+            if len(side) >= 3:
+                near = float(np.median(side[:3]))
+                found.append(near)
+                if len(side) >= 6:
+                    found.append(2 * near - float(np.median(side[3:6])))
+        off[order[i]] = min((values[i] - f for f in found), key=abs, default=0.0)
     scale = 1.4826 * float(np.median(np.abs(off)))
     return np.where(np.abs(off) > 6 * scale, off, 0.0)
 
 
 def _off_loss(table: pd.DataFrame) -> NDArray[np.float64]:
-    """Log distance of each far row from the law of the others; 0 for rows that are not far."""
-    law = get("chinchilla")
-    none = np.zeros(len(table))
-    if len(table) < 2 * len(law.parameters) or min(table["N"].nunique(), table["D"].nunique()) < 4:
-        return none
+    """Return the log distance of each far row from the law of the others; 0 for rows that are not far."""
+    off = distances(table)
+    if off is None:
+        return np.zeros(len(table))
+    far = outlying(off, len(_LAW.parameters))
+    apart = max(OFF_LOSS, APART * float(np.abs(off[~far]).max(initial=0.0)))
+    return np.where(far & (np.abs(off) > apart), off, 0.0)
+
+
+def distances(table: pd.DataFrame) -> Array | None:
+    """Return the log of measured loss over Chinchilla's law fitted to all rows of a table, shape (n,).
+
+    None where the table (columns N, D, loss) has too few rows, sizes or numbers of tokens to fit it.
+    """
+    if len(table) < 2 * len(_LAW.parameters) or min(table["N"].nunique(), table["D"].nunique()) < 4:
+        return None
     problem = Problem(
-        law=law, objective=get_objective("huber-log"), output=table["loss"].to_numpy(float),
-        inputs={n: table[n].to_numpy(float) for n in law.inputs}, weights=np.ones(len(table)),
+        law=_LAW, objective=get_objective("huber-log"), output=table["loss"].to_numpy(float),
+        inputs={n: table[n].to_numpy(float) for n in _LAW.inputs}, weights=np.ones(len(table)),
         fixed={}, tied={},
     )  # fmt: skip
     best = solve(problem)
     if not np.isfinite(best.objective):
-        return none
-    off = -problem.residuals(best.z[None])[0][0]
-    return np.where(outlying(off, len(problem.free)) & (np.abs(off) > OFF_LOSS), off, 0.0)
+        return None
+    return np.asarray(-problem.residuals(best.z[None])[0][0])

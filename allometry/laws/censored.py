@@ -26,7 +26,7 @@ censored the likelihood rises for ever, and this alone keeps the slope finite.""
 class Censored:
     """A fitted regression of log time.
 
-    `coefficients` (p,) by `names`, their `covariance` (p, p), the scatter `sigma` of log time, `freedom`
+    `coefficients` (p,) by `names`, their `covariance` (p, p), the scatter `sigma` of log time, `dof`
     (runs less coefficients), how many runs `reached` the event, and the log `likelihood`, by which fits of
     the same runs compare.
     """
@@ -35,19 +35,19 @@ class Censored:
     coefficients: Array
     covariance: Array
     sigma: float
-    freedom: int
+    dof: int
     reached: int
     likelihood: float
 
     def estimate(self, name: str, level: float = 0.95) -> tuple[float, float, float]:
-        """A coefficient with its interval (Student's)."""
+        """Return a coefficient with its interval (Student's t)."""
         place = self.names.index(name)
         half = self._quantile(level) * float(np.sqrt(self.covariance[place, place]))
         value = float(self.coefficients[place])
         return value, value - half, value + half
 
     def predict(self, predictors: Mapping[str, ArrayLike], level: float = 0.95) -> tuple[Array, Array, Array]:
-        """Median time of new runs at some predictors, and the interval of a single run: (n,) each."""
+        """Return median time of new runs at some predictors, and the interval of a single run: (n,) each."""
         design = _design(predictors, self.names)
         middle = design @ self.coefficients
         spread = np.sqrt(np.einsum("ij,jk,ik->i", design, self.covariance, design) + self.sigma**2)
@@ -57,11 +57,11 @@ class Censored:
     def _quantile(self, level: float) -> float:
         from scipy.stats import t
 
-        return float(t.ppf(0.5 + level / 2, max(1, self.freedom)))
+        return float(t.ppf(0.5 + level / 2, max(1, self.dof)))
 
 
 def censored_fit(predictors: Mapping[str, ArrayLike], time: ArrayLike, reached: ArrayLike) -> Censored:
-    """The regression of log `time` on `predictors` (name -> (n,); name one of them "1" for the constant).
+    """Fit the regression of log `time` on `predictors` (name -> (n,); name one of them "1" for the constant).
 
     `reached` (n,) says which times are those of the event; the others are when a run ended without it.
     Raises AllometryError if fewer runs reached the event than there are coefficients, or if the predictors do
@@ -87,13 +87,13 @@ def censored_fit(predictors: Mapping[str, ArrayLike], time: ArrayLike, reached: 
     found = minimize(
         _objective, np.append(start, np.log(scatter)), args=(design, y, seen, slopes), jac=True, method="BFGS"
     )
-    freedom = len(y) - len(names)
-    wider = len(y) / max(freedom, 1)  # maximum likelihood divides by n, where p were spent
+    dof = len(y) - len(names)
+    wider = len(y) / max(dof, 1)  # maximum likelihood divides by n, where p were spent
     inverse = np.linalg.pinv(_curvature(found.x, design, y, seen, slopes))[:-1, :-1]
     covariance = np.asarray(inverse * wider, dtype=np.float64)
     return Censored(
         names=names, coefficients=found.x[:-1], covariance=covariance,
-        sigma=float(np.exp(found.x[-1]) * np.sqrt(wider)), freedom=freedom, reached=int(seen.sum()),
+        sigma=float(np.exp(found.x[-1]) * np.sqrt(wider)), dof=dof, reached=int(seen.sum()),
         likelihood=-float(found.fun),
     )  # fmt: skip
 
@@ -104,7 +104,7 @@ def _design(predictors: Mapping[str, ArrayLike], names: tuple[str, ...]) -> Arra
 
 
 def _objective(x: Array, design: Array, y: Array, seen: Array, prior: Array) -> tuple[float, Array]:
-    """Minus the log posterior of (coefficients, log sigma), and its gradient."""
+    """Return minus the log posterior of (coefficients, log sigma), and its gradient."""
     from scipy.special import log_ndtr
 
     beta, log_sigma = x[:-1], float(np.clip(x[-1], -12, 12))
@@ -119,7 +119,7 @@ def _objective(x: Array, design: Array, y: Array, seen: Array, prior: Array) -> 
 
 
 def _curvature(x: Array, *data: Array) -> Array:
-    """The Hessian there, by central differences of the gradient."""
+    """Return the Hessian there, by central differences of the gradient."""
     step = 1e-5
     rows = [
         (_objective(x + step * unit, *data)[1] - _objective(x - step * unit, *data)[1]) / (2 * step)

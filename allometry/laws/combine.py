@@ -27,7 +27,7 @@ class Forecast:
 
 
 def weigh(predictions: pd.DataFrame, sharpness: float = 4.0) -> dict[str, float]:
-    """Weight of each law, summing to 1: its typical held-out error to the power -`sharpness`.
+    """Return the weight of each law, summing to 1: its typical held-out error to the power -`sharpness`.
 
     The typical error is the median over cuts of the mean absolute log error: one cut where a law went
     astray does not decide. Only laws that survived every cut take part (all, where none did). 0.1 % is
@@ -49,7 +49,7 @@ def combine(
     points: pd.DataFrame | Mapping[str, Any],
     level: float,
 ) -> Forecast:
-    """Weighted geometric mean of the laws' predictions at `points`.
+    """Return the weighted geometric mean of the laws' predictions at `points`.
 
     The variance of the log forecast is that of a mixture: each law's own prediction interval plus the laws'
     disagreement. It is widened to the size of the combination's held-out errors, where those were larger.
@@ -72,7 +72,9 @@ def combine(
 
 
 def _half_width(result: FitResult, table: pd.DataFrame) -> Array:
-    """Standard deviation of the log prediction of a new run, from its 68 % interval; zero without draws."""
+    """Return standard deviation of the log prediction of a new run, from its 68 % interval; zero without
+    draws.
+    """
     if not len(result.samples):
         return np.full(len(table), result.rms)
     low, high = result.prediction_interval(table, 0.6827)
@@ -80,7 +82,7 @@ def _half_width(result: FitResult, table: pd.DataFrame) -> Array:
 
 
 def _held_out_square(predictions: pd.DataFrame, weights: Mapping[str, float]) -> float:
-    """Mean square log error that the combination would have made on the held-out runs."""
+    """Return the mean square log error that the combination would have made on the held-out runs."""
     table = predictions[predictions["law"].isin(list(weights))]
     log_error = (np.log(table["predicted"]) - np.log(table["measured"])) * table["law"].map(dict(weights))
     summed = log_error.groupby([table["cut"], table["row"]]).sum()

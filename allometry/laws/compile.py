@@ -25,7 +25,7 @@ class Compiled:
 
 @lru_cache(maxsize=128)
 def compiled(law: Law) -> Compiled:
-    """The law and its exact gradient as NumPy code (symbolic differentiation, shared sub-expressions)."""
+    """Return the law and its exact gradient as NumPy code (symbolic differentiation, shared sub-expressions)."""
     symbols = law.symbols
     arguments = [symbols[n] for n in (*law.inputs, *law.parameter_names)]
     both = _value_and_gradient(law, arguments, law.formula, [symbols[n] for n in law.parameter_names], {})
@@ -41,7 +41,7 @@ def _value_and_gradient(
     variables: list[sp.Symbol],
     substitution: dict[sp.Symbol, sp.Expr],
 ) -> Code:
-    """Code for [output, its derivative by each variable]; an implicit law's are those of its solution."""
+    """Return code for [output, its derivative by each variable]; an implicit law's are those of its solution."""
     gradient = [_smooth(expression.diff(v)) for v in variables]
     if law.bracket is None:
         return code(arguments, [expression, *gradient])
@@ -61,7 +61,7 @@ def _value_and_gradient(
 
 
 def solve_between(function: Code, ends: tuple[Any, Any], like: tuple[Any, ...]) -> Any:
-    """The root between two `ends` of an increasing function that returns (value, slope), elementwise.
+    """Find the root between two `ends` of an increasing function that returns (value, slope), elementwise.
 
     The root has the shape that the arrays of `like` broadcast to.
 
@@ -86,7 +86,7 @@ def solve_between(function: Code, ends: tuple[Any, Any], like: tuple[Any, ...]) 
 
 
 def code(arguments: list[sp.Symbol], expressions: sp.Expr | list[sp.Expr]) -> Code:
-    """NumPy code for one expression, or for a list of them, with common sub-expressions computed once."""
+    """Return NumPy code for one expression, or for a list of them, with common sub-expressions computed once."""
     import sympy as sp
 
     function: Code = sp.lambdify(arguments, expressions, modules="numpy", cse=True)
@@ -94,7 +94,7 @@ def code(arguments: list[sp.Symbol], expressions: sp.Expr | list[sp.Expr]) -> Co
 
 
 def _smooth(expression: sp.Expr) -> sp.Expr:
-    """Derivatives of Min and Max leave step functions; their own derivatives are zero except at the kink."""
+    """Replace the second derivatives of Min and Max by zero, which they are except at the kink."""
     import sympy as sp
 
     return expression.replace(sp.DiracDelta, lambda *_: sp.Integer(0)).replace(

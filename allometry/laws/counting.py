@@ -19,13 +19,13 @@ THEIR_GAMMA = 1 / 3
 
 
 def total(N: ArrayLike, omega: float, gamma: float = THEIR_GAMMA) -> Array:
-    """All parameters of a model with N without embeddings."""
+    """Return all parameters of a model with N without embeddings."""
     size = np.asarray(N, float)
     return np.asarray(size + omega * size**gamma)
 
 
 def fit_omega(N: ArrayLike, N_total: ArrayLike, gamma: float = THEIR_GAMMA) -> float:
-    """ω of shapes with N parameters without embeddings and N_total with them: the geometric mean over
+    """Fit ω to shapes with N parameters without embeddings and N_total with them: the geometric mean over
     shapes.
     """
     size, every = np.asarray(N, float), np.asarray(N_total, float)
@@ -35,7 +35,7 @@ def fit_omega(N: ArrayLike, N_total: ArrayLike, gamma: float = THEIR_GAMMA) -> f
 def optimal_compute(
     N: ArrayLike, params: Mapping[str, ArrayLike], omega: float, gamma: float = THEIR_GAMMA
 ) -> Array:
-    """The compute C = 6ND (embeddings not counted) at which size N is the best one.
+    """Return the compute C = 6ND (embeddings not counted) at which size N is the best one.
 
     `params` are A, B, alpha, beta of E + A/N_T^alpha + B/D^beta, as numbers or arrays that broadcast against
     N. Setting dL/dN = 0 at fixed C gives (6N/C)^beta = (alpha A/(beta B)) (N + γ ω N^γ) N_T^-(1 + alpha).
@@ -51,7 +51,7 @@ def optimal_compute(
 def local_exponent(
     N: ArrayLike, params: Mapping[str, ArrayLike], omega: float, gamma: float = THEIR_GAMMA
 ) -> Array:
-    """d log N_opt / d log C at sizes N, both without embeddings."""
+    """Return d log N_opt / d log C at sizes N, both without embeddings."""
     size, step = np.asarray(N, float), 1e-4
     up, down = (np.log(optimal_compute(size * np.exp(sign * step), params, omega, gamma)) for sign in (1, -1))
     return np.asarray(2 * step / (up - down))

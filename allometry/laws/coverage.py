@@ -34,7 +34,7 @@ class Design:
     points: int = 1
 
     def table(self, rng: np.random.Generator) -> pd.DataFrame:
-        """One simulated table with columns of the law's symbols and `run`."""
+        """Simulate one table with columns of the law's symbols and `run`."""
         law = get(self.law)
         inputs = {n: np.repeat(x, self.points) for n, x in self.inputs.items()}
         truth = law.predict(self.parameters, **inputs)
@@ -49,7 +49,7 @@ class Design:
 def coverage(
     design: Design, *, tables: int = 500, bootstrap: int = 200, seed: int = 0, resample: str = "auto"
 ) -> pd.DataFrame:
-    """How often the intervals of fits to simulated tables hold the truth, in percent.
+    """Measure how often the intervals of fits to simulated tables hold the true values, in percent.
 
     One row a quantity (fitted parameters other than amounts, what is quoted from the law, the law at
     `beyond`, a new run there), columns `80` and `95` for the nominal levels, and `tables`.
@@ -73,7 +73,7 @@ def coverage(
 
 
 def _held(design: Design, result: FitResult, rng: np.random.Generator) -> dict[str, tuple[bool, bool]]:
-    """Whether the 80 and 95 % intervals of each quantity hold its true value."""
+    """Return whether the 80 and 95 % intervals of each quantity hold its true value."""
     law, levels = result.law, (0.80, 0.95)
     found = {}
     for p in law.parameters:

@@ -22,30 +22,34 @@ from allometry.laws.result import FitWarning
 
 
 def s_min(S: ArrayLike, B: ArrayLike, B_crit: ArrayLike) -> Array:
-    """Fewest steps that reach the same loss, S/(1 + B_crit/B) (Kaplan eq. 5.4); B and B_crit in tokens."""
+    """Return the fewest steps that reach the same loss, S/(1 + B_crit/B) (Kaplan eq. 5.4); B and B_crit in
+    tokens.
+    """
     return np.asarray(S, float) / (1 + np.asarray(B_crit, float) / np.asarray(B, float))
 
 
 def c_min(C: ArrayLike, B: ArrayLike, B_crit: ArrayLike) -> Array:
-    """Least compute that reaches the same loss, C/(1 + B/B_crit) (Kaplan eq. 5.5); the ratio is inverted
-    here."""
+    """Return the least compute that reaches the same loss, C/(1 + B/B_crit) (Kaplan eq. 5.5); the ratio is
+    inverted here.
+    """
     return np.asarray(C, float) / (1 + np.asarray(B, float) / np.asarray(B_crit, float))
 
 
 def b_crit(L: ArrayLike, B_star: float, alpha_B: float) -> Array:
-    """Critical batch in tokens at the loss L (nats): B_star / L^(1/alpha_B) (Kaplan eq. 5.3)."""
+    """Return the critical batch in tokens at the loss L (nats): B_star / L^(1/alpha_B) (Kaplan eq. 5.3)."""
     return np.asarray(B_star / np.asarray(L, float) ** (1 / alpha_B))
 
 
 def hyperbola(S: ArrayLike, S_min: float, E_min: float) -> Array:
-    """Examples E needed at S steps: E_min · S/(S - S_min) (eq. 5.1 solved); NaN where S <= S_min."""
+    """Return the examples E needed at S steps: E_min · S/(S - S_min) (eq. 5.1 solved); NaN where S <= S_min."""
     steps = np.asarray(S, float)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(steps > S_min, E_min * steps / (steps - S_min), np.nan))
 
 
 def targets_from_curves(curves: pd.DataFrame, losses: Sequence[float], *, loss: str = "loss") -> pd.DataFrame:
-    """Steps S and examples E = B·S at which runs first reach target losses: columns loss, B, S, E, run.
+    """Return the steps S and examples E = B·S at which runs first reach target losses: columns loss, B, S, E,
+    run.
 
     `curves` has the columns run, step, B (tokens) and the loss column. Between evaluations the loss is
     interpolated in log step; of the runs of one batch size (learning rates, seeds) the one that arrives
@@ -73,7 +77,7 @@ def targets_from_curves(curves: pd.DataFrame, losses: Sequence[float], *, loss: 
 
 
 def _crossings(steps: Array, losses: Array, targets: Array) -> Array:
-    """First step at which a curve is at or below each target (its running minimum), NaN if never."""
+    """Return the first step at which a curve is at or below each target (its running minimum), NaN if never."""
     lowest = np.minimum.accumulate(losses)
     out = np.full(len(targets), np.nan)
     for i, target in enumerate(targets):
@@ -111,11 +115,11 @@ class CriticalBatch:
         return self._line().at(1.0)
 
     def at(self, loss: float) -> Estimate:
-        """B_crit in tokens at a loss, with draws."""
+        """Return B_crit in tokens at a loss, with draws."""
         return self._line().at(loss)
 
     def report(self) -> str:
-        """The fit as text."""
+        """Return the fit as text."""
         lines = ["critical batch (tokens), 95 % intervals from a wild bootstrap over batch sizes"]
         for _, row in self.table.iterrows():
             lines.append(
@@ -130,7 +134,7 @@ class CriticalBatch:
         return "\n".join(lines + [f"  warning: {w}" for w in said(self.warnings)])
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON."""
+        """Return all fields as plain JSON."""
         law = self.law and {"alpha_B": self.alpha_B.to_dict(), "B_star": self.B_star.to_dict()}
         rows = [{k: plain(v) for k, v in row.items()} for row in self.table.to_dict("records")]
         return {"losses": rows, "law": law, "warnings": said(self.warnings)}
@@ -200,15 +204,18 @@ def _one_loss(loss: float, part: pd.DataFrame, signs: dict[float, Array]) -> tup
 
 
 def _few(points: int) -> float:
-    """How much wider Student's intervals are than the normal ones for so few points and two parameters."""
+    """Return how much wider Student's intervals are than the normal ones for so few points and two
+    parameters.
+    """
     from scipy.stats import t
 
     return float(t.ppf(0.975, max(points - 2, 2)) / 1.96)
 
 
 def _slack(theta: Array, B: Array) -> Array:
-    """By how much the fit itself shrinks each residual, 1 minus its leverage: the smallest batch alone
-    decides E_min, so that its residual says little of its noise (MacKinnon & White 1985, HC3)."""
+    """Return the factor by which the fit itself shrinks each residual, 1 minus its leverage: the smallest
+    batch alone decides E_min, so that its residual says little of its noise (MacKinnon & White 1985, HC3).
+    """
     share = 1 / (1 + np.exp(theta[1] - np.log(B) - theta[0]))
     J = np.column_stack([share, 1 - share])
     leverage = np.einsum("ni,ij,nj->n", J, np.linalg.pinv(J.T @ J), J)
@@ -216,8 +223,9 @@ def _slack(theta: Array, B: Array) -> Array:
 
 
 def _tradeoff(B: Array, log_s: Array, steps: int = 60) -> Array:
-    """(log S_min, log E_min) of least squares in log S, for rows of log_s (R, n): damped Gauss-Newton, (R,
-    2)."""
+    """Fit (log S_min, log E_min) by least squares in log S, for rows of log_s (R, n): damped Gauss-Newton,
+    (R, 2).
+    """
     theta = np.column_stack([log_s.min(1) - 0.5, (log_s + np.log(B)).min(1) - 0.5])
     damping = np.full(len(theta), 1e-2)
     value = _misfit(theta, B, log_s)

@@ -24,7 +24,7 @@ from allometry.laws.result import FitWarning
 
 
 def envelope(curves: pd.DataFrame, *, per_decade: int = 24) -> pd.DataFrame:
-    """The best run at each of a row of log-spaced computes: columns C, loss, run, N, D, N_opt,
+    """Return the best run at each of a row of log-spaced computes: columns C, loss, run, N, D, N_opt,
     excluded.
 
     `curves` has columns run, N, C (FLOPs), loss (nats) and possibly D; several rows a run make a learning
@@ -40,7 +40,7 @@ def envelope(curves: pd.DataFrame, *, per_decade: int = 24) -> pd.DataFrame:
 
 
 def frontier(curves: pd.DataFrame, *, per_decade: int = 24) -> pd.DataFrame:
-    """The trustworthy part of `envelope`: columns C, loss, run, N, D, N_opt; ordered by C.
+    """Return the trustworthy part of `envelope`: columns C, loss, run, N, D, N_opt; ordered by C.
 
     Raises AllometryError where nothing is left: then no size between the smallest and the largest ever
     wins.
@@ -82,7 +82,7 @@ class EnvelopeFit:
         return self.D.exponent
 
     def report(self) -> str:
-        """What a reader needs to judge the frontier, as text."""
+        """Return the frontier, its fit and its warnings as text."""
         low, high = self.loss.x_range
         lines = [
             f"envelope of {self.runs} curves, C {low:.3g} to {high:.3g} FLOPs ({len(self.points)} points)",
@@ -95,7 +95,7 @@ class EnvelopeFit:
         return "\n".join(lines + [f"  warning: {w}" for w in said(self.warnings)])
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON."""
+        """Return all fields as plain JSON."""
         return {
             "method": "envelope",
             "runs": self.runs,
@@ -140,7 +140,7 @@ Draw = tuple[Array, Array, Array, Array]
 def _resample(
     curves: Curves, per_decade: int, count: int, rng: np.random.Generator, frame: pd.DataFrame
 ) -> tuple[str, list[Draw]]:
-    """Frontiers (C, loss, N, D) of runs drawn with replacement; draws without a window are left out."""
+    """Return frontiers (C, loss, N, D) of runs drawn with replacement; draws without a window are left out."""
     grid = curves.grid(per_decade)
     losses, draws = curves.losses(grid), []
     for _ in range(count):
@@ -154,7 +154,7 @@ def _resample(
 def _perturb(
     curves: Curves, per_decade: int, count: int, rng: np.random.Generator, frame: pd.DataFrame
 ) -> tuple[str, list[Draw]]:
-    """Frontiers of finished runs with fresh noise on every loss."""
+    """Return frontiers of finished runs with fresh noise on every loss."""
     grid, log_loss = curves.grid(per_decade), np.log(frame["loss"].to_numpy(float))
     known = repeat_noise(frame, log_loss) if "D" in frame else None
     sigma, source = known or roughness(list(curves.points)) or (0.0, "unknown")
@@ -169,12 +169,12 @@ def _usable(won: Winners) -> list[Draw]:
 
 
 def _tokens(points: pd.DataFrame) -> Array:
-    """D of the best size: C = k N D with the winner's own k."""
+    """Return D of the best size: C = k N D with the winner's own k."""
     return np.asarray((points["D"] * points["N"] / points["N_opt"]).to_numpy(float))
 
 
 def _line(points: pd.DataFrame, draws: Sequence[tuple[Array, ...]], name: str) -> tuple[PowerLine, float]:
-    """The line of one column against C; bias of its draws in units of their spread."""
+    """Return the line of one column against C; bias of its draws in units of their spread."""
     which = ("loss", "N", "D").index(name) + 1
     C = points["C"].to_numpy(float)
     y = {"loss": points["loss"].to_numpy(float), "N": points["N_opt"].to_numpy(float), "D": _tokens(points)}[

@@ -27,14 +27,14 @@ class Estimate:
     samples: Array
 
     def __repr__(self) -> str:
-        """The value and its 95 % interval, not the draws."""
+        """Return the value and its 95 % interval, not the draws."""
         if not len(self.samples):
             return f"Estimate({self.value:.6g})"
         low, high = self.interval(0.95)
         return f"Estimate({self.value:.6g}, 95 % [{low:.6g}, {high:.6g}], {len(self.samples)} draws)"
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Central interval that holds `level` (a fraction, such as 0.8) of the draws.
+        """Return the central interval that holds `level` (a fraction, such as 0.8) of the draws.
 
         Raises AllometryError for a level outside (0, 1).
         """
@@ -47,12 +47,12 @@ class Estimate:
         return float(np.std(finite, ddof=1)) if finite.size > 1 else float("nan")
 
     def text(self, level: float = 0.95) -> str:
-        """Such as "0.513 [0.47, 0.55]"."""
+        """Return the value with its interval, such as "0.513 [0.47, 0.55]"."""
         low, high = self.interval(level)
         return f"{self.value:.4g} [{low:.4g}, {high:.4g}]" if np.isfinite(low) else f"{self.value:.4g}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The value with its 80 % and 95 % intervals; a bound that is not known is None."""
+        """Return the value with its 80 % and 95 % intervals; a bound that is not known is None."""
         bounds = {
             f"{side}{round(100 * level)}": plain(bound)
             for level in (0.8, 0.95)
@@ -62,12 +62,12 @@ class Estimate:
 
 
 def plain(value: float) -> float | None:
-    """A number for JSON: None where it is not finite."""
+    """Return a number for JSON: None where it is not finite."""
     return float(value) if np.isfinite(value) else None
 
 
 def percentile_interval(samples: Array, level: float) -> tuple[float, float]:
-    """Central percentile interval of the finite draws; (nan, nan) where fewer than two are finite."""
+    """Return the central percentile interval of the finite draws; (nan, nan) where fewer than two are finite."""
     if not 0 < level < 1:
         raise AllometryError(
             f"the level of an interval is a fraction between 0 and 1, not {level}", hint="write 0.95"
@@ -80,5 +80,5 @@ def percentile_interval(samples: Array, level: float) -> tuple[float, float]:
 
 
 def said(warnings: Iterable[FitWarning]) -> list[str]:
-    """Warnings as lines: "name: what it means"."""
+    """Return warnings as lines: "name: what it means"."""
     return [f"{w.name}: {w.meaning}" for w in warnings]

@@ -45,7 +45,7 @@ _HINT = (
 
 
 def names_in(text: str) -> list[str]:
-    """The column names that an expression uses, each once, in order."""
+    """Return the column names that an expression uses, each once, in order."""
     tree, quoted = _parse(text)
     calls = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
     names = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in calls]
@@ -53,7 +53,7 @@ def names_in(text: str) -> list[str]:
 
 
 def evaluate(text: str, values: Mapping[str, Any]) -> Any:
-    """The value of an arithmetic expression over `values` (numbers, arrays or columns by name).
+    """Return the value of an arithmetic expression over `values` (numbers, arrays or columns by name).
 
     Raises AllometryError for anything but arithmetic and for unknown names; division by zero gives inf or
     nan.

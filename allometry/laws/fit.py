@@ -181,7 +181,7 @@ def _record(
         parameters={n: float(v) for n, v in problem.natural(best.z).items()},
         samples=pd.DataFrame(samples),
         resampling=resamples.kind,
-        freedom=resamples.freedom,
+        dof=resamples.dof,
         objective_value=problem.objective.reported(best.objective),
         status=status,
         reasons=tuple(evidence.doubts),

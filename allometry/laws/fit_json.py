@@ -20,7 +20,7 @@ _KIND = "allometry fit 1"
 
 
 def to_dict(result: FitResult) -> dict[str, Any]:
-    """Everything in a fit as JSON types; numbers that are not finite become None."""
+    """Return all fields of a fit as JSON types; numbers that are not finite become None."""
     return {
         "kind": _KIND,
         "law": result.law.name,
@@ -41,7 +41,7 @@ def to_dict(result: FitResult) -> dict[str, Any]:
         "rms": _plain(result.rms),
         "noise": _plain(result.noise),
         "resampling": result.resampling,
-        "freedom": result.freedom,
+        "freedom": result.dof,
         "fixed": dict(result.fixed),
         "tied": dict(result.tied),
         "columns": dict(result.columns),
@@ -58,12 +58,13 @@ def to_dict(result: FitResult) -> dict[str, Any]:
     }
 
 
-def from_dict(data: Mapping[str, Any]) -> FitResult:
-    """The fit that `to_dict` wrote. Raises AllometryError for anything else."""
+def read_fields(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the fit that `to_dict` wrote, for `FitResult(**fields)`; warnings are still
+    mappings. Raises AllometryError for anything else.
+    """
     import pandas as pd
 
     from allometry.laws.objectives import get_objective
-    from allometry.laws.result import FitResult, FitWarning
     from allometry.laws.zoo import get
 
     if data.get("kind") != _KIND:
@@ -71,37 +72,37 @@ def from_dict(data: Mapping[str, Any]) -> FitResult:
             "this JSON is not a fit written by this version",
             hint="write one with: allometry fit TABLE --json",
         )
-    return FitResult(
-        law=get(data["law"]),
-        objective=get_objective(data["objective"]),
-        parameters=_numbers(data["parameters"]),
-        samples=pd.DataFrame({c: np.array(_numbers(v), dtype=float) for c, v in data["samples"].items()}),
-        objective_value=_numbers(data["objective_value"]),
-        status=data["status"],
-        reasons=tuple(data["reasons"]),
-        warnings=tuple(FitWarning(**w) for w in data["warnings"]),
-        data=_unframe(data["data"]),
-        excluded=_unframe(data["excluded"]),
-        columns=dict(data["columns"]),
-        notes=tuple(data["notes"]),
-        group=np.array(data["group"], dtype=int),
-        group_name=data["group_name"],
-        weights=np.array(data["weights"], dtype=float),
-        fixed=dict(data["fixed"]),
-        tied=dict(data["tied"]),
-        starts=data["starts"],
-        agreeing=data["agreeing"],
-        residuals=np.array(_numbers(data["residuals"]), dtype=float),
-        noise=data["noise"],
-        seed=data["seed"],
-        resampling=data["resampling"],
-        freedom=data["freedom"],
-        seconds=data["seconds"],
-    )
+    return {
+        "law": get(data["law"]),
+        "objective": get_objective(data["objective"]),
+        "parameters": _numbers(data["parameters"]),
+        "samples": pd.DataFrame({c: np.array(_numbers(v), dtype=float) for c, v in data["samples"].items()}),
+        "objective_value": _numbers(data["objective_value"]),
+        "status": data["status"],
+        "reasons": tuple(data["reasons"]),
+        "warnings": tuple(data["warnings"]),
+        "data": _unframe(data["data"]),
+        "excluded": _unframe(data["excluded"]),
+        "columns": dict(data["columns"]),
+        "notes": tuple(data["notes"]),
+        "group": np.array(data["group"], dtype=int),
+        "group_name": data["group_name"],
+        "weights": np.array(data["weights"], dtype=float),
+        "fixed": dict(data["fixed"]),
+        "tied": dict(data["tied"]),
+        "starts": data["starts"],
+        "agreeing": data["agreeing"],
+        "residuals": np.array(_numbers(data["residuals"]), dtype=float),
+        "noise": data["noise"],
+        "seed": data["seed"],
+        "resampling": data["resampling"],
+        "dof": data["freedom"],
+        "seconds": data["seconds"],
+    }
 
 
 def _plain(value: Any) -> Any:
-    """JSON types only: NumPy scalars to Python's, what is not finite to None."""
+    """Convert to JSON types only: NumPy scalars to Python's, what is not finite to None."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -114,7 +115,7 @@ def _plain(value: Any) -> Any:
 
 
 def _numbers(value: Any) -> Any:
-    """The inverse of `_plain` for numbers: None to nan."""
+    """Invert `_plain` for numbers: None to nan."""
     if isinstance(value, Mapping):
         return {k: _numbers(v) for k, v in value.items()}
     if isinstance(value, list):

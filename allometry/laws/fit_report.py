@@ -21,12 +21,14 @@ _WIDEST = 109
 
 
 def table(result: FitResult) -> pd.DataFrame:
-    """One row a parameter, indexed by name: estimate, s.e., 80 and 95 % intervals, how it was treated."""
+    """Return one row per parameter, indexed by name: estimate, s.e., 80 and 95 % intervals, how it was
+    treated.
+    """
     rows = {}
     for name in result.law.parameter_names:
         samples = result.samples[name].to_numpy()
         fitted = len(samples) > 1 and name in result.free
-        spread = standard_error(samples, result.freedom) if fitted else float("nan")
+        spread = standard_error(samples, result.dof) if fitted else float("nan")
         (low80, high80), (low95, high95) = (result.interval(name, level) for level in (0.80, 0.95))
         rows[name] = {
             "estimate": result.parameters[name],
@@ -40,10 +42,10 @@ def table(result: FitResult) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def standard_error(samples: np.ndarray, freedom: int) -> float:
+def standard_error(samples: np.ndarray, dof: int) -> float:
     """Return the standard error that the middle 68 % of the samples say, which follow Student's t."""
     low, high = quantiles(samples, 0.6827)
-    return float((high - low) / 2 / student_quantile(0.84135, freedom))
+    return float((high - low) / 2 / student_quantile(0.84135, dof))
 
 
 def _treatment(result: FitResult, name: str) -> str:
@@ -97,7 +99,7 @@ def _estimates(result: FitResult, narrow: bool) -> str:
 
 
 def _span(low: float, high: float) -> str:
-    """An interval as a column of 25 characters, a dash where there is none."""
+    """Return an interval as a column of 25 characters, a dash where there is none."""
     return f"[{low:11.5g},{high:11.5g} ]" if np.isfinite([low, high]).all() else f"{'-':^25s}"
 
 
@@ -106,12 +108,12 @@ def _how(result: FitResult) -> str:
     unit = f"{groups} runs ({result.group_name})" if result.group_name else f"{groups} points"
     if not len(result.samples):
         spare = f"{unit} for {len(result.free)} parameters leave none to spare"
-        return f"no intervals: {spare if result.freedom < 1 else 'no resamples were asked for'}"
+        return f"no intervals: {spare if result.dof < 1 else 'no resamples were asked for'}"
     if result.resampling == "runs":
         how = f"{len(result.samples)} bootstrap resamples of {unit}"
     else:
         how = f"{len(result.samples)} tables simulated with noise like the residuals, for {unit}"
-    return f"intervals: percentiles of {how}, as Student's t with {result.freedom} degrees of freedom"
+    return f"intervals: percentiles of {how}, as Student's t with {result.dof} degrees of freedom"
 
 
 def _derived(result: FitResult, narrow: bool) -> str:
@@ -123,7 +125,9 @@ def _derived(result: FitResult, narrow: bool) -> str:
 
 
 def _predictions(result: FitResult, narrow: bool) -> str:
-    """The law, and a new run, at the centre of the data and ten times out: what the data determine."""
+    """Return the predictions of the law, and of a new run, at the centre of the data and ten times out, as
+    text.
+    """
     law = result.law
     if not len(result.samples) or law.linear or "L" in law.inputs:
         return ""
@@ -212,7 +216,7 @@ def _warnings(result: FitResult, width: int = _WIDTH) -> str:
 
 
 def html(result: FitResult) -> str:
-    """The report for a notebook: the equation, the estimates as a table, the text below. Everything is
+    """Return the report for a notebook: the equation, the estimates as a table, the text below. Everything is
     escaped.
     """
     from html import escape

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from allometry.laws.grouping import Grouping
 from allometry.laws.identifiability import conditioning
+from allometry.laws.mixed import find_mixture
 from allometry.laws.problem import Problem
 from allometry.laws.result import FitWarning
 from allometry.laws.uncertainty import outlying, quantiles
@@ -52,7 +53,7 @@ class Evidence:
         self.warnings.append(FitWarning(name=name, meaning=meaning, identified=identified))
 
     def one_side(self, name: str, side: str) -> str:
-        """What the resamples say about a parameter that is open to one side ("upper" or "lower")."""
+        """Describe what the resamples say about a parameter that is open to one side ("upper" or "lower")."""
         low, high = quantiles(self.samples[name], 0.9)
         if side == "upper":
             return f"that {name} is at least {low:.3g} (95 %)"
@@ -72,6 +73,7 @@ def examine(evidence: Evidence) -> None:
         _spread,
         _conditioning,
         _outliers,
+        _mixture,
         _lack_of_fit,
     ):
         check(evidence)
@@ -97,7 +99,7 @@ def _size(e: Evidence) -> None:
 
 
 def _checkpoints(e: Evidence) -> None:
-    """Points of one run at several D: on a decaying schedule they are no runs of those D."""
+    """Warn of points of one run at several D: on a decaying schedule they are no runs of those D."""
     if not e.grouping.checkpoints or e.grouping.groups == len(e.problem.output):
         return
     rate = next((c for c in ("lr", "learning_rate") if c in e.frame.columns), None)
@@ -131,7 +133,7 @@ def _levels(e: Evidence) -> None:
 
 
 def _floors(e: Evidence) -> None:
-    """A floor at zero, or one that reaches zero in some resamples."""
+    """Warn of a floor at zero, or one that reaches zero in some resamples."""
     tiny = 1e-3 * float(np.median(e.problem.output))
     for i, name in enumerate(e.problem.free):
         if not e.problem.law.parameter(name).floor:
@@ -150,7 +152,7 @@ def _floors(e: Evidence) -> None:
 
 
 def _bounds(e: Evidence) -> None:
-    """Parameters at an end of the range that is searched, in the estimate or in some resamples."""
+    """Warn of parameters at an end of the range that is searched, in the estimate or in some resamples."""
     box = e.problem.box
     for i, name in enumerate(e.problem.free):
         near = 1e-6 * (box.high[i] - box.low[i])
@@ -173,7 +175,7 @@ def _bounds(e: Evidence) -> None:
 
 
 def _spread(e: Evidence) -> None:
-    """Positive parameters that are known to no better than a factor of ten to one side."""
+    """Warn of positive parameters that are known to no better than a factor of ten to one side."""
     estimate = e.problem.natural(e.z)
     for name in e.problem.free:
         p, values = e.problem.law.parameter(name), e.samples[name]
@@ -222,8 +224,8 @@ def _outliers(e: Evidence) -> None:
     rows = ", ".join(f"{e.labels[i]} ({off})" for i, off in zip(far[:12], shown, strict=True))
     more = f" and {len(far) - 12} more" if len(far) > 12 else ""
     meaning = (
-        f"{len(far)} of {len(residuals)} points lie farther off the law than the scatter of the others explains"
-        f" (measured against law: row {rows}{more})"
+        f"{len(far)} of {len(residuals)} points lie farther off the law than the scatter of the others"
+        f" explains (measured against law: row {rows}{more})"
     )
     robust = np.isfinite(e.problem.objective.threshold)
     known = (
@@ -232,6 +234,20 @@ def _outliers(e: Evidence) -> None:
         else "little before these rows are left out, or the objective is a Huber loss (huber-log)"
     )
     e.warn("outliers", meaning, known)
+
+
+def _mixture(e: Evidence) -> None:
+    """Rows of one corpus, tokenizer, … that lie together off the law: the table holds several laws."""
+    residuals = e.problem.residuals(e.z[None])[0][0]
+    measured = np.abs(e.problem.output)
+    distance = -residuals if e.problem.objective.log else -residuals / measured
+    inputs = {name: np.asarray(x) for name, x in e.problem.inputs.items()}
+    found = find_mixture(e.frame, distance, inputs, e.grouping.group)
+    if found is None:
+        return
+    e.warn("mixed-runs", found.text(), f"how the values of {found.column} differ; fit each of them alone")
+    if found.share > 0.5:
+        e.doubts.append(f"rows of different {found.column!r} lie on different sides of the law")
 
 
 def _lack_of_fit(e: Evidence) -> None:

@@ -41,18 +41,18 @@ class PowerLine:
         return Estimate(value=self.slope, samples=self.draws[:, 0])
 
     def predict(self, x: ArrayLike) -> Array:
-        """y at x, same shape."""
+        """Return y at x, same shape."""
         log_x = np.log(np.asarray(x, dtype=float))
         return np.asarray(np.exp(self.level + self.slope * (log_x - self.center)))
 
     def at(self, x: float) -> Estimate:
-        """y at one x, with draws."""
+        """Return y at one x, with draws."""
         offset = np.log(x) - self.center
         samples = np.exp(self.draws[:, 1] + self.draws[:, 0] * offset)
         return Estimate(value=float(np.exp(self.level + self.slope * offset)), samples=samples)
 
     def beyond(self, x: float) -> float:
-        """How many times x lies beyond the fitted range (1 inside it)."""
+        """Return how many times x lies beyond the fitted range (1 inside it)."""
         low, high = self.x_range
         return max(1.0, x / high, low / x)
 
@@ -63,7 +63,7 @@ class PowerLine:
         return f"{self.y} = {scale:.4g} · {self.x}^{self.slope:.4g}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Exponent with intervals, scale, range and scatter as plain JSON."""
+        """Return exponent with intervals, scale, range and scatter as plain JSON."""
         return {
             "formula": self.formula,
             "exponent": self.exponent.to_dict(),
@@ -76,7 +76,8 @@ class PowerLine:
 
 
 def line(log_x: Array, log_y: Array, weights: Array) -> tuple[Array, Array]:
-    """Weighted straight lines through the last axis: slope and value at the mean of `log_x` (unweighted).
+    """Fit weighted straight lines through the last axis: return slope and value at the mean of `log_x`
+    (unweighted).
 
     Shapes: log_x (K,), log_y (..., K), weights (..., K); returns two arrays of shape (...). Points whose y
     is not finite get no weight; a line through fewer than two distinct points is NaN.
@@ -97,8 +98,8 @@ def line(log_x: Array, log_y: Array, weights: Array) -> tuple[Array, Array]:
 def power_line(
     x: str, y: str, points: tuple[Array, Array], draws: Array, *, sigma: Array | None = None
 ) -> PowerLine:
-    """The weighted log-log line through `points` = (x, y), each (K,), with draws of y of shape (resamples,
-    K).
+    """Fit the weighted log-log line through `points` = (x, y), each (K,), with draws of y of shape
+    (resamples, K).
 
     `sigma` (K,) are the standard deviations of log y; without them the spread of the draws is taken.
     Weights are 1/sigma². Raises AllometryError for fewer than two points.
@@ -115,8 +116,8 @@ def power_line(
     weights = 1.0 / sigma**2
     slope, level = line(log_x, log_y, weights)
     residual = (log_y - level - slope * (log_x - log_x.mean())) / sigma
-    freedom = len(log_x) - 2
-    scatter = float(np.sqrt(np.sum(residual**2) / freedom)) if freedom > 0 else float("nan")
+    dof = len(log_x) - 2
+    scatter = float(np.sqrt(np.sum(residual**2) / dof)) if dof > 0 else float("nan")
     slopes, levels = line(log_x, log_draws, np.broadcast_to(weights, log_draws.shape))
     pairs = np.column_stack([slopes, levels])
     pairs = pairs[np.isfinite(pairs).all(1)]
@@ -130,8 +131,9 @@ def power_line(
 
 
 def _spread(log_draws: Array) -> Array:
-    """Standard deviation over resamples (axis 0), never zero: an exact optimum is known to no better than
-    1e-6."""
+    """Return the standard deviation over resamples (axis 0), never zero: an exact optimum is known to no
+    better than 1e-6.
+    """
     with np.errstate(invalid="ignore"):
         return np.asarray(np.maximum(np.nanstd(log_draws, axis=0), 1e-6))
 
@@ -149,12 +151,12 @@ class OffsetPower:
     log_scale: Estimate
 
     def predict(self, x: ArrayLike) -> Array:
-        """Loss at x."""
+        """Return the loss at x."""
         log_x = np.log(np.asarray(x, dtype=float))
         return np.asarray(self.E.value + np.exp(self.exponent.value * (self.log_scale.value - log_x)))
 
     def at(self, x: float) -> Estimate:
-        """Loss at one x, with draws."""
+        """Return the loss at one x, with draws."""
         samples = self.E.samples + np.exp(self.exponent.samples * (self.log_scale.samples - np.log(x)))
         return Estimate(value=float(self.predict(x)), samples=samples)
 
@@ -164,7 +166,7 @@ class OffsetPower:
         return self.E.interval(0.95)[0] > 1e-3
 
     def to_dict(self) -> dict[str, Any]:
-        """The three parameters with intervals."""
+        """Return the three parameters with intervals."""
         log_low, log_high = percentile_interval(self.log_scale.samples, 0.95)
         scale = {"value": float(np.exp(min(self.log_scale.value, 700))), "log": self.log_scale.value}
         bounds = {"log_low95": plain(log_low), "log_high95": plain(log_high)}
@@ -185,7 +187,9 @@ def offset_power(x: str, points: tuple[Array, Array], draws: list[tuple[Array, A
 
 
 def _offset_fit(x: Array, loss: Array) -> Array:
-    """(E, exponent, log x_c) of least relative squares; two passes over the exponent, the second one fine."""
+    """Fit (E, exponent, log x_c) by least relative squares; two passes over the exponent, the second one
+    fine.
+    """
     coarse = _offset_scan(x, loss, _EXPONENTS)
     near = np.abs(_EXPONENTS - coarse[1]).argmin()
     low, high = _EXPONENTS[max(near - 1, 0)], _EXPONENTS[min(near + 1, len(_EXPONENTS) - 1)]

@@ -12,7 +12,7 @@ from allometry.laws.estimate import Array
 from allometry.laws.grouping import not_a_run, numbered
 from allometry.laws.law import Law
 from allometry.laws.observations import observe
-from allometry.runs.tables.headings import column_for
+from allometry.runs.tables.headings import column_for, scale_notice
 
 _SHAPE = Law(
     name="runs by size and compute",
@@ -66,6 +66,8 @@ def read_runs(frame: pd.DataFrame, columns: Mapping[str, str] | None = None) -> 
         notes.append(
             f"{table['N'].nunique()} values of N within 1 % of each other: {len(np.unique(sizes))} sizes"
         )
+    doubts = (scale_notice(name, table[name]) for name in ("N", "D", "C"))
+    notes += [doubt for doubt in doubts if doubt]
     return Runs(table=table.assign(run=run, N=sizes), excluded=seen.excluded, notes=(*seen.notes, *notes))
 
 
@@ -74,8 +76,9 @@ def _alias(frame: pd.DataFrame, symbol: str) -> str:
 
 
 def _snapped(sizes: Array) -> Array:
-    """Sizes that lie within 1 % of their neighbour (as digitised tables have them) become one size, their
-    mean."""
+    """Merge sizes that lie within 1 % of their neighbour (as digitised tables have them) into one size, their
+    mean.
+    """
     distinct = np.unique(sizes)
     group = np.concatenate([[0], np.cumsum(np.diff(np.log(distinct)) > 0.01)])
     means = np.bincount(group, weights=distinct) / np.bincount(group)

@@ -128,24 +128,43 @@ def agreement(residuals: Array, group: NDArray[np.int_]) -> float:
     or below the law), and the correlation of neighbours within a group (rows in the order of the table).
     Ranks stand for the residuals, so that a single bad row decides neither.
     """
-    from scipy.special import fdtrc, ndtr, ndtri
+    from scipy.special import ndtr
 
     n, groups = len(residuals), int(group.max()) + 1
-    score = ndtri((np.argsort(np.argsort(residuals)) + 1) / (n + 1))
     if groups >= n or np.ptp(residuals) <= 1e-9:
         return 1.0
+    score = _normal_scores(residuals)
     order = np.argsort(group, kind="stable")
     same = np.diff(group[order]) == 0
     product = (score[order][1:] * score[order][:-1])[same]
     neighbours = float(ndtr(-product.sum() / max(np.sqrt((product**2).sum()), 1e-300)))
     if groups == 1:
         return neighbours
+    return min(1.0, 2 * min(between_groups(residuals, group)[0], neighbours))
+
+
+def between_groups(residuals: Array, group: NDArray[np.int_]) -> tuple[float, float]:
+    """Return the p-value of a one-way analysis of variance of the ranks of residuals (n,), and the share of
+    the variance that lies between the groups (n,). (1, 0) where there is nothing to compare.
+    """
+    from scipy.special import fdtrc
+
+    n, groups = len(residuals), int(group.max()) + 1
+    if not 1 < groups < n or np.ptp(residuals) <= 1e-9:
+        return 1.0, 0.0
+    score = _normal_scores(residuals)
     counts = np.bincount(group)
     means = np.bincount(group, weights=score) / counts
-    within = float(np.sum((score - means[group]) ** 2)) / (n - groups)
-    between = float(np.sum(counts * (means - score.mean()) ** 2)) / (groups - 1)
-    together = float(fdtrc(groups - 1, n - groups, between / max(within, 1e-300)))
-    return min(1.0, 2 * min(together, neighbours))
+    within = float(np.sum((score - means[group]) ** 2))
+    between = float(np.sum(counts * (means - score.mean()) ** 2))
+    ratio = (between / (groups - 1)) / max(within / (n - groups), 1e-300)
+    return float(fdtrc(groups - 1, n - groups, ratio)), between / max(between + within, 1e-300)
+
+
+def _normal_scores(residuals: Array) -> Array:
+    from scipy.special import ndtri
+
+    return np.asarray(ndtri((np.argsort(np.argsort(residuals)) + 1) / (len(residuals) + 1)))
 
 
 def numbered(column: pd.Series) -> NDArray[np.int_]:
@@ -180,7 +199,7 @@ def _sizes(frame: pd.DataFrame, inputs: Mapping[str, Array]) -> Array | None:
 
 
 def _source(frame: pd.DataFrame, name: str) -> str:
-    """The column that `name` was copied from by the reader of tables, if there is one."""
+    """Return the column that `name` was copied from by the reader of tables, if there is one."""
     for other in frame.columns:
         if other != name and str(other).lower() in (*RUN_NAMES, *PERHAPS_RUN_NAMES):
             copied: Any = frame[other]
@@ -190,7 +209,7 @@ def _source(frame: pd.DataFrame, name: str) -> str:
 
 
 def _grows(group: NDArray[np.int_], inputs: Mapping[str, Array]) -> bool:
-    """Whether any group holds several values of an input that grows in training."""
+    """Return whether any group holds several values of an input that grows in training."""
     groups = int(group.max()) + 1
     for name, x in inputs.items():
         if name not in _SIZES and groups < len(np.unique(np.column_stack([group, np.round(x, 9)]), axis=0)):
@@ -199,7 +218,7 @@ def _grows(group: NDArray[np.int_], inputs: Mapping[str, Array]) -> bool:
 
 
 def _by_all_else(frame: pd.DataFrame, inputs: Mapping[str, Array], stepped: str | None) -> Grouping | None:
-    """Rows that agree in everything but what grows: one run's checkpoints, or one size's row of a grid."""
+    """Group rows that agree in everything but what grows: one run's checkpoints, or one size's row of a grid."""
     import pandas as pd
 
     keys = pd.DataFrame(

@@ -32,24 +32,24 @@ class Curves:
     finished: bool
 
     def grid(self, per_decade: int) -> Array:
-        """Log-spaced computes over the range of all curves, as log C, shape (G,)."""
+        """Return log-spaced computes over the range of all curves, as log C, shape (G,)."""
         low, high = min(x[0] for x, _ in self.points), max(x[-1] for x, _ in self.points)
         return np.linspace(low, high, max(8, round((high - low) / np.log(10) * per_decade)))
 
     def losses(self, grid: Array) -> Array:
-        """Log loss of each curve on the grid, (R, G); NaN outside its range."""
+        """Return the log loss of each curve on the grid, (R, G); NaN outside its range."""
         return np.array([along(x, y, grid) for x, y in self.points])
 
 
 def along(x: Array, y: Array, grid: Array) -> Array:
-    """y (..., n) at each point of the grid, (..., G): monotone cubic, NaN outside the range of x."""
+    """Interpolate y (..., n) at each point of the grid, (..., G): monotone cubic, NaN outside the range of x."""
     if len(x) < 2:
         return np.full((*y.shape[:-1], len(grid)), np.nan)
     return np.asarray(PchipInterpolator(x, y, axis=-1, extrapolate=False)(grid))
 
 
 def read_curves(frame: pd.DataFrame) -> Curves:
-    """Curves of a table with the columns N, C, loss and possibly run and D.
+    """Read the curves of a table with the columns N, C, loss and possibly run and D.
 
     With one row a run (finished runs), the runs of one size make its curve and repeats at one compute are
     averaged. Raises AllometryError for missing columns, or fewer than three sizes with two computes each.
@@ -103,18 +103,19 @@ class Winners:
     excluded: NDArray[np.object_]
 
     def frame(self) -> pd.DataFrame:
-        """One row a point, with the fields as columns."""
+        """Return one row per point, with the fields as columns."""
         return pd.DataFrame(vars(self))
 
     def kept(self) -> tuple[Array, Array, Array, Array]:
-        """C, loss, N_opt and its D at the points that are not excluded."""
+        """Return C, loss, N_opt and its D at the points that are not excluded."""
         keep = self.excluded == KEPT
         size = self.N_opt[keep]
         return self.C[keep], self.loss[keep], size, (self.D * self.N)[keep] / size
 
 
 def winners(curves: Curves, grid: Array, losses: Array) -> Winners:
-    """The best curve at each covered point; `excluded` is the reason why a point cannot be trusted, or "".
+    """Find the best curve at each covered point; `excluded` is the reason why a point cannot be trusted, or
+    "".
 
     Shapes: grid (G,) in log C, losses (R, G) in log loss. N is the winner's size and moves in steps;
     N_opt is the vertex of the parabola in log N through the winner and its two neighbours in size,
@@ -143,8 +144,9 @@ def winners(curves: Curves, grid: Array, losses: Array) -> Winners:
 
 
 def _reasons(best: Array, rank: NDArray[np.int64]) -> NDArray[np.object_]:
-    """Why each point is out: the winner is at the edge of the sizes, or its neighbours were not measured
-    there."""
+    """Return why each point is excluded: the winner is at the edge of the sizes, or its neighbours were not
+    measured there.
+    """
     last = len(best) - 1
     reasons = np.full(len(rank), KEPT, dtype=object)
     at = np.arange(len(rank))
@@ -158,8 +160,8 @@ def _reasons(best: Array, rank: NDArray[np.int64]) -> NDArray[np.object_]:
 
 
 def _between(x: Array, best: Array, rank: NDArray[np.int64]) -> Array:
-    """Size at the vertex of the parabola through the winner (lowest) and its neighbours; NaN at the
-    edges.
+    """Return the size at the vertex of the parabola through the winner (lowest) and its neighbours; NaN at
+    the edges.
     """
     inner = np.clip(rank, 1, len(x) - 2)
     at = np.arange(len(rank))

@@ -40,7 +40,7 @@ def refuse_undetermined(problem: Problem, columns: dict[str, str]) -> None:
 
 
 def _rank_deficient(problem: Problem) -> bool:
-    """Whether the derivatives by the parameters are linearly dependent at every one of several generic
+    """Return whether the derivatives by the parameters are linearly dependent at every one of several generic
     points.
     """
     _, jacobians = problem.residuals(problem.starts(12))
@@ -64,7 +64,7 @@ def _levels(problem: Problem) -> str:
 
 
 def _refuse_one_ratio(problem: Problem, columns: dict[str, str]) -> None:
-    """Two inputs in one ratio (all runs at D = 20 N) leave one input, and one exponent, to be seen."""
+    """Refuse runs with two inputs in one ratio (all at D = 20 N): they show one input, and one exponent."""
     names = [n for n in problem.inputs if n not in problem.law.linear]
     x = dict(zip(problem.inputs, problem.offsets, strict=True))
     if len(problem.free) <= 3:
@@ -101,8 +101,8 @@ class Conditioning:
 
 
 def conditioning(problem: Problem, z: Array, samples: dict[str, Array]) -> Conditioning:
-    """Condition number of the scaled derivatives at the optimum, and correlations in the samples, strongest
-    first.
+    """Return the condition number of the scaled derivatives at the optimum, and correlations in the samples,
+    strongest first.
     """
     _, jacobian = problem.residuals(z[None])
     scaled = jacobian[0] * np.sqrt(problem.weights)

@@ -16,12 +16,14 @@ import numpy as np
 import pandas as pd
 
 from allometry.errors import AllometryError, unknown
-from allometry.laws.cells import misfits
+from allometry.laws.cells import distances, misfits
 from allometry.laws.envelope import fit_envelope
 from allometry.laws.estimate import Array, Estimate, percentile_interval, plain, said
 from allometry.laws.frontier import PowerLine, power_line
 from allometry.laws.grid import Runs, read_runs
+from allometry.laws.grouping import numbered
 from allometry.laws.minimum import METHODS, Minimum, minimum, shape_cautions
+from allometry.laws.mixed import find_mixture
 from allometry.laws.noise import seed_noise
 from allometry.laws.result import FitWarning
 from allometry.laws.slices import Slice, make_slices, points
@@ -68,7 +70,7 @@ class IsoflopResult:
         return self.table.loc[~self.table["used"], ["C", "sizes", "reason"]].reset_index(drop=True)
 
     def report(self) -> str:
-        """The result as a careful reader wants it, as text."""
+        """Return the slices, the optima, the fits and the warnings as text."""
         used = int(self.table["used"].sum())
         head = f"isoFLOP, method {self.method}: {self.made}, {used} used"
         noise = f"noise of one run: {self.noise:.2g} of the loss ({self.noise_source})"
@@ -87,7 +89,7 @@ class IsoflopResult:
         return "\n".join([head, noise, *rows, *laws, *tail])
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON."""
+        """Return all fields as plain JSON."""
         table = self.table.astype(object).where(self.table.notna(), None)
         return {
             "method": self.method,
@@ -119,7 +121,7 @@ def isoflop(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> IsoflopResult:
-    """The compute-optimal frontier of a table of runs, with columns N, loss, and D or C (FLOPs).
+    """Fit the compute-optimal frontier of a table of runs, with columns N, loss, and D or C (FLOPs).
 
     `columns` maps those names to columns of `frame` or to expressions of them. `noise` is the relative
     standard deviation of a run's loss between seeds; without it it is estimated from repeats, else from the
@@ -132,9 +134,17 @@ def isoflop(
     """
     if method not in ("envelope", *METHODS):
         raise unknown("isoFLOP method", method, ("envelope", *METHODS))
+    if bootstrap < 2:
+        raise AllometryError(
+            f"bootstrap={bootstrap}: the optima are the medians of resamples, which take at least 2",
+            hint="leave bootstrap out for 1,000 resamples",
+            cli_hint="leave --bootstrap out for 1,000 resamples",
+        )
     runs = read_runs(frame, columns)
+    mixed = _mixture(frame, runs)
     if method == "envelope":
-        return _by_envelope(runs, bootstrap, seed)
+        found = _by_envelope(runs, bootstrap, seed)
+        return replace(found, warnings=(*mixed, *found.warnings))
     runs, left_out = _without_misfits(runs)
     table = runs.table
     made, how = make_slices(table, budgets)
@@ -156,20 +166,31 @@ def isoflop(
         method=method, table=rows, slices=points(made, log_loss),
         N=lines["N"], D=lines["D"], loss=lines["loss"],
         noise=float(sigma), noise_source=source, made=how,
-        warnings=(*left_out, *_cautions(optima, lines["N"], method)),
+        warnings=(*mixed, *left_out, *_cautions(optima, lines["N"], method)),
         excluded=runs.excluded, notes=runs.notes,
     )  # fmt: skip
 
 
+def _mixture(frame: pd.DataFrame, runs: Runs) -> list[FitWarning]:
+    """Return a warning where rows of one corpus, tokenizer, … lie together off the law of all rows."""
+    off = distances(runs.table)
+    if off is None:
+        return []
+    rows = frame.loc[runs.table.index] if frame.index.is_unique else runs.table
+    inputs = {name: runs.table[name].to_numpy(float) for name in ("N", "D", "C")}
+    found = find_mixture(rows, off, inputs, numbered(runs.table["run"]))
+    return [] if found is None else [FitWarning(name="mixed-runs", meaning=found.text())]
+
+
 def _without_misfits(runs: Runs) -> tuple[Runs, list[FitWarning]]:
-    """The runs that belong, and a warning that names the others."""
+    """Return the runs without the misfits, and a warning that names those."""
     why = misfits(runs.table)
     if not len(why):
         return runs, []
     bad = runs.table.loc[why.index]
     cells = "; ".join(
-        f"row {label} (N {format_count(row['N'])}, C {row['C']:.2g}): {why[label]}"
-        for label, row in bad.iterrows()
+        f"row {label} (N {format_count(row['N'])}, C {row['C']:.2g}): {reason}"
+        for (label, row), reason in zip(bad.iterrows(), why, strict=True)
     )
     excluded = pd.concat([runs.excluded, bad.assign(reason=why.str.split(":").str[0])])
     kept = replace(runs, table=runs.table.drop(index=why.index), excluded=excluded)
@@ -194,7 +215,7 @@ def _refuse_one_sided(made: list[Slice], log_loss: Array) -> None:
 
 
 def _through(optima: list[Minimum], name: str) -> PowerLine:
-    """The weighted line through one quantity of the optima: values are the medians of the draws."""
+    """Fit the weighted line through one quantity of the optima: values are the medians of the draws."""
     C = np.array([o.slice.C for o in optima])
     draws = np.column_stack([getattr(o, name) for o in optima])
     return power_line("C", "L" if name == "loss" else f"{name}_opt", (C, np.nanmedian(draws, axis=0)), draws)
@@ -250,7 +271,7 @@ def _cautions(optima: list[Minimum], fitted: PowerLine, method: str) -> tuple[Fi
 
 
 def _by_envelope(runs: Runs, bootstrap: int, seed: int) -> IsoflopResult:
-    """Approach 1 in the same form: the 'budgets' are the frontier's points."""
+    """Run approach 1 and return it in the same form: the 'budgets' are the frontier's points."""
     fitted = fit_envelope(runs.table, bootstrap=min(bootstrap, 400), seed=seed)
     points = fitted.points.assign(D_opt=fitted.points["D"] * fitted.points["N"] / fitted.points["N_opt"])
     sizes = runs.table["N"].nunique()

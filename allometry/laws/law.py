@@ -71,7 +71,7 @@ class Published:
         return self.values[parameter]
 
     def keys(self) -> Any:
-        """Names of the parameters, so that `dict(published)` and `**published` work."""
+        """Return the names of the parameters, so that `dict(published)` and `**published` work."""
         return self.values.keys()
 
     def __iter__(self) -> Any:
@@ -111,7 +111,7 @@ class Law:
     note: str = ""
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields, for another process: read-only views of mappings cannot travel."""
+        """Return the fields, for another process: read-only views of mappings cannot travel."""
         return {
             name: dict(value) if isinstance(value, MappingProxyType) else value
             for name, value in vars(self).items()
@@ -123,7 +123,7 @@ class Law:
         return tuple(p.name for p in self.parameters)
 
     def parameter(self, name: str) -> Parameter:
-        """The parameter of that name; AllometryError with the nearest names if there is none."""
+        """Return the parameter of that name; raise AllometryError with the nearest names if there is none."""
         for p in self.parameters:
             if p.name == name:
                 return p
@@ -150,7 +150,7 @@ class Law:
         return f"$\\displaystyle {self.latex}$"
 
     def parse(self, text: str) -> sp.Expr:
-        """SymPy text in the law's own symbols (from the registry, never from a user) as an expression."""
+        """Parse SymPy text in the law's own symbols (from the registry, never from a user) to an expression."""
         names: dict[str, Any] = dict(self.symbols)
         for name, definition in self.where.items():
             names[name] = _parse(definition, names)
@@ -174,7 +174,7 @@ class Law:
         return r",\quad ".join(lines)
 
     def predict(self, params: Mapping[str, ArrayLike], /, **inputs: ArrayLike) -> NDArray[np.float64]:
-        """The law's output at `inputs`, which broadcast against each other and against the parameters.
+        """Return the law's output at `inputs`, which broadcast against each other and against the parameters.
 
         `params` maps every parameter's name to a number, or to an array (samples as a column (K, 1) against
         inputs of shape (n,) give (K, n)). Raises AllometryError for missing or unknown names.
@@ -189,7 +189,7 @@ class Law:
         )
 
     def gradient(self, params: Mapping[str, ArrayLike], /, **inputs: ArrayLike) -> NDArray[np.float64]:
-        """Exact derivatives of `predict` by each parameter, on a new last axis in the order of
+        """Return the exact derivatives of `predict` by each parameter, on a new last axis in the order of
         `parameters`.
         """
         from allometry.laws.compile import compiled
@@ -227,7 +227,7 @@ class Law:
 
 
 def _parse(text: str, names: Mapping[str, Any]) -> sp.Expr:
-    """SymPy text of our own registry (never a user's) to an expression; E, N, S, … are symbols, not
+    """Parse SymPy text of our own registry (never a user's) to an expression; E, N, S, … are symbols, not
     SymPy's.
     """
     import sympy as sp

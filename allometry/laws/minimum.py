@@ -40,9 +40,8 @@ class Minimum:
 def minimum(s: Slice, log_loss: Array, draws: Array, method: str, sigma: float = 0.0) -> Minimum:
     """Find the minimum by "akima" or "parabola"; `log_loss` (runs,), `draws` (resamples, runs).
 
-    `sigma` is the noise of one log loss. An optimum further below the lowest measured loss than the parabola
-    through it and its neighbours reaches, and than the noise explains, is discarded: one bad run bends an
-    interpolant so.
+    `sigma` is the noise of one log loss. An optimum further below the lowest measured loss than the slice's
+    curvature and the noise explain is discarded: one bad run bends an interpolant so.
     """
     x, every = np.log(s.N), np.vstack([log_loss, draws])
     losses = s.losses(every)
@@ -68,8 +67,9 @@ def minimum(s: Slice, log_loss: Array, draws: Array, method: str, sigma: float =
 
 
 def _akima(x: Array, losses: Array) -> tuple[Array, Array, Array]:
-    """Arg-minimum, minimum and whether it sits on the grid's edge, each (R,), of Akima interpolants of rows
-    (R, K)."""
+    """Return arg-minimum, minimum and whether it sits on the grid's edge, each (R,), of Akima interpolants of
+    rows (R, K).
+    """
     gaps = [np.linspace(a, b, PER_GAP, endpoint=False) for a, b in pairwise(x)]
     fine = np.concatenate([*gaps, x[-1:]])
     curve = np.asarray(Akima1DInterpolator(x, losses, axis=-1)(fine))
@@ -78,16 +78,21 @@ def _akima(x: Array, losses: Array) -> tuple[Array, Array, Array]:
 
 
 def _depth(x: Array, losses: Array) -> float:
-    """How far the vertex of the parabola through the lowest loss and its neighbours lies below it."""
-    i = int(np.clip(losses.argmin(), 1, len(x) - 2))
-    quadratic, linear, constant = np.polyfit(x[i - 1 : i + 2] - x[i], losses[i - 1 : i + 2], 2)
-    lowest = float(losses.min())
-    return max(0.0, lowest - float(constant - linear**2 / (4 * quadratic))) if quadratic > 0 else 0.0
+    """Return how far a curve of this slice's curvature may dip below its lowest measured point.
+
+    The curvature is the lower quartile over neighbouring triples, which one bad run, part of three, leaves
+    alone where there are seven sizes.
+    """
+    gaps = np.diff(x)
+    slopes = np.diff(losses) / gaps
+    curvature = 2 * np.abs(np.diff(slopes)) / (gaps[1:] + gaps[:-1])
+    return float(np.quantile(curvature, 0.25) * gaps.max() ** 2 / 8)
 
 
 def _parabola(x: Array, losses: Array) -> tuple[Array, Array, Array]:
-    """Vertices of least-squares parabolas; NaN where a parabola opens downwards, edge where it lies outside
-    x."""
+    """Return the vertices of least-squares parabolas; NaN where a parabola opens downwards, edge where it
+    lies outside x.
+    """
     center, scale = x.mean(), np.ptp(x) / 2
     u = (x - center) / scale
     inverse = np.linalg.pinv(np.vander(u, 3))
@@ -109,7 +114,7 @@ def _skew(x: Array, losses: Array) -> float:
 
 
 def shape_cautions(optima: list[Minimum], method: str) -> list[FitWarning]:
-    """What is wrong with the grids of sizes: for a parabola, too wide or off-centre (arXiv 2603.22339)."""
+    """Warn of faults in the grids of sizes: for a parabola, too wide or off-centre (arXiv 2603.22339)."""
     used = [o for o in optima if not o.reason]
     if method != "parabola" or not used:
         return []

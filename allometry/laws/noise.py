@@ -11,7 +11,7 @@ from allometry.laws.slices import Slice
 
 
 def seed_noise(table: pd.DataFrame, made: list[Slice]) -> tuple[float, str]:
-    """Relative standard deviation of a run's loss and where it comes from.
+    """Return the relative standard deviation of a run's loss and where it comes from.
 
     Repeats of one (N, D) give it directly (at least three spare runs are asked for). Else the slices'
     roughness does: a slice that a cubic in log N describes has no noise. That is an upper estimate where
@@ -32,12 +32,12 @@ def seed_noise(table: pd.DataFrame, made: list[Slice]) -> tuple[float, str]:
 
 
 def roughness(curves: list[tuple[Array, Array]]) -> tuple[float, str] | None:
-    """Standard deviation of y about a cubic in x (fewer points: a parabola) of each curve, pooled; None if
-    too few.
+    """Return the standard deviation of y about a cubic in x (fewer points: a parabola) of each curve, pooled;
+    None if too few.
 
     The scale is the median absolute residual (times 1.4826), so that single bad runs do not decide it.
     """
-    residuals, freedom = [], 0
+    residuals, dof = [], 0
     for x, y in curves:
         degree = min(3, len(y) - 2)
         if degree < 2:
@@ -47,11 +47,11 @@ def roughness(curves: list[tuple[Array, Array]]) -> tuple[float, str] | None:
         spare = len(y) - degree - 1
         residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
         residuals.append(residual * np.sqrt(len(y) / spare))
-        freedom += spare
-    if freedom < 1:
+        dof += spare
+    if dof < 1:
         return None
     scale = 1.4826 * float(np.median(np.abs(np.concatenate(residuals))))
-    return scale, f"from the roughness of {len(residuals)} curves, {freedom} degrees of freedom"
+    return scale, f"from the roughness of {len(residuals)} curves, {dof} degrees of freedom"
 
 
 def repeat_noise(table: pd.DataFrame, log_loss: Array, least: int = 3) -> tuple[float, str] | None:

@@ -37,23 +37,23 @@ class Objective:
     above: float = 1.0
 
     def loss(self, residual: Array, threshold: float | Array) -> Array:
-        """The loss of each residual (prediction minus measured), same shape."""
+        """Return the loss of each residual (prediction minus measured), same shape."""
         size = np.abs(residual)
         with np.errstate(invalid="ignore", over="ignore"):
             value = np.where(size < threshold, 0.5 * residual**2, threshold * (size - 0.5 * threshold))
         return value if self.above == 1.0 else value * self.side(residual)
 
     def reported(self, value: float) -> float:
-        """A minimised value as it is reported: the absolute deviation as a sum of residuals."""
+        """Return a minimised value as it is reported: the absolute deviation as a sum of residuals."""
         return value / self.threshold if self.absolute else value
 
     def side(self, residual: Array) -> Array:
-        """The weight of each point by the side of the law it lies on."""
+        """Return the weight of each point by the side of the law it lies on."""
         return np.where(residual < 0, self.above, 1.0)
 
     def absorbed(self, spread: float) -> float:
-        """How much of the residuals' sum of squares, in units of their variance, each fitted parameter takes
-        away.
+        """Return how much of the residuals' sum of squares, in units of their variance, each fitted parameter
+        takes away.
 
         For normal noise of standard deviation `spread` and a Huber threshold t the sum of squares expects
         n - p (2 - v), where v is the asymptotic variance of the estimate over that of least squares (Huber
@@ -71,7 +71,7 @@ class Objective:
         return 2 - square / inside**2 if inside > 1e-6 else 2 - math.pi / 2
 
     def transform(self, value: Array) -> Array:
-        """g: the scale that residuals are taken on."""
+        """Map values to the scale that residuals are taken on (g)."""
         return np.log(value) if self.log else value
 
 
@@ -106,7 +106,7 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def get_objective(name: str) -> Objective:
-    """The objective of that name; AllometryError with the nearest names if there is none."""
+    """Return the objective of that name; raise AllometryError with the nearest names if there is none."""
     if name not in OBJECTIVES:
         raise unknown("objective", name, OBJECTIVES)
     return OBJECTIVES[name]

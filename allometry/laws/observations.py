@@ -15,7 +15,15 @@ from allometry.laws.expressions import evaluate, names_in
 from allometry.laws.grouping import Grouping, find_grouping, numbered
 from allometry.laws.law import Law
 from allometry.runs.tables.headings import column_for, conversion, scaled, similar
-from allometry.runs.tables.numbers import Ambiguous, convert, decide, examine, file_mark, is_text
+from allometry.runs.tables.numbers import (
+    Ambiguous,
+    convert,
+    decide,
+    examine,
+    file_mark,
+    is_text,
+    partly_in_units,
+)
 from allometry.runs.tables.status import finished, status_column
 from allometry.units import Decimal, parse_number, readings
 
@@ -131,7 +139,7 @@ def with_unique_labels(
 
 
 def read_inputs(frame: pd.DataFrame, law: Law, columns: Mapping[str, str]) -> dict[str, Array]:
-    """A law's inputs from a table (shape (n,) each), read as a fit's were or from columns of the symbols'
+    """Read a law's inputs from a table (shape (n,) each), as a fit's were or from columns of the symbols'
     names.
 
     Raises AllometryError when a column is missing.
@@ -172,11 +180,11 @@ class _Reader:
         self._looked = False
 
     def source(self, symbol: str) -> str:
-        """The column, or the expression, that a symbol was read from."""
+        """Return the column, or the expression, that a symbol was read from."""
         return self._sources.get(symbol, symbol)
 
     def read(self, symbol: str, pending: tuple[str, ...] = ()) -> Array:
-        """The values of a symbol, nan where they are missing or unreadable."""
+        """Return the values of a symbol, nan where they are missing or unreadable."""
         if symbol not in self._done:
             text = self.mapping.get(symbol, symbol)
             if symbol not in self.mapping:
@@ -223,7 +231,7 @@ class _Reader:
             raise
 
     def _column(self, name: str) -> Array:
-        """A column as numbers: counts such as "1.2B" are read, with a note; unreadable text becomes nan."""
+        """Read a column as numbers: counts such as "1.2B" are read, with a note; unreadable text becomes nan."""
         import pandas as pd
 
         column = self.frame[name]
@@ -247,6 +255,12 @@ class _Reader:
                 cli_hint="--decimal , or --decimal . settles it",
             )
         mark = "." if isinstance(mark, Ambiguous) else mark
+        partial = partly_in_units(cells)
+        if partial is not None:
+            raise AllometryError(
+                f"the column {name!r} has numbers with a unit and without: {partial[0]!r}, {partial[1]!r}",
+                hint="write the unit in every cell (10M, 1.2B), or every number in full (10000000)",
+            )
         values, bad = convert(column, cells, mark)
         units = [
             cell for cell in column if isinstance(cell, str) and cell in cells.cells and not _is_float(cell)
@@ -393,7 +407,7 @@ def _duplicates(frame: pd.DataFrame, reasons: pd.Series) -> list[tuple[str, str,
 def _grouping(
     frame: pd.DataFrame, name: str | None, inputs: Mapping[str, Array]
 ) -> tuple[Grouping, list[str]]:
-    """The rows to resample together: by the column `name` if one is named, else what the table gives away."""
+    """Group the rows to resample together: by the column `name` if one is given, else as the table suggests."""
     if name is None:
         return find_grouping(frame, inputs)
     if name not in frame.columns:
@@ -402,7 +416,7 @@ def _grouping(
 
 
 def _rows(frame: pd.DataFrame, positions: Sequence[int]) -> str:
-    """The labels of some rows: "rows 3, 7, 9 and 4 more"."""
+    """Return the labels of some rows: "rows 3, 7, 9 and 4 more"."""
     labels = [str(frame.index[i]) for i in positions]
     more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
     return f"row{'s' if len(labels) > 1 else ''} {', '.join(labels[:5])}{more}"

@@ -79,7 +79,7 @@ class Problem:
         return self.objective.transform(self.output)
 
     def residuals(self, z: Array) -> tuple[Array, Array]:
-        """Coordinates (K, p) -> residuals (K, n) and derivatives (K, p, n)."""
+        """Return residuals (K, n) and derivatives (K, p, n) at coordinates (K, p)."""
         columns = [z[:, i : i + 1] for i in range(z.shape[1])]
         with np.errstate(all="ignore"):
             value, *gradient = self.code.value_and_gradient(*self.offsets, *self.constants, *columns)
@@ -99,7 +99,7 @@ class Problem:
         return len(self.free) * self.objective.absorbed(spread)
 
     def natural(self, z: Array) -> dict[str, Array]:
-        """Coordinates (..., p) -> every parameter of the law, arrays of shape (...)."""
+        """Return every parameter of the law, arrays of shape (...), at coordinates (..., p)."""
         columns = [z[..., i] for i in range(z.shape[-1])]
         with np.errstate(all="ignore"):
             values = self.code.natural(*self.constants, *columns)
@@ -111,7 +111,7 @@ class Problem:
         }
 
     def coordinates(self, params: Mapping[str, float]) -> Array:
-        """Natural parameters -> coordinates (p,): anchors are log-linear in the anchored value."""
+        """Return the coordinates (p,) of natural parameters: anchors are log-linear in the anchored value."""
         z = np.zeros(len(self.free))
         anchored = []
         for i, name in enumerate(self.free):
@@ -161,7 +161,7 @@ class Problem:
         return Box(low, high, reach)
 
     def starts(self, count: int, skip: int = 0) -> Array:
-        """`count` starts that fill the ranges evenly (an additive recurrence on the generalised golden
+        """Return `count` starts that fill the ranges evenly (an additive recurrence on the generalised golden
         ratio).
         """
         dimension = max(len(self.free), 1)
@@ -173,5 +173,5 @@ class Problem:
         return self.ranges[:, 0] + (self.ranges[:, 1] - self.ranges[:, 0]) * unit[:, : len(self.free)]
 
     def with_(self, *, fixed: Mapping[str, float]) -> Problem:
-        """The same problem with more parameters fixed (for profiles)."""
+        """Return the same problem with more parameters fixed (for profiles)."""
         return replace(self, fixed={**self.fixed, **fixed})

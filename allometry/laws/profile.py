@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 
 def profile(result: FitResult, name: str, points: int = 41) -> pd.DataFrame:
-    """The lowest objective at `points` values of a fitted parameter, spread over its 99 % interval and
+    """Return the lowest objective at `points` values of a fitted parameter, spread over its 99 % interval and
     beyond.
 
     Columns: the parameter, `objective`, and `rise` above the minimum relative to the minimum, which is flat
@@ -52,7 +52,7 @@ def _grid(result: FitResult, name: str, points: int) -> Array:
 
 
 def _lowest(problem: Problem, result: FitResult) -> float:
-    """The minimum with one more parameter fixed, from the estimate and from a few other starts."""
+    """Return the minimum with one more parameter fixed, from the estimate and from a few other starts."""
     here = problem.coordinates(result.parameters)
     starts = np.vstack([here[None], problem.starts(7)]) if len(here) else here[None]
     found = minimise(

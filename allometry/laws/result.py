@@ -37,7 +37,7 @@ class FitResult:
     """A fitted law. Frozen; everything that it was made from is in it.
 
     `parameters` are the estimates; `samples` (one row a bootstrap resample, one column a parameter) their
-    uncertainty, made by resampling "runs" or "noise" (`resampling`); `freedom` the runs less the
+    uncertainty, made by resampling "runs" or "noise" (`resampling`); `dof` the runs less the
     parameters; `status` is "converged", "doubtful" (read `reasons`) or "failed"; `residuals` are prediction
     minus measured (of logarithms where the objective takes them), `rms` their root mean square; `noise` the
     standard deviation of repeats of the same run under other seeds, on the same scale (None without
@@ -67,7 +67,7 @@ class FitResult:
     noise: float | None
     seed: int
     resampling: str = "runs"
-    freedom: int = 1
+    dof: int = 1
     seconds: float = 0.0
 
     @property
@@ -81,13 +81,13 @@ class FitResult:
         return tuple(n for n in self.law.parameter_names if n not in self.fixed and n not in self.tied)
 
     def predict(self, frame: pd.DataFrame | None = None, /, **inputs: ArrayLike) -> Array:
-        """The law at the estimates: for the rows of a table (columns read as in the fit), or for given
-        inputs.
+        """Evaluate the law at the estimates: for the rows of a table (columns read as in the fit), or for
+        given inputs.
         """
         return self.law.predict(self.parameters, **self._inputs(frame, inputs))
 
     def interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
-        """The bootstrap interval of a parameter."""
+        """Return the bootstrap interval of a parameter."""
         self.law.parameter(name)
         return self._quantiles(self.samples[name].to_numpy(), level)
 
@@ -112,20 +112,20 @@ class FitResult:
     def interval_at(
         self, points: pd.DataFrame | Mapping[str, ArrayLike], level: float = 0.95
     ) -> tuple[Array, Array]:
-        """The confidence band of the law itself at some points: (low, high), each of shape (n,)."""
+        """Return the confidence band of the law itself at some points: (low, high), each of shape (n,)."""
         return quantiles(self._curves(points), level)
 
     def prediction_interval(
         self, points: pd.DataFrame | Mapping[str, ArrayLike], level: float = 0.95
     ) -> tuple[Array, Array]:
-        """Where the measured output of a *new run* should lie: (low, high), each of shape (n,).
+        """Return where the measured output of a *new run* should lie: (low, high), each of shape (n,).
 
         The law's own uncertainty and the scatter of the residuals about it (which holds the noise between
         seeds).
         """
         curves = self.objective.transform(self._curves(points))
         rng = np.random.default_rng(self.seed + 1)
-        size = self.scatter * student_scales(self.freedom, len(curves), self.seed)[:, None]
+        size = self.scatter * student_scales(self.dof, len(curves), self.seed)[:, None]
         times = max(1, 2000 // len(curves))
         curves, size = np.repeat(curves, times, axis=0), np.repeat(size, times, axis=0)
         low, high = quantiles(curves + size * rng.standard_normal(curves.shape), level)
@@ -138,7 +138,7 @@ class FitResult:
         Points far outside the others (`outliers`) do not count. Without spare points the noise between
         repeats, nan without repeats.
         """
-        if self.freedom < 1:
+        if self.dof < 1:
             return self.noise if self.noise is not None else float("nan")
         scaled = self.residuals * np.sqrt(self.weights)
         return float(np.sqrt(noise_variance(scaled, self.outliers, self.group, self.spent)))
@@ -159,7 +159,7 @@ class FitResult:
         return self.problem().coordinates(self.parameters)
 
     def table(self) -> pd.DataFrame:
-        """One row a parameter: estimate, standard error, 80 and 95 % bootstrap intervals, how it was
+        """Return one row per parameter: estimate, standard error, 80 and 95 % bootstrap intervals, how it was
         treated.
         """
         from allometry.laws.fit_report import table
@@ -185,20 +185,21 @@ class FitResult:
         return f"<FitResult {self.law.name}: {values}; {self.status}>"
 
     def to_dict(self) -> dict[str, Any]:
-        """The fit as plain JSON, from which `from_dict` makes it again."""
+        """Return the fit as plain JSON, from which `from_dict` makes it again."""
         from allometry.laws.fit_json import to_dict
 
         return to_dict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> FitResult:
-        """A fit from `to_dict`'s JSON. Raises AllometryError for JSON of something else."""
-        from allometry.laws.fit_json import from_dict
+        """Return a fit from `to_dict`'s JSON. Raises AllometryError for JSON of something else."""
+        from allometry.laws.fit_json import read_fields
 
-        return from_dict(data)
+        fields = read_fields(data)
+        return cls(**{**fields, "warnings": tuple(FitWarning(**w) for w in fields["warnings"])})
 
     def profile(self, name: str, points: int = 41) -> pd.DataFrame:
-        """The lowest objective at fixed values of a parameter (see `profile.profile`)."""
+        """Return the lowest objective at fixed values of a parameter (see `profile.profile`)."""
         from allometry.laws.profile import profile
 
         return profile(self, name, points)
@@ -224,7 +225,7 @@ class FitResult:
         return float(low), float(high)
 
     def problem(self) -> Problem:
-        """The fit as the solver saw it."""
+        """Return the fit as the solver saw it."""
         return Problem(
             law=self.law,
             objective=self.objective,

@@ -9,7 +9,8 @@ Array = NDArray[np.float64]
 
 
 def areas(rates: ArrayLike, decay: float = 0.999) -> tuple[Array, Array]:
-    """Forward area S_1 and annealing area S_2 after each step of a schedule (Tissue et al. 2024, section 3).
+    """Return the forward area S_1 and annealing area S_2 after each step of a schedule (Tissue et al. 2024,
+    section 3).
 
     `rates` are the learning rates of the steps, shape (steps,). S_1 is their running sum. Annealing gathers
     momentum m_i = decay * m_(i-1) + (rate_(i-1) - rate_i), from the highest rate on (a warm-up is no

@@ -42,7 +42,7 @@ class Piece:
     wanted: float | None
 
     def loss(self, log_loss: Array) -> Array:
-        """Log loss of this size, shape (...), from the log losses of all runs, shape (..., runs)."""
+        """Return the log loss of this size, shape (...), from the log losses of all runs, shape (..., runs)."""
         own = log_loss[..., self.rows]
         return own.mean(-1) if self.wanted is None else _along(self.log_c, own, self.wanted)
 
@@ -62,12 +62,13 @@ class Slice:
         return any(piece.wanted is not None for piece in self.pieces)
 
     def losses(self, log_loss: Array) -> Array:
-        """Log loss of each size, shape (..., K), from the log losses of all runs, shape (..., runs)."""
+        """Return the log loss of each size, shape (..., K), from the log losses of all runs, shape (..., runs)."""
         return np.stack([piece.loss(log_loss) for piece in self.pieces], axis=-1)
 
 
 def make_slices(frame: pd.DataFrame, budgets: list[float] | None = None) -> tuple[list[Slice], str]:
-    """Slices of a table with columns N, D, C, loss, and a sentence that says how they were made.
+    """Cut a table with columns N, D, C, loss into slices; return them and a sentence that says how they were
+    made.
 
     Set budgets are recognised: at least three sizes within 10 % of one C. Else losses are interpolated
     (Akima in log C, log loss, never beyond the measured range of a size) at `budgets`, or at log-spaced
@@ -93,7 +94,7 @@ def make_slices(frame: pd.DataFrame, budgets: list[float] | None = None) -> tupl
 def slices(
     frame: pd.DataFrame, *, columns: Mapping[str, str] | None = None, budgets: list[float] | None = None
 ) -> pd.DataFrame:
-    """The isoFLOP slices of a table of runs, as rows (C, N, D, loss, interpolated).
+    """Return the isoFLOP slices of a table of runs, as rows (C, N, D, loss, interpolated).
 
     `columns` maps N, D, C and loss to columns of the table or to arithmetic of them; of D and C one is
     enough.
@@ -104,7 +105,7 @@ def slices(
 
 
 def points(made: list[Slice], log_loss: Array) -> pd.DataFrame:
-    """Slices as rows (C, N, D, loss, interpolated), from the log losses of all runs, (runs,)."""
+    """Return the slices as rows (C, N, D, loss, interpolated), from the log losses of all runs, (runs,)."""
     parts = [
         pd.DataFrame({"C": s.C, "N": s.N, "D": s.D, "loss": np.exp(s.losses(log_loss))}).assign(
             interpolated=s.interpolated
@@ -115,8 +116,8 @@ def points(made: list[Slice], log_loss: Array) -> pd.DataFrame:
 
 
 def _set_budgets(frame: pd.DataFrame) -> list[Rows]:
-    """Rows of each set budget: neighbours in log C closer than `SAME_BUDGET`, holding three sizes or
-    more.
+    """Return the rows of each set budget: neighbours in log C closer than `SAME_BUDGET`, holding three sizes
+    or more.
     """
     log_c = np.log(frame["C"].to_numpy(float))
     order = np.argsort(log_c, kind="stable")
@@ -138,7 +139,7 @@ def _set_slice(frame: pd.DataFrame, rows: Rows) -> Slice:
 
 
 def grid_budgets(frame: pd.DataFrame, most: int = 16) -> list[float]:
-    """Log-spaced budgets, half an octave apart, over the computes at which at least three sizes were
+    """Return log-spaced budgets, half an octave apart, over the computes at which at least three sizes were
     measured (columns N and C).
 
     Give them to `isoflop` where runs are known to be a grid of N and D: on such a grid a few sizes may meet
@@ -176,7 +177,7 @@ def _grid_slice(frame: pd.DataFrame, budget: float) -> Slice | None:
 
 
 def _along(x: Array, y: Array, wanted: float) -> Array:
-    """y (..., n) at one x by monotone cubic interpolation, which never leaves the range of its neighbours.
+    """Interpolate y (..., n) at one x by a monotone cubic, which never leaves the range of its neighbours.
 
     Points whose x differ by less than `SAME_POINT` are averaged first: a slope between them would be noise.
     """

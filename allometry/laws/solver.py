@@ -81,8 +81,9 @@ def minimise(
 
 
 def together(points: int) -> int:
-    """How many members of a batch advance together, for tables of so many points. The last bits of a member
-    may depend on the others that it advances with."""
+    """Return how many members of a batch advance together, for tables of so many points. The last bits of a
+    member may depend on the others that it advances with.
+    """
     return max(_CHUNK // points, 1)
 
 
@@ -111,7 +112,7 @@ def _reach(
 
 
 def _continuation(target: float) -> list[float]:
-    """Thresholds to pass through: absolute deviation is reached through ever sharper Huber losses."""
+    """Return the thresholds to pass through: absolute deviation is reached through ever sharper Huber losses."""
     steps = [t for t in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8) if t > target * 1.5]
     return [*steps, target]
 
@@ -142,8 +143,8 @@ def _free_scale(
 
 
 def huber_scale(residual: Array, weights: Array, delta: float) -> Array:
-    """The scale s (K,) that maximises prod_i (1/s) exp(-H_delta(r_i/s)): the root of sum w psi(r/s) r/s =
-    sum w.
+    """Return the scale s (K,) that maximises prod_i (1/s) exp(-H_delta(r_i/s)): the root of sum w psi(r/s)
+    r/s = sum w.
     """
     total = weights.sum(axis=1)
     scale = np.sqrt((weights * residual**2).sum(axis=1) / total)
@@ -207,7 +208,7 @@ def _descend(
 
 
 def _value(objective: Objective, r: Array, jacobian: Array, w: Array, t: Array) -> Array:
-    """The objective of each member; infinite where the law or its gradient is not finite."""
+    """Return the objective of each member; infinite where the law or its gradient is not finite."""
     with np.errstate(invalid="ignore", over="ignore"):
         total = np.einsum("kn,kn->k", w, objective.loss(r, t))
         usable = np.isfinite(total) & np.isfinite(jacobian.sum(axis=(1, 2)))
@@ -217,8 +218,8 @@ def _value(objective: Objective, r: Array, jacobian: Array, w: Array, t: Array) 
 def _step(
     objective: Objective, z: Array, r: Array, jacobian: Array, w: Array, t: Array, damping: Array, box: Box
 ) -> tuple[Array, Array]:
-    """The damped step (K, p) of each member, and half the decrease that the quadratic model promises for
-    it.
+    """Return the damped step (K, p) of each member, and half the decrease that the quadratic model promises
+    for it.
     """
     side = w if objective.above == 1.0 else w * objective.side(r)
     size = np.abs(r)

@@ -57,7 +57,7 @@ class Resamples:
 
     z: Array
     kind: str
-    freedom: int
+    dof: int
 
 
 def bootstrap(
@@ -76,12 +76,12 @@ def bootstrap(
     resamples are drawn here; parts of them are fitted where `mapped` says, with the same result.
     """
     groups = int(group.max()) + 1
-    freedom = groups - len(z)
+    dof = groups - len(z)
     kind = kind if kind != "auto" else "noise" if problem.objective.above == 1.0 else "runs"
-    if not count or not len(z) or freedom < 1:
-        return Resamples(np.empty((0, len(z))), kind, freedom)
+    if not count or not len(z) or dof < 1:
+        return Resamples(np.empty((0, len(z))), kind, dof)
     rng = np.random.default_rng(seed)
-    scales = student_scales(freedom, count, seed)
+    scales = student_scales(dof, count, seed)
     start = np.broadcast_to(z, (count, len(z))).copy()
     weights, shift = problem.weights, None
     if kind == "runs":
@@ -100,25 +100,25 @@ def bootstrap(
     found = np.concatenate(list(mapped(_fit_part, parts)))
     if kind == "runs":
         found = np.clip(z + scales[:, None] * (found - z), problem.box.low, problem.box.high)
-    return Resamples(found, kind, freedom)
+    return Resamples(found, kind, dof)
 
 
-def student_scales(freedom: int, count: int, seed: int) -> Array:
-    """Return `count` factors by which the true noise may exceed one of `freedom` degrees of freedom.
+def student_scales(dof: int, count: int, seed: int) -> Array:
+    """Return `count` factors by which the true noise may exceed one of `dof` degrees of freedom.
 
     Normal draws times these factors follow Student's t. The factors are the quantiles of the inverse chi
     distribution at evenly spaced probabilities, in random order.
     """
     order = np.random.default_rng([seed, 1]).permutation(count)
     probability = (order + 0.5) / count
-    if freedom < 60:
+    if dof < 60:
         from scipy.special import gammaincinv
 
-        chi_square = 2 * gammaincinv(freedom / 2, probability)
+        chi_square = 2 * gammaincinv(dof / 2, probability)
     else:  # Wilson & Hilferty 1931: exact to four digits here
         normal = np.array([NormalDist().inv_cdf(p) for p in probability])
-        chi_square = freedom * (1 - 2 / (9 * freedom) + normal * math.sqrt(2 / (9 * freedom))) ** 3
-    return np.asarray(np.sqrt(freedom / np.maximum(chi_square, 1e-12)))
+        chi_square = dof * (1 - 2 / (9 * dof) + normal * math.sqrt(2 / (9 * dof))) ** 3
+    return np.asarray(np.sqrt(dof / np.maximum(chi_square, 1e-12)))
 
 
 @dataclass(frozen=True)
@@ -132,13 +132,15 @@ class _Part:
 
 
 def _slices(count: int, together: int) -> list[slice]:
-    """At most _PARTS parts of whole groups of members that advance together: no bit depends on the parts."""
+    """Return at most _PARTS parts of whole groups of members that advance together: no bit depends on the
+    parts.
+    """
     size = together * max(1, -(-count // (together * _PARTS)))
     return [slice(first, first + size) for first in range(0, count, size)]
 
 
 def _fit_part(part: _Part) -> Array:
-    """Coordinates (k, p) of the fits to some of the resamples."""
+    """Return the coordinates (k, p) of the fits to some of the resamples."""
     problem = part.problem
     return minimise(
         problem.residuals, part.start, part.weights, problem.objective, problem.box, shift=part.shift,
@@ -210,8 +212,8 @@ def outlying(scaled: Array, parameters: int) -> NDArray[np.bool_]:
 
 
 def intraclass_correlation(values: Array, group: NDArray[np.int_]) -> float:
-    """The share of the variance that points of one run have in common (one-way analysis of variance), in
-    [0, 1].
+    """Return the share of the variance that points of one run have in common (one-way analysis of variance),
+    in [0, 1].
     """
     sizes = np.bincount(group)
     sizes = sizes[sizes > 0]
@@ -224,14 +226,16 @@ def intraclass_correlation(values: Array, group: NDArray[np.int_]) -> float:
     return shared / (shared + within) if shared + within > 0 else 0.0
 
 
-def student_quantile(probability: float, freedom: int) -> float:
-    """Quantile of Student's t; the normal's with two correction terms where that is exact to five digits."""
+def student_quantile(probability: float, dof: int) -> float:
+    """Return the quantile of Student's t; the normal's with two correction terms where that is exact to five
+    digits.
+    """
     z = NormalDist().inv_cdf(probability)
-    if freedom < 60:
+    if dof < 60:
         from scipy.special import stdtrit
 
-        return float(stdtrit(max(freedom, 1), probability))
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+        return float(stdtrit(max(dof, 1), probability))
+    return z + (z**3 + z) / (4 * dof) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * dof**2)
 
 
 def quantiles(samples: Array, level: float) -> tuple[Array, Array]:
@@ -248,8 +252,8 @@ def quantiles(samples: Array, level: float) -> tuple[Array, Array]:
 
 
 def seed_noise(frame: pd.DataFrame, values: Array, inputs: Mapping[str, Array]) -> tuple[float, int] | None:
-    """Standard deviation of `values` among repeats of one run, and its degrees of freedom; None without
-    repeats.
+    """Return the standard deviation of `values` among repeats of one run, and its degrees of freedom; None
+    without repeats.
 
     Repeats are rows that agree in the law's inputs and in every column that says how a run was made (so a
     second learning rate is not a repeat); at least two degrees of freedom are asked for. Equal values under
@@ -263,12 +267,12 @@ def seed_noise(frame: pd.DataFrame, values: Array, inputs: Mapping[str, Array]) 
     if "seed" in frame.columns and frame["seed"].nunique() < 2:
         return None
     counts = np.bincount(keys)
-    freedom = int(np.sum(counts - 1))
-    if freedom < 2:
+    dof = int(np.sum(counts - 1))
+    if dof < 2:
         return None
     means = np.bincount(keys, weights=values) / counts
-    spread = math.sqrt(float(np.sum((values - means[keys]) ** 2)) / freedom)
-    return (spread, freedom) if spread > 0 else None
+    spread = math.sqrt(float(np.sum((values - means[keys]) ** 2)) / dof)
+    return (spread, dof) if spread > 0 else None
 
 
 def _seeds(frame: pd.DataFrame) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from allometry.errors import unknown
+from allometry.core.registry import Registry
 from allometry.laws.law import Law, Parameter
 from allometry.laws.published import PUBLISHED
 
-_LAWS: dict[str, Law] = {}
+LAWS: Registry[Law] = Registry("law", ordered=True)
+"""Every law by its name, in the order of the zoo."""
 
 _X = {"X": "any scale"}
 _N = {"N": "parameters"}
@@ -33,54 +34,54 @@ _BROKEN = "Caballero et al. 2022, arXiv 2210.14891"
 
 
 def get(name: str) -> Law:
-    """The law of that name; AllometryError with the nearest names if there is none."""
-    if name not in _LAWS:
-        raise unknown("law", name, _LAWS)
-    return _LAWS[name]
+    """Return the law of that name; raise AllometryError with the nearest names if there is none."""
+    return LAWS[name]
 
 
 def all_laws() -> dict[str, Law]:
-    """Every law by its name, in the order of the zoo."""
-    return dict(_LAWS)
+    """Return every law by its name, in the order of the zoo."""
+    return LAWS.all()
 
 
 def amount(name: str, anchor: str, meaning: str = "") -> Parameter:
-    """A positive scale, anchored; starts are 2 % to 100 % of the output at the centre of the data."""
+    """Make a positive scale, anchored; starts are 2 % to 100 % of the output at the centre of the data."""
     return Parameter(name=name, meaning=meaning or "scale of its term", anchor=anchor, relative=True)
 
 
 def floor(name: str = "E", meaning: str = "loss that no scale removes") -> Parameter:
-    """A positive constant that is added: its start is between 5 % and 95 % of the output at the centre."""
+    """Make a positive constant that is added: its start is between 5 % and 95 % of the output at the centre."""
     return Parameter(name=name, meaning=meaning, start=(0.05, 0.95), relative=True, floor=True)
 
 
 def ceiling(name: str, meaning: str, low: float, high: float) -> Parameter:
-    """A positive constant above the data: its start is between `low` and `high` times the largest output."""
+    """Make a positive constant above the data: its start is between `low` and `high` times the largest
+    output.
+    """
     return Parameter(name=name, meaning=meaning, start=(low, high), relative=True, upper=True)
 
 
 def repeats(name: str, meaning: str) -> Parameter:
-    """A number of repeats, which data may leave open to above."""
+    """Make a number of repeats, which data may leave without an upper bound."""
     return Parameter(name=name, meaning=meaning, start=(1.0, 100.0), low=1e-3, high=1e10)
 
 
 def real(name: str, meaning: str, low: float, high: float) -> Parameter:
-    """A number of either sign, fitted as it is; starts are drawn from `low` to `high`."""
+    """Make a number of either sign, fitted as it is; starts are drawn from `low` to `high`."""
     return Parameter(name=name, meaning=meaning, positive=False, low=-math.inf, start=(low, high))
 
 
 def positive(name: str, meaning: str, low: float, high: float, anchor: str | None = None) -> Parameter:
-    """A positive number with a range of its own, in no relation to the output."""
+    """Make a positive number with a range of its own, independent of the output."""
     return Parameter(name=name, meaning=meaning, start=(low, high), anchor=anchor)
 
 
 def exponent(name: str, meaning: str = "exponent", low: float = 0.03, high: float = 1.0) -> Parameter:
-    """A positive power; starts are drawn from `low` to `high`, the fit may leave that range."""
+    """Make a positive power; starts are drawn from `low` to `high`, the fit may leave that range."""
     return Parameter(name=name, meaning=meaning, start=(low, high), high=20.0)
 
 
 def _bend(i: int) -> tuple[Parameter, Parameter, Parameter]:
-    """The three parameters of the i-th break of a broken power law."""
+    """Make the three parameters of the i-th break of a broken power law."""
     return (
         real(f"c_{i}", f"change of exponent at break {i}", -0.3, 0.5),
         positive(f"d_{i}", f"where break {i} is", 0.03 * 3.0**i, 0.3 * 3.0**i, f"X*d_{i}"),
@@ -101,8 +102,7 @@ def _add(
         published=published,
         **more,
     )
-    assert name not in _LAWS, f"two laws called {name}"
-    _LAWS[name] = law
+    LAWS.add(name, law)
 
 
 # fmt: off

@@ -1,14 +1,13 @@
-"""What every architecture is to the rest: a frozen configuration that can count, build and resize itself."""
+"""The interface of every architecture: a frozen configuration that can count, build and resize itself."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from allometry.discovery import import_modules
+from allometry.core.registry import Registry
 from allometry.errors import AllometryError, unknown
 from allometry.models.counts import Counts
 
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Frozen(BaseModel):
-    """A record that is checked when made, never changed, and rejects keys it does not know.
+class StrictModel(BaseModel):
+    """A record that is validated when made, cannot be changed, and rejects unknown keys.
 
     A wrong value raises AllometryError, which names the record and the field and, for a misspelt field, the
     nearest known names.
@@ -49,14 +48,14 @@ def readable(error: ValidationError, record: type[BaseModel]) -> AllometryError:
             wrong, hint = [*wrong, guess.message], guess.hint
         elif item["type"] == "missing":
             wrong.append(f"{field} is missing")
-        elif item["type"] == "value_error":  # raised by a validator of ours: its words are meant to be read
+        elif item["type"] == "value_error":  # raised by our own validator, for the user
             wrong.append(str(item["ctx"]["error"]))
         else:
             wrong.append(f"{field}: {item['msg']} (got {item['input']!r})")
     return AllometryError(f"{record.__name__}: {'; '.join(wrong)}", hint=hint)
 
 
-class ModelConfig(Frozen, ABC):
+class ModelConfig(StrictModel, ABC):
     """The shape of a model. One subclass per family, each in its own file of this package, at most 12 fields.
 
     A subclass sets a `family` field with a literal default and implements the four methods; registering it is
@@ -68,11 +67,11 @@ class ModelConfig(Frozen, ABC):
 
     @abstractmethod
     def counts(self) -> Counts:
-        """Parameters and FLOPs by component, computed from the shape alone."""
+        """Return parameters and FLOPs by component, computed from the shape alone."""
 
     @abstractmethod
     def build(self, seed: int = 0) -> nn.Module:
-        """The PyTorch module with freshly initialised fp32 weights, a pure function of (shape, seed).
+        """Build the PyTorch module with freshly initialised fp32 weights, a pure function of (shape, seed).
 
         Its forward maps token ids of shape (batch, time) to logits of shape (batch, time, n_vocab). If it has
         an attribute `auxiliary_loss` that is not None after a forward pass in training, that (one number) is
@@ -81,8 +80,10 @@ class ModelConfig(Frozen, ABC):
 
     @classmethod
     @abstractmethod
-    def of_size(cls, n: int, **fixed: Any) -> Self:
-        """The dial: the shape of this family with Kaplan's N near `n`, all else derived unless fixed."""
+    def from_n_params(cls, n: int, **fixed: Any) -> Self:
+        """Return the shape of this family with Kaplan's N near `n`; fields that are not `fixed` are derived from
+        it.
+        """
 
     @property
     @abstractmethod
@@ -90,24 +91,23 @@ class ModelConfig(Frozen, ABC):
         """A short name of the shape for tables and run names, such as "4x64"."""
 
 
-_FAMILIES: dict[str, type[ModelConfig]] = {}
+FAMILIES: Registry[type[ModelConfig]] = Registry(
+    "model family", packages=("allometry.models",), without=("torch", "safetensors")
+)
+"""Model families by name. A file that needs PyTorch is left out where PyTorch is not installed."""
+
 ConfigType = TypeVar("ConfigType", bound=type[ModelConfig])
 
 
 def register(config: ConfigType) -> ConfigType:
-    """Make a family known (class decorator) by the default of its `family` field."""
+    """Register a family (class decorator) under the default of its `family` field."""
     name: str = config.__pydantic_fields__["family"].default
-    _FAMILIES[name] = config
-    return config
+    return FAMILIES.add(name, config)
 
 
 def families() -> dict[str, type[ModelConfig]]:
-    """Return every family by name; a file put into this package is found without being listed anywhere.
-
-    A file that needs PyTorch is left out where PyTorch is not installed.
-    """
-    import_modules("allometry.models", without=("torch", "safetensors"), nested=False)
-    return dict(sorted(_FAMILIES.items()))
+    """Return every family by name; a file put into this package is found without being listed anywhere."""
+    return FAMILIES.all()
 
 
 def family(name: str) -> type[ModelConfig]:
@@ -115,10 +115,4 @@ def family(name: str) -> type[ModelConfig]:
 
     The file of that name is looked into first, so that to read a run loads no other family, nor PyTorch.
     """
-    if not isinstance(name, str):
-        raise unknown("model family", str(name), families())
-    if name not in _FAMILIES and name.isidentifier() and find_spec(f"allometry.models.{name}"):
-        import_modules("allometry.models", only=name, without=("torch", "safetensors"), nested=False)
-    if name not in _FAMILIES and name not in families():
-        raise unknown("model family", name, _FAMILIES)
-    return _FAMILIES[name]
+    return FAMILIES[name]

@@ -1,4 +1,4 @@
-"""Parameters and FLOPs, component by component; conventions are chosen when reading, never when recording.
+"""Parameters and FLOPs by component. Runs record every component; a convention is chosen when they are read.
 
 What "N" and "C" mean moves the exponents of a scaling law more than most experiments do: counting the head's
 FLOPs alone takes the exponent of N_opt(C) from 0.84 to 0.71 (Porian et al. 2024). So a run records every
@@ -48,11 +48,11 @@ class Counts:
         return self.embedding + self.position + self.blocks + self.other + self.head
 
     def parameters(self, convention: ParameterConvention = "kaplan") -> int:
-        """N under a named convention."""
+        """Return N under a named convention."""
         return {"kaplan": self.N, "head": self.N_head, "total": self.N_total}[convention]
 
     def flops_per_token(self, convention: ComputeConvention = "6ND") -> int:
-        """Training FLOPs for one token: three forward passes' worth, as the backward pass costs two.
+        """Return the training FLOPs of one token: three forward passes, since the backward pass costs two.
 
         "6ND" is Kaplan's C / D (blocks only), "head" adds the output matrix, "attention" adds both the output
         matrix and the context term, which is everything that counts.
@@ -65,5 +65,5 @@ class Counts:
         return 3 * forward
 
     def to_dict(self) -> dict[str, int]:
-        """Plain numbers for JSON."""
+        """Return the components as plain numbers for JSON."""
         return asdict(self)

@@ -54,7 +54,7 @@ def export_gpt2(model: nn.Module, directory: Path) -> None:
 
 
 def _as_transformer(model: nn.Module) -> tuple[TransformerConfig, int]:
-    """The configuration of the transformer that computes the same, and how many of its blocks differ."""
+    """Return the equivalent transformer's configuration, and its number of distinct blocks."""
     config = model.config if isinstance(model, Transformer) else None
     if isinstance(config, TransformerConfig):
         return config, config.n_layer
@@ -69,7 +69,7 @@ def _as_transformer(model: nn.Module) -> tuple[TransformerConfig, int]:
 
 
 def _shared(name: str, distinct: int) -> str:
-    """The parameter's name in a model that has only `distinct` blocks and goes through them repeatedly."""
+    """Return the parameter's name in a model with `distinct` blocks that are applied repeatedly."""
     if not name.startswith("blocks."):
         return name
     _, block, rest = name.split(".", 2)
@@ -77,7 +77,7 @@ def _shared(name: str, distinct: int) -> str:
 
 
 def import_gpt2(directory: Path) -> Transformer:
-    """The model in a directory in GPT-2's layout, as `save_pretrained` or `export_gpt2` writes it.
+    """Read the model in a directory in GPT-2's layout, as `save_pretrained` or `export_gpt2` writes it.
 
     Biases that are all zero are left out. Raises AllometryError for another architecture, the tanh GELU (of
     the published GPT-2 weights), and files that are missing or do not fit together.
@@ -105,7 +105,7 @@ def import_gpt2(directory: Path) -> Transformer:
 
 
 def _tensors(directory: Path) -> dict[str, Tensor]:
-    """The weights, from one file or from the parts that an index names, as `save_pretrained` writes them."""
+    """Read the weights from one file, or from the parts that an index names, as `save_pretrained` writes them."""
     index = directory / "model.safetensors.index.json"
     if not index.exists():
         return load_file(directory / "model.safetensors")
@@ -126,7 +126,7 @@ def _import(tensors: dict[str, Tensor], kind: str, shape: tuple[int, ...], their
 
 
 def _layout(config: TransformerConfig) -> dict[str, tuple[str, tuple[int, ...], str]]:
-    """Our parameter names with kind, shape and GPT-2's name; "matrix": GPT-2 stores the transpose."""
+    """Return our parameter names with kind, shape and GPT-2's name; "matrix": GPT-2 stores the transpose."""
     d, f = config.d_model, config.d_ff
     entries: dict[str, tuple[str, tuple[int, ...], str]] = {
         "embed.weight": ("table", (config.n_vocab, d), "transformer.wte.weight"),

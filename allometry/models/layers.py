@@ -1,4 +1,4 @@
-"""What more than one architecture is made of."""
+"""Parts that several architectures share."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-    """softmax(q k^T / sqrt(w)) v, each position seeing itself and those before it; `dropout` falls on the
-    softmax.
+    """Return softmax(q k^T / sqrt(w)) v, where each position attends to itself and to earlier ones; `dropout` is
+    applied to the softmax.
 
     q, k, v and the result: (B, H, T, w) for B sequences, H heads of width w, T positions.
     """
@@ -28,8 +28,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> T
 
 
 def _written_out(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-    """The same as plain products: PyTorch's fused backward pass is five times slower than this in bf16 on
-    CPUs."""
+    """Compute the same with plain products: in bf16 on CPUs, PyTorch's fused backward pass is five times slower."""
     T, w = q.shape[-2:]
     future = torch.full((T, T), -math.inf, dtype=q.dtype, device=q.device).triu(1)
     weights = torch.softmax(q @ k.mT * w**-0.5 + future, dim=-1)  # (B, H, T, T)
@@ -57,8 +56,9 @@ def unfilled(make: Callable[[], Module]) -> Module:
 
 
 class _WithoutInitialisation(TorchFunctionMode):
-    """Leaves tensors alone that a function of `torch.nn.init` would fill. On the meta device those that draw
-    load PyTorch's compiler, which takes seconds in every new process."""
+    """A context in which the functions of `torch.nn.init` leave tensors unchanged. On the meta device the random
+    ones load PyTorch's compiler, which takes seconds in every new process.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Positive = Annotated[int, Field(ge=1)]
 
 USUAL_DEPTH = 2
-"""Layers along the dial: the middle one of the paper's three series (figure 7)."""
+"""Layers that `from_n_params` gives: the middle one of the paper's three series (figure 7)."""
 
 
 @register
@@ -48,7 +48,8 @@ class LSTMConfig(ModelConfig):
         return f"{self.n_layer}x{self.d_model}"
 
     def counts(self) -> Counts:
-        """N = 8 n_layer d^2: four gates, each with a matrix for the input and one for the state.
+        """Return the counts, with N = 8 n_layer d^2: each of four gates has a matrix for the input and one for
+        the state.
 
         No context term: a token costs the same wherever it stands.
         """
@@ -66,15 +67,15 @@ class LSTMConfig(ModelConfig):
         )
 
     def build(self, seed: int = 0) -> LSTM:
-        """The module with freshly initialised weights, a pure function of (shape, seed)."""
+        """Build the module with freshly initialised weights, a pure function of (shape, seed)."""
         from allometry.models.layers import fresh
         from allometry.models.modules.lstm import LSTM
 
         return fresh(lambda: LSTM(self), seed)
 
     @classmethod
-    def of_size(cls, n: int, **fixed: Any) -> Self:
-        """The dial: the width with N nearest to `n`, at two layers unless depth or width is fixed.
+    def from_n_params(cls, n: int, **fixed: Any) -> Self:
+        """Return the shape with N nearest to `n`: two layers unless depth or width is fixed, and the width that fits.
 
         Widths are multiples of 2 (of 4 from 32 on, 8 from 64 on, 16 from 256 on), so N is within 15 % of `n`
         from 3e3 on. Raises AllometryError for n < 1 and for impossible fields.
@@ -91,7 +92,7 @@ class LSTMConfig(ModelConfig):
 
 
 def _width_near(square: float) -> int:
-    """The usable width whose square is nearest to `square`, in proportion."""
+    """Return the usable width whose square is nearest to `square`, in proportion."""
     width = math.sqrt(square)
     grain = next((grain for limit, grain in ((32, 2), (64, 4), (256, 8)) if width < limit), 16)
     below = max(grain, int(width / grain) * grain)

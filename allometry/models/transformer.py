@@ -1,5 +1,6 @@
 """The shape of the decoder-only transformer of Kaplan et al. 2020, "Scaling Laws for Neural Language Models",
-section 2: its fields, its counts, and its dial. The model itself is `modules/transformer.py`.
+section 2: its fields, its counts, and the shape of a given size. The model itself is
+`modules/transformer.py`.
 
 It is GPT-2's architecture (Radford et al. 2019): pre-LN blocks, learned positions, a head tied to the token
 embedding, d_ff = 4 d_model. What the paper leaves open follows GPT-2, except where small models want
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 Positive = Annotated[int, Field(ge=1)]
 
 ASPECT_RATIO = 32
-"""d_model / n_layer along the dial. Kaplan et al. (section 3.1) find that a factor of 40 hardly matters in
-large models; in small ones it does, and a ladder of sizes with a constant ratio scatters least about L(N)."""
+"""d_model / n_layer that `from_n_params` aims for.
+
+Kaplan et al. (section 3.1) find that a factor of 40 hardly matters in large models; in small ones it does, and
+a ladder of sizes with a constant ratio scatters least about L(N).
+"""
 
 
 @register
@@ -68,7 +72,9 @@ class TransformerConfig(ModelConfig):
         return f"{self.n_layer}x{self.d_model}" + (f"f{self.d_ff}" if self.d_ff != 4 * self.d_model else "")
 
     def counts(self) -> Counts:
-        """Kaplan et al. 2020, Table 1, with d_attn = d_model: N = 2 d_model n_layer (2 d_attn + d_ff)."""
+        """Return the counts of Kaplan et al. 2020, Table 1, with d_attn = d_model: N = 2 d_model n_layer (2
+        d_attn + d_ff).
+        """
         d = self.d_model
         blocks = 2 * d * self.n_layer * (2 * d + self.d_ff)
         gains = (2 * self.n_layer + 1) * d
@@ -85,15 +91,15 @@ class TransformerConfig(ModelConfig):
         )
 
     def build(self, seed: int = 0) -> Transformer:
-        """The module with freshly initialised weights, a pure function of (shape, seed)."""
+        """Build the module with freshly initialised weights, a pure function of (shape, seed)."""
         from allometry.models.layers import fresh
         from allometry.models.modules.transformer import Transformer
 
         return fresh(lambda: Transformer(self), seed)
 
     @classmethod
-    def of_size(cls, n: int, **fixed: Any) -> Self:
-        """The dial: depth and width with N near `n` at d_model / n_layer near 32 and at least two layers.
+    def from_n_params(cls, n: int, **fixed: Any) -> Self:
+        """Return the shape with N near `n`: d_model / n_layer near 32, and at least two layers.
 
         Widths are multiples of 8 (of 16 from 64 on, of 32 from 256 on), so N is within 30 % of `n` from 1e4
         on, 15 % from 1e5 and 10 % from 1e6. `fixed` sets any field; a fixed depth or width is kept and the
@@ -113,7 +119,7 @@ class TransformerConfig(ModelConfig):
 
 
 def with_derived(data: Any) -> Any:
-    """The fields of a configuration, with `n_head` and `d_ff` from `d_model` where they are not given."""
+    """Fill in `n_head` and `d_ff` from `d_model` in the fields of a configuration where they are not given."""
     d = data.get("d_model") if isinstance(data, dict) else None
     if isinstance(d, int) and d > 0:
         data = {"n_head": max(1, d // head_width(d)), "d_ff": 4 * d, **data}
@@ -121,7 +127,7 @@ def with_derived(data: Any) -> Any:
 
 
 def head_width(d_model: int) -> int:
-    """A head's default width: 32 (64 in wide models), else the larger of 16 and 8 that divides d_model."""
+    """Return a head's default width: 32 (64 in wide models), else the larger of 16 and 8 that divides d_model."""
     widths = (64, 32, 16, 8) if d_model >= 512 else (32, 16, 8)
     return next((width for width in widths if d_model % width == 0), d_model)
 
@@ -129,7 +135,7 @@ def head_width(d_model: int) -> int:
 def _shapes_near(
     n: int, n_layer: int | None, d_model: int | None, n_head: int, d_ff: int | None
 ) -> list[tuple[int, int]]:
-    """Depths around the aspect ratio's, each with the two widths between which N passes `n`."""
+    """Return depths around that of the aspect ratio, each with the two widths between which N passes `n`."""
     if d_model is not None:
         depth = n / (2 * d_model * (2 * d_model + (d_ff or 4 * d_model)))
         return [

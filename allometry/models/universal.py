@@ -1,6 +1,5 @@
 """The shape of the recurrent transformer of Kaplan et al. 2020, appendix D.2, after the Universal Transformer
-(Dehghani et al. 2019, arXiv 1807.03819): the transformer's blocks, with a stack of them applied again and
-again.
+(Dehghani et al. 2019, arXiv 1807.03819): a stack of transformer blocks that is applied repeatedly.
 
 `n_layer` blocks are applied in all; `reuse` of those applications share weights, so n_layer / reuse blocks
 are distinct, and the stack of them is gone through `reuse` times. N counts each block once, FLOPs count every
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from allometry.models.base import Frozen, ModelConfig, register
+from allometry.models.base import ModelConfig, StrictModel, register
 from allometry.models.counts import Counts
 from allometry.models.transformer import TransformerConfig, with_derived
 
@@ -28,10 +27,10 @@ if TYPE_CHECKING:
 Positive = Annotated[int, Field(ge=1)]
 
 ONE_BLOCK = 20_000
-"""Below this N the dial has a single distinct block, as Dehghani et al. have at any size."""
+"""Below this N `from_n_params` gives a single distinct block, as Dehghani et al. have at any size."""
 
 
-class Act(Frozen):
+class Act(StrictModel):
     """Adaptive computation time (Graves 2016, arXiv 1603.08983): each position halts by itself.
 
     It halts once its halting probabilities exceed `threshold` in sum, and `ponder` times the mean ponder cost
@@ -82,7 +81,7 @@ class UniversalConfig(ModelConfig):
         return self
 
     def distinct(self) -> TransformerConfig:
-        """The transformer of the n_layer / reuse distinct blocks: one pass through them."""
+        """Return the transformer of the n_layer / reuse distinct blocks, each applied once."""
         shared = self.model_dump(exclude={"family", "n_layer", "reuse", "timestep", "act"})
         return TransformerConfig.model_validate({**shared, "n_layer": self.n_layer // self.reuse})
 
@@ -94,7 +93,7 @@ class UniversalConfig(ModelConfig):
         return f"{int(depth) * self.reuse}x{width}r{self.reuse}{extras}"
 
     def counts(self) -> Counts:
-        """Parameters of the distinct blocks, FLOPs of every application; with ACT the most there can be.
+        """Return the parameters of the distinct blocks and the FLOPs of every application; with ACT the maximum FLOPs.
 
         ACT's halting unit (d + 1 numbers) is counted with the gains, and its FLOPs are left out like theirs.
         """
@@ -111,15 +110,15 @@ class UniversalConfig(ModelConfig):
         )
 
     def build(self, seed: int = 0) -> Universal:
-        """The module with freshly initialised weights, a pure function of (shape, seed)."""
+        """Build the module with freshly initialised weights, a pure function of (shape, seed)."""
         from allometry.models.layers import fresh
         from allometry.models.modules.universal import Universal
 
         return fresh(lambda: Universal(self), seed)
 
     @classmethod
-    def of_size(cls, n: int, **fixed: Any) -> Self:
-        """The dial: the transformer's of this N, its stack applied `reuse` times; below ONE_BLOCK one block.
+    def from_n_params(cls, n: int, **fixed: Any) -> Self:
+        """Return the transformer's shape of this N, its stack applied `reuse` times; one block below N = ONE_BLOCK.
 
         N is within 40 % of `n` from 3e3 on, 30 % from 1e4, 15 % from 1e5 and 10 % from 1e6. `fixed` sets any
         field, `n_layer` being applications. Raises AllometryError for n < 1 and for impossible fields.
@@ -130,6 +129,6 @@ class UniversalConfig(ModelConfig):
             stack["n_layer"] = max(1, fixed["n_layer"] // reuse)
         elif n < ONE_BLOCK and "d_model" not in fixed:
             stack["n_layer"] = 1
-        found = TransformerConfig.of_size(n, **stack)
+        found = TransformerConfig.from_n_params(n, **stack)
         shape = {"n_layer": found.n_layer * reuse, "d_model": found.d_model}
         return cls.model_validate({**shape, **fixed})

@@ -115,7 +115,7 @@ def _size(source: Source, request: Request, params: Mapping[str, Array], C: Arra
 def _for_target(
     source: Source, request: Request, params: Mapping[str, Array], count: int
 ) -> tuple[Array, Array]:
-    """(N, C) that reach the target loss: the least compute for it, under what is fixed."""
+    """Return (N, C) that reach the target loss: the least compute for it, under what is fixed."""
     target = request.loss
     assert target is not None
     if request.N is not None:
@@ -129,7 +129,7 @@ def _for_target(
 
 
 def _scaled(source: Source, request: Request, params: Mapping[str, Array], count: int) -> tuple[Array, Array]:
-    """Bisection in N with D fixed, or D = ratio · N."""
+    """Find (N, C) that reach the target loss by bisection in N with D fixed, or D = ratio · N."""
     low, high = np.zeros(count), np.full(count, np.log(1e20))
 
     def tokens(N: Array) -> Array:
@@ -146,7 +146,7 @@ def _scaled(source: Source, request: Request, params: Mapping[str, Array], count
 
 
 def _efficient(request: Request, params: Mapping[str, Array]) -> Allocation:
-    """Kaplan's compute-efficient allocation with his B_crit(L); C is C_min."""
+    """Return Kaplan's compute-efficient allocation with his B_crit(L); C is C_min."""
     if (
         request.N is not None
         or request.D is not None

@@ -45,7 +45,7 @@ class Design:
     notes: tuple[str, ...]
 
     def report(self) -> str:
-        """The proposal as text."""
+        """Return the proposal as text."""
         cost = self.runs["C"].sum()
         spent = f"{format_flops(cost)} of {format_flops(self.budget)} FLOPs"
         head = f"{len(self.runs)} runs, {spent}, for {self.target}"
@@ -59,7 +59,7 @@ class Design:
         return "\n".join(lines + [f"note: {n}" for n in self.notes])
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON."""
+        """Return all fields as plain JSON."""
         rows = [{k: plain(v) for k, v in row.items()} for row in self.runs.to_dict("records")]
         return {
             "target": self.target, "value": self.value, "before": plain(self.before), "after": self.after,
@@ -83,7 +83,8 @@ def next_runs(
     most: int = 12,
     noise: float | None = None,
 ) -> Design:
-    """Runs (at most `most`, together within `budget` FLOPs) that make `target` surest.
+    """Choose runs (at most `most`, together within `budget` FLOPs) that give `target` the smallest standard
+    deviation.
 
     `target`: "loss@1e21" (of the best run at that compute), "N_opt@1e21", "a" (the exponent of N_opt,
     at the budget) or a parameter's name. With a `fit`, its runs count as done; without, constants of
@@ -127,21 +128,21 @@ class _Space:
         self.size = len(self.names)
 
     def params(self, shifts: Array) -> dict[str, Array]:
-        """Parameters at shifts (R, p) in units of themselves, each (R,)."""
+        """Return the parameters at shifts (R, p) in units of themselves, each (R,)."""
         values = self.point + shifts * self.unit
         return {n: values[:, i] for i, n in enumerate(self.names)}
 
     def derivative(self, function: Callable[[dict[str, Array]], Array], step: float = 1e-4) -> Array:
-        """Central differences of a function of parameters (2p sets at once) by each shift: (p, …)."""
+        """Differentiate a function of parameters (2p sets at once) by each shift, by central differences: (p, …)."""
         values = function(self.params(np.concatenate([np.eye(self.size), -np.eye(self.size)]) * step))
         return np.asarray((values[: self.size] - values[self.size :]) / (2 * step))
 
     def jacobian(self, N: Array, D: Array) -> Array:
-        """Derivatives of log loss at runs (n,) by each shift: (n, p)."""
+        """Return the derivatives of log loss at runs (n,) by each shift: (n, p)."""
         return self.derivative(lambda p: np.log(self.source.loss(p, N[None, :], D[None, :], None))).T
 
     def target(self, text: str, budget: float) -> tuple[Array, float]:
-        """Gradient (p,) and value of a named target. Raises AllometryError for an unknown one."""
+        """Return the gradient (p,) and value of a named target. Raises AllometryError for an unknown one."""
         if text in self.names:
             index = self.names.index(text)
             return np.eye(self.size)[index] * self.unit[index], float(self.point[index])
@@ -170,7 +171,7 @@ def _size(source: Source, params: dict[str, Array], at: float) -> Array:
 
 
 def _exponent(source: Source, params: dict[str, Array], at: float) -> Array:
-    """d log N_opt / d log C over a decade around `at`."""
+    """Return d log N_opt / d log C over a decade around `at`."""
     low, high = (np.log(best_size(source, params, at * f)[0]) for f in (10**-0.5, 10**0.5))
     return np.asarray((high - low) / np.log(10))
 
@@ -183,8 +184,8 @@ def _points(fit: FitResult | None) -> tuple[Array, Array]:
 
 
 def _candidates(source: Source, budget: float) -> pd.DataFrame:
-    """Sizes and tokens in factors of two, 1 to 1,000 tokens a parameter, from a thousandth of the
-    budget up.
+    """Return a grid of sizes and tokens in factors of two, 1 to 1,000 tokens per parameter, from a thousandth
+    of the budget up.
     """
     sizes, _ = best_size(source, source.parameters, budget)
     middle = float(sizes[0]) if np.isfinite(sizes[0]) else float(np.sqrt(budget / 120))
@@ -221,7 +222,7 @@ def _refuse(pool: pd.DataFrame, rows: Array, done: Array, gradient: Array, budge
 
 
 def _identified(rows: Array, gradient: Array) -> float:
-    """Standard deviation of the target from runs' scaled gradients (n, p); infinite if they do not
+    """Return the standard deviation of the target from runs' scaled gradients (n, p); infinite if they do not
     determine it.
     """
     if not len(rows):
@@ -239,7 +240,7 @@ def _identified(rows: Array, gradient: Array) -> float:
 def _greedy(
     rows: Array, cost: Array, done: Array, gradient: Array, budget: float, most: int
 ) -> tuple[list[int], Array]:
-    """Indices of the chosen runs and the target's deviation before and after each.
+    """Choose runs one by one: return their indices, and the target's deviation before and after each.
 
     Each step takes the run with the largest drop of log variance, once per run and once per cost; the
     better of the two sequences is kept. A weak prior (100 % of every parameter) keeps the first steps

@@ -43,31 +43,31 @@ class Efficient:
         return np.asarray(6 * np.asarray(self.N_c) * self.B_star * self.S_c * factor / PF_DAY)
 
     def loss(self, C: ArrayLike) -> Array:
-        """Loss of the best allocation (B.6)."""
+        """Return the loss of the best allocation (B.6)."""
         return np.asarray((self.C_c / np.asarray(C, float)) ** self.alpha_C)
 
     def size(self, C: ArrayLike) -> Array:
-        """Parameters N(C) (B.9)."""
+        """Return the parameters N(C) (B.9)."""
         n, s = self._a("N"), self._a("S")
         share = (np.asarray(C, float) / self.C_c) ** (self.alpha_C / n)
         return np.asarray(np.asarray(self.N_c) * share * (1 + n / s) ** (1 / n))
 
     def steps(self, C: ArrayLike) -> Array:
-        """Steps S(C) (B.10)."""
+        """Return the steps S(C) (B.10)."""
         n, s = self._a("N"), self._a("S")
         scale = self.C_c * PF_DAY / (6 * np.asarray(self.N_c) * self.B_star) * (1 + n / s) ** (-1 / n)
         return np.asarray(scale * (np.asarray(C, float) / self.C_c) ** (self.alpha_C / s))
 
     def batch(self, C: ArrayLike) -> Array:
-        """Batch in tokens: the critical one at the loss reached (B.2)."""
+        """Return the batch in tokens: the critical one at the loss reached (B.2)."""
         return np.asarray(np.asarray(self.B_star) / self.loss(C) ** (1 / self._a("B")))
 
     def compute_for(self, loss: ArrayLike) -> Array:
-        """PF-days of the best allocation that reaches a loss (B.6 solved for C)."""
+        """Return the PF-days of the best allocation that reaches a loss (B.6 solved for C)."""
         return np.asarray(self.C_c / np.asarray(loss, float) ** (1 / self.alpha_C))
 
     def compute_at(self, N: ArrayLike, loss: ArrayLike) -> Array:
-        """PF-days that a model of size N needs to reach a loss (B.15); infinite where it cannot."""
+        """Return the PF-days that a model of size N needs to reach a loss (B.15); infinite where it cannot."""
         size, target = np.asarray(N, float), np.asarray(loss, float)
         rest = target - (np.asarray(self.N_c) / size) ** self._a("N")
         scale = 6 * np.asarray(self.B_star) * self.S_c * size * target ** (-1 / self._a("B")) / PF_DAY
@@ -86,8 +86,8 @@ def excess_compute(ratio: ArrayLike, alpha_N: float = 0.077, alpha_S: float = 0.
 
 
 def excess_steps(ratio: ArrayLike, alpha_N: float = 0.077, alpha_S: float = 0.76) -> Array:
-    """Steps against the best, to the same loss, at `ratio` = N/N_eff (B.17); infinite for sizes too
-    small.
+    """Return steps relative to the best, to the same loss, at `ratio` = N/N_eff (B.17); infinite for sizes
+    too small.
     """
     bracket = 1 + alpha_S / alpha_N * (1 - np.asarray(ratio, float) ** -alpha_N)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -95,8 +95,8 @@ def excess_steps(ratio: ArrayLike, alpha_N: float = 0.077, alpha_S: float = 0.76
 
 
 def convergence_trade(f: float, f_other: float, alpha_N: float, alpha_S: float) -> tuple[float, float, float]:
-    """Ratios (N, S, C) at equal loss of stopping a share `f` above the converged loss against `f_other`
-    (B.12-14).
+    """Return the ratios (N, S, C) at equal loss of stopping a share `f` above the converged loss against
+    `f_other` (B.12-14).
     """
     size = ((1 + f) / (1 + f_other)) ** (1 / alpha_N)
     steps = ((1 + 1 / f) / (1 + 1 / f_other)) ** (1 / alpha_S)

@@ -15,7 +15,7 @@ FLOPS_PER_PARAMETER_TOKEN = 6.0
 
 
 def chinchilla_optimum(C: ArrayLike, A: float, B: float, alpha: float, beta: float) -> tuple[Array, Array]:
-    """N_opt = G (C/6)^a and D_opt = (C/6)^b / G, a = beta/(alpha+beta), b = alpha/(alpha+beta).
+    """Return N_opt = G (C/6)^a and D_opt = (C/6)^b / G, a = beta/(alpha+beta), b = alpha/(alpha+beta).
 
     C in FLOPs. G = (alpha A/(beta B))^(1/(alpha+beta)) (Hoffmann et al. 2022, eq. 4).
     """
@@ -27,7 +27,7 @@ def chinchilla_optimum(C: ArrayLike, A: float, B: float, alpha: float, beta: flo
 def best_size(
     source: Source, params: Mapping[str, Array], C: ArrayLike, unique: float | None = None
 ) -> tuple[Array, Array]:
-    """(N, loss), each (R,), of least loss at 6ND = C: a search in log N that narrows five times.
+    """Find (N, loss), each (R,), of least loss at 6ND = C: a search in log N that narrows five times.
 
     `params` are arrays of shape (R,), C is a number or of shape (R,). Laws of the kind that the zoo
     holds have one minimum in log N. Draws without a minimum between 1 parameter and C/6 give NaN.
@@ -68,7 +68,7 @@ def tokens_for(
     target: float | Array,
     unique: float | None = None,
 ) -> Array:
-    """Tokens D (R,) at which a model of size N reaches a target loss; infinite where it never does."""
+    """Return the tokens D (R,) at which a model of size N reaches a target loss; infinite where it never does."""
     count = len(next(iter(params.values())))
     sizes = np.broadcast_to(np.asarray(N, float), (count,))
     return _solve(
@@ -83,9 +83,7 @@ def tokens_for(
 def _solve(
     loss: Callable[[Array], Array], target: float | Array, count: int, *, low: float, high: float
 ) -> Array:
-    """exp(x) where a falling function of x, shape (R,), meets its target: bisection for all rows
-    together.
-    """
+    """Find exp(x) where a falling function of x, shape (R,), meets its target: bisection for all rows together."""
     a, b = np.full(count, low), np.full(count, high)
     reachable = np.asarray(loss(b) <= target)
     for _ in range(60):

@@ -61,7 +61,7 @@ class Plan:
     warnings: tuple[str, ...]
 
     def __repr__(self) -> str:
-        """The report."""
+        """Return the report."""
         return self.report()
 
     def report(self, level: float = 0.95) -> str:
@@ -87,7 +87,7 @@ class Plan:
         )
 
     def frame(self) -> pd.DataFrame:
-        """One row a quantity: value, 80 % and 95 % bounds, and how far it extrapolates."""
+        """Return one row per quantity: value, 80 % and 95 % bounds, and how far it extrapolates."""
         rows = [
             {"quantity": name, **getattr(self, name).to_dict(), "beyond": self.beyond.get(name)}
             for name in ("N", "D", "C", "batch", "steps", "loss")
@@ -95,7 +95,7 @@ class Plan:
         return pd.DataFrame(rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON."""
+        """Return all fields as plain JSON."""
         values = {name: getattr(self, name).to_dict() for name in ("N", "D", "C", "batch", "steps", "loss")}
         return {
             "rule": self.rule,
@@ -205,7 +205,8 @@ def _estimate(best: Allocation, drawn: Allocation | None, name: str) -> Estimate
 
 
 def _batch(batch: float | None, best: Allocation, drawn: Allocation | None) -> tuple[Estimate, str]:
-    """The batch in tokens and where it comes from: given, or the law's own (Kaplan's App. B), or a rule.
+    """Return the batch in tokens and where it comes from: given, or the law's own (Kaplan's App. B), or a
+    rule.
 
     Kaplan's critical batch at the loss is taken where it leaves at least a thousand steps; it was
     measured on BPE tokens between 3 and 10 nats, and makes no sense for losses per byte. Else the Step
@@ -239,7 +240,7 @@ def _ratio(tokens: Estimate, batch: Estimate) -> Estimate:
 
 
 def _epochs(source: Source, best: Allocation, unique: float | None) -> pd.DataFrame | None:
-    """What repeating is worth: effective tokens as a share of the tokens trained, by number of epochs."""
+    """Return the effective tokens as a share of the tokens trained, by number of epochs."""
     if unique is None:
         return None
     R_D = float(source.parameters["R_D"][0]) if "R_D" in source.parameters else R_D_STAR

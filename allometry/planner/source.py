@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,12 +15,10 @@ from allometry.laws.estimate import Array
 from allometry.laws.law import Law
 from allometry.laws.result import FitResult
 from allometry.laws.zoo import all_laws, get
+from allometry.runs.tables.headings import wrong_scale
 
 R_D_STAR = 15.387756
 """Repeats of the data that are worth having (Muennighoff et al. 2023, arXiv 2305.16264, R_D*)."""
-
-LEAST_N, LEAST_D = 1000.0, 20_000.0
-"""Largest size and number of tokens of a table below which they cannot be counts."""
 
 _SHAPES = ({"N", "D"}, {"N", "M"}, {"N", "D", "U"})
 
@@ -47,7 +46,7 @@ class Source:
         return len(next(iter(self.draws.values()), np.empty(0)))
 
     def loss(self, params: Mapping[str, Array], N: ArrayLike, D: ArrayLike, unique: float | None) -> Array:
-        """Loss for parameters of shape (R,) at N and D of shape (R, …) or broadcastable; `unique`
+        """Return the loss for parameters of shape (R,) at N and D of shape (R, …) or broadcastable; `unique`
         tokens or None.
 
         With fewer unique tokens than D the data repeat: the law's own account of that is used if it has
@@ -65,7 +64,7 @@ class Source:
         return self.law.predict(shaped, **inputs)
 
     def beyond(self, name: str, value: float) -> float | None:
-        """How many times N, D or C lies outside the data (1 inside); None where the data are not known."""
+        """Return how many times N, D or C lies outside the data (1 inside); None where the data are not known."""
         if name not in self.ranges or not np.isfinite(value):
             return None
         low, high = self.ranges[name]
@@ -73,7 +72,7 @@ class Source:
 
 
 def effective_tokens(D: ArrayLike, unique: float, R_D: float = R_D_STAR) -> Array:
-    """Fresh tokens that D tokens drawn from `unique` ones are worth (Muennighoff et al. 2023, eq. 5)."""
+    """Return how many fresh tokens D tokens drawn from `unique` ones are worth (Muennighoff et al. 2023, eq. 5)."""
     tokens = np.asarray(D, float)
     once = np.minimum(tokens, unique)
     repeats = np.maximum(tokens / unique - 1, 0)
@@ -81,12 +80,12 @@ def effective_tokens(D: ArrayLike, unique: float, R_D: float = R_D_STAR) -> Arra
 
 
 def from_fit(result: FitResult) -> Source:
-    """A fit as the source of a plan. Raises AllometryError if its law has no N and D, or the fit failed."""
+    """Use a fit as the source of a plan. Raises AllometryError if its law has no N and D, or the fit failed."""
     _need_size_and_data(result.law)
     if result.status == "failed":
         raise AllometryError("a failed fit cannot be planned with", hint="; ".join(result.reasons) or None)
     data = result.data
-    refuse_wrong_units(data)
+    refuse_wrong_units(data, result.columns)
     tokens = data["D"] if "D" in data else data["M"] * data["N"] if "M" in data else None
     ranges = {"N": _range(data["N"])} if "N" in data else {}
     if tokens is not None:
@@ -105,23 +104,28 @@ def from_fit(result: FitResult) -> Source:
     )
 
 
-def refuse_wrong_units(data: pd.DataFrame) -> None:
-    """Raise AllometryError where sizes N or tokens D (columns) are no counts but millions or billions.
+def refuse_wrong_units(data: pd.DataFrame, columns: Mapping[str, str]) -> None:
+    """Raise AllometryError where sizes N or tokens D (columns of `data`) are no counts but millions or
+    billions; `columns` says what they were read from.
 
     A fit does not mind; compute, C = 6ND in FLOPs, does.
     """
-    for name, what, least in (("N", "parameters", LEAST_N), ("D", "tokens", LEAST_D)):
-        if name in data and float(data[name].max()) < least:
-            low, high = _range(data[name])
+    for name in ("N", "D"):
+        found = wrong_scale(name, data[name]) if name in data else None
+        if found is not None:
+            what, scale = found
+            column = columns.get(name, name)
+            plain = re.fullmatch(r"[^\W\d]\w*", column)
+            counts = f"{column if plain else f'`{column}`'}*{scale or 'FACTOR'}"
             raise AllometryError(
-                f"{name} runs from {low:.3g} to {high:.3g} in the table: that is no number of {what}, so no"
-                " compute follows from it. Is it in millions, billions or trillions?",
-                hint=f"write it as a count: {name} = {name}*1e9, if it is in billions",
+                f"{what}? No compute follows from it",
+                hint=f"fit(…, columns={{{name!r}: {counts!r}}}) makes counts of it",
+                cli_hint=f"--let '{name}={counts}' makes counts of it",
             )
 
 
 def from_published(law: str, name: str | None = None) -> Source:
-    """Printed constants as the source of a plan: the set `name` of a law, or its first one. No intervals.
+    """Use printed constants as the source of a plan: the set `name` of a law, or its first one. No intervals.
 
     Raises AllometryError for a law without N and D, or without published constants.
     """

@@ -14,7 +14,7 @@ RATIOS = (0.25, 0.5, 0.7, 1.4, 2.0, 4.0)
 
 
 def wrong_sizes(source: Source, best: Allocation, unique: float | None = None) -> pd.DataFrame:
-    """Sizes at `RATIOS` times the planned one: columns ratio, N, loss_change, compute_ratio.
+    """Compare sizes at `RATIOS` times the planned one: columns ratio, N, loss_change, compute_ratio.
 
     `loss_change` is relative, at the same compute; `compute_ratio` is the compute for the same loss,
     infinite where a size never reaches it. For Kaplan's L(N, S) the closed form B.16 gives the latter,

@@ -20,7 +20,7 @@ from allometry.version import __version__
 
 
 def build(analysis: Analysis) -> str:
-    """The report as HTML text. Raises AllometryError only if a chart cannot be written as Vega-Lite."""
+    """Return the report as HTML text. Raises AllometryError only if a chart cannot be written as Vega-Lite."""
     runtime, style = theme.runtime(), page.asset("style.css")
     script = page.asset("charts.js") + page.asset("report.js")
     return page.template(page.asset("entries.html") + page.asset("template.html")).render(

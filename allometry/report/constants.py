@@ -14,7 +14,7 @@ WIDTH, HEIGHT, MARGIN = 150, 22, 6
 
 
 def strip(constant: Constant) -> Markup:
-    """An inline SVG: a bar for our interval, a dot for our value, a tick for each published value.
+    """Draw an inline SVG: a bar for our interval, a dot for our value, a tick for each published value.
 
     The axis spans all of them; it is logarithmic where they are positive and span more than a factor of
     thirty. Empty where our value is not finite.

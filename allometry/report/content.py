@@ -25,7 +25,7 @@ class Figure:
     table: pd.DataFrame
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the chart as SVG, which needs no network, over its caption. `chart` is
+        """Return the chart as SVG, which needs no network, over its caption, for a notebook. `chart` is
         interactive.
         """
         from html import escape

@@ -19,7 +19,7 @@ MISSING = "–"
 
 
 def number(value: Any) -> str:
-    """A table cell as plain text: whole numbers in full, others in four digits, very large or small as
+    """Format a table cell as plain text: whole numbers in full, others in four digits, very large or small as
     1.234e12.
     """
     if value is None or value is pd.NaT:
@@ -40,7 +40,7 @@ def number(value: Any) -> str:
 
 
 def short(value: float) -> str:
-    """A published number as it was printed: four digits at most, no zeros added."""
+    """Format a published number as it was printed: four digits at most, no zeros added."""
     return _scientific(value) if abs(value) >= 1e6 or 0 < abs(value) < 1e-3 else _minus(f"{value:.4g}")
 
 
@@ -67,7 +67,7 @@ def _minus(text: str) -> str:
 
 
 def interval(value: float, low: float, high: float) -> str:
-    """A number with its interval and no more digits than that supports: "0.081 [0.074, 0.089]"."""
+    """Format a number with its interval and no more digits than that supports: "0.081 [0.074, 0.089]"."""
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
         return number(float(value))
     size = max(abs(value), abs(low), abs(high))
@@ -78,7 +78,7 @@ def interval(value: float, low: float, high: float) -> str:
 
 
 def _places(half_width: float) -> int:
-    """Decimals that show one digit of half an interval, or two where that digit is 1 or 2."""
+    """Return the decimals that show one digit of half an interval, or two where that digit is 1 or 2."""
     places = math.ceil(-math.log10(half_width))
     if half_width * 10**places < 3:
         places += 1
@@ -90,7 +90,7 @@ def _round3(value: float) -> float:
 
 
 def date(text: str) -> str:
-    """An ISO date and time as a reader writes it, to the minute; what is none is left as it is."""
+    """Format an ISO date and time for a reader, to the minute; text of any other form is left as it is."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -100,18 +100,18 @@ def date(text: str) -> str:
 
 
 def identifier(text: str) -> str:
-    """A text as an HTML id or a file name: lower-case letters, digits and hyphens."""
+    """Turn a text into an HTML id or a file name: lower-case letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "untitled"
 
 
 def paragraphs(text: str) -> Markup:
-    """Plain text as HTML paragraphs (separated by empty lines), with `code`, *emphasis* and **strong**."""
+    """Turn plain text into HTML paragraphs (separated by empty lines), with `code`, *emphasis* and **strong**."""
     blocks = re.split(r"\n\s*\n", text.strip())
     return Markup("\n").join(Markup("<p>{}</p>").format(inline(block)) for block in blocks if block.strip())
 
 
 def inline(text: str) -> Markup:
-    """One run of text with `code`, *emphasis* and **strong**; all else is escaped."""
+    """Turn one line of text into HTML with `code`, *emphasis* and **strong**; all else is escaped."""
     pieces = re.split(r"`([^`]+)`", text)
     return Markup("").join(
         Markup("<code>{}</code>").format(piece) if i % 2 else _emphasis(piece)
@@ -127,7 +127,8 @@ def _emphasis(text: str) -> Markup:
 
 
 def script_json(value: Any) -> Markup:
-    """JSON that is safe inside a <script> element: nothing in it can close the element or open a comment.
+    """Return JSON that is safe inside a <script> element: nothing in it can close the element or open a
+    comment.
 
     The characters < > & and the line separators U+2028 and U+2029 are written as escapes; NaN becomes null.
     """
@@ -148,7 +149,7 @@ def _finite(value: Any) -> Any:
 
 
 def policy(scripts: str, **sources: str) -> str:
-    """A content security policy under which only `scripts` run, and nothing is loaded or sent but what
+    """Return a content security policy under which only `scripts` run, and nothing is loaded or sent but what
     `sources` allow (directive, with underscores, and value).
     """
     further = "".join(f"{name.replace('_', '-')} {value}; " for name, value in sources.items())
@@ -159,6 +160,6 @@ def policy(scripts: str, **sources: str) -> str:
 
 
 def digests(*scripts: str) -> str:
-    """Scripts as a policy names them: by their hashes."""
+    """Return scripts as a policy names them: by their hashes."""
     hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
     return " ".join(f"'sha256-{digest}'" for digest in hashes)

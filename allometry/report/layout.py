@@ -29,11 +29,11 @@ class Names:
     """Ids and file names, each given out once."""
 
     def __init__(self, *taken: str) -> None:
-        """`taken` are ids that the template itself uses."""
+        """Reserve the ids `taken`, which the template itself uses."""
         self._count = Counter(taken)
 
     def unique(self, text: str) -> str:
-        """The text as an id, with a number if it was given out before."""
+        """Return the text as an id, with a number if it was given out before."""
         base = fmt.identifier(text)
         self._count[base] += 1
         if self._count[base] == 1:
@@ -49,7 +49,7 @@ TAKEN = (
 
 
 def layout(analysis: Analysis) -> dict[str, Any]:
-    """Everything of an analysis that the template shows."""
+    """Collect what the template shows of an analysis."""
     names = Names(*TAKEN)
     excluded = _excluded(analysis)
     constants = [(None, list(analysis.constants)), *((c, list(c.constants)) for c in analysis.chapters)]
@@ -75,7 +75,7 @@ def layout(analysis: Analysis) -> dict[str, Any]:
 
 
 def _entry(analysis: Analysis, names: Names, *, prefix: str, rows: int) -> dict[str, Any]:
-    """What every entry of the log has: a date, a question, what was expected, seen, and is asked next."""
+    """Collect what every entry of the log has: a date, a question, what was expected, seen, and is asked next."""
     return {
         "study": analysis.study,
         "question": analysis.question,
@@ -139,12 +139,12 @@ def _constant(constant: Constant) -> dict[str, Any]:
 
 
 def _filled(runs: pd.DataFrame | None) -> pd.DataFrame | None:
-    """The run table without columns that no run fills."""
+    """Return the run table without columns that no run fills."""
     return None if runs is None else runs.dropna(axis=1, how="all")
 
 
 def _excluded(analysis: Analysis) -> pd.DataFrame | None:
-    """The runs that took no part, of all chapters; a run left out of several for one reason is one row."""
+    """Return the excluded runs of all chapters; a run left out of several for one reason is one row."""
     frames = [
         chapter.excluded.assign(study=chapter.study)
         for chapter in analysis.chapters
@@ -161,7 +161,7 @@ def _excluded(analysis: Analysis) -> pd.DataFrame | None:
 
 
 def _flatten(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as (dotted name, text) pairs."""
+    """Yield nested settings as (dotted name, text) pairs."""
     for key, value in content.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @cache
 def template(source: str) -> Template:
-    """A template from its text, with the macros for tables; all that is put into it is escaped."""
+    """Make a template from its text, with the macros for tables; all that is put into it is escaped."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -33,7 +33,7 @@ def template(source: str) -> Template:
 
 
 def colours() -> Markup:
-    """The style sheet's variables: the palettes of light and dark."""
+    """Return the style sheet's variables: the palettes of light and dark."""
     light, dark = theme.palette("light"), theme.palette("dark")
     pairs = {name: (light[name], dark[name]) for name in ("paper", "ink", "muted", "grid", "accent")}
     for place, name in enumerate(("ours", "theirs", "good")):
@@ -43,19 +43,19 @@ def colours() -> Markup:
 
 
 def themes() -> Markup:
-    """The charts' configuration in light and dark, as JSON."""
+    """Return the charts' configuration in light and dark, as JSON."""
     return fmt.script_json({"light": theme.config("light"), "dark": theme.config("dark")})
 
 
 def chart_json(figure: Figure) -> Markup:
-    """A figure's chart as Vega-Lite JSON without a theme, described for those who cannot see it."""
+    """Return a figure's chart as Vega-Lite JSON without a theme, described for those who cannot see it."""
     spec = _renumbered(_rounded(theme.specification(figure)))
     spec["description"] = f"{figure.title}. {figure.caption}"
     return fmt.script_json(spec)
 
 
 def _rounded(value: Any) -> Any:
-    """A specification with six digits to a number: more than a screen can show, in half the size.
+    """Round a specification to six digits per number: more than a screen can show, in half the size.
 
     All of it, since colours are looked up by exact values: those in the data and those in a scale's
     domain must agree.
@@ -71,8 +71,8 @@ _GIVEN = re.compile(r'"name": ?"((?:view|param)_\d+)"')
 
 
 def _renumbered(spec: dict[str, Any]) -> dict[str, Any]:
-    """The specification with the names that Altair counts through a whole process counted from 1, so that
-    the same figure is the same text whenever it is drawn.
+    """Number the names that Altair counts through a whole process from 1, so that the same figure is the same
+    text whenever it is drawn.
     """
     outside = json.dumps({key: value for key, value in spec.items() if key != "datasets"})
     new: dict[str, str] = {}
@@ -87,7 +87,7 @@ def _renumbered(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def table_of(frame: pd.DataFrame | None, name: str, limit: int | None) -> dict[str, Any] | None:
-    """A frame for the template: headers, cells as text with what they sort by, and the whole as CSV."""
+    """Prepare a frame for the template: headers, cells as text with what they sort by, and the whole as CSV."""
     if frame is None or frame.empty:
         return None
     shown = frame if limit is None else frame.head(limit)
@@ -109,7 +109,7 @@ def table_of(frame: pd.DataFrame | None, name: str, limit: int | None) -> dict[s
 
 
 def _sort_key(value: Any) -> str | None:
-    """What a cell sorts by where that is not its text."""
+    """Return what a cell sorts by where that is not its text."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         return None
     return f"{value:.10g}"
@@ -117,5 +117,5 @@ def _sort_key(value: Any) -> str | None:
 
 @cache
 def asset(name: str, package: str = "allometry.report") -> str:
-    """The text of a template, style sheet or script of a package."""
+    """Return the text of a template, style sheet or script of a package."""
     return files(package).joinpath(name).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Claims: many drivers and workers share a store, and no run is trained by two of them at once.
+"""Claims: many drivers and workers share a store, and no two of them train the same run at once.
 
 A claim is a file `.claims/RUN.EPOCH.json`. To take a run is to create the next epoch, which only one of many
 can do. Its holder renews it, counting beats; one whose beats stop for the length of a lease is stale, and may
@@ -33,8 +33,8 @@ State = Literal["free", "held", "stale"]
 
 
 @dataclass(frozen=True)
-class Sight:
-    """A run's newest claim as somebody saw it: two sights differ if its holder was alive in between."""
+class LeaseState:
+    """A run's newest claim as last read: two sights differ if its holder was alive in between."""
 
     epoch: int
     owner: str
@@ -48,26 +48,26 @@ class Claims:
     def __init__(self, place: Place, lease: float = LEASE) -> None:
         self.place, self.lease = place, lease
 
-    def sight(self, run: str) -> Sight | None:
-        """The newest claim on a run; None if there is none."""
+    def newest(self, run: str) -> LeaseState | None:
+        """Return the newest claim on a run; None if there is none."""
         for name in reversed(self.names(run)):
             data = self.place.read(name)
             if data is not None:  # else it was removed meanwhile
-                return _sight(_epoch(name), data)
+                return _lease_state(_epoch(name), data)
         return None
 
     def names(self, run: str) -> list[str]:
-        """The files of all claims on a run that there are, oldest first."""
+        """Return the files of all claims on a run, oldest first."""
         form = re.compile(re.escape(f"{FOLDER}/{run}.") + r"[0-9]{1,9}\.json")
         return sorted(filter(form.fullmatch, self.place.names(FOLDER)), key=_epoch)
 
-    def take(self, run: str, owner: str, over: Sight | None = None) -> Claim | None:
-        """The claim on a run, kept alive by a thread until it is released; None if somebody else holds it.
+    def take(self, run: str, owner: str, over: LeaseState | None = None) -> Claim | None:
+        """Return the claim on a run, kept alive by a thread until it is released; None if somebody else holds it.
 
         A claim of the same `owner` is taken over at once (its last attempt has died), and so is the claim
         `over` that the caller has seen go stale, if its holder has not come back.
         """
-        seen = self.sight(run)
+        seen = self.newest(run)
         if seen is not None and not (seen.released or seen.owner == owner or seen == over):
             return None
         claim = Claim(self, run, owner, epoch=1 if seen is None else seen.epoch + 1)
@@ -91,7 +91,7 @@ class Claim:
         return not self.lost and time.monotonic() - self._renewed < self.claims.lease
 
     def begin(self) -> bool:
-        """Create the claim and keep it alive; False if another was quicker."""
+        """Create the claim and keep it alive; False if another process was faster."""
         if not self.claims.place.create(self._name(self.epoch), self._content()):
             return False
         self._thread.start()
@@ -131,37 +131,37 @@ class Claim:
         return json.dumps({"owner": self.owner, "beat": self._beat, "released": released}).encode()
 
 
-def _sight(epoch: int, data: bytes) -> Sight:
-    """Return what a claim says. One that is damaged is nobody's, and goes stale unless it changes."""
+def _lease_state(epoch: int, data: bytes) -> LeaseState:
+    """Parse a claim. A damaged one has no owner, and becomes stale unless it changes."""
     try:
         stored = parse_json(data.decode("utf-8"))
         owner, beat, released = stored["owner"], stored["beat"], stored["released"]
         if isinstance(owner, str) and type(beat) is int and isinstance(released, bool):
-            return Sight(epoch, owner, beat, released)
+            return LeaseState(epoch, owner, beat, released)
     except (ValueError, TypeError, KeyError):
         pass
-    return Sight(epoch, "", zlib.crc32(data), released=False)
+    return LeaseState(epoch, "", zlib.crc32(data), released=False)
 
 
 def _epoch(name: str) -> int:
     return int(name.removesuffix(".json").rpartition(".")[2])
 
 
-class Lookout:
+class LeaseMonitor:
     """Watches claims of others until they are released or their holder is gone."""
 
     def __init__(self, claims: Claims, clock: Callable[[], float] = time.monotonic) -> None:
         self.claims, self.clock = claims, clock
-        self._seen: dict[str, tuple[Sight, float]] = {}
+        self._seen: dict[str, tuple[LeaseState, float]] = {}
 
-    def state(self, run: str) -> tuple[State, Sight | None]:
-        """How a claim stands: "stale" once it has not changed for a lease since it was first looked at."""
-        sight, now = self.claims.sight(run), self.clock()
-        if sight is None or sight.released:
+    def state(self, run: str) -> tuple[State, LeaseState | None]:
+        """Return the state of a claim: "stale" once it has not changed for a lease since it was first read."""
+        lease, now = self.claims.newest(run), self.clock()
+        if lease is None or lease.released:
             self._seen.pop(run, None)
-            return "free", sight
+            return "free", lease
         before = self._seen.get(run)
-        if before is None or before[0] != sight:
-            self._seen[run] = (sight, now)
-            return "held", sight
-        return ("stale" if now - before[1] > self.claims.lease else "held"), sight
+        if before is None or before[0] != lease:
+            self._seen[run] = (lease, now)
+            return "held", lease
+        return ("stale" if now - before[1] > self.claims.lease else "held"), lease

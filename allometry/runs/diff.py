@@ -1,4 +1,4 @@
-"""What distinguishes two runs: first the configuration, then what came of it."""
+"""The differences between two runs: first the configuration, then the results."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _IGNORED = ("format", "run", "notes")
 
 
 def diff(first: RunRecord, second: RunRecord) -> pd.DataFrame:
-    """Keys that differ, with the columns part ("config", "counts", "result", "environment"), key, and one
-    per run.
+    """Return the keys that differ, with the columns part ("config", "counts", "result", "environment"), key, and
+    one per run.
 
     The runs' columns are called `a` and `b`; a key that only one of them has is missing in the other.
     """
@@ -48,7 +48,7 @@ def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterato
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as one level with dotted keys, such as "train.lr"; lists become JSON.
+    """Return nested objects as one level with dotted keys, such as "train.lr"; lists become JSON.
 
     >>> flatten({"train": {"lr": 0.004}, "eval_on": ["stdlib"]})
     {'train.lr': 0.004, 'eval_on': '["stdlib"]'}

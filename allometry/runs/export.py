@@ -1,4 +1,4 @@
-"""Tables to files that other tools read: CSV, Parquet, JSON."""
+"""Write tables to files that other tools read: CSV, Parquet, JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FORMATS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
     ".json": _json,
     ".parquet": _parquet,
 }
-"""File endings and what writes them."""
+"""File endings, and the function that writes each."""
 
 
 def export(frame: pd.DataFrame, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files that survive a kill: written whole or not at all, and read even when the last line was cut off.
+"""Files that survive a kill: written completely or not at all, and read even when the last line was cut off.
 
 What is read may have been made by somebody else: links are not followed, only regular files are opened, and
 sizes and depths are bounded.
@@ -58,7 +58,7 @@ def _refusal(path: Path, error: OSError) -> AllometryError:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is a full disk or an exhausted quota."""
+    """Return whether an error, or its cause, is a full disk or an exhausted quota."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -79,7 +79,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         try:
             yield aside
-        except FileNotFoundError:  # what was to be copied is not there: no fault of this disk
+        except FileNotFoundError:  # the source of a copy is missing: not an error of this disk
             raise
         except OSError as error:
             raise _refusal(path, error) from error
@@ -182,12 +182,12 @@ def _require_file(path: Path, status: os.stat_result) -> None:
 
 
 def _move(path: Path) -> str:
-    """Return what to do about a damaged file: nothing is thrown away, and the shell sees a name only."""
+    """Return the advice about a damaged file: move it, so that nothing is lost. The name is quoted for the shell."""
     return f"move it away: mv {shlex.quote(str(path))} {shlex.quote(f'{path}.damaged')}"
 
 
 def parse_json(data: str) -> Any:
-    """Return what a JSON text says; ValueError for all that is wrong with it.
+    """Parse a JSON text; ValueError for everything that is wrong with it.
 
     That includes nesting beyond MOST_DEEP levels, on which functions that walk through it would fail.
     """
@@ -270,8 +270,21 @@ def _object(line: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def refuse_links(path: Path, store: Path) -> None:
+    """AllometryError if `path`, which lies in `store`, or a folder between them is a link: what is moved or
+    deleted there would lie elsewhere.
+    """
+    for folder in (path, *path.parents):
+        if folder == store:
+            return
+        if folder.is_symlink():
+            raise AllometryError(
+                f"{folder} is a link, and links are not followed here", hint="put a folder in its place"
+            )
+
+
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; links are not followed."""
+    """Return the bytes of a file, or of all files in a folder; links are not followed."""
     if not path.is_dir():
         return path.lstat().st_size
     total = 0

@@ -1,4 +1,4 @@
-"""The name under which tables were read before `allometry.runs.tables`."""
+"""The former name of `allometry.runs.tables`."""
 
 from allometry.runs.tables import Imported, read_table, save_mapping
 

@@ -1,4 +1,4 @@
-"""A table of contents of the store, so that ten thousand runs list in well under two seconds.
+"""An index of the store, so that ten thousand runs list in well under two seconds.
 
 It is a cache: an entry is used only while the files it came from are unchanged, and losing it costs only
 time.
@@ -28,8 +28,8 @@ from allometry.runs.record import (
 )
 
 _NAME = ".index.json"
-_MADE = [FORMAT, 3, *COLUMNS]  # the 3: a run is called as its folder is
-"""What an index must have been made for: one of a release with other columns is made again."""
+_MADE = [FORMAT, 3, *COLUMNS]  # 3: a run's id is the name of its folder
+"""Version and columns of an index: one of a release with other columns is rebuilt."""
 
 _WATCHED = ("config.json", "result.json", "error.txt", "curve.jsonl")
 
@@ -46,7 +46,7 @@ class Index:
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, name: str, entry: dict[str, Any]) -> None:
-        """Take in the entry of a directory."""
+        """Add the entry of a directory."""
         self.entries[name] = entry
         self.rows[name] = entry["row"]
         self.notes += [f"{name}: {note}" for note in entry["notes"]]
@@ -76,7 +76,7 @@ def _names(store: Path) -> tuple[list[str], list[str]]:
 
 
 def read_index(store: Path, before: Index | None = None, *, trust: bool = False) -> Index:
-    """Every run of the store as a row; only what changed since the last time is read again.
+    """Return every run of the store as a row; only what changed since the last time is read again.
 
     The last time is what `before` holds, for a reader that asks again and again, or else what the store's own
     file holds, which is then kept up to date. With `trust`, runs that were finished before are not looked at
@@ -100,7 +100,7 @@ def read_index(store: Path, before: Index | None = None, *, trust: bool = False)
 
 
 def _entry(directory: Path, stamp: list[int], index: Index) -> dict[str, Any] | None:
-    """What the index keeps of a run; None, and a note in the index, if it cannot be read."""
+    """Return the index's entry for a run; None, and a note in the index, if it cannot be read."""
     try:
         record = read_run(directory)
     except AllometryError as error:
@@ -110,7 +110,7 @@ def _entry(directory: Path, stamp: list[int], index: Index) -> dict[str, Any] | 
 
 
 def _stamp(directory: str) -> list[int] | None:
-    """Times and sizes of the files that a row comes from; None if there is no run here."""
+    """Return times and sizes of the files that a row comes from; None if there is no run here."""
     stamp = []
     for name in _WATCHED:
         try:

@@ -1,4 +1,4 @@
-"""When a run on questions had learnt them: the steps at which it first answered 99 % of a split.
+"""When a run on questions had learnt them: the steps at which its accuracy first reached 99 % on each split.
 
 Between the two, steps to fit and steps to generalise, lies what Power et al. 2022 (arXiv 2201.02177) call
 grokking.
@@ -18,7 +18,7 @@ MILESTONES = {"memorised": "train_accuracy", "generalised": "accuracy"}
 
 
 def milestones(curve: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """The step at which each split was learnt, None where that was not seen; empty without accuracies."""
+    """Return the step at which each split was learnt, None where that was not seen; empty without accuracies."""
     if not curve or "accuracy" not in curve[-1]:
         return {}
     steps = [row["step"] for row in curve]
@@ -26,7 +26,7 @@ def milestones(curve: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 
 def reached(steps: Sequence[float], values: Sequence[float], level: float) -> float | None:
-    """The step at which `values` first come to `level`, interpolated in the logarithm of the step between
+    """Return the step at which `values` first reach `level`, interpolated in the logarithm of the step between
     evaluations; None if they do not.
     """
     for place, (step, value) in enumerate(zip(steps, values, strict=True)):

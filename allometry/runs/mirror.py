@@ -1,4 +1,4 @@
-"""A store at a URL is read and written through a folder of this machine that mirrors its small files.
+"""A mirror of a store at a URL: a folder on this machine that holds its small files.
 
 Everything that reads a store reads the mirror; `pull` fetches what has changed at the URL, `push` sends what
 has changed here. Checkpoints, claims and training data are never mirrored.
@@ -43,10 +43,10 @@ class Mirror:
             self.known = dict((read_json(self.path / _RECORD) or {}).get("files", {}))
 
     def pull(self, folder: str = "") -> None:
-        """Fetch what has changed at the place, and drop what is gone there."""
+        """Fetch what has changed at the place, and remove what was removed there."""
         there = {name: stamp for name, stamp in self.place.names(folder).items() if _mirrored(name)}
         both = [name for name in there if any(parent in there for parent in _folders(name))]
-        for name in both:  # below something that is a file itself
+        for name in both:  # below a file
             del there[name]
         changed = [
             name
@@ -79,13 +79,13 @@ class Mirror:
         self._save()
 
     def create(self, name: str, data: bytes) -> bool:
-        """Create a file at the place; False if it is there already. The mirror then has what is there."""
+        """Create a file at the place; False if it exists there already. The mirror then has the file of the place."""
         created = self.place.create(name, data)
         self.pull(name.rpartition("/")[0])
         return created
 
     def _fetch(self, name: str) -> str | None:
-        """Fetch a file; a sentence if it is too large to be one of a store."""
+        """Fetch a file; return a note if it is too large to be one of a store."""
         try:
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                 self.place.download(name, self.path / name, limit=MOST_BYTES)
@@ -128,7 +128,7 @@ def _below(name: str, folder: str) -> bool:
 
 
 def _local(path: Path, folder: str) -> dict[str, str]:
-    """Files of the mirror that belong to the store, with their stamps."""
+    """Return the files of the mirror that belong to the store, with their stamps."""
     found = {}
     start = path / folder
     for file in [start] if start.is_file() else start.rglob("*"):

@@ -1,4 +1,4 @@
-"""How often n-grams of what a run's model writes occur in what it was trained on, and those of people's text.
+"""How often n-grams of a model's text occur in its training data, and how often those of human text do.
 
 novelty.json   {"step", "prompt", "length": tokens, "generated" and "human": [[occurrences by n] by prompt]}
 
@@ -29,7 +29,7 @@ NOVELTY_COLUMNS = ("run", "step", "source", "prompt", "n", "duplicated", "grams"
 
 
 def read_novelty(record: RunRecord) -> pd.DataFrame:
-    """What a run recorded at its end: NOVELTY_COLUMNS, a row for each continuation and n; empty without.
+    """Return what a run recorded at its end: NOVELTY_COLUMNS, a row for each continuation and n; empty without.
 
     AllometryError where a newer release wrote it, or it is damaged.
     """
@@ -39,7 +39,8 @@ def read_novelty(record: RunRecord) -> pd.DataFrame:
     check_format(found, record.path / FILE)
     if not _is_whole(found):
         raise AllometryError(
-            f"{record.path / FILE} is damaged", hint="remove the run (allometry runs rm) and train it again"
+            f"{record.path / FILE} is damaged",
+            hint=f"remove the run (allometry runs rm {record.id}) and train it again",
         )
     return pd.concat([_of(record.id, found, source) for source in SOURCES], ignore_index=True)
 

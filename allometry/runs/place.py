@@ -1,4 +1,4 @@
-"""Where a store keeps its files: a folder, or a URL that fsspec understands (s3://, gs://, memory://, …).
+"""The place of a store's files: a folder, or a URL that fsspec understands (s3://, gs://, memory://, …).
 
 What a URL says may come from somebody else: names that would lead out of the store are passed over, listings
 and files are bounded.
@@ -36,17 +36,17 @@ MOST_BYTES = MOST_BYTES_OF_LINES
 """Bytes of a file that are fetched at most, where nothing else is said."""
 
 _SECONDS = 60.0
-"""For so long a web server may say nothing."""
+"""Timeout of a web server that sends nothing."""
 
 _EXTRAS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 
 
 class Place(Protocol):
-    """A store's files by their names, such as "run-id/result.json". Contents are whole or absent."""
+    """A store's files by their names, such as "run-id/result.json". A file is complete or absent."""
 
     @property
     def location(self) -> str:
-        """What to type to name this place again: an absolute path or a URL."""
+        """The text that names this place: an absolute path or a URL."""
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a file that does not exist yet; False, and nothing written, if it does."""
@@ -55,10 +55,10 @@ class Place(Protocol):
         """Write a file, in place of what was there."""
 
     def read(self, name: str) -> bytes | None:
-        """The contents of a file; None if there is none."""
+        """Return the contents of a file; None if there is none."""
 
     def names(self, folder: str = "") -> dict[str, str]:
-        """All files below a folder, by name, each with a stamp that changes when its contents do."""
+        """Return all files below a folder, by name, each with a stamp that changes when its contents do."""
 
     def remove(self, name: str) -> None:
         """Remove a file; nothing happens if there is none."""
@@ -90,8 +90,9 @@ def _path_below(root: Path, name: str) -> Path:
 
 
 def url_of(location: Path | str) -> str | None:
-    """The URL that `location` is, or None for a path. A URL that was made a Path has lost a slash: it is put
-    back."""
+    """Return the URL that `location` is, or None for a path. A URL that was made a Path has lost a slash, which
+    is restored.
+    """
     match = _URL.fullmatch(str(location))
     if match is None or match[1] == "file" or os.path.exists(str(location)):
         return None
@@ -99,7 +100,7 @@ def url_of(location: Path | str) -> str | None:
 
 
 def place(location: Path | str) -> Place:
-    """The place that a path or URL names; AllometryError if its kind is unknown or needs a package."""
+    """Return the place that a path or URL names; AllometryError if its kind is unknown or needs a package."""
     url = url_of(location)
     return Folder(Path(str(location).removeprefix("file://"))) if url is None else Remote(url)
 
@@ -116,7 +117,7 @@ class Folder:
         return str(self.root.absolute())
 
     def create(self, name: str, data: bytes) -> bool:
-        """See `Place.create`: written aside, then linked, which is atomic on NFS too."""
+        """Create a file: written aside, then linked, which is atomic on NFS too. See `Place.create`."""
         path = _path_below(self.root, name)
         with contextlib.suppress(_Exists), self._replacing(path) as aside:
             aside.write_bytes(data)
@@ -128,16 +129,18 @@ class Folder:
         return False
 
     def write(self, name: str, data: bytes) -> None:
-        """See `Place.write`."""
+        """Write a file: see `Place.write`."""
         with self._replacing(_path_below(self.root, name)) as aside:
             aside.write_bytes(data)
 
     def read(self, name: str) -> bytes | None:
-        """See `Place.read`. Links are not followed."""
+        """Read a file: see `Place.read`. Links are not followed."""
         return read_bytes(_path_below(self.root, name), MOST_BYTES)
 
     def names(self, folder: str = "") -> dict[str, str]:
-        """See `Place.names`. What is being written does not count, nor do links."""
+        """Return the files below a folder: see `Place.names`. Files that are being written do not count, nor do
+        links.
+        """
         found: dict[str, str] = {}
         start = self.root / folder
         if folder and start.is_symlink():
@@ -155,16 +158,16 @@ class Folder:
         return found
 
     def remove(self, name: str) -> None:
-        """See `Place.remove`."""
+        """Remove a file: see `Place.remove`."""
         _path_below(self.root, name).unlink(missing_ok=True)
 
     def upload(self, source: Path, name: str) -> None:
-        """See `Place.upload`."""
+        """Copy a file to the place: see `Place.upload`."""
         with self._replacing(_path_below(self.root, name)) as aside:
             shutil.copyfile(source, aside)
 
     def download(self, name: str, target: Path, limit: int | None = None) -> None:
-        """See `Place.download`."""
+        """Copy a file from the place: see `Place.download`."""
         source = _path_below(self.root, name)
         if limit is not None and source.stat().st_size > limit:
             raise TooLarge(str(source), limit)
@@ -181,11 +184,11 @@ class Folder:
 
 
 class _Exists(Exception):
-    """Another has created the file."""
+    """Another process has created the file."""
 
 
 class TooLarge(AllometryError):
-    """A file has more bytes than any of its kind."""
+    """A file is larger than any of its kind."""
 
     def __init__(self, name: str, limit: int) -> None:
         super().__init__(f"{name} has more than {limit:,} bytes", hint="this is no file of a run store")
@@ -202,7 +205,7 @@ class Remote:
         self._fs, self._root = _open(self.location)
 
     def create(self, name: str, data: bytes) -> bool:
-        """See `Place.create`: one conditional write."""
+        """Create a file with one conditional write: see `Place.create`."""
         try:
             with self._reaching(name):
                 self._fs.pipe_file(self._path(name), data, mode="create")
@@ -211,12 +214,12 @@ class Remote:
         return True
 
     def write(self, name: str, data: bytes) -> None:
-        """See `Place.write`."""
+        """Write a file: see `Place.write`."""
         with self._reaching(name):
             self._fs.pipe_file(self._path(name), data)
 
     def read(self, name: str) -> bytes | None:
-        """See `Place.read`."""
+        """Read a file: see `Place.read`."""
         try:
             with self._reaching(name):
                 return bytes(self._fs.cat_file(self._path(name)))
@@ -224,7 +227,8 @@ class Remote:
             return None
 
     def names(self, folder: str = "") -> dict[str, str]:
-        """See `Place.names`: one listing, a thousand names a request; of a web server a page a folder.
+        """Return the files below a folder: see `Place.names`. One listing, a thousand names a request; of a web
+        server a page a folder.
 
         Names that would lead out of the place are passed over (`refused` has them).
         """
@@ -266,17 +270,17 @@ class Remote:
                     waiting.append(name)
 
     def remove(self, name: str) -> None:
-        """See `Place.remove`."""
+        """Remove a file: see `Place.remove`."""
         with contextlib.suppress(FileNotFoundError), self._reaching(name):
             self._fs.rm_file(self._path(name))
 
     def upload(self, source: Path, name: str) -> None:
-        """See `Place.upload`."""
+        """Copy a file to the place: see `Place.upload`."""
         with self._reaching(name):
             self._fs.put_file(str(source), self._path(name))
 
     def download(self, name: str, target: Path, limit: int | None = None) -> None:
-        """See `Place.download`."""
+        """Copy a file from the place: see `Place.download`."""
         with writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as aside, self._reaching(name):
@@ -289,7 +293,7 @@ class Remote:
 
     @contextlib.contextmanager
     def _reaching(self, name: str) -> Iterator[None]:
-        """Turn what a driver raises (no bucket, no permission, no network) into a sentence."""
+        """Turn the errors of a driver (no bucket, no permission, no network) into AllometryError."""
         try:
             yield
         except (FileExistsError, FileNotFoundError, AllometryError):
@@ -302,7 +306,7 @@ class Remote:
 
 
 def _open(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, without a cache of listings, and the path within it."""
+    """Return the fsspec file system of a URL, without a cache of listings, and the path within it."""
     import fsspec
 
     scheme = url.partition("://")[0]
@@ -320,11 +324,11 @@ def _open(url: str) -> tuple[Any, str]:
 
 
 def _web_client() -> dict[str, Any]:
-    """Return how web servers are asked: what one says is bounded, and so is its silence."""
+    """Return the settings of the client for web servers: the size of answers and the wait for them are bounded."""
     import aiohttp
 
     class Bounded(aiohttp.ClientResponse):
-        """An answer whose body is read into memory up to a limit only."""
+        """An answer whose body is read into memory only up to a limit."""
 
         async def read(self) -> bytes:
             """Return the body, as the library does; AllometryError if it is too large."""
@@ -343,14 +347,14 @@ def _web_client() -> dict[str, Any]:
 
 
 def _bounded(name: str, limit: int | None) -> Any:
-    """Return what fsspec tells of a transfer: it ends one that brings more than `limit` bytes."""
+    """Return fsspec's callback for a transfer, which ends one that brings more than `limit` bytes."""
     from fsspec.callbacks import Callback
 
     class Bounded(Callback):
-        """Counts the bytes that have come."""
+        """A count of the bytes that have arrived."""
 
         def call(self, *_: Any, **__: Any) -> None:
-            """Raise AllometryError once it is too much."""
+            """Raise AllometryError once the limit is exceeded."""
             if limit is not None and self.value > limit:
                 raise TooLarge(name, limit)
 
@@ -358,7 +362,7 @@ def _bounded(name: str, limit: int | None) -> Any:
 
 
 def _stamp(about: dict[str, Any]) -> str:
-    """Something that changes with the contents: the object's hash where there is one, else time and size."""
+    """Return a text that changes with the contents: the object's hash where there is one, else time and size."""
     hashed = about.get("ETag") or about.get("etag") or about.get("md5Hash")
     if hashed:
         return str(hashed)

@@ -34,7 +34,7 @@ _LONGEST = 2**32
 
 
 def bins(n_ctx: int) -> list[tuple[int, int]]:
-    """The first and last position of every bin of a context, both included; a pure function of `n_ctx`."""
+    """Return the first and last position of every bin of a context, both included; a pure function of `n_ctx`."""
     octaves = max(0.0, math.log2(n_ctx / SINGLE))
     edges = [
         round(SINGLE * 2 ** (k / BINS_PER_OCTAVE)) for k in range(math.ceil(octaves * BINS_PER_OCTAVE) + 1)
@@ -44,18 +44,18 @@ def bins(n_ctx: int) -> list[tuple[int, int]]:
 
 
 def middles(n_ctx: int) -> npt.NDArray[np.float64]:
-    """The position that stands for each bin, from 1: the geometric middle of its first and last."""
+    """Return the position that stands for each bin, from 1: the geometric mean of its first and last."""
     return np.array([math.sqrt(first * last) for first, last in bins(n_ctx)])
 
 
 def by_position(losses: npt.NDArray[np.floating]) -> list[float]:
-    """The mean over the sequences of `losses` (sequences, n_ctx), by bin, to five significant digits."""
+    """Return the mean over the sequences of `losses` (sequences, n_ctx), by bin, to five significant digits."""
     means = losses.mean(axis=0, dtype=np.float64)
     return [float(f"{means[a - 1 : b].mean():.{_DIGITS}g}") for a, b in bins(losses.shape[1])]
 
 
 def read_positions(record: RunRecord) -> pd.DataFrame:
-    """The losses by position that a run recorded: POSITION_COLUMNS, a row for each bin of each evaluation.
+    """Return the losses by position that a run recorded: POSITION_COLUMNS, a row for each bin of each evaluation.
 
     Empty for runs that were recorded without them. A step recorded twice counts once, the last time.
     """
@@ -68,7 +68,7 @@ def read_positions(record: RunRecord) -> pd.DataFrame:
 
 
 def _long(run: str, step: int, losses: Sequence[float], n_ctx: int) -> pd.DataFrame:
-    count = min(len(losses), len(bins(n_ctx)))  # a row that something else wrote may hold fewer
+    count = min(len(losses), len(bins(n_ctx)))  # a row that another program wrote may hold fewer
     return pd.DataFrame(
         {"run": run, "step": step, "position": middles(n_ctx)[:count], "loss": losses[:count]},
         columns=list(POSITION_COLUMNS),

@@ -22,7 +22,7 @@ _AGAIN = "remove the run (allometry runs rm) and train it again"
 LINES = "probes.jsonl"
 
 TABLE = ("probe", "kind", "repeats", "prompt", "tokens", "entropy", "text", "steps")
-"""What is said of a probe: its name and kind ("canary", "reference", "passage", "extract", "document", "held
+"""The description of a probe: its name and kind ("canary", "reference", "passage", "extract", "document", "held
 out", "trained" or "window"), how often it is trained on in all, after how many tokens of prompt it is asked
 for, how many tokens count, their entropy in nats where it is known, an excerpt, and the steps that train on
 it."""
@@ -37,7 +37,7 @@ alone); `seen`: how often it was trained on up to the step."""
 
 
 def read_probes(record: RunRecord) -> pd.DataFrame:
-    """The probes that a run recorded: PROBE_COLUMNS, a row for each probe and evaluation; empty without.
+    """Return the probes that a run recorded: PROBE_COLUMNS, a row for each probe and evaluation; empty without.
 
     A step recorded twice counts once, the last time; damaged lines are left out. AllometryError where a newer
     release wrote them, or probes.json is damaged.

@@ -50,7 +50,7 @@ class Condition:
 
 
 def parse(text: str) -> tuple[Condition, ...]:
-    """The conditions in a filter; AllometryError, naming the part, for anything that is not one."""
+    """Parse the conditions in a filter; AllometryError, naming the part, for anything that is not one."""
     rest = _CONDITION.sub("", text).split()
     if rest:
         raise AllometryError(f"cannot read {rest[0]!r} in the filter {text!r}", hint=_EXAMPLE)
@@ -104,7 +104,7 @@ def _wanted(condition: Condition, duration: bool) -> list[float]:
 
 
 def _time_mask(values: pd.Series, condition: Condition) -> pd.Series:
-    """Times in ISO 8601 sort as text does; what the condition leaves out (the hour, say) does not count."""
+    """Compare times in ISO 8601 as text, which sorts them; only the parts that the condition gives are compared."""
     compare, length = _COMPARE[condition.relation], len(condition.value)
     known = values.notna()
     hit = values.where(known, "").map(lambda time: bool(compare(str(time)[:length], condition.value)))
@@ -112,7 +112,7 @@ def _time_mask(values: pd.Series, condition: Condition) -> pd.Series:
 
 
 def column(frame: pd.DataFrame, name: str) -> str:
-    """The column of that name; a different case is forgiven where it is clear what is meant."""
+    """Return the column of that name; another case is accepted where only one column fits."""
     if name in frame.columns:
         if isinstance(frame[name], pd.DataFrame):
             raise AllometryError(f"the table has several columns called {name!r}", hint="rename one of them")

@@ -1,4 +1,4 @@
-"""One run as it lies on disk, read without torch: its configuration, counts, curve, results and status.
+"""One run as stored on disk, read without torch: its configuration, counts, curve, results and status.
 
 A run directory holds (losses in nats per token):
 
@@ -15,7 +15,7 @@ A run directory holds (losses in nats per token):
 and, where its data ask for them, probes.json and .jsonl (`runs.probes`) and novelty.json (`runs.novelty`).
 
 A run may come from somebody else. So what is read is checked: a configuration that is damaged is an
-AllometryError, everything else that is damaged is left out, and noted. A run is called as its folder is.
+AllometryError, everything else that is damaged is left out, and noted. A run's id is the name of its folder.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ BY_POSITION = "by_position"
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """What one run recorded as it went: a row a step, and notes about lines that could not be read."""
+    """The recorded curve of one run: a row a step, and notes about lines that could not be read."""
 
     run: str
     frame: pd.DataFrame
@@ -98,13 +98,13 @@ class Curve:
         return len(self.frame)
 
     def losses(self) -> pd.DataFrame:
-        """Only the rows that carry a test loss."""
+        """Return only the rows that carry a test loss."""
         return self.frame[self.frame["loss"].notna()].reset_index(drop=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """A run: who it is (`id`, `config`), what it costs (`counts`), how it ended (`status`, `result`).
+    """A run: its identity (`id`, `config`), its size (`counts`), and its outcome (`status`, `result`).
 
     `config` is the resolved configuration as plain JSON; `counts` the components of `Counts`, empty if the
     run was stopped before they were written; `result` is empty until the run is finished; `notes` says what
@@ -130,7 +130,7 @@ class RunRecord:
 
     @cached_property
     def text(self) -> Text | None:
-        """Which text it was trained on (`runs.texts`); None if it is not recorded."""
+        """The text that it was trained on (`runs.texts`); None if it is not recorded."""
         return recorded(self.path)
 
     @cached_property
@@ -147,8 +147,8 @@ class RunRecord:
         return int(steps.iloc[-1]) if len(steps) else 0
 
     def row(self) -> dict[str, Any]:
-        """The run as a row of the run table: COLUMNS, `loss_<corpus>` and, for questions with answers, the
-        accuracies and the steps at which they came to 99 %; unknown values are NaN.
+        """Return the run as a row of the run table: COLUMNS, `loss_<corpus>` and, for questions with answers,
+        the accuracies and the steps at which they reached 99 %; unknown values are NaN.
         """
         model, data, train = (self.config.get(part, {}) for part in ("model", "data", "train"))
         batch = math.nan if train.get("batch_tokens") is None else train["batch_tokens"]
@@ -189,7 +189,7 @@ class RunRecord:
 
 
 def sizes(counts: Mapping[str, int], tokens: float) -> dict[str, float]:
-    """N and C under each convention, from the recorded components (the same sums as `models.counts.Counts`).
+    """Return N and C under each convention, from the recorded components (the same sums as `models.counts.Counts`).
 
     N: Kaplan's (blocks), `N_head` Porian's (with the output matrix), `N_total` Chinchilla's (everything). C
     = 6ND with blocks only, `C_head` with the output matrix, `C_attention` with the output matrix and the
@@ -209,7 +209,7 @@ def sizes(counts: Mapping[str, int], tokens: float) -> dict[str, float]:
 
 
 def _shape(run: str, model: Mapping[str, Any]) -> str | None:
-    """The short name of the shape, which is the second part of every run's id."""
+    """Return the short name of the shape, which is the second part of every run's id."""
     parts = run.split("-")
     return parts[1] if model and len(parts) > 2 else None
 
@@ -245,7 +245,7 @@ def read_run(path: Path) -> RunRecord:
     if name != path.name:
         notes.append(f"this folder holds the run {str(name)[:200]!r} under another name")
     result, problems = _result(path)
-    counts, problem = _counts(stored.get("counts") or result.get("counts") or {}, path)
+    counts, miscounted = _counts(stored.get("counts") or result.get("counts") or {}, path)
     return RunRecord(
         id=path.name,
         path=path,
@@ -254,7 +254,7 @@ def read_run(path: Path) -> RunRecord:
         counts=counts,
         result=result,
         error=error_text,
-        notes=(*notes, *problems, *problem),
+        notes=(*notes, *problems, *miscounted),
     )
 
 
@@ -266,8 +266,8 @@ def _result(path: Path) -> tuple[dict[str, Any], list[str]]:
     except AllometryError as error:
         return {}, [f"{error.message}: the run counts as unfinished"]
     check_format(result, file)
-    numbers = ("step", "tokens", "unique", "loss", "train_loss", "bits_per_byte", "seconds", *_ANSWERS)
-    numbers += tuple(key for key in result if key.startswith("loss_"))
+    numbers = ["step", "tokens", "unique", "loss", "train_loss", "bits_per_byte", "seconds", *_ANSWERS]
+    numbers += [key for key in result if key.startswith("loss_")]
     texts = ("status", "shape", "engine", "started", "finished")
     problem = _problem(result, numbers, texts)
     if result and not problem:
@@ -362,7 +362,7 @@ def _read_text(path: Path) -> tuple[str | None, list[str]]:
 
 
 def check_format(stored: Mapping[str, Any], path: Path) -> None:
-    """Refuse a file that a newer release wrote, rather than guess what it means."""
+    """Refuse a file that a newer release wrote, because its meaning may have changed."""
     version = stored.get("format", FORMAT)
     if type(version) is not int:
         raise AllometryError(f"{path} is damaged: its format is no number", hint="restore it from a copy")
@@ -395,7 +395,7 @@ def read_curve(record: RunRecord) -> Curve:
 
 
 def curve_rows(directory: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the rows of a run's curve.jsonl as they stand there, checked, and notes on what is damaged.
+    """Return the rows of a run's curve.jsonl as recorded, checked, and notes on what is damaged.
 
     Every row has a whole number `step`; all else is a number or missing, but for BY_POSITION, a list of them.
     """
@@ -427,6 +427,6 @@ def is_numbers(value: Any) -> bool:
 
 
 def _ordered(columns: Iterable[str]) -> list[str]:
-    """The known columns in their order, then the losses on further distributions, then all else."""
+    """Return the known columns in their order, then the losses on further distributions, then all others."""
     rest = sorted(set(columns) - set(CURVE_COLUMNS), key=lambda name: (not name.startswith("loss_"), name))
     return [*CURVE_COLUMNS, *rest]

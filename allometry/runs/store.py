@@ -1,10 +1,10 @@
-"""The run store: a directory of run directories, with what is asked of it and nothing that training needs to
-know.
-"""
+"""The run store: a directory of run directories, and the questions that are asked of it."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import re
 import shutil
 import time
@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from allometry.errors import AllometryError, printable, unknown
-from allometry.runs.files import read_json, size_of, write_json, writing
+from allometry.runs.files import read_json, refuse_links, size_of, write_json, writing
 from allometry.runs.index import read_index, run_directories
 from allometry.runs.lock import exclusive
 from allometry.runs.mirror import Mirror
@@ -43,12 +43,12 @@ _MARKER = "store.json"
 _STUDIES = "studies"
 _REMOVED = ".removed"
 _STUDY = re.compile(r"[A-Za-z0-9][\w.-]*")
-"""What a study may be called."""
+"""Allowed names of a study."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Membership:
-    """Which runs a study uses, what it asks and how it was started. Runs may be shared between studies."""
+    """The runs that a study uses, its question, and how it was started. Runs may be shared between studies."""
 
     study: str
     runs: tuple[str, ...]
@@ -57,8 +57,7 @@ class Membership:
 
 
 class Store:
-    """Runs in a folder, or at a URL. Opening one reads nothing but its marker; every question reads the files
-    as they are now.
+    """Runs in a folder, or at a URL. Opening one reads only its marker; every method reads the files as they are now.
 
     `path` is the folder. A store at a URL (`remote`) is mirrored there: opening it, `pull` and `refresh`
     fetch what has changed, `push` sends what was written into the folder (`allometry.runs.mirror`). `place`
@@ -97,7 +96,7 @@ class Store:
             self._mirror.pull()
 
     def refresh(self, run: str) -> None:
-        """Fetch what has changed of one run."""
+        """Fetch the changes of one run."""
         if self._mirror is not None:
             self._mirror.pull(run)
 
@@ -107,8 +106,9 @@ class Store:
             self._mirror.push(folder)
 
     def publish(self, path: Path, text: str) -> bool:
-        """Write a file that must be written once only, such as a plan or a prediction; False, and nothing
-        written, if it is there already. Many may try: one succeeds, and all read its text from `path`.
+        """Write a file that must be written only once, such as a plan or a prediction; False, and nothing
+        written, if it is there already. Many processes may try: one succeeds, and all read its text from
+        `path`.
         """
         name = path.relative_to(self.path).as_posix()
         if self._mirror is not None:
@@ -116,26 +116,26 @@ class Store:
         return self.place.create(name, text.encode())
 
     def checkpoints(self, run: str) -> list[str]:
-        """Names of the files in a run's folder of checkpoints, looked up where they really are."""
+        """Return the names of the files in a run's folder of checkpoints, read from the place itself."""
         return [name.rpartition("/")[2] for name in self.place.names(f"{run}/checkpoints")]
 
     def directory(self, run: str) -> Path:
-        """Where the run of that id lives, whether it exists or not."""
+        """Return the directory of the run of that id, whether it exists or not."""
         return self.path / run
 
     def status(self, run: str) -> Status | None:
-        """How the run of that id stands; None if it was never started."""
+        """Return the status of the run of that id; None if it was never started."""
         directory = self.directory(run)
         if run in self._left_out or not holds_run(directory):
             return None
         return read_run(directory).status
 
     def leave_out(self, runs: Iterable[str]) -> None:
-        """Say of these runs that they were never started, where a plan asks how they stand."""
+        """Report these runs as never started when a plan asks for their status."""
         self._left_out |= frozenset(runs)
 
     def frame(self, where: str = "") -> pd.DataFrame:
-        """The run table: one row a run with the columns COLUMNS, `loss_<corpus>` and `study`, filtered by
+        """Return the run table: one row a run with the columns COLUMNS, `loss_<corpus>` and `study`, filtered by
         `where`.
 
         What could not be read is left out, and `notes` says so.
@@ -149,7 +149,7 @@ class Store:
         return select(table, where).reset_index(drop=True)
 
     def records(self, where: str = "") -> list[RunRecord]:
-        """The runs that satisfy `where`, with their configurations and curves; `notes` says what was left
+        """Return the runs that satisfy `where`, with their configurations and curves; `notes` says what was left
         out.
         """
         if where:
@@ -164,7 +164,7 @@ class Store:
         return records
 
     def curves(self, runs: Iterable[str] | None = None) -> pd.DataFrame:
-        """The curves of the named runs (default: all) under each other, with the columns CURVE_COLUMNS and
+        """Return the curves of the named runs (default: all), concatenated, with the columns CURVE_COLUMNS and
         further losses.
         """
         records = self.records() if runs is None else [self.get(run) for run in runs]
@@ -181,22 +181,22 @@ class Store:
         )
 
     def positions(self, runs: Iterable[str] | None = None) -> pd.DataFrame:
-        """Test loss by position in the context of the named runs (default: all): `run`, `step`, `position`,
-        `loss`.
+        """Return the test loss by position in the context of the named runs (default: all): `run`, `step`,
+        `position`, `loss`.
 
         Positions count from 1; where several share a number, the geometric middle stands for them.
         """
         return self._together(read_positions, POSITION_COLUMNS, runs)
 
     def probes(self, runs: Iterable[str] | None = None) -> pd.DataFrame:
-        """Losses of single sequences (canaries, passages, documents, …) along the named runs (default: all):
-        `runs.probes.PROBE_COLUMNS`.
+        """Return losses of single sequences (canaries, passages, documents, …) along the named runs (default:
+        all): `runs.probes.PROBE_COLUMNS`.
         """
         return self._together(read_probes, PROBE_COLUMNS, runs)
 
     def novelty(self, runs: Iterable[str] | None = None) -> pd.DataFrame:
-        """How often n-grams of what the models of the named runs (default: all) write occur in what they were
-        trained on: `runs.novelty.NOVELTY_COLUMNS`.
+        """Return how often n-grams of the text that the named runs (default: all) generate occur in their
+        training data: `runs.novelty.NOVELTY_COLUMNS`.
         """
         return self._together(read_novelty, NOVELTY_COLUMNS, runs)
 
@@ -219,9 +219,7 @@ class Store:
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(columns))
 
     def get(self, name: str) -> RunRecord:
-        """The run of that id, or the only run whose id starts or ends with `name`; AllometryError
-        otherwise.
-        """
+        """Return the run of that id, or the only run whose id starts or ends with `name`; AllometryError otherwise."""
         if is_run_name(name) and holds_run(self.directory(name)) and not self.directory(name).is_symlink():
             return read_run(self.directory(name))
         ids = [directory.name for directory in run_directories(self.path)]
@@ -236,7 +234,7 @@ class Store:
         raise AllometryError(f"no run is called {name!r}", hint=f"allometry runs list --store {self.path}")
 
     def studies(self) -> dict[str, Membership]:
-        """What each study uses, by its name. A damaged file is left out, and `notes` says so."""
+        """Return the runs that each study uses, by its name. A damaged file is left out, and `notes` says so."""
         found, notes = {}, []
         for path in sorted((self.path / _STUDIES).glob("*.json")):
             try:
@@ -259,7 +257,7 @@ class Store:
         return found
 
     def enroll(self, study: str, runs: Iterable[str], *, question: str = "", command: str = "") -> Membership:
-        """Write down which runs a study uses, in place of what was there. Runs need not exist yet."""
+        """Record which runs a study uses, and replace what was recorded before. Runs need not exist yet."""
         if not _STUDY.fullmatch(study):
             raise AllometryError(f"{study!r} cannot name a study", hint="use letters, digits, - _ and .")
         member = Membership(study=study, runs=tuple(dict.fromkeys(runs)), question=question, command=command)
@@ -272,12 +270,12 @@ class Store:
         return member
 
     def remove(self, runs: Iterable[str]) -> list[str]:
-        """Move runs out of the store into its undo folder; returns their ids."""
+        """Move runs out of the store into its undo folder; return their ids."""
         ids = [self.get(run).id for run in runs]
         if not ids:
             return []
         self._require_folder()
-        self._require_own(self.path / _REMOVED)
+        refuse_links(self.path / _REMOVED, self.path)
         batch = self.path / _REMOVED / str(time.time_ns())
         with exclusive(self.path), writing(batch):
             batch.mkdir(parents=True)
@@ -286,11 +284,9 @@ class Store:
         return ids
 
     def undo(self) -> list[str]:
-        """Bring back what the last `remove` took away; returns the ids. AllometryError if there is
-        nothing.
-        """
+        """Restore what the last `remove` took away; return the ids. AllometryError if there is nothing."""
         self._require_folder()
-        self._require_own(self.path / _REMOVED)
+        refuse_links(self.path / _REMOVED, self.path)
         batches = sorted(path for path in (self.path / _REMOVED).glob("[0-9]*") if _is_batch(path))
         if not batches:
             raise AllometryError(f"nothing was removed from {self.path}", hint="allometry runs list")
@@ -306,22 +302,18 @@ class Store:
             shutil.rmtree(batches[-1])
         return ids
 
-    def _require_own(self, folder: Path) -> None:
-        """Refuse a folder of the store that is a link: what is moved into it would leave the store."""
-        if folder.is_symlink():
-            raise AllometryError(
-                f"{folder} is a link, and links are not followed here", hint="put a folder in its place"
-            )
-
     def purge(self, runs: Iterable[str] | None = None) -> int:
-        """Delete for good what was removed: the given runs, or all, and then also what is kept of other texts
-        (`runs.texts`). Returns how many bytes that frees.
+        """Delete removed runs permanently: the given runs, or all, and then also the runs of other texts
+        (`runs.texts`). Return how many bytes that frees. AllometryError, and nothing deleted, if a folder among
+        them is a link.
         """
         self._require_folder()
         wanted = None if runs is None else set(runs)
         with exclusive(self.path), writing(self.path):
             gone = [run for run in (self.path / _REMOVED).glob("*/*") if wanted is None or run.name in wanted]
             gone += list((self.path / ASIDE).glob("*")) if wanted is None else []
+            for path in gone:
+                refuse_links(path, self.path)
             freed = sum(map(size_of, gone))
             for path in gone:
                 shutil.rmtree(path)
@@ -331,9 +323,7 @@ class Store:
         return freed
 
     def sizes(self) -> dict[str, int]:
-        """Bytes on this disk: of each kind of run by how it stands, of reports, of what was removed, and of
-        what is kept of other texts.
-        """
+        """Return bytes on this disk: of runs by status, of reports, of removed runs, and of runs of other texts."""
         found: dict[str, int] = {}
         for directory in run_directories(self.path):
             status = read_run(directory).status
@@ -348,7 +338,7 @@ class Store:
         return found
 
     def _require_folder(self) -> None:
-        """Runs at a URL are not moved about: an undo folder there would cost as much as the runs."""
+        """Raise AllometryError for a store at a URL: an undo folder there would cost as much as the runs."""
         if self._mirror is not None:
             raise AllometryError(
                 f"runs are not removed from a store at a URL ({self.place.location})",
@@ -357,10 +347,23 @@ class Store:
 
 
 def store_exists(location: Path | str) -> bool:
-    """Whether there is anything at the path or URL of a store."""
+    """Return whether there is anything at the path or URL of a store."""
     if url_of(location) is None:
         return Path(location).exists()
     return place(location).read(_MARKER) is not None
+
+
+def require_room(location: Path | str) -> None:
+    """AllometryError if a store cannot be made at a path, before anything is done for it; makes nothing."""
+    if url_of(location) is not None:
+        return
+    path = Path(location).absolute()
+    above = next(folder for folder in path.parents if folder.exists())
+    with writing(path):
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{above} is a file")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def run_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -414,7 +417,7 @@ def _create(path: Path) -> None:
 
 
 def _check(path: Path, *, empty_is_fine: bool = False, name: str | None = None) -> None:
-    """Refuse what is not a store of this release, or of an older one."""
+    """Refuse a folder that is not a store of this release, or of an older one."""
     if not path.exists() or (name is not None and "://" in name and not (path / _MARKER).exists()):
         raise AllometryError(
             f"there is no run store at {name or path}",
@@ -437,11 +440,9 @@ def _is_empty(path: Path) -> bool:
 
 
 def _holds_runs(path: Path) -> bool:
-    """Whether runs were trained into a directory without a store around them: such a directory serves as
-    one.
-    """
+    """Return whether runs were trained into a directory without a store around them: it can serve as one."""
     for run in run_directories(path):
-        with contextlib.suppress(AllometryError):  # another may be whole
+        with contextlib.suppress(AllometryError):  # another one may be intact
             stored = read_json(run / "config.json")
             if stored is not None and "format" in stored:
                 return True

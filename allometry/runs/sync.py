@@ -18,41 +18,20 @@ from allometry.runs.diff import flatten
 from allometry.runs.files import read_json, write_json
 from allometry.runs.record import FINISHED, FORMAT, RunRecord
 from allometry.runs.store import Store
+from allometry.runs.sync_targets import RunUpdate, TensorBoard, Trackio, Values, WandB
 
 PROJECT = "allometry"
 """Name of the project where none is given."""
 
-Values = dict[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parcel:
-    """What a tracker has not seen of a run: points (step, values) and, once it has ended, its final values.
-
-    `first` says that the tracker knows nothing of the run; `config` is flat: {"model.n_layer": 2, …}.
-    """
-
-    run: str
-    first: bool
-    config: dict[str, Any]
-    points: tuple[tuple[int, Values], ...]
-    status: str
-    final: Values
-
-    @property
-    def step(self) -> int:
-        """The last step of the points; 0 if there are none."""
-        return self.points[-1][0] if self.points else 0
-
 
 class Tracker(Protocol):
-    """Where runs are mirrored."""
+    """An experiment tracker to which runs are mirrored."""
 
     record: Path
-    """The file in which it is written down what has been sent."""
+    """The file that records what has been sent."""
 
-    def send(self, parcel: Parcel) -> None:
-        """Take in what is new of one run."""
+    def send(self, update: RunUpdate) -> None:
+        """Send what is new of one run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,23 +44,21 @@ class Synced:
 
 
 def tracker(target: str, store: Store, *, offline: bool = False) -> Tracker:
-    """The tracker that "tensorboard:FOLDER", "wandb[:PROJECT]" or "trackio[:PROJECT]" names.
+    """Return the tracker that "tensorboard:FOLDER", "wandb[:PROJECT]" or "trackio[:PROJECT]" names.
 
     `offline` (Weights & Biases only) writes files that `wandb sync` uploads. Raises AllometryError for
     anything else, or a package that is not installed.
     """
-    from allometry.runs import sync_targets as targets
-
     kind, _, where = target.partition(":")
     if offline and kind != "wandb":
         raise AllometryError("--offline is for wandb: the others write to this machine", hint="leave it out")
     if kind == "tensorboard":
         if not where:
             raise AllometryError("tensorboard needs a folder", hint="--to tensorboard:FOLDER")
-        return targets.TensorBoard(Path(where).expanduser())
+        return TensorBoard(Path(where).expanduser())
     makers: dict[str, Callable[[], Tracker]] = {
-        "wandb": lambda: targets.WandB(where or PROJECT, _record(store, target, offline), offline=offline),
-        "trackio": lambda: targets.Trackio(where or PROJECT, _record(store, target)),
+        "wandb": lambda: WandB(where or PROJECT, _record(store, target, offline), offline=offline),
+        "trackio": lambda: Trackio(where or PROJECT, _record(store, target)),
     }
     if kind not in makers:
         raise unknown("tracker", kind, ["tensorboard", *makers])
@@ -89,7 +66,7 @@ def tracker(target: str, store: Store, *, offline: bool = False) -> Tracker:
 
 
 def _record(store: Store, target: str, offline: bool = False) -> Path:
-    """Where the store keeps what has been sent to a target that has no folder of its own."""
+    """Return the file in which the store records what has been sent to a target without a folder of its own."""
     name = hashlib.sha256(f"{target} {offline}".encode()).hexdigest()[:12]
     return store.path / f".sync-{name}.json"
 
@@ -111,7 +88,7 @@ def sync(
             before = sent.get(run)
             if before == state:
                 continue
-            to.send(parcel(store.get(run), before))
+            to.send(run_update(store.get(run), before))
             sent[run] = state
             new, continued = new + (before is None), continued + (before is not None)
             if on_run is not None:
@@ -122,11 +99,11 @@ def sync(
     return Synced(new=new, continued=continued, unchanged=len(table) - new - continued)
 
 
-def parcel(record: RunRecord, before: list[Any] | None) -> Parcel:
-    """What is to be sent of a run of which step and status `before` have been sent (None: nothing has)."""
+def run_update(record: RunRecord, before: list[Any] | None) -> RunUpdate:
+    """Return what is new of a run of which step and status `before` have been sent (None: nothing has)."""
     seen = before[0] if before else 0
     ended = record.status in FINISHED and (before is None or before[1] not in FINISHED)
-    return Parcel(
+    return RunUpdate(
         run=record.id,
         first=before is None,
         config={**flatten(record.config), **{f"counts.{key}": value for key, value in record.counts.items()}},
@@ -137,7 +114,7 @@ def parcel(record: RunRecord, before: list[Any] | None) -> Parcel:
 
 
 def _points(record: RunRecord) -> Iterator[tuple[int, Values]]:
-    """Step and finite values of each row of a curve."""
+    """Yield step and finite values of each row of a curve."""
     frame = record.curve.frame.drop(columns="run").select_dtypes("number")
     for row in frame.to_dict("records"):
         step = int(row.pop("step"))
@@ -145,7 +122,7 @@ def _points(record: RunRecord) -> Iterator[tuple[int, Values]]:
 
 
 def _final(record: RunRecord) -> Values:
-    """The numbers of a run's row in the run table."""
+    """Return the numbers of a run's row in the run table."""
     numbers = {
         key: float(value)
         for key, value in record.row().items()

@@ -6,12 +6,34 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from allometry.errors import AllometryError, missing_extra
 from allometry.runs.files import writing
-from allometry.runs.sync import Parcel
+
+Values = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunUpdate:
+    """What a tracker has not seen of a run: points (step, values) and, once it has ended, its final values.
+
+    `first` says that the tracker knows nothing of the run; `config` is flat: {"model.n_layer": 2, …}.
+    """
+
+    run: str
+    first: bool
+    config: dict[str, Any]
+    points: tuple[tuple[int, Values], ...]
+    status: str
+    final: Values
+
+    @property
+    def step(self) -> int:
+        """The last step of the points; 0 if there are none."""
+        return self.points[-1][0] if self.points else 0
 
 
 class TensorBoard:
@@ -31,19 +53,19 @@ class TensorBoard:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def send(self, parcel: Parcel) -> None:
-        """One further event file in the run's folder."""
-        with writing(self.folder / parcel.run):
-            writer = self._writer(str(self.folder / parcel.run))
+    def send(self, update: RunUpdate) -> None:
+        """Write one further event file into the run's folder."""
+        with writing(self.folder / update.run):
+            writer = self._writer(str(self.folder / update.run))
         try:
-            if parcel.first:
-                settings = {key: _plain(value) for key, value in parcel.config.items()}
-                self._add(writer, self._hparams.hparams_pb(settings, trial_id=parcel.run), 0)
-            for step, values in parcel.points:
+            if update.first:
+                settings = {key: _plain(value) for key, value in update.config.items()}
+                self._add(writer, self._hparams.hparams_pb(settings, trial_id=update.run), 0)
+            for step, values in update.points:
                 self._add(writer, _scalars(values), step)
-            if parcel.final:
-                final = {f"final/{key}": value for key, value in parcel.final.items()}
-                self._add(writer, _scalars(final), int(parcel.final["S"]))
+            if update.final:
+                final = {f"final/{key}": value for key, value in update.final.items()}
+                self._add(writer, _scalars(final), int(update.final["S"]))
         finally:
             writer.close()
 
@@ -60,7 +82,7 @@ def _scalars(values: Mapping[str, float]) -> Any:
 
 
 def _plain(value: Any) -> str | float | bool:
-    """A setting as the hyper-parameters of TensorBoard can hold it."""
+    """Return a setting in a form that the hyper-parameters of TensorBoard can hold."""
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
@@ -81,22 +103,22 @@ class WandB:
                 "Weights & Biases does not know who you are", hint="wandb login, or add --offline"
             )
 
-    def send(self, parcel: Parcel) -> None:
-        """The run under its own id, continued if it is there already."""
+    def send(self, update: RunUpdate) -> None:
+        """Send the run under its own id, continued if it is there already."""
         settings = self._wandb.Settings(silent=True, x_disable_stats=True, console="off", x_disable_meta=True)
         run = self._wandb.init(
-            project=self.project, id=_identifier(parcel.run), name=parcel.run, config=parcel.config,
+            project=self.project, id=_identifier(update.run), name=update.run, config=update.config,
             mode=self.mode, resume="allow", reinit="finish_previous", save_code=False, settings=settings,
         )  # fmt: skip
-        for step, values in parcel.points:
+        for step, values in update.points:
             run.log(values, step=step)
-        if parcel.final:
-            run.summary.update({**parcel.final, "status": parcel.status})
-        run.finish(exit_code=1 if parcel.status == "failed" else 0)
+        if update.final:
+            run.summary.update({**update.final, "status": update.status})
+        run.finish(exit_code=1 if update.status == "failed" else 0)
 
 
 def _identifier(run: str) -> str:
-    """A run's id as a tracker accepts it: at most 64 characters, none of / \\ # ? % :."""
+    """Return a run's id as a tracker accepts it: at most 64 characters, none of / \\ # ? % :."""
     return re.sub(r"[/\\#?%:]", "_", run)[-64:]
 
 
@@ -110,15 +132,15 @@ class Trackio:
             raise missing_extra("trackio", "trackio", "a mirror in trackio") from error
         self._trackio, self.project, self.record = trackio, project, record
 
-    def send(self, parcel: Parcel) -> None:
-        """The run under its own name, continued if it is there already."""
+    def send(self, update: RunUpdate) -> None:
+        """Send the run under its own name, continued if it is there already."""
         run = self._trackio.init(
-            project=self.project, name=parcel.run, config=parcel.config, resume="allow", embed=False,
+            project=self.project, name=update.run, config=update.config, resume="allow", embed=False,
             auto_log_gpu=False, auto_log_cpu=False,
         )  # fmt: skip
-        for step, values in parcel.points:
+        for step, values in update.points:
             run.log(values, step=step)
-        if parcel.final:
-            final = {f"final/{key}": value for key, value in parcel.final.items()}
-            run.log(final, step=int(parcel.final["S"]))
+        if update.final:
+            final = {f"final/{key}": value for key, value in update.final.items()}
+            run.log(final, step=int(update.final["S"]))
         run.finish()

@@ -1,4 +1,4 @@
-"""Which text a run was trained on: `text.json` beside its configuration, and runs of other text put aside.
+"""The text that a run was trained on: `text.json` beside its configuration, and runs of other text put aside.
 
 A run's id is the hash of its configuration, which names a corpus and does not hold it. The text behind a name
 such as "files:my.txt" can change, so each run records the SHA-256 of the token ids that it reads:
@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from allometry.errors import AllometryError
-from allometry.runs.files import read_json, write_json, writing
+from allometry.runs.files import read_json, refuse_links, write_json, writing
+from allometry.runs.place import is_file_name
 
 FILE = "text.json"
 ASIDE = ".texts"
@@ -47,7 +49,9 @@ class Text:
 
 
 def recorded(directory: Path) -> Text | None:
-    """What a run's directory says of its text; None if it says nothing, as runs of older releases."""
+    """Return the text that a run's directory records; None if it records none, as runs of older releases, or
+    none that can be read (`is_damaged`).
+    """
     try:
         stored = read_json(directory / FILE)
     except AllometryError:
@@ -59,34 +63,45 @@ def recorded(directory: Path) -> Text | None:
     return Text(sets, parent if isinstance(parent, str) else None)
 
 
+def is_damaged(directory: Path) -> bool:
+    """Whether a directory has a `text.json` that cannot be read."""
+    return os.path.lexists(directory / FILE) and recorded(directory) is None
+
+
 def _whole(entry: Any) -> bool:
     return isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("tokens", "identity"))
 
 
 def record(directory: Path, text: Text) -> None:
-    """Write down in a run's directory what it reads."""
+    """Write the text that a run reads into its directory."""
     write_json(directory / FILE, {"format": _FORMAT, "sets": dict(text.sets), "parent": text.parent})
 
 
 def exchange(store: Path, name: str, before: str, now: str) -> bool:
-    """Put `name`, a run or "studies/KEY", of the text `before` aside; bring back that of the text `now`.
+    """Put `name`, a run or "studies/KEY", of the text `before` aside; restore that of the text `now`.
 
     Both are digests. Returns whether something came back. The caller must have the store for itself.
+    What lies there without a record of that text stays. AllometryError, and nothing moved, where a name or a
+    link would lead out of the store.
     """
     here, there = store / name, store / ASIDE / before / name
+    back = store / ASIDE / now / name
+    for path in (here, there, back):
+        if not path.is_relative_to(store) or not is_file_name(path.relative_to(store).as_posix()):
+            raise AllometryError(f"{name!r} cannot be a run or a study of a store")
+        refuse_links(path, store)
     with writing(there):
         if here.exists():
             there.parent.mkdir(parents=True, exist_ok=True)
             here.rename(_unused(there))
-        back = store / ASIDE / now / name
-        if not back.exists():
+        if not back.is_dir() or (found := recorded(back)) is None or found.digest != now:
             return False
         back.rename(here)
     return True
 
 
 def _unused(path: Path) -> Path:
-    """The path, or the first of PATH.2, PATH.3, … that does not exist."""
+    """Return the path, or the first of PATH.2, PATH.3, … that does not exist."""
     number, free = 1, path
     while free.exists():
         number += 1

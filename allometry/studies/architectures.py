@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Analysis, Figure, Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, small_model, small_run, vocabulary
 from allometry.studies.core.sections import (
     LEVEL,
+    NotRecorded,
     StudySection,
+    TooFewRuns,
     chapter,
     claim,
     mean_estimate,
@@ -162,7 +163,7 @@ def _universal(ladder: list[ModelConfig]) -> list[ModelConfig]:
 
 
 def _lstms(ladder: list[ModelConfig]) -> list[ModelConfig]:
-    """LSTMs at the transformers' N: two layers at every size, one and four at three sizes."""
+    """Return LSTMs at the transformers' N: two layers at every size, one and four at three sizes."""
     return [
         _lstm(model, layers)
         for layers in LSTM_LAYERS
@@ -231,9 +232,7 @@ def at_size(transformers: pd.DataFrame, N: pd.Series, column: str = "N") -> np.n
     """
     means = transformers.groupby(column)["loss"].mean()
     if len(means) < 2:
-        raise AllometryError(
-            "fewer than two sizes of the transformer are done", hint="finish the study's runs"
-        )
+        raise TooFewRuns("fewer than two sizes of the transformer are done")
     logs = np.log(N.to_numpy(dtype=float))
     known = np.log(means.index.to_numpy(dtype=float))
     margin = np.log(LIKE)
@@ -248,7 +247,7 @@ def against(runs: pd.DataFrame, series: str, column: str = "N") -> pd.DataFrame:
     """
     own = runs[runs["series"] == series]
     if not len(own):
-        raise AllometryError(f"no run of {series!r} is done", hint="finish the study's runs")
+        raise TooFewRuns(f"no run of {series!r} is done")
     other = at_size(runs[runs["series"] == "transformer"], own[column], column)
     table = own.assign(**{"loss of the transformer": other})
     table["log ratio"] = np.log(table["loss"] / table["loss of the transformer"])
@@ -309,10 +308,10 @@ def _slopes(runs: pd.DataFrame, series: list[str]) -> Table:
 
 
 def universal(runs: pd.DataFrame) -> StudySection:
-    """Re-used blocks at equal N and at equal compute (Kaplan et al. 2020, figure 17)."""
+    """Compare re-used blocks at equal N and at equal compute (Kaplan et al. 2020, figure 17)."""
     names = sorted(s for s in runs["series"].unique() if s.startswith("blocks used"))
     if not names:
-        raise AllometryError("no Universal Transformer is done", hint="finish the study's runs")
+        raise TooFewRuns("no Universal Transformer is done")
     equal_n = pd.concat([against(runs, name) for name in names])
     equal_c = pd.concat([against(runs, name, "N_reuse") for name in names])
     better = mean_estimate(100 * np.expm1(equal_n["log ratio"]))
@@ -360,7 +359,7 @@ LIKE = 1.25
 def by_position(positions: pd.DataFrame) -> StudySection:
     """Report losses by position of matched pairs (figure 7, right): is the LSTM worse late, and not early?"""
     if not len(positions):
-        raise AllometryError("no run recorded its loss by position", hint="train the study again")
+        raise NotRecorded("no run recorded its loss by position")
     table = ratios_by_position(positions)
     ends = pd.DataFrame([_ends(pair, part) for pair, part in table.groupby("pair", sort=False)])
     usual = ends[ends["n_ctx"] == ends["n_ctx"].min()]
@@ -434,9 +433,7 @@ def ratios_by_position(positions: pd.DataFrame) -> pd.DataFrame:
         both["excess"] = 100 * np.expm1(np.log(both["loss"] / both["loss_t"]))
         parts.append(both.assign(pair=f"{run} / {partner}", n_ctx=n_ctx, N=N))
     if not parts:
-        raise AllometryError(
-            "no LSTM has a transformer of its size beside it", hint="finish the study's runs"
-        )
+        raise TooFewRuns("no LSTM has a transformer of its size beside it")
     columns = ["pair", "N", "seed", "n_ctx", "position", "loss", "loss_t", "excess"]
     return pd.concat(parts, ignore_index=True)[columns]
 

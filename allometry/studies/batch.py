@@ -23,6 +23,7 @@ from allometry.report.content import Constant, Figure, Section, Table, Verdict
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
+    NotRecorded,
     StudySection,
     chapter,
     constant,
@@ -64,7 +65,7 @@ class Batch(Study):
     run_sets: ClassVar[dict[str, float]] = {"batches": 1.0}
 
     def analyse(self, study_data: StudyData) -> Analysis:
-        """S_min, E_min and B_crit at each loss, the law B_crit(L), and the noise scale at equal loss."""
+        """Report S_min, E_min and B_crit at each loss, the law B_crit(L), and the noise scale at equal loss."""
         runs, excluded = usable_runs(study_data)
         curves = study_data.curves
 
@@ -181,7 +182,7 @@ def _law_lines(law: BatchLaw) -> pd.DataFrame:
 
 
 def _alpha(law: BatchLaw) -> Constant | None:
-    """alpha_B beside Kaplan's; None where the critical batch is not seen to grow as the loss falls."""
+    """Compare alpha_B with Kaplan's; None where the critical batch is not seen to grow as the loss falls."""
     low, high = law.line.exponent.interval(LEVEL)
     if not high < 0:
         return None
@@ -304,7 +305,7 @@ FEWEST = 3
 
 
 def noise_points(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """B_simple in tokens along every run that measured it: columns series, N, B, run, loss, B_crit."""
+    """Return B_simple in tokens along every run that measured it: columns series, N, B, run, loss, B_crit."""
     parts = []
     if "noise_trace" in curves and curves["noise_trace"].notna().any():
         for run in scan_runs(runs).to_dict("records"):
@@ -321,15 +322,12 @@ def noise_points(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def noise_beside(law: BatchLaw, runs: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
-    """B_simple over B_crit at equal loss, for each run that measured the noise."""
+    """Report B_simple over B_crit at equal loss, for each run that measured the noise."""
     points = noise_points(runs, curves)
     low, high = law.losses
     inside = points[(points["loss"] >= low) & (points["loss"] <= high)]
     if not len(inside):
-        raise AllometryError(
-            "no run measured its gradient noise at the losses of the scan",
-            hint="train the scan again: its runs measure it",
-        )
+        raise NotRecorded("no run measured its gradient noise at the losses of the scan")
     inside = inside.assign(ratio=inside["B_crit"] / law(inside["loss"].to_numpy(float)))
     table = (
         inside.groupby(["N", "B"])["ratio"]

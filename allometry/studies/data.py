@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
 
-from allometry.errors import AllometryError
 from allometry.figures.power_law import power_law
 from allometry.report.content import Constant, Section, Table
 from allometry.studies.core.sections import (
     KAPLAN,
     TOKENS,
     StudySection,
+    TooFewRuns,
     caveats,
     chapter,
     constant,
@@ -55,7 +55,7 @@ class Data(Study):
     run_sets: ClassVar[dict[str, float]] = {"subsets": 1.0}
 
     def analyse(self, study_data: StudyData) -> Analysis:
-        """L(D) of the largest size, as a power law and above a floor."""
+        """Report L(D) of the largest size, as a power law and above a floor."""
         runs, excluded = usable_runs(study_data)
         sections = {
             "law": section_or_reason(_LAW, lambda: _law(_largest(runs, study_data.curves))),
@@ -80,9 +80,7 @@ def _largest(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(excess=excess(table))
     sets = table[~table["infinite"]].groupby("N")["unique"].nunique()
     if not (sets >= 3).any():
-        raise AllometryError(
-            "no size was trained on three subsets of the text", hint="allow more time: allometry run data"
-        )
+        raise TooFewRuns("no size was trained on three subsets of the text")
     return table[table["N"] == float(sets[sets >= 3].index.max())].reset_index(drop=True)
 
 
@@ -119,10 +117,9 @@ def _law(table: pd.DataFrame) -> StudySection:
             )
         )
     if not fits:
-        raise AllometryError(
+        raise TooFewRuns(
             f"only {limited['unique'].nunique()} sets limit the loss by more than {percent(LIMITED)}, and "
-            f"{drawn['unique'].nunique()} were trained",
-            hint="train longer, so that small sets are learnt by heart",
+            f"{drawn['unique'].nunique()} were trained"
         )
     return StudySection(
         section=Section(title=_LAW, text=_text(table, limited, fits), evidence=tuple(evidence)),

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
 from allometry.figures.overfitting import train_and_test
 from allometry.figures.several import several
 from allometry.figures.surface import surface
@@ -32,6 +31,7 @@ from allometry.studies.core.sections import (
     LEVEL,
     TOKENS,
     StudySection,
+    TooFewRuns,
     caveats,
     chapter,
     constant,
@@ -72,7 +72,7 @@ class Overfitting(Study):
     run_sets: ClassVar[dict[str, float]] = {"subsets": 1.0}
 
     def analyse(self, study_data: StudyData) -> Analysis:
-        """L(N, D), the collapse of the excess loss, the rule for D, and the bound on the stopping step."""
+        """Report L(N, D), the collapse of the excess loss, the rule for D, and the bound on the stopping step."""
         runs, excluded = usable_runs(study_data)
 
         @cache
@@ -104,15 +104,13 @@ _STOP, _CURVES = "When to stop", "Training and test loss"
 
 
 def joint_law(table: pd.DataFrame) -> FitResult:
-    """Kaplan's four parameters (eq. 1.5) over sizes and sets, all the text being a set of its size.
+    """Fit Kaplan's four parameters (eq. 1.5) over sizes and sets, all the text being a set of its size.
 
     Raises AllometryError for fewer than two sizes or three sets.
     """
     sizes, sets = table["N"].nunique(), table["unique"].nunique()
     if sizes < 2 or sets < 3:
-        raise AllometryError(
-            f"{sizes} sizes on {sets} sets do not make a law of both", hint="train the missing runs"
-        )
+        raise TooFewRuns(f"{sizes} sizes on {sets} sets do not make a law of both")
     return fit(table, law="kaplan", columns={"N": "N", "D": "unique", "L": "loss"}, group="run")
 
 
@@ -162,9 +160,7 @@ def _collapsed(table: pd.DataFrame, law: FitResult) -> _Collapse:
     power = p["alpha_N"] / p["alpha_D"]
     on_subsets = table[~table["infinite"] & np.isfinite(table["excess"])].sort_values("N")
     if not len(on_subsets):
-        raise AllometryError(
-            "no run on a subset has a partner on all the text", hint="train the missing runs"
-        )
+        raise TooFewRuns("no run on a subset has a partner on all the text")
     ratio = on_subsets["N"] ** power / on_subsets["unique"]
     points = pd.DataFrame(
         {
@@ -222,7 +218,7 @@ def _collapse(table: pd.DataFrame, law: FitResult) -> StudySection:
 
 
 def _rule(law: FitResult) -> tuple[float, float]:
-    """(power, scale) of the D at which data cost TOLERATED of the loss: D = scale · N^power."""
+    """Return (power, scale) of the D at which data cost TOLERATED of the loss: D = scale · N^power."""
     p = law.parameters
     power = p["alpha_N"] / p["alpha_D"]
     return power, p["D_c"] / p["N_c"] ** power / ((1 + TOLERATED) ** (1 / p["alpha_D"]) - 1)
@@ -286,12 +282,10 @@ def stopping(table: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
     law = learning_curve(table, curves)
     stops = table[~table["infinite"] & table["turned"]]
     if not len(stops):
-        raise AllometryError("no run on a subset turned before the horizon", hint="train longer")
+        raise TooFewRuns("no run on a subset turned before the horizon")
     points = stops.assign(bound=_bound(law, stops)).dropna(subset=["bound"])
     if not len(points):
-        raise AllometryError(
-            "every run that turned ended below the fitted loss of infinite training", hint="train longer"
-        )
+        raise TooFewRuns("every run that turned ended below the fitted loss of infinite training")
     held = float((points["stop"] >= points["bound"]).mean())
     shown = points.sort_values("N")
     shown = shown.assign(series=[f"N = {format_count(n)}" for n in shown["N"]])
@@ -319,7 +313,7 @@ def stopping(table: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
 
 
 def learning_curve(table: pd.DataFrame, curves: pd.DataFrame) -> FitResult:
-    """L(N, S) of the runs on all the text after their warm-up, at their batch; resampled by run.
+    """Fit L(N, S) to the runs on all the text after their warm-up, at their batch; resampled by run.
 
     Raises AllometryError where there are fewer than two sizes, or no evaluation after the warm-up.
     """
@@ -327,9 +321,7 @@ def learning_curve(table: pd.DataFrame, curves: pd.DataFrame) -> FitResult:
     points = curves[["run", "step", "loss"]].merge(whole, on="run").dropna()
     points = points[points["step"] >= _PAST * points["warmup"]].rename(columns={"step": "S"})
     if points["N"].nunique() < 2:
-        raise AllometryError(
-            "learning curves of two sizes on all the text are needed", hint="allow more time"
-        )
+        raise TooFewRuns("learning curves of two sizes on all the text are needed")
     columns = {"N": "N", "S": "S", "L": "loss"}
     return fit(points, law="kaplan-ns", columns=columns, objective="lsq-log", group="run")
 

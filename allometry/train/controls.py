@@ -1,4 +1,4 @@
-"""Controlled training data: a random half of the documents, things planted, and what measures them."""
+"""Controlled training data: a random half of the documents, planted text, and the probes that measure both."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HELD_OUT = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Controlled:
-    """What a run trains on after all: its tokens, the order of its batches, and its probes if it has any."""
+    """The training data after selection and planting: tokens, the order of batches, and probes if there are any."""
 
     tokens: NDArray[Any]
     order: BatchOrder
@@ -35,7 +35,7 @@ class Controlled:
 
 
 def controlled(config: RunConfig, found: TokenSet, available: NDArray[Any], record: int | None) -> Controlled:
-    """The training data of a run, from what its corpus and limit leave (`available`).
+    """Return the training data of a run, made from the tokens that its corpus and limit leave (`available`).
 
     AllometryError where there are too few documents for halves, or what is planted does not fit.
     """
@@ -58,7 +58,7 @@ def controlled(config: RunConfig, found: TokenSet, available: NDArray[Any], reco
 def _order(
     config: RunConfig, found: TokenSet, kept: NDArray[Any], record: int | None
 ) -> tuple[BatchOrder, Probes | None]:
-    """The order of batches and, where something is planted, its probes."""
+    """Return the order of batches and, where something is planted, its probes."""
     train, n_ctx, plant = config.train, config.model.n_ctx, config.data.plant
     if plant is None:
         plain = BatchOrder(kept, n_ctx=n_ctx, batch_tokens=train.batch_tokens, seed=train.seed, record=record)
@@ -102,7 +102,7 @@ def _planted(
 def _documents(
     config: RunConfig, found: TokenSet, available: NDArray[Any], inside: NDArray[np.bool_] | None
 ) -> Probes:
-    """Every training document, in the half or not, and some held-out ones."""
+    """Return probes of every training document, in the half or not, and of some held-out documents."""
     coder, spread = _coder(found), config.data.spread
     pieces = subsets.documents(available, coder.separator, spread)
     held_out = subsets.documents(np.asarray(found.test), coder.separator, spread)
@@ -119,7 +119,7 @@ def _documents(
 
 
 def _trained(config: RunConfig, found: TokenSet, kept: NDArray[Any], record: int | None) -> Probes:
-    """All windows of what is trained on, and what they would cost without any knowledge of them."""
+    """Return probes of all training windows, with their entropy where it is known."""
     from allometry.data.batches import windows
 
     n_ctx, manifest = config.model.n_ctx, found.manifest
@@ -130,7 +130,9 @@ def _trained(config: RunConfig, found: TokenSet, kept: NDArray[Any], record: int
 
 
 def _windows(config: RunConfig, found: TokenSet) -> Probes:
-    """Windows of the corpus's first blocks; those between the run's skip and its limit are trained on."""
+    """Return probes of windows of the corpus's first blocks; those between the run's skip and its limit are
+    trained on.
+    """
     data = config.data
     stop = len(found.train) if data.limit is None else data.skip + data.limit
     return probes.windows(np.asarray(found.train), data.spread, config.model.n_ctx, (data.skip, stop))

@@ -1,4 +1,4 @@
-"""What is measured at an evaluation, besides what training itself reports."""
+"""The measurements of an evaluation, besides what training itself reports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from allometry.train.inputs import Inputs
 
 
 def measurements(engine: Engine, inputs: Inputs, *, step: int, noise_batches: int) -> dict[str, Any]:
-    """The part of a curve's row that is measured at the parameters after `step`.
+    """Return the part of a curve's row that is measured at the parameters after `step`.
 
     "loss" and "loss_<corpus>" on the test sets, in nats; the loss by position; where only answers count,
     "accuracy" and "train_accuracy" instead; with `noise_batches` the gradient noise. If a loss is not finite,
@@ -35,7 +35,7 @@ def measurements(engine: Engine, inputs: Inputs, *, step: int, noise_batches: in
 
 
 def final(row: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
-    """What a run's result takes from the row of its curve that counts: losses, accuracies, bits per byte."""
+    """Return the part of a curve's row that a run's result keeps: losses, accuracies, bits per byte."""
     kept = ("loss", "train_loss", "accuracy", "train_accuracy")
     found = {name: value for name, value in row.items() if name.startswith(kept)}
     if inputs.weights is None:  # the loss of an answer is not that of the text around it

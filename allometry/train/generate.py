@@ -1,4 +1,4 @@
-"""Text from a model: token after token, drawn from what the model expects next.
+"""Generate text from a model, token by token, by sampling from its predictions.
 
 from allometry.train.generate import generate
 from allometry.train.trained import trained_model
@@ -31,7 +31,7 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
 ) -> Ids:
-    """`length` tokens after each prompt of token ids, (n, T) with 1 <= T <= n_ctx: ids of shape (n, length).
+    """Generate `length` tokens after each prompt of token ids, (n, T) with 1 <= T <= n_ctx: ids of shape (n, length).
 
     A token is drawn from softmax(logits / temperature), with `top_k` from its most probable ones alone;
     temperature 0 takes the most probable. A model reads the last n_ctx tokens, which slide along. The same
@@ -62,7 +62,7 @@ def generate(
 
 
 def _checked(prompts: npt.NDArray[np.integer] | Sequence[Sequence[int]], config: Any) -> Ids:
-    """The prompts as ids (n, T)."""
+    """Return the prompts as ids (n, T); AllometryError if a model could not read them."""
     if len({len(prompt) for prompt in prompts}) != 1 or not len(prompts[0]):
         raise AllometryError(
             "prompts must have one length, of at least one token", hint="cut them to that of the shortest"
@@ -85,7 +85,7 @@ def _checked(prompts: npt.NDArray[np.integer] | Sequence[Sequence[int]], config:
 def _drawn(
     logits: npt.NDArray[np.float64], uniform: npt.NDArray[np.float64], temperature: float, top_k: int | None
 ) -> Ids:
-    """A token for each row of logits (n, V), by inverting its cumulative probabilities at `uniform` (n,)."""
+    """Draw a token for each row of logits (n, V), by inverting its cumulative probabilities at `uniform` (n,)."""
     if temperature == 0:
         return logits.argmax(axis=1)
     if top_k is not None and top_k < logits.shape[1]:

@@ -1,4 +1,4 @@
-"""The processes that train one run: usually this one alone, else those that torchrun has started.
+"""The processes that train one run: usually only this one, else those that torchrun has started.
 
 All of them follow the same loop and hold the same position. The one that leads writes the run's directory;
 the others write to a temporary one that nobody reads. Whatever depends on a clock is decided by the leader.
@@ -27,21 +27,23 @@ _SHARE = 0.5
 """Of a device's memory that may go into them; the rest is for activations."""
 
 
-class Alone:
+class SingleProcess:
     """This process trains the run by itself."""
 
     leads = True
 
     def directory(self, home: Path) -> Path:
-        """Where this process writes what belongs into the run's directory."""
+        """Return the folder in which this process writes the files of the run's directory."""
         return home
 
     def agree(self, decision: bool) -> bool:
-        """What the leader has decided."""
+        """Return the leader's decision."""
         return decision
 
     def engine(self, name: str, config: RunConfig, threads: int, device: str) -> Engine:
-        """The engine of that name, or the quickest for "auto"; what began in a pack goes on with "fast"."""
+        """Return the engine of that name, or the fastest for "auto"; a run that began in a pack continues with
+        "fast".
+        """
         return engine("fast" if name == "packed" else name, config, threads=threads, device=device)
 
     def save(self, home: Path, config: RunConfig, engine: Engine, position: Position) -> None:
@@ -58,7 +60,9 @@ class Alone:
     def restore(
         self, home: Path, config: RunConfig, log: Callable[[str], None]
     ) -> tuple[Position, Callable[[Engine], None]] | None:
-        """The position of the newest checkpoint, and what loads its state into an engine; None without."""
+        """Return the position of the newest checkpoint, and a function that loads its state into an engine; None
+        without one.
+        """
         from allometry.train import sharded
 
         divided = sharded.newest(home, config, log)
@@ -72,7 +76,7 @@ class Alone:
         return position, lambda engine: engine.load_state(state)
 
 
-class Torchrun(Alone):
+class Torchrun(SingleProcess):
     """The processes that torchrun has started; use it as a context manager."""
 
     def __init__(
@@ -82,9 +86,10 @@ class Torchrun(Alone):
         sharded: bool | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`sharded`: divide the model's state among the devices (FSDP2) or copy it (DDP); None divides it if
-        it does not fit one. `stopping` says whether this process was asked to end: when the leader was, all
-        write a checkpoint and raise KeyboardInterrupt."""
+        """Join the process group. `sharded`: divide the model's state among the devices (FSDP2) or copy it
+        (DDP); None divides it if it does not fit one. `stopping` says whether this process was asked to end:
+        when the leader was, all write a checkpoint and raise KeyboardInterrupt.
+        """
         import torch
         import torch.distributed as dist
 
@@ -102,18 +107,19 @@ class Torchrun(Alone):
         self._scratch.cleanup()
 
     def directory(self, home: Path) -> Path:
-        """See `Alone.directory`."""
+        """Return the run's directory in the leader, a temporary one in the others."""
         return home if self.leads else Path(self._scratch.name) / home.name
 
     def agree(self, decision: bool) -> bool:
-        """See `Alone.agree`; yes also if the leader was asked to end: the loop then has nothing to do, or
-        writes the checkpoint with which it ends."""
+        """Return the leader's decision, or true if the leader was asked to end: the loop then has nothing to do,
+        or writes its last checkpoint.
+        """
         said = self._torch.tensor([float(decision or self._stopping())], device=self._device)
         self._dist.broadcast(said, src=0)
         return bool(said.item())
 
     def engine(self, name: str, config: RunConfig, threads: int, device: str) -> Engine:
-        """The engine that divides batches among the processes, whatever the name."""
+        """Return the engine that divides batches among the processes, for any name."""
         from allometry.train.engines.parallel import ParallelEngine
 
         sharded = self._sharded
@@ -122,7 +128,7 @@ class Torchrun(Alone):
         return ParallelEngine(config, threads=threads, device=device, sharded=sharded)
 
     def save(self, home: Path, config: RunConfig, engine: Engine, position: Position) -> None:
-        """See `Alone.save`: as a distributed checkpoint."""
+        """Save a distributed checkpoint: see `SingleProcess.save`."""
         from allometry.train import sharded
 
         sharded.write(home, config, engine, position, leads=self.leads)
@@ -131,7 +137,7 @@ class Torchrun(Alone):
 
 
 def _room(device: str) -> float:
-    """Bytes that this process's device has for it."""
+    """Return the bytes of memory that this process's device has for it."""
     import torch
 
     from allometry.env import memory
@@ -142,6 +148,7 @@ def _room(device: str) -> float:
 
 
 def is_divided(config: RunConfig, room: float) -> bool:
-    """Whether parameters, gradients and moments are divided among devices of `room` bytes, because one would
-    not hold them with room for activations."""
+    """Return whether parameters, gradients and moments are divided among devices of `room` bytes, because one
+    device could not hold them besides the activations.
+    """
     return config.model.counts().N_total * _BYTES_PER_PARAMETER >= _SHARE * room

@@ -1,4 +1,4 @@
-"""Starting from another run: its final weights, with a fresh optimiser (`TrainConfig.init_from`)."""
+"""Start a run from the final weights of another, with a fresh optimiser (`TrainConfig.init_from`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FREE = ("dropout", "init")
 
 
 def inherited(config: RunConfig, store: Path) -> State:
-    """The weights that a run starts from, as "params/<name>"; empty if it starts from its own.
+    """Read the weights that a run starts from, as "params/<name>"; empty if it starts from its own.
 
     `store` is the directory that holds both runs' directories. AllometryError if the other run is not there,
     is not finished, diverged, or has another shape.
@@ -42,7 +42,7 @@ def inherited(config: RunConfig, store: Path) -> State:
 
 
 def why_not(record: RunRecord) -> str | None:
-    """Why a run has no weights to start from, or None if it has."""
+    """Return why a run has no weights to start from, or None if it has."""
     if record.status == "diverged":
         return "it diverged"
     if record.status == "failed":
@@ -51,7 +51,7 @@ def why_not(record: RunRecord) -> str | None:
 
 
 def mismatch(config: RunConfig, model: Mapping[str, Any]) -> str | None:
-    """How the model of another run (as plain JSON) differs from a run's own, or None if weights fit."""
+    """Return how the model of another run (as plain JSON) differs from a run's own, or None if weights fit."""
     own = config.model.model_dump(mode="json")
     differ = [
         f"{key} {model.get(key)} instead of {own.get(key)}"

@@ -1,4 +1,4 @@
-"""What a run reads: its training tokens in their order, and the fixed held-out windows it is evaluated on."""
+"""The inputs of a run: its training tokens in their order, and the fixed held-out windows of its evaluations."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ class Inputs:
     continued: NDArray[np.int64] | None = None
 
     def weights_of(self, batch: NDArray[np.int64]) -> NDArray[np.float32] | None:
-        """How much each predicted token of a batch counts, (sequences, n_ctx); None if all count alike."""
+        """Return the weight of each predicted token of a batch, (sequences, n_ctx); None if all weigh the same."""
         return None if self.weights is None else np.tile(self.weights, (len(batch), 1))
 
     def mean(self, values: NDArray[Any]) -> float:
-        """The mean of (sequences, n_ctx) numbers over the predicted tokens that count."""
+        """Return the mean of (sequences, n_ctx) numbers over the predicted tokens that count."""
         if self.weights is None:
             return float(values.mean(dtype=np.float64))
         return float(np.average(values.mean(axis=0, dtype=np.float64), weights=self.weights))
 
 
 def load_inputs(config: RunConfig, cache: Path | None = None) -> Inputs:
-    """Tokens and evaluation windows; AllometryError where data and model do not fit each other."""
+    """Load tokens and evaluation windows; AllometryError where data and model do not fit each other."""
     data, model = config.data, config.model
     tokens = prepare(data.corpus, data.tokenizer, cache=cache)
     vocabulary = tokens.manifest.n_vocab
@@ -90,13 +90,13 @@ def load_inputs(config: RunConfig, cache: Path | None = None) -> Inputs:
 
 
 def _record(manifest: Manifest, data: DataConfig) -> int | None:
-    """Tokens of a document where windows are to begin with one; None where they may begin anywhere."""
+    """Return the tokens of a document where windows must begin with one; None where they may begin anywhere."""
     aligned = data.loss_on == "answer" or manifest.answer is None
     return manifest.record if aligned else None
 
 
 def _answers(data: DataConfig, n_ctx: int, sets: Sequence[TokenSet]) -> NDArray[np.float32]:
-    """1 where the answer of a question is predicted, else 0, (n_ctx,); AllometryError if there is none."""
+    """Return 1 where the answer of a question is predicted, else 0, (n_ctx,); AllometryError if there is none."""
     for manifest in (each.manifest for each in sets):
         if manifest.answer is None or manifest.record != sets[0].manifest.record:
             raise AllometryError(
@@ -121,17 +121,17 @@ def _answers(data: DataConfig, n_ctx: int, sets: Sequence[TokenSet]) -> NDArray[
 
 
 def token_sets(data: DataConfig) -> list[tuple[str, str]]:
-    """(corpus, tokenizer) of every token set that a run on these data reads, the training corpus first."""
+    """Return (corpus, tokenizer) of every token set that a run on these data reads, the training corpus first."""
     others = [(corpus, _tokenizer_of_others(data)) for corpus in data.eval_on]
     return [(data.corpus, data.tokenizer), *others]
 
 
 def _tokenizer_of_others(data: DataConfig) -> str:
-    """What other distributions are read with: the tokens of the training corpus."""
+    """Return the tokenizer for other corpora: the one of the training corpus."""
     trained = data.tokenizer.startswith(("bpe:", "symbols")) and "@" not in data.tokenizer
     return f"{data.tokenizer}@{data.corpus}" if trained else data.tokenizer
 
 
 def _other(data: DataConfig, corpus: str, cache: Path | None) -> TokenSet:
-    """Another distribution in the tokens of the training corpus."""
+    """Return another corpus, in the tokens of the training corpus."""
     return prepare(corpus, _tokenizer_of_others(data), cache=cache)

@@ -1,4 +1,4 @@
-"""PyTorch's launcher as a child process that ends with its parent and says how its processes ended:
+"""PyTorch's launcher as a child process that ends with its parent and reports how its processes ended:
 
     python -P -m allometry.train.launcher PARENT TORCHRUN-ARGUMENTS…
 
@@ -15,7 +15,7 @@ from allometry.processes import die_with
 
 
 def main() -> None:
-    """Entry point of the process."""
+    """Run the launcher, as the entry point of the process."""
     die_with(int(sys.argv[1]))
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -23,7 +23,7 @@ from allometry.train.checkpoint import Position
 from allometry.train.config import FORMAT, RunConfig
 from allometry.train.engines.select import engine_for
 from allometry.train.evaluate import final, measurements
-from allometry.train.group import Alone
+from allometry.train.group import SingleProcess
 from allometry.train.inherit import inherited
 from allometry.train.inputs import load_inputs
 from allometry.train.records import clock, identify, read_whole, record_failure
@@ -43,7 +43,7 @@ PROGRESS_SECONDS = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What `on_progress` is told: how far the run is, its newest losses, its pace in tokens per second."""
+    """The argument of `on_progress`: how far the run is, its newest losses, its speed in tokens per second."""
 
     step: int
     steps: int
@@ -66,19 +66,19 @@ def train(
     on_progress: Callable[[Progress], None] | None = None,
     checkpoint_every: float = 15.0,
     cache: Path | None = None,
-    group: Alone | None = None,
+    group: SingleProcess | None = None,
 ) -> dict[str, Any]:
-    """Train a run in its directory, or finish it if it was begun there, and return what result.json holds.
+    """Train a run in its directory, or finish it if it was begun there, and return the contents of result.json.
 
     `branch_at` names steps at which to leave a point from which runs with another horizon continue
     (`checkpoint.branch`). `checkpoint_every` is in seconds; a kill costs at most that. A run whose loss
     explodes is a result with status "diverged". `group`: the processes that train it together, all of which
     call this; without, this one does. `more_threads` is asked now and then how many threads may work on the
     run: an engine takes them if that changes no bit (`Engine.use_threads`), and starts with `threads`. Raises
-    AllometryError for what the user can mend, after writing error.txt, and for a directory that holds a run
+    AllometryError for what the user can correct, after writing error.txt, and for a directory that holds a run
     of other text (`runs.texts`).
     """
-    group = group or Alone()
+    group = group or SingleProcess()
     result = read_whole(directory / "result.json")
     if group.agree(result is not None):
         still_same(config, directory, cache)
@@ -104,20 +104,22 @@ def train(
 
 
 class _Run:
-    """A run under way: what `train` works on."""
+    """A run in progress: the state of `train`."""
 
     def __init__(
         self,
         config: RunConfig,
         directory: Path,
         home: Path,
-        group: Alone,
+        group: SingleProcess,
         *,
         threads: int,
         device: str,
         cache: Path | None,
     ) -> None:
-        """`directory` is this process's, `home` the run's: the same unless others train it too."""
+        """Load inputs and the newest checkpoint. `directory` is this process's, `home` the run's: the same
+        unless several processes train the run.
+        """
         self.config, self.directory, self.threads, self.device = config, directory, threads, device
         self.home, self.group = home, group
         self.inputs = load_inputs(config, cache)
@@ -143,7 +145,7 @@ class _Run:
         self.position.started = self.position.started or clock()
         self.resumed_seconds = self.position.seconds
         lines = "".join(_line(row) for row in self.position.curve)
-        write_text(directory / "curve.jsonl", lines)  # rows after the checkpoint are made again
+        write_text(directory / "curve.jsonl", lines)  # rows after the checkpoint are computed again
         if self.inputs.probes:
             self.inputs.probes.begin(directory, self.position.step)
 
@@ -156,7 +158,7 @@ class _Run:
         report: Callable[[Progress], None],
         checkpoint_every: float,
     ) -> tuple[str, str | None]:
-        """Train from the position to the end; status and reason."""
+        """Train from the position to the end, and return the status and its reason."""
         train, at = self.config.train, self.position
         evaluations = set(evaluation_steps(self.config))
         saved = told = time.perf_counter()
@@ -191,12 +193,12 @@ class _Run:
         write(self.directory, self.config, self.engine.state(), self._now())
 
     def _now(self) -> Position:
-        """The position with the clock brought up to date."""
+        """Return the position, with its seconds up to date."""
         self.position.seconds = self.resumed_seconds + time.perf_counter() - self.started
         return self.position
 
     def _evaluate(self, lr: float) -> tuple[str, str | None] | None:
-        """Append a row to the curve; a status and its reason if the run should end here."""
+        """Append a row to the curve, and return a status and its reason if the run ends here, else None."""
         at = self.position
         train_loss, grad_norm = at.take_averages()
         tokens = at.step * self.config.train.batch_tokens
@@ -229,7 +231,9 @@ class _Run:
         return "done", f"stopped at step {at.step}: no better test loss than at step {at.best_step}"
 
     def _tell(self, report: Callable[[Progress], None], loss: float) -> None:
-        """Report progress; a KeyboardInterrupt from there stops the run, which continues from here."""
+        """Report progress; a KeyboardInterrupt raised by the callback stops the run, which can be continued from
+        here.
+        """
         try:
             report(self._progress(loss))
         except KeyboardInterrupt:
@@ -285,7 +289,7 @@ class _Run:
         return result
 
     def _final_losses(self) -> dict[str, Any]:
-        """The last row's losses and accuracies; with early stopping those of the best row."""
+        """Return the last row's losses and accuracies; with early stopping those of the best row."""
         rows = {row["step"]: row for row in self.position.curve}
         last = self.position.best_step if self.config.train.early_stop else self.position.step
         return {
@@ -295,7 +299,7 @@ class _Run:
         }
 
     def log(self, text: str) -> None:
-        """A line in log.txt, with the time."""
+        """Append a line to log.txt, with the time."""
         append_text(self.directory / "log.txt", f"{clock()} {text}\n")
 
 

@@ -41,14 +41,14 @@ class Noise(NamedTuple):
 
 
 def estimate(small: NDArray[np.float64], large: float) -> Noise:
-    """Unbiased estimates from the squared norms of n sequences' gradients, (n,), and of their mean's."""
+    """Return unbiased estimates from the squared norms of n sequences' gradients, (n,), and of their mean's."""
     n, mean = len(small), float(small.mean())
     assert n >= 2, "one sequence says nothing of how sequences differ"
     return Noise(trace=(mean - large) / (1 - 1 / n), signal=(n * large - mean) / (n - 1))
 
 
 def measure(engine: Engine, order: BatchOrder, *, after: int, batches: int) -> Noise:
-    """Noise at the parameters that `engine` has after step `after`, from the batches that come next.
+    """Measure the noise at the parameters that `engine` has after step `after`, from the batches that come next.
 
     Those are a pure function of (seed, step), and in a first epoch the parameters have not seen them: the
     batch that was just learnt from would make |G| too small. Nothing of the run's state changes.
@@ -66,7 +66,7 @@ def measure(engine: Engine, order: BatchOrder, *, after: int, batches: int) -> N
 
 
 def noise_scale(curve: pd.DataFrame, *, n_ctx: int, window: int = WINDOW) -> pd.Series:
-    """B_simple in tokens (sequences x n_ctx) at each row of one run's curve, NaN where it is not known.
+    """Return B_simple in tokens (sequences x n_ctx) at each row of one run's curve, NaN where it is not known.
 
     Numerator and denominator are averaged over `window` neighbouring evaluations before they are divided; an
     averaged |G|^2 that is not positive gives NaN. AllometryError for a run that did not measure it.

@@ -1,4 +1,4 @@
-"""How much of what a trained model writes it has copied, beside what people wrote in its place.
+"""How much of a trained model's text is copied from its training data, compared with human text.
 
 A run with `data.novelty` continues that many held-out texts when it has ended: plain sampling at temperature
 1 after prompts of half a context. Its continuations and the true ones are then looked up in the tokens that
@@ -36,8 +36,8 @@ _STREAM = 4
 
 
 def continued(test: npt.NDArray[np.unsignedinteger], n_ctx: int, count: int) -> npt.NDArray[np.int64]:
-    """`count` held-out texts or as many as there are, evenly spread: prompts with what follows them,
-    (n, max(1, n_ctx // 2) + LENGTH).
+    """Return `count` held-out texts or as many as there are, evenly spread: prompts with what follows them, (n,
+    max(1, n_ctx // 2) + LENGTH).
 
     AllometryError where the held-out text is too short for one.
     """

@@ -1,4 +1,4 @@
-"""Which runs may be trained as a pack, as far as their configurations tell: whoever plans needs no torch."""
+"""Which runs can be trained as a pack, judged by their configurations: planning needs no torch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 def kind(run: RunConfig) -> Hashable:
-    """What the runs of a pack have in common: their model and the size of their batches."""
+    """Return what the runs of a pack must have in common: their model and the size of their batches."""
     return run.model, run.train.batch_tokens
 
 
 def alone(run: RunConfig) -> str | None:
-    """Why a run cannot be in any pack (one sentence), or None.
+    """Return why a run cannot be in any pack (one sentence), or None.
 
-    Whether its family can be batched is known once its module is built (`engines.packed.lacks`).
+    Whether its family can be batched is known once its module is built (`engines.packed.unsupported_reason`).
     """
     if run.engine not in ("auto", "fast"):
         return f"{run.id} asks for engine {run.engine!r}"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from allometry.train.engines.packed import Pack
-from allometry.train.group import Alone
+from allometry.train.group import SingleProcess
 from allometry.train.loop import Progress, train
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ T = TypeVar("T")
 
 
 class Broken(BaseException):
-    """A step of the pack failed, which is no fault of the run: it goes on alone from its last checkpoint.
+    """A step of the pack failed, through no error of the run: it continues alone from its last checkpoint.
 
-    Its cause is what was raised. No Exception, for then the run would count as failed.
+    Its cause is the original error. It is no Exception, because the run would then be recorded as failed.
     """
 
 
@@ -46,63 +46,64 @@ def train_packed(
     checkpoint_every: float = 15.0,
     cache: Path | None = None,
 ) -> dict[Path, dict[str, Any]]:
-    """Train runs, given by their directories, as one pack, or finish those that were begun; their results.
+    """Train runs, given by their directories, as one pack, or finish those that were begun; return their results.
 
     What `train` says of directories, checkpoints and results holds for each run, so that runs of a pack may
     be continued alone, in another pack, at different steps, and the other way round; the last digits then
     differ. A run that fails leaves the others; the first failure is raised when they have ended.
     KeyboardInterrupt is raised after all have written checkpoints. AllometryError if the runs cannot be
-    packed (`engines.packed.lacks`).
+    packed (`engines.packed.unsupported_reason`).
     """
-    meeting = Meeting(Pack(list(runs.values()), threads=threads, device=device))
+    runner = PackRunner(Pack(list(runs.values()), threads=threads, device=device))
 
-    def loop(directory: Path, config: RunConfig, group: Alone) -> dict[str, Any]:
+    def loop(directory: Path, config: RunConfig, group: SingleProcess) -> dict[str, Any]:
         return train(
             config,
             directory,
             threads=threads,
             device=device,
-            on_progress=partial(meeting.hear, on_progress, directory),
+            on_progress=partial(runner.report, on_progress, directory),
             checkpoint_every=checkpoint_every,
             cache=cache,
             group=group,
         )
 
-    outcomes = dict(zip(runs, meeting.hold([partial(loop, *each) for each in runs.items()]), strict=True))
+    outcomes = dict(zip(runs, runner.run([partial(loop, *each) for each in runs.items()]), strict=True))
     errors = [outcome for outcome in outcomes.values() if isinstance(outcome, BaseException)]
     for error in sorted(errors, key=lambda error: not isinstance(error, KeyboardInterrupt)):
         raise error.__cause__ if isinstance(error, Broken) and error.__cause__ else error
     return {directory: result for directory, result in outcomes.items() if isinstance(result, dict)}
 
 
-class Meeting:
-    """Where the loops of a pack wait for each other. The turn goes round in the order of the rows: whoever is
-    given its baton runs until it wants a step, or has ended; when all want one, it is taken."""
+class PackRunner:
+    """The point where the loops of a pack wait for each other. One loop runs at a time, in the order of the
+    rows, until it wants a step or has ended; when all want one, the step is taken.
+    """
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
-        self.batons = [threading.Lock() for _ in pack.members]  # quicker than semaphores
+        self.turn_locks = [threading.Lock() for _ in pack.members]  # quicker than semaphores
         self.turns = deque(range(len(pack.members)))
         self.asked: dict[int, Step] = {}
         self.answers: dict[int, StepResult | Exception] = {}
         self.stopped = False
-        for baton in self.batons:
-            baton.acquire()
+        for lock in self.turn_locks:
+            lock.acquire()
 
-    def hold(self, loops: Sequence[Callable[[Alone], T]]) -> list[T | BaseException]:
-        """Run loops, each given its seat as `group`, until all have ended; what they returned or raised."""
+    def run(self, loops: Sequence[Callable[[SingleProcess], T]]) -> list[T | BaseException]:
+        """Run the loops, each given its member of the pack as `group`, until all have ended; return what each did."""
         outcomes: dict[int, T | BaseException] = {}
 
-        def run(row: int, loop: Callable[[Alone], T]) -> None:
-            self.batons[row].acquire()
+        def follow(row: int, loop: Callable[[SingleProcess], T]) -> None:
+            self.turn_locks[row].acquire()
             try:
-                outcomes[row] = loop(_Seat(self, row))
+                outcomes[row] = loop(_PackMember(self, row))
             except BaseException as error:
                 outcomes[row] = error
             finally:
-                self._pass_on()  # and never again wait for this one
+                self._pass_on()  # no longer wait for this one
 
-        threads = [threading.Thread(target=run, args=each) for each in enumerate(loops)]
+        threads = [threading.Thread(target=follow, args=each) for each in enumerate(loops)]
         for thread in threads:
             thread.start()
         self._pass_on()
@@ -111,21 +112,21 @@ class Meeting:
         return [outcomes[row] for row in range(len(loops))]
 
     def step(self, row: int, step: Step) -> StepResult:
-        """A member's step, taken together with those of all that are present; Broken if that failed."""
+        """Take a member's step together with those of all that are present; raises Broken if that failed."""
         self.asked[row] = step
         self._pass_on()
-        self.batons[row].acquire()
+        self.turn_locks[row].acquire()
         answer = self.answers.pop(row)
         if isinstance(answer, Exception):
             raise Broken from answer
         return answer
 
     def _pass_on(self) -> None:
-        """Give the turn to the next; after the last, the step is taken and a new round begins."""
+        """Give the turn to the next loop; after the last, take the step and begin a new round."""
         if not self.turns and self.asked:
             self._take_step()
         if self.turns:
-            self.batons[self.turns.popleft()].release()
+            self.turn_locks[self.turns.popleft()].release()
 
     def _take_step(self) -> None:
         asked, self.asked = self.asked, {}
@@ -136,8 +137,8 @@ class Meeting:
         except Exception as error:
             self.answers = dict.fromkeys(asked, error)
 
-    def hear(self, on_progress: OnProgress | None, directory: Path, progress: Progress) -> None:
-        """Pass progress on; a KeyboardInterrupt from there reaches every loop."""
+    def report(self, on_progress: OnProgress | None, directory: Path, progress: Progress) -> None:
+        """Pass progress on to the caller; a KeyboardInterrupt raised by it reaches every loop."""
         try:
             if on_progress is not None:
                 on_progress(directory, progress)
@@ -147,7 +148,7 @@ class Meeting:
             raise KeyboardInterrupt
 
     def _wait_for(self, thread: threading.Thread) -> None:
-        """Until it has ended; ctrl-C ends it at its next report, with a checkpoint."""
+        """Wait until the thread has ended; ctrl-C stops the run at its next report, with a checkpoint."""
         while thread.is_alive():
             try:
                 thread.join()
@@ -155,15 +156,15 @@ class Meeting:
                 self.stopped = True
 
 
-class _Seat(Alone):
-    """What the loop of one run sees of the pack: an engine whose steps are taken together."""
+class _PackMember(SingleProcess):
+    """The group of one run of a pack, as its loop sees it: an engine whose steps are taken together."""
 
-    def __init__(self, meeting: Meeting, row: int) -> None:
-        self.meeting, self.row = meeting, row
+    def __init__(self, runner: PackRunner, row: int) -> None:
+        self.runner, self.row = runner, row
 
     def engine(self, name: str, config: RunConfig, threads: int, device: str) -> Engine:
-        """The pack's member, whatever the name."""
+        """Return the pack's member, for any name."""
         torch.set_num_threads(threads)  # each thread has a number of its own
-        member = self.meeting.pack.members[self.row]
-        member.together = partial(self.meeting.step, self.row)
+        member = self.runner.pack.members[self.row]
+        member.together = partial(self.runner.step, self.row)
         return member

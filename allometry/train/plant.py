@@ -1,4 +1,4 @@
-"""What is put into training on purpose so that memorising it can be measured: canaries and passages.
+"""Text inserted into training in order to measure memorisation: canaries and passages.
 
 A canary is a fixed format with random digits (Carlini et al. 2019, "The Secret Sharer", arXiv 1802.08232); a
 passage is held-out text. Each is inserted a known number of times, at the beginning of training windows, so
@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from allometry.data.batches import BatchOrder
 from allometry.errors import AllometryError
-from allometry.models.base import Frozen
+from allometry.models.base import StrictModel
 
 if TYPE_CHECKING:
     from allometry.data.tokenizers import Tokenizer
@@ -33,7 +33,7 @@ Ids = npt.NDArray[np.int64]
 Count = Annotated[int, Field(ge=0)]
 
 
-class Plant(Frozen):
+class Plant(StrictModel):
     """Insertions: for every r of `repeats`, so many `canaries` and `passages` that are inserted r times each.
 
     r = 0 makes controls that are never trained on. A canary has `slots` random digits, a passage `length`
@@ -67,12 +67,12 @@ class Plant(Frozen):
 
     @property
     def times(self) -> list[int]:
-        """How often each canary is inserted, then how often each passage is."""
+        """The number of insertions of each canary, then of each passage."""
         return [r for count in (self.canaries, self.passages) for r in self.repeats for _ in range(count)]
 
 
 def canary_tokens(plant: Plant, coder: Tokenizer) -> tuple[Ids, Ids, int]:
-    """Canaries (n, length), references (m, length) and the number of tokens of the format before the digits.
+    """Return canaries (n, length), references (m, length) and the number of tokens of the format before the digits.
 
     All are different. AllometryError where a digit is not one token, so that slots would not be slots.
     """
@@ -101,8 +101,8 @@ def canary_tokens(plant: Plant, coder: Tokenizer) -> tuple[Ids, Ids, int]:
 def passage_tokens(
     plant: Plant, test: npt.NDArray[np.integer], evaluated: Ids, window: int
 ) -> tuple[Ids, Ids]:
-    """Passages (n, length) of the held-out tokens `test`, in the order in which they are planted, and where
-    each begins.
+    """Return passages (n, length) of the held-out tokens `test`, in the order in which they are planted, and the
+    position where each begins.
 
     They lie between the windows that evaluations read, which begin at `evaluated` and are `window` tokens
     long, so that the test loss stays one on text that was never trained on. AllometryError where there is
@@ -126,7 +126,7 @@ def passage_tokens(
 
 
 class PlantedOrder(BatchOrder):
-    """The order of batches in which some windows begin with something else than the corpus.
+    """The order of batches in which planted items replace the beginning of some windows.
 
     `steps_of[i]` are the steps whose batches hold item i, once for each time that it is inserted.
     """
@@ -142,7 +142,7 @@ class PlantedOrder(BatchOrder):
         items: list[Ids],
         steps: int,
     ) -> None:
-        """`items` are 1-D arrays of tokens in the order of `plant.times`, `steps` the length of the run.
+        """Place the `items`, 1-D arrays of tokens in the order of `plant.times`, in a run of `steps` steps.
 
         AllometryError if one is longer than a window, or if they would fill more than MOST of training.
         """
@@ -167,7 +167,7 @@ class PlantedOrder(BatchOrder):
             seen.sort()
 
     def batch(self, step: int) -> Ids:
-        """See `BatchOrder.batch`."""
+        """Return the batch of a step with its planted items: see `BatchOrder.batch`."""
         found = super().batch(step)
         for row, tokens in self._planted.get(step, ()):
             found[row, : len(tokens)] = tokens
@@ -175,7 +175,7 @@ class PlantedOrder(BatchOrder):
 
 
 def _places(plant: Plant, count: int, windows: int, rows: int) -> Ids:
-    """Windows of the whole run, counted from 0, that begin with something planted."""
+    """Draw the windows of the whole run, counted from 0, that begin with something planted."""
     if plant.at is not None:
         first = (plant.at - 1) * rows
         if first + count > windows:

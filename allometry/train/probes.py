@@ -71,7 +71,7 @@ class Probes:
         last: int | None = None,
         hits: bool = False,
     ) -> None:
-        """Probes with their windows (n, T + 1), one each unless `owner` (n,) says which of `rows` a window
+        """Add probes with their windows (n, T + 1), one each unless `owner` (n,) says which of `rows` a window
         belongs to; only the `last` predictions of a window count, if given.
         """
         width = windows.shape[1] - 1
@@ -83,8 +83,8 @@ class Probes:
         self.rows += [{**row, "tokens": int(n)} for row, n in zip(rows, tokens, strict=True)]
 
     def measure(self, engine: Engine) -> dict[str, list[Any]]:
-        """For each probe the loss in nats, summed over its counted tokens, and how many of them the model
-        would have said (None where that is not asked).
+        """Return for each probe the loss in nats, summed over its counted tokens, and how many of them the model
+        predicts as most probable (None where that is not recorded).
         """
         count = len(self.rows)
         losses, hits = np.zeros(count), np.full(count, np.nan)
@@ -102,7 +102,7 @@ class Probes:
         }
 
     def begin(self, directory: Path, step: int) -> None:
-        """Describe the probes, and keep what a run that continues after `step` had recorded until then."""
+        """Write the description of the probes, and keep the lines up to `step` of a run that continues."""
         columns = {key: [row.get(key) for row in self.rows] for key in TABLE}
         write_json(directory / "probes.json", {"format": FORMAT, **columns})
         lines, _ = read_lines(directory / LINES)
@@ -110,7 +110,7 @@ class Probes:
         write_text(directory / LINES, kept)
 
     def record(self, directory: Path, engine: Engine, step: int) -> None:
-        """Measure all probes after `step` and write that down."""
+        """Measure all probes after `step` and append the results."""
         line = _line({"step": step, **self.measure(engine)})
         append_text(directory / LINES, line)
 
@@ -128,7 +128,8 @@ def planted(
     texts: Sequence[str],
     steps_of: Sequence[list[int]],
 ) -> Probes:
-    """Canaries and references by their digits, passages as a whole and by their suffix after each prompt.
+    """Return probes of canaries and references by their digits, of passages as a whole and by their suffix after
+    each prompt.
 
     `texts` and `steps_of` (when each was trained on) of the canaries, then of the passages.
     """
@@ -157,7 +158,7 @@ def planted(
 
 
 def trained(windows: Ids, entropy: float | None) -> Probes:
-    """The training windows (n, T + 1) themselves, in at most MOST groups of neighbours.
+    """Return probes of the training windows (n, T + 1), in at most MOST groups of neighbours.
 
     `entropy` is that of a token in nats where it is known: groups then have theirs.
     """
@@ -174,8 +175,8 @@ def trained(windows: Ids, entropy: float | None) -> Probes:
 
 
 def windows(tokens: npt.NDArray[np.integer], block: int, n_ctx: int, trained: tuple[int, int]) -> Probes:
-    """Windows of n_ctx + 1 tokens that lie within the first REACH blocks of `tokens` in the order of
-    `subsets.first`: a probe each, the same ones in every run whose block and context are the same.
+    """Return a probe for each of some windows of n_ctx + 1 tokens within the first REACH blocks of `tokens` in
+    the order of `subsets.first`: the same in every run whose block and context are the same.
 
     Named by the block and the place in it ("window 12.3"). `trained`: the run trains on the tokens from the
     first to before the second of these, in that order. AllometryError if there is not one block.
@@ -208,7 +209,7 @@ def documents(
     rows: Sequence[dict[str, Any]],
     n_ctx: int,
 ) -> Probes:
-    """Documents, each by at most DOCUMENT_WINDOWS of its windows; shorter ones are left out."""
+    """Return probes of documents, each by at most DOCUMENT_WINDOWS of its windows; shorter ones are left out."""
     probes = Probes()
     kept = [(piece, row) for piece, row in zip(pieces, rows, strict=True) if len(piece) > n_ctx]
     parts, owners = [], []

@@ -1,6 +1,4 @@
-"""What a run's directory says about it, apart from its curve and its parameters: which run it is, on what it
-was trained, and why it failed.
-"""
+"""Small files of a run's directory besides curve and parameters: its identity, its text, and why it failed."""
 
 from __future__ import annotations
 
@@ -41,7 +39,7 @@ def identify(config: RunConfig, directory: Path, device: str) -> None:
 
 
 def record_failure(directory: Path, error: Exception) -> None:
-    """Write error.txt, if the disk still takes it."""
+    """Write error.txt, unless the disk is full or read-only."""
     text = "".join(traceback.format_exception(error))
     try:
         write_text(directory / "error.txt", f"{error}\n\n{text}")
@@ -50,7 +48,7 @@ def record_failure(directory: Path, error: Exception) -> None:
 
 
 def read_whole(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None without one, and for one that is damaged: both are written again."""
+    """Read the object in a JSON file; None if it is missing or damaged: both cases are written again."""
     try:
         return read_json(path)
     except AllometryError:
@@ -58,5 +56,5 @@ def read_whole(path: Path) -> dict[str, Any] | None:
 
 
 def clock() -> str:
-    """The time, in UTC, as ISO 8601 has it: "2026-01-31T23:59:59Z"."""
+    """Return the time in UTC, as ISO 8601 has it: "2026-01-31T23:59:59Z"."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

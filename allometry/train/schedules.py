@@ -1,4 +1,4 @@
-"""When things happen in a run: the learning rate of each step, rates for each size, and evaluation points."""
+"""Schedules of a run: the learning rate of each step, the rate for each size, and the evaluation steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from allometry.train.config import RunConfig, TrainConfig
 
 
 def learning_rate(train: TrainConfig, step: int) -> float:
-    """The rate of update `step` (from 1 to `train.steps`): linear warm-up, then the schedule's shape.
+    """Return the rate of update `step` (from 1 to `train.steps`): linear warm-up, then the schedule's shape.
 
     "wsd" (warm-up, stable, decay) stays at `lr` until `train.decay_start` and then falls as 1 - sqrt(x), the
     form that Hägele et al. 2024 (arXiv 2405.18392) found best; until there it does not depend on the horizon,
@@ -20,7 +20,7 @@ def learning_rate(train: TrainConfig, step: int) -> float:
 
 
 def _shape(train: TrainConfig, step: int) -> float:
-    """The schedule without its warm-up, from 1 down to `final_lr`."""
+    """Return the schedule without its warm-up, from 1 down to `final_lr`."""
     if train.schedule == "constant":
         return 1.0
     start = train.decay_start if train.schedule == "wsd" else min(train.warmup, train.steps - 1)
@@ -32,7 +32,8 @@ def _shape(train: TrainConfig, step: int) -> float:
 
 
 def evaluation_steps(config: RunConfig) -> list[int]:
-    """Steps at which a run is evaluated: `evals_per_octave` for each doubling of the step, and the last step.
+    """Return the steps at which a run is evaluated: `evals_per_octave` for each doubling of the step, and the
+    last step.
 
     The steps lie on one grid whatever the horizon, so that runs of different length have comparable curves.
     It begins where a run has trained on as many tokens as an evaluation reads, so that evaluation costs a
@@ -51,7 +52,7 @@ def evaluation_steps(config: RunConfig) -> list[int]:
 
 
 def kaplan_learning_rate(n: float) -> float:
-    """Kaplan et al. 2020, eq. D.1: LR(N) = 0.003239 - 0.0001395 ln N, for transformers below about 1e10
+    """Return LR(N) = 0.003239 - 0.0001395 ln N (Kaplan et al. 2020, eq. D.1), for transformers below about 1e10
     parameters.
 
     Measured at 2^19 tokens a batch and GPT-2's widths; narrow models at small batches want `lr_for_width`.
@@ -66,7 +67,7 @@ def kaplan_learning_rate(n: float) -> float:
 
 
 def lr_for_width(d_model: int, constant: float = 0.256) -> float:
-    """constant / d_model: Adam's best rate goes as 1 / width when weights start by fan-in.
+    """Return constant / d_model: Adam's best rate goes as 1 / width when weights start by fan-in.
 
     The exponent is that of Yang et al. 2022 (arXiv 2203.03466); the constant was measured on byte-level
     models of width 32 to 128 with 1024 tokens a batch.

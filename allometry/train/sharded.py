@@ -27,7 +27,7 @@ _POSITION = "position.json"
 
 
 def write(home: Path, config: RunConfig, engine: Engine, position: Position, *, leads: bool) -> None:
-    """Save the newest checkpoint of a run, together; every process of the group must call this."""
+    """Save the newest checkpoint of a run; every process of the group must call this."""
     import torch.distributed as dist
 
     from allometry.train.engines.parallel import ParallelEngine
@@ -52,8 +52,8 @@ def write(home: Path, config: RunConfig, engine: Engine, position: Position, *, 
 
 
 def newest(home: Path, config: RunConfig, log: Callable[[str], None]) -> tuple[Path, Position] | None:
-    """The newest distributed checkpoint of a run and its position; None without one. What is passed over is
-    told to `log`.
+    """Return the newest distributed checkpoint of a run and its position; None without one. Those that are
+    skipped are reported to `log`.
     """
     for path in _newest_first(home):
         try:
@@ -73,7 +73,7 @@ def newest(home: Path, config: RunConfig, log: Callable[[str], None]) -> tuple[P
 
 
 def load(path: Path, engine: Engine) -> None:
-    """Put the state of a distributed checkpoint into an engine, of one process or of many."""
+    """Load the state of a distributed checkpoint into an engine, of one process or of many."""
     import torch
     import torch.distributed.checkpoint as dcp
 
@@ -82,14 +82,14 @@ def load(path: Path, engine: Engine) -> None:
         load_own(path)
         return
     tensors = {name: torch.from_numpy(np.zeros_like(each)) for name, each in engine.state().items()}
-    with warnings.catch_warnings():  # that there is no process group is what is meant
+    with warnings.catch_warnings():  # it warns that there is no process group: that is intended
         warnings.simplefilter("ignore", UserWarning)
         dcp.load(tensors, checkpoint_id=str(path), no_dist=True)
     engine.load_state({name: tensor.numpy() for name, tensor in tensors.items()})
 
 
 def clear(home: Path) -> None:
-    """Remove what only served to continue a run that is finished."""
+    """Remove what is only needed to continue a run that is finished."""
     for path in _newest_first(home):
         shutil.rmtree(path, ignore_errors=True)
 

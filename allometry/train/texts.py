@@ -1,4 +1,4 @@
-"""Comparing the text that runs were trained on with what their corpora hold now (see `runs.texts`)."""
+"""Compare the text that runs were trained on with what their corpora hold now (see `runs.texts`)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from allometry.train.inputs import token_sets
 
 
 def text_of(config: RunConfig, store: Path, cache: Path | None = None) -> Text:
-    """What a run reads as its corpora are now, and what the run in `store` that it starts from has read.
+    """Return what a run reads as its corpora are now, and what the run in `store` that it starts from has read.
 
-    Prepares the token sets that the cache lacks; AllometryError where one cannot be had.
+    Prepares the token sets that the cache lacks; AllometryError where one is not available.
     """
     sets: dict[str, dict[str, str]] = {}
     for corpus, tokenizer in token_sets(config.data):
@@ -29,7 +29,7 @@ def text_of(config: RunConfig, store: Path, cache: Path | None = None) -> Text:
 
 
 def set_of(corpus: str, tokenizer: str, cache: Path | None = None) -> dict[str, dict[str, str]]:
-    """A token set under its name, as `Text.sets` has it; prepared if the cache lacks it."""
+    """Return a token set under its name, in the form of `Text.sets`; prepared if the cache lacks it."""
     return {tokens.key(corpus, tokenizer): _entry(tokens.prepare(corpus, tokenizer, cache=cache))}
 
 
@@ -44,18 +44,19 @@ class Comparison:
 
     `changed` maps a run to the digests of its recorded and its present text; `texts` has the present digest
     of every run for which it is known; `unknown` are finished runs that record none, though their corpus may
-    have changed; `unread` names token sets that could not be looked at, and why; `names` are the token sets
-    that differ.
+    have changed, and `damaged` those whose record cannot be read; `unread` names token sets that could not be
+    looked at, and why; `names` are the token sets that differ.
     """
 
     changed: dict[str, tuple[str, str]] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
     unread: dict[str, str] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
 
     def sentences(self) -> list[str]:
-        """What a user is to know of it, a sentence each."""
+        """Return the warnings for the user, a sentence each."""
         said = []
         if self.changed:
             sets = ", ".join(sorted(self.names)) or "the weights that they start from"
@@ -64,6 +65,11 @@ class Comparison:
             said.append(
                 f"{_runs(len(self.unknown))} of an earlier release do not record their text and are taken to "
                 f"be of the present one (to train them again: allometry runs rm {self.unknown[0]} …)"
+            )
+        if self.damaged:
+            said.append(
+                f"{_runs(len(self.damaged))} with a damaged {texts.FILE}, taken to be of the present text "
+                f"(to train them again: allometry runs rm {self.damaged[0]} …)"
             )
         said += [
             f"{name} cannot be compared with what runs in the store were trained on: {why}"
@@ -90,7 +96,9 @@ def compare(
             found.texts[run.id] = present.digest
         if before is None:
             finished = (directory / "result.json").exists()
-            if finished and any(_may_change(*each) for each in token_sets(run.data)):
+            if finished and texts.is_damaged(directory):
+                found.damaged.append(run.id)
+            elif finished and any(_may_change(*each) for each in token_sets(run.data)):
                 found.unknown.append(run.id)
         elif present is not None and present.digest != before.digest:
             found.changed[run.id] = (before.digest, present.digest)
@@ -105,7 +113,7 @@ def compare(
 def _present(
     run: RunConfig, before: Text | None, now: _Present, found: Comparison, store: Path
 ) -> Text | None:
-    """What a run would read now; None if that is not known."""
+    """Return the text that a run would read now; None if that is not known."""
     sets = {}
     for corpus, tokenizer in token_sets(run.data):
         name = tokens.key(corpus, tokenizer)
@@ -136,8 +144,8 @@ class _Present:
         self.known: dict[tuple[str, str], dict[str, str] | AllometryError] = {}
 
     def entry(self, corpus: str, tokenizer: str, recorded: dict[str, str]) -> dict[str, str] | None:
-        """The "tokens" and "identity" of a token set; None for one that nothing has recorded and the cache
-        lacks. Raises AllometryError for one that cannot be had.
+        """Return the "tokens" and "identity" of a token set; None for one that nothing has recorded and the
+        cache lacks. Raises AllometryError for one that is not available.
         """
         wanted = corpus, tokenizer
         if wanted not in self.known:
@@ -173,7 +181,7 @@ def _fixed(corpus: str, tokenizer: str) -> bool:
 
 
 def _may_change(corpus: str, tokenizer: str) -> bool:
-    """Whether the text behind a token set is not settled by this release."""
+    """Return whether the text behind a token set can differ between machines or over time."""
     names = (corpus, tokenizer.partition("@")[2])
     return any(re.match(r"(files|webtext|hf):|stdlib\b", name) for name in names)
 
@@ -181,7 +189,8 @@ def _may_change(corpus: str, tokenizer: str) -> bool:
 def settle(
     runs: Sequence[RunConfig], store: Path, *, cache: Path | None = None
 ) -> tuple[Comparison, list[str]]:
-    """Put runs of other text aside and bring back those of the present text; also what there is to say.
+    """Put runs of other text aside and bring back those of the present text; return the comparison and the
+    messages for the user.
 
     The caller must have the store for itself.
     """
@@ -195,7 +204,7 @@ def settle(
 
 
 def refuse_changed(runs: Iterable[RunConfig], store: Path, *, where: str) -> list[str]:
-    """Refuse runs of other text in a store that other processes may be using; else what there is to say.
+    """Refuse runs of other text in a store that other processes may be using; return the messages for the user.
 
     `where` is the store as the user names it.
     """
@@ -209,9 +218,9 @@ def refuse_changed(runs: Iterable[RunConfig], store: Path, *, where: str) -> lis
 
 
 def same_text(config: RunConfig, directory: Path, cache: Path | None = None) -> Text:
-    """What a run reads now; AllometryError if its directory records that it has read something else.
+    """Return the text that a run reads now; AllometryError if its directory records that it has read something else.
 
-    Whoever starts a run makes room first (`settle`): what this finds has changed since.
+    The caller puts runs of other text aside first (`settle`): a difference found here arose since then.
     """
     text = text_of(config, directory.parent, cache)
     before = texts.recorded(directory)
@@ -221,7 +230,7 @@ def same_text(config: RunConfig, directory: Path, cache: Path | None = None) -> 
 
 
 def still_same(config: RunConfig, directory: Path, cache: Path | None = None) -> None:
-    """Refuse to take a finished run for one of the present text, if that is known to differ."""
+    """Refuse a finished run that is known to be of other text than the present one."""
     if compare([config], directory.parent, cache=cache).changed:
         raise _changed(config)
 

@@ -1,4 +1,4 @@
-"""A run that several devices train, as child processes of this one: torchrun's launcher and what it starts.
+"""Train one run on several devices, as child processes of this one: torchrun's launcher and what it starts.
 
 Whoever starts them hears how far they are, can ask them to write a checkpoint and end, and learns whether
 they ended, failed, or were killed. If this process ends, so do they.
@@ -35,15 +35,15 @@ _TAIL = 2000
 
 
 class Killed(Exception):
-    """One of the processes was killed from outside, by `signal`: the run can go on from its checkpoint."""
+    """One of the processes was killed from outside, by `signal`: the run can continue from its checkpoint."""
 
     def __init__(self, signal: str) -> None:
         super().__init__(signal)
         self.signal = signal
 
 
-class Together:
-    """The processes that train one run; use it as a context manager, which leaves none behind."""
+class MultiProcess:
+    """The processes that train one run; a context manager, which ends them all."""
 
     def __init__(
         self,
@@ -55,8 +55,8 @@ class Together:
         checkpoint_every: float,
         cache: Path | None,
     ) -> None:
-        """`config.devices` processes for the run in `directory`, which is named by the run's id; the others
-        are as for `allometry.train.loop.train`.
+        """Start `config.devices` processes for the run in `directory`, which is named by the run's id; the other
+        arguments are those of `allometry.train.loop.train`.
         """
         assert directory.name == config.id
         self.directory = directory
@@ -87,7 +87,7 @@ class Together:
         self._folder.cleanup()
 
     def result(self, on_report: Callable[[Report | None], None]) -> dict[str, Any]:
-        """Wait for the end, and return what result.json holds.
+        """Wait for the end, and return the contents of result.json.
 
         `on_report` is called with every report of progress and, in between, with None; a KeyboardInterrupt
         from there is raised once the processes have written a checkpoint and ended. Raises Killed, and
@@ -110,7 +110,7 @@ class Together:
         raise self._why(code)
 
     def _read(self) -> list[Report] | None:
-        """Reports of progress that have arrived within a moment; None once every process has ended."""
+        """Return the reports of progress that arrive within a moment; None once every process has ended."""
         assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
@@ -123,10 +123,10 @@ class Together:
         return [report for line in lines if (report := self._heard(line))]
 
     def _heard(self, line: bytes) -> Report | None:
-        """What a line says, if that is progress; how a process ended is kept, the rest is others' chatter."""
+        """Return the report in a line if it is of progress; remember how a process ended; ignore other output."""
         if not line.startswith(b'{"is"'):
             return None
-        with contextlib.suppress(ValueError):  # lines of two processes that ran into one another
+        with contextlib.suppress(ValueError):  # interleaved lines of two processes
             report: Report = json.loads(line)
             if report["is"] == "progress":
                 return report
@@ -137,12 +137,12 @@ class Together:
         return None
 
     def _drain(self) -> None:
-        """Read on until every process has ended."""
+        """Read reports until every process has ended."""
         while self._read() is not None:
             pass
 
     def _why(self, code: int) -> Exception:
-        """What went wrong. A killed process makes the others fail, so it explains them."""
+        """Return the error that ended the run. A killed process makes the others fail, so it explains them."""
         if code < 0 or self._signals:
             name = self._signals[0] if self._signals else signal.Signals(-code).name
             (self.directory / "error.txt").unlink(missing_ok=True)
@@ -162,7 +162,7 @@ def _launch(
 ) -> subprocess.Popen[bytes]:
     from allometry.train.torchrun import launch_arguments
 
-    # The processes import this very package, and nothing from the folder that the user happens to be in.
+    # The processes import this package, and nothing from the user's current folder.
     search = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
     launcher = [sys.executable, "-P", "-m", "allometry.train.launcher", str(os.getpid())]
     return subprocess.Popen(

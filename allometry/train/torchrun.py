@@ -56,7 +56,7 @@ def read_config(path: Path) -> RunConfig:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What a file of the user's holds; it is never written to, nor advised to be removed."""
+    """Read a configuration from the user's file, which is never written to, nor advised to be removed."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         stored = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
@@ -77,20 +77,20 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def arguments(config: Path, store: Path, devices: int, options: list[str]) -> list[str]:
-    """The command line that starts torchrun on this machine for `devices` processes."""
+    """Return the command line that starts torchrun on this machine for `devices` processes."""
     return [
         sys.executable, "-m", "torch.distributed.run", *launch_arguments(config, store, devices, options)
     ]  # fmt: skip
 
 
 def launch_arguments(config: Path, store: Path, devices: int, options: list[str]) -> list[str]:
-    """What torchrun itself is given to start `devices` processes on this machine."""
+    """Return the arguments with which torchrun starts `devices` processes on this machine."""
     own = ["--standalone", f"--nproc-per-node={devices}", "-m", "allometry.train.torchrun"]
     return [*own, str(config), "--store", str(store), *options]
 
 
 def main() -> None:
-    """What each process runs. Asked to end (SIGTERM, ctrl-C), all write a checkpoint together and do."""
+    """Run one process of the group. Asked to end (SIGTERM, ctrl-C), all write a checkpoint together and end."""
     options = _parser().parse_args()
     if "RANK" not in os.environ:
         sys.exit("error: start this with torchrun (see python -m torch.distributed.run --help)")
@@ -151,17 +151,15 @@ def _train(options: argparse.Namespace, stop: threading.Event) -> None:
 
 
 class Printer:
-    """Tells a person, a line each, how far a run is: at each evaluation, at the end, and now and then between
-    them.
-    """
+    """Prints a run's progress, a line each: at each evaluation, at the end, and now and then between them."""
 
     def __init__(self, between: float = 10.0) -> None:
-        """`between`: seconds without an evaluation after which there is a line all the same."""
+        """Set `between`: seconds without an evaluation after which a line is printed all the same."""
         self._between, self._told = between, time.monotonic()
         self._loss: float | None = None
 
     def __call__(self, at: Progress) -> None:
-        """Print a line about the run, if it is time for one."""
+        """Print a line about the run, if one is due."""
         now = time.monotonic()
         if at.loss != self._loss or at.step == at.steps or now - self._told > self._between:
             self._loss, self._told = at.loss, now
@@ -176,7 +174,7 @@ def measured(at: Progress) -> str:
 
 
 def _report_progress(at: Progress) -> None:
-    """Tell whoever started torchrun how far the run is (`allometry.train.together`)."""
+    """Report progress to the process that started torchrun (`allometry.train.together`)."""
     loss = at.train_loss if at.loss is None else at.loss
     _report("progress", step=at.step, loss=loss, train_loss=at.train_loss, pace=at.tokens_per_second)
 

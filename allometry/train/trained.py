@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def trained_model(directory: Path) -> nn.Module:
-    """The module of a finished run with its trained fp32 weights, in evaluation mode.
+    """Return the module of a finished run with its trained fp32 weights, in evaluation mode.
 
     Raises AllometryError if there is no run, it is not finished, or its files are damaged.
     """

@@ -45,7 +45,8 @@ class Fits:
 
 
 def chosen(runs: Sequence[str], growing: Sequence[str]) -> list[str]:
-    """The runs whose curves are drawn: those that are being trained, and the others, or a choice of them.
+    """Choose the runs whose curves are drawn: those that are being trained, and the others, or a choice of
+    them.
 
     The choice is by a checksum of the id: as runs are added, it changes by one at a time.
     """
@@ -56,7 +57,7 @@ def chosen(runs: Sequence[str], growing: Sequence[str]) -> list[str]:
 
 
 def curves(curves: pd.DataFrame, frame: pd.DataFrame, growing: Collection[str], total: int) -> Figure:
-    """The chosen curves with the lowest loss that any of them reaches. Raises AllometryError if there is
+    """Draw the chosen curves with the lowest loss that any of them reaches. Raises AllometryError if there is
     none.
     """
     number = max(1, curves["run"].nunique())
@@ -74,7 +75,7 @@ def curves(curves: pd.DataFrame, frame: pd.DataFrame, growing: Collection[str], 
 
 
 def _frontier(curves: pd.DataFrame) -> pd.DataFrame:
-    """Points of any curve that are lower than all with less compute."""
+    """Return the points of any curve that are lower than all with less compute."""
     ordered = curves.sort_values("C")
     return ordered[ordered["loss"] <= ordered["loss"].cummin()]
 
@@ -88,7 +89,7 @@ def _caption(shown: int, total: int, growing: int) -> str:
 
 
 def laws(frame: pd.DataFrame) -> Fits:
-    """Laws through the finished runs of the most frequent kind (family, corpus and tokenizer)."""
+    """Fit laws to the finished runs of the most frequent kind (family, corpus and tokenizer)."""
     done = frame[(frame["status"] == "done") & (frame["loss"] > 0)]
     if done.empty:
         return Fits(notes=("The first fit is made when a few runs have ended.",))
@@ -116,7 +117,7 @@ Made = tuple[Figure, dict[str, FitResult]]
 def _attempt(
     name: str, act: Callable[[pd.DataFrame], Made], runs: pd.DataFrame, notes: list[str]
 ) -> Made | None:
-    """What `act` makes of the runs, or None and a note that says what is missing."""
+    """Return what `act` makes of the runs, or None and a note that says what is missing."""
     try:
         return act(runs)
     except AllometryError as error:
@@ -125,7 +126,7 @@ def _attempt(
 
 
 def _by_size(runs: pd.DataFrame) -> Made:
-    """L(N) at the horizon that most sizes have been trained to, the longest of these (Kaplan et al. 2020,
+    """Fit L(N) at the horizon that most sizes have been trained to, the longest of these (Kaplan et al. 2020,
     eq. 1.1).
     """
     sizes = runs.groupby("D")["N"].nunique()
@@ -141,7 +142,7 @@ def _by_size(runs: pd.DataFrame) -> Made:
 
 
 def _joint(runs: pd.DataFrame) -> Made:
-    """L(N, D) in the forms of Kaplan et al. 2020 (eq. 1.5) and Hoffmann et al. 2022 (approach 3)."""
+    """Fit L(N, D) in the forms of Kaplan et al. 2020 (eq. 1.5) and Hoffmann et al. 2022 (approach 3)."""
     if runs["N"].nunique() < 3 or runs["D"].nunique() < 3:
         raise AllometryError("three sizes and three horizons are needed, and have not ended yet")
     table, columns = _thinned(runs), {"N": "N", "D": "D", "L": "loss"}
@@ -159,7 +160,7 @@ def _thinned(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rows(label: str, result: FitResult) -> Sequence[dict[str, str]]:
-    """A law's parameters with their intervals, and how far a run lies from it."""
+    """Return a law's parameters with their intervals, and the residual of a run."""
     values = [
         f"{name} = {fmt.interval(value, *result.interval(name, LEVEL))}"
         for name, value in result.parameters.items()

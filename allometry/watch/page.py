@@ -61,7 +61,7 @@ class Page:
     """The page about a store: `update` looks at the store and returns the parts for one of its studies."""
 
     def __init__(self, store: Store, *, fits: bool = True) -> None:
-        """Without `fits` no laws are fitted, which is most of the work."""
+        """Read the runs of `store`; without `fits` no laws are fitted, which is most of the work."""
         self.store = store
         self.reader = Reader(store)
         self._views: dict[str, _View] = {}
@@ -80,7 +80,7 @@ class Page:
                 view.fitting.result()
 
     def newest(self) -> str:
-        """The study that was started last; "" (all runs) in a store without studies."""
+        """Return the study that was started last; "" (all runs) in a store without studies."""
         folder = self.store.path / "studies"
         return max(self.store.studies(), key=lambda name: _changed(folder / f"{name}.json"), default="")
 
@@ -89,7 +89,7 @@ class Page:
         return study == "" or study in self.store.studies()
 
     def update(self, study: str = "") -> Parts:
-        """The parts as they are now, by name, each a JSON object; "" asks for all runs of the store."""
+        """Return the parts as they are now, by name, each a JSON object; "" asks for all runs of the store."""
         with self._lock:
             self.reader.refresh()
             studies = self.store.studies()
@@ -134,7 +134,7 @@ class Page:
         return str(template(_OPTIONS).render(names=names, chosen=chosen))
 
     def _curves(self, view: _View, state: Progress) -> None:
-        """The chart of the curves, if any of those that it shows has changed."""
+        """Draw the chart of the curves, if any of those that it shows has changed."""
         growing = [run.run for run in state.running]
         if view.made_from.get("chosen") != (source := (view.made_from["frame"], growing)):
             view.made_from["chosen"] = source
@@ -149,7 +149,7 @@ class Page:
         )
 
     def _draw(self, view: _View, name: str, make: Any) -> None:
-        """A figure as a part; what stands in its place if it cannot be drawn yet."""
+        """Add a figure as a part, or what stands in its place if it cannot be drawn yet."""
         try:
             self._put(view, name, _figure(make()))
         except AllometryError as error:
@@ -174,7 +174,7 @@ class Page:
         self._put(view, "laws", {"html": str(_template("laws.html").render(table=table, notes=fits.notes))})
 
     def _ledger(self, view: _View) -> None:
-        """Predictions of all studies of the store that were made before the fact, with what came of them."""
+        """Add the predictions of all studies of the store that were made beforehand, with what came of them."""
         written = [
             (str(path), _changed(path)) for path in sorted((self.store.path / "studies").glob("*/*.json"))
         ]
@@ -197,7 +197,7 @@ class Page:
             self._draw(view, "predictions", lambda: predictions(scored, name="predictions"))
 
     def _open_predictions(self, scored: pd.DataFrame) -> int:
-        """Predicted runs that have not been trained yet."""
+        """Count predicted runs that have not been trained yet."""
         from allometry.studies.core.predictions import registered
 
         folders = {path.parent for path in (self.store.path / "studies").glob("*/prediction.json")}
@@ -208,7 +208,7 @@ class Page:
         return made - len(scored)
 
     def _failures(self, view: _View) -> None:
-        """Runs that failed or diverged, with the end of their logs, and what could not be read."""
+        """Add the runs that failed or diverged, with the end of their logs, and what could not be read."""
         source = view.made_from["frame"], tuple(self.reader.notes)
         if view.made_from.get("failures") == source:
             return
@@ -236,7 +236,7 @@ def _changed(path: Path) -> int:
 
 
 def _tail(path: Path) -> str:
-    """The last lines of a log, of its last 16 kB."""
+    """Return the last lines of a log, of its last 16 kB."""
     lines = read_tail(path, 16_384).decode("utf-8", "replace").splitlines()
     return "\n".join(lines[-_TAIL:])
 
@@ -257,7 +257,7 @@ def _figure(figure: Figure) -> dict[str, Any]:
 
 
 def _progress(state: Progress, member: Membership, frame: pd.DataFrame) -> dict[str, Any]:
-    """The headline, the bar of the whole, and a bar for each run that is being trained."""
+    """Return the headline, the bar of the whole, and a bar for each run that is being trained."""
     spent = float(frame["seconds"].sum())
     html = _template("progress.html").render(
         state=state,
@@ -273,7 +273,7 @@ def _progress(state: Progress, member: Membership, frame: pd.DataFrame) -> dict[
 
 
 def _words(state: Progress) -> str:
-    """When it will be finished, in a few words."""
+    """Say when it will be finished, in a few words."""
     if state.planned and state.finished + state.failed == state.planned:
         return "finished" if not state.failed else f"finished, {state.failed} failed"
     if not state.running:
@@ -293,7 +293,7 @@ def _bar(run: Underway) -> dict[str, Any]:
 
 
 def _ledger_table(scored: pd.DataFrame) -> pd.DataFrame | None:
-    """The ledger for people: newest first."""
+    """Format the ledger for a reader: newest first."""
     if scored.empty:
         return None
     columns = ["study", "run", "N", "D", "predicted", "low", "high", "measured"]

@@ -48,8 +48,8 @@ class Clock:
     seen: deque[tuple[float, float]] = field(default_factory=deque)
 
     def eta(self, now: float, left: float, prior: float | None) -> float | None:
-        """Seconds until nothing is left, from the last quarter of an hour and the plan's speed (`prior`, in
-        FLOPs per second, if it had one); None if neither says anything.
+        """Return the seconds until nothing is left, from the last quarter of an hour and the plan's speed
+        (`prior`, in FLOPs per second, if it had one); None if neither says anything.
         """
         if self.seen and left > self.seen[-1][1]:
             self.seen.clear()  # more was planned, or runs were removed
@@ -65,7 +65,7 @@ class Clock:
 def progress(
     reader: Reader, runs: Sequence[str], work: Mapping[str, float], seconds: float, clock: Clock, now: float
 ) -> Progress:
-    """How far `runs` are, by what the store holds of them at the moment.
+    """Return how far `runs` are, by what the store holds of them at the moment.
 
     `work` has the FLOPs of each (see `work_of`), `seconds` is the time that was planned for all, 0 if it is
     not known; `now` a time in seconds.
@@ -91,7 +91,7 @@ def progress(
 
 
 def _left(work: Mapping[str, float], states: Mapping[str, str], underway: Sequence[Underway]) -> float:
-    """FLOPs still to be spent. What failed is not expected to be tried again."""
+    """Return the FLOPs still to be spent. What failed is not expected to be tried again."""
     share = {run.run: 1 - run.step / run.steps for run in underway}
     return math.fsum(
         work[run] * share.get(run, 1.0)
@@ -101,7 +101,7 @@ def _left(work: Mapping[str, float], states: Mapping[str, str], underway: Sequen
 
 
 def work_of(reader: Reader, runs: Sequence[str], plan: Mapping[str, Any]) -> dict[str, float]:
-    """Training FLOPs of each run. Of runs that share a trunk, all but the longest cost their decay alone."""
+    """Return training FLOPs of each run. Of runs that share a trunk, all but the longest cost their decay alone."""
     configs = _configs(runs, plan)
     rate = _rates(reader, configs)
     trunk = {run: _trunk(config) for run, config in configs.items()}
@@ -118,7 +118,7 @@ def work_of(reader: Reader, runs: Sequence[str], plan: Mapping[str, Any]) -> dic
 
 
 def _configs(runs: Sequence[str], plan: Mapping[str, Any]) -> dict[str, Any]:
-    """The planned configurations by run: both are written down in the same order."""
+    """Return the planned configurations by run: both are written down in the same order."""
     planned = plan.get("runs", [])
     return dict(zip(runs, planned, strict=True)) if len(planned) == len(runs) else {}
 
@@ -128,13 +128,13 @@ def _branches(train: Mapping[str, Any]) -> bool:
 
 
 def _trunk(config: Mapping[str, Any]) -> str:
-    """What runs that differ in their horizon alone have in common."""
+    """Return what runs that differ in their horizon alone have in common."""
     train = {key: value for key, value in config["train"].items() if key != "tokens"}
     return json.dumps({**config, "train": train}, sort_keys=True)
 
 
 def _rates(reader: Reader, configs: Mapping[str, Any]) -> dict[str, float]:
-    """FLOPs a token of each run: as recorded for its shape, else 72 n_layer d_model^2, a transformer's."""
+    """Return the FLOPs a token of each run: as recorded for its shape, else 72 n_layer d_model^2, a transformer's."""
     frame = reader.frame
     known = frame[(frame["D"] > 0) & (frame["C_attention"] > 0)]
     measured = dict(

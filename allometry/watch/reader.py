@@ -83,7 +83,7 @@ class Reader:
         return self._index.notes
 
     def stamp(self, run: str) -> list[int]:
-        """Changes when the files of a run do; empty for one that was never started."""
+        """Return numbers that change when the files of a run do; empty for one that was never started."""
         entry = self._index.entries.get(run)
         return entry["stamp"] if entry else []
 
@@ -93,7 +93,7 @@ class Reader:
         return pd.DataFrame(points, columns=["run", "step", "tokens", "C", "loss"])
 
     def _curve(self, run: str) -> list[Point]:
-        """The points of one curve; a step recorded twice counts once, the last time."""
+        """Read the points of one curve; a step recorded twice counts once, the last time."""
         stamp = self.stamp(run)
         known = self._curves.get(run)
         if known is None or known[0] != stamp:
@@ -109,7 +109,7 @@ class Reader:
         return known[1]
 
     def plan(self, study: str) -> Mapping[str, Any]:
-        """What was planned for a study, as it was written down; empty if nothing was, or it is damaged."""
+        """Return what was planned for a study, as it was written down; empty if nothing was, or it is damaged."""
         path = self.store.path / "studies" / study / "plan.json"
         try:
             changed = path.lstat().st_mtime_ns
@@ -121,7 +121,7 @@ class Reader:
         return known[1]
 
     def underway(self, runs: Iterable[str]) -> list[Underway]:
-        """Those of the named runs that have begun and not ended, in order."""
+        """Return those of the named runs that have begun and not ended, in order."""
         rows = self.rows
         unfinished = (run for run in runs if run in rows and rows[run]["status"] not in FINISHED)
         return [self._underway(run, rows[run]) for run in unfinished]
@@ -144,7 +144,7 @@ class Reader:
         )
 
     def _alive(self, run: str, sign: tuple[tuple[int, ...], tuple[str, ...]]) -> bool:
-        """Whether a run has shown a sign of life lately: by its files' times, then by changes."""
+        """Return whether a run has shown a sign of life lately: by its files' times, then by changes."""
         now = time.time()
         known = self._seen.get(run)
         if known is None:

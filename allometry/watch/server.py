@@ -134,7 +134,7 @@ class Handler(BaseHTTPRequestHandler):
     }
 
     def do_GET(self) -> None:
-        """The page, its scripts, or the stream of its parts."""
+        """Send the page, its scripts, or the stream of its parts."""
         if not self._allowed():
             return
         asked = urlsplit(self.path)
@@ -148,7 +148,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.NOT_FOUND, "There is nothing here.\n", "text/plain")
 
     def _allowed(self) -> bool:
-        """Whether this request may be answered; if not, it has been refused."""
+        """Return whether this request may be answered; if not, it has been refused."""
         if self.server.local:
             if self.headers.get("Host", "") in self.server.names:
                 return True
@@ -218,7 +218,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.server.streams.release()
 
     def _stream(self, study: str | None) -> None:
-        """Parts as they change, until the reader goes away or the server stops."""
+        """Send parts as they change, until the reader goes away or the server stops."""
         self.close_connection = True
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", "text/event-stream; charset=utf-8")
@@ -235,7 +235,9 @@ class Handler(BaseHTTPRequestHandler):
             return
 
     def _events(self, study: str | None) -> Iterator[str]:
-        """Events of the stream. A look at the store that fails is told, and tried again."""
+        """Yield the events of the stream. A look at the store that fails is reported, and tried again. A look
+        at the store that fails is told, and tried again.
+        """
         sent: dict[str, str] = {}
         spoke = time.monotonic()
         while not self.server.stopping.is_set():
@@ -259,7 +261,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.stopping.wait(min(_SLOWEST, max(INTERVAL, _SHARE * (time.thread_time() - worked))))
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are not logged."""
+        """Do not log requests."""
 
 
 def _event(kind: str, data: str) -> str:

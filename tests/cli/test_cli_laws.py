@@ -154,7 +154,8 @@ GOOD = "N,D,loss\n" + "\n".join(
         ("N D loss\n1e6 1e8 4.0\n", "single column"),
         (GOOD.replace("loss", "perplexity"), "no column 'L'"),
         ("N,D,loss\n1e6,1e8,4.0\n", "cannot determine the 5 parameters"),
-        ("N,D,loss\n" + "1e6,1e8,4.0\n" * 9, "N takes 1 value"),
+        ("N,D,loss\n" + "".join(f"1e6,1e8,4.{i}\n" for i in range(9)), "N takes 1 value"),
+        ("N,D,loss\n" + "1e6,1e8,4.0\n" * 9, "1 usable rows cannot determine"),
         ("N,D,loss\n" + "small,1e8,4.0\nlarge,1e9,3.0\n" * 5, "is not a column of numbers"),
     ],
 )

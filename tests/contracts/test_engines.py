@@ -1,6 +1,7 @@
 """What every engine must do: one interface, one set of equations, the same numbers every time."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ import torch.nn.functional as F
 from allometry.errors import AllometryError
 from allometry.models.base import families
 from allometry.models.transformer import TransformerConfig
-from allometry.train.config import RunConfig, TrainConfig
-from allometry.train.engines.base import ADAM_EPS, CLIP_EPS, Engine, decays
+from allometry.train.config import EngineName, RunConfig, TrainConfig
+from allometry.train.engines.base import ADAM_EPS, CLIP_EPS, ENGINES, Engine, decays
 from allometry.train.engines.fast import FastEngine
 from allometry.train.engines.reference import ReferenceEngine
 from allometry.train.engines.select import engine_class
@@ -21,6 +22,10 @@ SHAPES = [
     {"n_layer": 1, "d_model": 24, "n_ctx": 17, "n_vocab": 300, "bias": True},
     {"n_layer": 3, "d_model": 48, "n_head": 2, "d_ff": 72, "n_ctx": 9, "n_vocab": 128},
 ]
+
+
+def test_a_configuration_may_name_every_engine() -> None:
+    assert set(get_args(EngineName)) == {"auto", *ENGINES}
 
 
 def run(shape: dict[str, object] | None = None, **train: object) -> RunConfig:
@@ -57,10 +62,14 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(params=["reference", "fast", "native"])
+EXACT = [name for name, kind in ENGINES.all().items() if not kind.bf16]
+"""Engines whose numbers are those of fp32; the others are tested beside what they round."""
+
+
+@pytest.fixture(params=EXACT)
 def engine(request: pytest.FixtureRequest) -> type[Engine]:
     found = engine_class(request.param)
-    if lack := found.lacks(run()):
+    if lack := found.unsupported_reason(run()):
         pytest.skip(lack)
     return found
 
@@ -103,9 +112,9 @@ def test_only_weighted_positions_count(engine: type[Engine], shape: dict[str, ob
 @pytest.mark.parametrize("family", families())
 def test_every_family_is_computed_alike(engine: type[Engine], family: str) -> None:
     """Losses, weighted gradients, norms of sequences and an update, against float64 or the reference."""
-    model = families()[family].of_size(3000, n_ctx=10, n_vocab=40)
+    model = families()[family].from_n_params(3000, n_ctx=10, n_vocab=40)
     config = RunConfig(model=model, train=TrainConfig(tokens=4000, batch_tokens=40, lr=0.01, seed=1))
-    if lack := engine.lacks(config):
+    if lack := engine.unsupported_reason(config):
         pytest.skip(lack)
     tokens, trained = batch(config), engine(config)
     weights = np.random.default_rng(1).random((4, 10)).astype(np.float32)

@@ -15,7 +15,7 @@ from allometry.models.base import ModelConfig, families
 
 FAMILIES = list(families().values())
 TOLERANCE = {1e4: 0.30, 1e5: 0.15, 1e6: 0.10, 1e7: 0.10, 1e8: 0.10}
-"""How far `of_size` may be from the size asked for, from each size on."""
+"""How far `from_n_params` may be from the size asked for, from each size on."""
 
 
 def name(config: type[ModelConfig]) -> str:
@@ -31,7 +31,7 @@ def one_thread() -> None:
 @pytest.fixture(params=FAMILIES, ids=name)
 def config(request: pytest.FixtureRequest) -> ModelConfig:
     """A small model of each family, with a vocabulary and a context that are not round numbers."""
-    shape: ModelConfig = request.param.of_size(20_000, n_ctx=24, n_vocab=131)
+    shape: ModelConfig = request.param.from_n_params(20_000, n_ctx=24, n_vocab=131)
     return shape
 
 
@@ -136,19 +136,19 @@ def test_the_dial_hits_its_size(family: type[ModelConfig]) -> None:
     sizes = np.geomspace(1e4, 1e8, 97)
     for size in sizes:
         allowed = TOLERANCE[10.0 ** math.floor(math.log10(size) + 1e-9)]
-        reached = family.of_size(int(size)).counts().N
+        reached = family.from_n_params(int(size)).counts().N
         assert abs(reached / size - 1) <= allowed, (size, reached)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=name)
 def test_the_dial_never_turns_back(family: type[ModelConfig]) -> None:
-    reached = [family.of_size(int(size)).counts().N for size in np.geomspace(1e4, 1e8, 97)]
+    reached = [family.from_n_params(int(size)).counts().N for size in np.geomspace(1e4, 1e8, 97)]
     assert reached == sorted(reached)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=name)
 def test_bad_fields_are_explained(family: type[ModelConfig]) -> None:
     with pytest.raises(AllometryError, match="n_vocba"):
-        family.of_size(20_000, n_vocba=256)
+        family.from_n_params(20_000, n_vocba=256)
     with pytest.raises(AllometryError, match="n_ctx"):
-        family.of_size(20_000, n_ctx=0)
+        family.from_n_params(20_000, n_ctx=0)

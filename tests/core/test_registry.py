@@ -1,5 +1,6 @@
 """The registry finds what registers itself, refuses two things of one name, and names the nearest."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -80,3 +81,83 @@ def test_a_failed_search_is_tried_again(package: str, monkeypatch: pytest.Monkey
         registry.all()
     monkeypatch.undo()
     assert list(registry.all()) == ["blue", "red"]
+
+
+def library(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, modules: dict[str, str], **options: object
+) -> Registry[object]:
+    """Write a package of modules that register `object()` under a name; return its registry."""
+    for path, thing in modules.items():
+        file = folder / name / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        (file.parent / "__init__.py").touch()
+        file.write_text(f"from {name} import THINGS\nTHINGS.add({thing!r}, object())\n")
+    source = f"from allometry.core.registry import Registry\nTHINGS = Registry('thing', **{options!r})\n"
+    (folder / name / "__init__.py").write_text(source)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    things: Registry[object] = importlib.import_module(name).THINGS
+    return things
+
+
+@pytest.mark.parametrize(
+    ("asked", "imported"),
+    [
+        ("round", {"round"}),
+        ("flat-square", {"flat_square"}),
+        ("deep", {"deep.deep", "deep.ball"}),
+        ("cube", {"other.cube"}),
+    ],
+)
+def test_one_name_imports_the_file_or_folder_of_that_name_alone(
+    asked: str, imported: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = {
+        "round.py": "round", "flat_square.py": "flat-square", "deep/deep.py": "deep", "deep/ball.py": "ball",
+        "other/cube.py": "cube", "other/cone.py": "cone",
+    }  # fmt: skip
+    things = library(tmp_path, monkeypatch, "shapes", modules, packages=("shapes",), nested=True)
+    assert things[asked] is not None
+    files = {str(Path(path).with_suffix("")).replace("/", ".") for path in modules}
+    assert {file for file in files if f"shapes.{file}" in sys.modules} == imported
+
+
+@pytest.mark.parametrize(("nested", "expected"), [(False, ["outer"]), (True, ["inner", "outer"])])
+def test_folders_are_searched_only_where_they_are_asked_for(
+    nested: bool, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = {"outer.py": "outer", "deep/inner.py": "inner"}
+    things = library(tmp_path, monkeypatch, "beasts", modules, packages=("beasts",), nested=nested)
+    assert list(things) == expected
+
+
+def test_a_module_that_lacks_an_optional_library_is_left_out_and_any_other_lack_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"packages": ("plants",), "without": ("not_installed",)}
+    things = library(tmp_path, monkeypatch, "plants", {"elm.py": "elm"}, **options)
+    (tmp_path / "plants" / "oak.py").write_text("import not_installed.part\n")
+    assert "oak" not in things
+    assert list(things) == ["elm"]
+    (tmp_path / "plants" / "fir.py").write_text("import neither_is_this\n")
+    importlib.invalidate_caches()
+    with pytest.raises(ModuleNotFoundError, match="neither_is_this"):
+        things.all()
+
+
+def test_two_values_of_one_name_are_refused() -> None:
+    """Values have no place where they were defined: only the same one may come again."""
+    registry: Registry[list[int]] = Registry("list")
+    registry.add("one", [1])
+    with pytest.raises(AllometryError, match="two of kind list"):
+        registry.add("one", [2])
+
+
+def test_a_file_that_comes_later_is_found_too(package: str, tmp_path: Path) -> None:
+    registry = __import__(package).COLOURS
+    assert "green" not in registry
+    (tmp_path / package / "green.py").write_text(
+        f"from {package} import COLOURS\n@COLOURS.register('green')\nclass Colour: pass\n"
+    )
+    importlib.invalidate_caches()
+    assert "green" in registry

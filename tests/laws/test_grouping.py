@@ -57,7 +57,7 @@ LOGS = {
 @pytest.mark.parametrize("kind", list(LOGS))
 def test_checkpoints_are_resampled_by_run_whatever_names_them(kind):
     result = fit(LOGS[kind])
-    assert (result.freedom, len(np.unique(result.group)), len(result.data)) == (3, 8, 160)
+    assert (result.dof, len(np.unique(result.group)), len(result.data)) == (3, 8, 160)
     assert {len(np.unique(result.data["N"][result.group == g])) for g in range(8)} == {1}
     assert "checkpoints" in warned(result)
     assert result.to_dict()["group_name"] in ("run", "N", "model", "name")
@@ -89,7 +89,7 @@ INDEPENDENT = {
 @pytest.mark.parametrize("kind", list(INDEPENDENT))
 def test_a_name_that_is_no_run_does_not_change_the_statistics(kind):
     plain, result = fit(grid()), fit(INDEPENDENT[kind])
-    assert (result.freedom, result.group_name) == (25, None)
+    assert (result.dof, result.group_name) == (25, None)
     assert result.interval("alpha") == plain.interval("alpha")
     assert "checkpoints" not in warned(result)
     if kind.startswith(("name", "id", "run", "model")):
@@ -100,7 +100,7 @@ def test_a_guessed_run_column_is_called_by_its_own_name():
     frame = logs().rename(columns={"run": "name"}).drop(columns="step")
     result = fit(frame.assign(run=frame["name"]))
     assert result.group_name == "name"
-    assert result.freedom == 3
+    assert result.dof == 3
 
 
 def test_too_few_runs_are_said_or_refused_and_never_nan():
@@ -112,7 +112,7 @@ def test_too_few_runs_are_said_or_refused_and_never_nan():
     with pytest.raises(AllometryError, match="grouped by 'run' there are 5 runs for 5"):
         fit(frame, group="run")
     assert fit(frame, group="run", bootstrap=0).parameters == result.parameters
-    assert fit(frame, tied={"beta": "alpha"}).freedom == 1
+    assert fit(frame, tied={"beta": "alpha"}).dof == 1
 
 
 def test_a_rate_that_changes_within_a_run_is_seen():

@@ -36,21 +36,19 @@ def fitted():
     return allometry.fit(table(), law="kaplan-n", bootstrap=300)
 
 
-@pytest.mark.parametrize("freedom", [1, 2, 5, 30, 80, 500])
+@pytest.mark.parametrize("dof", [1, 2, 5, 30, 80, 500])
 @pytest.mark.parametrize("probability", [0.6, 0.9, 0.975, 0.995])
-def test_student_quantiles(freedom, probability):
-    assert student_quantile(probability, freedom) == pytest.approx(
-        stats.t.ppf(probability, freedom), rel=2e-4
-    )
+def test_student_quantiles(dof, probability):
+    assert student_quantile(probability, dof) == pytest.approx(stats.t.ppf(probability, dof), rel=2e-4)
 
 
-@pytest.mark.parametrize("freedom", [1, 2, 5, 30, 70])
-def test_normal_draws_of_uncertain_size_follow_student(freedom):
-    scales = student_scales(freedom, 20000, seed=0)
+@pytest.mark.parametrize("dof", [1, 2, 5, 30, 70])
+def test_normal_draws_of_uncertain_size_follow_student(dof):
+    scales = student_scales(dof, 20000, seed=0)
     draws = scales * np.random.default_rng(0).standard_normal(20000)
     for level in (0.8, 0.95):
         low, high = quantiles(draws, level)
-        expected = stats.t.ppf((1 + level) / 2, freedom)
+        expected = stats.t.ppf((1 + level) / 2, dof)
         assert (-low, high) == (pytest.approx(expected, rel=0.07), pytest.approx(expected, rel=0.07))
 
 
@@ -159,8 +157,8 @@ def test_seed_noise_comes_from_repeats_only():
     n = np.repeat(np.geomspace(1e6, 1e8, 40), 3)
     values = np.log(n) + 0.02 * rng.standard_normal(120)
     frame = pd.DataFrame({"seed": np.tile([0, 1, 2], 40)})
-    spread, freedom = seed_noise(frame, values, {"N": n})
-    assert freedom == 80
+    spread, dof = seed_noise(frame, values, {"N": n})
+    assert dof == 80
     assert spread == pytest.approx(0.02, rel=0.2)
     assert seed_noise(frame.assign(lr=np.arange(120)), values, {"N": n}) is None
     assert seed_noise(frame.assign(seed=0), values, {"N": n}) is None

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ def run_blocks(document: str) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def scratch_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+def scratch_registry() -> Iterator[None]:
     torch.set_num_threads(1)
-    monkeypatch.setattr(base, "_FAMILIES", dict(base.families()))
+    with base.FAMILIES.temporary():
+        yield
 
 
 def test_the_example_family_keeps_the_contract(tmp_path: Path) -> None:
@@ -39,7 +41,7 @@ def test_the_example_family_keeps_the_contract(tmp_path: Path) -> None:
     assert spec.loader is not None
     contract = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(contract)
-    config = family.of_size(20_000, n_ctx=24, n_vocab=131)
+    config = family.from_n_params(20_000, n_ctx=24, n_vocab=131)
     contract.test_counts_equal_the_real_parameters(config)
     contract.test_flops_agree_with_torchs_counter(config)
     contract.test_no_position_sees_the_future(config)

@@ -50,7 +50,7 @@ def test_published_gpt2_is_refused_for_its_gelu(tmp_path: Path) -> None:
 
 
 def test_what_is_not_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(AllometryError, match=r"config\.json and model\.safetensors"):
+    with pytest.raises(AllometryError, match="is not a model in Hugging Face"):
         import_gpt2(tmp_path)
     export_gpt2(TransformerConfig(**SHAPE).build(), tmp_path)
     weights = tmp_path / "model.safetensors"

@@ -140,14 +140,14 @@ def test_both_pytorch_engines_train_it_alike() -> None:
 
 
 def test_the_dial_keeps_what_is_fixed() -> None:
-    assert LSTMConfig.of_size(3_000).shape == "2x14"
-    assert LSTMConfig.of_size(1_000_000, n_layer=1).shape == "1x352"
-    assert LSTMConfig.of_size(1_000_000, d_model=128).shape == "8x128"
-    assert LSTMConfig.of_size(1_000_000, n_layer=4, d_model=128).shape == "4x128"
+    assert LSTMConfig.from_n_params(3_000).shape == "2x14"
+    assert LSTMConfig.from_n_params(1_000_000, n_layer=1).shape == "1x352"
+    assert LSTMConfig.from_n_params(1_000_000, d_model=128).shape == "8x128"
+    assert LSTMConfig.from_n_params(1_000_000, n_layer=4, d_model=128).shape == "4x128"
     for n in np.geomspace(3e3, 1e8, 50):
-        assert pytest.approx(n, rel=0.15) == LSTMConfig.of_size(int(n)).counts().N
+        assert pytest.approx(n, rel=0.15) == LSTMConfig.from_n_params(int(n)).counts().N
     with pytest.raises(AllometryError, match="ask for at least"):
-        LSTMConfig.of_size(0)
+        LSTMConfig.from_n_params(0)
 
 
 @pytest.mark.parametrize(

@@ -76,16 +76,16 @@ def test_errors_inside_a_run_name_the_model() -> None:
 
 
 def test_the_dial_keeps_what_is_fixed() -> None:
-    assert TransformerConfig.of_size(100_000).shape == "2x64"
-    assert TransformerConfig.of_size(1_000_000, n_layer=1).n_layer == 1
-    assert TransformerConfig.of_size(1_000_000, d_model=64).shape == "20x64"
-    assert TransformerConfig.of_size(1_000_000, n_layer=3, d_model=64).shape == "3x64"
-    assert TransformerConfig.of_size(1_000_000, n_head=6).n_head == 6
-    narrow = TransformerConfig.of_size(1_000_000, d_ff=64)
+    assert TransformerConfig.from_n_params(100_000).shape == "2x64"
+    assert TransformerConfig.from_n_params(1_000_000, n_layer=1).n_layer == 1
+    assert TransformerConfig.from_n_params(1_000_000, d_model=64).shape == "20x64"
+    assert TransformerConfig.from_n_params(1_000_000, n_layer=3, d_model=64).shape == "3x64"
+    assert TransformerConfig.from_n_params(1_000_000, n_head=6).n_head == 6
+    narrow = TransformerConfig.from_n_params(1_000_000, d_ff=64)
     assert narrow.shape.endswith("f64")
     assert pytest.approx(1e6, rel=0.1) == narrow.counts().N
     with pytest.raises(AllometryError, match="ask for at least"):
-        TransformerConfig.of_size(0)
+        TransformerConfig.from_n_params(0)
 
 
 def test_written_out_attention_equals_the_fused_one() -> None:

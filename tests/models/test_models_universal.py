@@ -160,7 +160,7 @@ def test_ponder_cost_is_trained_but_not_reported(name: str) -> None:
 def test_the_native_engine_says_what_it_lacks() -> None:
     model = UniversalConfig(n_layer=2, act=True, **SHAPE)
     train = TrainConfig(tokens=100, batch_tokens=20, lr=0.01)
-    assert "fast or reference" in str(NativeEngine.lacks(RunConfig(model=model, train=train)))
+    assert "fast or reference" in str(NativeEngine.unsupported_reason(RunConfig(model=model, train=train)))
 
 
 @pytest.mark.parametrize(
@@ -178,9 +178,9 @@ def test_wrong_shapes_are_explained(fields: dict[str, object], message: str) -> 
 
 
 def test_the_dial_keeps_what_is_fixed() -> None:
-    assert UniversalConfig.of_size(3_000).shape == "2x16r2"
-    assert UniversalConfig.of_size(100_000, reuse=4).shape == "8x64r4"
-    assert UniversalConfig.of_size(100_000, reuse=4, n_layer=4).shape == "4x96r4"
-    assert UniversalConfig.of_size(100_000, d_model=64).shape == "4x64r2"
-    assert UniversalConfig.of_size(100_000, d_model=64, n_layer=8).counts().N == 4 * 12 * 64**2
-    assert UniversalConfig.of_size(100_000, act=True).shape == "4x64r2a"
+    assert UniversalConfig.from_n_params(3_000).shape == "2x16r2"
+    assert UniversalConfig.from_n_params(100_000, reuse=4).shape == "8x64r4"
+    assert UniversalConfig.from_n_params(100_000, reuse=4, n_layer=4).shape == "4x96r4"
+    assert UniversalConfig.from_n_params(100_000, d_model=64).shape == "4x64r2"
+    assert UniversalConfig.from_n_params(100_000, d_model=64, n_layer=8).counts().N == 4 * 12 * 64**2
+    assert UniversalConfig.from_n_params(100_000, act=True).shape == "4x64r2a"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from allometry.runs.claims import Claim, Claims, Lookout
+from allometry.runs.claims import Claim, Claims, LeaseMonitor
 from allometry.runs.place import place
 
 LEASE = 3600.0
@@ -34,7 +34,7 @@ def test_a_run_is_held_by_one(claims: Claims):
     second = claims.take("run", "b")
     assert second is not None
     second.release(finished=True)
-    assert claims.sight("run") is None
+    assert claims.newest("run") is None
 
 
 def test_beats_keep_a_claim_alive(claims: Claims, monkeypatch: pytest.MonkeyPatch):
@@ -53,10 +53,10 @@ def test_beats_keep_a_claim_alive(claims: Claims, monkeypatch: pytest.MonkeyPatc
         first = claims.take("run", "a")
     assert first is not None
     now = 0.0
-    lookout = Lookout(claims, lambda: now)
+    monitor = LeaseMonitor(claims, lambda: now)
     for _ in range(20):
         pause = pauses.get()  # the beat before, if there was one, is written
-        assert lookout.state("run")[0] == "held"
+        assert monitor.state("run")[0] == "held"
         assert 0 < pause < LEASE / 2
         now += pause
         beats.release()
@@ -65,7 +65,7 @@ def test_beats_keep_a_claim_alive(claims: Claims, monkeypatch: pytest.MonkeyPatc
     assert first.held
     beats.release()
     first.release(finished=True)
-    assert lookout.state("run")[0] == "free"
+    assert monitor.state("run")[0] == "free"
 
 
 def test_a_claim_without_beats_is_taken_over_once(claims: Claims):
@@ -73,14 +73,14 @@ def test_a_claim_without_beats_is_taken_over_once(claims: Claims):
     assert dead is not None
     halt(dead)
     now = [0.0]
-    lookout = Lookout(claims, lambda: now[0])
-    assert lookout.state("run")[0] == "held"
+    monitor = LeaseMonitor(claims, lambda: now[0])
+    assert monitor.state("run")[0] == "held"
     now[0] = 2 * LEASE
-    state, sight = lookout.state("run")
+    state, lease = monitor.state("run")
     assert state == "stale"
-    heir = claims.take("run", "b", over=sight)
+    heir = claims.take("run", "b", over=lease)
     assert heir is not None
-    assert claims.take("run", "c", over=sight) is None
+    assert claims.take("run", "c", over=lease) is None
     heir.release(finished=False)
 
 
@@ -88,7 +88,7 @@ def test_who_was_halted_and_superseded_knows(claims: Claims):
     slept = claims.take("run", "a")
     assert slept is not None
     halt(slept)
-    heir = claims.take("run", "b", over=claims.sight("run"))
+    heir = claims.take("run", "b", over=claims.newest("run"))
     assert heir is not None
     slept._ended.clear()
     slept._ended.wait = lambda timeout=None: False  # type: ignore[method-assign]  # it wakes up, and beats

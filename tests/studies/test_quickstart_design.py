@@ -8,7 +8,7 @@ from allometry.errors import AllometryError
 from allometry.studies.core.plan import of_compute, within_budget
 from allometry.studies.core.recipe import heads, small_model
 from allometry.studies.core.study import study
-from allometry.sweeps.cost import CostModel
+from allometry.sweeps.cost.cost import CostModel, plan_frame
 from allometry.sweeps.sweep import Sweep
 from allometry.train.config import DataConfig
 
@@ -21,7 +21,7 @@ def sweep(request: pytest.FixtureRequest) -> Sweep:
 
 
 def test_sizes_and_horizons(sweep: Sweep) -> None:
-    frame = sweep.frame()
+    frame = plan_frame(sweep)
     assert frame["N"].nunique() >= 6
     assert len(frame) >= 24
     assert frame.groupby("N")["D"].nunique().min() >= 4
@@ -29,12 +29,12 @@ def test_sizes_and_horizons(sweep: Sweep) -> None:
 
 
 def test_two_orders_of_magnitude_in_ten_minutes() -> None:
-    frame = QUICKSTART.sweep(5e13, DataConfig()).frame()
+    frame = plan_frame(QUICKSTART.sweep(5e13, DataConfig()))
     assert frame["N"].max() / frame["N"].min() >= 100
 
 
 def test_a_horizon_is_common_to_all_sizes_and_seeds_repeat_it(sweep: Sweep) -> None:
-    frame = sweep.frame()
+    frame = plan_frame(sweep)
     shared = frame.groupby("D")["N"].nunique()
     common = shared[shared == frame["N"].nunique()].index
     assert len(common) >= 4

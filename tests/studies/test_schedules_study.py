@@ -42,8 +42,8 @@ def test_the_design_has_every_shape_and_seeds(compute: float) -> None:
 
 
 def test_summed_rates_are_those_of_the_schedule() -> None:
-    table, noise, freedom = scheduled(evidence().runs)
-    assert freedom == 4
+    table, noise, dof = scheduled(evidence().runs)
+    assert dof == 4
     assert 0 < noise < 0.01
     steps = float(table["D"].iloc[0] / table["B"].iloc[0])
     flat = table[(table["schedule"] == "constant")].iloc[0]

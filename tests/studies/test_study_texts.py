@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,17 +14,18 @@ from allometry.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
 from allometry.report.content import Analysis
 from allometry.runs.store import Store
-from allometry.studies import base
 from allometry.studies.core.needs import downloads, passes
 from allometry.studies.core.reporting import report
 from allometry.studies.core.run import StudyRequest, run_study
+from allometry.studies.core.study import STUDIES, Study, StudyData, register
+from allometry.sweeps.cost.cost import plan_frame
 from allometry.sweeps.sweep import Sweep
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
 WORDS = {"old": ["law", "loss", "scale", "token"], "new": ["kilo", "mega", "giga", "tera"]}
 
 
-class Tiny(base.Study):
+class Tiny(Study):
     """Two runs; the answer is their losses."""
 
     name: ClassVar[str] = "tiny"
@@ -32,7 +34,7 @@ class Tiny(base.Study):
     def sweep(self, compute: float, data: DataConfig) -> Sweep:
         return Sweep(self.name, self.question, tuple(a_run(data, seed) for seed in (0, 1)))
 
-    def analyse(self, evidence: base.Evidence) -> Analysis:
+    def analyse(self, evidence: StudyData) -> Analysis:
         losses = sorted(evidence.runs.loc[evidence.runs["status"] == "done", "loss"])
         return Analysis(
             study=self.name,
@@ -65,7 +67,7 @@ class Quiet:
         self.said.append(text)
 
     def plan(self, plan: Any, store: Store | None, cost: Any) -> None:
-        self.states.append(list(plan.sweep.frame(store)["state"]))
+        self.states.append(list(plan_frame(plan.sweep, store)["state"]))
 
     def calibrating(self, done: int, total: int) -> None:
         pass
@@ -78,10 +80,12 @@ class Quiet:
 
 
 @pytest.fixture(autouse=True)
-def place(empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def place(empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("ALLOMETRY_CACHE", str(empty_cache))
-    monkeypatch.setitem(base._STUDIES, "tiny", Tiny)
     monkeypatch.chdir(tmp_path)
+    with STUDIES.temporary():
+        register(Tiny)
+        yield
 
 
 def write(name: str, words: list[str]) -> None:
@@ -89,11 +93,13 @@ def write(name: str, words: list[str]) -> None:
     Path(name).write_text("\n\n".join(" ".join(random.choice(words, size=8)) + "." for _ in range(400)))
 
 
-def ask(store: str = "runs", *, dry_run: bool = False) -> Quiet:
+def ask(
+    store: str = "runs", *, dry_run: bool = False, budget: float = 60.0, compute: float | None = 0.0
+) -> Quiet:
     request = StudyRequest(
         study="tiny",
-        budget=60.0,
-        compute=0.0,
+        budget=budget,
+        compute=compute,
         store=Path(store),
         data=DataConfig(corpus="files:my.txt"),
         command="allometry run tiny",
@@ -123,11 +129,21 @@ def test_a_study_on_changed_text_is_answered_from_that_text() -> None:
     assert again.states == [["done", "done"]]
 
 
+def test_a_study_that_is_refused_leaves_no_store_behind() -> None:
+    write("my.txt", WORDS["old"])
+    with pytest.raises(AllometryError, match="too small"):
+        ask("new/runs", budget=1.0, compute=None)
+    assert not Path("new").exists()
+    Path("a-file").write_text("mine")
+    with pytest.raises(AllometryError, match="a-file is a file"):
+        ask("a-file/runs")
+
+
 def test_a_report_of_runs_that_another_project_replaced_is_refused() -> None:
     write("my.txt", WORDS["old"])
     ask()
     write("my.txt", WORDS["new"])
-    from allometry.sweeps.execute import execute
+    from allometry.sweeps.run.execute import execute
 
     store = Store("runs")
     run = a_run(DataConfig(corpus="files:my.txt"))
@@ -168,7 +184,7 @@ def test_a_plan_downloads_nothing_and_names_what_would_be() -> None:
 def test_a_budget_holds_the_fits_and_the_report() -> None:
     from allometry.studies.core.analysis_time import analysis_seconds, keep_analysis_seconds
     from allometry.studies.core.plan import within_budget
-    from allometry.sweeps.cost import CostModel
+    from allometry.sweeps.cost.cost import CostModel
 
     class Growing(Tiny):
         """A hundredth of a GFLOP a run of ten steps."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pytest
 
     from allometry.runs.store import Store
-    from allometry.sweeps.events import Summary
+    from allometry.sweeps.run.events import Summary
     from allometry.train.config import RunConfig
 
 
@@ -24,10 +24,10 @@ def two_drivers(
 ) -> list[Summary]:
     """Return how each of two drivers ended that train the same sweep, each beginning with its own half."""
     from allometry.runs.store import Store
-    from allometry.sweeps.execute import execute
-    from allometry.sweeps.local import LocalPool
-    from allometry.sweeps.shard import Shard, own_part
+    from allometry.sweeps.run.execute import execute
+    from allometry.sweeps.run.shard import Shard, own_part
     from allometry.sweeps.sweep import Sweep
+    from allometry.sweeps.workers.local import LocalPool
 
     def work(number: int) -> Summary:
         first = own_part(runs, Shard(number, 2))
@@ -41,6 +41,6 @@ def two_drivers(
                 lease=LEASE,
             )
 
-    monkeypatch.setattr("allometry.sweeps.elsewhere._LOOKS_PER_LEASE", 10 * LEASE)  # ten a second
+    monkeypatch.setattr("allometry.sweeps.run.tasks._LOOKS_PER_LEASE", 10 * LEASE)  # ten a second
     with ThreadPoolExecutor(2) as threads:
         return list(threads.map(work, (1, 2)))

@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from allometry.sweeps.local import LocalPool
-from allometry.sweeps.process import Process
+from allometry.sweeps.workers.local import LocalPool, Process
 
 Act = Literal["die", "halt", "rank dies", "rank halts"]
 
@@ -58,15 +57,15 @@ def _die(folder: str, most: int) -> None:
 
 
 def _as_worker(folder: str, step: int, most: int, act: Act) -> None:
-    from allometry.sweeps import worker
+    from allometry.sweeps.workers import worker
     from allometry.train import torchrun
 
     class Worker(worker.Worker):
-        def report(self, kind: str, /, **fields: Any) -> None:
+        def send(self, kind: str, /, **fields: Any) -> None:
             reached = kind == "progress" and fields["step"] >= step
             if reached and act == "die":
                 _die(folder, most)
-            super().report(kind, **fields)
+            super().send(kind, **fields)
             if reached and act == "halt":
                 self.stopping.wait()
 

@@ -64,6 +64,14 @@ def test_an_allocation_runs_the_command_on_all_of_its_nodes(allocation: dict[str
             left.kill()
 
 
+def test_a_head_that_does_not_start_ends_the_job(allocation: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "ray").write_text("#!/bin/bash\nexit 1\n")
+    (tmp_path / "ray").chmod(0o755)
+    done = subprocess.run([str(SCRIPT), "true"], env=allocation, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "ray did not start on one" in done.stderr
+
+
 def test_without_a_command_it_says_how_to_use_it() -> None:
     done = subprocess.run([str(SCRIPT)], capture_output=True, text=True)
     assert done.returncode == 2

@@ -5,10 +5,10 @@ import pytest
 
 from allometry.env import cache_dir
 from allometry.runs.store import Store
-from allometry.sweeps.calibrate import calibrate
-from allometry.sweeps.cost import CostModel, Timing, shape_key
-from allometry.sweeps.local import LocalPool
-from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.cost.calibrate import calibrate
+from allometry.sweeps.cost.cost import CostModel
+from allometry.sweeps.cost.timing import Timing, shape_key
+from allometry.sweeps.workers.local import LocalPool
 
 
 def timing(flops: float, pace: float, batch: int = 128) -> Timing:
@@ -56,7 +56,7 @@ def test_a_shape_between_two_timed_ones_gets_a_speed_between_theirs(make_run):
 def test_shared_trunks_are_not_paid_twice(make_run, store: Store):
     runs = [make_run(steps) for steps in (1000, 500, 250)]
     model = CostModel()
-    cost = Sweep("s", "?", tuple(runs)).cost(model, store, workers=2)
+    cost = model.total(runs, store, workers=2)
     alone = [model.seconds(run) for run in runs]
     assert max(alone) <= cost.seconds
     assert cost.work == pytest.approx(

@@ -9,9 +9,12 @@ from waiting import until
 
 from allometry.errors import AllometryError
 from allometry.runs.store import Store
-from allometry.sweeps.cost import CostModel, Timing, shape_key
-from allometry.sweeps.devices import (
-    fits_one,
+from allometry.sweeps.cost.calibrate import fits_one
+from allometry.sweeps.cost.cost import CostModel
+from allometry.sweeps.cost.makespan import makespan
+from allometry.sweeps.cost.schedule import Job
+from allometry.sweeps.cost.timing import Timing, shape_key
+from allometry.sweeps.run.devices import (
     largest_node,
     memory_on,
     on,
@@ -19,11 +22,11 @@ from allometry.sweeps.devices import (
     slower_engine,
     with_devices,
 )
-from allometry.sweeps.execute import Event, execute
-from allometry.sweeps.local import LocalPool
-from allometry.sweeps.places import assign
-from allometry.sweeps.schedule import Job, makespan
+from allometry.sweeps.run.events import Event
+from allometry.sweeps.run.execute import execute
+from allometry.sweeps.run.placement import assign
 from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.workers.local import LocalPool
 
 
 def seconds(run, start: int, stop: int) -> float:

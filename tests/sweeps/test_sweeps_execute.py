@@ -14,10 +14,11 @@ from waiting import until_ended
 from allometry.errors import AllometryError
 from allometry.runs.lock import exclusive
 from allometry.runs.store import Store
-from allometry.sweeps.execute import Event, Summary, execute
-from allometry.sweeps.local import LocalPool
-from allometry.sweeps.survey import survey
+from allometry.sweeps.cost.survey import survey
+from allometry.sweeps.run.events import Event, Summary
+from allometry.sweeps.run.execute import execute
 from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.workers.local import LocalPool
 from allometry.train.config import RunConfig
 
 
@@ -146,7 +147,7 @@ def test_a_killed_worker_costs_nothing(make_run, store: Store, alone: Store, fam
 def test_a_run_whose_worker_keeps_dying_fails(
     make_run, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("allometry.sweeps.execution.DEATHS_ALLOWED", 1)
+    monkeypatch.setattr("allometry.sweeps.run.execute.DEATHS_ALLOWED", 1)
     run = make_run(40)
     with MortalPool(1, tmp_path / "deaths", step=3, most=9) as pool:
         summary, watcher = train([run], store, pool)
@@ -190,7 +191,7 @@ SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from allometry.runs.store import Store
-from allometry.sweeps.execute import execute
+from allometry.sweeps.run.execute import execute
 from allometry.sweeps.sweep import Sweep
 from allometry.train.config import RunConfig
 runs = tuple(RunConfig.model_validate_json(line) for line in open(sys.argv[1] + "/todo"))

@@ -7,10 +7,10 @@ import pytest
 from bitwise import run_bytes
 
 from allometry.runs.store import Store
-from allometry.sweeps.execute import execute
-from allometry.sweeps.lending import MOST_THREADS, lend, speedup
-from allometry.sweeps.local import LocalPool
+from allometry.sweeps.cost.makespan import MOST_THREADS, lend, speedup
+from allometry.sweeps.run.execute import execute
 from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.workers.local import LocalPool
 from allometry.train.config import RunConfig
 from allometry.train.engines.native import NativeEngine
 from allometry.train.loop import train
@@ -38,7 +38,7 @@ def test_the_last_run_of_a_sweep_takes_the_idle_core_and_keeps_its_bits(
     store: Store, pool: LocalPool, make_run: MakeRun, tmp_path
 ):
     run = make_run(500, d_model=32, batch_tokens=512, tokens=500 * 512).replace(engine="native")
-    if reason := NativeEngine.lacks(run):
+    if reason := NativeEngine.unsupported_reason(run):
         pytest.skip(reason)
     execute(Sweep("one", "", (run,)), store, pool=pool)
     alone = Store(tmp_path / "alone", create=True)

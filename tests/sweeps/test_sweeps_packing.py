@@ -8,17 +8,19 @@ import pytest
 
 from allometry.env import cache_dir
 from allometry.errors import AllometryError
-from allometry.sweeps import gpus
-from allometry.sweeps.calibrate import calibrate
-from allometry.sweeps.cost import CostModel, Timing, estimated_memory, shape_key
-from allometry.sweeps.devices import on
-from allometry.sweeps.gpus import Gpu, device_for
-from allometry.sweeps.local import LocalPool
-from allometry.sweeps.measure_packs import measure_packs, sizes
-from allometry.sweeps.packing import Packing, best_size, step_of
-from allometry.sweeps.places import Places
-from allometry.sweeps.pool import open_pool
-from allometry.sweeps.schedule import Job, makespan
+from allometry.sweeps.cost.calibrate import calibrate
+from allometry.sweeps.cost.cost import CostModel
+from allometry.sweeps.cost.makespan import makespan
+from allometry.sweeps.cost.measure import measure_packs, sizes
+from allometry.sweeps.cost.packing import Packing, best_size, step_of
+from allometry.sweeps.cost.schedule import Job
+from allometry.sweeps.cost.timing import Timing, estimated_memory, shape_key
+from allometry.sweeps.run.devices import on
+from allometry.sweeps.run.placement import Placement
+from allometry.sweeps.workers import gpus
+from allometry.sweeps.workers.factory import open_pool
+from allometry.sweeps.workers.gpus import Gpu, device_for
+from allometry.sweeps.workers.local import LocalPool
 
 PACKS = {1: 0.1, 2: 0.1, 4: 0.1, 8: 0.16, 16: 0.31}
 """Seconds of a step of packs on a device that a pack of eight fills."""
@@ -39,7 +41,7 @@ def timing(step: float = 0.4, packs: dict[int, float] | None = None) -> Timing:
 def model(run, most: int | None = None, room: float | None = None, **given) -> CostModel:
     """A cost model for that run's shape, on a pool that packs."""
     cost = CostModel({shape_key(run): timing(**given)})
-    cost.packing = Packing(cost, most, room)
+    cost.packing = Packing(cost.runs, most, room)
     return cost
 
 
@@ -115,8 +117,8 @@ def test_jobs_are_spread_over_slots_and_then_packed(fast):
     assert placed([other, *jobs], 1) == {(0,): [90]}
 
 
-def _places(cost: CostModel, slots: int) -> Places:
-    places = Places(cost)
+def _places(cost: CostModel, slots: int) -> Placement:
+    places = Placement(cost)
     places.look(Slots(slots))
     return places
 
@@ -173,7 +175,7 @@ def test_a_shape_that_was_not_timed_gains_what_a_larger_one_does(fast):
             shape_key(large): replace(timing(0.4, {1: 0.4, 2: 0.5}), flops_per_token=flops(large)),
         }
     )
-    step, packs = cost.steps(middle)
+    step, packs = cost.runs.steps(middle)
     assert packs == {1: pytest.approx(step), 2: pytest.approx(1.25 * step)}
 
 
@@ -186,11 +188,11 @@ def test_larger_packs_are_timed_once_there_are_runs_for_them(
     seen: list[int] = []
     with LocalPool(1, pack=4) as pool:
         tell = lambda done, total: seen.append(total)  # noqa: E731
-        assert calibrate(runs[:1], pool=pool, on_shape=tell).steps(runs[0])[1] == {}
+        assert calibrate(runs[:1], pool=pool, on_shape=tell).runs.steps(runs[0])[1] == {}
         cost = calibrate(runs, pool=pool, on_shape=tell)
         again = calibrate(runs, pool=pool, on_shape=tell)
     assert seen == [1, 1]
-    packs = cost.steps(runs[0])[1]
+    packs = cost.runs.steps(runs[0])[1]
     assert packs.keys() >= {1, 2}
     assert all(seconds > 0 for seconds in packs.values())
     assert again.timings == cost.timings

@@ -13,12 +13,13 @@ from test_sweeps_execute import Watcher
 
 from allometry.models.base import family as family_of
 from allometry.runs.store import Store
-from allometry.sweeps.calibrate import calibrate
-from allometry.sweeps.execute import Event, Summary, execute
-from allometry.sweeps.local import LocalPool
-from allometry.sweeps.pool import open_pool
-from allometry.sweeps.service import Service
+from allometry.sweeps.cost.calibrate import calibrate
+from allometry.sweeps.run.events import Event, Summary
+from allometry.sweeps.run.execute import execute
 from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.workers.factory import open_pool
+from allometry.sweeps.workers.local import LocalPool
+from allometry.sweeps.workers.service import Service
 from allometry.train.config import RunConfig
 
 
@@ -98,7 +99,7 @@ def test_what_fails_leaves_its_pack(fast, packing: LocalPool, store: Store):
 
 
 def test_a_family_that_cannot_be_packed_is_trained_alone(fast, packing: LocalPool, store: Store):
-    model = family_of("lstm").of_size(3000, n_ctx=32, n_vocab=256)
+    model = family_of("lstm").from_n_params(3000, n_ctx=32, n_vocab=256)
     runs = [fast(8, seed=seed).replace(model=model) for seed in range(2)]
     summary, watcher = train(runs, store, packing)
     assert set(summary.done) == {run.id for run in runs}
@@ -162,28 +163,28 @@ def test_two_drivers_train_packs_of_what_the_other_has_not(
     assert_same(store, alone, runs)
 
 
-def orders_of(runs, store: Store) -> dict:
-    """A pack of these runs, as an executor orders it."""
+def pack_of(runs, store: Store) -> dict:
+    """A pack of these runs, as an executor sends it."""
     one = {"do": "train", "store": str(store.path), "branch_at": [], "source": None, "threads": 1}
     one |= {"checkpoint_every": 15.0, "claim": None, "data": {}}
-    orders = [{**one, "run": run.id, "config": run.model_dump(mode="json")} for run in runs]
-    return {"do": "pack", "orders": orders, "device": "cpu"}
+    tasks = [{**one, "run": run.id, "config": run.model_dump(mode="json")} for run in runs]
+    return {"do": "pack", "tasks": tasks, "device": "cpu"}
 
 
-def test_reports_of_a_pack_name_their_run(fast, store: Store, monkeypatch: pytest.MonkeyPatch):
+def test_messages_of_a_pack_name_their_run(fast, store: Store, monkeypatch: pytest.MonkeyPatch):
     runs = [fast(6, seed=seed) for seed in range(2)]
     said: list[dict] = []
     service = Service(lambda kind, **fields: said.append({"is": kind, **fields}), lambda: False)
     with monkeypatch.context() as patch:
         patch.setattr("allometry.train.engines.packed.Pack._step", lambda pack: 1 / 0)
-        service.serve(orders_of(runs, store))
+        service.serve(pack_of(runs, store))
     assert [(report["is"], report.get("run")) for report in said[-1:]] == [("parted", None)]
     assert {report["run"]: report["error"] for report in said[:-1]} == dict.fromkeys(
         (run.id for run in runs), "ZeroDivisionError: division by zero"
     )
     assert {report["is"] for report in said[:-1]} == {"unpacked"}
     said.clear()
-    service.serve(orders_of(runs, store))
+    service.serve(pack_of(runs, store))
     assert {report["run"] for report in said if report["is"] == "done"} == {run.id for run in runs}
     assert not any(store.status(run.id) == "failed" for run in runs)
 

@@ -2,8 +2,8 @@ import io
 
 import pytest
 
-from allometry.sweeps.execute import Event
-from allometry.sweeps.progress import Display
+from allometry.sweeps.run.events import Event
+from allometry.sweeps.run.progress import Display
 
 
 class Terminal(io.StringIO):

@@ -18,12 +18,13 @@ from bitwise import run_bytes
 from allometry.cluster import _left_behind, connect
 from allometry.errors import AllometryError
 from allometry.runs.store import Store
-from allometry.sweeps import preflight
-from allometry.sweeps.execute import Event, execute
-from allometry.sweeps.local import LocalPool
-from allometry.sweeps.pool import open_pool
-from allometry.sweeps.ray import RayPool
+from allometry.sweeps.run.events import Event
+from allometry.sweeps.run.execute import execute
 from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.workers import preflight
+from allometry.sweeps.workers.factory import open_pool
+from allometry.sweeps.workers.local import LocalPool
+from allometry.sweeps.workers.ray import RayPool
 from allometry.train.config import RunConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -203,8 +204,8 @@ def test_lost_workers_and_nodes_cost_nothing(cluster, undisturbed, store: Store)
 DRIVER = """
 import sys
 from allometry.runs.store import Store
-from allometry.sweeps.execute import execute
-from allometry.sweeps.ray import RayPool
+from allometry.sweeps.run.execute import execute
+from allometry.sweeps.workers.ray import RayPool
 from allometry.sweeps.sweep import Sweep
 from allometry.train.config import RunConfig
 store = Store(sys.argv[1], create=True)

@@ -13,13 +13,13 @@ from allometry.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.place import place
 from allometry.runs.store import Store
-from allometry.sweeps import preflight
-from allometry.sweeps.execute import execute
-from allometry.sweeps.local import LocalPool
-from allometry.sweeps.places import assign
-from allometry.sweeps.schedule import Job
-from allometry.sweeps.shard import Shard, own_part, parse_shard
+from allometry.sweeps.cost.schedule import Job
+from allometry.sweeps.run.execute import execute
+from allometry.sweeps.run.placement import assign
+from allometry.sweeps.run.shard import Shard, own_part, parse_shard
 from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.workers import preflight
+from allometry.sweeps.workers.local import LocalPool
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 from allometry.train.inputs import load_inputs
 

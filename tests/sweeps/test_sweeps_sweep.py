@@ -2,8 +2,8 @@ import pytest
 
 from allometry.errors import AllometryError
 from allometry.runs.store import Store
-from allometry.sweeps.cost import CostModel
-from allometry.sweeps.sweep import PLAN_COLUMNS, Sweep
+from allometry.sweeps.cost.cost import PLAN_COLUMNS, CostModel, plan_frame
+from allometry.sweeps.sweep import Sweep
 
 
 def test_a_sweep_is_a_set(make_run):
@@ -19,13 +19,13 @@ def test_a_sweep_is_a_set(make_run):
 
 def test_the_plan_says_what_each_run_is(make_run, store: Store):
     sweep = Sweep("plan", "?", (make_run(10), make_run(20, d_model=32)))
-    table = sweep.frame(store, CostModel())
+    table = plan_frame(sweep, store, CostModel())
     assert tuple(table.columns) == PLAN_COLUMNS
     assert list(table["state"]) == ["new", "new"]
     assert list(table["N"]) == [12 * 2 * 16**2, 12 * 2 * 32**2]
     assert (table["C"] == 6.0 * table["N"] * table["D"]).all()
     assert (table["seconds"] > 0).all()
-    assert sweep.frame()["seconds"].isna().all()
+    assert plan_frame(sweep)["seconds"].isna().all()
 
 
 def test_a_sweep_needs_a_name():

@@ -299,10 +299,10 @@ def test_tokens_outside_the_vocabulary_are_refused():
 
 
 def test_what_it_lacks():
-    assert NativeEngine.lacks(run_config()) is None
+    assert NativeEngine.unsupported_reason(run_config()) is None
     act = run_config(family="universal", act=True)
-    assert "without ACT" in str(NativeEngine.lacks(act))
-    assert "contexts to 1024" in str(NativeEngine.lacks(run_config(n_ctx=2048)))
+    assert "without ACT" in str(NativeEngine.unsupported_reason(act))
+    assert "contexts to 1024" in str(NativeEngine.unsupported_reason(run_config(n_ctx=2048)))
     with pytest.raises(AllometryError, match="not on 'cuda'"):
         NativeEngine(run_config(), device="cuda")
 
@@ -310,7 +310,7 @@ def test_what_it_lacks():
 def test_no_compiler(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    assert "no C++ compiler" in str(NativeEngine.lacks(run_config()))
+    assert "no C++ compiler" in str(NativeEngine.unsupported_reason(run_config()))
 
 
 def test_a_compiler_that_fails(monkeypatch, tmp_path):
@@ -319,14 +319,14 @@ def test_a_compiler_that_fails(monkeypatch, tmp_path):
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
     monkeypatch.setenv("ALLOMETRY_CACHE", str(tmp_path / "cache"))
-    assert "cannot do it" in str(NativeEngine.lacks(run_config()))
+    assert "cannot do it" in str(NativeEngine.unsupported_reason(run_config()))
     assert list((tmp_path / "cache" / "native").iterdir()) == []
 
 
 def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ALLOMETRY_CACHE", str(tmp_path / "file" / "cache"))
-    assert "ALLOMETRY_CACHE" in str(NativeEngine.lacks(run_config()))
+    assert "ALLOMETRY_CACHE" in str(NativeEngine.unsupported_reason(run_config()))
 
 
 SANITISED = """
@@ -346,7 +346,7 @@ for model in ({}, {"d_model": 24, "n_head": 3, "d_ff": 37, "n_ctx": 19, "bias": 
         engine.step(windows(config, 5), lr=1e-3, step=1)
         engine.losses(windows(config, 3))
         engine.sequence_norms(windows(config, 3))
-        if NativeBf16Engine.lacks(config) is None:
+        if NativeBf16Engine.unsupported_reason(config) is None:
             NativeBf16Engine(config, threads=threads).step(windows(config, 5), lr=1e-3, step=1)
 print("clean")
 """

@@ -51,10 +51,10 @@ def a_run(**model):
 
 
 def test_bf16_is_refused_where_it_cannot_be():
-    found = NativeBf16Engine.lacks(a_run())
+    found = NativeBf16Engine.unsupported_reason(a_run())
     assert found is None or "no bf16 tiles" in found
     lstm = a_run().replace(model=LSTMConfig(n_layer=1, d_model=8, n_ctx=24))
-    assert "kept in fp32" in str(NativeBf16Engine.lacks(lstm))
+    assert "kept in fp32" in str(NativeBf16Engine.unsupported_reason(lstm))
 
 
 TRAINED = """
@@ -69,7 +69,7 @@ def far(found, expected):
 
 for model in ({}, {"d_model": 24, "n_head": 3, "d_ff": 37, "n_ctx": 19, "bias": True}):
     config = a_run(**model)
-    assert NativeBf16Engine.lacks(config) is None
+    assert NativeBf16Engine.unsupported_reason(config) is None
     one, two, whole = NativeBf16Engine(config), NativeBf16Engine(config), NativeEngine(config)
     batch = lambda seed: np.random.default_rng(seed % 3).integers(0, 30, (4, config.model.n_ctx + 1))
     (loss, gradients), (exact, expected) = (engine.gradients(batch(0)) for engine in (one, whole))

@@ -34,7 +34,7 @@ MOVES = ("aten._to_copy.default", "aten.copy_.default")
 
 
 def config(kind: str = "transformer", **fields: Any) -> RunConfig:
-    model = family(kind).of_size(3000, **{"n_ctx": 10, "n_vocab": 40, **fields})
+    model = family(kind).from_n_params(3000, **{"n_ctx": 10, "n_vocab": 40, **fields})
     return RunConfig(model=model, train=TrainConfig(tokens=4000, batch_tokens=40, lr=0.01, clip=0.1))
 
 

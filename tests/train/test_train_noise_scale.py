@@ -38,7 +38,7 @@ def test_estimates_are_unbiased(gradients: np.ndarray, n: int) -> None:
 
 def begun(make_run: Make, name: str) -> tuple[Engine, RunConfig]:
     config = make_run(name, batch_tokens=64)
-    if lack := engine_class(name).lacks(config):
+    if lack := engine_class(name).unsupported_reason(config):
         pytest.skip(lack)
     return engine_class(name)(config), config
 

@@ -26,7 +26,7 @@ TINY = TransformerConfig(n_layer=1, d_model=16, n_ctx=8, n_vocab=5)
 
 @pytest.mark.parametrize("family", sorted(families()))
 def test_every_family_writes_the_same_text_for_the_same_seed(family: str) -> None:
-    model = families()[family].of_size(2000, n_ctx=8, n_vocab=11).build(seed=1)
+    model = families()[family].from_n_params(2000, n_ctx=8, n_vocab=11).build(seed=1)
     prompts = [[1, 2, 3], [4, 5, 6]]
     first = generate(model, prompts, 20, seed=3)
     assert first.shape == (2, 20)

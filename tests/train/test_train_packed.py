@@ -14,7 +14,7 @@ from allometry.models.transformer import TransformerConfig
 from allometry.train.config import RunConfig, TrainConfig
 from allometry.train.engines.base import Step
 from allometry.train.engines.fast import FastEngine
-from allometry.train.engines.packed import Pack, lacks
+from allometry.train.engines.packed import Pack, unsupported_reason
 from allometry.train.engines.reference import ReferenceEngine
 
 SHAPE = {"n_layer": 2, "d_model": 16, "n_ctx": 12, "n_vocab": 40}
@@ -73,7 +73,7 @@ def test_gradients_are_those_of_each_model_alone(
 
 @pytest.mark.parametrize("kind", ["transformer", "universal"])
 def test_curves_are_those_of_each_model_alone(kind: str) -> None:
-    model = family(kind).of_size(3000, n_ctx=12, n_vocab=40)
+    model = family(kind).from_n_params(3000, n_ctx=12, n_vocab=40)
     configs = [config.model_copy(update={"model": model}) for config in runs()]
     pack = Pack(configs, precision=torch.float32)
     alone = [ReferenceEngine(config) for config in configs]
@@ -174,13 +174,16 @@ def test_bf16_is_the_fast_engines() -> None:
         (runs() + runs(({"batch_tokens": 12},)), "batches of different size"),
         (runs(dropout=0.1), "dropout"),
         (
-            [run.model_copy(update={"model": family("lstm").of_size(3000, n_ctx=12)}) for run in runs()],
+            [
+                run.model_copy(update={"model": family("lstm").from_n_params(3000, n_ctx=12)})
+                for run in runs()
+            ],
             "LSTM",
         ),
     ],
 )
 def test_what_cannot_be_packed_is_refused(configs: list[RunConfig], reason: str) -> None:
-    assert reason in (lacks(configs) or "")
+    assert reason in (unsupported_reason(configs) or "")
     with pytest.raises(AllometryError, match=reason):
         Pack(configs)
 

@@ -23,7 +23,9 @@ def test_an_unknown_engine_names_the_known_ones(make_run: Make) -> None:
 
 
 def test_an_engine_that_cannot_run_says_why(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(NativeEngine, "lacks", lambda config: "there is no compiler: install g++")
+    monkeypatch.setattr(
+        NativeEngine, "unsupported_reason", lambda config: "there is no compiler: install g++"
+    )
     with pytest.raises(AllometryError, match="no compiler: install g"):
         select.engine("native", make_run())
     assert isinstance(select.engine("auto", make_run()), FastEngine)
@@ -45,8 +47,8 @@ def test_auto_takes_the_quicker_and_remembers(
     make_run: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, native: float, fast: float, expected: str
 ) -> None:
     monkeypatch.setenv("ALLOMETRY_CACHE", str(tmp_path))
-    monkeypatch.setattr(NativeEngine, "lacks", lambda config: None)
-    monkeypatch.setattr(NativeBf16Engine, "lacks", lambda config: "no tiles")
+    monkeypatch.setattr(NativeEngine, "unsupported_reason", lambda config: None)
+    monkeypatch.setattr(NativeBf16Engine, "unsupported_reason", lambda config: "no tiles")
     paces = {"native": native, "fast": fast}
     asked: list[str] = []
 
@@ -74,7 +76,7 @@ def test_auto_takes_bf16_where_it_is_quickest(
 ) -> None:
     monkeypatch.setenv("ALLOMETRY_CACHE", str(tmp_path))
     for kind in (NativeEngine, NativeBf16Engine):
-        monkeypatch.setattr(kind, "lacks", lambda config: None)
+        monkeypatch.setattr(kind, "unsupported_reason", lambda config: None)
     named = dict(zip(("native", "native-bf16", "fast"), paces, strict=True))
     monkeypatch.setattr(select, "_pace", lambda candidate, config, threads: named[candidate.name])
     assert select.auto(make_run()).name == expected

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from allometry.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
 from allometry.runs import texts
 from allometry.runs.store import Store
-from allometry.sweeps.execute import Summary, execute
-from allometry.sweeps.local import LocalPool
+from allometry.sweeps.run.events import Summary
+from allometry.sweeps.run.execute import execute
 from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.workers.local import LocalPool
+from allometry.train.checkpoint import Position, position_problem
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 from allometry.train.loop import train
 from allometry.train.texts import compare
@@ -184,6 +187,10 @@ def test_runs_that_record_no_text_are_named(sweep_in, tmp_path: Path) -> None:
     assert sweep_in(store, run, on_event=lambda event: said.append(event.text)).skipped == (run.id,)
     assert "do not record their text" in said[0]
     assert compare([run], store.path).unknown == [run.id]
+    (store.directory(run.id) / texts.FILE).write_text("{")
+    found = compare([run], store.path)
+    assert (found.unknown, found.damaged) == ([], [run.id])
+    assert "1 run with a damaged text.json, taken to be of the present text" in found.sentences()[0]
 
 
 def test_a_shared_store_with_runs_of_other_text_is_refused(sweep_in, tmp_path: Path) -> None:
@@ -229,3 +236,10 @@ def main_ok(argv: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(argv)
     assert ended.value.code in (0, None)
+
+
+def test_a_checkpoint_that_names_its_text_is_sound() -> None:
+    position = asdict(Position(step=3, engine="fast", started="2026-11-30T18:00:00+00:00", text="ab" * 32))
+    assert position_problem(position) is None
+    assert position_problem({**position, "text": None}) is None
+    assert position_problem({**position, "text": 5}) == "'text' in its position is wrong"

@@ -36,7 +36,7 @@ class AddressRule:
                 ) from None
 
     def allows(self, text: str) -> bool:
-        """Whether an address (as text, no name) may be connected to. What is no address is not."""
+        """Return whether an address (as text, no name) may be connected to; False for what is no address."""
         try:
             address = ipaddress.ip_address(text.partition("%")[0])
         except ValueError:
@@ -52,7 +52,7 @@ class AddressRule:
 
 
 def _embedded(address: Address) -> list[Address]:
-    """IPv4 addresses that an IPv6 address stands for: mapped, 6to4, Teredo, NAT64, compatible."""
+    """Return the IPv4 addresses that an IPv6 address stands for: mapped, 6to4, Teredo, NAT64, compatible."""
     if isinstance(address, ipaddress.IPv4Address):
         return []
     inner: list[Address | None] = [address.ipv4_mapped, address.sixtofour]

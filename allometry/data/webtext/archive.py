@@ -1,5 +1,4 @@
-"""What a crawl has done with the links of one part: an archive and a log that agree, whatever kills the
-crawl.
+"""The state of a crawl in one part of the links: an archive and a log that agree, even after a kill.
 
 A page is written to the WARC first and then named in the log, each in one write. So after a kill the archive
 holds at most what the log does not know yet: complete records are then added to the log, an incomplete one is
@@ -22,18 +21,18 @@ from allometry.data.webtext.locks import hold
 from allometry.data.webtext.warc import encode_info, encode_page, whole_members
 
 SEGMENT_BYTES = 1 << 30
-"""A new WARC file begins after this many bytes, as is the custom."""
+"""A new WARC file begins after this many bytes, the customary size."""
 
 LOCK_SECONDS = 60.0
 """Time to wait for the archive of a part that another process still writes."""
 
 FETCHED = "fetched"
 RETRY_LATER = frozenset({"timeout", "connection", "dns", "robots_unreachable", "server_error", "retry_after"})
-"""Outcomes that may be different another day: `--retry-failed` tries these links again."""
+"""Outcomes that may change later: `--retry-failed` tries these links again."""
 
 
 class PartArchive:
-    """The WARC files and the log of one part. Opening it mends what a kill left behind."""
+    """The WARC files and the log of one part. Opening it repairs what a kill left incomplete."""
 
     def __init__(
         self, folder: Path, part: int, *, about: Mapping[str, str], retry_failed: bool = False
@@ -41,7 +40,7 @@ class PartArchive:
         self._folder, self._part, self._about = folder, part, dict(about)
         folder.mkdir(parents=True, exist_ok=True)
         self._held = ExitStack()
-        # The crawl that was killed a moment ago may still be ending: wait for it.
+        # A crawl that was just killed may still be ending: wait for it.
         lock = folder / f"part-{part:05d}.archive.lock"
         self._held.enter_context(hold(lock, f"the archive of part {part}", seconds=LOCK_SECONDS))
         self._log_path = folder / f"part-{part:05d}.log.jsonl"
@@ -67,8 +66,7 @@ class PartArchive:
         return file
 
     def _mend(self) -> int:
-        """Log the complete records that the log does not know, cut off an incomplete one. Returns how many
-        were logged."""
+        """Log the complete records that the log lacks, cut off an incomplete one, and return how many were logged."""
         sizes = {path.name: path.stat().st_size for path in self._segments()}
         known: dict[str, int] = {}
         for row in read_rows(self._log_path):
@@ -88,14 +86,14 @@ class PartArchive:
         return found
 
     def is_done(self, page_id: str) -> bool:
-        """Whether an earlier crawl finished with this link (by fetching it or by giving up)."""
+        """Return whether an earlier crawl finished with this link (by fetching it or by giving up)."""
         number = int(page_id, 16)
         at = bisect_left(self._done, number)
         return at < len(self._done) and self._done[at] == number
 
     @property
     def n_done(self) -> int:
-        """How many links were done when the archive was opened."""
+        """The number of links that were done when the archive was opened."""
         return len(self._done)
 
     def store(
@@ -126,7 +124,7 @@ class PartArchive:
         self._log.append({"id": link["id"], "outcome": outcome, "value": value, "url": link["url"]})
 
     def sync(self) -> None:
-        """Wait until the disk has everything."""
+        """Wait until everything is on the disk."""
         os.fsync(self._warc.fileno())
         self._log.sync()
 
@@ -143,7 +141,7 @@ def _fetched_row(link: Row, file: str, offset: int, length: int) -> Row:
 
 
 def _link_of(record: bytes) -> Row | None:
-    """The link that a WARC record was written for, None if it is another kind of record."""
+    """Return the link that a WARC record was written for, None if it is another kind of record."""
     for line in record.partition(b"\r\n\r\n")[0].split(b"\r\n"):
         if line.startswith(b"WARC-JSON-Metadata:"):
             link: Row = json.loads(line.partition(b":")[2])
@@ -152,7 +150,7 @@ def _link_of(record: bytes) -> Row | None:
 
 
 def _done_ids(folder: Path, log: Path, retry_failed: bool) -> array[int]:
-    """Sorted ids of the links that are done."""
+    """Return the sorted ids of the links that are done."""
     ids = array("Q")
     for row in last_outcomes(folder, log):
         if not (retry_failed and row["outcome"] in RETRY_LATER):
@@ -161,8 +159,9 @@ def _done_ids(folder: Path, log: Path, retry_failed: bool) -> array[int]:
 
 
 def last_outcomes(folder: Path, log: Path) -> Iterator[Row]:
-    """The rows of a log that count: pages that the archive holds (a power cut can lose what the log names),
-    and for links that were tried again only the last row."""
+    """Yield the valid rows of a log: pages that the archive holds (a power cut can lose what the log names), and
+    for links that were tried again only the last row.
+    """
     sizes = {path.name: path.stat().st_size for path in folder.glob("*.warc.gz")}
     last: dict[int, int] = {}
     for number, row in enumerate(read_rows(log)):

@@ -68,7 +68,7 @@ class BuildOptions:
 
 
 def split_of(page_id: str, options: BuildOptions) -> str:
-    """ "test" or "train", by the hash of a document's id: the same in every run and on every machine."""
+    """Return "test" or "train", by the hash of a document's id: the same in every run and on every machine."""
     hashed = hashlib.blake2b(f"{options.seed}:{page_id}".encode(), digest_size=8).digest()
     return "test" if int.from_bytes(hashed, "big") < options.test_share * 2**64 else "train"
 
@@ -144,13 +144,14 @@ def run(
 
 
 def _record(workspace: Workspace) -> Path:
-    """Return the file that lists what `build` wrote into the folder: name -> hashes of the content (two while
-    a new data set replaces an old one)."""
+    """Return the file that lists what `build` wrote into the folder: name -> hashes of the content (two while a
+    new data set replaces an old one).
+    """
     return workspace.path(STAGE) / "files.json"
 
 
 def _owned(workspace: Workspace) -> set[str]:
-    """Name the files of the data set that this stage wrote and that nobody has changed since."""
+    """Return the names of the files of the data set that this stage wrote and that nobody has changed since."""
     written = read_json(_record(workspace))
     if not isinstance(written, dict):
         return set()
@@ -183,7 +184,7 @@ def _publish(workspace: Workspace, aside: Path, owned: set[str]) -> list[str]:
         notes.append(f"{CARD} was written or changed by somebody else and is kept; see {NEW_CARD}")
     new = {target: [file_digest(aside / name)] for name, target in targets.items()}
     old = {name: [file_digest(workspace.root / name)] for name in owned}
-    # Written before the files are moved: after a kill in between, old and new ones are known as ours.
+    # Written before the files are moved: after a kill in between, old and new files are recognised as ours.
     both = {name: old.get(name, []) + new.get(name, []) for name in {*old, *new}}
     write_json(_record(workspace), both)
     for name in owned - set(new):
@@ -230,7 +231,7 @@ def _write_shards(
 
 
 def kept_documents(workspace: Workspace) -> Iterator[Row]:
-    """Yield the documents that passed every stage, in order. What was dropped is known by its id."""
+    """Yield the documents that passed every stage, in order. Dropped ones are known by their ids."""
     asked = removals(workspace)
     for part in range(workspace.parts):
         dropped = {row["id"] for row in read_rows(workspace.path("dedup", part, ".removed.jsonl"))}

@@ -1,5 +1,4 @@
-"""The data set's card: what is in it, how it came about, what was dropped at each stage, and what one may not
-assume."""
+"""The data set's card: its contents, its origin, what was dropped at each stage, and its limitations."""
 
 from __future__ import annotations
 
@@ -51,8 +50,8 @@ Made by: `{command}`
 **The texts belong to their authors.** That a page can be fetched and that its robots.txt allows it says
 nothing about a right to copy, publish or train on it; which law applies depends on where you are and on what
 you do. Do not publish this data set without having settled that. The pages may hold personal data, insults
-and errors. Each document carries its URL, so that whoever asks can be taken out, from the data set and from
-everything that it was made of, for good: `allometry webtext remove {name} URL-OR-HOST`.
+and errors. Each document carries its URL, so that pages can be removed on request, permanently, from the data
+set and from everything that it was made of: `allometry webtext remove {name} URL-OR-HOST`.
 """
 
 
@@ -74,7 +73,7 @@ def write_card(workspace: Workspace, build: Summary, domains: Counter[str], comm
 
 
 def plain(text: str) -> str:
-    """Text from outside, made harmless in Markdown and HTML: one line, no markup, no table cells."""
+    """Return text from outside, made harmless in Markdown and HTML: one line, no markup, no table cells."""
     return re.sub(r"[<>|`\[\]*_&\\]", "·", " ".join(text.split()))[:300]
 
 

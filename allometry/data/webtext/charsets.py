@@ -1,8 +1,8 @@
 """Bytes of a web page to text, by the rules of browsers (WHATWG Encoding and HTML standards) through w3lib.
 
-There "latin1" and "us-ascii" mean windows-1252, labels are read from headers with several parameters, and a byte
-order mark beats every label. A page without any label gets the guess of charset-normalizer, which comes with
-trafilatura.
+There "latin1" and "us-ascii" mean windows-1252, labels are read from headers with several parameters, and a
+byte order mark beats every label. A page without any label gets the guess of charset-normalizer, which
+comes with trafilatura.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def decode_html(body: bytes, content_type: str) -> tuple[str, str]:
         return order, _clean(body.decode(order, "replace"))
     if not _ISO_2022_JP.search(body[:_GUESS_BYTES]):
         try:
-            # Right even where a label says something else: other encodings are hardly ever valid UTF-8.
+            # Correct even where a label says otherwise: text in other encodings is hardly ever valid UTF-8.
             return "utf-8", _clean(body.decode("utf-8-sig"))
         except UnicodeDecodeError:
             pass
@@ -83,14 +83,14 @@ def _clean(text: str) -> str:
 
 
 def _is_mostly_utf_8(decoded: str) -> bool:
-    """Tell whether what was decoded as UTF-8 has more characters beyond ASCII than errors."""
+    """Return whether text that was decoded as UTF-8 has more characters beyond ASCII than errors."""
     bad = decoded.count("\ufffd")
     beyond_ascii = len(decoded) - len(decoded.encode("ascii", "ignore"))
     return beyond_ascii > 2 * bad
 
 
 def _guess(body: bytes) -> str | None:
-    """Return the encoding that a page without a (true) label probably has; None stands for windows-1252."""
+    """Return the encoding that a page without a correct label probably has; None stands for windows-1252."""
     start = body[:_GUESS_BYTES]
     if _ISO_2022_JP.search(start):
         return "iso-2022-jp"
@@ -102,7 +102,7 @@ def _guess(body: bytes) -> str | None:
         return None  # too few for a guess: English with typographic marks, as a rule
     found = from_bytes(words, cp_isolation=_ON_THE_WEB).best()
     if found is None or found.language in _WESTERN:
-        return None  # their letters stand at the same places in several encodings
+        return None  # several encodings have their letters at the same code points
     return str(found.encoding)
 
 

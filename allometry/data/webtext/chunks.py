@@ -1,5 +1,4 @@
-"""Pieces of a file of JSON lines, so that workers read for themselves and only small things travel between
-processes."""
+"""Pieces of a file of JSON lines: workers read the lines themselves, so that little data travels between processes."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ class Chunk(NamedTuple):
 
 
 def chunks(path: Path, size: int = CHUNK_BYTES) -> Iterator[Chunk]:
-    """The file in pieces of about `size` bytes, cut at line ends; none for a missing or empty file."""
+    """Yield the file in pieces of about `size` bytes, cut at line ends; none for a missing or empty file."""
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -35,7 +34,7 @@ def chunks(path: Path, size: int = CHUNK_BYTES) -> Iterator[Chunk]:
 
 
 def chunk_rows(chunk: Chunk) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """The rows of a piece: (offset, length, row)."""
+    """Yield the rows of a piece: (offset, length, row)."""
     with open(chunk.path, "rb") as file:
         file.seek(chunk.start)
         position = chunk.start

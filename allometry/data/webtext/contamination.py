@@ -42,7 +42,7 @@ class ContaminationOptions:
 
 
 def evaluation_texts(path: Path, column: str) -> Iterator[str]:
-    """The documents of an evaluation set: .txt (one document a file), .jsonl, .csv or .parquet with a text
+    """Yield the documents of an evaluation set: .txt (one document a file), .jsonl, .csv or .parquet with a text
     column.
 
     Raises AllometryError for other kinds and for a missing column.
@@ -103,8 +103,9 @@ class EvaluationSet:
         self.grams: Hashes = np.unique(self.all)
 
     def contained(self, found: npt.NDArray[np.bool_]) -> list[float]:
-        """For each document, the share of its n-grams that `found` (over `grams`) marks. NaN-free: 0 for
-        none."""
+        """Return for each document the share of its n-grams that `found` (over `grams`) marks; 0 for a document
+        without n-grams.
+        """
         hits = found[np.searchsorted(self.grams, self.all)]
         edges = np.concatenate([[0], np.cumsum(self.sizes)])
         sums = np.concatenate([[0], np.cumsum(hits)])
@@ -123,14 +124,15 @@ def _readable(path: Path, column: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Finder:
-    """From a piece of a part to the n-grams its documents share with the evaluation set; sent to the
-    workers."""
+    """A function from a piece of a part to the n-grams its documents share with the evaluation set; sent to the
+    workers.
+    """
 
     grams_path: str
     words: int
 
     def __call__(self, chunk: Chunk) -> list[tuple[str, str, Hashes]]:
-        """(id, url, indices into the set's grams), one for each document."""
+        """Return (id, url, indices into the set's grams), one for each document."""
         grams = _grams(self.grams_path)
         found = []
         for _, _, row in chunk_rows(chunk):
@@ -201,7 +203,7 @@ def run(
 
 
 def _content(path: Path) -> list[str]:
-    """Return the name of an evaluation set and a hash of what it holds."""
+    """Return the name of an evaluation set and a hash of its content."""
     if not path.is_file():
         raise AllometryError(
             f"no such evaluation set: {path}",
@@ -211,7 +213,7 @@ def _content(path: Path) -> list[str]:
 
 
 def _found(workspace: Workspace, part: int, finder: Finder, pool: Pool) -> Iterator[tuple[str, str, Hashes]]:
-    """What the documents of a part share, in order."""
+    """Yield the n-grams that the documents of a part share with the evaluation set, in order."""
     for outcome in pool.map(finder, chunks(workspace.path("filter", part))):
         if outcome.error is not None:
             raise AllometryError(f"comparing part {part} failed: {outcome.error}", hint="run it with --debug")
@@ -228,8 +230,9 @@ def _write_part(
     made_from: str,
     progress: Progress,
 ) -> None:
-    """List a part's documents that share n-grams, and mark in `seen` which n-grams they are. Duplicates do
-    not count."""
+    """Write a part's documents that share n-grams, and mark in `seen` which n-grams they are. Duplicates do not
+    count.
+    """
     duplicates = {row["id"] for row in read_rows(workspace.path("dedup", part, ".removed.jsonl"))}
     counts, removed = Counter[str](), Counter[str]()
     with whole_file(workspace.path(STAGE, part, ".removed.jsonl")) as dropped:

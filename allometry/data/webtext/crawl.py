@@ -1,8 +1,8 @@
 """One crawl, as a process of its own: `python -m allometry.data.webtext.crawl`.
 
 A Twisted reactor can run once in a process, so each crawl gets one. It reads its job, a line of JSON, from
-standard input, reports its progress as lines of JSON on standard output, and ends when it is done, when it is
-interrupted, or when its standard input closes (its parent is gone).
+standard input, reports its progress as lines of JSON on standard output, and ends when it is done, when it
+is interrupted, or when its standard input closes (its parent is gone).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SYNC_SECONDS = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class CrawlJob:
-    """All that a crawl needs to know, as JSON. Times in seconds, sizes in bytes."""
+    """The settings of a crawl, as JSON. Times in seconds, sizes in bytes."""
 
     links: dict[str, str]
     folder: str
@@ -48,13 +48,14 @@ class CrawlJob:
     exclude_domains: list[str]
 
     def as_json(self) -> dict[str, Any]:
-        """The job as JSON."""
+        """Return the job as JSON."""
         return asdict(self)
 
 
 def settings(job: CrawlJob) -> dict[str, Any]:
-    """Scrapy's settings for a job: everything bounded, nothing but HTTP, no cookies, no proxies from the
-    environment."""
+    """Return Scrapy's settings for a job: everything bounded, nothing but HTTP, no cookies, no proxies from the
+    environment.
+    """
     here = "allometry.data.webtext.guards"
     return {
         "TWISTED_REACTOR": "twisted.internet.asyncioreactor.AsyncioSelectorReactor",
@@ -89,7 +90,7 @@ def settings(job: CrawlJob) -> dict[str, Any]:
         "CONCURRENT_REQUESTS": 2 * job.window,
         "CONCURRENT_REQUESTS_PER_DOMAIN": job.per_host,
         "DOWNLOAD_DELAY": job.delay,
-        # A delay is a minimum: nothing is taken off at random.
+        # A delay is a minimum: it is not shortened at random.
         "DOWNLOAD_DELAY_JITTER": 0.0,
         "DOWNLOAD_TIMEOUT": job.timeout,
         "DOWNLOAD_MAXSIZE": job.max_bytes,
@@ -113,7 +114,7 @@ def settings(job: CrawlJob) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the job that comes in on standard input."""
+    """Run the job that is given on standard input."""
     from scrapy.crawler import AsyncCrawlerProcess
 
     from allometry.data.webtext.spider import LinkSpider, Patience
@@ -157,7 +158,7 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    """Stop at once when the parent is gone; what is on disk is whole at every moment."""
+    """Stop at once when the parent is gone; the files on disk are complete at every moment."""
 
     def wait() -> None:
         while os.read(0, 1):

@@ -1,9 +1,10 @@
 """Candidates among many documents that share a bucket, such as the pages of a forum, by prefix filtering.
 
-Pages made from one template lie in the same buckets, and comparing all of them takes a time that grows with the
-square of their number. Prefix filtering (Chaudhuri et al. 2006; Bayardo et al. 2007; PPJoin, Xiao et al. 2008)
-leaves out only pairs that cannot be similar. With the shingles of both in one order, rare ones first, two sets of
-a and b shingles have a Jaccard similarity of t or more only if they share o = t (a + b) / (1 + t), so one of
+Pages made from one template lie in the same buckets, and comparing all of them takes a time that grows with
+the square of their number. Prefix filtering (Chaudhuri et al. 2006; Bayardo et al. 2007; PPJoin, Xiao et
+al. 2008) leaves out only pairs that cannot be similar. With the shingles of both in one order, rare ones
+first, two sets of a and b shingles have a Jaccard similarity of t or more only if they share
+o = t (a + b) / (1 + t), so one of
 those that they share lies among the first a - o + 1 of the one and the first b - o + 1 of the other. What a
 template brings is frequent, hence late in the order, and found in no such beginning.
 
@@ -22,8 +23,8 @@ import numpy.typing as npt
 from allometry.data.webtext.shingles import Hashes, Ints, mixed
 
 MAX_SLOTS = 1 << 27
-"""Counters of shingles, of 2 bytes. Shingles that share one count as more frequent: that costs time and memory,
-never a pair."""
+"""Counters of shingles, of 2 bytes. Shingles that share one count as more frequent: that costs time and
+memory, never a pair."""
 
 CLASS_WIDTH = 1.02
 """Ratio of the largest to the smallest size of a class."""
@@ -50,7 +51,8 @@ class Frequencies:
 
 
 class Ordered(NamedTuple):
-    """A document's shingles that others have too, the rarest first, and their places among all of its shingles."""
+    """A document's shingles that others have too, the rarest first, and their places among all of its
+    shingles."""
 
     size: int
     positions: Ints
@@ -58,7 +60,7 @@ class Ordered(NamedTuple):
 
 
 class Crowd:
-    """An index of kept documents, asked for those that may be similar to another one."""
+    """An index of kept documents that finds those which may be similar to another one."""
 
     def __init__(self, frequencies: Frequencies, threshold: float) -> None:
         self._frequencies, self._threshold = frequencies, threshold
@@ -74,7 +76,7 @@ class Crowd:
         return Ordered(len(shingles), positions, shingles[order[positions]].tolist())
 
     def candidates(self, document: Ordered) -> set[int]:
-        """Return the numbers of indexed documents that may reach the threshold; no other one does."""
+        """Return the numbers of indexed documents that may reach the threshold; no others can."""
         size = document.size
         if not size:
             return set(self._empty)
@@ -110,8 +112,8 @@ class Crowd:
         return int(np.searchsorted(document.positions, self._prefix(document.size, other)))
 
     def _prefix(self, size: int, other: int) -> int:
-        """Return the length of the beginning of a set, of which one shingle at least is shared with similar sets
-        of `other` or more shingles. A similar one has at least threshold x size."""
+        """Return the length of the beginning of a set, of which one shingle at least is shared with similar
+        sets of `other` or more shingles. A similar one has at least threshold x size."""
         smallest = max(other, math.ceil(self._threshold * size - 1e-6))
         shared = self._threshold / (1 + self._threshold) * (size + smallest)
         return size - math.ceil(shared - 1e-6) + 1

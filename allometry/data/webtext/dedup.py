@@ -72,14 +72,14 @@ class Documents:
         return part, number - int(self.starts[part])
 
     def row(self, number: int) -> Row:
-        """A document."""
+        """Return a document."""
         part, row = self.part_of(number)
         self._files[part].seek(int(self._offsets[part][row]))
         found: Row = json.loads(self._files[part].readline())
         return found
 
     def described(self, number: int) -> tuple[int, Hashes]:
-        """The hash of a document's words, and its shingles."""
+        """Return the hash of a document's words, and its shingles."""
         if number not in self._remembered:
             words = word_hashes(self.row(number)["text"])
             self._remembered[number] = (sequence_hash(words), shingles(words, self._words))
@@ -90,7 +90,7 @@ class Documents:
         return self._remembered[number]
 
     def similarity(self, a: int, b: int) -> float:
-        """Jaccard similarity of two documents' shingles; 1 for equal sequences of words."""
+        """Return the Jaccard similarity of two documents' shingles; 1 for equal sequences of words."""
         (exact_a, set_a), (exact_b, set_b) = self.described(a), self.described(b)
         return 1.0 if exact_a == exact_b else jaccard(set_a, set_b)
 
@@ -146,7 +146,7 @@ def _signature_path(workspace: Workspace, part: int) -> Path:
 
 
 def _sign_all(workspace: Workspace, options: DedupOptions, pool: Pool, stream: IO[str] | None) -> None:
-    """Sign the parts whose signatures are missing or of other documents."""
+    """Compute the signatures of the parts that have none, or signatures of other documents."""
     todo = []
     for part in range(workspace.parts):
         inputs = digest(workspace.part_fingerprint("filter", part), asdict(options.minhash))
@@ -196,7 +196,7 @@ def _load(workspace: Workspace, part: int) -> Signed:
 def _duplicates(
     workspace: Workspace, documents: Documents, options: DedupOptions, folder: Path, stream: IO[str] | None
 ) -> Iterator[Duplicate]:
-    """The duplicates in order. `folder` holds the bands meanwhile."""
+    """Yield the duplicates in order. `folder` holds the bands temporarily."""
     names = ["exact"] + (
         [] if options.exact_only else [f"band_{number}" for number in range(options.minhash.bands)]
     )
@@ -219,7 +219,7 @@ def _duplicates(
 
 
 def _on_disk(shared: Shared, path: Path) -> Shared:
-    """The same arrays as files that are read where they lie."""
+    """Write the arrays to files, and return them memory-mapped."""
     np.save(path.with_suffix(".documents.npy"), shared.documents)
     np.save(path.with_suffix(".buckets.npy"), shared.buckets)
     return Shared(

@@ -1,5 +1,4 @@
-"""Finding near-duplicates among many documents: candidates by sorted band keys, verified one by one, first
-seen wins.
+"""Find near-duplicates among many documents: candidates by sorted band keys, verified one by one, the first is kept.
 
 Document j is a duplicate if an earlier document i < j that is kept has a Jaccard similarity of at least the
 threshold. The outcome depends only on the order of the documents, not on chance, chunks or processes.
@@ -40,15 +39,14 @@ class Duplicate(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """Of one band: the documents that share their key with another (ascending), and a number for each such
-    key."""
+    """The documents of one band that share their key with another (ascending), and a number for each such key."""
 
     documents: Ints
     buckets: Ints
 
 
 def shared_keys(keys: Hashes, first_bucket: int = 0) -> Shared:
-    """The documents of a band whose key occurs more than once; buckets are numbered from `first_bucket`."""
+    """Return the documents of a band whose key occurs more than once; buckets are numbered from `first_bucket`."""
     passes = max(1, -(-len(keys) // SLICE))
     documents, buckets = [], []
     for number in range(passes):
@@ -69,7 +67,7 @@ def shared_keys(keys: Hashes, first_bucket: int = 0) -> Shared:
 
 
 def _run_starts(values: npt.NDArray[Any]) -> Ints:
-    """Where runs of equal values begin."""
+    """Return the positions at which runs of equal values begin."""
     if not len(values):
         return np.empty(0, dtype=np.int64)
     return np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
@@ -81,8 +79,7 @@ def _in_range(keys: Hashes, number: int, passes: int) -> npt.NDArray[np.bool_]:
 
 
 def candidates(bands: list[Shared], n_documents: int) -> Iterator[tuple[int, Ints]]:
-    """Document by document in order: the buckets it lies in, over all bands. Only documents that lie in
-    some."""
+    """Yield each document that lies in a bucket, in order, with its buckets over all bands."""
     for start in range(0, n_documents, BLOCK):
         ranges = [np.searchsorted(band.documents, (start, start + BLOCK)) for band in bands]
         documents = np.concatenate(
@@ -111,7 +108,7 @@ class Documents(Protocol):
 def find_duplicates(
     bands: list[Shared], n_documents: int, documents: Documents, threshold: float
 ) -> Iterator[Duplicate]:
-    """Yield the duplicates, in order. Pairs of candidates only are compared, of which the earlier is kept.
+    """Yield the duplicates, in order. Only pairs of candidates are compared, of which the earlier is kept.
 
     Documents that share a bucket with few others are compared with all of those. Of a bucket with more than
     CROWD, prefix filtering (crowds.py) leaves out the pairs that cannot be similar: the outcome is the same.
@@ -151,7 +148,7 @@ def _crowded_buckets(bands: list[Shared]) -> Ints:
 
 
 def _contains(names: Ints, buckets: Ints) -> npt.NDArray[np.bool_]:
-    """Tell for each bucket whether its number is among sorted `names`."""
+    """Return for each bucket whether its number is among sorted `names`."""
     if not len(names):
         return np.zeros(len(buckets), dtype=bool)
     at = np.minimum(np.searchsorted(names, buckets), len(names) - 1)

@@ -1,4 +1,4 @@
-"""Sorting more lines than memory holds: sorted runs on disk, merged as a stream."""
+"""Sort more lines than memory holds: sorted runs on disk, merged as a stream."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ FAN_IN = 128
 
 
 def sort_lines(lines: Iterable[bytes], folder: Path, *, run_bytes: int = RUN_BYTES) -> Iterator[bytes]:
-    """The lines (each ends with a newline) in byte order. `folder` holds the runs, which are gone
-    afterwards."""
+    """Yield the lines (each ends with a newline) in byte order. `folder` holds the runs, which are removed
+    afterwards.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix="sort-") as name:
         runs = list(_write_runs(lines, Path(name), run_bytes))

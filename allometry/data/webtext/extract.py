@@ -1,9 +1,9 @@
 """Stage 3, extract: the main text of each archived page, with trafilatura, in many processes.
 
 On trafilatura's own 990 evaluation pages its fast mode reaches F1 .920 and its default mode .926 at half the
-speed. Pages are decoded as browsers do (charsets.py). A page with lists that the library may lose is handed to
-it once more with those as paragraphs (`keep_lists`), and that text is taken if it has all of the first one's
-words. Nothing is taken from or added to what the library returns.
+speed. Pages are decoded as browsers do (charsets.py). A page with lists that the library may lose is handed
+to it once more with those as paragraphs (`keep_lists`), and that text is taken if it has all of the first
+one's words. Nothing is taken from or added to what the library returns.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ MODES = ("fast", "default")
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractOptions:
-    """`page_seconds` of processor time are the most that one page may take; `mode` is trafilatura's: "default"
-    finds a little more at half the speed; `obey_opt_outs` drops pages that reserve themselves from training
-    (opt_outs.py)."""
+    """`page_seconds` of processor time are the most that one page may take; `mode` is trafilatura's:
+    "default" finds a little more at half the speed; `obey_opt_outs` drops pages that reserve themselves
+    from training (opt_outs.py)."""
 
     page_seconds: float = 20.0
     mode: str = "fast"
@@ -48,17 +48,17 @@ class ExtractOptions:
 
 @dataclass(frozen=True)
 class Extractor:
-    """From a page's place in an archive to its document; sent to the worker processes."""
+    """A function from a page's place in an archive to its document; sent to the worker processes."""
 
     mode: str = "fast"
     obey_opt_outs: bool = True
 
     def prepare(self) -> None:
-        """Import what is heavy before the clock of the first page starts."""
+        """Import heavy modules before the time of the first page starts to count."""
         _trafilatura()
 
     def __call__(self, place: tuple[str, int, int]) -> Row:
-        """The document at (file, offset, length), or `{"reason": ...}`."""
+        """Return the document at (file, offset, length), or `{"reason": ...}`."""
         path, offset, length = place
         page = read_page(Path(path), offset, length)
         return extract_page(page, mode=self.mode, obey_opt_outs=self.obey_opt_outs)
@@ -110,7 +110,7 @@ def _extracted(trafilatura: Any, tree: Any, url: str, mode: str) -> Any:
 
 
 def _holds_all_of(other: Any, found: Any) -> bool:
-    """Tell whether one extraction has every word of another."""
+    """Return whether one extraction has every word of another."""
     if other is None or not other.text:
         return False
     return found is None or Counter((found.text or "").split()) <= Counter(other.text.split())
@@ -118,7 +118,7 @@ def _holds_all_of(other: Any, found: Any) -> bool:
 
 def keep_lists(tree: Any) -> bool:
     """Turn lists of text, not of links, that trafilatura loses into paragraphs: those in cells of tables, and
-    those that stand in the body beside its paragraphs (adbar/trafilatura issues 531 and 233).
+    those in the body beside its paragraphs (adbar/trafilatura issues 531 and 233).
 
     Returns whether there were any.
     """
@@ -132,7 +132,7 @@ def keep_lists(tree: Any) -> bool:
 
 
 def _is_text(element: Any) -> bool:
-    """Tell whether less than a third of an element's characters stand in links."""
+    """Return whether less than a third of an element's characters are in links."""
     characters = len("".join(element.itertext()).strip())
     linked = sum(len("".join(link.itertext())) for link in element.iter("a"))
     return characters > 3 * linked
@@ -201,8 +201,7 @@ def _pages(workspace: Workspace, part: int) -> Iterator[Row]:
 def _extract_part(
     workspace: Workspace, part: int, options: ExtractOptions, pool: Pool, progress: Progress
 ) -> None:
-    """Extract a part's pages in order. Each result is logged at once, so a part that was interrupted goes on
-    where it was."""
+    """Extract a part's pages in order. Each result is logged at once, so an interrupted part continues from there."""
     inputs = _inputs(workspace, part, options)
     work = workspace.path(STAGE, part, f".{inputs}.work.jsonl")
     log = AppendLog(work)

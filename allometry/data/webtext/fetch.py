@@ -1,4 +1,4 @@
-"""Stage 2, fetch: the pages, politely, into WARC files. Scrapy does the work, in a process of its own
+"""Stage 2, fetch: download the pages, politely, into WARC files. Scrapy does the work, in a process of its own
 (crawl.py).
 
 A crawl that was killed continues: what the archives hold is not fetched again, and nothing is lost
@@ -70,7 +70,7 @@ class FetchOptions:
 
     @property
     def user_agent(self) -> str:
-        """Who visits, and whom to ask about it."""
+        """The name of the crawler, and whom to contact about it."""
         contact = f"; {self.contact}" if self.contact else ""
         return f"allometry-webtext/{__version__} (+{PROJECT}{contact})"
 
@@ -83,8 +83,9 @@ def run(
     stream: IO[str] | None = None,
     on_report: Callable[[dict[str, Any]], None] | None = None,
 ) -> Summary:
-    """Fetch what is missing of the given parts (all by default). Raises AllometryError if the crawl breaks
-    down or not one page could be fetched."""
+    """Fetch what is missing of the given parts (all by default). Raises AllometryError if the crawl fails or no
+    page could be fetched.
+    """
     workspace.require("links", STAGE)
     _require_scrapy()
     watch = Stopwatch()
@@ -117,7 +118,7 @@ def run(
 
 @contextmanager
 def _holding(workspace: Workspace, parts: Sequence[int]) -> Iterator[None]:
-    """Hold parts of the crawl. The folder is held while they are taken, so no other stage is at work."""
+    """Hold parts of the crawl. The folder is held while they are taken, so that no other stage is running."""
     with ExitStack() as stack:
         with workspace.alone(STAGE, seconds=60.0):
             workspace.require("links", STAGE)
@@ -139,7 +140,7 @@ def _n_links(workspace: Workspace, part: int) -> int:
 
 
 def _is_complete(workspace: Workspace, part: int, options: FetchOptions) -> bool:
-    """Whether every link of a part has an outcome."""
+    """Return whether every link of a part has an outcome."""
     same = workspace.part_is_done(STAGE, part, workspace.part_fingerprint("links", part))
     return same and not options.retry_failed
 
@@ -167,7 +168,7 @@ def _crawl(workspace: Workspace, options: FetchOptions, parts: Sequence[int]) ->
         try:
             assert process.stdin is not None
             assert process.stdout is not None
-            with suppress(BrokenPipeError):  # it died at once: its exit status tells
+            with suppress(BrokenPipeError):  # it died at once: its exit status says why
                 process.stdin.write(encode(job.as_json()))
                 process.stdin.flush()
             for line in process.stdout:
@@ -183,7 +184,7 @@ def _crawl(workspace: Workspace, options: FetchOptions, parts: Sequence[int]) ->
 
 
 def _excluded_domains(workspace: Workspace) -> list[str]:
-    """List the domains that were excluded or taken out: redirects may not lead to them either."""
+    """Return the domains that were excluded or removed: redirects may not lead to them either."""
     summary = workspace.summary("links")
     excluded = summary.options.get("exclude_domains", ()) if summary is not None else ()
     return sorted({*excluded, *removals(workspace).hosts})
@@ -196,8 +197,9 @@ def _shared_fields(options: FetchOptions) -> dict[str, Any]:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the crawl if it still runs: first ask, then insist. Closing its input is enough when this process
-    is killed."""
+    """End the crawl if it still runs: first ask, then kill. A crawl also ends when this process dies: its input
+    closes.
+    """
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         try:

@@ -23,13 +23,13 @@ from allometry.errors import AllometryError, missing_extra
 
 STAGE = "filter"
 LANGUAGE_CHARACTERS = 2_000
-"""Characters of a passage whose language is told."""
+"""Characters of a passage whose language is identified."""
 
 LANGUAGE_PASSAGES = 10
-"""Passages of a document, evenly spaced from its start to its end, that its language is told from."""
+"""Passages of a document, evenly spaced from its start to its end, from which its language is identified."""
 
 METHOD = 2
-"""Counts up when the same document is judged in another way: filtered parts are then filtered again."""
+"""Increased when the same document is judged differently: filtered parts are then filtered again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +46,15 @@ class FilterOptions:
         self.rules()
 
     def rules(self) -> tuple[Rule, ...]:
-        """The rules to apply. Raises AllometryError for an unknown name."""
+        """Return the rules to apply. Raises AllometryError for an unknown name."""
         return choose_rules(tuple(name for name in self.without if name not in ("language", "tokens")))
 
 
 @dataclass(frozen=True)
 class Filter:
-    """From a piece of a part to (kept lines, removed lines, counts, removed counts); sent to the workers."""
+    """A function from a piece of a part to (kept lines, removed lines, counts, removed counts); sent to the
+    workers.
+    """
 
     options: FilterOptions
 
@@ -83,8 +85,9 @@ class Filter:
 
 
 def judge(row: Row, options: FilterOptions, rules: tuple[Rule, ...]) -> tuple[str, Any] | None:
-    """Why a document is dropped (rule and value), or None; adds `language`, `language_score` and `tokens` to
-    the row."""
+    """Return why a document is dropped (rule and value), or None; add `language`, `language_score` and `tokens`
+    to the row.
+    """
     text: str = row["text"]
     language, score = language_of(text)
     row["language"], row["language_score"] = language, round(score, 3)
@@ -94,7 +97,7 @@ def judge(row: Row, options: FilterOptions, rules: tuple[Rule, ...]) -> tuple[st
         if score < options.min_language_score:
             return "language_score", round(score, 3)
     described = Text(text)
-    # A word is at least one token, so only texts of few words have to be counted before they are judged.
+    # A word is at least one token, so tokens are counted first only in texts of few words.
     few = len(described.words) < options.min_tokens
     row["tokens"] = _count_tokens()(text) if few else 0
     if "tokens" not in options.without and few and row["tokens"] < options.min_tokens:

@@ -1,4 +1,4 @@
-"""Which link to fetch next: a bounded number at a time, few of one host, and none before its time.
+"""The queue of links: a bounded number at a time, few of one host, and none before its time.
 
 The lists of links are read as a stream. Links whose host is busy are set aside as positions in the file (a
 few bytes each), so one slow host with many pages holds up no other and memory stays flat.
@@ -30,7 +30,7 @@ MAX_MOVED = 50_000
 
 @dataclass
 class Job:
-    """A link on its way: which part it belongs to, how often it was tried, where a redirect has led it.
+    """A link in progress: its part, how often it was tried, where a redirect has led it.
 
     `host` is the host to ask next, and `meta` what Scrapy knows of the redirects so far.
     """
@@ -72,7 +72,7 @@ class Frontier:
         self.skipped = 0
 
     def next(self, now: float) -> Job | None:
-        """A link to fetch now, or None if none may be. Count it as finished with `finish` or `retry`."""
+        """Return a link to fetch now, or None if none may be. Count it as finished with `finish` or `retry`."""
         if self._total >= self._window:
             return None
         self._end_pauses(now)
@@ -88,7 +88,7 @@ class Frontier:
         return not (self._total or self._delayed or self._n_parked or self._unread)
 
     def finish(self, job: Job) -> None:
-        """The link is done with."""
+        """Count the link as finished."""
         self._total -= 1
         self._in_flight[job.host] -= 1
         if not self._in_flight[job.host]:
@@ -107,7 +107,8 @@ class Frontier:
             self._free.append(job.host)
 
     def retry(self, job: Job, at: float, *, pause_host: bool = False, counts: bool = True) -> None:
-        """Try the link again at a time, and its host (if `pause_host`) not before. `counts`: as an attempt."""
+        """Try the link again at a time, and its host (if `pause_host`) not before. `counts`: as an
+        attempt."""
         if pause_host:
             self._paused[job.host] = max(at, self._paused.get(job.host, 0.0))
         self.finish(job)

@@ -1,4 +1,4 @@
-"""What keeps a crawl safe and polite, as parts of Scrapy: addresses, header size, robots.txt, rates.
+"""The safety and politeness of a crawl, as parts of Scrapy: addresses, header size, robots.txt, rates.
 
 Scrapy itself bounds the body while it streams (DOWNLOAD_MAXSIZE), the body after decompression (the same
 bound, checked every 64 KiB by HttpCompressionMiddleware) and the whole time of a download (DOWNLOAD_TIMEOUT).
@@ -44,7 +44,7 @@ MAX_HEADER_BYTES = 256 * 1024
 """Bytes of a response before its body begins. Twisted bounds a header line, not their number."""
 
 MAX_CRAWL_DELAY = 60.0
-"""Seconds. A host whose robots.txt asks for a longer pause than this is left alone."""
+"""Seconds. A host whose robots.txt asks for a longer pause than this is not visited."""
 
 MAX_ROBOTS = 20_000
 """Hosts whose robots.txt is remembered at a time."""
@@ -58,7 +58,7 @@ ROBOTS_SECONDS = 86_400.0
 """A robots.txt is asked for again after a day (RFC 9309, section 2.4)."""
 
 UNREACHABLE_SECONDS = 3_600.0
-"""A site whose robots.txt could not be had is asked again after this time."""
+"""A site whose robots.txt could not be fetched is asked again after this time."""
 
 _REDIRECT_META = ("redirect_times", "redirect_ttl", "redirect_urls", "redirect_reasons")
 
@@ -74,7 +74,7 @@ class RobotsForbidden(IgnoreRequest):
 
 
 class RobotsUnreachable(IgnoreRequest):
-    """A host's robots.txt could not be had: nothing is known to be allowed (RFC 9309, section 2.3.1.4).
+    """A host's robots.txt could not be fetched: nothing is known to be allowed (RFC 9309, section 2.3.1.4).
 
     `pause` are the seconds after which to ask again; None: the site is given up.
     """
@@ -89,7 +89,7 @@ class OptedOut(IgnoreRequest):
 
 
 class Moved(IgnoreRequest):
-    """A redirect leads to another host, whose turn it is to be waited for."""
+    """A redirect leads to another host, and has to wait among that host's links."""
 
     def __init__(self, url: str, meta: dict[str, Any]) -> None:
         super().__init__(url)
@@ -138,7 +138,7 @@ class SafeResolver(CachingHostnameResolver):
 
     @classmethod
     def from_crawler(cls, crawler: Any, reactor: Any) -> SafeResolver:
-        """Called by Scrapy when the crawl starts."""
+        """Create the resolver; called by Scrapy when the crawl starts."""
         rule = AddressRule(crawler.settings.getlist("ALLOW_ADDRESSES"))
         return cls(reactor, crawler.settings.getint("DNSCACHE_SIZE"), rule)
 
@@ -150,13 +150,13 @@ class SafeResolver(CachingHostnameResolver):
         addressTypes: Any = None,
         transportSemantics: str = "TCP",
     ) -> Any:
-        """See IHostnameResolver."""
+        """Resolve a host's name to allowed addresses only: see IHostnameResolver."""
         receiver: Any = _OnlyAllowed(resolutionReceiver, hostName, self._rule, self.refused)
         return super().resolveHostName(receiver, hostName, portNumber, addressTypes, transportSemantics)
 
 
 def refused_address(host: str) -> str | None:
-    """The forbidden address that a host's last look-up gave, None if it gave none."""
+    """Return the forbidden address that a host's last look-up gave, None if it gave none."""
     from twisted.internet import reactor
 
     resolver = getattr(reactor, "nameResolver", None)
@@ -164,7 +164,7 @@ def refused_address(host: str) -> str | None:
 
 
 class BoundedHandler(HTTP11DownloadHandler):
-    """Scrapy's HTTP/1.1 downloader, which hangs up on headers that do not end."""
+    """Scrapy's HTTP/1.1 downloader, which closes the connection if headers do not end."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -205,8 +205,8 @@ def _count_header_bytes(protocol: Any) -> None:
 
 
 class RedirectRules:
-    """Downloader middleware: each request keeps to the delay of the host that it goes to, and a redirect leads
-    only where a link of the list could have led.
+    """Downloader middleware: each request keeps to the delay of the host that it goes to, and a redirect
+    leads only where a link of the list could have led.
 
     Scrapy keeps the delay of the first host over a redirect. A redirect to another host is therefore handed
     back (`Moved`), to wait there among the links of that host.
@@ -218,11 +218,11 @@ class RedirectRules:
 
     @classmethod
     def from_crawler(cls, crawler: Any) -> RedirectRules:
-        """Called by Scrapy."""
+        """Create the middleware; called by Scrapy."""
         return cls(crawler)
 
     async def process_request(self, request: Any) -> None:
-        """Raise RedirectedOut or Moved before anything is asked of the target of a redirect."""
+        """Raise RedirectedOut or Moved before a request is sent to the target of a redirect."""
         host = host_of(request.url)
         request.meta["download_slot"] = host
         job = request.meta.get("job")
@@ -238,7 +238,7 @@ class RedirectRules:
 
 
 class Unreachable(NamedTuple):
-    """A robots.txt could not be had: why, and the seconds to wait before asking again (None: give up)."""
+    """A robots.txt that could not be fetched: why, and the seconds to wait before asking again (None: give up)."""
 
     reason: str
     pause: float | None
@@ -248,9 +248,9 @@ class PoliteRobots:
     """Downloader middleware that obeys robots.txt: RFC 9309, with Crawl-delay, and reservations of a site.
 
     Differs from Scrapy's own in that an unreachable robots.txt (5xx, 429, no answer) forbids, while 4xx
-    allows; that it is asked for a few times a site, not a link; that Crawl-delay and Retry-After are kept; and
-    that sites not met for long are forgotten, so memory stays flat. What was learned holds for a day (RFC 9309,
-    section 2.4), that a site cannot be reached for an hour.
+    allows; that it is asked for a few times a site, not a link; that Crawl-delay and Retry-After are kept;
+    and that sites not met for long are forgotten, so memory stays flat. What was learned holds for a day
+    (RFC 9309, section 2.4), that a site cannot be reached for an hour.
     """
 
     def __init__(self, crawler: Any, now: Callable[[], float] = time.monotonic) -> None:
@@ -265,13 +265,13 @@ class PoliteRobots:
 
     @classmethod
     def from_crawler(cls, crawler: Any) -> PoliteRobots:
-        """Called by Scrapy."""
+        """Create the middleware; called by Scrapy."""
         made = cls(crawler)
         crawler.signals.connect(made.stop_long_answers, signal=signals.bytes_received)
         return made
 
     def stop_long_answers(self, data: bytes, request: Any) -> None:
-        """End a robots.txt where reading ends anyway. (Signal bytes_received.)"""
+        """Stop the download of a robots.txt at the length that is read. (Signal bytes_received.)"""
         if request.meta.get("is_robots"):
             request.meta["received"] = request.meta.get("received", 0) + len(data)
             if request.meta["received"] >= MAX_ROBOTS_TEXT:
@@ -450,7 +450,7 @@ class RecordingContextFactory(_ScrapyClientContextFactory):
         return {**super()._get_cert_options_kwargs(), **trust}
 
     def creatorForNetloc(self, hostname: bytes, port: int) -> Any:
-        """See IPolicyForHTTPS."""
+        """Return the TLS options for a host: see IPolicyForHTTPS."""
         if self._verify_certificates:
             return super().creatorForNetloc(hostname, port)
         options = self._get_cert_options()
@@ -496,7 +496,8 @@ def _note_certificate(host: str, problem: str) -> None:
 
 
 def certificate_problem(url: str) -> str | None:
-    """Return what is wrong with the certificate of a host, as last seen; None if nothing is, or without TLS."""
+    """Return what is wrong with the certificate of a host, as last seen; None if nothing is, or without
+    TLS."""
     return _certificates.get(host_of(url)) if url.startswith("https:") else None
 
 

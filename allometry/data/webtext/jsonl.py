@@ -18,7 +18,7 @@ _TAIL = 1 << 16
 
 
 def encode(row: Mapping[str, Any]) -> bytes:
-    """One line of JSON, newline included. Lone surrogates (broken text from outside) become U+FFFD."""
+    """Return one line of JSON, newline included. Lone surrogates (broken text from outside) become U+FFFD."""
     try:
         return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
     except UnicodeEncodeError:
@@ -28,8 +28,9 @@ def encode(row: Mapping[str, Any]) -> bytes:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that gets its name only when the block ends without an error, so readers never see half
-    of it."""
+    """Open a binary file that gets its name only when the block ends without an error, so that readers never see
+    half of it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -59,8 +60,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in a file; None where there is no file or it holds none (a file is then as good as
-    missing)."""
+    """Read the JSON value in a file; None if the file is missing or does not hold JSON."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -98,7 +98,7 @@ def join_files(parts: Iterable[Path], target: Path) -> None:
 
 
 def file_digest(path: Path) -> str:
-    """A hash of a file's content."""
+    """Return a hash of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
@@ -133,7 +133,7 @@ class AppendLog:
 
 
 def _end_of_last_line(path: Path) -> int:
-    """The offset after the last newline."""
+    """Return the offset after the last newline."""
     size = position = path.stat().st_size
     with path.open("rb") as file:
         while position > 0:

@@ -42,8 +42,8 @@ UNSCORED = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class LinkOptions:
-    """Which links count. `max_per_domain` caps the pages of a registered domain, chosen at random (by the hash of
-    their URLs); `karma` is "submission" (each by itself, WebText) or "sum" (over a URL's,
+    """Which links count. `max_per_domain` caps the pages of a registered domain, chosen at random (by the
+    hash of their URLs); `karma` is "submission" (each by itself, WebText) or "sum" (over a URL's,
     OpenWebText2)."""
 
     min_score: float = 3.0
@@ -63,7 +63,7 @@ class LinkOptions:
             raise AllometryError(f"a domain keeps at least 1 page, not {self.max_per_domain}")
 
     def as_json(self) -> dict[str, Any]:
-        """The options as JSON."""
+        """Return the options as JSON."""
         return {**asdict(self), "exclude_domains": sorted(self.exclude_domains)}
 
 
@@ -161,7 +161,7 @@ def _candidates(
     parts: int,
     asked: Removals,
 ) -> Iterator[bytes]:
-    """Lines "part id json" of the links that may count, in the order of the sources."""
+    """Yield lines "part id json" of the links that may count, in the order of the sources."""
     for found in _all_links(sources, options, tally):
         tally.counts["read"] += 1
         progress.add()
@@ -218,14 +218,13 @@ def _with_scores(path: Path, options: LinkOptions) -> Iterator[Found | Problem]:
     if unscored and not scored and not options.no_score:
         more = "at least the first " if unscored == UNSCORED else ""
         raise AllometryError(
-            f"{more}{unscored:,} links of {path.name} have no score, so the karma threshold cannot be applied",
+            f"{more}{unscored:,} links of {path.name} have no score, so the threshold of karma cannot apply",
             hint="add --no-score to take links without a score, or give a column or field named 'score'",
         )
 
 
 def _rejected(found: Found, options: LinkOptions) -> str | None:
-    """Why a submission does not count; these are too many to list one by one in a dump, so they are only
-    counted."""
+    """Return why a submission does not count, or None. A dump has too many of these to list: they are only counted."""
     if found.is_self and not options.allow_self:
         return "self_post"
     if found.over_18 and not options.allow_over_18:
@@ -254,7 +253,7 @@ def _sort_line(found: Found, name: str, parts: int, order: int) -> bytes:
 def _write_parts(
     workspace: Workspace, lines: Iterator[bytes], options: LinkOptions, tally: _Tally, removed: IO[bytes]
 ) -> int:
-    """One file a part, in the order of the ids; every part gets one, even if it is empty."""
+    """Write one file for each part, in the order of the ids, also for empty parts."""
     hashes = [hashlib.blake2b(digest_size=8) for _ in range(workspace.parts)]
     sizes = [0] * workspace.parts
     with ExitStack() as stack:
@@ -296,8 +295,9 @@ def _write_parts(
 
 
 def _merge(group: list[Row], tally: _Tally) -> Row:
-    """One link of all that lead to a page: the first one, with the scores summed and the number of
-    submissions."""
+    """Return one link for all that lead to a page: the first one, with the scores summed and the number of
+    submissions.
+    """
     first = group[0]
     tally.removed["duplicate_url"] += len(group) - 1
     scores = [link["score"] for link in group if link["score"] is not None]

@@ -1,7 +1,7 @@
 """What a page says about its use for training: `noai` for robots, and reservations of text and data mining.
 
-Read are the `X-Robots-Tag` header and `<meta name="robots">` (directive `noai`, as DeviantArt introduced it in
-2022), and the three places of the TDM Reservation Protocol (W3C community group report, 2024): the header
+Read are the `X-Robots-Tag` header and `<meta name="robots">` (directive `noai`, as DeviantArt introduced it
+in 2022), and the three places of the TDM Reservation Protocol (W3C community group report, 2024): the header
 `TDM-Reservation`, `<meta name="tdm-reservation">`, and a site's `/.well-known/tdmrep.json`.
 """
 

@@ -1,5 +1,6 @@
-"""All stages in a row. Run it again and it continues where it stopped; stages whose inputs and options are
-the same are passed over."""
+"""All stages in a row. A second run continues where the first stopped, and skips stages whose inputs and options
+are the same.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ def run(
     command: str = "",
     stream: IO[str] | None = None,
 ) -> list[Summary]:
-    """From links to data set: the summaries of the stages, in order. Raises what the stages raise."""
+    """Run all stages from links to data set, and return their summaries, in order. Raises what the stages raise."""
     done = [
         links.run(workspace, sources, options.links, stream=stream),
         fetch.run(workspace, options.fetch, stream=stream),

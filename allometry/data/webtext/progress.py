@@ -1,5 +1,4 @@
-"""Progress of a stage: how far, how fast, how long still. A live line on a terminal, a line now and then
-elsewhere."""
+"""Progress of a stage: items done, rate, remaining time. A live line on a terminal, an occasional line elsewhere."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ class Progress:
         self._live = bool(stream) and stream is not None and stream.isatty()
 
     def to(self, done: int, detail: str = "") -> None:
-        """The stage has now done so many items."""
+        """Set the number of items done, and report it if a report is due."""
         self.done = done
         now = time.monotonic()
         if self._stream is not None and now - self._last >= (LIVE_SECONDS if self._live else QUIET_SECONDS):
@@ -35,11 +34,11 @@ class Progress:
             self._write(self._line(now, detail), end="" if self._live else "\n")
 
     def add(self, items: int = 1, detail: str = "") -> None:
-        """So many more items are done."""
+        """Add to the number of items done."""
         self.to(self.done + items, detail)
 
     def finish(self, detail: str = "") -> None:
-        """Say the last word."""
+        """Write the last report."""
         if self._stream is not None:
             seconds = time.monotonic() - self._start
             text = f"{self._stage}: {self.done:,} {self._unit} in {duration(seconds)}"
@@ -66,7 +65,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it: "42 s", "3 min", "2.5 h", "1.6 days"."""
+    """Format a time as people say it: "42 s", "3 min", "2.5 h", "1.6 days"."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= size * (2 if unit == "min" else 1.5):
             return f"{seconds / size:.1f} {unit}" if seconds / size < 10 else f"{seconds / size:.0f} {unit}"
@@ -74,5 +73,5 @@ def duration(seconds: float) -> str:
 
 
 def to_terminal() -> IO[str]:
-    """The stream that progress goes to: standard error, so that what a command prints can be piped."""
+    """Return the stream that progress goes to: standard error, so that a command's output can be piped."""
     return sys.stderr

@@ -1,5 +1,5 @@
-"""Take pages out of a corpus on request, for good: from the data set, from all that it was made of, and from what
-a later crawl may fetch.
+"""Remove pages from a corpus on request, permanently: from the data set, from all that it was made of, and from
+what a later crawl may fetch.
 
 `removals.jsonl` in the corpus's folder lists the requests. Later runs of links, fetch and build heed it.
 """
@@ -36,13 +36,13 @@ _LISTS = (".jsonl", ".removed.jsonl", ".pages.jsonl")
 
 @dataclass(frozen=True)
 class Removals:
-    """What was asked to be taken out: ids of pages, and hosts with all that is below them."""
+    """The requests for removal: ids of pages, and hosts with all their subdomains."""
 
     ids: frozenset[str] = frozenset()
     hosts: frozenset[str] = frozenset()
 
     def covers(self, url: str) -> bool:
-        """Tell whether a URL was asked to be taken out."""
+        """Return whether the removal of a URL was requested."""
         if not self.ids and not self.hosts:
             return False
         try:
@@ -54,7 +54,7 @@ class Removals:
             return False
 
     def covers_row(self, row: Row) -> bool:
-        """Tell whether a row of any stage is of a page that was asked to be taken out."""
+        """Return whether a row of any stage is of a page whose removal was requested."""
         places = (row.get("url"), row.get("final_url"), row.get("value"))
         return row.get("id") in self.ids or any(
             isinstance(each, str) and self.covers(each) for each in places
@@ -62,7 +62,7 @@ class Removals:
 
 
 def removals(workspace: Workspace) -> Removals:
-    """Read what was asked to be taken out of a corpus."""
+    """Read the requests for removal from a corpus."""
     return _parsed(row["target"] for row in read_rows(workspace.root / FILE))
 
 
@@ -85,14 +85,15 @@ def _parsed(targets: Iterable[str]) -> Removals:
 
 
 def run(workspace: Workspace, targets: Sequence[str]) -> Summary:
-    """Take pages (by URL) or whole hosts out. Returns how many were found in links, archive and data set.
+    """Remove pages (by URL) or whole hosts. Return how many were found in links, archive and data set.
 
     Raises AllometryError for what is neither, and while another process works in the folder.
     """
     wanted = _parsed(targets)
     with workspace.alone(STAGE):
         workspace.require_no_fetch()
-        # Written first: if the rest is interrupted, the same command does it, and nothing comes back meanwhile.
+        # Written first: if the rest is interrupted, the same command does it, and nothing comes back
+        # meanwhile.
         log = AppendLog(workspace.root / FILE)
         known = {row["target"] for row in read_rows(workspace.root / FILE)}
         log.append(*({"target": target} for target in targets if target not in known))
@@ -122,12 +123,12 @@ def _clean_part(workspace: Workspace, part: int, wanted: Removals, counts: Count
                 workspace.path(stage, part, suffix),
                 lambda row: row.get("id") not in ids and not wanted.covers_row(row),
             )
-    if ids:  # they name places in a file that is another one now
+    if ids:  # signatures hold positions in a file that has been replaced
         workspace.path("dedup", part, ".signatures.npz").unlink(missing_ok=True)
 
 
 def _erase(workspace: Workspace, part: int, ids: set[str]) -> int:
-    """Overwrite the archived pages with nothing and log that they are gone. Returns how many there were."""
+    """Overwrite the archived pages with nothing and log that they are gone. Return how many there were."""
     folder, log_path = workspace.path("fetch"), workspace.path("fetch", part, ".log.jsonl")
     found = [row for row in last_outcomes(folder, log_path) if row["id"] in ids and row["outcome"] == FETCHED]
     if found:
@@ -143,7 +144,7 @@ def _erase(workspace: Workspace, part: int, ids: set[str]) -> int:
 
 
 def _rewrite(path: Path, keep: Callable[[Row], bool]) -> None:
-    """Drop rows of a file, if there are any to drop."""
+    """Remove rows of a file, if there are any to remove."""
     if path.exists() and not all(map(keep, read_rows(path))):
         with whole_file(path) as file:
             for row in read_rows(path):
@@ -152,7 +153,7 @@ def _rewrite(path: Path, keep: Callable[[Row], bool]) -> None:
 
 
 def _clean_shards(workspace: Workspace, wanted: Removals, counts: Counter[str], notes: list[str]) -> None:
-    """Take the rows out of the Parquet files, and out of the counts of the build."""
+    """Remove the rows from the Parquet files, and from the counts of the build."""
     import pyarrow.parquet as pq
 
     record = workspace.path("build") / "files.json"
@@ -178,7 +179,7 @@ def _clean_shards(workspace: Workspace, wanted: Removals, counts: Counter[str], 
         with whole_file(path) as file, pq.ParquetWriter(file, source.schema_arrow, compression="zstd") as out:
             for batch in source.iter_batches():
                 out.write_batch(batch.filter([each not in ids for each in batch.column("id").to_pylist()]))
-        # a kill between these two lines makes the next build ask about the file; nothing is lost
+        # after a kill between these two lines the next build asks about the file; nothing is lost
         written[path.name] = [file_digest(path)]
         write_json(record, written)
         for row in dropped:

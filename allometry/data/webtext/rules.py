@@ -30,7 +30,7 @@ class Text:
 
     @cached_property
     def words(self) -> list[str]:
-        """What stands between spaces."""
+        """The parts between spaces."""
         return self.text.split()
 
     @cached_property
@@ -40,7 +40,7 @@ class Text:
 
     @cached_property
     def paragraphs(self) -> list[str]:
-        """What stands between empty lines."""
+        """The parts between empty lines."""
         return [part for part in map(str.strip, re.split(r"\n\s*\n", self.text)) if part]
 
     @cached_property
@@ -50,7 +50,7 @@ class Text:
 
     @cached_property
     def lengths(self) -> Ints:
-        """Characters of each of those words."""
+        """The number of characters of each of those words."""
         return word_lengths(self.text)
 
 
@@ -66,7 +66,7 @@ class Rule:
     english: bool = False
 
     def fails(self, value: float) -> bool:
-        """Whether a value is out of bounds."""
+        """Return whether a value is out of bounds."""
         too_low = self.at_least is not None and value < self.at_least
         return too_low or (self.at_most is not None and value > self.at_most)
 
@@ -96,7 +96,7 @@ def _stop_words(text: Text) -> float:
 
 
 def _repeated(pieces: list[str], *, characters: bool) -> float:
-    """The share of pieces (or of their characters) that already stood earlier in the document."""
+    """Return the share of pieces (or of their characters) that occur earlier in the document."""
     seen: set[str] = set()
     repeated = total = 0
     for piece in pieces:
@@ -108,7 +108,7 @@ def _repeated(pieces: list[str], *, characters: bool) -> float:
 
 
 def _top_ngram(n: int) -> Callable[[Text], float]:
-    """The share of characters inside the n-gram that occurs most often (if it occurs more than once)."""
+    """Return a measure of the share of characters inside the most frequent n-gram (0 if none occurs twice)."""
 
     def measure(text: Text) -> float:
         grams = ngrams(text.hashed, n)
@@ -127,7 +127,7 @@ def _top_ngram(n: int) -> Callable[[Text], float]:
 
 
 def _repeated_ngrams(n: int) -> Callable[[Text], float]:
-    """The share of characters inside n-grams that already stood earlier, overlaps counted once."""
+    """Return a measure of the share of characters inside n-grams that occur earlier, overlaps counted once."""
 
     def measure(text: Text) -> float:
         grams = ngrams(text.hashed, n)
@@ -186,7 +186,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 
 def choose_rules(without: tuple[str, ...] = ()) -> tuple[Rule, ...]:
-    """All rules but the named ones (or groups of them). Raises AllometryError for an unknown name."""
+    """Return all rules but the named ones (or groups of them). Raises AllometryError for an unknown name."""
     dropped: set[str] = set()
     for name in without:
         if name not in RULES and name not in GROUPS:
@@ -196,7 +196,7 @@ def choose_rules(without: tuple[str, ...] = ()) -> tuple[Rule, ...]:
 
 
 def first_failure(text: Text, rules: tuple[Rule, ...], *, english: bool) -> tuple[str, float] | None:
-    """The first rule that a text fails, with the value; None if it passes all."""
+    """Return the first rule that a text fails, with the value; None if it passes all."""
     for rule in rules:
         if rule.english and not english:
             continue

@@ -27,12 +27,12 @@ _POSITIONS = 64
 
 
 def word_hashes(text: str) -> Hashes:
-    """The hash of each word, in order: [n_words]."""
+    """Return the hash of each word, in order: [n_words]."""
     return words_of_all([text])[0]
 
 
 def words_of_all(texts: Sequence[str]) -> tuple[Hashes, Ints]:
-    """The hashes of the words of several texts, one after another, and how many words each text has.
+    """Return the hashes of the words of several texts, one after another, and the number of words of each text.
 
     Tabulation hashing (Zobrist 1970): the sum of a random number for each byte at its position, over all
     words at once. Several times as fast as cutting texts into Python strings and hashing those.
@@ -59,7 +59,7 @@ def words_of_all(texts: Sequence[str]) -> tuple[Hashes, Ints]:
 
 
 def word_lengths(text: str) -> Ints:
-    """The number of characters of each word: [n_words]."""
+    """Return the number of characters of each word: [n_words]."""
     letters = np.frombuffer(_spelled(text), dtype=np.uint8)
     starts = _word_starts(letters)
     # A character is a byte that does not continue another (UTF-8).
@@ -70,7 +70,7 @@ def word_lengths(text: str) -> Ints:
 
 
 def _spelled(text: str) -> bytes:
-    """The words in small letters, all else as spaces; ends with a space."""
+    """Return the words in lower case, everything else as spaces; ends with a space."""
     folded = text.casefold()
     if not folded.isascii():
         folded = _NOT_IN_WORDS.sub(" ", folded)
@@ -85,15 +85,16 @@ def _word_starts(letters: npt.NDArray[np.uint8]) -> Ints:
 
 @lru_cache(maxsize=1)
 def _table() -> Hashes:
-    """A random number for each position and byte (0 for a space), the same everywhere: splitmix64 of their
-    count."""
+    """Return a random number for each position and byte (0 for a space), the same everywhere: splitmix64 of
+    their count.
+    """
     numbers = mixed(np.arange(1, _POSITIONS * 256 + 1, dtype=np.uint64) * _MULTIPLIER)
     numbers[_SPACE::256] = 0
     return numbers
 
 
 def ngrams(words: Hashes, n: int) -> Hashes:
-    """The hash of each run of n words: [max(0, n_words - n + 1)]."""
+    """Return the hash of each run of n words: [max(0, n_words - n + 1)]."""
     count = len(words) - n + 1
     if count <= 0:
         return np.empty(0, dtype=np.uint64)
@@ -105,14 +106,15 @@ def ngrams(words: Hashes, n: int) -> Hashes:
 
 
 def shingles(words: Hashes, n: int = 5) -> Hashes:
-    """The set of n-grams, sorted. A text shorter than n words is one shingle, so that short texts can be
-    compared."""
+    """Return the set of n-grams, sorted. A text shorter than n words is one shingle, so that short texts can be
+    compared.
+    """
     grams = np.sort(ngrams(words, min(n, len(words)) if len(words) else n))
     return grams if len(grams) < 2 else grams[np.concatenate([[True], grams[1:] != grams[:-1]])]
 
 
 def jaccard(a: Hashes, b: Hashes) -> float:
-    """|A and B| / |A or B| of two sorted sets; 1 for two empty ones."""
+    """Return |A and B| / |A or B| of two sorted sets; 1 for two empty ones."""
     if not len(a) and not len(b):
         return 1.0
     shared = np.intersect1d(a, b, assume_unique=True).size
@@ -120,8 +122,7 @@ def jaccard(a: Hashes, b: Hashes) -> float:
 
 
 def ngrams_of_all(words: Hashes, counts: Ints, n: int) -> tuple[Hashes, Ints]:
-    """The n-grams of several texts, one after another, and how many each has; none crosses from text to
-    text."""
+    """Return the n-grams of several texts, one after another, and the number of each; none spans two texts."""
     number = np.maximum(counts - n + 1, 0)
     first = np.repeat(np.cumsum(counts) - counts, number)
     within = np.arange(len(first)) - np.repeat(np.cumsum(number) - number, number)
@@ -129,7 +130,7 @@ def ngrams_of_all(words: Hashes, counts: Ints, n: int) -> tuple[Hashes, Ints]:
 
 
 def mixed(values: Hashes) -> Hashes:
-    """splitmix64's finaliser (Steele et al. 2014): spreads every bit over all."""
+    """Apply splitmix64's finaliser (Steele et al. 2014), which mixes every bit into all others."""
     values = values ^ (values >> np.uint64(30))
     values *= np.uint64(0xBF58476D1CE4E5B9)
     values ^= values >> np.uint64(27)

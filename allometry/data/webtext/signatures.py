@@ -24,7 +24,7 @@ from allometry.errors import AllometryError, missing_extra
 
 @dataclass(frozen=True, kw_only=True)
 class MinHash:
-    """How documents are compared: words a shingle, permutations, rows a band, seed of the permutations."""
+    """The settings of the comparison: words a shingle, permutations, rows a band, seed of the permutations."""
 
     words: int = 5
     permutations: int = 128
@@ -44,7 +44,7 @@ class MinHash:
         return self.permutations // self.rows
 
     def keys_of_texts(self, texts: Sequence[str]) -> tuple[Hashes, Hashes]:
-        """For each text the hash of its sequence of words, [n], and the keys of its bands, [n, bands].
+        """Return for each text the hash of its sequence of words, [n], and the keys of its bands, [n, bands].
 
         Equal keys in a band make two texts candidates.
         """
@@ -72,7 +72,7 @@ class MinHash:
 
 
 def _signatures(grams: Hashes, sizes: Ints, permutations: int, seed: int) -> npt.NDArray[np.uint32]:
-    """MinHash of sets given one after another; that an element may occur twice changes no minimum."""
+    """Compute MinHash of sets given one after another; an element that occurs twice changes no minimum."""
     try:
         from rensa import RMinHash
     except ImportError as error:
@@ -83,7 +83,9 @@ def _signatures(grams: Hashes, sizes: Ints, permutations: int, seed: int) -> npt
 
 
 class Signed(NamedTuple):
-    """Documents in order: hash of the normalised text, band keys, and where their lines lie in the file."""
+    """Signed documents in order: hash of the normalised text, band keys, and the positions of their lines in the
+    file.
+    """
 
     exact: Hashes
     keys: Hashes
@@ -93,12 +95,12 @@ class Signed(NamedTuple):
 
 @dataclass(frozen=True)
 class Signer:
-    """From a piece of a part to its documents' signatures; sent to the workers."""
+    """A function from a piece of a part to its documents' signatures; sent to the workers."""
 
     minhash: MinHash
 
     def __call__(self, chunk: Chunk) -> Signed:
-        """Sign every document of the piece."""
+        """Compute the signatures of every document of the piece."""
         rows = list(chunk_rows(chunk))
         exact, keys = self.minhash.keys_of_texts([row["text"] for _, _, row in rows])
         offsets = np.array([offset for offset, _, _ in rows], dtype=np.int64)
@@ -106,6 +108,7 @@ class Signer:
 
 
 def sequence_hash(words: Hashes) -> int:
-    """A hash of the whole sequence of words: equal for texts that differ only in case, spacing and
-    punctuation."""
+    """Return a hash of the whole sequence of words: equal for texts that differ only in case, spacing and
+    punctuation.
+    """
     return int.from_bytes(hashlib.blake2b(words.tobytes(), digest_size=8).digest(), "little")

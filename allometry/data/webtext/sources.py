@@ -1,5 +1,4 @@
-"""Where links come from: Reddit dumps, lists of URLs with scores, and the links of archived pages. Always as
-a stream.
+"""The sources of links: Reddit dumps, lists of URLs with scores, and the links of archived pages, read as streams.
 
 Every reader yields `Found` (a link as it stands in the file) or `Problem` (a line that could not be read,
 with its place). A file that ends in the middle or is not what its name says raises AllometryError; nothing is
@@ -16,7 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from allometry.data.webtext.streams import PACKED, decompressed, numbered_lines
+from allometry.data.webtext.streams import PACKED, Problem, decompressed, numbered_lines
+from allometry.data.webtext.warc import html_pages
 from allometry.errors import AllometryError
 
 
@@ -33,18 +33,10 @@ class Found(NamedTuple):
     over_18: bool = False
 
 
-class Problem(NamedTuple):
-    """Something in a source that could not be used."""
-
-    where: str
-    reason: str
-    value: str
-
-
 def read_links(path: Path) -> Iterator[Found | Problem]:
-    """The links of one file; its kind follows from its name (.jsonl .ndjson .json .csv .tsv .txt .warc, each
-    also with .gz, .bz2, .xz or .zst (but .warc with .gz only);
-    Reddit dumps named RS_* without an ending are lines of JSON).
+    """Yield the links of one file; its kind follows from its name (.jsonl .ndjson .json .csv .tsv .txt .warc,
+    each also with .gz, .bz2, .xz or .zst, but .warc with .gz only; Reddit dumps named RS_* without an ending
+    are lines of JSON).
 
     Raises AllometryError for a file that is missing, of another kind than it says, or truncated.
     """
@@ -84,7 +76,7 @@ def _kind(path: Path) -> str:
         return "json"
     raise AllometryError(
         f"cannot tell what kind of file {path.name} is",
-        hint="name it .jsonl, .csv, .tsv, .txt or .warc, with .gz, .bz2, .xz or .zst after it if it is packed",
+        hint="name it .jsonl, .csv, .tsv, .txt or .warc, with .gz, .bz2, .xz or .zst after it if packed",
     )
 
 
@@ -106,8 +98,9 @@ def _read_jsonl(lines: Iterable[tuple[int, bytes | None]], path: Path) -> Iterat
 
 
 def _from_json(row: Any, where: str) -> Found:
-    """A Reddit submission, or any object with `url` and perhaps `score`. Raises TypeError or KeyError if it
-    is none."""
+    """Parse a Reddit submission, or any object with `url` and perhaps `score`. Raises TypeError or KeyError if
+    it is none.
+    """
     if not isinstance(row, dict):
         raise TypeError("not an object")
     url = row["url"]
@@ -126,7 +119,7 @@ def _from_json(row: Any, where: str) -> Found:
 
 
 def _number(value: Any) -> float | None:
-    """Return a finite number; None for whatever is none ("", "yesterday", NaN, "1e999")."""
+    """Return a finite number; None for anything else ("", "yesterday", NaN, "1e999")."""
     if isinstance(value, bool):
         return None
     try:
@@ -174,8 +167,9 @@ def _read_csv(
 
 
 def _csv_rows(lines: Iterable[tuple[int, bytes | None]], separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Numbered rows; one that csv cannot read comes as a row without fields, which no column fits. Blank
-    lines do not come."""
+    """Yield numbered rows; one that csv cannot read comes as a row without fields, which no column fits. Blank
+    lines are left out.
+    """
     # A line that was too long to hold is passed on as a field beyond csv's own limit, so that it is reported
     # like one.
     too_long = b"x" * (csv.field_size_limit() + 1)
@@ -196,9 +190,7 @@ def _csv_rows(lines: Iterable[tuple[int, bytes | None]], separator: str) -> Iter
 
 
 def _read_warc(path: Path) -> Iterator[Found | Problem]:
-    """The links out of every archived HTML page; each page that links counts 1 for the score."""
-    from allometry.data.webtext.warc import html_pages
-
+    """Yield the links of every archived HTML page; each page that links counts 1 for the score."""
     for page in html_pages(path):
         if isinstance(page, Problem):
             yield page
@@ -211,7 +203,7 @@ def _read_warc(path: Path) -> Iterator[Found | Problem]:
 
 
 def _outlinks(body: bytes, base: str) -> Iterator[str]:
-    """Absolute http(s) targets of <a href> that lead to another host."""
+    """Yield absolute http(s) targets of <a href> that lead to another host."""
     from urllib.parse import urljoin, urlsplit
 
     from lxml import etree

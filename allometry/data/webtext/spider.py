@@ -1,5 +1,4 @@
-"""The spider: asks the frontier for links, hands pages to the archive, decides what is tried again and
-when."""
+"""The spider: takes links from the frontier, hands pages to the archive, decides what is tried again and when."""
 
 from __future__ import annotations
 
@@ -59,13 +58,14 @@ _KEPT_HEADERS = (
     "tdm-policy",
 )
 MAX_GIVEN_UP = 100_000
-"""Hosts that are remembered as given up."""
+"""Maximum number of hosts that are remembered as given up."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How often and how long the crawl waits: `attempts` in all, `backoff` seconds doubling after each,
-    Retry-After up to `longest_pause` seconds."""
+    """The limits of retries: `attempts` in all, `backoff` seconds doubling after each, Retry-After up to
+    `longest_pause` seconds.
+    """
 
     attempts: int = 3
     backoff: float = 5.0
@@ -97,18 +97,18 @@ class LinkSpider(scrapy.Spider):
 
     @classmethod
     def from_crawler(cls, crawler: Any, *args: Any, **kwargs: Any) -> LinkSpider:
-        """Called by Scrapy with the arguments of the constructor."""
+        """Create the spider; called by Scrapy with the arguments of the constructor."""
         spider = super().from_crawler(crawler, *args, **kwargs)
         crawler.signals.connect(spider.check_headers, signal=signals.headers_received)
         return spider
 
     async def start(self) -> AsyncIterator[Any]:
-        """Requests, as the frontier frees them; ends when every link has an outcome."""
+        """Yield requests, as the frontier frees them; ends when every link has an outcome."""
         while not self.frontier.exhausted:
             skipped = self.frontier.skipped
             job = self.frontier.next(time.monotonic())
             if job is None and self.frontier.skipped > skipped:
-                await asyncio.sleep(0)  # still passing over what an earlier crawl did
+                await asyncio.sleep(0)  # still skipping what an earlier crawl did
             elif job is None:
                 self._wake.clear()
                 with contextlib.suppress(TimeoutError):
@@ -133,7 +133,7 @@ class LinkSpider(scrapy.Spider):
             return None
 
     def check_headers(self, headers: Any, request: Any, body_length: int) -> None:
-        """Stop before the body of what is not HTML or not to be used. (Signal headers_received.)"""
+        """Stop before the body of a response that is not HTML or must not be used. (Signal headers_received.)"""
         if "job" in request.meta and (_is_other_kind(headers) or self._opt_out(headers)):
             raise StopDownload(fail=False)
 
@@ -142,7 +142,7 @@ class LinkSpider(scrapy.Spider):
         return header_opt_out(_pairs(headers)) if self._obey_opt_outs else None
 
     def parse(self, response: Any) -> None:
-        """Store a page, or decide what its absence means."""
+        """Store a page, or handle its absence."""
         job: Job = response.meta["job"]
         if response.status in RETRY_STATUS:
             self._again(job, "server_error", response.status, pause=retry_after(response))
@@ -165,7 +165,7 @@ class LinkSpider(scrapy.Spider):
             self._store(job, response)
 
     def failed(self, failure: Failure) -> None:
-        """Name what went wrong, and try again what may go better."""
+        """Retry a failed request where that may help, else give the link up and log why."""
         job: Job = failure.request.meta["job"]  # type: ignore[attr-defined]
         error = failure.value
         if isinstance(error, Moved):
@@ -265,8 +265,9 @@ class LinkSpider(scrapy.Spider):
 
 
 def looks_like_text(body: bytes) -> bool:
-    """Tell whether a body that claims to be HTML may be, by its start: no mark of another format, and few control
-    characters, or (UTF-16) zeros in every other place only."""
+    """Return whether a body that claims to be HTML may be, by its start: no mark of another format, and few
+    control characters, or (UTF-16) zeros in every other place only.
+    """
     start = body[:1024]
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return True
@@ -293,12 +294,12 @@ def _text(value: bytes | None) -> str:
 
 
 def _was_cut(response: Any) -> bool:
-    """Whether the connection ended before the announced length did."""
+    """Return whether the connection ended before the announced length did."""
     return "dataloss" in response.flags
 
 
 def _headers(response: Any) -> list[tuple[str, str]]:
-    """The headers that say something about the text; line breaks cannot be smuggled into the archive."""
+    """Return the headers that describe the text, without line breaks, which could forge entries of the archive."""
     kept = []
     for name in _KEPT_HEADERS:
         value = response.headers.get(name)

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from allometry.errors import AllometryError, missing_extra
 
@@ -25,8 +25,16 @@ _ZSTD_BLOCK = (
 )  # bytes in: a hostile frame makes at most 32,768 of each, so this bounds what one step can make
 
 
+class Problem(NamedTuple):
+    """Something in a source that could not be used."""
+
+    where: str
+    reason: str
+    value: str
+
+
 def decompressed(file: IO[bytes], path: Path) -> Iterator[bytes]:
-    """Blocks of the uncompressed content. What the name promises must be what the first bytes say."""
+    """Yield blocks of the uncompressed content. AllometryError if the first bytes contradict the name."""
     magic = file.read(6)
     file.seek(0)
     suffix = path.suffix.lower()
@@ -58,7 +66,7 @@ def _is_skippable_frame(magic: bytes) -> bool:
 
 
 def _unzstd(file: IO[bytes], path: Path) -> Iterator[bytes]:
-    """Frames with windows of up to 2 GiB, as in Reddit's dumps, one after another."""
+    """Yield the content of the frames, one after another, with windows of up to 2 GiB, as in Reddit's dumps."""
     try:
         import zstandard
     except ImportError as error:
@@ -80,7 +88,9 @@ def _unzstd(file: IO[bytes], path: Path) -> Iterator[bytes]:
 
 
 def _ungzip(file: IO[bytes], path: Path) -> Iterator[bytes]:
-    """Members one after another. What stands before a damage comes before the error."""
+    """Yield the content of the members, one after another; of a damaged file all that precedes the damage, then
+    raise.
+    """
     member, inside = zlib.decompressobj(wbits=31), False
     try:
         while block := file.read(_BLOCK):
@@ -98,7 +108,8 @@ def _ungzip(file: IO[bytes], path: Path) -> Iterator[bytes]:
 
 
 def _unpack_python(make: Callable[[], Any]) -> Callable[[IO[bytes], Path], Iterator[bytes]]:
-    """Make a reader from a decompressor of the standard library: streams one after another, block by block."""
+    """Make a reader from a decompressor of the standard library: streams one after another, block by
+    block."""
 
     def unpack(file: IO[bytes], path: Path) -> Iterator[bytes]:
         stream, inside = make(), False
@@ -135,7 +146,7 @@ def _damaged(path: Path, what: str) -> AllometryError:
 
 
 def numbered_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes | None]]:
-    """Numbered lines without their newline; None for one that is longer than MAX_LINE."""
+    """Yield numbered lines without their newline; None for one that is longer than MAX_LINE."""
     number, held, skipping = 0, bytearray(), False
     for block in blocks:
         held += block

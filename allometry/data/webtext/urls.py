@@ -55,7 +55,7 @@ _EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,5})$")
 
 
 def url_problem(url: str, *, extra_domains: frozenset[str] = frozenset(), local: bool = False) -> str | None:
-    """Why a link is not worth fetching ("extension", "domain", ...), or None if it is.
+    """Return why a link is not worth fetching ("extension", "domain", ...), or None if it is.
 
     `extra_domains` are excluded besides the built-in ones; `local` accepts hosts that are bare addresses or
     names without a dot (for crawls of one's own servers).
@@ -84,12 +84,12 @@ def url_problem(url: str, *, extra_domains: frozenset[str] = frozenset(), local:
 
 
 def host_of(url: str) -> str:
-    """Return the name of a URL's host, in small letters and without a final dot ("a.com." is "a.com")."""
+    """Return the name of a URL's host, in lower case and without a final dot ("a.com." is "a.com")."""
     return (urlsplit(url).hostname or "").rstrip(".")
 
 
 def _is_name(host: str) -> bool:
-    """Tell whether DNS can hold a name: labels of 1 to 63 bytes, 253 in all, in its ASCII form."""
+    """Return whether DNS can hold a name: labels of 1 to 63 bytes, 253 in all, in its ASCII form."""
     try:
         encoded = host.encode("idna").decode("ascii")
     except UnicodeError:
@@ -98,7 +98,7 @@ def _is_name(host: str) -> bool:
 
 
 def is_excluded_host(host: str, extra_domains: frozenset[str] = frozenset()) -> bool:
-    """Whether pages of this host are left out."""
+    """Return whether pages of this host are left out."""
     labels = host.lower().rstrip(".").split(".")
     suffixes = {".".join(labels[start:]) for start in range(len(labels))}
     if suffixes & EXCLUDED_DOMAINS or suffixes & extra_domains:
@@ -116,7 +116,7 @@ def _is_address(host: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _suffixes() -> object:
-    """The public suffix list that is inside the package: no network."""
+    """Load the public suffix list that is inside the package: no network."""
     try:
         import tldextract
     except ImportError as error:
@@ -126,8 +126,9 @@ def _suffixes() -> object:
 
 @lru_cache(maxsize=100_000)
 def registered_domain(host: str) -> str:
-    """The domain that somebody registered: "news.bbc.co.uk" -> "bbc.co.uk". Hosts without one stand for
-    themselves."""
+    """Return the registered domain of a host: "news.bbc.co.uk" -> "bbc.co.uk". Hosts without one stand for
+    themselves.
+    """
     found = _suffixes()(host)  # type: ignore[operator]
     return f"{found.domain}.{found.suffix}" if found.suffix and found.domain else host.lower()
 
@@ -165,17 +166,17 @@ _TRACKING = re.compile(
     r"|phpsessid|jsessionid|aspsessionid\w*|sessionid|cfid|cftoken",
     re.IGNORECASE,
 )
-"""Names of parameters that say where a visitor came from or who he is, not which page he wants."""
+"""Names of parameters that identify the visitor or the referrer, not the page."""
 
 
 def url_id(canonical_url: str) -> str:
-    """The name of a page: 16 hexadecimal digits of a hash of its canonical URL (45 million give a clash with
-    p < 1e-4)."""
+    """Return the id of a page: 16 hexadecimal digits of a hash of its canonical URL (45 million collide with p <
+    1e-4).
+    """
     return hashlib.blake2b(canonical_url.encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 
 def part_of(host: str, parts: int) -> int:
-    """The part that works on a host: by hash of its registered domain, so that one crawler alone visits
-    it."""
+    """Return the part of a host, by hash of its registered domain, so that only one crawler visits it."""
     hashed = hashlib.blake2b(registered_domain(host).encode("utf-8", "replace"), digest_size=8).digest()
     return int.from_bytes(hashed, "big") * parts >> 64

@@ -17,14 +17,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from allometry.data.webtext.sources import Problem
+from allometry.data.webtext.streams import Problem
 from allometry.errors import AllometryError, missing_extra
 
 MAX_HEADER_LINE = 1 << 20
 """Bytes of a line of a record's headers."""
 
 MAX_BODY = 32 << 20
-"""Bytes of a body that are read from an archive that others made."""
+"""Maximum bytes of a body that are read from an archive that others made."""
 
 HEAD_BYTES = 1 << 18
 """Bytes of an unpacked record that are looked at to learn which link it was written for."""
@@ -54,8 +54,9 @@ def encode_page(
     link: Mapping[str, Any],
     truncated: str | None = None,
 ) -> bytes:
-    """One `response` record as a gzip member. `status` is like "200 OK"; `truncated` is WARC-Truncated's
-    reason."""
+    """Return one `response` record as a gzip member. `status` is like "200 OK"; `truncated` is WARC-Truncated's
+    reason.
+    """
     from warcio.statusandheaders import StatusAndHeaders
 
     extra = {"WARC-JSON-Metadata": json.dumps(link)}
@@ -66,7 +67,7 @@ def encode_page(
 
 
 def encode_info(fields: Mapping[str, str]) -> bytes:
-    """The `warcinfo` record that an archive begins with, as a gzip member."""
+    """Return the `warcinfo` record that an archive begins with, as a gzip member."""
     text = "".join(f"{key}: {value}\r\n" for key, value in fields.items())
     return _member(
         "urn:allometry:webtext", "warcinfo", text.encode(), {"Content-Type": "application/warc-fields"}, None
@@ -88,7 +89,8 @@ def _member(url: str, kind: str, body: bytes, extra: dict[str, str], http: Any) 
 
 
 def erased_member(length: int) -> bytes:
-    """Return a gzip member of exactly `length` bytes that says that a page was removed, to overwrite its member.
+    """Return a gzip member of exactly `length` bytes that says that a page was removed, to overwrite its
+    member.
 
     The rest is filled with the comment of the gzip header, which readers skip.
     """
@@ -102,7 +104,7 @@ def erased_member(length: int) -> bytes:
 
 
 def read_page(path: Path, offset: int, length: int) -> Page:
-    """The page whose gzip member lies at `offset`. Raises AllometryError where there is none."""
+    """Read the page whose gzip member lies at `offset`. Raises AllometryError where there is none."""
     with path.open("rb") as file:
         file.seek(offset)
         member = file.read(length)
@@ -119,8 +121,9 @@ def read_page(path: Path, offset: int, length: int) -> Page:
 
 
 def html_pages(path: Path) -> Iterator[Page | Problem]:
-    """The successful HTML responses of a WARC file, and what could not be read of it. Raises AllometryError
-    if it is none."""
+    """Yield the successful HTML responses of a WARC file, and the records that could not be read. Raises
+    AllometryError if the file is no WARC.
+    """
     with path.open("rb") as file:
         yield from _pages(file, path.name)
 
@@ -146,7 +149,7 @@ def _pages(file: Any, name: str) -> Iterator[Page | Problem]:
                 )
                 continue
             yield _page(record, body)
-    # The reader assumes well-formed records, and fails in many ways where a stranger's are not.
+    # The reader assumes well-formed records, and fails in many ways on malformed ones.
     except Exception as error:
         what = f"{type(error).__name__}: {error}"[:200]
         if count == 0:
@@ -157,7 +160,7 @@ def _pages(file: Any, name: str) -> Iterator[Page | Problem]:
 
 
 def _bound_lines(reader: Any) -> None:
-    """Make a reader of warcio's refuse lines of more than MAX_HEADER_LINE bytes, which it would collect."""
+    """Make a reader of warcio's refuse lines of more than MAX_HEADER_LINE bytes, which it would otherwise collect."""
     read = reader.readline
 
     def bounded(length: int | None = None) -> bytes:

@@ -1,11 +1,9 @@
-"""Mapping a function over items with many processes: on this machine, or on a Ray cluster. One small
-interface.
+"""Map a function over items with many processes: on this machine, or on a Ray cluster, through one interface.
 
 Both keep the order of the items, bound how many are under way, and turn an item that takes too long or kills
 its process into a result that says so. The limit is processor time, kept by the system's own timer, so that
 what comes out does not depend on how busy the machine is. Functions and items must be importable and
-picklable; on a cluster,
-files named by items must be on storage that every machine sees.
+picklable; on a cluster, files named by items must be on storage that every machine sees.
 """
 
 from __future__ import annotations
@@ -26,22 +24,23 @@ from allometry.errors import AllometryError
 
 Item = TypeVar("Item")
 START_SECONDS = 180.0
-"""How long a worker may take to start (imports on a loaded machine) before that counts as an error."""
+"""Seconds that a worker may take to start (imports on a loaded machine) before that counts as an error."""
 
 WAITING_FACTOR = 100.0
-"""Times its limit of processor time that an item may take by the clock: only one that waits for ever does."""
+"""Wall-clock limit of an item, as a multiple of its limit of processor time: only an item that hangs exceeds it."""
 
 
 class Outcome(NamedTuple):
-    """What became of an item: its `value`, or in `error` "timeout", "crashed" or the exception as text."""
+    """The outcome of an item: its `value`, or in `error` "timeout", "crashed" or the exception as text."""
 
     value: Any
     error: str | None = None
 
 
 class Pool(Protocol):
-    """Something that maps functions over items. `limit` is the most seconds of processor time that one item may
-    take. A `with` block ends its processes."""
+    """The interface of a pool of processes that maps functions over items. `limit` is the maximum of processor
+    time, in seconds, for one item. A `with` block ends its processes.
+    """
 
     def __enter__(self) -> Pool: ...
 
@@ -55,13 +54,14 @@ class Pool(Protocol):
         limit: float | None = None,
         chunk: int = 1,
     ) -> Iterator[Outcome]:
-        """The outcomes in the order of the items; `chunk` items travel together."""
+        """Yield the outcomes in the order of the items; `chunk` items travel together."""
         ...
 
 
 def open_pool(on: str = "local", workers: int | None = None) -> Pool:
-    """The pool that a name stands for: "local", "ray" or "ray://host:port". Raises AllometryError for
-    others."""
+    """Return the pool that a name stands for: "local", "ray" or "ray://host:port". Raises AllometryError for
+    others.
+    """
     if on == "local":
         return LocalPool(workers or usable_cores())
     if on == "ray" or on.startswith("ray://"):
@@ -70,7 +70,7 @@ def open_pool(on: str = "local", workers: int | None = None) -> Pool:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     try:
         return max(1, len(os.sched_getaffinity(0)))
     except AttributeError:  # not Linux
@@ -112,7 +112,7 @@ class LocalPool:
         limit: float | None = None,
         chunk: int = 1,
     ) -> Iterator[Outcome]:
-        """See Pool.map."""
+        """Yield the outcomes in the order of the items: see Pool.map."""
         if (function, limit) != (self._function, self._limit):
             self._end_workers(self._workers)
             self._function, self._limit = function, limit
@@ -142,8 +142,7 @@ class LocalPool:
         held: int,
         needed: bool,
     ) -> None:
-        """Give idle workers their next items, unless too many results wait for an earlier one. Starts
-        workers."""
+        """Give idle workers their next items, unless too many results wait for an earlier one. Starts workers."""
         ahead = max(self._n * chunk * 8 - held, 1 if needed else 0)
         for slot in range(self._n):
             if slot < len(self._workers) and self._workers[slot].work:
@@ -173,7 +172,7 @@ class LocalPool:
     def _collect(
         self, finished: dict[int, Outcome], again: deque[tuple[int, Any]], limit: float | None
     ) -> None:
-        """Wait for the next results; take away workers that died or exceeded their time."""
+        """Wait for the next results; remove workers that died or exceeded their time."""
         patience = (
             None
             if limit is None
@@ -213,7 +212,7 @@ def _take(
 
 
 def _receive(worker: _Worker, finished: dict[int, Outcome]) -> str | None:
-    """Take one message; "crashed" if the process is gone."""
+    """Receive one message; "crashed" if the process is gone."""
     try:
         message = worker.pipe.recv()
     except (EOFError, OSError):
@@ -230,7 +229,7 @@ def _receive(worker: _Worker, finished: dict[int, Outcome]) -> str | None:
 
 
 def _ended_by_timer(worker: _Worker) -> bool:
-    """Tell whether a process that is gone was ended by the timer of its processor time."""
+    """Return whether a process that is gone was ended by the timer of its processor time."""
     worker.process.join()
     return bool(worker.process.exitcode == -signal.SIGPROF)
 
@@ -242,7 +241,8 @@ def _end(worker: _Worker) -> None:
 
 
 def _serve(pipe: Connection, function: Callable[[Any], Any], limit: float | None) -> None:
-    """Serve as a worker: items in, an outcome for each out. `function.prepare()`, if there is one, runs first.
+    """Serve as a worker: items in, an outcome for each out. `function.prepare()`, if there is one, runs
+    first.
 
     The timer counts the processor time of this process and ends it, also inside a library's own loops.
     """
@@ -263,7 +263,7 @@ def _serve(pipe: Connection, function: Callable[[Any], Any], limit: float | None
 
 
 def run_one(function: Callable[[Any], Any], item: Any) -> Outcome:
-    """Apply the function; an exception becomes an outcome, for one bad page must not end a stage."""
+    """Apply the function; an exception becomes an outcome, because one bad page must not end a stage."""
     try:
         return Outcome(function(item))
     except Exception as error:
@@ -290,7 +290,7 @@ class RayPool:
         limit: float | None = None,
         chunk: int = 1,
     ) -> Iterator[Outcome]:
-        """See Pool.map."""
+        """Yield the outcomes in the order of the items: see Pool.map."""
         task = self._ray.remote(_run_chunk)
         most = 2 * max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         pending: deque[Any] = deque()

@@ -1,4 +1,4 @@
-"""Where everything of one corpus lies, and how a stage knows what is already done.
+"""The folder of one corpus, and how a stage knows what is already done.
 
     OUT/  README.md  train-*.parquet  test-*.parquet        the data set: what `datasets.load_dataset(OUT)`
     reads
@@ -49,7 +49,7 @@ _OVER_ALL_PARTS = ("dedup", "contamination")
 
 
 def digest(*values: Any) -> str:
-    """A short name for JSON values that changes when they do."""
+    """Return a short name for JSON values that changes when they do."""
     return hashlib.blake2b(
         json.dumps(values, sort_keys=True, default=str).encode(), digest_size=8
     ).hexdigest()
@@ -57,7 +57,7 @@ def digest(*values: Any) -> str:
 
 @dataclass
 class Summary:
-    """What a stage did: how many came in, what became of them, in how long."""
+    """The summary of a stage: how many items came in, their outcomes, and the time."""
 
     stage: str
     counts: Counter[str] = field(default_factory=Counter)
@@ -67,7 +67,7 @@ class Summary:
     notes: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """The summary as JSON; `counts` and `removed` in descending order of size within each."""
+        """Return the summary as JSON; `counts` and `removed` in descending order of size within each."""
         return {
             "stage": self.stage,
             "counts": dict(self.counts),
@@ -79,7 +79,7 @@ class Summary:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Summary:
-        """The inverse of `as_json`."""
+        """Return the summary that `as_json` wrote."""
         return cls(
             stage=value["stage"],
             counts=Counter(value["counts"]),
@@ -142,16 +142,16 @@ class Workspace:
                     pass
 
     def path(self, stage: str, part: int | None = None, suffix: str = ".jsonl") -> Path:
-        """The folder of a stage, or the file of one of its parts."""
+        """Return the folder of a stage, or the file of one of its parts."""
         folder = self.root / "stages" / stage
         return folder if part is None else folder / f"part-{part:05d}{suffix}"
 
     def removed(self, stage: str) -> Path:
-        """The file that lists what a stage dropped."""
+        """Return the file that lists what a stage dropped."""
         return self.root / "removed" / f"{stage}.jsonl"
 
     def join_removed(self, stage: str) -> None:
-        """Make `removed/<stage>.jsonl` from the lists of the parts."""
+        """Write `removed/<stage>.jsonl` from the lists of the parts."""
         parts = (self.path(stage, part, ".removed.jsonl") for part in range(self.parts))
         join_files(parts, self.removed(stage))
 
@@ -179,7 +179,7 @@ class Workspace:
         return f"allometry webtext {stage} {arguments.get(stage, folder)}"
 
     def stale_parts(self, stage: str) -> list[int]:
-        """List the parts of a stage that are unfinished, or made from what is there no more."""
+        """Return the parts of a stage that are unfinished, or made from inputs that have changed."""
         whole = self.made_from(stage, 0) if stage in _OVER_ALL_PARTS else None
         return [part for part in range(self.parts) if not self._is_fresh(stage, part, whole)]
 
@@ -191,7 +191,7 @@ class Workspace:
         return record.get("made_from") == wanted
 
     def made_from(self, stage: str, part: int) -> str:
-        """Return the fingerprint of what a part of a stage is made from, as it is now ("" for links)."""
+        """Return the fingerprint of the present input of a part of a stage ("" for links)."""
         if stage == "links":
             return ""
         if stage in _OVER_ALL_PARTS:
@@ -199,7 +199,7 @@ class Workspace:
         return self.part_fingerprint(_SOURCE[stage], part)
 
     def part_is_done(self, stage: str, part: int, inputs: str) -> bool:
-        """Tell whether a part was finished with these inputs and options."""
+        """Return whether a part was finished with these inputs and options."""
         record = self.part_record(stage, part)
         return record is not None and record["inputs"] == inputs and self._is_fresh(stage, part, None)
 
@@ -208,13 +208,12 @@ class Workspace:
         self.path(stage, part, ".json").unlink(missing_ok=True)
 
     def part_record(self, stage: str, part: int) -> dict[str, Any] | None:
-        """What is known of a finished part: `inputs`, `fingerprint`, `counts`, `removed`. None:
-        unfinished."""
+        """Return the record of a finished part: `inputs`, `fingerprint`, `counts`, `removed`. None: unfinished."""
         record: dict[str, Any] | None = read_json(self.path(stage, part, ".json"))
         return record
 
     def part_fingerprint(self, stage: str, part: int) -> str:
-        """The fingerprint of a finished part, "" where there is none."""
+        """Return the fingerprint of a finished part, "" where there is none."""
         return (self.part_record(stage, part) or {}).get("fingerprint", "")
 
     def finish_part(
@@ -228,7 +227,8 @@ class Workspace:
         removed: Mapping[str, int],
         made_from: str | None = None,
     ) -> None:
-        """Record that a part is done. Written after the part's files: its presence means that they are whole.
+        """Record that a part is done. The record is written after the part's files: its presence means that they
+        are complete.
 
         `inputs` names what the part was made from (its options too), `fingerprint` what came out; `made_from`
         is that of the stage before, looked up if it is not given.
@@ -254,8 +254,9 @@ class Workspace:
         return summary
 
     def seconds_so_far(self, stage: str, n_todo: int) -> float:
-        """The time that earlier runs of a stage took, if this one continues them: it has not all parts to
-        do."""
+        """Return the seconds that earlier runs of a stage took, if this run continues them: not all parts are
+        left to do.
+        """
         before = self.summary(stage)
         return before.seconds if before is not None and n_todo < self.parts else 0.0
 
@@ -264,13 +265,13 @@ class Workspace:
         write_json(self.path(summary.stage) / "summary.json", summary.as_json())
 
     def summary(self, stage: str) -> Summary | None:
-        """The summary of a stage that has run."""
+        """Return the summary of a stage that has run, else None."""
         value = read_json(self.path(stage) / "summary.json")
         return None if value is None else Summary.from_json(value)
 
 
 def _known_parts(marker: Path) -> int:
-    """Read the number of parts from `webtext.json`, which may be damaged or a stranger's."""
+    """Read the number of parts from `webtext.json`, which may be damaged or somebody else's."""
     known = read_json(marker)
     parts = known.get("parts") if isinstance(known, dict) else None
     if isinstance(parts, bool) or not isinstance(parts, int) or not 1 <= parts <= MAX_PARTS:

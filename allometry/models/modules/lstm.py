@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from allometry.models.lstm import LSTMConfig
 
 FORGET_BIAS = 1.0
-"""Where the forget gates' biases start, so that cells remember until told otherwise (Gers et al. 2000;
+"""Initial bias of the forget gates: positive, so that cells remember at first (Gers et al. 2000;
 Jozefowicz et al. 2015 find it the one initialisation that matters)."""
 
 STATE_SCALE = 1 / 6
@@ -37,11 +37,11 @@ class LSTM(nn.Module):
         self.layers = nn.ModuleList(Layer(config.d_model) for _ in range(config.n_layer))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (B, T, V) of the token after each position; position t sees tokens 0 … t only."""
+        """Return logits (B, T, V) of the token after each position; position t sees tokens 0 … t only."""
         return F.linear(self.features(tokens), self.head())
 
     def features(self, tokens: Tensor) -> Tensor:
-        """What the head reads: the hidden state of the last layer, (B, T, d)."""
+        """Return the input of the head: the hidden state of the last layer, (B, T, d)."""
         x = self.dropout(self.embed(tokens.T))  # (T, B, d): time first, as the recurrence goes
         start = x.new_zeros(1, x.shape[1], x.shape[2])
         with _full_precision(x.device.type):
@@ -50,12 +50,12 @@ class LSTM(nn.Module):
         return x.transpose(0, 1)
 
     def head(self) -> Tensor:
-        """The output matrix, (V, d): the token embedding again, so the head has no weights of its own."""
+        """Return the output matrix, (V, d): the token embedding, since the head is tied to it."""
         return self.embed.weight
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw the weights: normal numbers, by the scale of what they meet, so that products have scale 1.
+        """Draw normal weights, scaled by the number of inputs, so that products have scale 1.
 
         A state entry is about STATE_SCALE, so embeddings have std 1 / (sqrt(d) STATE_SCALE), which puts the
         logits at the scale of 1, and the first layer's input matrix std STATE_SCALE, which undoes it. Narrow
@@ -89,7 +89,7 @@ class Layer(nn.Module):
         self.bias = nn.Parameter(torch.empty(4 * d))
 
     def forward(self, x: Tensor, start: Tensor) -> Tensor:
-        """(T, B, d) to (T, B, d) by PyTorch's fused kernels; h and c begin as `start`, (1, B, d)."""
+        """Map (T, B, d) to (T, B, d) with PyTorch's fused kernels; h and c begin as `start`, (1, B, d)."""
         weights = [self.input.weight, self.recurrent.weight, self.bias, torch.zeros_like(self.bias)]
         # has_biases, num_layers, dropout, train, bidirectional, batch_first
         settings = (True, 1, 0.0, torch.is_grad_enabled(), False, False)
@@ -98,7 +98,7 @@ class Layer(nn.Module):
 
 
 def _full_precision(device: str) -> AbstractContextManager[Any]:
-    """No autocast within it: that fewer bits do a recurrence no harm is not shown.
+    """Switch autocast off within the context: it is not known whether a recurrence tolerates fewer bits.
 
     Where there is no autocast nothing is entered, which would cost 8 % of a step at d = 32.
     """

@@ -36,25 +36,25 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(config.d_model, bias=config.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (B, T, V) of the token after each position; position t sees tokens 0 … t only."""
+        """Return logits (B, T, V) of the token after each position; position t sees tokens 0 … t only."""
         return F.linear(self.features(tokens), self.head())
 
     def features(self, tokens: Tensor) -> Tensor:
-        """What the head reads: the residual stream after the last block, normalised, (B, T, d)."""
+        """Return the input of the head: the residual stream after the last block, normalised, (B, T, d)."""
         return self.norm(self.stack(self.enter(tokens)))
 
     def enter(self, tokens: Tensor) -> Tensor:
-        """The residual stream before the first block, (B, T, d): what each token is, and where."""
+        """Return the residual stream before the first block, (B, T, d): token plus position embedding."""
         return self.dropout(self.embed(tokens) + self.position.weight[: tokens.shape[1]])
 
     def stack(self, x: Tensor) -> Tensor:
-        """Every block once, (B, T, d) to (B, T, d)."""
+        """Apply every block once, (B, T, d) to (B, T, d)."""
         for block in self.blocks:
             x = block(x)
         return x
 
     def head(self) -> Tensor:
-        """The output matrix, (V, d): the token embedding again, so the head has no weights of its own."""
+        """Return the output matrix, (V, d): the token embedding, since the head is tied to it."""
         return self.embed.weight
 
     @torch.no_grad()
@@ -92,13 +92,13 @@ class Block(nn.Module):
         self.mlp = FeedForward(config)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Residual stream (B, T, d) to residual stream."""
+        """Map the residual stream (B, T, d) to the residual stream after this block."""
         x = x + self.attention(self.norm_1(x))
         return x + self.mlp(self.norm_2(x))
 
 
 class Attention(nn.Module):
-    """Causal self-attention with H heads: 4 d^2 weights, and the only place where positions meet."""
+    """Causal self-attention with H heads: 4 d^2 weights. Only here does information move between positions."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, d) to (B, T, d): in each head softmax(q k^T / sqrt(d / H)) v over the positions so far."""
+        """Map (B, T, d) to (B, T, d): in each head softmax(q k^T / sqrt(d / H)) v over the positions so far."""
         B, T, d = x.shape
         split = self.qkv(x).view(B, T, 3, self.n_head, d // self.n_head)  # 3: queries, keys, values
         q, k, v = split.permute(2, 0, 3, 1, 4)  # each (B, H, T, d / H)
@@ -127,5 +127,5 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, d) to (B, T, d)."""
+        """Map (B, T, d) to (B, T, d)."""
         return self.dropout(self.contract(F.gelu(self.expand(x))))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from allometry.models.universal import Act, UniversalConfig
 
 HALTING_BIAS = 1.0
-"""Where the halting unit's bias starts, as in Dehghani et al.'s code: a fresh model halts after two steps."""
+"""Initial bias of the halting unit, as in Dehghani et al.'s code: a fresh model halts after two steps."""
 
 
 class Universal(Transformer):
@@ -35,7 +35,7 @@ class Universal(Transformer):
             self.halt = nn.Linear(config.d_model, 1)
 
     def features(self, tokens: Tensor) -> Tensor:
-        """What the head reads: the residual stream after the last repetition, normalised, (B, T, d)."""
+        """Return the input of the head: the residual stream after the last repetition, normalised, (B, T, d)."""
         x = self.enter(tokens)
         if self.act:
             return self.norm(self._until_halted(x, self.act))
@@ -44,11 +44,11 @@ class Universal(Transformer):
         return self.norm(x)
 
     def repeat(self, x: Tensor, repetition: int) -> Tensor:
-        """One repetition, counted from 0, of the stack, (B, T, d) to (B, T, d)."""
+        """Apply the stack once, as repetition number `repetition` from 0, (B, T, d) to (B, T, d)."""
         return self.stack(x + _signal(repetition, x) if self.timestep else x)
 
     def _until_halted(self, x: Tensor, act: Act) -> Tensor:
-        """Each position's mean state, weighted by its halting probabilities, (B, T, d).
+        """Return each position's mean state, weighted by its halting probabilities, (B, T, d).
 
         After repetition n a position that still runs has the halting probability p_n. Its weights are p_1,
         p_2, … until their sum would pass the threshold or the repetitions end; the last weight is what is
@@ -74,7 +74,9 @@ class Universal(Transformer):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """As the transformer of n_layer layers; the halting unit starts with the same p at every position."""
+        """Initialise as the transformer of n_layer layers; the halting unit starts with the same p at every
+        position.
+        """
         super().initialise(generator)
         if self.act:
             self.halt.weight.zero_()
@@ -82,7 +84,7 @@ class Universal(Transformer):
 
 
 def _signal(repetition: int, x: Tensor) -> Tensor:
-    """Dehghani et al. 2019, equation 5, of the time step: sines and cosines of it at d / 2 wavelengths, (d,).
+    """Return the time-step signal (d,) of Dehghani et al. 2019, equation 5: sines and cosines at d / 2 wavelengths.
 
     Divided by sqrt(d), because embeddings here have std 1 / sqrt(d) where theirs have 1.
     """

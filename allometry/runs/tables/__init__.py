@@ -1,4 +1,4 @@
-"""Foreign tables of runs, read as one table: what a file is, its numbers, its headings, its trackers."""
+"""Tables of runs from other programs, read as one table: file formats, numbers, headings, trackers."""
 
 from allometry.runs.tables.reading import Imported, read_table, save_mapping
 

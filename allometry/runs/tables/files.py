@@ -1,4 +1,4 @@
-"""What a file is, by its content: compressed, text in which encoding, a workbook, or no table at all."""
+"""The kind of a file, by its content: compressed, text in which encoding, a workbook, or no table at all."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
 
 
 def kind(source: Path) -> str:
-    """Return what a file is: "text", "parquet" or "xlsx". Reads only its beginning.
+    """Return the kind of a file: "text", "parquet" or "xlsx". Reads only its beginning.
 
     Raises AllometryError, saying what the file is, for anything else, and for an empty file.
     """
@@ -241,7 +241,7 @@ def _not_utf8(source: Path, data: bytes, error: UnicodeDecodeError) -> Allometry
 
 
 def check_lines(source: Path, whole: str) -> None:
-    """Refuse text with a line so long that it can be no row of a table."""
+    """Refuse text with a line that is too long to be a row of a table."""
     start = 0
     while len(whole) - start > LONGEST_LINE:
         end = max(
@@ -279,7 +279,7 @@ def workbook(source: Path, notices: list[str]) -> list[list[str]]:
                 sheets[sheet.title] = rows
     except AllometryError:
         raise
-    except Exception as error:  # openpyxl lets through whatever XML, zip and number parsing raise
+    except Exception as error:  # openpyxl does not catch the errors of parsing XML, zip and numbers
         raise AllometryError(
             f"{source} is a damaged Excel workbook: {str(error)[:100] or type(error).__name__}",
             hint="save it again",

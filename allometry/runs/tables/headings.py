@@ -1,4 +1,4 @@
-"""Which column is which: the names that parameters, tokens, compute, loss, … go by, and units in headings.
+"""Recognise columns: the names of parameters, tokens, compute, loss, …, and units in headings.
 
 The command line and Python read tables by this one list.
 """
@@ -82,7 +82,11 @@ _PREFIXES = {"config", "cfg", "summary", "summary_metrics", "hparams", "hyperpar
              "history"}  # fmt: skip
 _TRAINING_PREFIXES = {"train", "training", "trainer"}
 
-_COUNTS = {"N", "D", "C", "B", "unique"}
+COUNTS = ("N", "D", "C", "B", "unique")
+"""Symbols that count parameters, tokens or FLOPs."""
+
+_LARGEST = {"N": 3e12, "D": 3e14, "unique": 3e14}
+"""Counts above which a heading's unit cannot be meant: those of the largest models are smaller."""
 _LETTERS = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "bn": 1e9, "t": 1e12, "tn": 1e12, "mn": 1e6, "bt": 1e9}
 _WORDS = {
     "thousand": 1e3, "thousands": 1e3, "million": 1e6, "millions": 1e6, "billion": 1e9, "billions": 1e9,
@@ -105,7 +109,7 @@ class Heading:
 
 
 def plain(name: object) -> str:
-    """Return a name in lower case with _ for whatever is no letter or digit, and between camelCase words."""
+    """Return a name in lower case with _ for characters other than letters and digits, and between camelCase words."""
     text = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", str(name)[:400])
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
@@ -152,8 +156,7 @@ def _bracketed(text: str) -> tuple[str, float, str | None]:
 
 
 def _scale(unit: str) -> float | None:
-    """Return what a unit in a heading multiplies by, such as "M", "in billions", "x1e6", "10^9",
-    "PF-days"."""
+    """Return the factor of a unit in a heading, such as "M", "in billions", "x1e6", "10^9", "PF-days"."""
     text = re.sub(r"\s+", "", unit.lower().removeprefix("in ").removeprefix("#"))
     text = re.sub(r"(?:of)?(?:param(?:eter)?s?|tok(?:en)?s?)$", "", text)
     for table in (_WORDS, _LETTERS, _FLOPS):
@@ -233,7 +236,7 @@ def is_training_loss(name: str) -> bool:
 
 
 def run_column(frame: pd.DataFrame) -> tuple[str | None, str | None]:
-    """Return the column that tells runs apart, if one plausibly does, and a sentence on one that does not.
+    """Return the column that identifies runs, if one plausibly does, and a sentence on one that does not.
 
     A run's id or name is one by its heading. A column `name` or `id` is one only if each row has its own, or
     if rows of one name go along a training run (one size, a growing counter of steps or tokens): elsewhere it
@@ -291,7 +294,9 @@ def scaled(name: object, values: Any, written: bool = False) -> tuple[Any, str |
             values,
             f"column {str(name)!r}: its cells have units, so the heading's ({heading.unit}) was not applied",
         )
-    if len(finite) and np.median(np.abs(finite)) * heading.scale > (1e30 if heading.scale > 1e12 else 1e16):
+    meant = [limit for symbol, limit in _LARGEST.items() if set(heading.names) & set(NAMES[symbol])]
+    most = min(meant) if meant else 1e30 if heading.scale > 1e12 else 1e16
+    if len(finite) and np.median(np.abs(finite)) * heading.scale > most:
         return values, (
             f"column {str(name)!r} is headed {heading.unit!r}, but its values reach {finite.max():.3g}: "
             "they were read as they are"
@@ -308,10 +313,21 @@ _COUNTED = {"N": "parameters", "D": "training tokens", "C": "FLOPs"}
 
 
 def scale_notice(symbol: str, values: Any) -> str | None:
-    """Return a sentence if numbers of parameters, tokens or FLOPs are so small that they must be in a unit.
+    """Return a sentence on numbers of parameters, tokens or FLOPs that are in a unit; see `wrong_scale`."""
+    found = wrong_scale(symbol, values)
+    if found is None:
+        return None
+    what, scale = found
+    remedy = f" (map {symbol} to {symbol}*{scale})" if scale else ""
+    return f"{what}{remedy}? Exponents do not depend on it; plans and predictions do"
+
+
+def wrong_scale(symbol: str, values: Any) -> tuple[str, str] | None:
+    """Return a question and a likely factor ("1e6") if counts are so small that they must be in a unit.
 
     Language models have more than 1,000 parameters, train on more than 10,000 tokens and cost more than 1e9
-    FLOPs; a median below that is a table in millions, billions or PF-days whose headings do not say so.
+    FLOPs; a median below that is a table in millions, billions or PF-days whose headings do not say so. The
+    factor is "" where no usual one makes counts of them.
     """
     finite = np.asarray(values, dtype=float)
     finite = finite[np.isfinite(finite)]
@@ -321,14 +337,8 @@ def scale_notice(symbol: str, values: Any) -> str | None:
     word, scale = next(
         ((w, v) for w, v in _WORDS.items() if w.endswith("s") and v >= enough), ("a unit", 0.0)
     )
-    remedy = (
-        f" (map {symbol} to {symbol}*{scale:.0e})".replace("e+0", "e").replace("e+", "e") if scale else ""
-    )
-    return (
-        f"{symbol} runs from {finite.min():.4g} to {finite.max():.4g}, too few to be {_COUNTED[symbol]}: "
-        f"is it in "
-        f"{word}{remedy}? Exponents do not depend on it; plans and predictions do"
-    )
+    what = f"{symbol} runs from {finite.min():.4g} to {finite.max():.4g}, too few to be {_COUNTED[symbol]}"
+    return f"{what}: is it in {word}", f"{scale:.0e}".replace("e+0", "e").replace("e+", "e") if scale else ""
 
 
 _LIKE = {
@@ -338,8 +348,7 @@ _LIKE = {
 
 
 def similar(columns: Iterable[object], symbol: str) -> list[str]:
-    """Return columns whose names sound like a symbol ("c4_loss" like the loss), likeliest first, at most
-    four."""
+    """Return columns whose names resemble a symbol ("c4_loss" the loss), the most likely first, at most four."""
     pattern = _LIKE.get({"loss": "L", "unique": "U"}.get(symbol, symbol))
     if not pattern:
         return []

@@ -33,7 +33,7 @@ _FACTS = (
 
 
 def read_log(text: str, notices: list[str]) -> pd.DataFrame | None:
-    """Return the losses in a training program's log, one row a step; None for text that is no log known here.
+    """Return the losses in a training program's log, one row a step; None for text that is no known log.
 
     The number of parameters and the tokens of a step are taken where the log says them; tokens follow from
     steps then.

@@ -5,6 +5,7 @@ its cells and, where those leave it open, from the other columns.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ BLANK = {
     "#div/0!",
     "#ref!", "#name?", "#num!", "<na>", "nat",
 }  # fmt: skip
-"""Cells that stand for no value, in lower case."""
+"""Cells that mean a missing value, in lower case."""
 
 _INFINITE = {"inf": np.inf, "+inf": np.inf, "infinity": np.inf, "+infinity": np.inf, "∞": np.inf,
              "-inf": -np.inf, "-infinity": -np.inf}  # fmt: skip
@@ -53,7 +54,7 @@ class Ambiguous:
 
 @dataclass(kw_only=True)
 class TextColumn:
-    """What the cells of a column can mean.
+    """The possible values of a column's cells.
 
     `cells` maps each distinct text to its readings (see `units.readings`), blank ones left out; `values`
     gives the number of a cell that is one already. `numbers` says whether most of the cells are numbers.
@@ -76,7 +77,7 @@ class TextColumn:
 
 
 def examine(column: pd.Series) -> TextColumn:
-    """Return what the cells of a column of text can mean."""
+    """Return the possible values of a column of text."""
     cells: dict[str, dict[Decimal, float]] = {}
     good = total = 0
     for cell, count in _counted(column):
@@ -121,6 +122,22 @@ def decide(column: TextColumn, whole: Decimal | None, wanted: Decimal | None) ->
         return "."
     text, found = next((t, f) for t, f in column.cells.items() if "," in t and len(f) == 2)
     return Ambiguous(example=text.strip(), point=found["."], comma=found[","])
+
+
+_UNIT, _BARE = 1e5, 1e4
+
+
+def partly_in_units(cells: TextColumn) -> tuple[str, str] | None:
+    """Return a cell with a unit and one that seems to lack it ("10M" and "158"), if a column of counts has
+    both.
+
+    A count below 10,000 beside counts in thousands or millions is hardly a count.
+    """
+    values = {text: next(iter(found.values())) for text, found in cells.cells.items() if found}
+    named = {t for t in values if re.search(r"[A-Za-z]", re.sub(r"[eE][+-]?\d|inf\w*", "", t))}
+    large = next((t for t in values if t in named and np.isfinite(values[t]) and values[t] >= _UNIT), None)
+    small = next((t for t in values if t not in named and 0 < values[t] < _BARE), None)
+    return None if large is None or small is None else (large.strip(), small.strip())
 
 
 def convert(column: pd.Series, cells: TextColumn, mark: Decimal) -> tuple[NDArray[np.float64], list[int]]:

@@ -20,6 +20,7 @@ from allometry.errors import AllometryError
 from allometry.runs.files import read_json, write_json
 from allometry.runs.tables import files, text
 from allometry.runs.tables.headings import (
+    COUNTS,
     NAMES,
     STEPS,
     guess,
@@ -40,6 +41,7 @@ from allometry.runs.tables.numbers import (
     file_mark,
     is_blank,
     is_text,
+    partly_in_units,
 )
 from allometry.runs.tables.records import read_json_lines, read_json_table, spread
 from allometry.runs.tables.trackers import (
@@ -50,7 +52,7 @@ from allometry.runs.tables.trackers import (
     tensorboard_run,
     wide_notice,
 )
-from allometry.units import Decimal
+from allometry.units import Decimal, readings
 
 Rows = Literal["last", "best", "all"]
 """Which rows of a training run's curve are kept."""
@@ -124,8 +126,7 @@ def read_table(
 
 
 def save_mapping(path: Path | str, columns: Mapping[str, str]) -> Path:
-    """Keep which column is which symbol, in TABLE.columns.json beside the table; `read_table` then uses
-    it."""
+    """Record which column is which symbol, in TABLE.columns.json beside the table; `read_table` then uses it."""
     target = _mapping_file(Path(path))
     write_json(target, dict(columns))
     return target
@@ -332,7 +333,11 @@ def _typed(
     data: dict[str, Any] = {name: frame[name] for name in frame.columns}
     changed: dict[str, list[str]] = {"units": [], "commas": [], "open": []}
     written: set[str] = set()
+    counted = {*COUNTS, *(name for symbol in COUNTS for name in matches.get(symbol, ()))}
+    counted |= {chosen[symbol] for symbol in COUNTS if symbol in chosen}
     for name, cells in looked.items():
+        if name in counted:
+            _refuse_partial_units(source, name, cells)
         values = _as_numbers(
             source, name, frame[name], cells, whole, decimal, name in wanted, notices, changed
         )
@@ -344,6 +349,16 @@ def _typed(
             written.add(str(name))
     _say(looked, changed, notices)
     return pd.DataFrame(data), written
+
+
+def _refuse_partial_units(source: Path, name: str, cells: TextColumn) -> None:
+    """Raise AllometryError for a column of counts of which some cells have units and others lack theirs."""
+    found = partly_in_units(cells)
+    if found is not None:
+        raise AllometryError(
+            f"{source}: the column {name!r} has numbers with a unit and without: {found[0]!r}, {found[1]!r}",
+            hint="write the unit in every cell (10M, 1.2B), or every number in full (10000000)",
+        )
 
 
 def _is_id(name: object) -> bool:
@@ -390,7 +405,7 @@ def _as_numbers(
         )
     if mark == "," and ("," in cells.firm or "," in cells.weak or "." in cells.weak):
         changed["commas"].append(name)
-    elif not all(_is_plain(cell) for cell in cells.cells):
+    elif not all(_is_plain(cell) for cell, found in cells.cells.items() if mark in found):
         changed["units"].append(name)
     if all(re.fullmatch(r"\s*[+-]?\d{1,15}\s*", cell) for cell in cells.cells) and not np.isnan(values).any():
         return values.astype(np.int64)
@@ -423,7 +438,7 @@ def _say(looked: Mapping[str, TextColumn], changed: Mapping[str, list[str]], not
         names = changed[what]
         if names:
             cells = [cell for name in names for cell in looked[name].cells]
-            marked = [c for c in cells if ("," in c if what != "units" else not _is_plain(c))]
+            marked = [c for c in cells if ("," in c if what != "units" else not _is_plain(c) and readings(c))]
             notices.append(said.format(repr((marked or cells)[0].strip()), _listing(names)))
 
 
@@ -542,7 +557,7 @@ def _labels(sources: list[Path]) -> list[str]:
 
 
 def _shortened(notices: list[str]) -> list[str]:
-    """Return notices of many files with those that say the same of each file once."""
+    """Return the notices of many files, with those that are the same for each file only once."""
     seen: dict[str, tuple[str, int]] = {}
     for notice in notices:
         _, _, what = notice.partition(": ")

@@ -81,8 +81,7 @@ def _rows_of(source: Path, data: dict[str, Any], notices: list[str]) -> Any:
 
 
 def read_json_lines(source: Path, text: str, notices: list[str]) -> pd.DataFrame:
-    """Return one row for each JSON object a line. A cut last line and lines of plain text are left out, and
-    said.
+    """Return one row for each JSON object a line. A cut last line and lines of plain text are left out, with a note.
 
     Raises AllometryError, naming the line, for a damaged line elsewhere.
     """

@@ -1,5 +1,4 @@
-"""Tables in text: which mark separates the columns, where the table begins and ends, lines that are no
-runs."""
+"""Tables in text: the separator of columns, the table's beginning and end, lines that are not runs."""
 
 from __future__ import annotations
 
@@ -104,7 +103,7 @@ def _refuse_conflicts(source: Path, whole: str) -> None:
 
 
 def _mark(sample: list[str]) -> str:
-    """Return what separates columns: the mark with which most lines have one number of cells, more than 1."""
+    """Return the separator of columns: the mark with which most lines have the same number of cells, more than 1."""
     best, chosen = (0.0, 0), ","
     for mark in _MARKS:
         try:
@@ -123,7 +122,7 @@ def _mark(sample: list[str]) -> str:
 
 
 def _header(lines: list[tuple[int, list[str]]], notices: list[str]) -> int:
-    """Return which line holds the column names: the first that is as full as the others, comments aside."""
+    """Return the line of the column names: the first that is as full as the others, comments aside."""
     looked = lines[:_LOOKED_AT]
     filled = [sum(cell != "" for cell in cells) for _, cells in looked]
     usual = Counter(filled[-max(1, 2 * len(filled) // 3) :]).most_common(1)[0][0]

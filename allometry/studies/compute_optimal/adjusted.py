@@ -15,7 +15,7 @@ from allometry.figures.learning_curves import learning_curves
 from allometry.figures.several import several
 from allometry.laws.envelope import EnvelopeFit, fit_envelope
 from allometry.report.content import Figure, Section, Table
-from allometry.studies.core.sections import KAPLAN, LEVEL, StudySection, constant
+from allometry.studies.core.sections import KAPLAN, LEVEL, StudySection, TooFewRuns, constant
 from allometry.studies.shared.batches import Critical
 
 if TYPE_CHECKING:
@@ -38,9 +38,8 @@ class Frontiers:
     def get(self, source: str, compute: str) -> EnvelopeFit:
         """Return one envelope; AllometryError with the reason if it could not be had."""
         if (source, compute) not in self.fits:
-            raise AllometryError(
-                f"no frontier of {source} against {compute}: {'; '.join(self.problems) or 'not measured'}",
-                hint="allow more time",
+            raise TooFewRuns(
+                f"no frontier of {source} against {compute}: {'; '.join(self.problems) or 'not measured'}"
             )
         return self.fits[source, compute]
 
@@ -117,7 +116,7 @@ def _common(one: PowerLine, other: PowerLine) -> float:
 
 
 def loss_reading(found: Frontiers) -> StudySection:
-    """L(C) at the fixed batch and L(C_min) (figure 13)."""
+    """Report L(C) at the fixed batch and L(C_min) (figure 13)."""
     kinds = [c for c in ("C", "C_min") if (ENDS, c) in found.fits]
     if not kinds:
         found.get(ENDS, "C")
@@ -200,7 +199,7 @@ def _loss_text(found: Frontiers, kinds: list[str]) -> str:
 
 
 def size_reading(found: Frontiers) -> StudySection:
-    """N_opt, steps and batch against compute (figures 14 and 3)."""
+    """Report N_opt, steps and batch against compute (figures 14 and 3)."""
     kinds = [c for c in ("C", "C_min") if (ENDS, c) in found.fits]
     if not kinds:
         found.get(ENDS, "C")

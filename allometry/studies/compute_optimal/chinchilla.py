@@ -30,6 +30,7 @@ from allometry.studies.core.sections import (
     EPOCH,
     LEVEL,
     StudySection,
+    TooFewRuns,
     caveats,
     chapter,
     constant,
@@ -287,7 +288,7 @@ def _along(series: str, C: pd.Series, law: Callable[[Any], Any]) -> pd.DataFrame
 
 
 def _optimum(result: FitResult) -> Callable[[Any], Any]:
-    """N_opt(C) of a Chinchilla fit, for C = 6ND."""
+    """Return the function N_opt(C) of a Chinchilla fit, for C = 6ND."""
     p = result.parameters
     return lambda C: chinchilla_optimum(C, p["A"], p["B"], p["alpha"], p["beta"])[0]
 
@@ -343,6 +344,6 @@ def _of(found: list[Answer], approach: str) -> Answer:
     for answer in found:
         if answer.approach == approach and answer.convention == CONVENTIONS[-1][2]:
             if answer.source is None:
-                raise AllometryError(answer.problem, hint="allow more time")
+                raise TooFewRuns(answer.problem)
             return answer
     raise AllometryError(f"approach {approach} was not asked", hint="report this")

@@ -193,7 +193,9 @@ def _at(line: PowerLine) -> float:
 
 
 def _cross(loss: Any, size: Any, data: Any) -> Any:
-    """C at which exp(l0) C^l1 = (D_c/D)^α_D with D = C/(3 N), N = exp(n0) C^n1; NaN where the lines part."""
+    """Return C at which exp(l0) C^l1 = (D_c/D)^α_D with D = C/(3 N), N = exp(n0) C^n1; NaN where the lines
+    diverge.
+    """
     (l1, l0), (n1, n0), (alpha, scale) = loss, size, data
     slope = -alpha * (1 - n1) - l1
     level = alpha * (np.log(scale) + np.log(3.0) + n0) - l0

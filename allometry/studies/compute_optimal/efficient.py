@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.laws.estimate import Array, percentile_interval
 from allometry.planner.kaplan import Efficient, excess_compute
 from allometry.report.content import Section, Table
 from allometry.studies.compute_optimal.adjusted import ENDS, Frontiers
 from allometry.studies.compute_optimal.learning_curves import TimeLaw, arrivals
-from allometry.studies.core.sections import KAPLAN, LEVEL, StudySection, constant
+from allometry.studies.core.sections import KAPLAN, LEVEL, StudySection, TooFewRuns, constant
 from allometry.units import PF_DAY
 
 if TYPE_CHECKING:
@@ -68,17 +67,16 @@ def spending(found: Frontiers) -> StudySection:
 
 
 def adjusted_frontier(found: Frontiers) -> tuple[BatchLaw, EnvelopeFit]:
-    """B_crit(L) and the frontier of finished horizons against C_min; AllometryError where there is none."""
+    """Return B_crit(L) and the frontier of finished horizons against C_min; raise AllometryError where there
+    is none.
+    """
     if found.critical.law is None:
-        raise AllometryError(
-            f"C_min needs B_crit, which could not be had: {found.critical.reason}",
-            hint="allow more time, or run allometry run batch",
-        )
+        raise TooFewRuns(f"C_min needs B_crit, which could not be had: {found.critical.reason}")
     return found.critical.law, found.get(ENDS, "C_min")
 
 
 def allocation(fitted: EnvelopeFit, law: BatchLaw) -> dict[str, tuple[float, float, float]]:
-    """p_N, p_B, p_S of N, B_crit and S_min against C_min, with intervals; they sum to one."""
+    """Return p_N, p_B, p_S of N, B_crit and S_min against C_min, with intervals; they sum to one."""
     rng = np.random.default_rng(0)
 
     def drawn(samples: Array) -> Array:
@@ -177,9 +175,7 @@ def wrong_size(points: pd.DataFrame, critical: Critical, laws: dict[str, TimeLaw
     """Compute to reach a loss with sizes that are not the best (figure 12)."""
     table = _excess(arrivals(points, critical, count=8), critical.compute)
     if not len(table):
-        raise AllometryError(
-            "no loss has its best size between the smallest and the largest", hint="allow more time"
-        )
+        raise TooFewRuns("no loss has its best size between the smallest and the largest")
     ratio = np.geomspace(table["ratio"].min(), table["ratio"].max(), 60)
     exponents = {"Kaplan's constants": (0.077, 0.76)}
     for name, law in laws.items():

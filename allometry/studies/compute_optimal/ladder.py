@@ -21,7 +21,7 @@ from allometry.laws.isoflop import IsoflopResult, isoflop
 from allometry.laws.slices import grid_budgets
 from allometry.report.content import Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run, vocabulary
-from allometry.studies.core.sections import LEVEL, StudySection, constant
+from allometry.studies.core.sections import LEVEL, StudySection, TooFewRuns, constant
 from allometry.studies.core.study import run_set, too_little
 from allometry.studies.shared.grid import along, recipe_runs
 from allometry.train.config import TrainConfig
@@ -162,9 +162,7 @@ def ladder_runs(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     cosine = known[known["schedule"] == "cosine"]
     shared = cosine.groupby("warmup")["N"].nunique()
     if not len(shared) or shared.max() < 3:
-        raise AllometryError(
-            "fewer than three sizes were trained along one long cosine", hint="allometry run reconcile"
-        )
+        raise TooFewRuns("fewer than three sizes were trained along one long cosine")
     long = float(shared[shared == shared.max()].index.max())
     shorts = cosine[cosine["warmup"] < long]
     pairs = shorts[["N", "warmup"]].drop_duplicates()
@@ -236,7 +234,7 @@ def ladder(found: list[Rung]) -> StudySection:
     rows = table(found)
     if rows.get("a") is None or rows["a"].notna().sum() < 2:
         why = "; ".join(f"{r.name}: {r.problem}" for r in found if r.problem)
-        raise AllometryError(f"fewer than two steps have an exponent ({why})", hint="allow more time")
+        raise TooFewRuns(f"fewer than two steps have an exponent ({why})")
     figure = steps(
         rows.dropna(subset=["a"]), label="step", value="a", low="low (95 %)", high="high (95 %)",
         published="a, Porian et al. 2024", reference=[0.88, 0.5],

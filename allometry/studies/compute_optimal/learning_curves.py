@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
 from allometry.figures.isoflop import isoflop
 from allometry.figures.surface import surface
 from allometry.laws.critical_batch import targets_from_curves
@@ -22,6 +21,7 @@ from allometry.studies.core.sections import (
     ENOUGH_UPDATES,
     KAPLAN,
     StudySection,
+    TooFewRuns,
     caveats,
     constant,
     estimate,
@@ -75,10 +75,7 @@ def time_law(points: pd.DataFrame, critical: Critical, *, start: float | None = 
         if _enough(kept):
             kept = critical.adjusted(kept).reset_index(drop=True)
             return TimeLaw(result=_fit(kept, critical), points=kept, start=int(first), critical=critical)
-    raise AllometryError(
-        f"{len(points)} evaluations at the constant rate are too few for a law of two variables",
-        hint="allow more time: every doubling of the horizons adds points",
-    )
+    raise TooFewRuns(f"{len(points)} evaluations at the constant rate are too few for a law of two variables")
 
 
 def paper_start(points: pd.DataFrame) -> float:
@@ -212,7 +209,7 @@ def starts(points: pd.DataFrame, finals: pd.DataFrame, critical: Critical) -> St
     if ends is not None:
         rows.append(_start_row(_ENDS, ends, critical.adjusted(finals), critical))
     if not rows:
-        raise AllometryError("too few evaluations for any start", hint="allow more time")
+        raise TooFewRuns("too few evaluations for any start")
     table = pd.DataFrame(rows)
     caption = (
         "The law through points from different steps on, and through horizons that ended in a decay; beside "
@@ -230,7 +227,7 @@ def starts(points: pd.DataFrame, finals: pd.DataFrame, critical: Critical) -> St
 
 
 def above_floor(points: pd.DataFrame, critical: Critical) -> FitResult:
-    """E + (N_c/N)^α_N + (S_c/S_min)^α_S: Chinchilla's form with steps in place of tokens."""
+    """Fit E + (N_c/N)^α_N + (S_c/S_min)^α_S: Chinchilla's form with steps in place of tokens."""
     columns = {"N": "N", "D": critical.steps, "L": "loss"}
     return fit(points, law="chinchilla", columns=columns, objective="huber-log", group="run")
 
@@ -305,7 +302,7 @@ def fixed_amounts(law: TimeLaw, points: pd.DataFrame) -> StudySection:
         if len(table)
     )  # fmt: skip
     if not figures:
-        raise AllometryError("no steps or compute are common to three sizes", hint="allow more time")
+        raise TooFewRuns("no steps or compute are common to three sizes")
     text = (
         "At fixed compute there is a best size; at fixed steps a larger model is always better, because it "
         "learns "
@@ -350,7 +347,7 @@ def efficiency(critical: Critical, points: pd.DataFrame) -> StudySection:
     """Report steps and tokens to reach fixed losses, by size (figure 19 of Kaplan et al. 2020)."""
     reached = arrivals(points, critical)
     if reached["N"].nunique() < 3:
-        raise AllometryError("fewer than three sizes reach a common loss", hint="allow more time")
+        raise TooFewRuns("fewer than three sizes reach a common loss")
     steps, tokens = critical.steps, "E_min" if critical.law else "D"
     named = reached.rename(columns={"loss": "loss_level"})
     middle = named.groupby(["loss_level", "N"], as_index=False)[list({steps, tokens})].mean()
@@ -389,7 +386,7 @@ def arrivals(points: pd.DataFrame, critical: Critical, count: int = 6) -> pd.Dat
             found = targets_from_curves(curve, own)
             parts.append(found.assign(N=float(str(n)), C=(curve["C"] / curve["step"]).iloc[0] * found["S"]))
     if not parts:
-        raise AllometryError("no trunk passes any of the losses", hint="allow more time")
+        raise TooFewRuns("no trunk passes any of the losses")
     table = pd.concat(parts, ignore_index=True).rename(columns={"E": "D"})
     return critical.adjusted(table)
 

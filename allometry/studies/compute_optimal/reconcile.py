@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.laws.counting import THEIR_GAMMA, fit_omega, local_exponent, optimal_compute, total
 from allometry.laws.estimate import Array, percentile_interval
@@ -24,6 +23,7 @@ from allometry.studies.compute_optimal.ladder import ladder, rungs
 from allometry.studies.core.sections import (
     LEVEL,
     StudySection,
+    TooFewRuns,
     chapter,
     percent,
     scope,
@@ -131,7 +131,7 @@ THEIRS = 47_491
 
 
 def conversion(runs: pd.DataFrame, found: list[Rung]) -> StudySection:
-    """ω and γ of our shapes, the predicted exponents, and what was measured."""
+    """Report ω and γ of our shapes, the predicted exponents, and what was measured."""
     law = fit(
         runs,
         law="chinchilla",
@@ -141,7 +141,7 @@ def conversion(runs: pd.DataFrame, found: list[Rung]) -> StudySection:
     )
     sizes = runs[["N", "N_total"]].drop_duplicates()
     if len(sizes) < 3:
-        raise AllometryError("fewer than three sizes: ω cannot be fitted", hint="allow more time")
+        raise TooFewRuns("fewer than three sizes: ω cannot be fitted")
     measured = {rung.name: rung for rung in found if rung.result is not None}
     grid = measured.get("the recipe on the grid, blocks only")
     window = _window(runs, grid)

@@ -20,7 +20,7 @@ _EACH = 0.2
 
 
 def analysis_seconds(study: str, runs: int) -> float:
-    """Seconds that predictions, fits and report of a study of so many runs are expected to take here."""
+    """Return the seconds that predictions, fits and report of a study of so many runs are expected to take here."""
     stored = read_json(_path(study)) or {}
     seconds, of = stored.get("seconds"), stored.get("runs")
     if not isinstance(seconds, int | float) or not isinstance(of, int) or of < 1:

@@ -48,8 +48,8 @@ def _share(passes: float) -> str:
 
 
 def passes(runs: Iterable[RunConfig]) -> list[Passes]:
-    """How often the runs of a plan read each of their training texts; those that are not on this machine, or
-    not tokenized yet, are left out.
+    """Return how often the runs of a plan read each of their training texts; those that are not on this
+    machine, or not tokenized yet, are left out.
     """
     found: dict[tuple[str, str, bool], list[float]] = {}
     sizes: dict[tuple[str, str], int | None] = {}
@@ -66,7 +66,7 @@ def passes(runs: Iterable[RunConfig]) -> list[Passes]:
         found.setdefault((*wanted, chosen), []).append(run.train.tokens / max(unique, 1))
     return [
         Passes(
-            corpus=corpus,
+            corpus=corpus if tokenizer == "bytes" else f"{corpus} ({tokenizer})",
             tokens=sizes[corpus, tokenizer] or 0,
             runs=len(each),
             most=max(each),
@@ -79,7 +79,7 @@ def passes(runs: Iterable[RunConfig]) -> list[Passes]:
 
 
 def _tokens(corpus: str, tokenizer: str) -> int | None:
-    """Training tokens of a token set in the cache; None without it."""
+    """Return the training tokens of a token set in the cache; None without it."""
     from allometry.data.tokens import is_complete, load, place_of
 
     place = place_of(corpus, tokenizer)
@@ -87,7 +87,7 @@ def _tokens(corpus: str, tokenizer: str) -> int | None:
 
 
 def downloads(runs: Iterable[RunConfig]) -> list[Download]:
-    """What training the runs would fetch from the network, each once."""
+    """Return what training the runs would fetch from the network, each once."""
     from allometry.data import tokens
     from allometry.train.inputs import token_sets
 
@@ -101,7 +101,7 @@ def downloads(runs: Iterable[RunConfig]) -> list[Download]:
 
 
 def sentences(runs: Sequence[RunConfig]) -> list[str]:
-    """What a user is to know of a plan's corpora before it is trained, a sentence each."""
+    """Return what a user should know of a plan's corpora before it is trained, a sentence each."""
     said = [str(each) for each in passes(runs)]
     if wanted := downloads(runs):
         named = ", ".join(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from allometry.runs.store import Store
     from allometry.studies.core.study import Study
-    from allometry.sweeps.cost import CostModel
+    from allometry.sweeps.cost.cost import CostModel
     from allometry.sweeps.sweep import Sweep
     from allometry.train.config import DataConfig, RunConfig
 
@@ -163,7 +163,7 @@ def within_budget(
 
 
 def _rounded_up(seconds: float) -> float:
-    """To 5 seconds, from 10 minutes on to whole ones."""
+    """Round a time up to 5 seconds, from 10 minutes on to whole minutes."""
     grain = 5 if seconds < 600 else 60
     return math.ceil(seconds / grain) * grain
 
@@ -295,17 +295,17 @@ def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
 
     from allometry.train.config import RunConfig
 
-    number, texts = StrictFloat | StrictInt, list[StrictStr]
-    stored = create_model(
-        "StoredPlan",
+    number, texts, lists = StrictFloat | StrictInt, list[StrictStr], dict[str, list[StrictStr]]
+    entries: dict[str, Any] = {
         **dict.fromkeys(("study", "question", "created"), (StrictStr, ...)),
         **dict.fromkeys(("budget", "compute"), (number | None, ...)),
-        seconds=(number, ...),
-        held_back=(texts, ...),
-        runs=(list[RunConfig], ...),
-        parts=(dict[str, texts] | None, None),
-        designs=(dict[str, texts], {}),
-    )
+        "seconds": (number, ...),
+        "held_back": (texts, ...),
+        "runs": (list[RunConfig], ...),
+        "parts": (lists | None, None),
+        "designs": (lists, {}),
+    }
+    stored = create_model("StoredPlan", **entries)
     try:
         stored.model_validate(content)
     except ValidationError as error:

@@ -20,6 +20,7 @@ from allometry.errors import AllometryError
 from allometry.runs.files import read_json
 from allometry.runs.record import is_number
 from allometry.studies.core.plan import held_back
+from allometry.sweeps.cost.cost import plan_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,7 @@ FILE = "prediction.json"
 
 
 def digest(runs: pd.DataFrame) -> str:
-    """SHA-256 over the ids and losses that a prediction was made from, in the order of the ids."""
+    """Return the SHA-256 of the ids and losses that a prediction was made from, in the order of the ids."""
     rows = sorted((str(r), float(l).hex()) for r, l in zip(runs["run"], runs["loss"], strict=True))
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
@@ -197,4 +198,4 @@ def _planned(plan: StudyPlan) -> pd.DataFrame:
         }
         for run in plan.sweep
     ]  # fmt: skip
-    return plan.sweep.frame().merge(pd.DataFrame(settings), on="run").set_index("run", drop=False)
+    return plan_frame(plan.sweep).merge(pd.DataFrame(settings), on="run").set_index("run", drop=False)

@@ -97,7 +97,7 @@ def small_model(n: int, *, n_vocab: int, family: str = "transformer", **fixed: A
     fixed = {"n_ctx": CONTEXT, "n_vocab": n_vocab, **fixed}
     config = config_class(family)
     if family not in ("transformer", "universal"):
-        return config.of_size(n, **fixed)
+        return config.from_n_params(n, **fixed)
     reuse = fixed.setdefault("reuse", 2) if family == "universal" else 1
     depth = max(2, round((n / (12 * ASPECT**2)) ** (1 / 3)))
     if "d_model" in fixed:

@@ -48,7 +48,7 @@ def read(
 
 
 def _with_changes(analysis: Analysis, folder: Path) -> Analysis:
-    """The analysis, with a first warning if the corpus has been written since the study was planned."""
+    """Return the analysis, with a first warning if the corpus has been written since the study was planned."""
     changed = changed_since(folder)
     return analysis if changed is None else replace(analysis, warnings=(changed, *analysis.warnings))
 

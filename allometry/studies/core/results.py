@@ -82,12 +82,12 @@ def save(name: str, study_data: StudyData, folder: Path) -> tuple[Analysis, Path
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    """In the order that things have: columns of tables that are made from it keep theirs."""
+    """Write JSON without sorting its keys: columns of tables that are made from it keep their order."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def _make(folder: Path) -> None:
-    """The folder, new, empty, or with results that this study may write over."""
+    """Make the folder: new, empty, or with results that this study may write over."""
     if folder.exists() and not folder.is_dir():
         raise AllometryError(f"{folder} is a file", hint="name a folder with --save")
     with writing(folder):

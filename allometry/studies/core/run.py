@@ -14,7 +14,7 @@ from allometry.data.fetching import downloads_allowed, no_downloads
 from allometry.env import cores
 from allometry.errors import AllometryError
 from allometry.runs.lock import exclusive
-from allometry.runs.store import Store, store_exists
+from allometry.runs.store import Store, require_room, store_exists
 from allometry.runs.texts import record, recorded
 from allometry.studies.core import plan as planning
 from allometry.studies.core.analysis_time import analysis_seconds, keep_analysis_seconds
@@ -27,11 +27,11 @@ from allometry.units import compact_duration
 if TYPE_CHECKING:
     from allometry.report.content import Analysis
     from allometry.studies.core.plan import StudyPlan
-    from allometry.sweeps.cost import CostModel
-    from allometry.sweeps.execute import Event
-    from allometry.sweeps.pool import Pool
-    from allometry.sweeps.shard import Shard
+    from allometry.sweeps.cost.cost import CostModel
+    from allometry.sweeps.run.events import Event
+    from allometry.sweeps.run.shard import Shard
     from allometry.sweeps.sweep import Sweep
+    from allometry.sweeps.workers.pool import Pool
     from allometry.train.config import DataConfig
 
 _GUESS = 3e10
@@ -45,10 +45,10 @@ class StudyRequest:
 
     `compute` (FLOPs) fixes the size of the study whatever the machine's speed; 0 asks for the smallest one.
     `on` names the workers: None for this machine, "ray" or "ray://host:port" for a cluster; `device` is
-    "cuda", "cpu" or "auto", which is timed on machines with GPUs (`allometry.sweeps.quicker`). `shard` is
+    "cuda", "cpu" or "auto", which is timed on machines with GPUs (`allometry.sweeps.cost.calibrate`). `shard` is
     this process's part of a job array that shares the store. `devices` is how many may train a run that
     decides when the sweep ends; `per_gpu` workers share each GPU; `pack` is how many runs may be trained as a
-    pack (`allometry.sweeps.pool.Pool`).
+    pack (`allometry.sweeps.workers.pool.Pool`).
     """
 
     study: str
@@ -83,19 +83,19 @@ class Display(Protocol):
     """Where the messages of `run_study` go: the terminal, or a test."""
 
     def say(self, text: str) -> None:
-        """A line for the user."""
+        """Show a line to the user."""
 
     def plan(self, plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
-        """The plan, before anything is trained."""
+        """Show the plan, before anything is trained."""
 
     def calibrating(self, done: int, total: int) -> None:
-        """Progress of the calibration: shapes timed, of how many."""
+        """Show the progress of the calibration: shapes timed, of how many."""
 
     def event(self, event: Event) -> None:
-        """Progress of the sweep."""
+        """Show the progress of the sweep."""
 
     def answer(self, analysis: Analysis, path: Path, seconds: float) -> None:
-        """What came out, and where the report is."""
+        """Show what came out, and where the report is."""
 
 
 def run_study(request: StudyRequest, display: Display, *, dry_run: bool = False) -> Path | None:
@@ -110,12 +110,16 @@ def run_study(request: StudyRequest, display: Display, *, dry_run: bool = False)
 
 
 def _run_all(request: StudyRequest, display: Display, *, dry_run: bool) -> Path | None:
-    from allometry.sweeps.devices import require_as_many
-    from allometry.sweeps.pool import open_pool
+    from allometry.sweeps.run.devices import require_as_many
+    from allometry.sweeps.workers.factory import open_pool
 
     question = study(request.study)
     began = time.monotonic()
-    store = Store(request.store, create=not dry_run) if not dry_run or store_exists(request.store) else None
+    if store_exists(request.store):
+        store: Store | None = Store(request.store, create=not dry_run)
+    else:  # made when there is a plan: a study that is refused leaves nothing behind
+        store = None
+        require_room(request.store)
     # The workers load torch while the data are prepared.
     device = _device(request, question, display)
     with open_pool(
@@ -126,7 +130,10 @@ def _run_all(request: StudyRequest, display: Display, *, dry_run: bool) -> Path 
             display.say("workers: " + ", ".join(f"{count} on {kind}" for kind, count in pool.kinds.items()))
         _prepare_data(request, display)
         existing = _existing(request, pool, store, display, dry_run=dry_run)
-        plan, cost = _plan(request, question, pool, store, existing, display, began, dry_run=dry_run)
+        plan, cost = _plan(request, question, pool, existing, display, began, dry_run=dry_run)
+        if not dry_run:
+            store = store or Store(request.store, create=True)
+            plan = existing or _kept(plan, store, request)
         plan = _with_devices(plan, cost, pool, request.devices, display)
         _settle_texts(plan, pool, store, request, display, dry_run=dry_run)
         display.plan(plan, store, cost)
@@ -151,9 +158,9 @@ def _device(request: StudyRequest, question: Study, display: Display) -> str | N
     """Return what was asked for; for "auto" on a machine with GPUs where the study is predicted to end
     sooner.
     """
-    from allometry.sweeps.gpus import gpus
-    from allometry.sweeps.pool import open_pool
-    from allometry.sweeps.quicker import quicker
+    from allometry.sweeps.cost.calibrate import choose_device
+    from allometry.sweeps.workers.factory import open_pool
+    from allometry.sweeps.workers.gpus import gpus
 
     if request.device != "auto" or request.on not in (None, "local") or request.per_gpu > 1 or not gpus():
         return request.device
@@ -163,7 +170,7 @@ def _device(request: StudyRequest, question: Study, display: Display) -> str | N
 
     display.say("calibrating: a few steps of each shape on the cores and on the GPUs (kept for next time)")
     runs = _rough(question, request, request.workers or cores()).runs
-    device, why = quicker(runs, open_on, display.calibrating)
+    device, why = choose_device(runs, open_on, display.calibrating)
     display.say(why)
     return device
 
@@ -182,7 +189,7 @@ def _prepare_data(request: StudyRequest, display: Display) -> None:
 def _existing(
     request: StudyRequest, pool: Pool, store: Store | None, display: Display, *, dry_run: bool
 ) -> StudyPlan | None:
-    """The plan that the store holds for this request on the text as it is now, if any."""
+    """Return the plan that the store holds for this request on the text as it is now, if any."""
     if store is None:
         return None
     if dry_run:
@@ -208,7 +215,7 @@ def _existing_for_dry_run(request: StudyRequest, folder: Path) -> StudyPlan | No
 
 
 def _is_shared(request: StudyRequest, pool: Pool, store: Store) -> bool:
-    """Whether other processes may be using the store at the same time."""
+    """Return whether other processes may be using the store at the same time."""
     return store.remote or pool.shared or request.shard is not None
 
 
@@ -244,7 +251,6 @@ def _plan(
     request: StudyRequest,
     question: Study,
     pool: Pool,
-    store: Store | None,
     existing: StudyPlan | None,
     display: Display,
     began: float,
@@ -252,7 +258,7 @@ def _plan(
     dry_run: bool,
 ) -> tuple[StudyPlan, CostModel]:
     """Return the `existing` plan, or a new one for what is left of the budget."""
-    from allometry.sweeps.calibrate import calibrate
+    from allometry.sweeps.cost.calibrate import calibrate
 
     workers = pool.workers * (request.shard.of if request.shard else 1)
     guess = existing.sweep if existing else _rough(question, request, workers)
@@ -268,20 +274,25 @@ def _plan(
         plan = planning.within_budget(question, request.budget, request.data, cost, workers, spent=spent)
     else:
         plan = planning.of_compute(question, request.compute, request.data, cost, workers)
-    if store and not dry_run:
-        folder = folder_of(store, request.key)
-        if recorded(folder) is None:  # before the plan: a plan without its text could be taken for any text's
-            folder.mkdir(parents=True, exist_ok=True)
-            record(folder, present_text(request.data))
-        plan = planning.keep(plan, store, folder)
     return plan, cost
+
+
+def _kept(plan: StudyPlan, store: Store, request: StudyRequest) -> StudyPlan:
+    """Write a new plan and its text into the store; return it, or the plan of another driver that has been
+    quicker.
+    """
+    folder = folder_of(store, request.key)
+    if recorded(folder) is None:  # before the plan: a plan without its text could be taken for any text's
+        folder.mkdir(parents=True, exist_ok=True)
+        record(folder, present_text(request.data))
+    return planning.keep(plan, store, folder)
 
 
 def _with_devices(
     plan: StudyPlan, cost: CostModel, pool: Pool, most: int | None, display: Display
 ) -> StudyPlan:
     """Return the plan with the devices of each run, stage by stage: the slots are free again between them."""
-    from allometry.sweeps.devices import too_large, with_devices
+    from allometry.sweeps.run.devices import too_large, with_devices
 
     runs = {run.id: run for stage in plan.stages() for run in with_devices(stage, cost, pool, most)}
     sweep = replace(plan.sweep, runs=tuple(runs[run.id] for run in plan.sweep))
@@ -291,9 +302,7 @@ def _with_devices(
 
 
 def _rough(question: Study, request: StudyRequest, workers: int) -> Sweep:
-    """Roughly the sweep that will be planned, to know which shapes to time; larger if the guess is too
-    little.
-    """
+    """Guess the sweep that will be planned, to know which shapes to time; larger if the guess is too small."""
     if request.compute is not None:
         return planning.of_compute(question, request.compute, request.data).sweep
     compute = max(request.budget, 10.0) * workers * _GUESS
@@ -317,8 +326,8 @@ def _train(
     """Train stage by stage; between the stages, predict the losses of the next one and write them down.
     Returns what was predicted, and the seconds that predicting took.
     """
-    from allometry.sweeps.execute import execute
-    from allometry.sweeps.shard import own_part
+    from allometry.sweeps.run.execute import execute
+    from allometry.sweeps.run.shard import own_part
 
     stages, shard = plan.stages(), request.shard
     workers = pool.workers * (shard.of if shard else 1)

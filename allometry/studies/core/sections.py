@@ -1,14 +1,15 @@
 """Sections of a study: text, figures and tables with constants beside the published ones, fits and warnings.
 
-A section that the runs cannot support raises AllometryError with the reason; `section_or_reason` turns that
-into a sentence, so that a study answers the rest. `chapter` puts the sections of a study together;
-`usable_runs`, `scope` and `seed_noise` say which runs count, what they cover, and how far seeds differ.
+A section that the runs cannot support raises AllometryError with the reason (`TooFewRuns`, `NotRecorded`).
+`section_or_reason` turns that into a sentence, so that a study answers the rest. `chapter` puts the sections
+of a study together and says what would answer those that could not be; `usable_runs`, `scope` and
+`seed_noise` say which runs count, what they cover, and how far seeds differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,28 +35,81 @@ PORIAN = "Porian 2024"
 TOKENS = "its scale depends on tokens and text (ours are bytes), so only exponents can be compared"
 
 
+class TooFewRuns(AllometryError):
+    """The finished runs do not answer a question of their study.
+
+    Which runs would is known only to `remedy`, which has the study's plan: the hint here is general. `also`
+    is what else helps, such as a larger corpus.
+    """
+
+    def __init__(self, message: str, *, also: str | None = None) -> None:
+        self.also = also
+        general = "finish the study's runs; if all are done, run it with a larger --budget"
+        super().__init__(message, hint=f"{general}, or {also}" if also else general)
+
+
+class NotRecorded(TooFewRuns):
+    """The finished runs do not hold a measurement that the question is about."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudySection:
     """One question asked of the runs: a section of the report, constants for the table, fits by name, and
-    warnings."""
+    warnings. `problem` is why it could not be answered, if it could not."""
 
     section: Section
     constants: tuple[Constant, ...] = ()
     fits: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    problem: AllometryError | None = None
 
 
 def section_or_reason(title: str, section: Callable[[], StudySection]) -> StudySection:
-    """Return the section, or one that says why the runs do not support it."""
+    """Return the section, or one that says why the runs do not support it; `chapter` adds what would.
+
+    The error's own hint is left out: a law's is about a table of the user's, not about a study's runs.
+    """
     try:
         return section()
     except AllometryError as error:
-        text = f"This could not be answered from these runs: {error.message}. {_sentence(error.cli_hint)}"
-        return StudySection(section=Section(title=title, text=text), warnings=(f"{title}: {error.message}",))
+        text = f"This could not be answered from these runs: {error.message}."
+        warnings = (f"{title}: {error.message}",)
+        return StudySection(section=Section(title=title, text=text), warnings=warnings, problem=error)
 
 
-def _sentence(text: str | None) -> str:
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
+def remedy(study_data: StudyData, problem: AllometryError | None = None) -> str:
+    """Return what would answer a question that the study's runs do not answer, as sentences.
+
+    Runs of the plan that are not finished come first, with the command that trains them. Where all are, only
+    a larger plan helps; or, where a measurement is missing, training the runs again.
+    """
+    planned, statuses = study_data.planned, study_data.runs.set_index("run")["status"]
+    ended = [run for run in planned if statuses.get(run) in ("done", "diverged")]
+    missing = len(planned) - len(ended)
+    command = study_data.command or "the study's command"
+    if missing:
+        runs = f"{missing} of the {len(planned)} planned runs {'is' if missing == 1 else 'are'} not finished"
+        text = f"{runs}; this trains what is missing: {command}."
+    elif isinstance(problem, NotRecorded):
+        text = (
+            "All planned runs have ended, and none holds that measurement: earlier releases did not record "
+            f"it. Remove them with allometry runs rm; then this trains them again: {command}."
+        )
+    else:
+        option = "--compute" if "--compute" in command else "--budget"
+        lost = sum(statuses.get(run) == "diverged" for run in planned)
+        but = f", {lost} of them diverged" if lost else ""
+        text = f"All {len(planned)} planned runs have ended{but}: a larger {option} plans more ({command})."
+    also = getattr(problem, "also", None)
+    return f"{text} Or {also}." if also else text
+
+
+def _with_remedy(section: StudySection, study_data: StudyData) -> StudySection:
+    """Return a section, with what would answer it if it could not be answered."""
+    if section.problem is None:
+        return section
+    text = f"{section.section.text} {remedy(study_data, section.problem)}"
+    return replace(section, section=replace(section.section, text=text))
 
 
 def constant(
@@ -127,7 +181,7 @@ def mean_estimate(values: ArrayLike) -> tuple[float, float, float]:
     kept = np.asarray(values, dtype=float)
     kept = kept[np.isfinite(kept)]
     if len(kept) < 2:
-        raise AllometryError(f"{len(kept)} measurements have no interval", hint="finish the study's runs")
+        raise TooFewRuns(f"{len(kept)} measurements have no interval")
     half = float(t.ppf(0.5 + LEVEL / 2, len(kept) - 1) * kept.std(ddof=1) / np.sqrt(len(kept)))
     return float(kept.mean()), float(kept.mean()) - half, float(kept.mean()) + half
 
@@ -172,8 +226,11 @@ def chapter(
     excluded: pd.DataFrame | None = None,
     warnings: tuple[str, ...] = (),
 ) -> Analysis:
-    """Report the analysis of a study whose analyses come in this order; `warnings` come before their own."""
-    kept = list(sections.values())
+    """Report the analysis of a study whose analyses come in this order; `warnings` come before their own.
+
+    Each section that could not be answered gets what would answer it (`remedy`).
+    """
+    kept = [_with_remedy(section, study_data) for section in sections.values()]
     return Analysis(
         study=study.name,
         question=study.question,
@@ -228,12 +285,12 @@ def seed_noise(runs: pd.DataFrame) -> tuple[float | None, StudySection]:
     if not len(table):
         text = "No point was trained with several seeds, so the noise of a run is not known."
         return None, StudySection(section=Section(title=title, text=text))
-    freedom = table["seeds"] - 1
-    pooled = float(np.sqrt((freedom * table["relative sd"] ** 2).sum() / freedom.sum()))
+    dof = table["seeds"] - 1
+    pooled = float(np.sqrt((dof * table["relative sd"] ** 2).sum() / dof.sum()))
     text = (
         f"Runs that differ only in their seed differ by {percent(pooled)} of the loss (standard deviation, "
         f"pooled over {len(table)} "
-        f"points with {int(freedom.sum())} degrees of freedom). Residuals near this size are noise; larger "
+        f"points with {int(dof.sum())} degrees of freedom). Residuals near this size are noise; larger "
         f"ones are the law's."
     )
     caption = "Every point with several seeds."
@@ -250,8 +307,8 @@ def scope(runs: pd.DataFrame, study_data: StudyData) -> tuple[str, ...]:
         found.append(
             f"{percent(share)} of the runs have fewer than {ENOUGH_UPDATES} updates (the shortest "
             f"{fewest}): such losses are set by when "
-            "a model leaves its plateau, and the exponents below are those of a transition. Allow more "
-            "time for laws."
+            "a model leaves its plateau, and the exponents below are those of a transition. A larger "
+            "--budget gives runs of more updates."
         )
     epochs = float((runs["D"] / runs["unique"]).max())
     if epochs > 1.05:

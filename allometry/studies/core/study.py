@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from allometry.discovery import import_modules
-from allometry.errors import AllometryError, unknown
+from allometry.core.registry import Registry
+from allometry.errors import AllometryError
 from allometry.sweeps.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -129,20 +129,20 @@ class Study(ABC):
         """
 
 
-_STUDIES: dict[str, type[Study]] = {}
+STUDIES: Registry[type[Study]] = Registry("study", packages=(PACKAGE,), nested=True)
+"""Studies by name; a file or folder put into the package is found without being listed anywhere."""
+
 StudyType = TypeVar("StudyType", bound=type[Study])
 
 
 def register(study: StudyType) -> StudyType:
     """Register a study by its name (a class decorator)."""
-    _STUDIES[study.name] = study
-    return study
+    return STUDIES.add(study.name, study)
 
 
 def studies() -> dict[str, type[Study]]:
-    """Return every study by name; a file or folder put into this package is found without being listed."""
-    import_modules(PACKAGE)
-    return dict(sorted(_STUDIES.items()))
+    """Return every study by name."""
+    return STUDIES.all()
 
 
 def study(name: str) -> Study:
@@ -150,16 +150,14 @@ def study(name: str) -> Study:
 
     The file or folder of that name is imported first, and the whole package only if the study is not there.
     """
-    if name not in _STUDIES:
-        import_modules(PACKAGE, only=name)
-    if name not in _STUDIES and name not in studies():
-        error = unknown("study", name, _STUDIES)
+    if name not in STUDIES:
+        error = STUDIES.unknown(name)
         within = [known for known, asked in studies().items() if name in asked.run_sets]
         if within:
             error.hint = f"{name} is a set of runs of {', '.join(within)}: allometry run {within[0]}"
             error.cli_hint = error.hint
         raise error
-    return _STUDIES[name]()
+    return STUDIES[name]()
 
 
 RunSet = Callable[[float, "DataConfig"], "tuple[RunConfig, ...]"]
@@ -167,30 +165,29 @@ RunSet = Callable[[float, "DataConfig"], "tuple[RunConfig, ...]"]
 for less. Raises AllometryError (see `too_little`) where `compute` cannot ask the question at all.
 """
 
-_RUN_SETS: dict[str, RunSet] = {}
+RUN_SETS: Registry[RunSet] = Registry("run set", packages=(PACKAGE,), nested=True)
+"""Run sets by name, found as studies are."""
 
 
 def run_set(function: RunSet) -> RunSet:
     """Register a run set by the function's name (a function decorator)."""
-    _RUN_SETS[function.__name__] = function
-    return function
+    return RUN_SETS.add(function.__name__, function)
 
 
 def run_sets() -> dict[str, RunSet]:
-    """Return every run set by name; a file put into this package is found without being listed anywhere."""
-    import_modules(PACKAGE)
-    return dict(sorted(_RUN_SETS.items()))
+    """Return every run set by name."""
+    return RUN_SETS.all()
 
 
 def run_set_named(name: str) -> RunSet:
     """Return a run set by name; AllometryError with the nearest names for an unknown one."""
-    if name not in _RUN_SETS:
-        import_modules(PACKAGE, only=name)
-    if name not in _RUN_SETS and name not in run_sets():
-        raise unknown("run set", name, _RUN_SETS)
-    return _RUN_SETS[name]
+    return RUN_SETS[name]
 
 
 def too_little(compute: float, name: str) -> AllometryError:
     """Return the error of a run set that `compute` FLOPs cannot pay for."""
-    return AllometryError(f"{compute:.1e} FLOPs are too few for the {name}", hint="allow more time")
+    return AllometryError(
+        f"{compute:.1e} FLOPs are too few for the {name}",
+        hint="compute=0 is the smallest that can be asked",
+        cli_hint="--compute 0 plans the smallest that can be asked",
+    )

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def present_text(data: DataConfig) -> Text:
-    """The text that a study trains on, as its corpus is now."""
+    """Return the text that a study trains on, as its corpus is now."""
     from allometry.train.texts import set_of
 
     return Text(set_of(data.corpus, data.tokenizer))
 
 
 def is_of_other_text(folder: Path, text: Text) -> bool:
-    """Whether the study in a folder records another text; False if it records none."""
+    """Return whether the study in a folder records another text; False if it records none."""
     before = texts.recorded(folder)
     return before is not None and before.digest != text.digest
 
@@ -53,7 +53,7 @@ def make_way(store: Store, key: str, text: Text, *, shared: bool) -> list[str]:
 
 
 def require_own_text(store: Store, folder: Path, runs: Iterable[str], command: str) -> None:
-    """AllometryError if finished runs of the study in a folder are now of another text than the study is."""
+    """Raise AllometryError if finished runs of the study in a folder are now of another text than the study is."""
     if foreign := of_other_text(store.path, folder, runs):
         raise AllometryError(
             f"{len(foreign)} runs of the study {folder.name!r} are of other text than it was planned on: "
@@ -63,7 +63,7 @@ def require_own_text(store: Store, folder: Path, runs: Iterable[str], command: s
 
 
 def of_other_text(store: Path, folder: Path, runs: Iterable[str]) -> list[str]:
-    """Those of the runs that record other text than the study in a folder does."""
+    """Return those of the runs that record other text than the study in a folder does."""
     own = texts.recorded(folder)
     if own is None:
         return []
@@ -71,7 +71,7 @@ def of_other_text(store: Path, folder: Path, runs: Iterable[str]) -> list[str]:
 
 
 def _differs(run: Text | None, study: Text) -> bool:
-    """Whether a run read another version of a token set of the study."""
+    """Return whether a run read another version of a token set of the study."""
     if run is None:
         return False
     return any(
@@ -80,8 +80,8 @@ def _differs(run: Text | None, study: Text) -> bool:
 
 
 def changed_since(folder: Path) -> str | None:
-    """That the files which the study in a folder was planned on have been written since, in a sentence; None
-    if they have not, are not here, or are no files. Reads no text.
+    """Say in a sentence that the files which the study in a folder was planned on have been written since;
+    return None if they have not, are not here, or are no files. Reads no text.
     """
     from allometry.data import tokens
 

@@ -19,6 +19,7 @@ from allometry.laws.fit import fit
 from allometry.report.content import Constant, Section, Table
 from allometry.studies.core.sections import (
     StudySection,
+    TooFewRuns,
     caveats,
     chapter,
     constant,
@@ -124,7 +125,7 @@ _GAP, _PENALTY, _REGULAR = "Forms of the gap", "Forms of the excess loss", "What
 
 
 def _known(table):  # type: ignore[no-untyped-def]
-    """A table, or None where its runs are missing."""
+    """Return the result of `table`, or None where its runs are missing."""
     try:
         return table()
     except AllometryError:
@@ -148,7 +149,7 @@ def along(table: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     )
     points = points[points["R"] >= 1].reset_index(drop=True)
     if not len(points):
-        raise AllometryError("no set was passed over twice", hint="train longer, or on smaller sets")
+        raise TooFewRuns("no set was passed over twice")
     return points
 
 
@@ -157,9 +158,8 @@ def _forms(points: pd.DataFrame, output: str, title: str) -> StudySection:
     usable = points[points[output] > LEAST_GAP].rename(columns={"run": "run_id"}).reset_index(drop=True)
     sizes = np.sort(usable["N"].unique())
     if len(sizes) < 3 or usable["U"].nunique() < 3:
-        raise AllometryError(
-            f"{len(sizes)} sizes on {usable['U'].nunique()} sets show such a loss, too few for its form",
-            hint="train longer",
+        raise TooFewRuns(
+            f"{len(sizes)} sizes on {usable['U'].nunique()} sets show such a loss, too few for its form"
         )
     columns = {"G": output}
     tested = backtest(
@@ -220,14 +220,12 @@ def _regularised(table: pd.DataFrame) -> StudySection:
     """Report gap and excess loss of one size on one set under other weight decays, and with dropout."""
     varied = table[~table["usual"]]
     if not len(varied):
-        raise AllometryError("no run was regularised otherwise", hint="allow more time")
+        raise TooFewRuns("no run was regularised otherwise")
     n, u = varied["N"].mode().max(), varied["U"].mode().max()
     own = table[(table["N"] == n) & (table["U"] == u)].sort_values(["dropout", "weight_decay"])
     fresh = table.loc[table["usual"] & table["infinite"] & (table["N"] == n), "loss"]
     if not len(fresh) or not own["usual"].any():
-        raise AllometryError(
-            "the partners of the regularised runs are missing", hint="finish the study's runs"
-        )
+        raise TooFewRuns("the partners of the regularised runs are missing")
     frame = own[["weight_decay", "dropout", "loss", "best", "gap"]].assign(
         excess=own["loss"] - fresh.mean(), stopped=own["best"] - fresh.mean()
     )
@@ -279,5 +277,7 @@ def _taken(frame: pd.DataFrame, noise: float) -> tuple[tuple[Constant, ...], str
 
 def _next(sections: dict[str, StudySection]) -> str:
     if "scores" not in sections["gap"].fits:
-        return "Allow more time: forms of the gap need three sizes that learn three sets by heart."
+        return (
+            "Which form does the gap have? That needs three sizes that learn three sets by heart: see above."
+        )
     return "Do the exponents of the gap move when each size has its own best weight decay?"

@@ -16,7 +16,7 @@ from allometry.figures.several import several
 from allometry.laws.fit import fit
 from allometry.report.content import Section, Table
 from allometry.studies.core.predictions import score
-from allometry.studies.core.sections import LEVEL, StudySection, percent
+from allometry.studies.core.sections import LEVEL, StudySection, TooFewRuns, percent
 from allometry.studies.shared.equations import division, equations, fit_time, predictors
 from allometry.studies.shared.forecast import verdict
 from allometry.studies.shared.repeats import USUAL_DECAY
@@ -148,7 +148,8 @@ LEAST_EXCESS = 0.002
 
 
 def predict_largest(runs: pd.DataFrame, held_back: pd.DataFrame) -> pd.DataFrame:
-    """`held_back` with loss, low, high, level, method and what; runs on equations have their time there.
+    """Return `held_back` with loss, low, high, level, method and what; runs on equations have their time
+    there.
 
     Raises AllometryError if neither can be predicted.
     """
@@ -174,7 +175,7 @@ def _text(runs: pd.DataFrame, wanted: pd.DataFrame) -> pd.DataFrame:
     own = own[(own["dropout"].astype(float) == 0) & np.isclose(own["weight_decay"], USUAL_DECAY)]
     table = own.assign(U=own["limit"].fillna(np.inf)).groupby(["N", "U"])["loss"].mean().reset_index()
     if table["N"].nunique() < 3:
-        raise AllometryError("three sizes are needed to predict a fourth", hint="allow more time")
+        raise TooFewRuns("three sizes are needed to predict a fourth")
     points = wanted.assign(U=wanted["limit"].astype(float).fillna(np.inf))
     last = table["N"] == table["N"].max()
     known = table[last]
@@ -261,7 +262,7 @@ def predicted_section(runs: pd.DataFrame, registered: dict[str, Any]) -> StudySe
             )
         )  # fmt: skip
     if not said:
-        raise AllometryError("none of the predicted runs has been measured", hint="finish the study's runs")
+        raise TooFewRuns("none of the predicted runs has been measured")
     missed = _unseen(runs, registered)
     text = (
         f"On {registered['registered']}, before they were trained, {len(registered['predictions'])} runs "

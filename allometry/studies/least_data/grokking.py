@@ -12,7 +12,7 @@ from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.laws.censored import censored_fit
 from allometry.report.content import Section, Table
-from allometry.studies.core.sections import LEVEL, StudySection
+from allometry.studies.core.sections import LEVEL, StudySection, TooFewRuns
 from allometry.studies.shared.equations import division, fit_time, usual
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def after_memorising(table: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
     centre = usual(own, "weight_decay")
     centre = centre[centre["memorised"].notna()]
     if not len(centre):
-        raise AllometryError("no run on division knew its examples by heart", hint="train longer")
+        raise TooFewRuns("no run on division knew its examples by heart")
     centre = centre.assign(ratio=centre["time"] / centre["memorised"])
     without, with_decay = centre[centre["weight_decay"] == 0], centre[centre["weight_decay"] >= 0.99]
     said = [_told(without, "Without weight decay"), _told(with_decay, "With weight decay 1 or more")]
@@ -111,7 +111,7 @@ def critical_share(table: pd.DataFrame) -> StudySection:
         parts.append(line)
         said.append(_bracket(str(task), line))
     if not parts:
-        raise AllometryError("no task was trained on two shares of its table", hint="finish the study's runs")
+        raise TooFewRuns("no task was trained on two shares of its table")
     drawn = pd.concat(parts, ignore_index=True)
     series = [
         f"{task}{'' if known else ', not within the horizon'}"
@@ -199,7 +199,7 @@ def decay_and_size(table: pd.DataFrame) -> StudySection:
         said.append(_power(positive, column, titles[column]))
     said = [s for s in said if s]
     if not figures:
-        raise AllometryError("one weight decay and one size say nothing of either", hint="allow more time")
+        raise TooFewRuns("one weight decay and one size say nothing of either")
     text = " ".join(said) or "Too few of these runs generalised for a power of either."
     return StudySection(
         section=Section(title=_DECAY, text=text, evidence=tuple(figures)), fits={"summary": " ".join(said)}

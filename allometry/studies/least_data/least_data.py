@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.laws.fit import fit
 from allometry.report.content import Constant, Section, Table
 from allometry.studies.core.sections import (
     KAPLAN,
     StudySection,
+    TooFewRuns,
     caveats,
     chapter,
     constant,
@@ -69,7 +69,7 @@ class LeastData(Study):
     run_sets: ClassVar[dict[str, float]] = {"epochs": 0.6, "grokking": 0.4}
 
     def analyse(self, study_data: StudyData) -> Analysis:
-        """D*(N), the data-constrained law, and times and shares of grokking."""
+        """Report D*(N), the data-constrained law, and times and shares of grokking."""
         runs, excluded = usable_runs(study_data)
 
         @cache
@@ -145,7 +145,7 @@ def _cost(table: pd.DataFrame) -> StudySection:
 
 
 def _enough(table: pd.DataFrame) -> StudySection:
-    """D*(N) for each tolerance, early-stopped and not, and the exponents."""
+    """Report D*(N) for each tolerance, early-stopped and not, and the exponents."""
     found = {
         (column, tolerance): least_data(table, column, tolerance)
         for column in STOPPINGS
@@ -164,9 +164,7 @@ def _enough(table: pd.DataFrame) -> StudySection:
     )  # fmt: skip
     drawn = rows.dropna(subset=["D"])
     if not len(drawn):
-        raise AllometryError(
-            "no size crosses a tolerance between two of its sets", hint="train longer, or on smaller sets"
-        )
+        raise TooFewRuns("no size crosses a tolerance between two of its sets")
     drawn = drawn.assign(
         series=[f"{t:.0f} %, {s}" for t, s in zip(drawn["tolerance"], drawn["stopped"], strict=True)]
     )
@@ -233,7 +231,7 @@ def _answer(sections: dict[str, StudySection]) -> str:
 
 def _next(sections: dict[str, StudySection]) -> str:
     if "least" not in sections["sets"].fits:
-        return "Allow more time: D* needs three sizes that cross a tolerance between two of their sets."
+        return "How does D* grow? That needs three sizes that cross a tolerance between two of their sets: see above."
     return (
         "Does D*(N) keep its exponent when every size is trained to its own best horizon, and when small "
         "sets "
@@ -262,9 +260,7 @@ def constrained(table: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
     points = along(table, curves)
     sizes, sets = points["N"].nunique(), points["U"].nunique()
     if sizes < 3 or sets < 4:
-        raise AllometryError(
-            f"{sizes} sizes on {sets} sets do not determine seven parameters", hint="train the missing runs"
-        )
+        raise TooFewRuns(f"{sizes} sizes on {sets} sets do not determine seven parameters")
     law = fit(points, law="muennighoff", columns={"D": "tokens", "L": "loss"}, group="run", bootstrap=120)
     rows, told = _worth(law)
     text = (

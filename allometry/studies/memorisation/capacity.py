@@ -17,7 +17,7 @@ from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Constant, Figure, Section, Table
 from allometry.studies.core.recipe import heads, learning_rate, small_run
-from allometry.studies.core.sections import StudySection, constant
+from allometry.studies.core.sections import StudySection, TooFewRuns, constant
 from allometry.studies.core.study import run_set, too_little
 from allometry.studies.memorisation.probed import LEVEL, mean_interval, of_kind, size_name, straight
 from allometry.train.config import DataConfig
@@ -220,9 +220,7 @@ def saturated(table: pd.DataFrame) -> pd.DataFrame:
         )  # fmt: skip
     sizes = pd.DataFrame(rows)
     if not (sizes["capacity"] > 0).any():
-        raise AllometryError(
-            "no model has memorised anything beyond the alphabet", hint="allow more time: more updates"
-        )
+        raise TooFewRuns("no model has memorised anything beyond the alphabet")
     return sizes
 
 
@@ -260,7 +258,9 @@ def _constants(
 
 
 def _judged(row: Constant, limited: bool) -> Constant:
-    """At this study's level; a lower bound that lies below the published values contradicts nothing."""
+    """Judge a constant at this study's level; a lower bound that lies below the published values contradicts
+    nothing.
+    """
     below = row.verdict == "differs" and row.high < min(row.published.values())
     return replace(row, level=LEVEL, verdict="cannot tell" if limited and below else row.verdict)
 

@@ -15,11 +15,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from allometry.data.tokens import manifest_of
-from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Figure, Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, small_model, small_run, vocabulary
-from allometry.studies.core.sections import StudySection
+from allometry.studies.core.sections import StudySection, TooFewRuns
 from allometry.studies.core.study import run_set, too_little
 from allometry.studies.memorisation.probed import LEVEL, at_end, of_kind
 
@@ -58,7 +57,7 @@ def halves(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 
 def _blocks(data: DataConfig) -> int:
-    """As many blocks as the training text holds, up to BLOCKS."""
+    """Return as many blocks as the training text holds, up to BLOCKS."""
     return max(1, min(BLOCKS, manifest_of(data.corpus, data.tokenizer).train_tokens // BLOCK))
 
 
@@ -111,7 +110,7 @@ def counterfactual_section(runs: pd.DataFrame, study_data: StudyData) -> StudySe
         },
         warnings=() if agreement[0] >= WANTED else (
             f"Counterfactual memorisation: the split-half correlation is {agreement[0]:.2f}, below {WANTED}: "
-            "single documents' scores are mostly noise. Allow more time: more models.",
+            "single documents' scores are mostly noise. A larger --budget trains more models.",
         ),
     )  # fmt: skip
 
@@ -125,10 +124,7 @@ def end_losses(runs: pd.DataFrame, probes: pd.DataFrame | None) -> Halves:
     inside = own.pivot(index="run", columns="probe", values="repeats") > 0
     both = inside.any() & ~inside.all()
     if len(values) < FEWEST or both.sum() < FEWEST:
-        raise AllometryError(
-            f"{len(values)} models of random halves are too few for memorisation by document",
-            hint="finish the study's runs, or allow more time",
-        )
+        raise TooFewRuns(f"{len(values)} models of random halves are too few for memorisation by document")
     other = end[end["kind"] == "held out"].pivot(index="run", columns="probe", values="value")
     text = end.drop_duplicates("probe").set_index("probe")["text"].fillna("")
     names = [str(name) for name in values.columns[both]]
@@ -184,7 +180,7 @@ def split_half(found: Halves) -> tuple[float, float, float]:
         if kept.sum() > 2:
             seen.append(np.corrcoef(first[kept], second[kept])[0, 1])
     if not seen:
-        raise AllometryError("too few models to divide them", hint="finish the study's runs")
+        raise TooFewRuns("too few models to divide them")
     middle, low, high = np.quantile(seen, [0.5, 0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     return float(middle), float(low), float(high)
 
@@ -197,8 +193,9 @@ def _two(found: Halves, generator: np.random.Generator) -> tuple[Matrix, Matrix]
 
 
 def influence(found: Halves) -> tuple[pd.DataFrame, float]:
-    """Held-out documents that a training document helped most: `influence` (nats per token less with it) and
-    `z`; and the largest z that chance finds among so many pairs (95 % of shuffled memberships stay below).
+    """Return the held-out documents that a training document helped most: `influence` (nats per token less
+    with it) and `z`; and the largest z that chance finds among so many pairs (95 % of shuffled memberships
+    stay below).
     """
     generator = np.random.default_rng(1)
     effect, z = _effects(found.others, found.inside)

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Figure, Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, CONTEXT, small_model, small_run, vocabulary
-from allometry.studies.core.sections import StudySection
+from allometry.studies.core.sections import NotRecorded, StudySection, TooFewRuns
 from allometry.studies.core.study import run_set, too_little
 from allometry.studies.memorisation.probed import LEVEL, of_kind, size_name
 from allometry.train.plant import Plant
@@ -94,7 +93,7 @@ def injected_passages(runs: pd.DataFrame, probes: pd.DataFrame | None) -> pd.Dat
     first = found[(found["repeats"] == 1) & (found["seen"] == 1)].groupby("run")["step"].min()
     found = found[found["run"].isin(first.index)]
     if not len(found):
-        raise AllometryError("no finished run trained on a batch once", hint="finish the study's runs")
+        raise TooFewRuns("no finished run trained on a batch once")
     return found.assign(injection=found["run"].map(first), value=found["loss"] / found["tokens"])
 
 
@@ -122,9 +121,7 @@ def retained(found: pd.DataFrame) -> pd.DataFrame:
             }
         )  # fmt: skip
     if not rows:
-        raise AllometryError(
-            "the runs were not measured just before their injection", hint="finish the study's runs"
-        )
+        raise NotRecorded("the runs were not measured just before their injection")
     return pd.DataFrame(rows)
 
 

@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Constant, Figure, Section, Table
 from allometry.runs.novelty import SOURCES
-from allometry.studies.core.sections import StudySection, claim, constant
+from allometry.studies.core.sections import NotRecorded, StudySection, claim, constant
 from allometry.studies.memorisation.probed import LEVEL, size_name
 from allometry.units import format_count
 
@@ -59,7 +58,7 @@ class Copied:
         return drawn / prompts
 
     def resampled(self, source: str) -> Floats:
-        """`share` of prompts drawn again, (RESAMPLES, n)."""
+        """Return `share` of prompts drawn again, (RESAMPLES, n)."""
         return self._weights @ self.counts[source] / self.grams
 
     def longest(self, source: str) -> float:
@@ -88,9 +87,7 @@ def copied(runs: pd.DataFrame, novelty: pd.DataFrame | None) -> dict[str, Copied
     """Return what each run copied, by its name. AllometryError where none recorded it."""
     own = None if novelty is None else novelty[novelty["run"].isin(set(runs["run"]))]
     if own is None or not len(own):
-        raise AllometryError(
-            "no finished run recorded what it copied", hint="run the study again to finish it"
-        )
+        raise NotRecorded("no finished run recorded what it copied")
     found = {}
     for run, part in own.groupby("run"):
         wide = part.pivot(index=["source", "prompt"], columns="n", values="duplicated")

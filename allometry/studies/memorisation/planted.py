@@ -129,8 +129,9 @@ def exposure_section(runs: pd.DataFrame, study_data: StudyData) -> StudySection:
 
 
 def by_rank(loss: float, references: ArrayLike) -> float:
-    """log2 n - log2 rank among n references, where the rank counts those that are at least as probable, and
-    the canary itself (Carlini et al. 2019, section 4.3: estimation by sampling). At most log2 n.
+    """Return log2 n - log2 rank among n references, where the rank counts those that are at least as
+    probable, and the canary itself (Carlini et al. 2019, section 4.3: estimation by sampling). At most log2
+    n.
     """
     known = np.asarray(references, dtype=float)
     rank = 1 + int((known <= loss).sum())
@@ -138,7 +139,7 @@ def by_rank(loss: float, references: ArrayLike) -> float:
 
 
 def by_distribution(losses: ArrayLike, references: ArrayLike) -> list[float]:
-    """-log2 of the probability that a skew-normal fitted to the references gives to losses as low (by
+    """Return -log2 of the probability that a skew-normal fitted to the references gives to losses as low (by
     extrapolation, ibid.): not limited by how many references there are.
     """
     from scipy.stats import skewnorm
@@ -165,7 +166,7 @@ def _moments(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def _surprise(x: float, shape: float, place: float, scale: float) -> float:
-    """-log2 P(X <= x) of a skew-normal; far out from the slope of its density, f / (ln f)'."""
+    """Return -log2 P(X <= x) of a skew-normal; far out from the slope of its density, f / (ln f)'."""
     from scipy.stats import skewnorm
 
     below = float(skewnorm.cdf(x, shape, place, scale))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
+from allometry.studies.core.sections import NotRecorded, TooFewRuns
 from allometry.units import format_count
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ def of_kind(probes: pd.DataFrame | None, runs: pd.DataFrame, *kinds: str) -> pd.
     known = runs[["run", "N", "N_total", "S", "seed"]]
     found = None if probes is None else probes[probes["kind"].isin(kinds)].merge(known, on="run")
     if found is None or not len(found):
-        raise AllometryError(
-            f"no finished run recorded a probe {kinds[0]!r}", hint="run the study again to finish it"
-        )
+        raise NotRecorded(f"no finished run recorded a probe {kinds[0]!r}")
     return found
 
 
@@ -65,7 +63,7 @@ def straight(x: ArrayLike, y: ArrayLike) -> tuple[tuple[float, float, float], fl
 
     across, up = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if len(np.unique(across)) < 3:
-        raise AllometryError("fewer than three points lie on a line anyway", hint="allow more time")
+        raise TooFewRuns("fewer than three points lie on a line anyway")
     found = linregress(across, up)
     half = float(t.ppf(0.5 + LEVEL / 2, len(across) - 2) * found.stderr)
     square = 0.0 if np.ptp(up) == 0 else float(found.rvalue**2)

@@ -70,7 +70,7 @@ RAW_BITS = 8.0
 
 
 def memorised_bits(table: pd.DataFrame, held: float, whose: str) -> Figure:
-    """mem_U against the set's information, with the capacity of each size drawn in."""
+    """Draw mem_U against the set's information, with the capacity of each size."""
     points = _named(table).assign(low=table["low"].clip(lower=1), high=table["high"].clip(lower=1))
     points = points[points["memorised"] >= 1]  # the axis is logarithmic
     lines = []

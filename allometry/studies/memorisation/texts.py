@@ -18,7 +18,7 @@ from allometry.data.tokens import manifest_of
 from allometry.errors import AllometryError
 from allometry.report.content import Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, small_model, small_run
-from allometry.studies.core.sections import StudySection, constant
+from allometry.studies.core.sections import StudySection, TooFewRuns, constant
 from allometry.studies.core.study import run_set, too_little
 from allometry.studies.memorisation.probed import LEVEL, at_end, mean_interval, of_kind
 from allometry.studies.memorisation.text_report import membership, memorised_bits, said, tested
@@ -197,14 +197,14 @@ def beside_reference(runs: pd.DataFrame, probes: pd.DataFrame | None) -> pd.Data
     try:
         end = at_end(of_kind(probes, runs, "window"))
     except AllometryError as error:
-        raise AllometryError(
+        raise TooFewRuns(
             "no finished run measured windows of text, which needs a corpus of tens of kilobytes",
-            hint="finish the study's runs, or use a larger corpus",
+            also="use a larger corpus",
         ) from error
     inside = end[(end["probe"] == "window 0.0") & (end["repeats"] > 0)]["run"]
     others = end[~end["run"].isin(inside)]
     if not len(others):
-        raise AllometryError("the reference model is not finished", hint="run the study again to finish it")
+        raise TooFewRuns("the reference model is not finished")
     reference = others[others["N"] == others["N"].max()]
     reference = reference[(reference["run"] == reference["run"].iloc[0]) & (reference["repeats"] == 0)]
     known = reference.set_index("probe")["loss"].rename("known")
@@ -215,9 +215,7 @@ def beside_reference(runs: pd.DataFrame, probes: pd.DataFrame | None) -> pd.Data
     block = own["probe"].str.extract(r"window (\d+)\.")[0].astype(int)
     own = own.assign(trained=own["repeats"] > 0, octave=np.frexp(block)[1])
     if not len(own) or own.groupby("N_total")["set"].nunique().max() < FEWEST_SETS:
-        raise AllometryError(
-            f"no size was trained on {FEWEST_SETS} sets of text", hint="finish the runs, or use more text"
-        )
+        raise TooFewRuns(f"no size was trained on {FEWEST_SETS} sets of text", also="use a larger corpus")
     return own
 
 
@@ -354,10 +352,10 @@ def noise_between_seeds(windows: pd.DataFrame) -> float:
     """
     runs = windows.drop_duplicates("run").assign(log=lambda t: np.log(t["test"]))
     groups = runs.groupby(_KEY)["log"]
-    freedom = groups.count() - 1
-    if not (freedom > 0).any():
+    dof = groups.count() - 1
+    if not (dof > 0).any():
         return NOISE
-    return max(NOISE, float(np.sqrt((groups.var().fillna(0) * freedom).sum() / freedom.sum())))
+    return max(NOISE, float(np.sqrt((groups.var().fillna(0) * dof).sum() / dof.sum())))
 
 
 def descents(table: pd.DataFrame, noise: float) -> dict[float, Descent | None]:

@@ -14,11 +14,18 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
-from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.laws.fit import fit
 from allometry.report.content import Section, Table
-from allometry.studies.core.sections import LEVEL, StudySection, caveats, constant, mean_estimate, percent
+from allometry.studies.core.sections import (
+    LEVEL,
+    StudySection,
+    TooFewRuns,
+    caveats,
+    constant,
+    mean_estimate,
+    percent,
+)
 from allometry.studies.shared.subsets import stopped
 from allometry.units import format_count
 
@@ -39,8 +46,6 @@ FEWEST_POINTS = 5
 WIDEST = 1.5
 """Width of an interval over its exponent from which the exponent is not identified: 1.5 is ± 75 %."""
 
-_HINT = "train the missing runs: allometry run elsewhere"
-
 
 def arms(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """Return runs on a target: `arm` is "before" (they start from another run) or "scratch" (same corpus,
@@ -50,7 +55,7 @@ def arms(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """
     tuned = runs["init_from"].notna()
     if not tuned.any():
-        raise AllometryError("no run that starts from another is finished", hint=_HINT)
+        raise TooFewRuns("no run that starts from another is finished")
     scratch = ~tuned & runs["corpus"].isin(runs.loc[tuned, "corpus"]) & runs["early_stop"].notna()
     table = runs[tuned | scratch].reset_index(drop=True)
     arm = np.where(table["init_from"].notna(), "before", "scratch")
@@ -58,7 +63,7 @@ def arms(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def data_needed(sets: pd.Series, losses: pd.Series, wanted: np.ndarray) -> np.ndarray:
-    """D at which a from-scratch curve has the losses `wanted`; NaN above and below its range.
+    """Return D at which a from-scratch curve has the losses `wanted`; NaN above and below its range.
 
     `sets` are D of the curve and `losses` its losses: interpolated monotonously in (log D, L), after leaving
     out points that do not lie below all smaller sets. AllometryError for fewer than two points.
@@ -67,13 +72,13 @@ def data_needed(sets: pd.Series, losses: pd.Series, wanted: np.ndarray) -> np.nd
 
 
 def _inverse(sets: pd.Series, losses: pd.Series) -> PchipInterpolator:
-    """log D as a function of the loss; NaN outside."""
+    """Return log D as a function of the loss; NaN outside."""
     order = np.argsort(sets.to_numpy(float))
     x, y = np.log(sets.to_numpy(float)[order]), losses.to_numpy(float)[order]
     falling = y < np.concatenate([[np.inf], np.minimum.accumulate(y)[:-1]])
     x, y = x[falling], y[falling]
     if len(x) < 2:
-        raise AllometryError("a from-scratch curve needs two sets whose losses fall", hint=_HINT)
+        raise TooFewRuns("a from-scratch curve needs two sets whose losses fall")
     return PchipInterpolator(y[::-1], x[::-1], extrapolate=False)
 
 
@@ -94,7 +99,7 @@ def effective(table: pd.DataFrame) -> pd.DataFrame:
         whole = group.loc[(group["arm"] == "scratch") & group["infinite"], "loss"].mean()
         parts.append(_points(before, curve, whole).assign(corpus=str(corpus), N=float(N)))  # type: ignore[arg-type]
     if not parts:
-        raise AllometryError("no size has a from-scratch curve and further training beside it", hint=_HINT)
+        raise TooFewRuns("no size has a from-scratch curve and further training beside it")
     return pd.concat(parts, ignore_index=True)
 
 
@@ -123,7 +128,7 @@ def _points(before: pd.DataFrame, curve: pd.Series, whole: float) -> pd.DataFram
 
 
 def transferred(table: pd.DataFrame, corpus: str) -> StudySection:
-    """alpha, beta and k of one target, with the points, the curves and what has no place on them."""
+    """Report alpha, beta and k of one target, with the points, the curves and what has no place on them."""
     points = effective(table[table["corpus"] == corpus])
     chosen, regime = _regime(points)
     law = fit(chosen.assign(weight=chosen["precision"] ** 2), law="transfer", objective="lsq-log",
@@ -156,10 +161,9 @@ def _regime(points: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     if len(low) >= FEWEST_POINTS and low["N"].nunique() >= 3 and low["D_F"].nunique() >= 3:
         return low, "in the low-data regime (D_F ≤ 10 % of D(N))"
     if len(placed) < FEWEST_POINTS or placed["N"].nunique() < 2 or placed["D_F"].nunique() < 2:
-        raise AllometryError(
+        raise TooFewRuns(
             f"only {len(placed)} of {len(points)} runs of further training have a place on the from-scratch "
-            f"curves ({', '.join(f'{n} {use}' for use, n in points['use'].value_counts().items())})",
-            hint="allow more time, so that there are more sizes and larger sets",
+            f"curves ({', '.join(f'{n} {use}' for use, n in points['use'].value_counts().items())})"
         )
     return placed, "on all points that have a place, too few of them being of low data"
 
@@ -280,7 +284,7 @@ def _not_turned(table: pd.DataFrame, corpus: str) -> tuple[str, ...]:
 
 
 def worth(points: pd.DataFrame, law: FitResult, corpus: str) -> Figure:
-    """D_T against D_F by size, with the law (Hernandez et al. 2021, figure 2)."""
+    """Draw D_T against D_F by size, with the law (Hernandez et al. 2021, figure 2)."""
     placed = points[points["use"] == "fitted"].sort_values(["N", "D_F"])
     drawn = placed.assign(series=[_size(n) for n in placed["N"]])
     grid = np.geomspace(placed["D_F"].min(), placed["D_F"].max(), 24)

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Section, Table
 from allometry.studies.core.sections import (
     LEVEL,
     StudySection,
+    TooFewRuns,
     chapter,
     claim,
     mean_estimate,
@@ -73,7 +73,7 @@ class Elsewhere(Study):
     run_sets: ClassVar[dict[str, float]] = {"distributions": 0.4, "transfers": 0.6}
 
     def analyse(self, study_data: StudyData) -> Analysis:
-        """Loss-to-loss lines along size, data and time; effective data transferred; ossification."""
+        """Report loss-to-loss lines along size, data and time; effective data transferred; ossification."""
         usable, excluded = usable_runs(study_data)
         own = tested(usable)
         ladder = _ladder(own)
@@ -179,7 +179,7 @@ def along(runs: pd.DataFrame, ladder: pd.DataFrame, curves: pd.DataFrame) -> Stu
     """
     names = elsewhere(ladder) if len(ladder) else []
     if not names or ladder["N"].nunique() < 3:
-        raise AllometryError("fewer than three sizes were tested elsewhere", hint="finish the study's runs")
+        raise TooFewRuns("fewer than three sizes were tested elsewhere")
     rest = runs[~runs["run"].isin(ladder["run"])]
     past = curves.merge(ladder[["run", "warmup"]], on="run")
     past = past[past["loss"].notna() & (past["step"] >= PAST * past["warmup"])]
@@ -272,7 +272,9 @@ def _told(told: pd.DataFrame, table: pd.DataFrame) -> str:
 
 
 def _rank_correlation(x: pd.Series, y: pd.Series) -> tuple[float, float]:
-    """Spearman's, and the share of random orders (2,000, with a fixed seed) that are as extreme."""
+    """Return Spearman's rank correlation, and the share of random orders (2,000, with a fixed seed) that are
+    as extreme.
+    """
     a, b = x.rank().to_numpy(), y.rank().to_numpy()
     rho = float(np.corrcoef(a, b)[0, 1])
     rng = np.random.default_rng(0)
@@ -323,10 +325,7 @@ def pairs(table: pd.DataFrame) -> pd.DataFrame:
     ]
     both = sides[0].merge(sides[1][[*_KEY, "loss"]], on=_KEY, suffixes=("", "_scratch"))
     if not len(both):
-        raise AllometryError(
-            "no run trained before has a partner from scratch on the same data",
-            hint="train the missing runs: allometry run elsewhere",
-        )
+        raise TooFewRuns("no run trained before has a partner from scratch on the same data")
     seen = np.where(both["infinite"], np.minimum(both["D"], both["unique"]), both["unique"])
     excess = 100 * np.log(both["loss"] / both["loss_scratch"])
     return both.assign(D=seen, percent=excess)[["corpus", "N", "D", "infinite", "seed", "percent"]]

@@ -22,7 +22,9 @@ from allometry.studies.core.recipe import BATCH_TOKENS, small_model, small_run, 
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
+    NotRecorded,
     StudySection,
+    TooFewRuns,
     chapter,
     constant,
     mean_estimate,
@@ -63,7 +65,7 @@ class TransferTest(Study):
     run_sets: ClassVar[dict[str, float]] = {"distributions": 1.0}
 
     def analyse(self, study_data: StudyData) -> Analysis:
-        """Loss-to-loss exponents, and training curves against finished models."""
+        """Report loss-to-loss exponents, and training curves against finished models."""
         usable, excluded = usable_runs(study_data)
         sections = {
             "sizes": section_or_reason("Losses elsewhere against size", lambda: by_size(usable)),
@@ -218,12 +220,12 @@ def by_size(runs: pd.DataFrame) -> StudySection:
     """Report losses on every distribution against N (Kaplan et al. 2020, figure 8, left)."""
     names = elsewhere(runs)
     if not names:
-        raise AllometryError("no run was tested on another distribution", hint="run the study again")
+        raise NotRecorded("no run was tested on another distribution")
     table = _long(runs, names)
     means = table.groupby(["series", "N"], sort=False)["elsewhere"].mean().reset_index()
     means = means.rename(columns={"elsewhere": "loss"}).sort_values(["series", "N"])
     if means["N"].nunique() < 3:
-        raise AllometryError("fewer than three sizes are done", hint="finish the study's runs")
+        raise TooFewRuns("fewer than three sizes are done")
     rows = [
         {"distribution": s, **slope_of(part.set_index("N")["loss"])} for s, part in means.groupby("series")
     ]
@@ -247,7 +249,7 @@ def loss_to_loss(runs: pd.DataFrame) -> StudySection:
     """Report the exponent kappa in L_elsewhere ∝ L_here^kappa over finished models of all sizes."""
     names = elsewhere(runs)
     if runs["N"].nunique() < 3 or not names:
-        raise AllometryError("fewer than three sizes are done", hint="finish the study's runs")
+        raise TooFewRuns("fewer than three sizes are done")
     means = runs.groupby("N")[["loss", *(f"loss_{name}" for name in names)]].mean()
     lines = {name: kappa(means["loss"], means[f"loss_{name}"]) for name in names}
     why = "finished models of all sizes at one horizon; 1 is Kaplan's constant offset on a logarithmic axis"
@@ -303,14 +305,12 @@ def during(runs: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
     largest = runs.sort_values("N")["run"].iloc[-1]
     curve = curves[(curves["run"] == largest) & curves["loss"].notna()].sort_values("loss")
     if len(curve) < 3 or not names:
-        raise AllometryError(
-            "the largest model's losses elsewhere were not recorded", hint="run the study again"
-        )
+        raise NotRecorded("the largest model's losses elsewhere were not recorded")
     finished = runs[runs["run"] != largest]
     tables = [_beside(finished, curve, name) for name in names]
     table = pd.concat([t for t in tables if len(t)], ignore_index=True) if any(map(len, tables)) else None
     if table is None or len(table) < 3:
-        raise AllometryError("too few finished models have a test loss that the largest one passed through")
+        raise TooFewRuns("too few finished models have a test loss that the largest one passed through")
     ours = mean_estimate(table.groupby("run")["excess"].mean())
     summary = (
         f"At the same test loss, finished models lie {ours[0]:+.1f} % [{ours[1]:+.1f}, {ours[2]:+.1f}] from "

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
 from allometry.figures.power_law import power_law
 from allometry.figures.residuals import residuals
 from allometry.figures.several import several
@@ -29,6 +28,7 @@ from allometry.studies.core.sections import (
     LEVEL,
     TOKENS,
     StudySection,
+    TooFewRuns,
     caveats,
     constant,
     estimate,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def by_size(runs: pd.DataFrame) -> StudySection:
-    """L(N) at the longest horizon that every size was trained to, as a power law and above a floor.
+    """Report L(N) at the longest horizon that every size was trained to, as a power law and above a floor.
 
     Kaplan et al. 2020, eq. 1.1 and figure 6.
     """
@@ -131,12 +131,12 @@ def common_horizon(runs: pd.DataFrame) -> float:
     """Return the longest D to which every size was trained. Raises AllometryError if there is none."""
     shared = horizons_in_common(runs)
     if not shared:
-        raise AllometryError("no horizon D is common to all sizes", hint="train the missing runs")
+        raise TooFewRuns("no horizon D is common to all sizes")
     return shared[-1]
 
 
 def by_data(runs: pd.DataFrame) -> StudySection:
-    """L(D) of the largest size (Kaplan et al. 2020, eq. 1.2): there the model limits least."""
+    """Report L(D) of the largest size (Kaplan et al. 2020, eq. 1.2): there the model limits least."""
     largest = runs[runs["N"] == runs["N"].max()]
     result = one_law(largest, "kaplan-d", "D")
     alpha = estimate(result, "alpha_D")
@@ -166,7 +166,7 @@ def by_data(runs: pd.DataFrame) -> StudySection:
 
 
 def joint(runs: pd.DataFrame, noise: float | None) -> StudySection:
-    """L(N, D) in Kaplan's form (eq. 1.5) and in Chinchilla's (approach 3), over all runs."""
+    """Report L(N, D) in Kaplan's form (eq. 1.5) and in Chinchilla's (approach 3), over all runs."""
     columns = {"N": "N", "D": "D", "L": "loss"}
     kaplan = fit(runs, law="kaplan", columns=columns, objective="huber-log")
     chinchilla = fit(runs, law="chinchilla", columns=columns, objective="huber-log")
@@ -212,7 +212,7 @@ def horizons(runs: pd.DataFrame) -> StudySection:
     """Return how α_N moves with the horizon, and where it goes as D → ∞ through L(N, D)."""
     rows = [_at_horizon(runs, d) for d in horizons_in_common(runs)]
     if len(rows) < 2:
-        raise AllometryError("only one horizon is common to all sizes", hint="allow more time")
+        raise TooFewRuns("only one horizon is common to all sizes")
     table = pd.DataFrame(rows)
     fits = joint_fits(runs)
     limit = converged(runs, fits["Chinchilla"])
@@ -254,7 +254,7 @@ def _at_horizon(runs: pd.DataFrame, horizon: float) -> dict[str, Any]:
 
 
 def joint_fits(runs: pd.DataFrame) -> dict[str, FitResult]:
-    """Kaplan's and Chinchilla's L(N, D) through all runs."""
+    """Fit Kaplan's and Chinchilla's L(N, D) to all runs."""
     columns = {"N": "N", "D": "D", "L": "loss"}
     return {
         name: fit(runs, law=law, columns=columns, objective="huber-log", group="run")

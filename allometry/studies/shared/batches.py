@@ -29,6 +29,7 @@ from allometry.laws.critical_batch import CriticalBatch, c_min, fit_critical_bat
 from allometry.laws.estimate import Array, Estimate
 from allometry.laws.frontier import PowerLine, power_line
 from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run, vocabulary
+from allometry.studies.core.sections import TooFewRuns
 from allometry.studies.core.study import run_set, too_little
 
 if TYPE_CHECKING:
@@ -149,8 +150,6 @@ TARGETS = 12
 WIDEST = 10.0
 """Upper over lower bound of B_crit (95 %), in the middle of the losses, from which it is not identified."""
 
-_HINT = "train the scan of batches longer, or with more batches: allometry run batch"
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BatchLaw:
@@ -165,17 +164,17 @@ class BatchLaw:
     targets: pd.DataFrame
 
     def __call__(self, loss: ArrayLike) -> Array:
-        """B_crit in tokens at losses of any shape; outside `losses` it is an extrapolation."""
+        """Return B_crit in tokens at losses of any shape; outside `losses` it is an extrapolation."""
         return self.line.predict(loss)
 
     def draws(self, loss: ArrayLike) -> Array:
-        """B_crit in tokens in every resample, shape (resamples, *loss.shape): to carry its uncertainty on."""
+        """Return B_crit in tokens in every resample, shape (resamples, *loss.shape): to carry its uncertainty on."""
         offset = np.log(np.asarray(loss, float)) - self.line.center
         slope, level = (column.reshape(-1, *[1] * offset.ndim) for column in self.line.draws.T)
         return np.asarray(np.exp(level + slope * offset))
 
     def at(self, loss: float) -> Estimate:
-        """B_crit in tokens at one loss, with draws."""
+        """Return B_crit in tokens at one loss, with draws."""
         return self.line.at(loss)
 
     @property
@@ -200,7 +199,7 @@ class BatchLaw:
 
 
 def critical_batch(runs: pd.DataFrame, curves: pd.DataFrame, *, loss: str = "loss") -> BatchLaw:
-    """B_crit(L) from the scan of batches among `runs` (columns of `Store.frame()`) and their `curves`.
+    """Fit B_crit(L) to the scan of batches among `runs` (columns of `Store.frame()`) and their `curves`.
 
     `loss` may be "train_loss", which is averaged between evaluations. Of the rates of a batch the one that
     arrives first counts, for each loss anew. Raises AllometryError where there is no scan, where its sizes
@@ -236,9 +235,8 @@ def scan_runs(runs: pd.DataFrame) -> pd.DataFrame:
     batches = alike.groupby(["N", "n_ctx"])["B"].transform("nunique")
     scanned = alike[batches >= FEWEST_BATCHES]
     if not len(scanned):
-        raise AllometryError(
-            f"no size was trained at a constant rate with {FEWEST_BATCHES} batches: B_crit is not measured",
-            hint=_HINT,
+        raise TooFewRuns(
+            f"no size was trained at a constant rate with {FEWEST_BATCHES} batches: B_crit is not measured"
         )
     return scanned.reset_index(drop=True)
 
@@ -271,7 +269,7 @@ def _target_losses(curves: pd.DataFrame, loss: str) -> list[float]:
     enough = max(FEWEST_BATCHES, len(reached) - MISSING)
     lowest, highest = reached[enough - 1], float(ends["max"].min())
     if not lowest < highest:
-        raise AllometryError("no loss is reached by enough batches of a size", hint=_HINT)
+        raise TooFewRuns("no loss is reached by enough batches of a size")
     return [float(x) for x in np.geomspace(0.99 * highest, 1.001 * lowest, TARGETS)]
 
 
@@ -289,9 +287,8 @@ def _require_identified(law: BatchLaw) -> None:
     """Refuse a B_crit that is known to no better than a factor WIDEST."""
     low, high = law.at(float(np.exp(law.line.center))).interval(0.95)
     if not high < WIDEST * low:
-        raise AllometryError(
-            f"B_crit is not identified: between {low:.3g} and {high:.3g} tokens in the middle of the losses",
-            hint=_HINT,
+        raise TooFewRuns(
+            f"B_crit is not identified: between {low:.3g} and {high:.3g} tokens in the middle of the losses"
         )
 
 
@@ -313,7 +310,7 @@ class Critical:
         return "C_min" if self.law else "C"
 
     def adjusted(self, points: pd.DataFrame) -> pd.DataFrame:
-        """`points` (columns loss, B, S, C, D) with B_crit, S_min, C_min and E_min, where B_crit is known."""
+        """Return `points` (columns loss, B, S, C, D) with B_crit, S_min, C_min and E_min, where B_crit is known."""
         if self.law is None:
             return points
         crit = self.law(points["loss"].to_numpy(float))
@@ -326,7 +323,7 @@ class Critical:
         )
 
     def drawn(self, points: pd.DataFrame, count: int) -> list[Critical]:
-        """`count` copies whose B_crit is a draw of the fit, to carry its uncertainty through an analysis."""
+        """Return `count` copies whose B_crit is a draw of the fit, to carry its uncertainty through an analysis."""
         if self.law is None:
             return []
         rows = np.linspace(0, len(self.law.line.draws) - 1, count).astype(int)
@@ -358,7 +355,7 @@ def _fixed(law: BatchLaw, row: int) -> BatchLaw:
 
 
 def critical(runs: pd.DataFrame, curves: pd.DataFrame) -> Critical:
-    """B_crit(L) from the scan among the runs; never raises: without a scan, the reason is kept."""
+    """Fit B_crit(L) to the scan among the runs; never raises: without a scan, the reason is kept."""
     try:
         return Critical(law=critical_batch(runs, curves))
     except AllometryError as error:

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from allometry.data.arithmetic import Equations
-from allometry.errors import AllometryError
 from allometry.laws.censored import Censored, censored_fit
 from allometry.runs.milestones import reached
 from allometry.studies.core.recipe import heads
+from allometry.studies.core.sections import TooFewRuns
 from allometry.studies.core.study import run_set, too_little
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
@@ -111,7 +111,7 @@ def _horizons(operation: str, decay: float) -> int:
 
 
 def _cost(operation: str, share: float, width: int, decay: float, seed: int) -> float:
-    """FLOPs of one horizon of one update, if the run is not over sooner."""
+    """Return the FLOPs of one horizon of one update, if the run is not over sooner."""
     run = equations_run(operation, share, steps=1, width=width, decay=decay, seed=seed)
     per_step = run.model.counts().flops_per_token("attention") * run.train.batch_tokens
     return _horizons(operation, decay) * per_step
@@ -177,8 +177,6 @@ def widest(run: RunConfig) -> bool:
 
 EQUATION_DIVISION, EQUATION_PERMUTATIONS = "division", "permutations"
 
-_HINT = "train them: allometry run least_data"
-
 
 def equations(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs on equations with what their corpora say: `task`, `share`, `noise`; `time`, the update
@@ -189,7 +187,7 @@ def equations(runs: pd.DataFrame) -> pd.DataFrame:
     """
     own = runs[runs["tokenizer"] == "symbols"].reset_index(drop=True)
     if not len(own):
-        raise AllometryError("no run on equations has finished", hint=_HINT)
+        raise TooFewRuns("no run on equations has finished")
     tables = [Equations.of(corpus.removeprefix("synthetic:")) for corpus in own["corpus"]]
     for column in ("memorised", "generalised"):
         known = own[column] if column in own else pd.Series(np.nan, index=own.index)
@@ -212,12 +210,12 @@ def division(table: pd.DataFrame) -> pd.DataFrame:
     """Return the runs on division, without wrong answers. Raises AllometryError if there are none."""
     own = table[table["task"].str.startswith("div") & (table["noise"] == 0)].reset_index(drop=True)
     if not len(own):
-        raise AllometryError("no run on modular division has finished", hint=_HINT)
+        raise TooFewRuns("no run on modular division has finished")
     return own
 
 
 def times(runs: pd.DataFrame, curves: pd.DataFrame, level: float) -> pd.DataFrame:
-    """`time` and `understood` of `equations` for another accuracy than 99 %, from the curves."""
+    """Return `time` and `understood` of `equations` for another accuracy than 99 %, from the curves."""
     found = []
     for run, end in zip(runs["run"], runs["S"], strict=True):
         curve = curves[(curves["run"] == run) & curves["accuracy"].notna()].sort_values("step")
@@ -254,7 +252,7 @@ def fit_time(table: pd.DataFrame, form: str) -> tuple[Censored, float]:
         return _fitted(table, form, 0.0), 0.0
     top = table.loc[table["understood"], "share"].min()
     if not np.isfinite(top):
-        raise AllometryError("no run generalised", hint="train longer")
+        raise TooFewRuns("no run generalised")
     tried = []
     for critical in np.linspace(0.02, 0.98, 25) * top:
         tried.append((_fitted(table[table["share"] > critical], form, critical), float(critical)))
@@ -263,7 +261,7 @@ def fit_time(table: pd.DataFrame, form: str) -> tuple[Censored, float]:
 
 def _fitted(table: pd.DataFrame, form: str, critical: float) -> Censored:
     if not len(table):
-        raise AllometryError("no run with weight decay on division has finished", hint=_HINT)
+        raise TooFewRuns("no run with weight decay on division has finished")
     columns = predictors(table, form, critical)
     varying = {name: column for name, column in columns.items() if name == "1" or np.ptp(column) > 1e-9}
     return censored_fit(varying, table["time"], table["understood"])

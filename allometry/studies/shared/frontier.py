@@ -29,8 +29,9 @@ CONVENTIONS = (
 
 
 def frontier(runs: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
-    """L(C) and N_opt(C) from the finished runs (Kaplan et al. 2020, section 3.3; Hoffmann et al. 2022,
-    approaches 1 and 2)."""
+    """Report L(C) and N_opt(C) from the finished runs (Kaplan et al. 2020, section 3.3; Hoffmann et al. 2022,
+    approaches 1 and 2).
+    """
     table = runs[["run", "N", "D", "C", "loss"]]
     envelope = fit_envelope(table)
     slices = isoflop(table, columns={"N": "N", "D": "D", "loss": "loss"})

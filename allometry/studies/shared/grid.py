@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from allometry.errors import AllometryError
 from allometry.studies.core.recipe import (
     BATCH_TOKENS,
     HIGHEST_RATE,
@@ -24,6 +23,7 @@ from allometry.studies.core.recipe import (
     small_run,
     vocabulary,
 )
+from allometry.studies.core.sections import TooFewRuns
 from allometry.studies.core.study import run_set, too_little
 from allometry.train.config import TrainConfig
 
@@ -183,7 +183,7 @@ def _levels(model: ModelConfig, largest: ModelConfig) -> int:
 
 
 def _relative_cost(model: ModelConfig, levels: int, below: int = 0) -> float:
-    """FLOPs of one size's trunk and decays, over the shortest horizon in tokens."""
+    """Return the FLOPs of one size's trunk and decays, over the shortest horizon in tokens."""
     decay = TrainConfig.model_fields["decay"].default
     horizons = [2 ** (level / PER_OCTAVE) for level in range(-below, levels)]
     return model.counts().flops_per_token("attention") * (horizons[-1] + decay * sum(horizons[:-1]))
@@ -218,7 +218,7 @@ def recipe_runs(runs: pd.DataFrame) -> pd.DataFrame:
         rule = np.minimum(HIGHEST_RATE, RATE_TIMES_WIDTH / runs["d_model"].to_numpy(float))
         keep &= np.abs(runs["lr"].astype(float).to_numpy() / rule - 1) < _RULE
     if not keep.any():
-        raise AllometryError("none of the runs follows the recipe", hint="train the grid: allometry run size")
+        raise TooFewRuns("none of the runs follows the recipe")
     return runs[keep].reset_index(drop=True)
 
 
@@ -251,7 +251,7 @@ def trunk_points(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     steps = points["S"].to_numpy()
     points = points[(steps > warmup) & (steps <= last)].reset_index(drop=True)
     if not len(points):
-        raise AllometryError("no run was evaluated at its constant rate", hint="train longer horizons")
+        raise TooFewRuns("no run was evaluated at its constant rate")
     return points
 
 

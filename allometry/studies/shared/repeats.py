@@ -17,11 +17,10 @@ import numpy as np
 import pandas as pd
 
 from allometry.data.tokens import manifest_of
-from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run
-from allometry.studies.core.sections import StudySection, percent
+from allometry.studies.core.sections import StudySection, TooFewRuns, percent
 from allometry.studies.core.study import run_set, too_little
 from allometry.units import format_count
 
@@ -151,8 +150,6 @@ def largest_size(run: RunConfig, runs: tuple[RunConfig, ...]) -> bool:
     return largest == run.model.counts().N
 
 
-_HINT = "train them: allometry run least_data"
-
 USUAL_DECAY = 0.1
 """Weight decay of the recipe."""
 
@@ -172,7 +169,7 @@ def repeated(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     wanted = (runs["tokenizer"] != "symbols") & (runs["schedule"] == "constant") & runs["early_stop"].isna()
     table = runs[wanted].reset_index(drop=True)
     if not len(table):
-        raise AllometryError("no run on repeated text has finished", hint=_HINT)
+        raise TooFewRuns("no run on repeated text has finished")
     ends = [_end(curves[curves["run"] == run]) for run in table["run"]]
     table[["best", "best_step", "gap"]] = pd.DataFrame(ends, index=table.index)
     usual = (table["dropout"].astype(float) == 0) & np.isclose(table["weight_decay"], USUAL_DECAY)
@@ -199,8 +196,8 @@ def noise_of(table: pd.DataFrame) -> float:
     known = count > 1
     if not known.any():
         return NOISE
-    freedom = count[known] - 1
-    return float(np.sqrt((spread[known] * freedom).sum() / freedom.sum()))
+    dof = count[known] - 1
+    return float(np.sqrt((spread[known] * dof).sum() / dof.sum()))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -224,21 +221,22 @@ class LeastSet:
 
 
 def excess(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """`column` ("loss" or "best") of each size and set over that of the size on all the text, less one: mean
-    over seeds, a row a size (index N), a column a set (U rising). Raises AllometryError without partners.
+    """Return `column` ("loss" or "best") of each size and set over that of the size on all the text, less
+    one: mean over seeds, a row a size (index N), a column a set (U rising). Raises AllometryError without
+    partners.
     """
     own = table[table["usual"]]
     on_all = own[own["infinite"]].groupby("N")[column].mean()
     sets = own[~own["infinite"]].pivot_table(index="N", columns="U", values=column)
     both = sets.index.intersection(on_all.index)
     if not len(both) or not sets.shape[1]:
-        raise AllometryError("no size was trained on sets and on all the text", hint=_HINT)
+        raise TooFewRuns("no size was trained on sets and on all the text")
     return sets.loc[both].div(on_all.loc[both], axis=0) - 1
 
 
 def least_data(table: pd.DataFrame, column: str, tolerance: float, seed: int = 0) -> LeastSet:
-    """D* by interpolation in log U, with intervals from the noise between seeds: losses are redrawn, those on
-    all the text too. The exponent is the slope of log D* over log N of the sizes that have one.
+    """Find D* by interpolation in log U, with intervals from the noise between seeds: losses are redrawn,
+    those on all the text too. The exponent is the slope of log D* over log N of the sizes that have one.
     """
     frame = excess(table, column)
     noise = noise_of(table)
@@ -284,7 +282,7 @@ def crossing(u: Array, excess: Array, tolerance: float) -> float:
 
 
 def _slope(n: Array, d: Array) -> float:
-    """d log D / d log N; NaN for fewer than three sizes."""
+    """Return d log D / d log N; NaN for fewer than three sizes."""
     known = np.isfinite(d) & (d > 0)
     if known.sum() < 3:
         return float("nan")
@@ -345,7 +343,7 @@ def descents(text: pd.DataFrame | None, tables: pd.DataFrame | None, curves: pd.
         ]
         parts += _along("training, equations", runs["run"], names, curves, CLEAR_IN_TABLES)
     if not parts:
-        raise AllometryError("no loss was followed along three sizes, sets or steps", hint="train more runs")
+        raise TooFewRuns("no loss was followed along three sizes, sets or steps")
     table = pd.DataFrame(parts)
     said = [_counted(str(kind), rows) for kind, rows in table.groupby("along", sort=False)]
     shown = Table(

@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 
 from allometry.data.tokens import manifest_of
-from allometry.errors import AllometryError
 from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run
-from allometry.studies.core.sections import percent
+from allometry.studies.core.sections import TooFewRuns, percent
 from allometry.studies.core.study import run_set, too_little
 
 if TYPE_CHECKING:
@@ -128,9 +127,6 @@ def _horizon(compute: float, models: list[ModelConfig], sets: int, seeds: int) -
     return compute / (sets * sum(flops) + 2 * (seeds - 1) * flops[len(flops) // 2])
 
 
-_HINT = "train the subsets: allometry run overfitting"
-
-
 def early_stopped(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """Return finished transformers with dropout that stop early, at a constant rate, with the columns of
     `stopped`.
@@ -145,12 +141,12 @@ def early_stopped(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     )
     own = runs[wanted].reset_index(drop=True)
     if not len(own):
-        raise AllometryError("no run was stopped early on a subset of the text", hint=_HINT)
+        raise TooFewRuns("no run was stopped early on a subset of the text")
     return stopped(own, curves)
 
 
 def stopped(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """Early-stopped runs (columns of `Store.frame()`) with where they stopped.
+    """Return early-stopped runs (columns of `Store.frame()`) with where they stopped.
 
     `unique` is the size D of the set in tokens; added are `infinite` (all the text, at most once), `stop`
     (the update with the best test loss), `turned` (whether the test loss was seen to rise after it),
@@ -182,15 +178,14 @@ def infinite(table: pd.DataFrame) -> pd.Series:
     """
     found = table[table["infinite"]].groupby("N")["loss"].mean()
     if not len(found):
-        raise AllometryError(
-            "no size was trained on all the text, which stands for infinite data", hint=_HINT
-        )
+        raise TooFewRuns("no size was trained on all the text, which stands for infinite data")
     return found
 
 
 def excess(table: pd.DataFrame) -> Array:
-    """L(N, D)/L(N, all) - 1 of each row; NaN where the size was not trained on all the text (Kaplan et al.
-    2020, eq. 4.2)."""
+    """Return L(N, D)/L(N, all) - 1 of each row; NaN where the size was not trained on all the text (Kaplan et
+    al. 2020, eq. 4.2).
+    """
     return (table["loss"] / table["N"].map(infinite(table)) - 1).to_numpy(float)
 
 

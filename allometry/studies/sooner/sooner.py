@@ -22,6 +22,7 @@ from allometry.studies.core.recipe import rule_rate
 from allometry.studies.core.sections import (
     LEVEL,
     StudySection,
+    TooFewRuns,
     chapter,
     percent,
     section_or_reason,
@@ -106,7 +107,7 @@ def dials(runs: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
         if len(settings) == 2:
             coded[dial] = np.where(runs[column] == settings[1], 1, -1)
     if not coded:
-        raise AllometryError("no dial was turned in these runs", hint="finish the study's runs")
+        raise TooFewRuns("no dial was turned in these runs")
     return pd.DataFrame(coded, index=runs.index)
 
 
@@ -278,7 +279,7 @@ def _on_text(runs: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
     """Report the best test loss in bits per byte after the same text."""
     own = runs[runs["tokenizer"] != "symbols"].reset_index(drop=True)
     if not len(own):
-        raise AllometryError("no run on text has finished", hint="run the study again to finish it")
+        raise TooFewRuns("no run on text has finished")
     own = _relative(own, lambda width: rule_rate("transformer", width))
     best = [float(curves.loc[curves["run"] == run, "loss"].min()) for run in own["run"]]
     own = own.assign(best=own["bits_per_byte"].astype(float) * np.array(best) / own["loss"].astype(float))

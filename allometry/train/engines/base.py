@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from allometry.core.registry import Registry
 from allometry.errors import AllometryError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ CLIP_EPS = 1e-6
 
 
 def decays(name: str, shape: Sequence[int]) -> bool:
-    """Whether weight decay falls on a parameter: on every matrix, token embedding and positions included.
+    """Return whether weight decay applies to a parameter: to every matrix, token and position embeddings included.
 
     Gains and biases (one dimension) are left alone. This is the rule of most GPT-2 reproductions, and the
     only place where it is written; every engine asks here.
@@ -41,7 +42,7 @@ def decays(name: str, shape: Sequence[int]) -> bool:
 
 
 def normalised(weights: Floats) -> Floats:
-    """Weights of predicted tokens, (sequences, n_ctx), divided by their sum.
+    """Return weights of predicted tokens, (sequences, n_ctx), divided by their sum.
 
     AllometryError if none counts: a mean over no tokens has no gradient.
     """
@@ -55,9 +56,7 @@ def normalised(weights: Floats) -> Floats:
 
 
 class StepResult(NamedTuple):
-    """What one update reports: mean training loss in nats per token, and the gradient's norm before
-    clipping.
-    """
+    """The result of one update: mean training loss in nats per token, and the gradient's norm before clipping."""
 
     loss: float
     grad_norm: float
@@ -80,25 +79,27 @@ class Engine(ABC):
     """
 
     name: ClassVar[str]
+    bf16: ClassVar[bool] = False
+    """Whether products of weights are rounded to bf16, so that its numbers are near fp32's, not equal."""
 
     @classmethod
     @abstractmethod
-    def lacks(cls, config: RunConfig) -> str | None:
-        """Why this engine cannot run `config` on this machine (one sentence with the remedy), or None if it
-        can.
+    def unsupported_reason(cls, config: RunConfig) -> str | None:
+        """Return why this engine cannot run `config` on this machine (one sentence with the remedy), or None if
+        it can.
         """
 
     @abstractmethod
     def __init__(self, config: RunConfig, *, threads: int = 1, device: str = "cpu") -> None:
-        """Initial parameters come from `config.model.build(config.train.seed)`, the same in every engine."""
+        """Initialise the parameters from `config.model.build(config.train.seed)`, the same in every engine."""
 
     def use_threads(self, count: int) -> bool:
-        """Work with so many threads from now on, if that changes no bit of any result; whether it does so."""
+        """Use `count` threads from now on, if that changes no bit of any result; return whether they are used."""
         return False
 
     @abstractmethod
     def step(self, batch: Tokens, *, lr: float, step: int, weights: Floats | None = None) -> StepResult:
-        """One AdamW update on token ids of shape (sequences, n_ctx + 1); the last column is only a target.
+        """Make one AdamW update on token ids of shape (sequences, n_ctx + 1); the last column is only a target.
 
         The loss is the mean over all predicted tokens or, with `weights` w of shape (sequences, n_ctx),
         sum(w l) / sum(w); AllometryError if all w are zero. With g its gradient and |g| the norm of that over
@@ -117,32 +118,32 @@ class Engine(ABC):
     def gradients(
         self, windows: Tokens, *, step: int = 1, weights: Floats | None = None
     ) -> tuple[float, dict[str, Floats]]:
-        """The loss that `step` would report for these arguments, and its gradient by parameter (copies, not
-        clipped). Parameters and moments stay as they are.
+        """Return the loss that `step` would report for these arguments, and its gradient by parameter (copies,
+        not clipped). Parameters and moments stay as they are.
         """
 
     def gradient_norm(self, windows: Tokens, *, step: int = 1) -> float:
-        """The norm over all parameters of the gradient of the mean loss on `windows`."""
+        """Return the norm over all parameters of the gradient of the mean loss on `windows`."""
         _, gradients = self.gradients(windows, step=step)
         return math.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in gradients.values()))
 
     def sequence_norms(self, windows: Tokens, *, step: int = 1) -> NDArray[np.float64]:
-        """The norm of the gradient of each sequence's own mean loss, (sequences,): what the gradient noise
-        scale is made of (McCandlish et al. 2018, appendix A.1).
+        """Return the gradient norm of each sequence's own mean loss, (sequences,), from which the gradient noise
+        scale is computed (McCandlish et al. 2018, appendix A.1).
         """
         return np.array([self.gradient_norm(window[None], step=step) for window in windows])
 
     @abstractmethod
     def losses(self, windows: Tokens) -> NDArray[np.float32]:
-        """Loss in nats of every predicted token, shape (sequences, n_ctx), without dropout or gradients."""
+        """Return the loss in nats of every predicted token, (sequences, n_ctx), without dropout or gradients."""
 
     @abstractmethod
     def hits(self, windows: Tokens) -> NDArray[np.bool_]:
-        """Whether the most probable token is the target, for every predicted token, (sequences, n_ctx)."""
+        """Return whether the most probable token is the target, for every predicted token, (sequences, n_ctx)."""
 
     @abstractmethod
     def state(self) -> State:
-        """Copies of everything that training changes, under names that every engine shares.
+        """Return copies of everything that training changes, under names that every engine shares.
 
         "params/<name>", "adam_m/<name>" and "adam_v/<name>" with the names and shapes of the reference
         module's state_dict (a tied head appears once, as the embedding). fp32.
@@ -151,3 +152,14 @@ class Engine(ABC):
     @abstractmethod
     def load_state(self, state: State) -> None:
         """Continue from `state()` of any engine with the same model."""
+
+
+ENGINES: Registry[type[Engine]] = Registry("engine", packages=("allometry.train.engines",))
+"""Engines that a configuration can name. Those of packs and of several devices are chosen by what is trained."""
+
+EngineType = TypeVar("EngineType", bound=type[Engine])
+
+
+def register(engine: EngineType) -> EngineType:
+    """Make an engine known (class decorator) by its `name`."""
+    return ENGINES.add(engine.name, engine)

@@ -37,8 +37,8 @@ _CELLS = ("input.weight", "recurrent.weight", "bias")
 
 
 def parameter_names(model: Any) -> list[str]:
-    """The parameters of a model of one of `FAMILIES` in the order of the C++ offsets, by layer; one that
-    several layers share comes up in each.
+    """Return the parameters of a model of one of `FAMILIES` in the order of the C++ offsets, by layer; a
+    parameter that several layers share is repeated for each.
     """
     layers = range(model.n_layer)
     if model.family == "lstm":
@@ -47,12 +47,12 @@ def parameter_names(model: Any) -> list[str]:
 
 
 def stack_of(model: Any) -> int:
-    """The number of distinct blocks of a transformer, which are applied in turn."""
+    """Return the number of distinct blocks of a transformer, which are applied in turn."""
     return int(model.n_layer // getattr(model, "reuse", 1))
 
 
 def unsuited(model: Any) -> str | None:
-    """Why the compiled step cannot train a family or a kind of it, on any machine; or None."""
+    """Return why the compiled step cannot train this model on any machine, or None."""
     kind = getattr(model, "family", "?")
     if kind not in FAMILIES:
         return f"the native engine trains {', '.join(FAMILIES)} models, not {kind}: {INSTEAD}"
@@ -99,13 +99,13 @@ class Batch(ctypes.Structure):
 
 
 def environment() -> tuple[str | None, ...]:
-    """What decides which compiler and cache are used."""
+    """Return the environment variables that decide which compiler and cache are used."""
     return tuple(os.environ.get(name) for name in ("PATH", "CXX", "ALLOMETRY_CACHE"))
 
 
 @cache
 def library(_environment: tuple[str | None, ...]) -> ctypes.CDLL:
-    """The compiled step, with the signatures of its functions; loaded once for an `environment()`."""
+    """Load the compiled step, with the signatures of its functions; once for each `environment()`."""
     lib = ctypes.CDLL(str(build.library()))
     pointer, batch = ctypes.c_void_p, ctypes.POINTER(Batch)
     lib.allometry_has_bf16.restype = ctypes.c_int32
@@ -133,13 +133,13 @@ def library(_environment: tuple[str | None, ...]) -> ctypes.CDLL:
 
 
 def native_build() -> str | None:
-    """What tells this machine's compiled step from others; None if there is none."""
+    """Return a name that identifies this machine's compiled step; None if there is none."""
     return None if no_library(environment()) else build.library().stem
 
 
 @cache
 def no_library(environment: tuple[str | None, ...]) -> str | None:
-    """Why the step cannot be compiled or loaded, or None; asked once for an environment."""
+    """Return why the step cannot be compiled or loaded, or None; determined once for each environment."""
     if reason := build.missing_instructions():
         return f"{reason}: {INSTEAD}"
     try:

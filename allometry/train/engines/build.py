@@ -32,7 +32,7 @@ INSTRUCTIONS = ("avx2", "fma")
 
 
 def missing_instructions() -> str | None:
-    """Why this processor cannot run the native step, or None."""
+    """Return why this processor cannot run the native step, or None."""
     machine = platform.machine().lower()
     if machine in ("arm64", "aarch64"):
         return None
@@ -43,7 +43,7 @@ def missing_instructions() -> str | None:
 
 
 def compiler() -> str:
-    """The path of the C++ compiler: the one that CXX names, else the first of c++, g++ and clang++.
+    """Return the path of the C++ compiler: the one that CXX names, else the first of c++, g++ and clang++.
 
     AllometryError with the remedy if there is none.
     """
@@ -58,7 +58,7 @@ def compiler() -> str:
 
 
 def library() -> Path:
-    """The compiled step for this machine, built if the cache does not have it (a few seconds).
+    """Return the compiled step for this machine, built if the cache does not have it (a few seconds).
 
     Workers that build at the same time do not clash: each writes a file of its own and renames it.
     AllometryError without compiler or writable cache, or if the compiler fails.
@@ -71,7 +71,7 @@ def library() -> Path:
 
 
 def _fingerprint(compiler_path: str) -> str:
-    """Hash of all that the machine code depends on: sources, compiler, flags, processor."""
+    """Return the hash of all that the machine code depends on: sources, compiler, flags, processor."""
     digest = hashlib.sha256()
     for source in sorted(SOURCES.iterdir()):
         if source.suffix in (".h", ".cpp"):
@@ -83,7 +83,7 @@ def _fingerprint(compiler_path: str) -> str:
 
 @cache
 def _version(compiler_path: str) -> str:
-    """What the compiler says of itself."""
+    """Return the compiler's own description of its version."""
     done = subprocess.run([compiler_path, "--version"], capture_output=True, text=True, check=False)
     return done.stdout
 

@@ -1,4 +1,4 @@
-"""Quicker PyTorch for every family: flat buffers, one fused AdamW, a head that never holds all its logits.
+"""Faster PyTorch for every family: flat buffers, one fused AdamW, a head that never holds all its logits.
 
 On a GPU matrix products run in bf16 over fp32 master weights; so they do on CPUs with bf16 matrix units
 (AMX). On other CPUs bf16 is slower than fp32 (measured: 0.1 to 0.8 times its speed), so there everything
@@ -30,6 +30,7 @@ from allometry.train.engines.base import (
     Tokens,
     decays,
     normalised,
+    register,
 )
 from allometry.train.engines.predictions import hits
 from allometry.train.engines.reference import as_tensor, dropout_masks, sent, with_auxiliary
@@ -41,7 +42,7 @@ CHUNK = 1 << 18
 """Logits that the head holds at once in training: 1 MB in fp32, about a core's second-level cache."""
 
 CHUNK_ELSEWHERE = 1 << 25
-"""The same on GPUs, 128 MB, lest launching many small products take the time: reasoned, not measured."""
+"""The same on GPUs, 128 MB, so that launching small kernels does not dominate: estimated, not measured."""
 
 EVALUATION_TOKENS = 4096
 """Tokens evaluated at once on CPUs; on GPUs as many as have `CHUNK_ELSEWHERE` logits."""
@@ -56,14 +57,17 @@ ALIGNMENT = 16
 """Every parameter begins at a multiple of this many numbers (64 bytes, a cache line) of the flat buffers."""
 
 
+@register
 class FastEngine(Engine):
-    """Parameters, gradients and moments each live in one buffer: those that decay first, then the others."""
+    """The engine for GPUs and for families without a compiled step. Parameters, gradients and moments each live
+    in one buffer: those that decay first, then the others.
+    """
 
     name = "fast"
 
     @classmethod
-    def lacks(cls, config: RunConfig) -> str | None:
-        """Nothing: this engine runs every configuration."""
+    def unsupported_reason(cls, config: RunConfig) -> str | None:
+        """Return None: this engine runs every configuration."""
         return None
 
     def __init__(
@@ -75,8 +79,9 @@ class FastEngine(Engine):
         precision: torch.dtype | None = None,
         home: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """`precision` of the matrix products: the machine's best (see `best_precision`) unless given. `home`:
-        buffers of zeros for the four `KINDS` of numbers, as `layout` says, to live in."""
+        """Set the `precision` of the matrix products, by default the machine's best (see `best_precision`).
+        `home`: zeroed buffers for the four `KINDS` of numbers, laid out as `layout` says.
+        """
         torch.set_num_threads(threads)
         self.config, self.device = config.train, torch.device(device)
         settle(self.device)
@@ -92,7 +97,7 @@ class FastEngine(Engine):
             parameter.data, parameter.grad = place, self._view(self.gradient, name)
 
     def step(self, batch: Tokens, *, lr: float, step: int, weights: Floats | None = None) -> StepResult:
-        """One update: see `Engine.step` for the equations."""
+        """Make one update: see `Engine.step` for the equations."""
         results = self.enqueue(batch, lr=lr, step=step, weights=weights)
         return StepResult(*results.tolist())  # here, and only here, the host waits for the device
 
@@ -113,17 +118,17 @@ class FastEngine(Engine):
     def gradients(
         self, windows: Tokens, *, step: int = 1, weights: Floats | None = None
     ) -> tuple[float, dict[str, Floats]]:
-        """See `Engine.gradients`."""
+        """Return loss and gradients: see `Engine.gradients`."""
         loss = float(self._backward(windows, step, weights))
         return loss, {name: self._view(self.gradient, name).cpu().numpy().copy() for name in self.places}
 
     def gradient_norm(self, windows: Tokens, *, step: int = 1) -> float:
-        """See `Engine.gradient_norm`; without copies."""
+        """Return the gradient's norm without copies: see `Engine.gradient_norm`."""
         self._backward(windows, step, None)
         return float(torch.linalg.vector_norm(self.gradient))
 
     def _backward(self, batch: Tokens, step: int, weights: Floats | None) -> Tensor:
-        """The loss on a batch, whose gradient is left in `self.gradient`."""
+        """Return the loss on a batch, and leave its gradient in `self.gradient`."""
         share = None
         if weights is not None:
             share = sent(torch.from_numpy(normalised(weights)), self.device).flatten()
@@ -135,7 +140,7 @@ class FastEngine(Engine):
         return loss.detach()
 
     def _loss(self, tokens: Tensor, share: Tensor | None) -> Tensor:
-        """Mean loss in nats, or that weighted by `share` (which sums to 1).
+        """Return the mean loss in nats, or the one weighted by `share` (which sums to 1).
 
         A family that has `features` and `head` never holds all its logits at once.
         """
@@ -154,7 +159,7 @@ class FastEngine(Engine):
 
     @torch.no_grad()
     def _update(self, lr: float, step: int) -> None:
-        """AdamW, fused, on the two halves of the flat buffers."""
+        """Apply fused AdamW to the two halves of the flat buffers."""
         decay = self.config.weight_decay
         for part, rate in ((slice(0, self.decaying), decay), (slice(self.decaying, None), 0.0)):
             adamw(
@@ -176,7 +181,7 @@ class FastEngine(Engine):
 
     @torch.no_grad()
     def losses(self, windows: Tokens) -> NDArray[np.float32]:
-        """Loss in nats of every predicted token, (sequences, n_ctx)."""
+        """Return the loss in nats of every predicted token, (sequences, n_ctx)."""
         self.model.eval()
         at_once = EVALUATION_TOKENS
         if self.device.type != "cpu":
@@ -193,12 +198,12 @@ class FastEngine(Engine):
         return torch.cat(parts).numpy()
 
     def hits(self, windows: Tokens) -> NDArray[np.bool_]:
-        """See `Engine.hits`."""
+        """Return which predictions are right: see `Engine.hits`."""
         with self._autocast():
             return hits(self.model, windows, self.device)
 
     def state(self) -> State:
-        """Copies of parameters and moments, under the names of the module's state_dict."""
+        """Return copies of parameters and moments, under the names of the module's state_dict."""
         return {
             f"{kind}/{name}": self._view(buffer, name).detach().cpu().numpy().copy()
             for kind, buffer in self.buffers.items()
@@ -223,7 +228,7 @@ class FastEngine(Engine):
 
 
 def best_precision(device: torch.device) -> torch.dtype:
-    """bf16 where the hardware multiplies bf16 matrices quicker than fp32 ones (GPUs, AMX), else fp32."""
+    """Return bf16 where the hardware multiplies bf16 matrices faster than fp32 ones (GPUs, AMX), else fp32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
@@ -231,7 +236,7 @@ def best_precision(device: torch.device) -> torch.dtype:
 
 
 def layout(model: nn.Module) -> tuple[Places, int, int]:
-    """Where each parameter lies in a flat buffer, where those that decay end, and the buffer's length."""
+    """Return each parameter's place in a flat buffer, the end of those that decay, and the buffer's length."""
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     places: Places = {}
     end = decaying = 0
@@ -254,7 +259,7 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, share: Tensor | None) -> Tensor:
-        """x (n, d), weight (V, d), targets (n): the mean loss in nats."""
+        """Return the mean loss in nats, of x (n, d), weight (V, d) and targets (n)."""
         w, n = weight.to(x.dtype), x.shape[-2]
         chunk_size = CHUNK if x.device.type == "cpu" else CHUNK_ELSEWHERE
         rows = max(1, chunk_size // w[..., 0].numel())
@@ -281,7 +286,7 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        """Gradients for x and weight."""
+        """Return the gradients for x and weight."""
         dx, dw = ctx.saved_tensors
         each = upstream[..., None, None]
         return (dx * each).to(dx.dtype), dw * each, None, None

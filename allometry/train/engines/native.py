@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import weakref
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from allometry.train.engines.base import (
     Tokens,
     decays,
     normalised,
+    register,
 )
 from allometry.train.engines.bindings import (
     FAMILIES,
@@ -50,16 +51,19 @@ LONGEST = 1024
 """The longest context: probabilities of every layer are kept for the backward pass."""
 
 
+@register
 class NativeEngine(Engine):
-    """fp32 on the CPU, every option of its families: biases, dropout, any width and vocabulary."""
+    """The compiled engine: fp32 on the CPU, with every option of its families: biases, dropout, any width and
+    vocabulary.
+    """
 
     name = "native"
-    bf16: ClassVar[bool] = False
-    """Whether products with weights round their factors to bf16 (see native_bf16.py)."""
 
     @classmethod
-    def lacks(cls, config: RunConfig) -> str | None:
-        """One sentence with the remedy, or None; compiles the step if this machine has not done so yet."""
+    def unsupported_reason(cls, config: RunConfig) -> str | None:
+        """Return the reason in one sentence with the remedy, or None; compiles the step if this machine has not
+        done so yet.
+        """
         model = config.model
         if reason := unsuited(model):
             return reason
@@ -72,7 +76,7 @@ class NativeEngine(Engine):
             raise AllometryError(
                 f"the native engine computes on the CPU, not on {device!r}", hint="use engine fast for a GPU"
             )
-        if reason := self.lacks(config):
+        if reason := self.unsupported_reason(config):
             raise AllometryError(reason)
         self._config = config
         weights = {k: v.numpy() for k, v in config.model.build(config.train.seed).state_dict().items()}
@@ -125,7 +129,9 @@ class NativeEngine(Engine):
         return int(handle)
 
     def use_threads(self, count: int) -> bool:
-        """See `Engine.use_threads`. Without memory for the buffers of more threads there are no more."""
+        """Use another number of threads: see `Engine.use_threads`. Without memory for more threads the number
+        stays.
+        """
         if count != self._threads:
             self._threads = self._lib.allometry_use_threads(self._model, max(1, count)) or self._threads
         return True
@@ -140,7 +146,7 @@ class NativeEngine(Engine):
     def _batch(
         self, windows: Tokens, *, weights: Floats | None = None, losses: Floats | None = None
     ) -> tuple[Batch, tuple[NDArray[Any] | None, ...]]:
-        """The C structure, and the arrays that must live as long as it."""
+        """Return the C structure, and the arrays that must live as long as it."""
         model = self._config.model
         tokens = np.ascontiguousarray(windows, dtype=np.int32)
         if tokens.ndim != 2 or not 2 <= tokens.shape[1] <= model.n_ctx + 1:
@@ -165,7 +171,7 @@ class NativeEngine(Engine):
         )
 
     def step(self, batch: Tokens, *, lr: float, step: int, weights: Floats | None = None) -> StepResult:
-        """See `Engine.step`."""
+        """Make one update: see `Engine.step`."""
         train = self._config.train
         clip = math.inf if train.clip is None else train.clip
         adam = Adam(lr, train.beta1, train.beta2, ADAM_EPS, train.weight_decay, clip, CLIP_EPS, step)
@@ -177,39 +183,41 @@ class NativeEngine(Engine):
         return StepResult(loss, norm.value)
 
     def losses(self, windows: Tokens) -> Floats:
-        """See `Engine.losses`."""
+        """Return the losses: see `Engine.losses`."""
         result = np.empty((len(windows), windows.shape[1] - 1), np.float32)
         structure, _alive = self._batch(windows, losses=result)
         self._lib.allometry_losses(self._model, ctypes.byref(structure))
         return result
 
     def hits(self, windows: Tokens) -> NDArray[np.bool_]:
-        """See `Engine.hits`. PyTorch computes it, since the compiled step keeps no logits."""
+        """Return which predictions are right: see `Engine.hits`. PyTorch computes it: the compiled step keeps no
+        logits.
+        """
         module = self._config.model.build(self._config.train.seed)
         return hits(with_parameters(module, self.state()), windows, torch.device("cpu"))
 
     def gradients(
         self, windows: Tokens, *, step: int = 1, weights: Floats | None = None
     ) -> tuple[float, dict[str, Floats]]:
-        """See `Engine.gradients`."""
+        """Return loss and gradients: see `Engine.gradients`."""
         structure, _alive = self._batch(windows, weights=weights)
         loss = self._lib.allometry_gradients(self._model, ctypes.byref(structure), step)
         return loss, {name: view.copy() for name, view in self._views(self._gradients).items()}
 
     def sequence_norms(self, windows: Tokens, *, step: int = 1) -> NDArray[np.float64]:
-        """See `Engine.sequence_norms`."""
+        """Return the gradient norm of each sequence: see `Engine.sequence_norms`."""
         norms = np.empty(len(windows), np.float64)
         structure, _alive = self._batch(windows)
         self._lib.allometry_sequence_norms(self._model, ctypes.byref(structure), step, norms.ctypes.data)
         return norms
 
     def state(self) -> State:
-        """See `Engine.state`."""
+        """Return parameters and moments: see `Engine.state`."""
         kinds = {"params": self._params, "adam_m": self._first, "adam_v": self._second}
         return {f"{kind}/{k}": v.copy() for kind, flat in kinds.items() for k, v in self._views(flat).items()}
 
     def load_state(self, state: State) -> None:
-        """See `Engine.load_state`."""
+        """Load parameters and moments: see `Engine.load_state`."""
         kinds = {"params": self._params, "adam_m": self._first, "adam_v": self._second}
         for kind, flat in kinds.items():
             for name, view in self._views(flat).items():

@@ -1,8 +1,8 @@
 """K models of one shape trained in one program: seeds, rates, data and horizons may differ.
 
 A step of a small model on a GPU is a few hundred launches of a few microseconds, whatever the model's size.
-Stacked on a leading axis, K models take as many launches as one. Their numbers never meet: every operation is
-a batched one, so one that diverges leaves the others as they are.
+Stacked on a leading axis, K models take as many launches as one. Their numbers are independent: every
+operation is batched, so one that diverges does not affect the others.
 
 The family's own module runs under `torch.func.vmap`, forward only. The backward pass is plain autograd
 through the batched operations, for attention on GPUs has a batching rule forward and none backward.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from allometry.train.config import RunConfig, TrainConfig
 
 WARM_UPS = 3
-"""Steps before a CUDA graph is captured, for libraries choose and allocate in their first calls."""
+"""Steps before a CUDA graph is captured: libraries choose algorithms and allocate in their first calls."""
 
 
 class Pack:
@@ -49,9 +49,9 @@ class Pack:
         device: str = "cpu",
         precision: torch.dtype | None = None,
     ) -> None:
-        """Raises AllometryError if these runs cannot be packed (see `lacks`)."""
+        """Stack the models of these runs; raises AllometryError if they cannot be packed (see `unsupported_reason`)."""
         model = configs[0].model.build()
-        if lack := lacks(configs, model):
+        if lack := unsupported_reason(configs, model):
             raise AllometryError(f"these runs cannot be packed: {lack}", hint="train them one by one")
         self.trains = [config.train for config in configs]
         self.device = torch.device(device)
@@ -80,7 +80,7 @@ class Pack:
         self._replay: Callable[[], None] | None = None
 
     def _allocate(self, sequences: int, n_ctx: int) -> None:
-        """What a step reads and writes, at fixed addresses: a graph can be replayed with nothing else."""
+        """Allocate the inputs and outputs of a step at fixed addresses, so that a CUDA graph can be replayed."""
         models, device = len(self.trains), self.device
         self.tokens = torch.zeros(models, sequences, n_ctx + 1, dtype=torch.int64, device=device)
         self.share = torch.zeros(models, sequences * n_ctx, device=device)
@@ -88,7 +88,7 @@ class Pack:
         self.results = torch.zeros(2, models, device=device)
 
     def steps(self, asked: Mapping[int, Sequence[Step]]) -> dict[int, list[StepResult]]:
-        """Updates of the members that are named, equally many of each, one after the other.
+        """Update the named members, the same number of steps each, one after the other.
 
         Members that are not named, because they are done or have diverged, are computed and not used. See
         `Engine.step` for the equations and for what it raises.
@@ -108,7 +108,7 @@ class Pack:
         return {row: [StepResult(*map(float, at[:, row])) for at in found] for row in asked}
 
     def _gathered(self, asked: Mapping[int, Sequence[Step]], number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The tokens, shares and rates of one step of all members, on the host."""
+        """Return the tokens, shares and rates of one step of all members, on the host."""
         tokens = torch.zeros(self.tokens.shape, dtype=torch.int64)
         share = torch.full(self.share.shape, 1 / self.share.shape[1])
         rates = np.zeros(self.rates.shape, np.float32)
@@ -121,16 +121,16 @@ class Pack:
         return tokens, share, torch.from_numpy(rates)
 
     def _run(self) -> None:
-        """One step on what lies in the fixed places: on a GPU by its graph, which the first one captures."""
+        """Run one step on the fixed buffers: on a GPU by its graph, which the first call captures."""
         if self.device.type != "cuda":
             return self._step()
-        with torch.cuda.device(self.device):  # which device is current, each thread decides for itself
+        with torch.cuda.device(self.device):  # the current device is a setting of each thread
             if self._replay is None:
                 self._replay = self._capture()
             self._replay()
 
     def _capture(self) -> Callable[[], None]:
-        """The step as a CUDA graph. Parameters and moments are as before once it is captured."""
+        """Capture the step as a CUDA graph, and restore parameters and moments afterwards."""
         kept = {kind: buffer.clone() for kind, buffer in self.buffers.items()}
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
@@ -146,7 +146,7 @@ class Pack:
         return graph.replay
 
     def _step(self) -> None:
-        """Losses and gradients of all models, then their updates."""
+        """Compute losses and gradients of all models, then update them."""
         inputs, targets = self.tokens[..., :-1], self.tokens[..., 1:].flatten(1)
         with self._batched(), self._autocast():
             x, head = vmap(self._parts)(self.stacks, inputs)
@@ -159,13 +159,13 @@ class Pack:
         self._update()
 
     def _parts(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """What the head reads, (B, T, d), and its weights, (V, d), of one model."""
+        """Return the features, (B, T, d), and the head's weights, (V, d), of one model."""
         found: tuple[Tensor, Tensor] = functional_call(self.parts, dict(parameters), (inputs,))
         return found
 
     @torch.no_grad()
     def _update(self) -> None:
-        """AdamW with a rate, a threshold of clipping and a step for each model."""
+        """Apply AdamW with a rate, a clipping threshold and a step of each model's own."""
         lr, beta1, beta2, fade, first, second, clip = self.rates
         p, m, v, g = (self.buffers[kind] for kind in KINDS)
         norm = torch.linalg.vector_norm(g, dim=1, keepdim=True)
@@ -182,7 +182,9 @@ class Pack:
         return torch.autocast(self.device.type, self.precision, cache_enabled=False)
 
     def _batched(self) -> contextlib.AbstractContextManager[Any]:
-        """Attention that has a batching rule: on CPUs not the fused one, which would go model by model."""
+        """Return a context in which attention has a batching rule: on CPUs without the fused kernel, which would
+        run model by model.
+        """
         return sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else contextlib.nullcontext()
 
 
@@ -193,21 +195,21 @@ class Member(FastEngine):
     together: Callable[[Step], StepResult] | None = None
 
     def step(self, batch: Tokens, *, lr: float, step: int, weights: Floats | None = None) -> StepResult:
-        """See `Engine.step`."""
+        """Make one update: see `Engine.step`."""
         if self.together is None:
             return super().step(batch, lr=lr, step=step, weights=weights)
         return self.together(Step(batch, lr, step, weights))
 
 
 class Parts(nn.Module):
-    """A module's features and head in one call, under which it can be given other parameters."""
+    """A module's features and head in one call, for use with other parameters than its own."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Of token ids (B, T): features (B, T, d) and the head's weights (V, d)."""
+        """Return features (B, T, d) and the head's weights (V, d), of token ids (B, T)."""
         model: Any = self.model
         return model.features(tokens), model.head()
 
@@ -218,7 +220,7 @@ RATES = ("lr", "beta1", "beta2", "fade", "first", "second", "clip")
 
 
 def rates_of(train: TrainConfig, step: Step) -> tuple[float, ...]:
-    """The numbers of `RATES` for one model at one step."""
+    """Return the numbers of `RATES` for one model at one step."""
     return (
         step.lr,
         train.beta1,
@@ -230,8 +232,8 @@ def rates_of(train: TrainConfig, step: Step) -> tuple[float, ...]:
     )
 
 
-def lacks(configs: Sequence[RunConfig], model: nn.Module | None = None) -> str | None:
-    """Why these runs cannot be trained as one pack (one sentence), or None if they can.
+def unsupported_reason(configs: Sequence[RunConfig], model: nn.Module | None = None) -> str | None:
+    """Return why these runs cannot be trained as one pack (one sentence), or None if they can.
 
     `model` is the module of the first, where the caller has built it already.
     """
@@ -254,7 +256,7 @@ def lacks(configs: Sequence[RunConfig], model: nn.Module | None = None) -> str |
 
 
 def _try(model: nn.Module) -> None:
-    """One model of a pack reads two tokens."""
+    """Run one model as a pack on two tokens, to see whether PyTorch can batch it."""
     stacks = {f"model.{name}": p.detach()[None] for name, p in model.named_parameters()}
     tokens = torch.zeros(1, 1, 2, dtype=torch.int64)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):

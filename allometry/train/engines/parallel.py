@@ -50,8 +50,8 @@ class ParallelEngine(Engine):
     name = "parallel"
 
     @classmethod
-    def lacks(cls, config: RunConfig) -> str | None:
-        """Why the batch cannot be divided, or None."""
+    def unsupported_reason(cls, config: RunConfig) -> str | None:
+        """Return why the batch cannot be divided among the processes, or None."""
         return config.undivided(dist.get_world_size())
 
     def __init__(
@@ -63,8 +63,8 @@ class ParallelEngine(Engine):
         sharded: bool = False,
         tokens_at_once: int = ROWS_OF_TOKENS,
     ) -> None:
-        """`sharded` divides the state (FSDP2) instead of copying it (DDP)."""
-        lack = self.lacks(config)
+        """Copy the model to each process (DDP) or, with `sharded`, divide its state among them (FSDP2)."""
+        lack = self.unsupported_reason(config)
         if lack:
             raise AllometryError(lack, hint="choose batch_tokens a multiple of n_ctx times the devices")
         torch.set_num_threads(threads)
@@ -78,7 +78,7 @@ class ParallelEngine(Engine):
         self.v = {name: torch.zeros_like(_local(p)) for name, p in self.parameters.items()}
 
     def step(self, batch: Tokens, *, lr: float, step: int, weights: Floats | None = None) -> StepResult:
-        """One update on the whole batch, of which each process computes its share; see `Engine.step`."""
+        """Make one update on the whole batch, of which each process computes its share; see `Engine.step`."""
         loss = self._backward(batch, step, weights)
         norm = self._norm()
         scale = 1.0
@@ -110,7 +110,9 @@ class ParallelEngine(Engine):
         return float(total)
 
     def _loss(self, rows: Tokens, share: Floats, of: int) -> tuple[Tensor, Tensor]:
-        """These sequences' part of the batch's loss, and of what its family adds to it in training."""
+        """Return these sequences' part of the batch's loss, and of the auxiliary loss that its family adds in
+        training.
+        """
         tokens = as_tensor(rows, self.device)
         logits = self.runner(tokens[:, :-1]).flatten(0, 1).float()
         each = F.cross_entropy(logits, tokens[:, 1:].flatten(), reduction="none")
@@ -120,7 +122,7 @@ class ParallelEngine(Engine):
 
     @contextlib.contextmanager
     def _synchronised(self, last: bool) -> Iterator[None]:
-        """Gradients travel between the processes with the last part of a batch only."""
+        """Synchronise gradients between the processes only for the last part of a batch."""
         if self.sharded:
             self.runner.set_requires_gradient_sync(last)
             yield
@@ -153,7 +155,9 @@ class ParallelEngine(Engine):
     def gradients(
         self, windows: Tokens, *, step: int = 1, weights: Floats | None = None
     ) -> tuple[float, dict[str, Floats]]:
-        """See `Engine.gradients`; the number of sequences must be a multiple of the devices."""
+        """Return loss and gradients: see `Engine.gradients`. The number of sequences must be a multiple of the
+        devices.
+        """
         loss = self._backward(windows, step, weights)
         gradients = {
             name: _whole(p.grad).cpu().numpy() for name, p in self.parameters.items() if p.grad is not None
@@ -162,39 +166,39 @@ class ParallelEngine(Engine):
         return loss, gradients
 
     def _forget(self) -> None:
-        """Drop the gradients; by name, for FSDP shows the module other tensors while it is gathered."""
+        """Remove the gradients, by parameter name: while it is gathered, FSDP shows the module other tensors."""
         for parameter in self.parameters.values():
             parameter.grad = None
 
     def losses(self, windows: Tokens) -> NDArray[np.float32]:
-        """See `Engine.losses`; each process evaluates its share."""
+        """Return the losses, of which each process evaluates its share: see `Engine.losses`."""
         return self._each(windows, lambda logits, targets: F.cross_entropy(logits, targets, reduction="none"))
 
     def hits(self, windows: Tokens) -> NDArray[np.bool_]:
-        """See `Engine.hits`."""
+        """Return which predictions are right: see `Engine.hits`."""
         return self._each(windows, lambda logits, targets: (logits.argmax(1) == targets).float()) > 0.5
 
     @torch.no_grad()
     def _each(self, windows: Tokens, measure: Any) -> NDArray[np.float32]:
-        """A number for every predicted token, computed where its sequence is, known to all."""
+        """Return `measure` of every predicted token, computed where its sequence is and gathered in every process."""
         self.model.eval()
         found = torch.zeros(windows[:, 1:].shape, device=self.device)
-        per_process = -(-len(windows) // self.world)  # all make as many passes, FSDP's gathers being common
+        per_process = -(-len(windows) // self.world)  # equal in all: FSDP gathers are collective
         for first in range(0, per_process, self.rows_at_once):
             wanted = np.arange(first, min(first + self.rows_at_once, per_process)) * self.world + self.rank
-            rows = wanted % len(windows)  # past the end: computed again, and the same
+            rows = wanted % len(windows)  # past the end: computed again, with equal results
             tokens = as_tensor(windows[rows], self.device)
             logits = self.model(tokens[:, :-1]).flatten(0, 1).float()
             values = measure(logits, tokens[:, 1:].flatten()).view(len(rows), -1)
             keep = torch.from_numpy(wanted < len(windows)).to(self.device)
             found[torch.from_numpy(rows).to(self.device)[keep]] = values[keep]
         if self.sharded:
-            self.runner.reshard()  # FSDP keeps the root gathered for a backward pass that does not come
+            self.runner.reshard()  # FSDP keeps the root gathered for a backward pass, and there is none
         dist.all_reduce(found)
         return found.cpu().numpy()
 
     def state(self) -> State:
-        """See `Engine.state`: gathered, the same in every process."""
+        """Return parameters and moments, gathered, the same in every process: see `Engine.state`."""
         return {name: _whole(tensor).cpu().numpy().copy() for name, tensor in self._tensors().items()}
 
     @torch.no_grad()
@@ -211,11 +215,11 @@ class ParallelEngine(Engine):
         dcp.save(dict(self._tensors()), checkpoint_id=str(folder))
 
     def load(self, folder: Path) -> None:
-        """Continue from a distributed checkpoint, of whatever number of processes."""
+        """Continue from a distributed checkpoint, of any number of processes."""
         dcp.load(dict(self._tensors()), checkpoint_id=str(folder))
 
     def _tensors(self) -> dict[str, Tensor]:
-        """All that training changes, under the names of `Engine.state`, divided as the parameters are."""
+        """Return all that training changes, under the names of `Engine.state`, divided as the parameters are."""
         found: dict[str, Tensor] = {}
         for name, p in self.parameters.items():
             found[f"params/{name}"] = p.detach()
@@ -236,17 +240,17 @@ def _shard(model: nn.Module) -> nn.Module:
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this process holds."""
+    """Return the part of a tensor that this process holds."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    """The whole of a tensor, gathered."""
+    """Gather the whole of a tensor."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _divided_like(parameter: Tensor, local: Tensor) -> Tensor:
-    """A tensor of which this process holds `local`, divided as the parameter is."""
+    """Return the tensor of which this process holds `local`, divided as the parameter is."""
     if not isinstance(parameter, DTensor):
         return local
     return DTensor.from_local(

@@ -1,4 +1,4 @@
-"""What a model would say: the most probable token at each position, compared with what came."""
+"""Greedy predictions of a model: the most probable token at each position, compared with the target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOGITS = 1 << 24
 
 @torch.no_grad()
 def hits(module: nn.Module, windows: Tokens, device: torch.device) -> NDArray[np.bool_]:
-    """Whether the most probable token is the target, for windows (n, n_ctx + 1): shape (n, n_ctx)."""
+    """Return whether the most probable token is the target, for windows (n, n_ctx + 1): shape (n, n_ctx)."""
     module.eval()
     vocabulary = int(module.get_parameter("embed.weight").shape[0])
     rows = max(1, LOGITS // (vocabulary * (windows.shape[1] - 1)))
@@ -28,7 +28,7 @@ def hits(module: nn.Module, windows: Tokens, device: torch.device) -> NDArray[np
 
 
 def with_parameters(module: nn.Module, state: State) -> nn.Module:
-    """The module with the parameters of an engine's state."""
+    """Load the parameters of an engine's state into the module, and return it."""
     found = {
         k.removeprefix("params/"): torch.from_numpy(v) for k, v in state.items() if k.startswith("params/")
     }

@@ -1,6 +1,4 @@
-"""The referee: plain fp32 autograd and AdamW as the paper writes it. Every family, every option, every
-device.
-"""
+"""The reference engine: plain fp32 autograd and AdamW as the paper writes it. Every family, option and device."""
 
 from __future__ import annotations
 
@@ -25,6 +23,7 @@ from allometry.train.engines.base import (
     Tokens,
     decays,
     normalised,
+    register,
 )
 from allometry.train.engines.predictions import hits
 
@@ -37,14 +36,14 @@ EVALUATION_TOKENS = 8192
 
 @contextmanager
 def dropout_masks(seed: int, step: int, device: torch.device) -> Iterator[None]:
-    """Within it PyTorch's random numbers are a function of (seed, step), wherever the run was resumed."""
+    """Make PyTorch's random numbers a function of (seed, step) within the context, also in a run that was resumed."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed * 1_000_003 + step)
         yield
 
 
 def as_tensor(tokens: Tokens, device: torch.device) -> Tensor:
-    """Token ids as PyTorch wants them: int64, on the device."""
+    """Return token ids as PyTorch needs them: int64, on the device."""
     return sent(torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64)), device)
 
 
@@ -58,7 +57,7 @@ def sent(values: Tensor, device: torch.device) -> Tensor:
 
 
 def with_auxiliary(loss: Tensor, model: torch.nn.Module) -> Tensor:
-    """What training differentiates: the loss and, in families that have one, their `auxiliary_loss`.
+    """Return the loss to differentiate: the loss plus, in families that have one, their `auxiliary_loss`.
 
     That is a tensor of one number, from the last forward pass in training, or None. Reported losses are
     without it.
@@ -67,14 +66,17 @@ def with_auxiliary(loss: Tensor, model: torch.nn.Module) -> Tensor:
     return loss if extra is None else loss + extra
 
 
+@register
 class ReferenceEngine(Engine):
-    """One tensor after another, nothing fused, no reduced precision: slow is fine, wrong is not."""
+    """Plain operations, nothing fused, no reduced precision: slow, and the standard that the others are tested
+    against.
+    """
 
     name = "reference"
 
     @classmethod
-    def lacks(cls, config: RunConfig) -> str | None:
-        """Nothing: this engine runs every configuration."""
+    def unsupported_reason(cls, config: RunConfig) -> str | None:
+        """Return None: this engine runs every configuration."""
         return None
 
     def __init__(self, config: RunConfig, *, threads: int = 1, device: str = "cpu") -> None:
@@ -87,7 +89,7 @@ class ReferenceEngine(Engine):
         self.v = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
 
     def step(self, batch: Tokens, *, lr: float, step: int, weights: Floats | None = None) -> StepResult:
-        """One update: see `Engine.step` for the equations."""
+        """Make one update: see `Engine.step` for the equations."""
         loss = self._backward(batch, step, weights)
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])))
@@ -99,7 +101,7 @@ class ReferenceEngine(Engine):
         return StepResult(float(loss), norm)
 
     def _backward(self, batch: Tokens, step: int, weights: Floats | None) -> Tensor:
-        """The loss on a batch, whose gradients are left in the parameters' `.grad`."""
+        """Return the loss on a batch, and leave its gradients in the parameters' `.grad`."""
         tokens = as_tensor(batch, self.device)
         self.model.train()
         self.model.zero_grad(set_to_none=True)
@@ -117,7 +119,7 @@ class ReferenceEngine(Engine):
     def gradients(
         self, windows: Tokens, *, step: int = 1, weights: Floats | None = None
     ) -> tuple[float, dict[str, Floats]]:
-        """See `Engine.gradients`."""
+        """Return loss and gradients: see `Engine.gradients`."""
         loss = float(self._backward(windows, step, weights))
         return loss, {
             name: (torch.zeros_like(p) if p.grad is None else p.grad).cpu().numpy().copy()
@@ -139,7 +141,7 @@ class ReferenceEngine(Engine):
 
     @torch.no_grad()
     def losses(self, windows: Tokens) -> NDArray[np.float32]:
-        """Loss in nats of every predicted token, (sequences, n_ctx)."""
+        """Return the loss in nats of every predicted token, (sequences, n_ctx)."""
         self.model.eval()
         rows = max(1, EVALUATION_TOKENS // (windows.shape[1] - 1))
         parts = []
@@ -150,11 +152,11 @@ class ReferenceEngine(Engine):
         return torch.cat(parts).numpy()
 
     def hits(self, windows: Tokens) -> NDArray[np.bool_]:
-        """See `Engine.hits`."""
+        """Return which predictions are right: see `Engine.hits`."""
         return hits(self.model, windows, self.device)
 
     def state(self) -> State:
-        """Copies of parameters and moments, under the names of the module's state_dict."""
+        """Return copies of parameters and moments, under the names of the module's state_dict."""
         kinds = {"params": self.parameters, "adam_m": self.m, "adam_v": self.v}
         return {
             f"{kind}/{name}": tensor.detach().cpu().numpy().copy()

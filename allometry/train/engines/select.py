@@ -1,9 +1,8 @@
-"""Which engine runs a configuration on this machine."""
+"""Choose the engine that runs a configuration on this machine."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import time
 from collections.abc import Callable
@@ -13,39 +12,34 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from allometry import env
-from allometry.errors import AllometryError, unknown
+from allometry.errors import AllometryError
 from allometry.runs.files import read_json
 from allometry.runs.place import Folder
-from allometry.train.engines.base import Engine
+from allometry.train.engines.base import ENGINES, Engine
 
 if TYPE_CHECKING:
     from allometry.train.config import RunConfig
 
-_ENGINES = {
-    "native": ("allometry.train.engines.native", "NativeEngine"),
-    "native-bf16": ("allometry.train.engines.native_bf16", "NativeBf16Engine"),
-    "fast": ("allometry.train.engines.fast", "FastEngine"),
-    "reference": ("allometry.train.engines.reference", "ReferenceEngine"),
-}
-"""Engines by name, the one that is usually the quickest first."""
-
 _AUTO = ("native", "native-bf16", "fast")
-"""Engines that may be taken unasked: their losses cannot be told from the reference's."""
+"""Engines that may be taken unasked, the one that is usually the fastest first.
+
+Their losses cannot be told from the reference's.
+"""
 
 _TRIAL_SECONDS = 0.1
 _TRIAL_TOKENS = 1024
 _MARGIN = 1.1
-"""A later engine must be this much quicker than an earlier one to be taken: timings on busy machines
+"""How many times as fast as an earlier engine a later one must be to be taken: timings on busy machines
 scatter."""
 
 
 def engine(name: str, config: RunConfig, *, threads: int = 1, device: str = "cpu") -> Engine:
-    """The engine called `name`, at step 0; "auto" takes the quickest that can run `config` here.
+    """Return the engine called `name`, at step 0; "auto" takes the fastest that can run `config` here.
 
     AllometryError: an engine asked for by name that cannot run says what it lacks and the remedy.
     """
     chosen = auto(config, threads=threads, device=device) if name == "auto" else engine_class(name)
-    lack = chosen.lacks(config)
+    lack = chosen.unsupported_reason(config)
     if lack is not None:
         raise AllometryError(
             f"engine {name!r} cannot run this: {lack}",
@@ -55,23 +49,21 @@ def engine(name: str, config: RunConfig, *, threads: int = 1, device: str = "cpu
 
 
 def engine_class(name: str) -> type[Engine]:
-    """The class of an engine by name; AllometryError for an unknown one."""
-    if name not in _ENGINES:
-        raise unknown("engine", name, ["auto", *_ENGINES])
-    module, attribute = _ENGINES[name]
-    found: type[Engine] = getattr(importlib.import_module(module), attribute)
-    return found
+    """Return the class of an engine by name; AllometryError for an unknown one."""
+    if name not in ENGINES:
+        raise ENGINES.unknown(name, also=["auto"])
+    return ENGINES[name]
 
 
 def auto(config: RunConfig, *, threads: int = 1, device: str = "cpu") -> type[Engine]:
-    """The quickest of native, native-bf16 and fast that can run `config`, as timed once on this machine.
+    """Return the fastest of native, native-bf16 and fast that can run `config`, as timed once on this machine.
 
     The timing takes 0.1 s for each, for each shape and batch, and is kept in the cache folder, so that the
     choice stays the same. On GPUs it is fast.
     """
     if not device.startswith("cpu"):
         return engine_class("fast")
-    able = [kind for name in _AUTO if (kind := engine_class(name)).lacks(config) is None]
+    able = [kind for name in _AUTO if (kind := engine_class(name)).unsupported_reason(config) is None]
     if len(able) == 1:
         return able[0]
     path = _record(config, threads)
@@ -96,7 +88,7 @@ def engine_for(
     log: Callable[[str], None],
     device: str = "cpu",
 ) -> Engine:
-    """The engine that a run began with (`before`; None for a new run), else the one that it asks for.
+    """Return the engine that a run began with (`before`; None for a new run), else the one that it asks for.
 
     `make` gives an engine by name; `log` is told, a line each, of what a reader of the run should know.
     """
@@ -116,19 +108,19 @@ def engine_for(
 
 
 def why_not_native(config: RunConfig, device: str = "cpu") -> str | None:
-    """Why `auto` takes another engine than native for `config`, in a sentence; None if it need not, and on
-    GPUs, where native is none of the choice. Loads no PyTorch.
+    """Return why `auto` cannot use engine native for `config`, in a sentence. None where it can, for models that
+    native cannot train on any machine, and on GPUs. Loads no PyTorch.
     """
     from allometry.train.engines.bindings import environment, no_library, unsuited
 
     if not device.startswith("cpu") or unsuited(config.model):
-        return None  # nothing to mend
+        return None  # nothing that the user could change
     reason = no_library(environment())
-    return reason and f"engine native, usually the quickest, cannot be used: {reason}"
+    return reason and f"engine native, usually the fastest, cannot be used: {reason}"
 
 
 def _record(config: RunConfig, threads: int) -> Path:
-    """The file of one timing: one for each CPU, thread count, shape of model and size of batch."""
+    """Return the file of one timing: one for each CPU, thread count, model shape and batch size."""
     import torch
 
     trial = min(config.train.batch_tokens, _TRIAL_TOKENS)
@@ -138,7 +130,9 @@ def _record(config: RunConfig, threads: int) -> Path:
 
 
 def _remember(path: Path, paces: dict[str, float]) -> dict[str, float]:
-    """Keep the timing and return it, or the one that another process has kept meanwhile: all choose alike."""
+    """Keep the timing and return it, or the one that another process has kept meanwhile, so that all choose the
+    same engine.
+    """
     try:
         created = Folder(path.parent).create(path.name, json.dumps(paces).encode())
         return paces if created else read_json(path) or paces
@@ -147,7 +141,7 @@ def _remember(path: Path, paces: dict[str, float]) -> dict[str, float]:
 
 
 def _pace(candidate: type[Engine], config: RunConfig, threads: int) -> float:
-    """Tokens per second of an engine: the best of the steps that fit into a tenth of a second."""
+    """Return an engine's tokens per second, from its best step within a tenth of a second."""
     trial = candidate(config, threads=threads)
     sequences = max(1, min(config.train.batch_tokens, _TRIAL_TOKENS) // config.model.n_ctx)
     random = np.random.default_rng(0)

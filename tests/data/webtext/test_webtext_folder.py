@@ -1,4 +1,5 @@
-"""What a corpus's folder keeps safe: other people's files, one writer at a time, no stale or mixed-up stages."""
+"""What a corpus's folder keeps safe: other people's files, one writer at a time, no stale or mixed-up
+stages."""
 
 import dataclasses
 import io

@@ -1,6 +1,7 @@
 """How the crawl behaves towards hosts: delays, refusals, robots.txt in every shape, opt-outs, certificates.
 
-One crawl of many loopback hosts, each of which behaves in its own way; what needs a clock gets one of its own.
+One crawl of many loopback hosts, each of which behaves in its own way; what needs a clock gets one of its
+own.
 """
 
 import asyncio

@@ -140,14 +140,16 @@ MENU = "<li><a href='/1'>Front page of it</a></li><li><a href='/2'>About us and 
             [],
         ),
         (
-            f"<article><h1>Hours</h1>{STORY}<table><tr><td>Monday</td><td><ul><li>9:30 to 18:00</li></ul></td></tr>"
+            f"<article><h1>Hours</h1>{STORY}<table>"
+            "<tr><td>Monday</td><td><ul><li>9:30 to 18:00</li></ul></td></tr>"
             "<tr><td>Tuesday</td><td><ol><li>closed all day</li></ol></td></tr></table></article>",
             ["Monday", "9:30 to 18:00", "closed all day"],
             [],
         ),
         (f"<ul>{MENU}</ul><h1>River</h1>{STORY}", ["Paragraph 4"], ["Front page", "About us"]),
         (
-            f"<article>{STORY}<table><tr><th>Rights<ul><li>asked what is kept</li></ul></th></tr></table></article>",
+            f"<article>{STORY}<table><tr><th>Rights<ul><li>asked what is kept</li></ul></th></tr></table>"
+            "</article>",
             ["asked what is kept"],
             [],
         ),

@@ -15,6 +15,7 @@ from allometry.studies.core.plan import keep, load, of_compute
 from allometry.studies.core.predictions import predict_held_back as foretell
 from allometry.studies.core.study import Study, StudyData
 from allometry.studies.quickstart import Quickstart
+from allometry.sweeps.cost.cost import plan_frame
 from allometry.train.config import DataConfig, RunConfig
 
 
@@ -87,7 +88,7 @@ PLAN = of_compute(Four(), 2e13, DataConfig())
 
 
 def _evidence(status: str = "done") -> StudyData:
-    runs = PLAN.sweep.frame().assign(status=status, loss=2.0, finished="2026-05-01T10:00:00+00:00")
+    runs = plan_frame(PLAN.sweep).assign(status=status, loss=2.0, finished="2026-05-01T10:00:00+00:00")
     runs["finished"] = [f"2026-05-01T10:{k:02d}:00+00:00" for k in range(len(runs) - 1, -1, -1)]
     empty = pd.DataFrame({"run": []})
     return StudyData(
@@ -118,7 +119,7 @@ def test_every_member_holds_back_its_own(tmp_path: Any) -> None:
 
 
 def test_a_run_is_predicted_once_by_the_first_that_can() -> None:
-    runs = PLAN.sweep.frame()
+    runs = plan_frame(PLAN.sweep)
     first = runs[~runs["run"].isin(PLAN.held_back)].assign(status="done")
     predicted, reasons = foretell(Four(), PLAN, first.assign(loss=2.0))
     assert not reasons

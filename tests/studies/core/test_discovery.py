@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import allometry.studies
-from allometry.studies.core import study as registry
+from allometry.studies.core.study import RUN_SETS, STUDIES, run_set_named, study
 
 SOURCE = '''
 from allometry.report.content import Analysis
@@ -34,17 +34,15 @@ class Found(Study):
 def test_a_file_or_folder_put_into_the_package_is_found(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "_STUDIES", dict(registry._STUDIES))
-    monkeypatch.setattr(registry, "_RUN_SETS", dict(registry._RUN_SETS))
     monkeypatch.setattr(allometry.studies, "__path__", [*allometry.studies.__path__, str(tmp_path)])
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)
     if path.parent != tmp_path:
         (path.parent / "__init__.py").write_text('"""A subject."""\n')
     path.write_text(SOURCE.format(name=path.stem))
-    found = registry.study(path.stem)
-    assert found.question == "Is this file found?"
-    assert registry.run_set_named(f"{path.stem}_runs")(1.0, None) == ()  # type: ignore[arg-type]
+    with STUDIES.temporary(), RUN_SETS.temporary():
+        assert study(path.stem).question == "Is this file found?"
+        assert run_set_named(f"{path.stem}_runs")(1.0, None) == ()  # type: ignore[arg-type]
 
 
 def test_one_study_is_found_without_the_others() -> None:

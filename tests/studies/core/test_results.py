@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ import pytest
 from allometry.errors import AllometryError
 from allometry.report.content import Analysis, Constant
 from allometry.studies.core import results
-from allometry.studies.core import study as base
-from allometry.studies.core.study import Study, StudyData
+from allometry.studies.core.study import STUDIES, Study, StudyData, register
 
 
 class Tiny(Study):
@@ -31,8 +31,10 @@ class Tiny(Study):
 
 
 @pytest.fixture(autouse=True)
-def _known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "_STUDIES", {**base.studies(), "tiny": Tiny})
+def _known() -> Iterator[None]:
+    with STUDIES.temporary():
+        register(Tiny)
+        yield
 
 
 @pytest.fixture

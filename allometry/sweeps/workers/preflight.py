@@ -1,0 +1,154 @@
+"""What is checked before the first run of a sweep starts on a cluster: versions, the store and the data, on
+every node, and said with the remedy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import socket
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from allometry.env import cpu_model, package_version
+from allometry.errors import AllometryError
+from allometry.runs.place import place
+from allometry.runs.store import Store
+from allometry.sweeps.sweep import Sweep
+from allometry.version import __version__
+
+if TYPE_CHECKING:
+    from allometry.data.tokens import TokenSet
+
+FOLDER = ".probe"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """What a node says of itself: its name, the versions it runs, the kind of processor or GPU it has, and
+    the bytes of memory of a GPU."""
+
+    host: str
+    versions: Mapping[str, str | None]
+    kind: str
+    device_memory: float | None = None
+
+
+def versions() -> dict[str, str | None]:
+    """Versions that must agree on all nodes."""
+    return {
+        "allometry": __version__,
+        "ray": package_version("ray"),
+        "python": platform.python_version(),
+    }
+
+
+def describe(device: str) -> dict[str, Any]:
+    """This node as JSON for `Node`; the task that every node runs first."""
+    kind, memory = cpu_model(), None
+    if device == "cuda":
+        import torch
+
+        if torch.cuda.is_available():
+            kind = torch.cuda.get_device_name()
+            memory = float(torch.cuda.get_device_properties(0).total_memory)
+        else:
+            kind = f"no GPU, {kind}"
+    return {
+        "host": socket.gethostname(),
+        "versions": versions(),
+        "kind": kind,
+        "device_memory": memory,
+    }
+
+
+def require_same_versions(nodes: Iterable[Node]) -> None:
+    """AllometryError, naming node and versions, if any runs another Allometry, Ray or Python than this
+    process.
+    """
+    ours = versions()
+    for node in nodes:
+        for name, version in node.versions.items():
+            if version != ours[name]:
+                pip = f"pip install {name}=={ours[name]}" if name != "python" else f"Python {ours[name]}"
+                raise AllometryError(
+                    f"node {node.host} runs {name} {version or '(none)'}, this machine {ours[name]}",
+                    hint=f"make them the same: {pip} on the node, or the node's version here",
+                )
+
+
+def reach(location: str, nonce: str, names: list[str]) -> dict[str, Any]:
+    """Whether this node sees the store and can write to it, and which token sets it lacks; a task.
+
+    The driver has written `nonce` there: a folder of the same name on another disk is another store.
+    """
+    from allometry.data.placed import missing
+
+    found: dict[str, Any] = {"host": socket.gethostname(), "error": None, "missing": missing(names)}
+    try:
+        there = place(location)
+        if there.read(f"{FOLDER}/{nonce}") is None:
+            found["error"] = "does not see it"
+        elif not there.create(f"{FOLDER}/{nonce}-{uuid.uuid4().hex}", b""):
+            found["error"] = "cannot write to it"
+    except AllometryError as error:
+        found["error"] = f"cannot use it: {error.message}"
+    return found
+
+
+EachNode = Callable[[Any, tuple[Any, ...]], list[dict[str, Any]]]
+"""Runs a function with arguments once on every node; what each returned."""
+
+
+def settle(sweep: Sweep, store: Store, each_node: EachNode) -> dict[str, str]:
+    """Make sure that every node can use the store and has the data: names of token sets, for tasks.
+
+    Tokens are made here, once; if a node lacks them they are put into the store, where it finds them.
+    AllometryError for a store that a node cannot use, or data that cannot be made here.
+    """
+    from allometry.data.placed import publish
+
+    names, sets, refused = make_tokens(sweep)
+    if refused:
+        raise refused[0]
+    nonce = uuid.uuid4().hex
+    store.place.write(f"{FOLDER}/{nonce}", b"")
+    try:
+        found = each_node(reach, (store.place.location, nonce, list(names.values())))
+    finally:
+        with contextlib.suppress(AllometryError, OSError):
+            for file in store.place.names(FOLDER):
+                if file.startswith(f"{FOLDER}/{nonce}"):
+                    store.place.remove(file)
+    for node in found:
+        if node["error"]:
+            raise AllometryError(
+                f"the store {store.place.location} cannot be used: node {node['host']} {node['error']}",
+                hint="use a folder that every node mounts at the same path, or --store s3://BUCKET/PATH with "
+                "its credentials on every node",
+            )
+    lacking = {name for node in found for name in node["missing"]}
+    publish([tokens for tokens in sets.values() if tokens.path.name in lacking], store.place)
+    return names
+
+
+def make_tokens(sweep: Sweep) -> tuple[dict[str, str], dict[str, TokenSet], list[AllometryError]]:
+    """The token sets that a sweep reads: names for tasks, the sets, and why others cannot be had."""
+    from allometry.data.tokens import key, prepare
+
+    sets, refused = {}, []
+    for each in _required(sweep):
+        try:
+            sets[key(*each)] = prepare(*each)
+        except AllometryError as error:
+            refused.append(error)
+    return {name: tokens.path.name for name, tokens in sets.items()}, sets, refused
+
+
+def _required(sweep: Sweep) -> list[tuple[str, str]]:
+    """(corpus, tokenizer) of every token set that the runs of a sweep read."""
+    from allometry.train.inputs import token_sets
+
+    return sorted({each for run in sweep for each in token_sets(run.data)})

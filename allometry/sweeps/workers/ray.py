@@ -1,0 +1,283 @@
+"""A Ray cluster as a pool: a slot for every core (or share of a GPU) of every node, as nodes come and go.
+
+Ray places the tasks, gives them their resources, and starts them again when a worker or node is lost; a run
+continues from its checkpoint in the store. Which run goes where and when is the executor's business, as on
+one machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from allometry.cluster import NAMESPACE, connect
+from allometry.errors import AllometryError
+from allometry.sweeps.workers.pool import Message, Task
+from allometry.sweeps.workers.preflight import Node, describe, require_same_versions, settle
+from allometry.sweeps.workers.ray_coordinator import RayCoordinator
+from allometry.sweeps.workers.service import ends
+from allometry.version import __version__
+
+if TYPE_CHECKING:
+    from allometry.runs.store import Store
+    from allometry.sweeps.sweep import Sweep
+
+_LOOK_SECONDS = 2.0
+"""How often the cluster is asked which nodes it has."""
+
+_PATIENCE = 120.0
+"""Seconds that the coordinator may take to start or answer."""
+
+
+@dataclass
+class _Slot:
+    """A place for one run: the node it is on (Ray's id) and whether that is still there."""
+
+    node: str
+    alive: bool = True
+
+
+class RayPool:
+    """The workers of a Ray cluster; see `allometry.sweeps.workers.pool.Pool`.
+
+    On a cluster with GPUs a run gets 1/`per_gpu` of one, else a core; a run on n devices gets n of them on
+    one node. `workers` limits how many runs are trained at the same time.
+    """
+
+    shared = True
+
+    def __init__(
+        self,
+        on: str = "ray",
+        *,
+        workers: int | None = None,
+        device: str | None = None,
+        per_gpu: int = 1,
+        pack: int | None = None,
+    ) -> None:
+        """Connect as `on` says (`allometry.cluster.connect`) and start a coordinator there.
+
+        `device` and `pack`: see `allometry.sweeps.workers.factory.open_pool`. Raises AllometryError if the cluster
+        cannot be used.
+        """
+        self._connection = connect(on, workers=workers)
+        self._ray = self._connection.ray
+        self._limit, self._per_gpu, self.pack = workers, per_gpu, pack
+        self.lends = False  # a task has the cores that Ray has given it
+        has_gpus = self._ray.cluster_resources().get("GPU", 0) >= 1
+        self.device = ("cuda" if has_gpus else "cpu") if device in (None, "auto") else device
+        self.paces: dict[str, float] = {}
+        self._nodes: dict[str, Node] = {}
+        self._seen: set[str] = set()
+        self._slots: dict[int, _Slot] = {}
+        self._looked = -math.inf
+        self._memory = 0.0
+        self._busy: set[int] = set()
+        self._coordinator = self._start_coordinator()
+        try:
+            if self.device == "cuda" and not has_gpus:
+                raise AllometryError(
+                    "--device cuda: the cluster offers no GPU",
+                    hint="--device cpu trains on its cores; for GPUs: ray start --num-gpus=N",
+                )
+            self._look()
+            self._require_slots()
+            if per_gpu > 1 and self.device != "cuda":
+                raise AllometryError(
+                    "--per-gpu: the cluster has no GPU that runs could share",
+                    hint="leave it out, or start workers with GPUs: ray start --num-gpus=N",
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def slots(self) -> dict[int, float]:
+        """A slot for every core or share of a GPU that the cluster has now."""
+        self._look()
+        alive = [number for number, slot in self._slots.items() if slot.alive]
+        return {number: self.paces.get(self.kind(number), 1.0) for number in alive[: self._limit]}
+
+    @property
+    def workers(self) -> int:
+        """How many slots there are now."""
+        return len(self.slots)
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """See `Pool.kinds`."""
+        slots = Counter(self.kind(slot) for slot in self.slots)
+        nodes = Counter(self._nodes[node].kind for node in {self._slots[slot].node for slot in self.slots})
+        return {kind: round(count / nodes[kind]) for kind, count in slots.most_common()}
+
+    def kind(self, slot: int) -> str:
+        """The processor or GPU that a slot has."""
+        return self._nodes[self._slots[slot].node].kind
+
+    def node(self, slot: int) -> str:
+        """Ray's id of the node that a slot is on."""
+        return self._slots[slot].node
+
+    def width(self, devices: int) -> int:
+        """See `Pool.width`: several devices are whole ones, each of which has `per_gpu` slots."""
+        return devices * self._per_gpu if devices > 1 else 1
+
+    @property
+    def device_memory(self) -> float | None:
+        """See `Pool.device_memory`: that of the smallest GPU, or a run's share of it."""
+        known = [node.device_memory for node in self._nodes.values() if node.device_memory]
+        return min(known) / self._per_gpu if known else None
+
+    def settle(self, sweep: Sweep, store: Store) -> dict[str, str]:
+        """See `Pool.settle`: every node is asked (`allometry.sweeps.workers.preflight`)."""
+        alive = sorted({slot.node for slot in self._slots.values() if slot.alive})
+        return settle(sweep, store, lambda function, arguments: self._each(alive, function, arguments))
+
+    def send(self, worker: int, task: Task) -> None:
+        """Send a task to a slot."""
+        self._busy.add(worker)
+        devices = task.get("config", {}).get("devices", 1)  # those of a pack have one
+        gpus = devices if devices > 1 else 1 / self._per_gpu
+        share = {"num_gpus": gpus} if self.device == "cuda" else {}
+        memory = int(min(task.get("memory", 0), self._memory))
+        options = {"num_cpus": devices, "memory": memory, "node": self._slots[worker].node, **share}
+        self._coordinator.send.remote(worker, {"device": self.device, **task}, options)
+
+    def messages(self, timeout: float) -> Iterator[tuple[int, Message]]:
+        """Yield the workers' messages, waiting at most `timeout` seconds for the first."""
+        try:
+            messages = self._ask(self._coordinator.take.remote(timeout), timeout + _PATIENCE)
+        except self._ray.exceptions.RayActorError:
+            yield from self._start_over()
+            return
+        for slot, message in messages:
+            if ends(message):
+                self._busy.discard(slot)
+            yield slot, message
+
+    def stop(self, grace: float = 5.0) -> None:
+        """Ask all tasks to write their checkpoints and end; after `grace` seconds they are killed."""
+        with contextlib.suppress(AllometryError, self._ray.exceptions.RayError):
+            self._ask(self._coordinator.stop.remote(grace), grace + 5.0)
+        self.close()
+
+    def close(self) -> None:
+        """End the tasks at once, and the cluster if it was started here."""
+        with contextlib.suppress(Exception):  # whatever is wrong with the cluster, we are leaving
+            self._ray.kill(self._coordinator)
+        self._connection.close()
+
+    def _start_coordinator(self) -> Any:
+        """Start a coordinator beside the head, which is the node that must not be lost anyway."""
+        actor = self._ray.remote(RayCoordinator).options(
+            name=f"coordinator-{uuid.uuid4().hex[:12]}",
+            namespace=NAMESPACE,
+            lifetime="detached",
+            num_cpus=0,
+            resources={"node:__internal_head__": 0.001},
+            max_concurrency=1000,
+        )
+        coordinator = actor.remote()
+        self._ask(coordinator.ready.remote(), _PATIENCE)
+        return coordinator
+
+    def _start_over(self) -> Iterator[tuple[int, Message]]:
+        """The coordinator was lost, and its tasks with it: a new one, and every task counts as died."""
+        self._coordinator = self._start_coordinator()
+        lost, self._busy = sorted(self._busy), set()
+        for slot in lost:
+            yield slot, {"is": "died", "signal": "the cluster lost its coordinator", "certain": False}
+
+    def _ask(self, question: Any, timeout: float) -> Any:
+        """The answer of an actor; AllometryError if the cluster does not answer any more."""
+        try:
+            return self._ray.get(question, timeout=timeout)
+        except (self._ray.exceptions.GetTimeoutError, ConnectionError) as error:
+            raise _silent() from error
+
+    def _look(self) -> None:
+        """Bring the slots up to date with the nodes there are."""
+        if time.monotonic() - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        nodes = self._alive()
+        self._memory = max((each.get("memory", 0.0) for each in nodes.values()), default=0.0)
+        for slot in self._slots.values():
+            slot.alive = slot.node in nodes
+        new = [node for node, each in nodes.items() if node not in self._seen and self._places(each)]
+        self._seen.update(new)
+        if self._slots:  # a node that joins later and cannot be used is left alone, and nobody is stopped
+            with contextlib.suppress(AllometryError, self._ray.exceptions.RayError):
+                self._welcome(new, nodes)
+        else:
+            self._welcome(new, nodes)
+
+    def _alive(self) -> dict[str, dict[str, float]]:
+        """The resources of each node that is there now."""
+        try:
+            return {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
+        except (ConnectionError, self._ray.exceptions.RayError) as error:
+            raise _silent() from error
+
+    def _require_slots(self) -> None:
+        if not self._slots:
+            raise AllometryError(
+                "no node of the cluster offers a core or a GPU",
+                hint="start workers: ray start --address=HEAD:6379 --num-cpus=N",
+            )
+
+    def _welcome(self, new: list[str], nodes: Mapping[str, Mapping[str, float]]) -> None:
+        """Give slots to nodes that run the same versions; AllometryError if one does not."""
+        found = [Node(**each) for each in self._each(new, describe, (self.device,))]
+        require_same_versions(found)
+        for node, description in zip(new, found, strict=True):
+            self._nodes[node] = description
+            for _ in range(self._places(nodes[node])):
+                self._slots[len(self._slots)] = _Slot(node)
+
+    def _each(self, nodes: list[str], function: Any, arguments: tuple[Any, ...]) -> list[dict[str, Any]]:
+        """Run a function on each of the nodes, whatever else runs there; what it returned."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        def task(node: str) -> Any:
+            where = NodeAffinitySchedulingStrategy(node, soft=False)
+            return self._ray.remote(function).options(num_cpus=0, scheduling_strategy=where)
+
+        answers = [task(node).remote(*arguments) for node in nodes]
+        try:
+            return list(self._ray.get(answers, timeout=_PATIENCE)) if answers else []
+        except self._ray.exceptions.RayTaskError as error:
+            raise AllometryError(
+                f"a node of the cluster cannot run Allometry: {error.cause}",
+                hint=f"pip install 'allometry[ray]=={__version__}' on every node",
+            ) from error
+        except self._ray.exceptions.GetTimeoutError as error:
+            raise AllometryError(
+                f"{len(nodes)} nodes of the cluster did not answer within {_PATIENCE:.0f} s",
+                hint="look at `ray status` and at the nodes' logs",
+            ) from error
+
+    def _places(self, resources: Mapping[str, float]) -> int:
+        """How many runs a node with these resources trains at the same time."""
+        if self.device == "cuda":
+            return int(resources.get("GPU", 0)) * self._per_gpu
+        return int(resources.get("CPU", 0))
+
+
+def _silent() -> AllometryError:
+    return AllometryError(
+        "the Ray cluster does not answer any more",
+        hint="the same command continues; runs that are under way there go on",
+    )

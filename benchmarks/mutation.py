@@ -181,7 +181,7 @@ def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("paths", nargs="*", default=["allometry/laws", "allometry/studies/readings"])
+    parser.add_argument("paths", nargs="*", default=["allometry/laws", "allometry/studies"])
     parser.add_argument(
         "--tests",
         nargs="+",

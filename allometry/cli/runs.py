@@ -323,7 +323,7 @@ def _everything(record: RunRecord) -> dict[str, Any]:
 def _dropped_of_curve(curve: pd.DataFrame) -> list[str]:
     """Return the columns of a curve that a narrow console leaves out: all but steps, tokens and losses first."""
     kept = ("step", "tokens", "loss", "train_loss")
-    return [*reversed([name for name in curve if name not in kept]), "train_loss"]
+    return [*reversed([name for name in map(str, curve.columns) if name not in kept]), "train_loss"]
 
 
 def _show(record: RunRecord) -> None:

@@ -134,10 +134,10 @@ def _predictions(result: FitResult, narrow: bool) -> str:
     values = {n: result.data[n].to_numpy(dtype=float) for n in law.inputs}
     centre = {n: float(np.exp(np.mean(np.log(v)))) for n, v in values.items()}
     beyond = {n: 10 * float(v.max()) for n, v in values.items()}
-    wanted, margin = ("new run, 95% interval",), 34
+    names, margin = ["new run, 95% interval"], 34
     if not narrow:
-        wanted, margin = ("law, 95% interval", *wanted), 40
-    headings = "   ".join(f"{heading:^25s}" for heading in wanted)
+        names, margin = ["law, 95% interval", *names], 40
+    headings = "   ".join(f"{heading:^25s}" for heading in names)
     lines = [f"{'predictions':{margin}s} {law.output:>10s}   {headings}"]
     for where, at in (("centre", centre), ("10 times out", beyond)):
         text = f"{where}: " + ", ".join(f"{n} {format_count(v)}" for n, v in at.items())

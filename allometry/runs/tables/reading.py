@@ -500,7 +500,8 @@ def _is_curve(frame: pd.DataFrame) -> bool:
     counter = _counter(frame)
     if counter is None:
         return False
-    size = "N" if "N" in frame else (guess(frame.columns).get("N") or [None])[0]
+    guessed = guess(frame.columns).get("N")
+    size = "N" if "N" in frame else guessed[0] if guessed else None
     if size is not None and frame[size].dropna().map(str).nunique() > 1:
         return False
     values = pd.to_numeric(frame[counter], errors="coerce").dropna()
@@ -537,7 +538,7 @@ def _joined(sources: list[Path], parts: list[pd.DataFrame], notices: list[str]) 
         0,
         f"{len(sources)} files were read as one table: {', '.join(labels[:6])}{', …' if labels[6:] else ''}",
     )
-    columns = [set(part.columns) for part in named]
+    columns = [{str(name) for name in part.columns} for part in named]
     partial = sorted(set.union(*columns) - set.intersection(*columns))
     if partial:
         notices.append(f"not every file has {_listing(partial)}: missing there")

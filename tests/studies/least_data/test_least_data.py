@@ -213,7 +213,7 @@ def test_planted_times_are_found(evidence: StudyData) -> None:
 def test_the_chapter_of_the_laws(evidence: StudyData) -> None:
     analysis = study("gap_laws").analyse(evidence)
     titles = {section.title: section.text for section in analysis.sections}
-    found = re.search(r"foretells larger models best.*delta (0\.\d+)", titles["Forms of the gap"])
+    found = re.search(r"predicts larger models best.*delta (0\.\d+)", titles["Forms of the gap"])
     assert found
     assert float(found.group(1)) == pytest.approx(DELTA, abs=0.05)
     assert "fills up" not in titles["Forms of the gap"]

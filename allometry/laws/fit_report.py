@@ -142,7 +142,7 @@ def _predictions(result: FitResult, narrow: bool) -> str:
     for where, at in (("centre", centre), ("10 times out", beyond)):
         text = f"{where}: " + ", ".join(f"{n} {format_count(v)}" for n, v in at.items())
         points = {n: [v] for n, v in at.items()}
-        pairs = [result.interval_at(points), result.prediction_interval(points)][-len(wanted) :]
+        pairs = [result.interval_at(points), result.prediction_interval(points)][-len(names) :]
         ends = "   ".join(f"[{low[0]:11.5g},{high[0]:11.5g} ]" for low, high in pairs)
         lines.append(f"{text:{margin}s} {result.predict(**points)[0]:10.5g}   {ends}")
     return "\n".join(lines)

@@ -5,6 +5,7 @@ The pool is for tests; this file is also the program that its workers run:
     python -P mortal.py FOLDER STEP MOST ACT PARENT
 """
 
+import errno
 import math
 import os
 import signal
@@ -14,13 +15,14 @@ from typing import Any, Literal
 
 from allometry.sweeps.workers.local import LocalPool, Process
 
-Act = Literal["die", "halt", "rank dies", "rank halts"]
+Act = Literal["die", "halt", "full", "rank dies", "rank halts"]
 
 
 class MortalPool(LocalPool):
     """Workers that report every step and act at the first report of `step`, or of one after it.
 
-    "die": kill themselves, `most` times altogether; "halt": go no further until they are asked to stop. With
+    "die": kill themselves, `most` times altogether; "halt": go no further until they are asked to stop; "full":
+    find the disk full whenever they write a log. With
     "rank dies" and "rank halts" the processes that torchrun starts do so instead, having written `step`
     checkpoints. `folder` is new; it counts deaths.
     """
@@ -73,6 +75,15 @@ def _as_worker(folder: str, step: int, most: int, act: Act) -> None:
         own = ["--standalone", f"--nproc-per-node={devices}", sys.argv[0], "rank", folder, str(step), act]
         return [*own, str(config), "--store", str(store), *options]
 
+    open_file = os.open
+
+    def full(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path).endswith("log.txt"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return open_file(path, *arguments, **options)
+
+    if act == "full":
+        os.open = full
     worker.Worker = Worker  # type: ignore[misc]
     if act.startswith("rank"):
         torchrun.launch_arguments = launch_arguments

@@ -162,15 +162,14 @@ def test_one_writer_per_store(make_run, store: Store, pool: LocalPool):
         train([make_run(10)], store, pool)
 
 
-def test_a_full_disk_stops_the_sweep_and_loses_nothing(make_run, store: Store):
+def test_a_full_disk_stops_the_sweep_and_loses_nothing(make_run, store: Store, tmp_path: Path):
     run, other = make_run(10), make_run(12, seed=1)
-    store.directory(run.id).mkdir()
-    log = store.directory(run.id) / "log.txt"
-    log.symlink_to("/dev/full")
-    with pytest.raises(AllometryError, match="disk is full") as caught:
-        train([run, other], store, workers=1)
+    with (
+        MortalPool(1, tmp_path / "deaths", step=0, act="full") as full,
+        pytest.raises(AllometryError, match="disk is full") as caught,
+    ):
+        train([run, other], store, full)
     assert "same command" in str(caught.value)
-    log.unlink()
     summary, _ = train([run, other], store, workers=1)
     assert {*summary.done, *summary.skipped} == {run.id, other.id}
 

@@ -538,8 +538,8 @@ def _joined(sources: list[Path], parts: list[pd.DataFrame], notices: list[str]) 
         0,
         f"{len(sources)} files were read as one table: {', '.join(labels[:6])}{', …' if labels[6:] else ''}",
     )
-    columns = [{str(name) for name in part.columns} for part in named]
-    partial = sorted(set.union(*columns) - set.intersection(*columns))
+    columns: list[set[str]] = [{str(name) for name in part.columns} for part in named]
+    partial = sorted(set[str]().union(*columns) - columns[0].intersection(*columns))
     if partial:
         notices.append(f"not every file has {_listing(partial)}: missing there")
     return pd.concat([part.dropna(axis=1, how="all") for part in named], ignore_index=True)

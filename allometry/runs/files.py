@@ -271,7 +271,7 @@ def _object(line: bytes) -> dict[str, Any] | None:
 
 
 def refuse_links(path: Path, store: Path) -> None:
-    """AllometryError if `path`, which lies in `store`, or a folder between them is a link: what is moved or
+    """Raise AllometryError if `path`, which lies in `store`, or a folder between them is a link: what is moved or
     deleted there would lie elsewhere.
     """
     for folder in (path, *path.parents):

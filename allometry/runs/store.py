@@ -354,7 +354,7 @@ def store_exists(location: Path | str) -> bool:
 
 
 def require_room(location: Path | str) -> None:
-    """AllometryError if a store cannot be made at a path, before anything is done for it; makes nothing."""
+    """Raise AllometryError if a store cannot be made at a path, before anything is done for it; makes nothing."""
     if url_of(location) is not None:
         return
     path = Path(location).absolute()

@@ -64,7 +64,7 @@ def recorded(directory: Path) -> Text | None:
 
 
 def is_damaged(directory: Path) -> bool:
-    """Whether a directory has a `text.json` that cannot be read."""
+    """Return whether a directory has a `text.json` that cannot be read."""
     return os.path.lexists(directory / FILE) and recorded(directory) is None
 
 

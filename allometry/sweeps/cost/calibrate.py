@@ -98,7 +98,7 @@ def _speed(timings: Timings, reference: Timings) -> float:
 
 
 def spread(runs: Iterable[RunConfig]) -> list[RunConfig]:
-    """One run of each shape to be timed, smallest first.
+    """Return one run of each shape to be timed, smallest first.
 
     Speed depends on the family, the batch and the context besides the size; of each such kind with too many
     shapes those are taken that are evenly spread over its sizes, with both ends.
@@ -191,7 +191,7 @@ def _doubtful(timing: Timing, others: Timings) -> bool:
 
 
 def fits_one(run: RunConfig, pool: Pool) -> bool:
-    """Whether a slot's device is predicted to hold the run."""
+    """Return whether a slot's device is predicted to hold the run."""
     return pool.device_memory is None or estimated_memory(run) <= pool.device_memory
 
 

@@ -29,12 +29,12 @@ _WORTH = 0.75
 
 
 def speedup(threads: int) -> float:
-    """How many times as fast as on one thread a run is expected to be."""
+    """Return how many times as fast as on one thread a run is expected to be."""
     return 1 + _WORTH * (threads - 1)
 
 
 def lend(left: Mapping[str, float], idle: int) -> dict[str, int]:
-    """Threads for each run that may have several: `left` gives the seconds that it would take alone, `idle`
+    """Return the threads for each run that may have several: `left` gives the seconds that it would take alone, `idle`
     the number of cores without a run.
 
     Each core in turn goes to the run that would end last.
@@ -56,7 +56,7 @@ def makespan(
     running: Iterable[Collection[str]] = (),
     packing: Packing | None = None,
 ) -> float:
-    """Seconds until all jobs are done on `workers` single-thread workers: those under way first, then the
+    """Return the seconds until all jobs are done on `workers` single-thread workers: those under way first, then the
     longest.
 
     `running` are the ids of jobs under way, worker by worker: several if they are a pack. A job that awaits
@@ -192,12 +192,12 @@ class _Simulation:
     opened: int = 0
 
     def open(self, job: Job) -> None:
-        """The job may start."""
+        """Note that the job may start."""
         self.opened += 1
         heapq.heappush(self.ready, (-self.urgent[job.id], self.opened, job))
 
     def start(self, job: Job) -> None:
-        """The job is under way."""
+        """Note that the job is under way."""
         opens = [
             (self.seconds(job.config, job.start, other.until(job)), other)
             for other in self.behind.get(job.id, ())
@@ -252,7 +252,7 @@ def makespan_when_lent(
     able: Callable[[RunConfig], bool],
     running: Iterable[Collection[str]] = (),
 ) -> float:
-    """Seconds until all jobs are done on so many cores, each with a run or lent to one: those under way
+    """Return the seconds until all jobs are done on so many cores, each with a run or lent to one: those under way
     first, then the longest.
 
     As `makespan`, which knows no lending; `able` says which runs several threads help.

@@ -90,7 +90,7 @@ def _peak_memory() -> int:
 
 
 def sizes(most: int) -> Iterator[int]:
-    """The sizes of packs that are timed: 1, 2, 4, … and `most` itself."""
+    """Return the sizes of packs that are timed: 1, 2, 4, … and `most` itself."""
     size = 1
     while size < most:
         yield size

@@ -33,7 +33,7 @@ Place = TypeVar("Place")
 
 
 def best_size(step: float, packs: Mapping[int, float]) -> int:
-    """How many runs are best packed, given the seconds of a step of one alone and of packs by size; 0: none.
+    """Return how many runs are best packed, given the seconds of a step of one alone and of packs by size; 0: none.
 
     1 is a pack of one run, which on a GPU is replayed as one graph.
     """
@@ -45,7 +45,7 @@ def best_size(step: float, packs: Mapping[int, float]) -> int:
 
 
 def step_of(count: int, step: float, packs: Mapping[int, float]) -> float:
-    """Seconds of a step of a pack of `count` runs: between the sizes that were measured, or in proportion to
+    """Return the seconds of a step of a pack of `count` runs: between the sizes that were measured, or in proportion to
     the largest; without any, as if the runs took turns.
     """
     if not packs:
@@ -71,7 +71,7 @@ class Packing:
         self._numbers: dict[Hashable, int] = {}
 
     def kind(self, run: RunConfig) -> int | None:
-        """A number that it shares with the runs that it may be packed with; None if it is trained by itself.
+        """Return a number that it shares with the runs that it may be packed with; None if it is trained by itself.
 
         Runs whose ids are in `apart` have been in a pack that did not work.
         """
@@ -88,7 +88,7 @@ class Packing:
         return self._numbers.setdefault(kind, len(self._numbers))
 
     def size(self, run: RunConfig) -> int:
-        """How many runs such as this one are trained together, if there are as many."""
+        """Return how many runs such as this one are trained together, if there are as many."""
         kind = self.kind(run)
         return 1 if kind is None else self._size(kind, run)
 
@@ -99,20 +99,20 @@ class Packing:
         return self._sizes[kind]
 
     def fitting(self, run: RunConfig) -> int:
-        """How many such runs a slot's memory is predicted to hold; at least one, which is tried anyway."""
+        """Return how many such runs a slot's memory is predicted to hold; at least one, which is tried anyway."""
         if self.room is None:
             return self.most or MOST
         each = estimated_memory(run) - PROCESS_BYTES
         return max(1, int((_SHARE * self.room - PROCESS_BYTES) / each))
 
     def worth_measuring(self, run: RunConfig, count: int) -> int:
-        """The largest pack of such runs that is to be timed if there are `count` of them; 0: none."""
+        """Return the largest pack of such runs that is to be timed if there are `count` of them; 0: none."""
         if self.most == 1 or packable.alone(run) or (self.most is not None and count < 2):
             return 0
         return min(count, self.most or MOST, self.fitting(run))
 
     def is_pack(self, jobs: Sequence[Job]) -> bool:
-        """Whether these jobs of one slot are trained as a pack: several are, and one if that is quicker."""
+        """Return whether these jobs of one slot are trained as a pack: several are, and one if that is quicker."""
         if len(jobs) > 1:
             return True
         if self.kind(jobs[0].config) is None:
@@ -121,7 +121,7 @@ class Packing:
         return 1 in packs and GAIN * packs[1] <= step
 
     def stretch(self, jobs: Sequence[Job]) -> float:
-        """How many times as long the longest of these jobs takes as it would alone."""
+        """Return how many times as long the longest of these jobs takes as it would alone."""
         if not self.is_pack(jobs):
             return 1.0
         step, packs = self.costs.steps(jobs[0].config)
@@ -132,7 +132,7 @@ class Packing:
         return together / max(*alone, 1e-9) if max(alone) > 0 else 1.0
 
     def fill(self, started: Mapping[Place, Job], rest: Iterable[Job]) -> dict[Place, list[Job]]:
-        """The jobs that start, each with those of the `rest` (the most urgent first) that join it.
+        """Return the jobs that start, each with those of the `rest` (the most urgent first) that join it.
 
         Jobs have been spread over slots before: what is left goes to the smallest pack that suits it.
         """

@@ -41,7 +41,7 @@ class Job:
         return self.parent if self.source is None else self.source[0]
 
     def until(self, other: Job) -> int:
-        """How far `other`, which this one awaits, must get."""
+        """Return how far `other`, which this one awaits, must get."""
         return other.config.train.steps if self.source is None else self.start
 
 
@@ -50,7 +50,7 @@ def jobs(
     progress: Mapping[str, int],
     branches: Mapping[str, Mapping[int, str]],
 ) -> list[Job]:
-    """The jobs for runs that are not finished, with trunks shared wherever that is possible.
+    """Return the jobs for runs that are not finished, with trunks shared wherever that is possible.
 
     `progress` gives the step of a run's last checkpoint; `branches` the branch points on disk, as
     trunk -> step -> id of the run that left it. Among new runs with the same trunk, the longest trains it
@@ -101,7 +101,7 @@ Seconds = Callable[[RunConfig, int, int], float]
 
 
 def urgency(todo: Sequence[Job], seconds: Seconds) -> dict[str, float]:
-    """Seconds until the last run that depends on a job could end: the longest goes first."""
+    """Return the seconds until the last run that depends on a job could end: the longest goes first."""
     after = following(todo)
     times: dict[str, float] = {}
     for job in reversed(_leaders_first(todo, after)):
@@ -113,7 +113,7 @@ def urgency(todo: Sequence[Job], seconds: Seconds) -> dict[str, float]:
 
 
 def following(todo: Sequence[Job]) -> dict[str, list[Job]]:
-    """The jobs among `todo` that await another of them, by the id of that."""
+    """Return the jobs among `todo` that await another of them, by the id of that."""
     ids = {job.id for job in todo}
     found: dict[str, list[Job]] = {}
     for job in todo:

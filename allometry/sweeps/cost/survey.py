@@ -53,7 +53,7 @@ class Survey:
         return ", ".join(parts) or "nothing to do"
 
     def jobs(self) -> list[Job]:
-        """What is to be trained, with trunks shared."""
+        """Return what is to be trained, with trunks shared."""
         return jobs(self.pending, self.resumes, self.branches)
 
 
@@ -86,14 +86,14 @@ def survey(runs: Sequence[RunConfig], store: Store | None) -> Survey:
 
 
 def newest_step(store: Store, run: str) -> int:
-    """The step of a run's newest checkpoint; 0 if it has none."""
+    """Return the step of a run's newest checkpoint; 0 if it has none."""
     folder = f"{run}/checkpoints"
     names = (name.removeprefix(f"{folder}/") for name in store.place.names(folder))
     return max(_numbers(names, _STEP), default=0)
 
 
 def branch_points(runs: Iterable[RunConfig], store: Store) -> dict[str, dict[int, str]]:
-    """Branch points that lie in the runs' directories: trunk -> step -> run."""
+    """Return branch points that lie in the runs' directories: trunk -> step -> run."""
     found: dict[str, dict[int, str]] = {}
     for run in runs:
         if run.trunk is not None and store.directory(run.id).exists():

@@ -81,13 +81,13 @@ class RunCosts:
         return bool(self.timings)
 
     def steps(self, config: RunConfig) -> tuple[float, Mapping[int, float]]:
-        """Seconds of a step of the run alone, and of packs of such runs by size, if any were timed."""
+        """Return the seconds of a step of the run alone, and of packs of such runs by size, if any were timed."""
         rates = self._rates(config)
         return rates.step, rates.packs
 
     def between(self, config: RunConfig, start: int, stop: int) -> float:
-        """Seconds of a run from step `start` to `stop` on one core, or on its `devices`, while the others are
-        busy.
+        """Return the seconds of a run from step `start` to `stop` on one core, or on its `devices`, while
+        the others are busy.
 
         Evaluations are those of the log grid in between; what a run costs once is counted at its end.
         """
@@ -99,15 +99,15 @@ class RunCosts:
         return (stop - start) * rates.step + count * rates.evaluation + once
 
     def seconds(self, config: RunConfig, start: int = 0) -> float:
-        """Seconds of the whole run on one core, or on its `devices`, from step `start`."""
+        """Return the seconds of the whole run on one core, or on its `devices`, from step `start`."""
         return self.between(config, start, config.train.steps)
 
     def memory(self, config: RunConfig) -> float:
-        """Peak bytes of the processes that train the run, all together."""
+        """Return peak bytes of the processes that train the run, all together."""
         return self._rates(config).memory * config.devices
 
     def disk(self, config: RunConfig) -> float:
-        """Bytes that the finished run keeps: its fp32 weights and small text files."""
+        """Return the bytes that the finished run keeps: its fp32 weights and small text files."""
         return 4.0 * config.model.counts().N_total + 1e5
 
     def takes_threads(self, config: RunConfig) -> bool:
@@ -184,7 +184,7 @@ def _packs_like(near: Sequence[Timing], flops: float, batch: int, step: float) -
 
 
 def estimated_memory(config: RunConfig, *, devices: int = 1, divided: bool = False) -> float:
-    """Bytes that a run takes on each of so many devices, without any measurement: the process, parameters
+    """Return the bytes that a run takes on each of so many devices, without any measurement: the process, parameters
     with gradients and moments (`divided` among the devices or copied to each), and its share of the
     activations.
     """
@@ -194,7 +194,7 @@ def estimated_memory(config: RunConfig, *, devices: int = 1, divided: bool = Fal
 
 
 def shape_key(config: RunConfig) -> str:
-    """What decides the speed of a step: model, batch and engine, as a hash."""
+    """Return what decides the speed of a step: model, batch and engine, as a hash."""
     train = config.train
     parts = [config.model.model_dump(mode="json"), train.batch_tokens, train.clip is None, config.engine]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

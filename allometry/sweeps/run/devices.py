@@ -16,7 +16,7 @@ from allometry.train.config import RunConfig
 
 
 def with_devices(sweep: Sweep, cost: CostModel, pool: Pool, most: int | None = None) -> Sweep:
-    """The sweep, each run with its number of devices on this pool; the identity of runs stays.
+    """Return the sweep, each run with its number of devices on this pool; the identity of runs stays.
 
     A run keeps the `devices` of its configuration. It gets more where one device has memory of its own and is
     predicted not to hold it (`estimated_memory`): the smallest number on which it fits. With `most` (the
@@ -54,7 +54,7 @@ def _first(runs: Sequence[RunConfig], suits: Callable[[RunConfig], bool]) -> int
 
 
 def memory_on(run: RunConfig, room: float) -> float:
-    """Predicted bytes on each of the run's devices, which have `room` bytes."""
+    """Return predicted bytes on each of the run's devices, which have `room` bytes."""
     from allometry.train.group import is_divided
 
     divided = run.devices > 1 and is_divided(run, room)
@@ -62,24 +62,24 @@ def memory_on(run: RunConfig, room: float) -> float:
 
 
 def on(run: RunConfig, devices: int) -> RunConfig:
-    """The same run on so many devices."""
+    """Return the same run on so many devices."""
     return run if run.devices == devices else run.model_copy(update={"devices": devices})
 
 
 def too_large(runs: Sequence[RunConfig], pool: Pool) -> list[RunConfig]:
-    """The runs that are predicted not to fit the devices that they have."""
+    """Return the runs that are predicted not to fit the devices that they have."""
     room = pool.device_memory
     return [] if room is None else [run for run in runs if memory_on(run, room) > room]
 
 
 def largest_node(pool: Pool) -> int:
-    """The largest number of devices that a run can have: those of the machine with the most."""
+    """Return the largest number of devices that a run can have: those of the machine with the most."""
     slots = max(Counter(pool.node(slot) for slot in pool.slots).values(), default=0)
     return max((count for count in range(1, slots + 1) if pool.width(count) <= slots), default=0)
 
 
 def require_as_many(most: int | None, pool: Pool) -> None:
-    """AllometryError if `most` (the option --devices) is more than any machine of the pool has."""
+    """Raise AllometryError if `most` (the option --devices) is more than any machine of the pool has."""
     largest = largest_node(pool)
     if most is not None and most > largest:
         raise AllometryError(
@@ -89,7 +89,7 @@ def require_as_many(most: int | None, pool: Pool) -> None:
 
 
 def require_devices(runs: Sequence[RunConfig], pool: Pool) -> None:
-    """AllometryError, before anything is trained, for a run whose devices no machine of the pool has, or
+    """Raise AllometryError, before anything is trained, for a run whose devices no machine of the pool has, or
     among which its batch cannot be divided.
     """
     wide = [run for run in runs if run.devices > 1]
@@ -105,7 +105,7 @@ def require_devices(runs: Sequence[RunConfig], pool: Pool) -> None:
 
 
 def slower_engine(runs: Sequence[RunConfig], device: str) -> list[str]:
-    """What keeps runs from the quickest engine on this machine, in one sentence, if anything does."""
+    """Return what keeps runs from the quickest engine on this machine, in one sentence, if anything does."""
     from allometry.train.engines.select import why_not_native
 
     reasons = (why_not_native(run, device) for run in runs if run.engine == "auto")

@@ -72,7 +72,7 @@ class Forecast:
         self._next = 0.0
 
     def now(self, left: Left, speeds: Collection[float], *, fresh: bool = False) -> tuple[float, float]:
-        """The fraction of the work that is done and the seconds until the rest is.
+        """Return the fraction of the work that is done and the seconds until the rest is.
 
         `fresh` asks for a forecast made now; else one that was made a moment ago will do.
         """

@@ -363,7 +363,7 @@ class Execution:
         return [*under_way, *others, *self.ready, *self.waiting], self.placement.packs()
 
     def summary(self) -> Summary:
-        """How it ended."""
+        """Return how it ended."""
         by = {
             status: tuple(run for run, end in self.ended.items() if end == status)
             for status in ("done", "diverged")

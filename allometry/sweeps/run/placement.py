@@ -36,11 +36,11 @@ class Running:
     lent: int = 1
 
     def seconds(self, cost: CostModel) -> float:
-        """What is left of it, from its last message."""
+        """Return what is left of it, from its last message."""
         return cost.between(self.job.config, self.step, self.job.config.train.steps) * self.stretch
 
     def now_on(self, threads: int) -> None:
-        """So many threads work on it."""
+        """Note that so many threads work on it."""
         self.stretch *= speedup(self.threads) / speedup(threads)
         self.threads = threads
 
@@ -58,11 +58,11 @@ class Placement:
         self.speeds = dict(pool.slots)
 
     def on(self, slot: int) -> list[Running]:
-        """What a task sent to `slot` has started and is not over."""
+        """Return what a task sent to `slot` has started and is not over."""
         return [at for at in self.running.values() if at.slots[0] == slot]
 
     def packs(self) -> list[list[str]]:
-        """The ids of what is running, slot by slot."""
+        """Return the ids of what is running, slot by slot."""
         found: dict[int, list[str]] = {}
         for run, at in self.running.items():
             found.setdefault(at.slots[0], []).append(run)
@@ -94,8 +94,8 @@ class Placement:
         return started
 
     def leave(self, run: str) -> float:
-        """A run's job is over; the seconds that it held, of all its slots together. Those of a pack count
-        when the last of it leaves.
+        """Take a run off, whose job is over; return the seconds that it held, of all its slots together. Those
+        of a pack count when the last of it leaves.
         """
         left = self.running.pop(run)
         return 0.0 if self.on(left.slots[0]) else (time.monotonic() - left.since) * len(left.slots)
@@ -142,7 +142,7 @@ def assign(
     width: Callable[[Job], int] = lambda job: 1,
     node: Callable[[int], str] = lambda slot: "",
 ) -> dict[Slots, Job]:
-    """Which slots start which job now. `ready` has the most urgent first; `free` gives the seconds until each
+    """Return which slots start which job now. `ready` has the most urgent first; `free` gives the seconds until each
     slot is free (0: idle), `speeds` how fast it is, `width` how many slots of one `node` a job takes.
 
     Each job in turn goes where it would end first; if a slot there is still busy, the job waits for it, so
@@ -198,7 +198,7 @@ class _Plan:
         return (best,)
 
     def several(self, alone: float, wanted: int) -> Slots:
-        """The same for a job that takes several slots of one node; nothing if no node has as many."""
+        """Return the same for a job that takes several slots of one node; nothing if no node has as many."""
         nodes: dict[str, list[int]] = {}
         for slot in sorted(self.until, key=lambda slot: (self.until[slot], -self.speeds[slot], slot)):
             nodes.setdefault(self.nodes[slot], []).append(slot)

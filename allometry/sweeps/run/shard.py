@@ -29,7 +29,7 @@ class Shard:
 
 
 def parse_shard(text: str) -> Shard:
-    """The shard that "2/8" names; AllometryError for anything else."""
+    """Return the shard that "2/8" names; AllometryError for anything else."""
     match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise AllometryError(
@@ -40,7 +40,7 @@ def parse_shard(text: str) -> Shard:
 
 
 def own_part(runs: Sequence[RunConfig], shard: Shard) -> frozenset[str]:
-    """The ids of the runs that a shard begins with: whole trunks, the longest first to whoever has least.
+    """Return the ids of the runs that a shard begins with: whole trunks, the longest first to whoever has least.
 
     The split depends on the configurations alone (nominal cost, no timings), so all shards agree on it.
     """

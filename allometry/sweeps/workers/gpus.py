@@ -36,13 +36,13 @@ class Gpu:
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """The GPUs that workers of this machine can use; none, quickly, where there is no sign of any."""
+    """Return the GPUs that workers of this machine can use; none, quickly, where there is no sign of any."""
     return ask() if any(map(glob, _SIGNS)) else ()
 
 
 @cache
 def ask() -> tuple[Gpu, ...]:
-    """The GPUs that PyTorch sees, in a process of its own: none if it was built without CUDA."""
+    """Return the GPUs that PyTorch sees, in a process of its own: none if it was built without CUDA."""
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-W", "ignore", "-c", _ASK],
@@ -60,7 +60,7 @@ def ask() -> tuple[Gpu, ...]:
 
 
 def device_for(wanted: str) -> str:
-    """What the option --device asks for, as "cuda" or "cpu": with "auto" the GPUs if there are any.
+    """Return what the option --device asks for, as "cuda" or "cpu": with "auto" the GPUs if there are any.
 
     AllometryError, with the remedy, if GPUs are asked for and PyTorch sees none.
     """

@@ -89,20 +89,20 @@ class LocalPool:
         return dict(Counter(map(self.kind, range(self.workers))).most_common())
 
     def kind(self, slot: int) -> str:
-        """This machine's processor, or the GPU of that worker."""
+        """Return this machine's processor, or the GPU of that worker."""
         gpu = self._gpu(slot)
         return gpu.name if gpu else cpu_model()
 
     def node(self, slot: int) -> str:
-        """This machine."""
+        """Return this machine."""
         return "here"
 
     def width(self, devices: int) -> int:
-        """A worker for each device: the first starts their processes, the others wait."""
+        """Return a worker for each device: the first starts their processes, the others wait."""
         return devices
 
     def settle(self, sweep: Sweep, store: Store) -> dict[str, str]:
-        """Token sets are made here, once, and named: a corpus that changes later changes no run of the sweep.
+        """Make token sets here, once, and named: a corpus that changes later changes no run of the sweep.
         One that cannot be had is left to the runs that read it, which fail and say why.
         """
         return make_tokens(sweep)[0]

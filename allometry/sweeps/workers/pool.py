@@ -53,13 +53,13 @@ class Pool(Protocol):
         """The kinds of machine (processor or GPU), the most frequent first, and how many slots one has."""
 
     def kind(self, slot: int) -> str:
-        """The kind of machine that a slot is on."""
+        """Return the kind of machine that a slot is on."""
 
     def node(self, slot: int) -> str:
-        """The machine that a slot is on: what several devices train takes slots of one."""
+        """Return the machine that a slot is on: what several devices train takes slots of one."""
 
     def width(self, devices: int) -> int:
-        """How many slots a run on so many devices takes."""
+        """Return how many slots a run on so many devices takes."""
 
     @property
     def workers(self) -> int:

@@ -37,7 +37,7 @@ class Node:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions that must agree on all nodes."""
+    """Return the versions that must agree on all nodes."""
     return {
         "allometry": __version__,
         "ray": package_version("ray"),
@@ -46,7 +46,7 @@ def versions() -> dict[str, str | None]:
 
 
 def describe(device: str) -> dict[str, Any]:
-    """This node as JSON for `Node`; the task that every node runs first."""
+    """Return this node as JSON for `Node`; the task that every node runs first."""
     kind, memory = cpu_model(), None
     if device == "cuda":
         import torch
@@ -65,7 +65,7 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def require_same_versions(nodes: Iterable[Node]) -> None:
-    """AllometryError, naming node and versions, if any runs another Allometry, Ray or Python than this
+    """Raise AllometryError, naming node and versions, if any runs another Allometry, Ray or Python than this
     process.
     """
     ours = versions()
@@ -80,7 +80,7 @@ def require_same_versions(nodes: Iterable[Node]) -> None:
 
 
 def reach(location: str, nonce: str, names: list[str]) -> dict[str, Any]:
-    """Whether this node sees the store and can write to it, and which token sets it lacks; a task.
+    """Return whether this node sees the store and can write to it, and which token sets it lacks; a task.
 
     The driver has written `nonce` there: a folder of the same name on another disk is another store.
     """
@@ -135,7 +135,7 @@ def settle(sweep: Sweep, store: Store, each_node: EachNode) -> dict[str, str]:
 
 
 def make_tokens(sweep: Sweep) -> tuple[dict[str, str], dict[str, TokenSet], list[AllometryError]]:
-    """The token sets that a sweep reads: names for tasks, the sets, and why others cannot be had."""
+    """Return the token sets that a sweep reads: names for tasks, the sets, and why others cannot be had."""
     from allometry.data.tokens import key, prepare
 
     sets, refused = {}, []

@@ -123,15 +123,15 @@ class RayPool:
         return {kind: round(count / nodes[kind]) for kind, count in slots.most_common()}
 
     def kind(self, slot: int) -> str:
-        """The processor or GPU that a slot has."""
+        """Return the processor or GPU that a slot has."""
         return self._nodes[self._slots[slot].node].kind
 
     def node(self, slot: int) -> str:
-        """Ray's id of the node that a slot is on."""
+        """Return Ray's id of the node that a slot is on."""
         return self._slots[slot].node
 
     def width(self, devices: int) -> int:
-        """See `Pool.width`: several devices are whole ones, each of which has `per_gpu` slots."""
+        """Return the width as `Pool.width` does: several devices are whole ones, each of which has `per_gpu` slots."""
         return devices * self._per_gpu if devices > 1 else 1
 
     @property
@@ -141,7 +141,7 @@ class RayPool:
         return min(known) / self._per_gpu if known else None
 
     def settle(self, sweep: Sweep, store: Store) -> dict[str, str]:
-        """See `Pool.settle`: every node is asked (`allometry.sweeps.workers.preflight`)."""
+        """Ask every node to make its token sets (`allometry.sweeps.workers.preflight`): see `Pool.settle`."""
         alive = sorted({slot.node for slot in self._slots.values() if slot.alive})
         return settle(sweep, store, lambda function, arguments: self._each(alive, function, arguments))
 

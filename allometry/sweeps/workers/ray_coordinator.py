@@ -39,7 +39,7 @@ class RayCoordinator:
         self._sent = 0
 
     async def ready(self) -> bool:
-        """Whether it has started: it has if it answers."""
+        """Return whether it has started: it has if it answers."""
         self._keep(asyncio.create_task(self._end_idle()))
         return True
 
@@ -153,7 +153,7 @@ class _Channel:
         self._answers.append(self.coordinator.on_message.remote(self.slot, self.number, message))
 
     def stopping(self) -> bool:
-        """Whether the coordinator has said so; answers that are still on their way are not waited for."""
+        """Return whether the coordinator has said so; answers that are still on their way are not waited for."""
         import ray
 
         while self._answers and ray.wait(self._answers[:1], timeout=0)[0]:

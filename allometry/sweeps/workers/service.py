@@ -37,7 +37,7 @@ _ENDS = ("done", "measured", "failed", "stopped", "elsewhere", "died", "parted")
 
 
 def ends(message: Mapping[str, Any]) -> bool:
-    """Whether this is the last message on a task: a pack goes on when one of its runs has ended."""
+    """Return whether this is the last message on a task: a pack goes on when one of its runs has ended."""
     return message["is"] in _ENDS and "run" not in message
 
 

@@ -66,7 +66,7 @@ class Worker:
 
 
 def main() -> None:
-    """Entry point of the process: nothing but messages may reach the pipe, so prints go to standard error."""
+    """Run the process: nothing but messages may reach the pipe, so prints go to standard error."""
     die_with(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     messages = os.fdopen(os.dup(1), "w", encoding="utf-8")

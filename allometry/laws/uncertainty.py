@@ -238,6 +238,10 @@ def student_quantile(probability: float, dof: int) -> float:
     return z + (z**3 + z) / (4 * dof) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * dof**2)
 
 
+_HUGE = 1e300
+"""Samples beyond this have overflowed, and count as infinite."""
+
+
 def quantiles(samples: Array, level: float) -> tuple[Array, Array]:
     """Return the central interval of the samples (axis 0) at a level such as 0.95; nan if there are none.
 
@@ -247,7 +251,9 @@ def quantiles(samples: Array, level: float) -> tuple[Array, Array]:
         empty = np.full(np.shape(samples)[1:], np.nan)
         return empty, empty.copy()
     outside = (1 - level) / 2
-    low, high = np.nanquantile(samples, [outside, 1 - outside], axis=0, method="weibull")
+    bounded = np.clip(samples, -_HUGE, _HUGE)  # between two infinite samples nothing can be interpolated
+    found = np.nanquantile(bounded, [outside, 1 - outside], axis=0, method="weibull")
+    low, high = np.where(np.abs(found) < _HUGE, found, np.copysign(np.inf, found))
     return low, high
 
 

@@ -194,3 +194,12 @@ def test_a_name_along_steps_is_a_run(tmp_path):
     path = tmp_path / "runs.csv"
     pd.DataFrame(rows, columns=["name", "params", "step", "tokens", "loss"]).to_csv(path, index=False)
     assert read_table(path).frame["run"].tolist() == ["m10000000"] * 3 + ["m100000000"] * 3
+
+
+def test_a_full_name_is_taken_before_a_letter_that_may_be_an_index_or_a_width(tmp_path):
+    path = tmp_path / "runs.csv"
+    rows = [f"{i},{64 * i},{10**6 * i},{10**8 * i},{4 - 0.1 * i}" for i in range(1, 8)]
+    path.write_text("n,d,params,tokens,loss\n" + "\n".join(rows) + "\n")
+    frame = read_table(path).frame
+    assert frame["N"].tolist() == [10**6 * i for i in range(1, 8)]
+    assert frame["D"].tolist() == [10**8 * i for i in range(1, 8)]

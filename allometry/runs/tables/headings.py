@@ -16,39 +16,39 @@ import pandas as pd
 
 NAMES: dict[str, tuple[str, ...]] = {
     "N": (
-        "n", "params", "parameters", "n_params", "num_params", "num_parameters", "n_parameters", "nparams",
+        "params", "parameters", "n_params", "num_params", "num_parameters", "n_parameters", "nparams",
         "numparams", "model_size", "model_params", "model_parameters", "param_count", "parameter_count",
         "params_count", "total_params", "total_parameters", "n_total_params", "num_total_params",
         "params_total", "trainable_params", "num_trainable_params", "n_no_embed", "n_no_emb",
         "n_non_embedding",
         "non_embedding_params", "non_emb_params", "nonemb_params", "params_non_emb", "params_non_embedding",
         "params_no_emb", "params_no_embed", "num_non_embedding_params", "n_non_embedding_params",
-        "non_embedding_parameters", "size",
+        "non_embedding_parameters", "n", "size",
     ),
     "D": (
-        "d", "tokens", "train_tokens", "training_tokens", "n_tokens", "num_tokens", "total_tokens",
+        "tokens", "train_tokens", "training_tokens", "n_tokens", "num_tokens", "total_tokens",
         "tokens_total", "tokens_seen", "tokens_trained", "tokens_processed", "tokens_consumed",
         "n_tokens_seen", "num_tokens_seen", "train_tokens_seen", "total_tokens_seen", "num_input_tokens_seen",
         "input_tokens_seen", "consumed_tokens", "consumed_train_tokens", "trained_tokens", "n_train_tokens",
-        "num_train_tokens", "num_training_tokens", "token_count", "dataset_tokens", "data_size", "ntokens",
+        "num_train_tokens", "num_training_tokens", "token_count", "dataset_tokens", "data_size", "ntokens", "d",
     ),
     "C": (
-        "c", "flops", "flop", "training_flop", "training_flops", "train_flops", "train_flop", "total_flops",
+        "flops", "flop", "training_flop", "training_flops", "train_flops", "train_flop", "total_flops",
         "total_flop", "total_flos", "flos", "total_training_flops", "num_flops", "n_flops",
         "cumulative_flops",
-        "compute", "training_compute", "train_compute", "total_compute", "compute_flops",
+        "compute", "training_compute", "train_compute", "total_compute", "compute_flops", "c",
     ),
-    "B": ("b", "batch_tokens", "batch_size_tokens", "batch_size_in_tokens", "tokens_per_batch",
-          "tokens_per_step", "tokens_per_iter", "total_batch_size", "batch"),
+    "B": ("batch_tokens", "batch_size_tokens", "batch_size_in_tokens", "tokens_per_batch",
+          "tokens_per_step", "tokens_per_iter", "total_batch_size", "batch", "b"),
     "S": (
-        "s", "steps", "train_steps", "training_steps", "total_steps", "max_steps", "num_steps", "n_steps",
+        "steps", "train_steps", "training_steps", "total_steps", "max_steps", "num_steps", "n_steps",
         "num_train_steps", "step", "global_step", "train_step", "iter", "iters", "iteration", "iterations",
-        "updates", "num_updates",
+        "updates", "num_updates", "s",
     ),
-    "unique": ("u", "unique_tokens", "unique_data", "n_unique_tokens", "num_unique_tokens"),
+    "unique": ("unique_tokens", "unique_data", "n_unique_tokens", "num_unique_tokens", "u"),
     "lr": ("learning_rate", "peak_lr", "max_lr", "peak_learning_rate", "max_learning_rate", "learningrate"),
 }  # fmt: skip
-"""Symbol -> names in lower case with _ for punctuation, best first."""
+"""Symbol -> names in lower case with _ for punctuation, best first: a letter may be an index or a width."""
 
 EVALUATION = tuple(
     name

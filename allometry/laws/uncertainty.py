@@ -253,7 +253,7 @@ def quantiles(samples: Array, level: float) -> tuple[Array, Array]:
     outside = (1 - level) / 2
     bounded = np.clip(samples, -_HUGE, _HUGE)  # between two infinite samples nothing can be interpolated
     found = np.nanquantile(bounded, [outside, 1 - outside], axis=0, method="weibull")
-    low, high = np.where(np.abs(found) < 1e-10 * _HUGE, found, np.copysign(np.inf, found))
+    low, high = np.where(np.abs(found) > 1e-10 * _HUGE, np.copysign(np.inf, found), found)
     return low, high
 
 

@@ -230,3 +230,9 @@ def test_quantiles_of_samples_that_overflowed_are_infinite():
     low, high = quantiles(samples, 0.5)
     assert low.tolist() == [pytest.approx(1.25), np.inf]
     assert high[1] == np.inf
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice encountered")
+def test_quantiles_of_samples_that_are_no_numbers_are_not_infinite():
+    low, high = quantiles(np.full((4, 1), np.nan), 0.5)
+    assert np.isnan([low, high]).all()

@@ -199,7 +199,6 @@ def _existing(
     with nullcontext() if shared else exclusive(store.path):
         for sentence in make_way(store, request.key, text, shared=shared):
             display.say(sentence)
-    folder = folder_of(store, request.key)
     if folder.exists() and recorded(folder) is None:
         record(folder, text)
     return planning.load(folder)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.version import __version__
 
 _PUBLIC = {

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allometry.env import cores
-from allometry.errors import AllometryError, missing_extra
+from allometry.core.env import cores
+from allometry.core.errors import AllometryError, missing_extra
 
 NAMESPACE = "allometry"
 CONNECT_SECONDS = 5.0

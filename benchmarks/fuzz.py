@@ -36,7 +36,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from allometry.cli import app
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 
 EXPECTED = (AllometryError, click.ClickException, click.exceptions.Exit, click.Abort, SystemExit)
 

@@ -22,7 +22,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.observations import observe
 from allometry.laws.zoo import get
 from allometry.runs.query import select

@@ -38,7 +38,7 @@ from gpu_parts import Found
 from rich.console import Console
 from train import Case, environment
 
-from allometry import env
+from allometry.core import env
 from allometry.runs.files import read_json, write_json, write_text
 from allometry.train.arithmetic import settle
 

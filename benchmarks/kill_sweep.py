@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from allometry.env import cores
+from allometry.core.env import cores
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.store import Store
 from allometry.sweeps.run.events import Event

@@ -20,7 +20,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from train import environment
 
-from allometry import env
+from allometry.core import env
 from allometry.models.lstm import LSTMConfig
 from allometry.models.modules.lstm import LSTM
 

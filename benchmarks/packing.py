@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from train import Case, environment, matrix_peak
 
-from allometry import env
+from allometry.core import env
 from allometry.runs.store import Store
 from allometry.sweeps.cost.calibrate import calibrate
 from allometry.sweeps.run.execute import execute

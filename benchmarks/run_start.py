@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from allometry import env
+from allometry.core import env
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.store import Store
 from allometry.sweeps.run.events import Event

@@ -35,8 +35,8 @@ from train_peers import (
     trainer_loop,
 )
 
-from allometry import env
-from allometry.errors import AllometryError
+from allometry.core import env
+from allometry.core.errors import AllometryError
 from allometry.models.base import family as family_called
 from allometry.train.config import RunConfig, TrainConfig
 from allometry.train.engines import build

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from train_peers import plain_loop, plain_model
 
-from allometry import env
+from allometry.core import env
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.store import Store
 from allometry.sweeps.run.execute import execute

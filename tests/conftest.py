@@ -1,14 +1,19 @@
 """One thread for every test; runs and curves that follow a planted law, for figures and reports."""
 
+import contextlib
 import os
 import signal
 from pathlib import Path
+
+with contextlib.suppress(ImportError):
+    import readline  # noqa: F401  (sets COLUMNS for child processes when it is loaded, unseen by os.environ)
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch: two test processes share two cores
 # never the user's cache: timings of a machine that runs tests would spoil the next plan
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "allometry"
 os.environ["ALLOMETRY_CACHE"] = str(CACHE)
-os.environ.pop("COLUMNS", None)  # output is as wide as it is, whoever's console the tests run on
+os.environ["COLUMNS"] = ""
+del os.environ["COLUMNS"]  # output is as wide as it is, whoever's console the tests run on
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs inherit that it is ignored
 
 import hypothesis

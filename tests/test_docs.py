@@ -14,7 +14,7 @@ import pytest
 import quickstart_store as planted
 
 from allometry.cli import COMMANDS, main
-from allometry.errors import EXTRAS
+from allometry.core.errors import EXTRAS
 from allometry.models.base import FAMILIES
 from allometry.studies.core.study import RUN_SETS, STUDIES
 

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from allometry import cli
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 
 
 def test_one_hint_serves_both_places() -> None:

@@ -76,5 +76,5 @@ def api() -> str:
         "Names that are not on this page may change in any release.\n",
     ]
     parts += [f"::: {module}.{name}\n" for name, module in sorted(allometry._PUBLIC.items())]
-    parts.append("::: allometry.errors.AllometryError\n")
+    parts.append("::: allometry.core.errors.AllometryError\n")
     return "\n".join(parts)

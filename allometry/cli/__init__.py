@@ -66,7 +66,7 @@ class _LazyGroup(Group):
         except OSError as error:
             if error.filename is None or error.errno not in _REFUSALS:
                 raise
-            from allometry.errors import AllometryError
+            from allometry.core.errors import AllometryError
 
             said = f"{error.filename}: {error.strerror}"
             raise AllometryError(said, hint=_REFUSALS[error.errno]) from error
@@ -116,7 +116,7 @@ def _aliases(args: list[str]) -> list[str]:
 
 
 def _explain(error: Exception) -> NoReturn:
-    from allometry.errors import AllometryError, extra_of, missing_extra
+    from allometry.core.errors import AllometryError, extra_of, missing_extra
 
     if isinstance(error, ModuleNotFoundError) and error.name and (extra := extra_of(error.name)):
         error = missing_extra(error.name.split(".")[0], extra, "this command")
@@ -127,7 +127,7 @@ def _explain(error: Exception) -> NoReturn:
 
 
 def _fail(message: str, *, hint: str | None, code: int) -> NoReturn:
-    from allometry.errors import printable
+    from allometry.core.errors import printable
 
     print(f"error: {printable(message, lines=True)}", file=sys.stderr)
     if hint:

@@ -34,9 +34,9 @@ def cache() -> None:
 @table_options
 def list_cache(form: Form | None) -> None:
     """List the cache: what, how large, when written."""
+    from allometry.core.units import format_bytes
     from allometry.data.cache import cache_dir
     from allometry.data.cached import contents
-    from allometry.units import format_bytes
 
     there = contents()
     print_table(_table(there), form, formats={"size": format_bytes}, empty="the cache is empty")
@@ -48,8 +48,8 @@ def list_cache(form: Form | None) -> None:
 @click.argument("what", nargs=-1, metavar="[KIND|NAME]...")
 def clean_cache(what: tuple[str, ...]) -> None:
     """Delete the cache, or only the given kinds (tokens, packages, …) or names, as the list has them."""
+    from allometry.core.units import format_bytes
     from allometry.data.cached import clean
-    from allometry.units import format_bytes
 
     gone = clean(what)
     click.echo(f"{len(gone)} deleted, {format_bytes(sum(each.size for each in gone))} freed")

@@ -125,8 +125,8 @@ def _corpora() -> pd.DataFrame:
 
 def _where(spec: Any) -> str:
     """Return whether a named corpus is on this machine, or how much there is to download."""
+    from allometry.core.units import format_bytes
     from allometry.data.packages import fetched
-    from allometry.units import format_bytes
 
     if spec.package is None:
         return "installed"

@@ -44,7 +44,7 @@ def doctor(as_json: bool, store: str) -> None:
 
 
 def _software() -> Iterator[Finding]:
-    from allometry import env
+    from allometry.core import env
 
     found = env.snapshot()
     yield Finding("allometry", found["allometry"])
@@ -59,16 +59,16 @@ def _software() -> Iterator[Finding]:
 
 
 def _line_that_installs(package: str) -> str:
-    from allometry.errors import extra_of
+    from allometry.core.errors import extra_of
 
     extra = extra_of(package)
     return f"pip install 'allometry[{extra}]' (only training needs it)" if extra else f"pip install {package}"
 
 
 def _machine() -> Iterator[Finding]:
-    from allometry import env
+    from allometry.core import env
+    from allometry.core.units import format_bytes
     from allometry.sweeps.workers.gpus import gpus
-    from allometry.units import format_bytes
 
     useful = [
         flag for flag in ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16") if flag in env.cpu_flags()
@@ -88,7 +88,7 @@ def _machine() -> Iterator[Finding]:
 
 def _engines() -> Iterator[Finding]:
     """Try each engine on a small model: available, or the sentence that says why not."""
-    from allometry.errors import AllometryError, require
+    from allometry.core.errors import AllometryError, require
     from allometry.models.base import family
     from allometry.train.config import RunConfig, TrainConfig
     from allometry.train.engines.base import ENGINES
@@ -110,9 +110,9 @@ def _engines() -> Iterator[Finding]:
 
 def _places(store: Path) -> Iterator[Finding]:
     """Find where things are kept, and the room there."""
-    from allometry.env import cache_dir
-    from allometry.errors import AllometryError
-    from allometry.units import format_bytes
+    from allometry.core.env import cache_dir
+    from allometry.core.errors import AllometryError
+    from allometry.core.units import format_bytes
 
     try:
         cache = cache_dir()
@@ -126,7 +126,7 @@ def _places(store: Path) -> Iterator[Finding]:
 
 
 def _examine_store(path: Path) -> Finding:
-    from allometry.errors import AllometryError
+    from allometry.core.errors import AllometryError
     from allometry.runs.store import Store
 
     if not path.exists():

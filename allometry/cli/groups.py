@@ -11,7 +11,7 @@ class UnknownCommand(click.UsageError):
     """A command that a group does not have, with the hint that names the nearest."""
 
     def __init__(self, name: str, known: list[str], ctx: click.Context) -> None:
-        from allometry.errors import unknown
+        from allometry.core.errors import unknown
 
         error = unknown("command", name, known)
         super().__init__(error.message, ctx)

@@ -116,14 +116,14 @@ def _next(design: Any, form: Form | None) -> None:
 
 
 def _number(text: str | None, what: str) -> float | None:
-    from allometry.units import parse_number
+    from allometry.core.units import parse_number
 
     return None if text is None else parse_number(text, what)
 
 
 def _seconds(text: str) -> float:
     """Read a time: a bare number counts hours here."""
-    from allometry.units import parse_duration
+    from allometry.core.units import parse_duration
 
     try:
         return float(text) * 3600
@@ -132,7 +132,7 @@ def _seconds(text: str) -> float:
 
 
 def _needed(flops: float | None) -> float:
-    from allometry.errors import AllometryError
+    from allometry.core.errors import AllometryError
 
     if flops is None:
         raise AllometryError(
@@ -145,7 +145,7 @@ def _measured(read: TableInput | None) -> float:
     """Return the FLOPs per second of the runs that took longest, from the seconds of a table, or of the store
     `runs`.
     """
-    from allometry.errors import AllometryError
+    from allometry.core.errors import AllometryError
     from allometry.laws.grid import read_runs
     from allometry.runs.store import Store
 

@@ -10,9 +10,9 @@ import click
 import pandas as pd
 
 from allometry.cli.tables import PIPED, one_line, print_table, say
+from allometry.core.units import format_count, format_duration, format_flops
 from allometry.studies.core.needs import sentences
 from allometry.sweeps.cost.cost import Cost, CostModel, plan_frame
-from allometry.units import format_count, format_duration, format_flops
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis, Constant

@@ -86,16 +86,16 @@ def run(
 ) -> None:
     """Run a STUDY: plan it, train what is missing, fit, report. The same command continues after any
     interruption."""
-    from allometry.errors import require
+    from allometry.core.errors import require
     from allometry.studies.core.study import study as study_of
 
     asked = study_of(study)
     require("torch", "safetensors", purpose="a study, which times this machine and trains,")
+    from allometry.core.units import parse_duration, parse_number
     from allometry.studies.core.run import StudyRequest, run_study
     from allometry.sweeps.run.progress import Display as Progress
     from allometry.sweeps.run.shard import parse_shard
     from allometry.train.config import DataConfig
-    from allometry.units import parse_duration, parse_number
 
     request = StudyRequest(
         study=study,
@@ -164,7 +164,7 @@ def report(
     suffix: str | None,
 ) -> None:
     """Write the report of a STUDY (default: the latest) from the runs in the store; nothing is trained."""
-    from allometry.errors import AllometryError
+    from allometry.core.errors import AllometryError
 
     if saved is not None and (study is not None or save is not None):
         raise AllometryError(
@@ -245,7 +245,7 @@ class Terminal:
     def answer(self, analysis: Analysis, path: Path, seconds: float) -> None:
         """Print the constants beside the published ones, the answer, and where the report is."""
         from allometry.cli.plan_table import print_answer
-        from allometry.units import format_duration
+        from allometry.core.units import format_duration
 
         print_answer(analysis)
         print(f"\nreport: {path}   ({format_duration(seconds)})")

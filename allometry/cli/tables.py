@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from allometry.errors import printable
+from allometry.core.errors import printable
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -45,7 +45,7 @@ def train(config: Path, store: Path, devices: int | None, sharded: str, quiet: b
       {"model": {"family": "transformer", "n_layer": 2, "d_model": 64},
        "train": {"tokens": "5M", "lr": 0.01}}
     """
-    from allometry.errors import require
+    from allometry.core.errors import require
     from allometry.runs.store import Store
     from allometry.train.torchrun import arguments, read_config
 
@@ -77,7 +77,7 @@ def _make_room(run: RunConfig, store: Path) -> None:
 def _alone(run: RunConfig, directory: Path, quiet: bool) -> None:
     import torch
 
-    from allometry.env import cores
+    from allometry.core.env import cores
     from allometry.runs.lock import exclusive
     from allometry.train.engines.select import why_not_native
     from allometry.train.loop import train as train_run

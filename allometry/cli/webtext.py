@@ -240,7 +240,7 @@ def _status(folder: str, form: Any) -> None:
 
 def _share(text: str, parts: int) -> list[int]:
     """Return the parts of share I of N: every N-th, from the I-th."""
-    from allometry.errors import AllometryError
+    from allometry.core.errors import AllometryError
 
     number, slash, of = text.partition("/")
     if not (slash and number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):

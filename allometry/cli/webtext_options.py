@@ -189,8 +189,8 @@ def link_options(values: Values) -> LinkOptions:
 
 def fetch_options(values: Values) -> FetchOptions:
     """Return the options that fetch_flags set."""
+    from allometry.core.units import parse_count, parse_duration
     from allometry.data.webtext.fetch import FetchOptions
-    from allometry.units import parse_count, parse_duration
 
     return FetchOptions(
         contact=values["contact"],
@@ -213,8 +213,8 @@ def fetch_options(values: Values) -> FetchOptions:
 
 def extract_options(values: Values) -> ExtractOptions:
     """Return the options that extract_flags set."""
+    from allometry.core.units import parse_duration
     from allometry.data.webtext.extract import ExtractOptions
-    from allometry.units import parse_duration
 
     return ExtractOptions(
         page_seconds=parse_duration(values["page_seconds"], "--page-seconds"),

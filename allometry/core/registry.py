@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
-from allometry.errors import AllometryError, unknown
+from allometry.core.errors import AllometryError, unknown
 
 T = TypeVar("T")
 U = TypeVar("U")

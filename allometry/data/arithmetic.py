@@ -16,8 +16,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from allometry.core.errors import AllometryError, unknown
 from allometry.data.split import Document, Split
-from allometry.errors import AllometryError, unknown
 
 Number = TypeVar("Number", int, float)
 Elements = npt.NDArray[np.int64]

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 
 Tokens = npt.NDArray[np.unsignedinteger]
 

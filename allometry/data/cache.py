@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 
 _STALE_SECONDS = 86400.0
 

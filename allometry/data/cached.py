@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from allometry.core.errors import unknown
 from allometry.data.cache import cache_dir
 from allometry.data.tokens import NAMES
-from allometry.errors import unknown
 from allometry.runs.files import size_of
 
 _STILL_WRITTEN = 86_400.0

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from allometry.core.errors import AllometryError, unknown
+from allometry.core.units import format_bytes, parse_count
 from allometry.data import files, generated, hub, packages, sources
 from allometry.data.packaged import PACKAGED, Packaged
 from allometry.data.spec import CorpusSpec, refuse_unknown
-from allometry.errors import AllometryError, unknown
-from allometry.units import format_bytes, parse_count
 
 __all__ = ["CorpusSpec", "Kind", "corpora", "kinds", "resolve"]
 

@@ -6,8 +6,8 @@ import codecs
 import unicodedata
 from pathlib import Path
 
+from allometry.core.errors import AllometryError
 from allometry.data.formats import opened
-from allometry.errors import AllometryError
 
 _SAMPLE = 200_000
 """Bytes from which an encoding is guessed."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 
 _ALLOWED: ContextVar[bool] = ContextVar("downloads_allowed", default=True)
 

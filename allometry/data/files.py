@@ -14,10 +14,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from allometry.core.errors import AllometryError
 from allometry.data.encodings import check_encoding, encoding_for, first_bad_byte, not_in_encoding
 from allometry.data.formats import FORMATS, decompressed, delimiter, format_of, is_about_the_data, suffix
 from allometry.data.split import Document, Split
-from allometry.errors import AllometryError
 
 
 def find_files(path: str, *, format: str | None = None) -> list[Path]:

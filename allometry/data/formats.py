@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from allometry.errors import AllometryError, unknown
+from allometry.core.errors import AllometryError, unknown
 
 FORMATS = {
     ".txt": "text",

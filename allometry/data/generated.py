@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from allometry.core.errors import unknown
+from allometry.core.units import format_bytes, parse_number
 from allometry.data import arithmetic, uniform
 from allometry.data.arithmetic import Equations
 from allometry.data.spec import CorpusSpec, refuse_unknown
 from allometry.data.synthetic import Language
 from allometry.data.uniform import Uniform
-from allometry.errors import unknown
-from allometry.units import format_bytes, parse_number
 
 _LANGUAGE = ("order", "symbols", "exponent", "length", "bytes", "seed")
 _UNIFORM = ("symbols", "length", "sequences", "seed")

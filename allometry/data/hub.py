@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from allometry.core.errors import AllometryError
 from allometry.data.cache import build_once, cache_dir, slug
 from allometry.data.fetching import require_downloads
 from allometry.data.files import first_line, read_files
 from allometry.data.spec import Download
 from allometry.data.split import Document
-from allometry.errors import AllometryError
 
 DEFAULT_BYTES = 100_000_000
 """Bytes of text taken from a data set whose corpus name sets no limit: many are far larger than a disk."""

@@ -20,9 +20,9 @@ from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import url2pathname
 
+from allometry.core.errors import AllometryError
 from allometry.data.cache import build_once, cache_dir, sha256
 from allometry.data.fetching import require_downloads
-from allometry.errors import AllometryError
 from allometry.runs.files import read_bytes
 
 _PIP = ("-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from allometry.core.errors import unknown
 from allometry.data import packages
 from allometry.data.split import Document
-from allometry.errors import unknown
 
 
 @dataclass(frozen=True, kw_only=True)

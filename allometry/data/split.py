@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from allometry.errors import AllometryError
-from allometry.units import format_bytes
+from allometry.core.errors import AllometryError
+from allometry.core.units import format_bytes
 
 Split = Literal["train", "test"]
 

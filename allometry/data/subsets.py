@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 
 Tokens = npt.NDArray[np.unsignedinteger]
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from allometry.core.errors import AllometryError
 from allometry.data.split import Document
-from allometry.errors import AllometryError
 
 _BLOCK = 4096
 """Documents that are generated in parallel."""

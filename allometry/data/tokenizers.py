@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from allometry.core.errors import AllometryError, unknown
 from allometry.data import corpora
 from allometry.data.cache import build_once, cache_dir, slug
 from allometry.data.split import plan_split, split_documents
-from allometry.errors import AllometryError, unknown
 
 if TYPE_CHECKING:
     import tiktoken
@@ -169,7 +169,7 @@ def vocabulary_size(name: str) -> int:
 
 
 def _vocabulary_size(head: str) -> int:
-    from allometry.units import parse_count
+    from allometry.core.units import parse_count
 
     size = parse_count(head.removeprefix("bpe:"), f"tokenizer {head!r}: vocabulary size")
     if not SMALLEST_BPE <= size <= LARGEST_BPE:

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from allometry.core.errors import AllometryError
+from allometry.core.units import parse_number
 from allometry.data import corpora, tokenizers
 from allometry.data.batches import BatchOrder, windows
 from allometry.data.cache import build_once, cache_dir, sha256, slug
 from allometry.data.fetching import downloads_allowed
 from allometry.data.spec import Download
 from allometry.data.split import HELD_OUT, SplitPlan, plan_split, split_documents
-from allometry.errors import AllometryError
-from allometry.units import parse_number
 
 __all__ = ["BatchOrder", "Manifest", "TokenSet", "prepare", "windows"]
 

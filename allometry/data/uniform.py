@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from allometry.core.errors import AllometryError
 from allometry.data.split import SMALLEST, Document, Split
-from allometry.errors import AllometryError
 
 HELD_OUT = 64
 """Sequences of the test split, on which every model must be at chance or worse."""

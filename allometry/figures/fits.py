@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from allometry.errors import unknown
+from allometry.core.errors import unknown
 from allometry.figures import frames, layers
 from allometry.figures.axes import linear_y, log_x, log_y
 from allometry.figures.residuals import RESIDUAL, of_fit

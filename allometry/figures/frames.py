@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError, unknown
+from allometry.core.errors import AllometryError, unknown
 
 GRID = 80
 """Points at which a fitted line is drawn."""
@@ -137,7 +137,7 @@ def through_centre(points: pd.DataFrame, x: str, y: str, slopes: Mapping[str, fl
 
 def count_note(runs: pd.DataFrame) -> str:
     """Count runs and settings for a caption, such as "36 runs: 8 sizes, 5 horizons, 4 seeds at N = 25.3k"."""
-    from allometry.units import format_count
+    from allometry.core.units import format_count
 
     number = runs["run"].nunique() if "run" in runs else len(runs)
     parts = [

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import Akima1DInterpolator
 
-from allometry.errors import unknown
+from allometry.core.errors import unknown
 from allometry.figures import frames, layers
 from allometry.figures.axes import capital, log_x, log_y, quantity
 from allometry.report.content import Figure

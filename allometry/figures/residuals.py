@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.figures import frames, layers
 from allometry.figures.axes import linear_y, log_x, quantity
 from allometry.report.content import Figure

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.figures import frames, layers
 from allometry.figures.axes import capital, log_x, log_y, quantity
 from allometry.report.content import Figure

@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from allometry.env import cache_dir, package_version
-from allometry.errors import AllometryError
+from allometry.core.env import cache_dir, package_version
+from allometry.core.errors import AllometryError
 from allometry.report.format import digests, policy, script_json
 from allometry.runs.files import write_bytes
 

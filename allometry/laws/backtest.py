@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.combine import Forecast, combine, weigh
 from allometry.laws.estimate import Array, plain
 from allometry.laws.fit import fit

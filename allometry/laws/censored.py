@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 
 Array = NDArray[np.float64]
 

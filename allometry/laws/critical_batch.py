@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.estimate import Array, Estimate, percentile_interval, plain, said
 from allometry.laws.frontier import PowerLine, power_line
 from allometry.laws.result import FitWarning

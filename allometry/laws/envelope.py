@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.estimate import Array, said
 from allometry.laws.frontier import OffsetPower, PowerLine, line, offset_power, power_line
 from allometry.laws.hull import KEPT, Curves, Winners, along, read_curves, winners

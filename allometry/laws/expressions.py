@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from allometry.errors import AllometryError, unknown
+from allometry.core.errors import AllometryError, unknown
 
 _BINARY: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,

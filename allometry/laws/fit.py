@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws import uncertainty
 from allometry.laws.fit_warnings import Evidence, about_scale, examine
 from allometry.laws.grouping import Grouping, decide

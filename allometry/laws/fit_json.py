@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from allometry.core.units import format_count
 from allometry.laws.identifiability import conditioning
 from allometry.laws.uncertainty import quantiles, student_quantile
-from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.laws.result import FitResult

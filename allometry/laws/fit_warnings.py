@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from allometry.core.units import format_count
 from allometry.laws.grouping import Grouping
 from allometry.laws.identifiability import conditioning
 from allometry.laws.mixed import find_mixture
 from allometry.laws.problem import Problem
 from allometry.laws.result import FitWarning
 from allometry.laws.uncertainty import outlying, quantiles
-from allometry.units import format_count
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.estimate import Array, Estimate, percentile_interval, plain
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
+from allometry.core.units import format_count
 from allometry.laws.problem import Problem
-from allometry.units import format_count
 
 Array = NDArray[np.float64]
 

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError, unknown
+from allometry.core.errors import AllometryError, unknown
+from allometry.core.units import format_count
 from allometry.laws.cells import distances, misfits
 from allometry.laws.envelope import fit_envelope
 from allometry.laws.estimate import Array, Estimate, percentile_interval, plain, said
@@ -27,7 +28,6 @@ from allometry.laws.mixed import find_mixture
 from allometry.laws.noise import seed_noise
 from allometry.laws.result import FitWarning
 from allometry.laws.slices import Slice, make_slices, points
-from allometry.units import format_count
 
 Method = Literal["akima", "parabola", "envelope"]
 

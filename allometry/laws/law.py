@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from allometry.errors import AllometryError, unknown
+from allometry.core.errors import AllometryError, unknown
 
 if TYPE_CHECKING:
     import sympy as sp

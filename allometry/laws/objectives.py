@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from allometry.errors import unknown
+from allometry.core.errors import unknown
 
 Array = NDArray[np.float64]
 

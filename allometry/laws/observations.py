@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
+from allometry.core.units import Decimal, parse_number, readings
 from allometry.laws.expressions import evaluate, names_in
 from allometry.laws.grouping import Grouping, find_grouping, numbered
 from allometry.laws.law import Law
@@ -25,7 +26,6 @@ from allometry.runs.tables.numbers import (
     partly_in_units,
 )
 from allometry.runs.tables.status import finished, status_column
-from allometry.units import Decimal, parse_number, readings
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.compile import Internal, internal
 from allometry.laws.law import Law, Parameter
 from allometry.laws.objectives import Objective

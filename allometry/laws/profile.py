@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.solver import minimise
 
 if TYPE_CHECKING:

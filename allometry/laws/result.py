@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.law import Law
 from allometry.laws.objectives import Objective
 from allometry.laws.problem import Problem

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.estimate import Array
 from allometry.laws.grid import read_runs
 

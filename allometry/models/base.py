@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from allometry.core.errors import AllometryError, unknown
 from allometry.core.registry import Registry
-from allometry.errors import AllometryError, unknown
 from allometry.models.counts import Counts
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.models.modules.transformer import Transformer
 from allometry.models.transformer import TransformerConfig
 from allometry.models.universal import UniversalConfig

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.models.base import ModelConfig, register
 from allometry.models.counts import Counts
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
+from allometry.core.units import PF_DAY, format_count, format_flops
 from allometry.laws.estimate import Array
 from allometry.laws.zoo import get
 from allometry.planner.kaplan import Efficient
 from allometry.planner.optimum import FLOPS_PER_PARAMETER_TOKEN, best_size, least_compute, tokens_for
 from allometry.planner.source import Source
-from allometry.units import PF_DAY, format_count, format_flops
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from allometry.core.units import PF_DAY
 from allometry.laws.estimate import Array
-from allometry.units import PF_DAY
 
 Number = float | Array
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from allometry.errors import AllometryError, unknown
+from allometry.core.errors import AllometryError, unknown
 from allometry.laws.estimate import Array
 from allometry.laws.law import Law
 from allometry.laws.result import FitResult

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.files import parse_json
 from allometry.runs.place import Place
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from allometry.errors import unknown
+from allometry.core.errors import unknown
 from allometry.runs.files import replacing
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 
 MOST_BYTES = 64 * 2**20
 """Bytes of a file that are read at most: a plan of ten thousand runs takes a third of them."""

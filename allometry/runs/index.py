@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from allometry.errors import AllometryError, printable
+from allometry.core.errors import AllometryError, printable
 from allometry.runs.files import MOST_BYTES_OF_LINES, parse_json, read_bytes, write_text
 from allometry.runs.record import (
     COLUMNS,

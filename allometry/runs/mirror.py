@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from allometry.env import cache_dir
-from allometry.errors import AllometryError, printable
+from allometry.core.env import cache_dir
+from allometry.core.errors import AllometryError, printable
 from allometry.runs.files import read_json, write_json
 from allometry.runs.place import MOST_BYTES, Place, TooLarge
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from allometry.errors import AllometryError, missing_extra, printable
+from allometry.core.errors import AllometryError, missing_extra, printable
 from allometry.runs.files import MOST_BYTES_OF_LINES, read_bytes, replacing, writing
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)

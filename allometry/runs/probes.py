@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.files import read_json, read_lines
 from allometry.runs.record import RunRecord, check_format, is_number, is_numbers
 

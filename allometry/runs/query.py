@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from allometry.errors import AllometryError, unknown
-from allometry.units import parse_duration, parse_number
+from allometry.core.errors import AllometryError, unknown
+from allometry.core.units import parse_duration, parse_number
 
 _CONDITION = re.compile(r"""(`[^`]+`|[A-Za-z_][\w:./-]*)\s*(!=|<=|>=|==|=|<|>)\s*("[^"]*"|'[^']*'|\S+)""")
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {

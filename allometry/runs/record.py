@@ -3,7 +3,7 @@
 A run directory holds (losses in nats per token):
 
     config.json   {"format": 1, "id": …, "config": RunConfig as JSON, "counts": Counts as JSON}
-    env.json      what `allometry.env.snapshot` says, and as "arithmetic" the device and PyTorch's settings
+    env.json      what `allometry.core.env.snapshot` says, and as "arithmetic" the device and PyTorch's settings
     curve.jsonl   one object a line: step, tokens, lr, train_loss, grad_norm, loss (test), loss_<corpus>, …,
                   and by_position, a list of losses by position in the context (see `runs.positions`)
     result.json   written last: {"format": 1, "status": "done" | "diverged", "step", "tokens", "loss",
@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from allometry.errors import AllometryError, printable
+from allometry.core.errors import AllometryError, printable
 from allometry.runs.files import left_out, read_bytes, read_json, read_lines
 from allometry.runs.texts import Text, recorded
 

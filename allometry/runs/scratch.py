@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from allometry.env import cache_dir
-from allometry.errors import AllometryError
+from allometry.core.env import cache_dir
+from allometry.core.errors import AllometryError
 from allometry.runs.place import Folder, Place
 
 _LAST = "result.json"

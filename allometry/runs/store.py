@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from allometry.errors import AllometryError, printable, unknown
+from allometry.core.errors import AllometryError, printable, unknown
 from allometry.runs.files import read_json, refuse_links, size_of, write_json, writing
 from allometry.runs.index import read_index, run_directories
 from allometry.runs.lock import exclusive

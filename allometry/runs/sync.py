@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from allometry.errors import AllometryError, unknown
+from allometry.core.errors import AllometryError, unknown
 from allometry.runs.diff import flatten
 from allometry.runs.files import read_json, write_json
 from allometry.runs.record import FINISHED, FORMAT, RunRecord

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from allometry.errors import AllometryError, missing_extra
+from allometry.core.errors import AllometryError, missing_extra
 from allometry.runs.files import writing
 
 Values = dict[str, float]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.files import read_json, refuse_links, write_json, writing
 from allometry.runs.place import is_file_name
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
+from allometry.core.units import format_count
 from allometry.figures.several import several
 from allometry.figures.trade_off import trade_off
 from allometry.laws.estimate import percentile_interval, said
@@ -35,7 +36,6 @@ from allometry.studies.core.sections import (
 from allometry.studies.core.study import Study, register
 from allometry.studies.shared.batches import BatchLaw, critical_batch, scan_runs
 from allometry.train.noise_scale import noise_scale
-from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
 
+from allometry.core.units import format_count
 from allometry.figures.power_law import power_law
 from allometry.report.content import Constant, Section, Table
 from allometry.studies.core.sections import (
@@ -27,7 +28,6 @@ from allometry.studies.core.sections import (
 )
 from allometry.studies.core.study import Study, register
 from allometry.studies.shared.subsets import early_stopped, excess, limits
-from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.laws.result import FitResult

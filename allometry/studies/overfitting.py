@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
+from allometry.core.units import format_count
 from allometry.figures.overfitting import train_and_test
 from allometry.figures.several import several
 from allometry.figures.surface import surface
@@ -42,7 +43,6 @@ from allometry.studies.core.sections import (
 )
 from allometry.studies.core.study import Study, register
 from allometry.studies.shared.subsets import early_stopped, excess, infinite, limits
-from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.laws.result import FitResult

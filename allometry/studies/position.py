@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.figures.several import several
 from allometry.laws.fit import fit
 from allometry.report.content import Analysis, Figure, Section, Table

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
+from allometry.core.units import format_count
 from allometry.figures.several import several
 from allometry.laws.estimate import Array, Estimate, percentile_interval
 from allometry.report.content import Constant, Section, Table
@@ -39,7 +40,6 @@ from allometry.studies.core.sections import (
     usable_runs,
 )
 from allometry.studies.core.study import Study, register, run_set, too_little
-from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.models.base import ModelConfig

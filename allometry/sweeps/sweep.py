@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.train.config import RunConfig
 
 

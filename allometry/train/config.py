@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
+from allometry.core.units import format_count, parse_count
 from allometry.models.base import ModelConfig, StrictModel, families, family
 from allometry.train.plant import Plant
-from allometry.units import format_count, parse_count
 
 FORMAT = 1
 """Version of the run format on disk; a store written by a newer one is refused, not guessed at."""

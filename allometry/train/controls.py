@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from allometry.core.errors import AllometryError
 from allometry.data import subsets, tokenizers
 from allometry.data.batches import BatchOrder, window_starts
-from allometry.errors import AllometryError
 from allometry.train import probes
 from allometry.train.plant import PlantedOrder, canary_tokens, passage_tokens
 from allometry.train.probes import EXCERPT, Probes

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 
 if TYPE_CHECKING:
     from torch import nn

@@ -140,7 +140,7 @@ def _room(device: str) -> float:
     """Return the bytes of memory that this process's device has for it."""
     import torch
 
-    from allometry.env import memory
+    from allometry.core.env import memory
 
     if device.startswith("cuda"):
         return float(torch.cuda.get_device_properties(device).total_memory)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.record import RunRecord, read_run
 from allometry.train.checkpoint import final_parameters
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from allometry.core.errors import AllometryError
 from allometry.data.subsets import first
 from allometry.data.tokens import BatchOrder, Manifest, TokenSet, prepare, windows
-from allometry.errors import AllometryError
 from allometry.train.config import DataConfig, RunConfig
 from allometry.train.controls import controlled
 from allometry.train.novelty import continued

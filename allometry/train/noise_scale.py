@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 
 if TYPE_CHECKING:
     import pandas as pd

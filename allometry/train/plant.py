@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
+from allometry.core.errors import AllometryError
 from allometry.data.batches import BatchOrder
-from allometry.errors import AllometryError
 from allometry.models.base import StrictModel
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.files import append_text, read_lines, write_json, write_text
 from allometry.runs.probes import FORMAT, LINES, TABLE
 

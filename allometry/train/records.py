@@ -6,8 +6,8 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from allometry import env
-from allometry.errors import AllometryError
+from allometry.core import env
+from allometry.core.errors import AllometryError
 from allometry.runs.files import read_json, write_json, write_text
 from allometry.train.config import FORMAT
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.train.config import RunConfig, TrainConfig
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from allometry.core.errors import AllometryError
 from allometry.data import tokens
-from allometry.errors import AllometryError
 from allometry.runs import texts
 from allometry.runs.texts import Text
 from allometry.train.config import RunConfig

@@ -20,8 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from allometry.env import thread_variables
-from allometry.errors import AllometryError
+from allometry.core.env import thread_variables
+from allometry.core.errors import AllometryError
 from allometry.runs.files import read_json
 from allometry.train.config import RunConfig
 

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
+from allometry.core.processes import die_with
+from allometry.core.units import format_count, format_duration
 from allometry.models.base import readable
-from allometry.processes import die_with
 from allometry.runs.files import is_full
 from allometry.train.config import RunConfig
-from allometry.units import format_count, format_duration
 
 if TYPE_CHECKING:
     from allometry.train.loop import Progress

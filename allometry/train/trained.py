@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.files import read_json
 from allometry.train.checkpoint import final_parameters
 from allometry.train.config import RunConfig

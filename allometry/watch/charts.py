@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
+from allometry.core.units import format_count
 from allometry.figures.learning_curves import learning_curves
 from allometry.figures.power_law import power_law
 from allometry.figures.surface import surface
@@ -18,7 +19,6 @@ from allometry.laws.fit import fit
 from allometry.laws.result import FitResult
 from allometry.report import format as fmt
 from allometry.report.content import Figure
-from allometry.units import format_count
 
 CURVES = 240
 """Curves that one chart shows at most."""

@@ -13,7 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
+from allometry.core.units import format_duration
 from allometry.figures.predictions import predictions
 from allometry.report import format as fmt
 from allometry.report.content import Figure
@@ -21,7 +22,6 @@ from allometry.report.page import asset, chart_json, table_of, template
 from allometry.runs.files import read_tail
 from allometry.runs.store import Membership, Store
 from allometry.studies.core.predictions import ledger
-from allometry.units import format_duration
 from allometry.watch import charts
 from allometry.watch.progress import Clock, Progress, progress, work_of
 from allometry.watch.reader import Reader, Underway

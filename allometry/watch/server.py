@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from markupsafe import Markup
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.figures.theme import runtime
 from allometry.report import format as fmt
 from allometry.report import page as shared

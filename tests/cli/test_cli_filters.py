@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 import allometry
 from allometry.cli import app
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.isoflop import isoflop
 from allometry.runs.query import mask, select
 

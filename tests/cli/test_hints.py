@@ -15,7 +15,7 @@ import pytest
 
 import allometry
 from allometry.cli import app, main
-from allometry.errors import EXTRAS
+from allometry.core.errors import EXTRAS
 
 PACKAGE = Path(allometry.__file__).parent
 

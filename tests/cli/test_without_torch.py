@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from allometry.errors import EXTRAS
+from allometry.core.errors import EXTRAS
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,10 +7,10 @@ from itertools import islice
 
 import pytest
 
+from allometry.core.errors import AllometryError
 from allometry.data.corpora import CorpusSpec, corpora, kinds
 from allometry.data.packages import fetch
 from allometry.data.split import clean, digest, plan_split, split_documents
-from allometry.errors import AllometryError
 
 NAMED = [
     pytest.param(spec, id=spec.name, marks=[pytest.mark.slow] * bool(spec.package))

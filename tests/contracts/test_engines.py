@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.models.base import families
 from allometry.models.transformer import TransformerConfig
 from allometry.train.config import EngineName, RunConfig, TrainConfig

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.models.base import ModelConfig, families
 
 FAMILIES = list(families().values())

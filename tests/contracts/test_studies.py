@@ -13,12 +13,12 @@ import pytest
 from markupsafe import escape
 
 from allometry.cli import main
+from allometry.core.units import parse_duration
 from allometry.runs.store import Store
 from allometry.studies.core.collection import BROKEN, Collection
 from allometry.studies.core.plan import LEAST_COMPUTE, load
 from allometry.studies.core.study import studies, study
 from allometry.train.config import DataConfig
-from allometry.units import parse_duration
 
 NAMES = sorted(studies())
 COLLECTIONS = [name for name in NAMES if isinstance(study(name), Collection)]

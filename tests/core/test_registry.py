@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from allometry.core.errors import AllometryError
 from allometry.core.registry import Registry
-from allometry.errors import AllometryError
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from allometry.core.errors import AllometryError
 from allometry.data import tokenizers
 from allometry.data.arithmetic import MODULAR, PRODUCTS, QUOTIENTS, Equations
 from allometry.data.tokens import BatchOrder, prepare, windows
-from allometry.errors import AllometryError
 
 DIV = "synthetic:modular:29:div:0.5:0"
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from allometry.core.errors import AllometryError
 from allometry.data.batches import BatchOrder, windows
-from allometry.errors import AllometryError
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 6), st.integers(0, 5), st.integers(0, 3))
 

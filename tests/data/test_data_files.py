@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from allometry.core.errors import AllometryError
 from allometry.data.corpora import resolve
 from allometry.data.tokens import prepare
-from allometry.errors import AllometryError
 
 
 def read(corpus: str) -> list[str]:

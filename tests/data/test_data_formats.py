@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from allometry.core.errors import AllometryError
 from allometry.data.corpora import resolve
-from allometry.errors import AllometryError
 
 DOCUMENTS = ['a "quoted", word', "NA", "two\nlines", "1.0", "ünï"]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from datasets import IterableDataset
 
+from allometry.core.errors import AllometryError
 from allometry.data.corpora import resolve
 from allometry.data.files import read_files
 from allometry.data.hub import store, take
 from allometry.data.tokens import prepare
-from allometry.errors import AllometryError
 
 
 def rows() -> Iterator[dict[str, str]]:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from allometry.core.errors import AllometryError
 from allometry.data.split import Document, clean, cut, plan_split, split_documents
-from allometry.errors import AllometryError
 
 
 def texts(count: int, words: int = 40, seed: int = 0) -> list[str]:

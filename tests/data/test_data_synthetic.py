@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from allometry.core.errors import AllometryError
 from allometry.data.synthetic import Language
 from allometry.data.tokens import prepare
-from allometry.errors import AllometryError
 
 
 def knowing_loss(language: Language) -> tuple[float, float]:

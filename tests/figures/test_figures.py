@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from allometry import figures
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.figures import theme
 from allometry.figures.effects import effects
 from allometry.laws.envelope import fit_envelope

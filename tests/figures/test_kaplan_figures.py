@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.figures import theme
 from allometry.figures.overfitting import train_and_test
 from allometry.figures.trade_off import trade_off

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from allometry import figures
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.figures import theme
 from allometry.report.content import Figure
 

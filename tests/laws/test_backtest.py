@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.backtest import backtest
 from allometry.laws.zoo import get
 

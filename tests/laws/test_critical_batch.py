@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.critical_batch import (
     b_crit,
     c_min,

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.envelope import envelope, fit_envelope, frontier
 from allometry.laws.frontier import offset_power, power_line
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.isoflop import isoflop
 from allometry.laws.slices import slices
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import allometry
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.expressions import evaluate, names_in
 from allometry.laws.result import FitResult
 

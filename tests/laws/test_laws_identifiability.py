@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import allometry
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 
 
 def points(n, d, floor=1.8, noise=0.003, seed=0):

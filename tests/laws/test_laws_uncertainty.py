@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 import allometry
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.coverage import Design, coverage
 from allometry.laws.uncertainty import (
     intraclass_correlation,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import allometry.laws as laws
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.schedule import areas
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import allometry
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.isoflop import isoflop
 
 

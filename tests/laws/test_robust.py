@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import allometry
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.cells import misfits
 from allometry.laws.fit_warnings import about_scale
 from allometry.laws.hull import read_curves, winners

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.models.hf import export_gpt2, import_gpt2
 from allometry.models.transformer import TransformerConfig
 

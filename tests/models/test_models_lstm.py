@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.models.lstm import LSTMConfig
 from allometry.models.modules.lstm import LSTM
 from allometry.train.config import RunConfig, TrainConfig

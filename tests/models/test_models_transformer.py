@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.models.layers import causal_attention
 from allometry.models.transformer import TransformerConfig
 from allometry.train.config import RunConfig

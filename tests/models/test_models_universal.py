@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.models.hf import export_gpt2, import_gpt2
 from allometry.models.lstm import LSTMConfig
 from allometry.models.modules.universal import Universal

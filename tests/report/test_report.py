@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from allometry import figures
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.report.build import build, write
 from allometry.report.content import Analysis, Constant, Section, Table
 from allometry.report.page import chart_json

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs import mirror, place
 from allometry.runs.place import is_file_name
 from allometry.runs.store import Store

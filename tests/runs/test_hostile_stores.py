@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from allometry.cli import app
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.files import MOST_DEEP, append_text, read_bytes, read_json, replacing, write_text
 from allometry.runs.lock import exclusive
 from allometry.runs.place import Folder

@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.importers import read_table, save_mapping
 
 RUNS = pd.DataFrame({"params": [1e6, 1e7, 1e8], "tokens": [1e8, 1e9, 1e10], "val_loss": [4.0, 3.5, 3.0]})

@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.export import export
 from allometry.runs.files import is_full, read_json, read_lines, write_json, write_text, writing
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.place import place
 from allometry.runs.scratch import Scratch
 from allometry.runs.store import Store, store_exists

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.place import Place, place, url_of
 
 

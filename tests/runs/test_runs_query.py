@@ -3,7 +3,7 @@ import math
 import pandas as pd
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.query import parse, select
 
 TABLE = pd.DataFrame(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from allometry.cli import main
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.importers import read_table
 from allometry.runs.store import Store
 from allometry.runs.sync import Synced, sync, tracker

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import zstandard
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.tables import files, read_table
 
 HEADER = "params,tokens,val_loss"

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
+from allometry.core.units import parse_count, parse_duration, parse_number
 from allometry.laws.expressions import evaluate
 from allometry.laws.observations import observe
 from allometry.laws.zoo import get
 from allometry.runs.query import select
 from allometry.runs.tables import read_table
-from allometry.units import parse_count, parse_duration, parse_number
 
 CELLS = [
     "1,5", "10M", "1,234", "nan", "inf", "", "mean", "finished", '"', "1e999", "{'a': 1}", "[1]", "3.5",

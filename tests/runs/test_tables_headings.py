@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.observations import observe
 from allometry.laws.zoo import get
 from allometry.runs.tables import read_table

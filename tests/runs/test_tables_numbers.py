@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 import allometry
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
+from allometry.core.units import LONGEST, parse_duration, parse_number, readings
 from allometry.runs.query import select
 from allometry.runs.tables import read_table
-from allometry.units import LONGEST, parse_duration, parse_number, readings
 
 SIZES = [10_000_000, 25_120_000, 63_100_000, 158_500_000]
 TOKENS = [200_000_000, 632_500_000, 2_000_000_000, 6_325_000_000]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import allometry
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.tables import read_table
 
 SIZES = [1e7, 3e7, 1e8, 3e8]

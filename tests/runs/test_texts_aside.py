@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.store import Store
 from allometry.runs.texts import ASIDE, FILE, Text, exchange, is_damaged, record, recorded
 

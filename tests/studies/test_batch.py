@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.studies.shared.batches import BATCHES, batches, critical_batch, rate_for_batch
 from allometry.train.config import DataConfig
 

@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
+from allometry.core.units import PF_DAY
 from allometry.laws.frontier import PowerLine
 from allometry.studies import batch
 from allometry.studies.compute_optimal import adjusted, chinchilla, compute, efficient, ladder, reconcile
 from allometry.studies.core.study import StudyData, study
 from allometry.studies.shared.batches import BatchLaw, Critical
-from allometry.units import PF_DAY
 
 from test_batch import ALPHA, SIZES, synthetic  # isort: skip
 

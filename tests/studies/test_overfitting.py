@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.studies.core.study import StudyData, study
 from allometry.studies.overfitting import joint_law
 from allometry.studies.shared.subsets import early_stopped, subsets

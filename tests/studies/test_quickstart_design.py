@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.studies.core.plan import of_compute, within_budget
 from allometry.studies.core.recipe import heads, small_model
 from allometry.studies.core.study import study

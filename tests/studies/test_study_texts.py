@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from allometry.core.errors import AllometryError
 from allometry.data.fetching import no_downloads
-from allometry.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
 from allometry.report.content import Analysis
 from allometry.runs.store import Store

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.sweeps.cost import calibrate as calibration
 from allometry.sweeps.cost.calibrate import choose_device
 

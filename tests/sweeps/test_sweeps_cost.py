@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from allometry.env import cache_dir
+from allometry.core.env import cache_dir
 from allometry.runs.store import Store
 from allometry.sweeps.cost.calibrate import calibrate
 from allometry.sweeps.cost.cost import CostModel

@@ -7,7 +7,7 @@ import pytest
 from mortal import MortalPool
 from waiting import until
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.store import Store
 from allometry.sweeps.cost.calibrate import fits_one
 from allometry.sweeps.cost.cost import CostModel

@@ -11,7 +11,7 @@ from bitwise import run_bytes
 from mortal import MortalPool
 from waiting import until_ended
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.lock import exclusive
 from allometry.runs.store import Store
 from allometry.sweeps.cost.survey import survey

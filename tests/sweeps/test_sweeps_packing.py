@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from allometry.env import cache_dir
-from allometry.errors import AllometryError
+from allometry.core.env import cache_dir
+from allometry.core.errors import AllometryError
 from allometry.sweeps.cost.calibrate import calibrate
 from allometry.sweeps.cost.cost import CostModel
 from allometry.sweeps.cost.makespan import makespan

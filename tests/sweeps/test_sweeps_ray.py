@@ -16,7 +16,7 @@ pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 from bitwise import run_bytes
 
 from allometry.cluster import _left_behind, connect
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.store import Store
 from allometry.sweeps.run.events import Event
 from allometry.sweeps.run.execute import execute

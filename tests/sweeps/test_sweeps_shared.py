@@ -8,8 +8,8 @@ import pytest
 from bitwise import run_bytes
 from drivers import LEASE, two_drivers
 
+from allometry.core.errors import AllometryError
 from allometry.data import placed
-from allometry.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.place import place
 from allometry.runs.store import Store

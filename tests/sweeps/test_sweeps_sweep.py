@@ -1,6 +1,6 @@
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.store import Store
 from allometry.sweeps.cost.cost import PLAN_COLUMNS, CostModel, plan_frame
 from allometry.sweeps.sweep import Sweep

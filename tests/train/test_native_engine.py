@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.models.base import family as family_called
 from allometry.train.config import RunConfig, TrainConfig
 from allometry.train.engines.native import NativeEngine

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.milestones import milestones
 from allometry.runs.record import read_run

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
 from allometry.train.config import ADDED, DataConfig, RunConfig, TrainConfig
 

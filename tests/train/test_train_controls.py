@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from allometry.core.errors import AllometryError
 from allometry.data.tokens import prepare
-from allometry.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.store import Store
 from allometry.train.config import DataConfig, RunConfig, TrainConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.train.checkpoint import final_parameters
 from allometry.train.config import RunConfig
 from allometry.train.engines.reference import ReferenceEngine

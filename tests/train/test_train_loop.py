@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.record import read_run
 from allometry.train import checkpoint
 from allometry.train.config import RunConfig

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.models.base import family
 from allometry.models.transformer import TransformerConfig
 from allometry.train.config import RunConfig, TrainConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.train.config import RunConfig
 from allometry.train.loop import Progress, train
 from allometry.train.packing import train_packed

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from waiting import until
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.train.checkpoint import final_parameters
 from allometry.train.loop import train
 from allometry.train.torchrun import read_config

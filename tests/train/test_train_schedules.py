@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 from allometry.train.schedules import evaluation_steps, kaplan_learning_rate, learning_rate, lr_for_width

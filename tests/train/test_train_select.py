@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.train.config import RunConfig
 from allometry.train.engines import select
 from allometry.train.engines.fast import FastEngine

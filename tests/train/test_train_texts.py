@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from allometry.cli import main
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
 from allometry.runs import texts
 from allometry.runs.store import Store

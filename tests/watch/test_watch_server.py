@@ -12,7 +12,7 @@ import pytest
 from chromium import Chromium, binary
 from halfway import STUDY, row
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.store import Store
 from allometry.watch.page import Page
 from allometry.watch.server import STREAMS, Server

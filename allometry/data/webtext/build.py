@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from allometry.core.errors import AllometryError
 from allometry.data.webtext.card import write_card
 from allometry.data.webtext.jsonl import Row, file_digest, read_json, read_rows, write_json
 from allometry.data.webtext.progress import Progress
 from allometry.data.webtext.removal import removals
 from allometry.data.webtext.urls import registered_domain
 from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest, exclusive
-from allometry.errors import AllometryError
 
 STAGE = "build"
 BATCH = 1_000

@@ -20,13 +20,13 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from allometry.core.errors import AllometryError
 from allometry.data.webtext.chunks import Chunk, chunk_rows, chunks
 from allometry.data.webtext.jsonl import encode, file_digest, read_rows, whole_file, write_json
 from allometry.data.webtext.progress import Progress
 from allometry.data.webtext.shingles import Hashes, ngrams, word_hashes
 from allometry.data.webtext.workers import Pool, open_pool
 from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest, exclusive
-from allometry.errors import AllometryError
 
 STAGE = "contamination"
 

@@ -19,6 +19,7 @@ from typing import IO
 
 import numpy as np
 
+from allometry.core.errors import AllometryError
 from allometry.data.webtext.chunks import chunks
 from allometry.data.webtext.duplicates import Duplicate, Ints, Shared, find_duplicates, shared_keys
 from allometry.data.webtext.jsonl import Row, encode, file_digest, whole_file
@@ -27,7 +28,6 @@ from allometry.data.webtext.shingles import Hashes, jaccard, shingles, word_hash
 from allometry.data.webtext.signatures import MinHash, Signed, Signer, sequence_hash
 from allometry.data.webtext.workers import Pool, open_pool
 from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest, exclusive
-from allometry.errors import AllometryError
 
 STAGE = "dedup"
 REMEMBERED_BYTES = 256 << 20

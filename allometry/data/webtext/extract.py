@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from allometry.core.errors import AllometryError, missing_extra, unknown
 from allometry.data.webtext.jsonl import AppendLog, Row, encode, file_digest, read_rows, whole_file
 from allometry.data.webtext.opt_outs import header_opt_out, html_opt_out
 from allometry.data.webtext.progress import Progress
 from allometry.data.webtext.warc import Page, read_page
 from allometry.data.webtext.workers import Outcome, Pool, open_pool
 from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest, exclusive
-from allometry.errors import AllometryError, missing_extra, unknown
 
 STAGE = "extract"
 CHUNK = 4

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 
 Row = dict[str, Any]
 _TAIL = 1 << 16

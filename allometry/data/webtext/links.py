@@ -18,6 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
+from allometry.core.errors import AllometryError
 from allometry.data.webtext.external import sort_lines
 from allometry.data.webtext.jsonl import Row, encode, whole_file
 from allometry.data.webtext.progress import Progress
@@ -33,7 +34,6 @@ from allometry.data.webtext.urls import (
     without_final_dot,
 )
 from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest
-from allometry.errors import AllometryError
 
 STAGE = "links"
 UNSCORED = 10_000

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 
 
 @contextmanager

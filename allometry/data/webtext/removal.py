@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from allometry.core.errors import AllometryError
 from allometry.data.webtext.archive import FETCHED, last_outcomes
 from allometry.data.webtext.jsonl import (
     AppendLog,
@@ -26,7 +27,6 @@ from allometry.data.webtext.jsonl import (
 from allometry.data.webtext.urls import canonical, host_of, url_id, url_problem
 from allometry.data.webtext.warc import erased_member
 from allometry.data.webtext.workspace import STAGES, Summary, Workspace
-from allometry.errors import AllometryError
 
 STAGE = "remove"
 FILE = "removals.jsonl"

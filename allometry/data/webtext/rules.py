@@ -14,8 +14,8 @@ from functools import cached_property
 
 import numpy as np
 
+from allometry.core.errors import unknown
 from allometry.data.webtext.shingles import Hashes, Ints, ngrams, word_hashes, word_lengths
-from allometry.errors import unknown
 
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 _BULLETS = ("•", "‣", "▪", "-", "*", "·", "–")

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from allometry.core.errors import AllometryError, missing_extra
 from allometry.data.webtext.chunks import Chunk, chunk_rows
 from allometry.data.webtext.shingles import Hashes, Ints, mixed, ngrams_of_all, shingles, words_of_all
-from allometry.errors import AllometryError, missing_extra
 
 
 @dataclass(frozen=True, kw_only=True)

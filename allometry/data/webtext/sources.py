@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from allometry.core.errors import AllometryError
 from allometry.data.webtext.streams import PACKED, Problem, decompressed, numbered_lines
 from allometry.data.webtext.warc import html_pages
-from allometry.errors import AllometryError
 
 
 class Found(NamedTuple):

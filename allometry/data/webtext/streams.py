@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from allometry.errors import AllometryError, missing_extra
+from allometry.core.errors import AllometryError, missing_extra
 
 MAX_LINE = 16 << 20
 """Longer lines are skipped and listed: a line is held in memory."""

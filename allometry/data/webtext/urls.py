@@ -14,7 +14,7 @@ import re
 from functools import lru_cache
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from allometry.errors import missing_extra
+from allometry.core.errors import missing_extra
 
 MIN_LENGTH = 9
 """Shorter URLs are rejected: "http://a" is 8 characters (OpenWebText2)."""

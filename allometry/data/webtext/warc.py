@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from allometry.core.errors import AllometryError, missing_extra
 from allometry.data.webtext.streams import Problem
-from allometry.errors import AllometryError, missing_extra
 
 MAX_HEADER_LINE = 1 << 20
 """Bytes of a line of a record's headers."""

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from allometry.cluster import connect
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 
 Item = TypeVar("Item")
 START_SECONDS = 180.0

@@ -25,9 +25,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
+from allometry.core.errors import AllometryError
 from allometry.data.webtext.jsonl import join_files, read_json, write_json
 from allometry.data.webtext.locks import hold
-from allometry.errors import AllometryError
 
 P = ParamSpec("P")
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 
 MOST_TEXT = 200_000_000
 """Bytes of text (unpacked) that are read at most: in memory a table of text takes about ten times as much."""

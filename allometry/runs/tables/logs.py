@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from allometry.units import readings
+from allometry.core.units import readings
 
 _N = r"([\d.,]+(?:[eE][+-]?\d+)?[kKMBT]?)"
 _LINES: tuple[tuple[str, re.Pattern[str], tuple[str, ...]], ...] = (

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from allometry.units import Decimal, readings
+from allometry.core.units import Decimal, readings
 
 BLANK = {
     "", "nan", "na", "n/a", "none", "null", "nil", "-", "--", "—", "–", "?", ".", "#n/a", "#na", "#value!",

@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
+from allometry.core.units import Decimal, readings
 from allometry.runs.files import read_json, write_json
 from allometry.runs.tables import files, text
 from allometry.runs.tables.headings import (
@@ -52,7 +53,6 @@ from allometry.runs.tables.trackers import (
     tensorboard_run,
     wide_notice,
 )
-from allometry.units import Decimal, readings
 
 Rows = Literal["last", "best", "all"]
 """Which rows of a training run's curve are kept."""

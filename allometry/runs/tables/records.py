@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 
 _SHAPE_HINT = 'write a list of runs: [{"N": 1e6, "loss": 3.1}]'
 

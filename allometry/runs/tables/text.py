@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
+from allometry.core.units import readings
 from allometry.runs.tables.headings import plain
 from allometry.runs.tables.numbers import is_blank
-from allometry.units import readings
 
 _MARKS = ("\t", ";", "|", ",")
 _SUMMARIES = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.tables.headings import EVALUATION, LOSS, NAMES, STEPS, TRAINING, plain, read_heading
 
 _BOUNDS = ("__MIN", "__MAX")

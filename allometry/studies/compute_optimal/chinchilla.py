@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.figures.isoflop import isoflop_slices
 from allometry.figures.several import several
 from allometry.figures.surface import surface

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from allometry.core.units import PF_DAY
 from allometry.figures.several import several
 from allometry.laws.estimate import Array, percentile_interval
 from allometry.report.content import Section
@@ -37,7 +38,6 @@ from allometry.studies.core.study import Study, register
 from allometry.studies.shared.basic_laws import joint_fits
 from allometry.studies.shared.batches import critical
 from allometry.studies.shared.grid import recipe_runs, trunk_points
-from allometry.units import PF_DAY
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from allometry.core.units import PF_DAY
 from allometry.figures.several import several
 from allometry.laws.estimate import Array, percentile_interval
 from allometry.planner.kaplan import Efficient, excess_compute
@@ -17,7 +18,6 @@ from allometry.report.content import Section, Table
 from allometry.studies.compute_optimal.adjusted import ENDS, Frontiers
 from allometry.studies.compute_optimal.learning_curves import TimeLaw, arrivals
 from allometry.studies.core.sections import KAPLAN, LEVEL, StudySection, TooFewRuns, constant
-from allometry.units import PF_DAY
 
 if TYPE_CHECKING:
     from allometry.laws.envelope import EnvelopeFit

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from allometry.env import cache_dir, cpu_model
+from allometry.core.env import cache_dir, cpu_model
 from allometry.runs.files import read_json, write_json
 from allometry.version import __version__
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.report.content import Analysis
 from allometry.studies.core.plan import smallest
 from allometry.studies.core.study import Study, run_set_named

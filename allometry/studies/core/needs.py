@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from allometry.errors import AllometryError
-from allometry.units import format_bytes, format_count
+from allometry.core.errors import AllometryError
+from allometry.core.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from allometry.data.spec import Download

@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
+from allometry.core.units import compact_duration, format_duration
 from allometry.studies.core.analysis_time import analysis_seconds
-from allometry.units import compact_duration, format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable

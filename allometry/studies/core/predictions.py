@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.files import read_json
 from allometry.runs.record import is_number
 from allometry.studies.core.plan import held_back

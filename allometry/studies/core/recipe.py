@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
 if TYPE_CHECKING:

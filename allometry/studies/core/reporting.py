@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allometry.env import snapshot
-from allometry.errors import AllometryError, unknown
+from allometry.core.env import snapshot
+from allometry.core.errors import AllometryError, unknown
+from allometry.core.units import format_duration
 from allometry.runs.store import Store
 from allometry.studies.core import plan as planning
 from allometry.studies.core.collection import dated
 from allometry.studies.core.predictions import ledger, registered
 from allometry.studies.core.study import Study, StudyData, study
 from allometry.studies.core.texts import changed_since, require_own_text
-from allometry.units import format_duration
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.files import read_json, write_text, writing
 from allometry.runs.record import check_format
 from allometry.studies.core.collection import dated

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from allometry.core.env import cores
+from allometry.core.errors import AllometryError
+from allometry.core.units import compact_duration
 from allometry.data.fetching import downloads_allowed, no_downloads
-from allometry.env import cores
-from allometry.errors import AllometryError
 from allometry.runs.lock import exclusive
 from allometry.runs.store import Store, require_room, store_exists
 from allometry.runs.texts import record, recorded
@@ -22,7 +23,6 @@ from allometry.studies.core.predictions import predict_held_back, register_predi
 from allometry.studies.core.reporting import STUDIES, folder_of, read, runs_of, write_report
 from allometry.studies.core.study import Study, study
 from allometry.studies.core.texts import is_of_other_text, make_way, present_text
-from allometry.units import compact_duration
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.fit import fit
 from allometry.laws.zoo import get
 from allometry.report.content import Analysis, Constant, Section, Table, Verdict

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from allometry.core.errors import AllometryError
 from allometry.core.registry import Registry
-from allometry.errors import AllometryError
 from allometry.sweeps.sweep import Sweep
 
 if TYPE_CHECKING:

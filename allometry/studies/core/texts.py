@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs import texts
 from allometry.runs.texts import Text
 

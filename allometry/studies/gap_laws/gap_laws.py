@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
+from allometry.core.units import format_count
 from allometry.figures.several import several
 from allometry.laws.backtest import backtest
 from allometry.laws.fit import fit
@@ -31,7 +32,6 @@ from allometry.studies.core.study import Study, register
 from allometry.studies.gap_laws.predicted import predict_largest, predicted_section, time_laws
 from allometry.studies.shared.equations import equations, widest
 from allometry.studies.shared.repeats import USUAL_DECAY, descents, largest_size, noise_of, repeated
-from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis, Figure

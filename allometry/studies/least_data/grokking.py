@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.figures.several import several
 from allometry.laws.censored import censored_fit
 from allometry.report.content import Section, Table

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
+from allometry.core.units import format_count
 from allometry.figures.several import several
 from allometry.laws.fit import fit
 from allometry.report.content import Constant, Section, Table
@@ -33,7 +34,6 @@ from allometry.studies.core.study import Study, register
 from allometry.studies.least_data.grokking import after_memorising, critical_share, decay_and_size
 from allometry.studies.shared.equations import equations
 from allometry.studies.shared.repeats import LeastSet, excess, least_data, noise_of, repeated
-from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.laws.result import FitResult

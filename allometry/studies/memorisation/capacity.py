@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from allometry.core.errors import AllometryError
 from allometry.data.uniform import Uniform
-from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Constant, Figure, Section, Table
 from allometry.studies.core.recipe import heads, learning_rate, small_run

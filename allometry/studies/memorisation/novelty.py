@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from allometry.core.units import format_count
 from allometry.figures.several import several
 from allometry.report.content import Constant, Figure, Section, Table
 from allometry.runs.novelty import SOURCES
 from allometry.studies.core.sections import NotRecorded, StudySection, claim, constant
 from allometry.studies.memorisation.probed import LEVEL, size_name
-from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.studies.core.study import StudyData

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from allometry.core.units import format_count
 from allometry.studies.core.sections import NotRecorded, TooFewRuns
-from allometry.units import format_count
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from allometry.core.units import format_count
 from allometry.figures.several import several
 from allometry.studies.memorisation.probed import size_name
 from allometry.studies.shared.repeats import CLEAR
-from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.report.content import Figure

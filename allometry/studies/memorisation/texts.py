@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from allometry.core.errors import AllometryError
 from allometry.data.tokens import manifest_of
-from allometry.errors import AllometryError
 from allometry.report.content import Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, small_model, small_run
 from allometry.studies.core.sections import StudySection, TooFewRuns, constant

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
+from allometry.core.units import format_count
 from allometry.figures.several import several
 from allometry.laws.fit import fit
 from allometry.report.content import Section, Table
@@ -27,7 +28,6 @@ from allometry.studies.core.sections import (
     percent,
 )
 from allometry.studies.shared.subsets import stopped
-from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.laws.result import FitResult

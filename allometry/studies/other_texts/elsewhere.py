@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
+from allometry.core.units import format_count
 from allometry.figures.several import several
 from allometry.report.content import Section, Table
 from allometry.studies.core.sections import (
@@ -42,7 +43,6 @@ from allometry.studies.other_texts.transfer_test import (
     missing,
 )
 from allometry.studies.other_texts.transfers import LANGUAGE, SHIPPED, TARGETS
-from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis, Constant, Figure

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
+from allometry.core.errors import AllometryError
 from allometry.data.fetching import downloads_allowed
 from allometry.data.tokens import downloads, prepare
-from allometry.errors import AllometryError
 from allometry.figures.several import several
 from allometry.report.content import Analysis, Constant, Figure, Section, Table, Verdict
 from allometry.studies.core.recipe import BATCH_TOKENS, small_model, small_run, vocabulary

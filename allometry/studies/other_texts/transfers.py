@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from allometry.core.errors import AllometryError
 from allometry.data.tokenizers import full_name
 from allometry.data.tokens import manifest_of, prepared
-from allometry.errors import AllometryError
 from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run, vocabulary
 from allometry.studies.core.study import run_set, too_little
 from allometry.studies.other_texts.transfer_test import WORTH_FETCHING, others, to_be_had

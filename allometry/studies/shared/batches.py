@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.critical_batch import CriticalBatch, c_min, fit_critical_batch, s_min, targets_from_curves
 from allometry.laws.estimate import Array, Estimate
 from allometry.laws.frontier import PowerLine, power_line

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.figures.isoflop import isoflop_slices
 from allometry.figures.learning_curves import learning_curves
 from allometry.figures.power_law import power_law

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from allometry.core.units import format_count
 from allometry.data.tokens import manifest_of
 from allometry.figures.several import several
 from allometry.report.content import Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run
 from allometry.studies.core.sections import StudySection, TooFewRuns, percent
 from allometry.studies.core.study import run_set, too_little
-from allometry.units import format_count
 
 if TYPE_CHECKING:
     from allometry.laws.estimate import Array

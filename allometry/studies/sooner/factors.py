@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from allometry.core.errors import AllometryError
 from allometry.data.tokens import manifest_of
-from allometry.errors import AllometryError
 from allometry.studies.core.recipe import CONTEXT, heads, learning_rate, small_run, vocabulary
 from allometry.studies.core.study import run_set, too_little
 from allometry.studies.shared.equations import DIVISION, WIDTH, equations_run

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.figures.effects import effects
 from allometry.laws.censored import Censored, censored_fit
 from allometry.report.content import Section, Table

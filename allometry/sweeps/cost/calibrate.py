@@ -11,8 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from allometry.env import cache_dir, cores, package_version
-from allometry.errors import AllometryError
+from allometry.core.env import cache_dir, cores, package_version
+from allometry.core.errors import AllometryError
+from allometry.core.units import format_duration
 from allometry.runs.files import read_json, write_json
 from allometry.sweeps.cost.cost import CostModel
 from allometry.sweeps.cost.timing import Timing, estimated_memory, shape_key
@@ -20,7 +21,6 @@ from allometry.sweeps.workers.local import LocalPool
 from allometry.sweeps.workers.pool import Message, Pool, measure_all
 from allometry.train.config import RunConfig
 from allometry.train.engines.bindings import native_build
-from allometry.units import format_duration
 from allometry.version import __version__
 
 MAX_OF_A_KIND = 10

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 
-from allometry.env import cores
+from allometry.core.env import cores
 from allometry.runs.store import Store
 from allometry.sweeps.cost.makespan import makespan, makespan_when_lent
 from allometry.sweeps.cost.packing import Packing

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from allometry.core.env import generator
 from allometry.data.batches import BatchOrder
-from allometry.env import generator
 from allometry.sweeps.cost.packing import GAIN, MOST
 from allometry.train.config import RunConfig
 from allometry.train.schedules import learning_rate

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.files import read_json, writing
 from allometry.runs.record import FINISHED
 from allometry.runs.store import Store

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.sweeps.cost.cost import CostModel
 from allometry.sweeps.cost.timing import estimated_memory
 from allometry.sweeps.sweep import Sweep

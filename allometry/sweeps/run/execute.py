@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.claims import LEASE
 from allometry.runs.lock import exclusive
 from allometry.runs.store import Store

@@ -12,9 +12,9 @@ from typing import Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from allometry.core.units import format_count, format_duration
 from allometry.sweeps.run.events import Event
 from allometry.train.config import RunConfig
-from allometry.units import format_count, format_duration
 
 _PLAIN_EVERY = 30.0
 """Seconds between two lines about the whole sweep where there is no terminal."""

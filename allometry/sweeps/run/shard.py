@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.sweeps.cost.cost import CostModel
 from allometry.sweeps.run.devices import on
 from allometry.train.config import RunConfig

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.sweeps.workers.gpus import device_for
 from allometry.sweeps.workers.local import LocalPool
 from allometry.sweeps.workers.pool import Pool

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from glob import glob
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 
 _SIGNS = ("/dev/nvidia[0-9]*", "/proc/driver/nvidia/gpus/*", "/dev/kfd", "/dev/dxg")
 """Files that systems with GPUs have: NVIDIA's driver, AMD's, and Windows' under Linux."""
@@ -76,7 +76,7 @@ def device_for(wanted: str) -> str:
 
 
 def _why() -> str:
-    from allometry.env import package_version
+    from allometry.core.env import package_version
 
     version = package_version("torch") or "not installed"
     if version.endswith("+cpu"):

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from allometry.env import cores, cpu_model, thread_variables
-from allometry.errors import AllometryError
+from allometry.core.env import cores, cpu_model, thread_variables
+from allometry.core.errors import AllometryError
 from allometry.sweeps.workers import gpus
 from allometry.sweeps.workers.pool import Message, Task
 from allometry.sweeps.workers.preflight import make_tokens

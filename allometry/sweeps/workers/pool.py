@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 
 if TYPE_CHECKING:
     from allometry.runs.store import Store

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from allometry.env import cpu_model, package_version
-from allometry.errors import AllometryError
+from allometry.core.env import cpu_model, package_version
+from allometry.core.errors import AllometryError
 from allometry.runs.place import place
 from allometry.runs.store import Store
 from allometry.sweeps.sweep import Sweep

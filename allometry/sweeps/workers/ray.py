@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from allometry.cluster import NAMESPACE, connect
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.sweeps.workers.pool import Message, Task
 from allometry.sweeps.workers.preflight import Node, describe, require_same_versions, settle
 from allometry.sweeps.workers.ray_coordinator import RayCoordinator

@@ -112,14 +112,14 @@ def _is_the_packs(error: BaseException) -> bool:
 
 
 def _sentence(error: BaseException) -> str:
-    from allometry.errors import AllometryError
+    from allometry.core.errors import AllometryError
 
     return error.message if isinstance(error, AllometryError) else f"{type(error).__name__}: {error}"
 
 
 def _fail(task: Task, error: BaseException, send: Send) -> None:
     """Keep the failure with the run, and send it in a sentence."""
-    from allometry.errors import AllometryError
+    from allometry.core.errors import AllometryError
     from allometry.runs.files import is_full
     from allometry.runs.place import url_of
 
@@ -288,7 +288,7 @@ class Training:
 
     def _branch(self, source: str, step: int) -> None:
         """Start from another run's trunk; if its branch point is damaged, from the beginning."""
-        from allometry.errors import AllometryError
+        from allometry.core.errors import AllometryError
         from allometry.runs.files import is_full
         from allometry.train.checkpoint import branch
 

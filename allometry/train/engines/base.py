@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from allometry.core.errors import AllometryError
 from allometry.core.registry import Registry
-from allometry.errors import AllometryError
 
 if TYPE_CHECKING:
     from allometry.train.config import RunConfig

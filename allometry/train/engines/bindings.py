@@ -7,7 +7,7 @@ import os
 from functools import cache
 from typing import Any, ClassVar
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.train.engines import build
 
 FAMILIES = {"transformer": 0, "universal": 0, "lstm": 1}

@@ -11,8 +11,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from allometry import env
-from allometry.errors import AllometryError
+from allometry.core import env
+from allometry.core.errors import AllometryError
 
 SOURCES = Path(__file__).parent / "csrc"
 COMPILERS = ("c++", "g++", "clang++")

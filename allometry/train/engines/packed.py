@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.train import packable
 from allometry.train.engines.base import ADAM_EPS, CLIP_EPS, Floats, Step, StepResult, Tokens, normalised
 from allometry.train.engines.fast import KINDS, FastEngine, LinearCrossEntropy, best_precision, layout

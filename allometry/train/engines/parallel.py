@@ -23,7 +23,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.train.engines.base import (
     ADAM_EPS,
     CLIP_EPS,

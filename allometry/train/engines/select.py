@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from allometry import env
-from allometry.errors import AllometryError
+from allometry.core import env
+from allometry.core.errors import AllometryError
 from allometry.runs.files import read_json
 from allometry.runs.place import Folder
 from allometry.train.engines.base import ENGINES, Engine

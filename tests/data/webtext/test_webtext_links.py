@@ -15,12 +15,12 @@ pytest.importorskip("courlan")
 
 import zstandard
 
+from allometry.core.errors import AllometryError
 from allometry.data.webtext import external, links
 from allometry.data.webtext.jsonl import read_rows
 from allometry.data.webtext.sources import Found, Problem, read_links
 from allometry.data.webtext.warc import encode_info, encode_page
 from allometry.data.webtext.workspace import Workspace
-from allometry.errors import AllometryError
 
 
 def submissions():

@@ -12,12 +12,12 @@ pytest.importorskip("rensa")
 
 from webtext_server import Server
 
+from allometry.core.errors import AllometryError
 from allometry.data.webtext import build, contamination, dedup
 from allometry.data.webtext.build import BuildOptions, split_of
 from allometry.data.webtext.card import plain
 from allometry.data.webtext.jsonl import read_json, read_rows
 from allometry.data.webtext.workspace import Workspace
-from allometry.errors import AllometryError
 
 LOCAL = ["--parts", "2", "--local-hosts", "--allow-private", "127.0.0.1", "--delay", "0s", "--per-host", "16"]
 LOCAL += ["--no-autothrottle", "--backoff", "0.1s", "--test-share", "0.3"]

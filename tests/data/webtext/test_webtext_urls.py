@@ -2,9 +2,9 @@ import pytest
 
 pytest.importorskip("courlan")
 
+from allometry.core.errors import AllometryError
 from allometry.data.webtext.addresses import AddressRule
 from allometry.data.webtext.urls import canonical, part_of, registered_domain, url_id, url_problem
-from allometry.errors import AllometryError
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.figures import theme
 from allometry.figures.several import several
 from allometry.figures.steps import steps

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.critical_batch import s_min
 from allometry.laws.frontier import PowerLine
 from allometry.studies.compute_optimal.learning_curves import arrivals, paper_start, starts, time_law

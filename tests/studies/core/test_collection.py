@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pandas as pd
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.report.content import Analysis, Constant, Section
 from allometry.runs.store import Store
 from allometry.studies.core.collection import BROKEN, Collection

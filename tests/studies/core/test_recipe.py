@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.studies.core.recipe import CONTEXT, learning_rate, rule_rate, small_model, small_run
 from allometry.train.config import DataConfig
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import allometry.studies
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.studies.core.sections import (
     NotRecorded,
     StudySection,

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.report.content import Analysis, Constant
 from allometry.studies.core import results
 from allometry.studies.core.study import STUDIES, Study, StudyData, register

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.studies.core.study import StudyData, study
 from allometry.studies.shared.equations import division, equations, fit_time, grokking, widest
 from allometry.studies.shared.repeats import (

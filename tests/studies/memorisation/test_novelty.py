@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.runs.novelty import NOVELTY_COLUMNS
 from allometry.studies.core.study import StudyData
 from allometry.studies.memorisation.novelty import (

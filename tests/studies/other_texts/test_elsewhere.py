@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.report.content import Analysis
 from allometry.studies.core.study import StudyData, study
 from allometry.studies.other_texts.effective_data import arms, data_needed, effective

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 from allometry.laws.censored import censored_fit
 from allometry.studies.core.study import StudyData, study
 from allometry.studies.sooner.factors import (

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,7 @@ import math
 import re
 from typing import Literal
 
-from allometry.errors import AllometryError
+from allometry.core.errors import AllometryError
 
 PF_DAY = 8.64e19
 """FLOPs in one petaflop-day."""

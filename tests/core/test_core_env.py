@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from allometry import env
-from allometry.errors import AllometryError
+from allometry.core import env
+from allometry.core.errors import AllometryError
 
 
 def test_a_snapshot_is_plain_json_and_loads_no_torch():
-    code = "import json, sys, allometry.env as e; print(json.dumps(e.snapshot()), 'torch' in sys.modules)"
+    code = (
+        "import json, sys, allometry.core.env as e; print(json.dumps(e.snapshot()), 'torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     found, _, torch = done.stdout.strip().rpartition(" ")
     assert torch == "False"

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import click
 
 from allometry.cli.tables import say, store_option
+from allometry.core.units import counted
 
 
 class Finding(NamedTuple):
@@ -137,7 +138,9 @@ def _examine_store(path: Path) -> Finding:
         return Finding("store", str(error), False)
     counts = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
     notes = "".join(f"; {note}" for note in opened.notes)
-    return Finding("store", f"{path}: {len(table)} runs{f' ({counts})' if counts else ''}{notes}", not notes)
+    return Finding(
+        "store", f"{path}: {counted(len(table), 'run')}{f' ({counts})' if counts else ''}{notes}", not notes
+    )
 
 
 def _size(folder: Path) -> int:

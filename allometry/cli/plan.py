@@ -146,12 +146,18 @@ def _measured(read: TableInput | None) -> float:
     `runs`.
     """
     from allometry.core.errors import AllometryError
-    from allometry.laws.grid import read_runs
+    from allometry.laws.grid import other_count, read_runs
     from allometry.runs.store import Store
 
     runs = None
     if read is not None and "seconds" in read.frame:
-        costs = read_runs(read.kept(), read.columns).table["C"]
+        table = read_runs(read.kept(), read.columns).table
+        costs, other = table["C"], other_count(table)
+        if other is not None:
+            costs = (6 * table["N"] * table["D"]).rename("C")
+            click.echo(
+                f"note: speeds are counted in 6ND, as plans are; {other[1].partition(':')[0]}", err=True
+            )
         runs = costs.to_frame().assign(seconds=read.frame["seconds"])  # rows of `read` have distinct labels
     elif read is None and Path("runs", "store.json").exists():
         runs = Store("runs").frame("status=done")

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from allometry.core.errors import AllometryError
+from allometry.core.units import counted
 
 Tokens = npt.NDArray[np.unsignedinteger]
 
@@ -56,7 +57,7 @@ def chosen(count: int, seed: int) -> npt.NDArray[np.bool_]:
     """
     if count < FEWEST:
         raise AllometryError(
-            f"{count} documents are too few for random halves",
+            f"{counted(count, 'document')} cannot be cut into random halves",
             hint=f"use a corpus or limit with at least {FEWEST}, or blocks of text (data.spread)",
         )
     inside = np.zeros(count, dtype=bool)

@@ -77,6 +77,30 @@ def read_runs(frame: pd.DataFrame, columns: Mapping[str, str] | None = None) -> 
     return Runs(table=table.assign(run=run, N=sizes), excluded=excluded, notes=(*seen.notes, *notes))
 
 
+OFF_COUNT, OFF_CONSTANT = 2.0, 1.25
+"""Factors between C and 6ND beyond which it is another count: where it varies with size, and where it does not."""
+
+
+def other_count(table: pd.DataFrame) -> tuple[float, str] | None:
+    """Return the median of C/(6ND) of a table (columns N, D, C), and a sentence, where C is another count.
+
+    None where C is about 6ND: counts of attention and embeddings differ by a share that falls with size.
+    """
+    ratio = np.log(table["C"].to_numpy(float) / (6 * table["N"].to_numpy(float) * table["D"].to_numpy(float)))
+    middle = float(np.median(ratio))
+    low, high = np.quantile(ratio, [0.1, 0.9])
+    constant = high - low < 0.05
+    if abs(middle) < np.log(OFF_CONSTANT if constant else OFF_COUNT):
+        return None
+    size = f"{np.exp(middle):.3g}" if constant else f"{np.exp(low):.3g} to {np.exp(high):.3g}"
+    what = (
+        f"C is {size} times 6ND: a unit, or another count of compute (a forward pass alone is 2ND, and a table"
+        " of sizes without embeddings counts less). Exponents do not depend on a constant factor; the best size"
+        " at a given C does"
+    )
+    return float(np.exp(middle)), what
+
+
 def _alias(frame: pd.DataFrame, symbol: str) -> str:
     return column_for(frame, symbol)[0] or symbol
 

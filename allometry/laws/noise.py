@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
+from allometry.core.units import counted
 from allometry.laws.estimate import Array
 from allometry.laws.slices import Slice
 
@@ -51,7 +52,10 @@ def roughness(curves: list[tuple[Array, Array]]) -> tuple[float, str] | None:
     if dof < 1:
         return None
     scale = 1.4826 * float(np.median(np.abs(np.concatenate(residuals))))
-    return scale, f"from the roughness of {len(residuals)} curves, {dof} degrees of freedom"
+    return (
+        scale,
+        f"from the roughness of {counted(len(residuals), 'curve')}, {counted(dof, 'degree')} of freedom",
+    )
 
 
 def repeat_noise(table: pd.DataFrame, log_loss: Array, least: int = 3) -> tuple[float, str] | None:
@@ -66,4 +70,4 @@ def repeat_noise(table: pd.DataFrame, log_loss: Array, least: int = 3) -> tuple[
     if spare < least:
         return None
     within = float((groups.var(ddof=0) * groups.size()).sum())
-    return float(np.sqrt(within / spare)), f"from repeats, {spare} degrees of freedom"
+    return float(np.sqrt(within / spare)), f"from repeats, {counted(spare, 'degree')} of freedom"

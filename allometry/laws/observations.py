@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError
-from allometry.core.units import Decimal, parse_number, readings
+from allometry.core.units import Decimal, counted, parse_number, readings
 from allometry.laws.expressions import evaluate, names_in
 from allometry.laws.grouping import Grouping, find_grouping, numbered
 from allometry.laws.law import Law
@@ -277,7 +277,7 @@ class _Reader:
         units = [cell for cell in units if mark in cells.cells[cell]]
         if units:
             self.notes.append(
-                f"column {name!r}: {len(units)} values with units, such as {units[0]!r}, read as numbers"
+                f"column {name!r}: {counted(len(units), 'value')} with units, such as {units[0]!r}, read as numbers"
             )
             self._written |= {name} if any(re.search("[A-Za-z]", cell) for cell in units) else set()
         if bad:
@@ -391,7 +391,7 @@ def _exclude_unusable(
         if 2 * len(fresh) > len(values):
             letter = "loss" if symbol == "L" else symbol
             raise AllometryError(
-                f"{label} {what} in {len(fresh)} of {len(values)} rows: {_rows(frame, fresh)}",
+                f"{label} {what} in {len(fresh)} of {counted(len(values), 'row')}: {_rows(frame, fresh)}",
                 hint=f"map {symbol} to another column: columns={{{symbol!r}: 'name or arithmetic'}}",
                 cli_hint=f"name another column, or arithmetic of columns: --let {letter}=COLUMN",
             )
@@ -432,7 +432,8 @@ def _numbers_rows(name: str, column: pd.Series) -> bool:
     """Return whether a column numbers the rows: by its heading, or a key that counts up one by one."""
     heading = re.sub(r"[\s_-]+", " ", name).strip().lower()
     unnamed = re.fullmatch(r"unnamed: ?\d+", heading) is not None
-    if not (unnamed or heading in _ROW_NUMBERS or heading == "id"):
+    counting = re.fullmatch(r"id|column\d+", heading) is not None
+    if not (unnamed or counting or heading in _ROW_NUMBERS):
         return False
     try:
         values = column.to_numpy(dtype=float)
@@ -440,7 +441,7 @@ def _numbers_rows(name: str, column: pd.Series) -> bool:
         return False
     if not np.isfinite(values).all() or (values != np.round(values)).any():
         return False
-    return unnamed or heading in _ROW_NUMBERS or bool((np.diff(values) == 1).all())
+    return not counting or bool((np.diff(values) == 1).all())
 
 
 def about_copies(points: Observations) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
 from allometry.core.errors import AllometryError
+from allometry.core.units import counted
 from allometry.laws.estimate import Array
 from allometry.laws.grid import read_runs
 
@@ -79,7 +80,7 @@ def make_slices(frame: pd.DataFrame, budgets: list[float] | None = None) -> tupl
     if budgets is None:
         groups = _set_budgets(frame)
         if sum(len(g) for g in groups) >= 0.7 * len(frame):
-            return [_set_slice(frame, rows) for rows in groups], f"{len(groups)} set budgets"
+            return [_set_slice(frame, rows) for rows in groups], f"{counted(len(groups), 'set budget')}"
         budgets = grid_budgets(frame)
     made = [_grid_slice(frame, c) for c in sorted(budgets)]
     kept = [s for s in made if s is not None]
@@ -88,7 +89,7 @@ def make_slices(frame: pd.DataFrame, budgets: list[float] | None = None) -> tupl
             "no compute budget has three sizes that were measured on both sides of it",
             hint="isoFLOP slices need at least three sizes N, each at two or more D that overlap in compute",
         )
-    return kept, f"{len(kept)} budgets interpolated along each size's D"
+    return kept, f"{counted(len(kept), 'budget')} interpolated along each size's D"
 
 
 def slices(

@@ -64,6 +64,28 @@ WHOLE = {
     "xz": lzma.compress(PLAIN.encode()),
     "zstd": zstandard.compress(PLAIN.encode()),
     "a row of units": PLAIN.replace(HEADER, HEADER + "\n,,nats"),
+    "two cells of title": f"Scaling sweep,spring 2026\n{PLAIN}",
+    "two lines of two cells": f"by,hand\nexported,2026-01-31\n\n{PLAIN}",
+    "a title over groups of columns": f"model,,held out\n{PLAIN}",
+    "blanks": PLAIN.replace(",", " "),
+    "many blanks": "\n".join("  " + line.replace(",", "    ") + "  " for line in PLAIN.split()),
+    "R's write.table": "\n".join(
+        [
+            '"params" "tokens" "val_loss"',
+            *(f'"{i}" {row.replace(",", " ")}' for i, row in enumerate(ROWS, 1)),
+            "",
+        ]
+    ),
+    "R's write.table with commas": "\n".join(
+        [f'"{HEADER}"'.replace(",", '","'), *(f'"{i}",{row}' for i, row in enumerate(ROWS, 1)), ""]
+    ),
+    "R's write.table with decimal commas": "\n".join(
+        [
+            '"params" "tokens" "val_loss"',
+            *(f'"{i}" {row.replace(",", " ").replace(".", ",")}' for i, row in enumerate(ROWS, 1)),
+        ]
+    ),
+    "a printed frame of pandas": pd.read_csv(io.StringIO(PLAIN)).to_string() + "\n",
 }
 
 

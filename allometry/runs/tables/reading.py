@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.core.units import Decimal, readings
+from allometry.core.units import Decimal, counted, readings
 from allometry.runs.files import read_json, write_json
 from allometry.runs.tables import files, text
 from allometry.runs.tables.headings import (
@@ -607,7 +607,7 @@ def _one_row_a_run(read: Imported, keep: Rows, *, asked: bool) -> Imported:
         raise AllometryError("no run has a loss", hint="check the column read as the loss")
     out = pd.DataFrame(rows).infer_objects().reset_index(drop=True)
     out.attrs = dict(frame.attrs)
-    notices = [*read.notices, f"the {keep} row of each of {len(out)} runs was kept"]
+    notices = [*read.notices, f"the {keep} row of each of {counted(len(out), 'run')} was kept"]
     if without:
         notices.append(
             f"left out runs without a loss: {', '.join(without[:5])}{', …' if without[5:] else ''}"

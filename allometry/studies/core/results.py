@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from allometry.core.errors import AllometryError
+from allometry.core.errors import AllometryError, printable
 from allometry.runs.files import read_json, write_text, writing
 from allometry.runs.record import check_format
 from allometry.studies.core.collection import dated
@@ -44,9 +45,10 @@ _DIGITS, _PROBE_DIGITS = 5, 6
 """Significant digits of losses by position and of single sequences, as they are recorded."""
 
 
-def save(name: str, study_data: StudyData, folder: Path) -> tuple[Analysis, Path]:
+def save(name: str, study_data: StudyData, folder: Path, changed: str | None = None) -> tuple[Analysis, Path]:
     """Write the results of the study `name` into `folder` and the report that is made from them.
 
+    `changed` says that the corpus has been written since the study was planned: the report warns of it.
     Raises AllometryError where the folder holds something else or cannot be written.
     """
     _make(folder)
@@ -60,7 +62,7 @@ def save(name: str, study_data: StudyData, folder: Path) -> tuple[Analysis, Path
         "parts": {part: list(ids) for part, ids in study_data.parts.items()},
         "types": {RUNS: _types(study_data.runs), LEDGER: _types(study_data.ledger)},
     }
-    _write_json(folder / STUDY, about)
+    _write_json(folder / STUDY, about | ({"changed": changed} if changed else {}))
     with writing(folder):
         study_data.runs.to_csv(folder / RUNS, index=False)
         study_data.curves.to_parquet(folder / CURVES, index=False, compression="zstd")
@@ -107,6 +109,9 @@ def rebuild(folder: Path, output: Path | None = None) -> tuple[Analysis, Path]:
 
     asked, evidence = load(folder)
     analysis = dated(asked.analyse(evidence), evidence.runs)
+    changed = (read_json(folder / STUDY) or {}).get("changed")
+    if isinstance(changed, str):
+        analysis = replace(analysis, warnings=(printable(changed), *analysis.warnings))
     return analysis, write(analysis, output or folder / REPORT)
 
 

@@ -77,9 +77,9 @@ def test_points_of_one_run_are_recognised():
     assert intraclass_correlation(np.zeros(1000), group) == 0
 
 
-def test_tables_are_simulated_unless_runs_are_to_be_resampled(fitted):
+def test_few_runs_are_simulated_and_many_are_resampled(fitted):
     assert fitted.resampling == "noise"
-    assert allometry.fit(table(runs=120), law="kaplan-n", bootstrap=10).resampling == "noise"
+    assert allometry.fit(table(runs=120), law="kaplan-n", bootstrap=10).resampling == "runs"
     lower = allometry.fit(table(), law="kaplan-n", bootstrap=10, objective="lower-envelope")
     assert lower.resampling == "runs"  # noise about an envelope is not centred on it
     assert allometry.fit(table(), law="kaplan-n", bootstrap=10, resample="runs").resampling == "runs"

@@ -83,7 +83,7 @@ def _size(e: Evidence) -> None:
     n, p = len(e.problem.output), len(e.problem.free)
     groups, what = e.grouping.groups, "points"
     if groups < n:
-        what = f"runs (rows of one {e.grouping.name})"
+        what = f"runs (rows of one {e.grouping.name})" if e.grouping.name else "different points"
     if n == p:
         meaning = f"{n} points for {p} parameters: the law passes through every point, which is no test of it"
         e.warn("no-spare-points", meaning, "nothing can be said about the uncertainty")

@@ -11,7 +11,7 @@ import pandas as pd
 from allometry.laws.estimate import Array
 from allometry.laws.grouping import not_a_run, numbered
 from allometry.laws.law import Law
-from allometry.laws.observations import observe
+from allometry.laws.observations import about_copies, observe
 from allometry.runs.tables.headings import column_for, scale_notice
 
 _SHAPE = Law(
@@ -39,7 +39,7 @@ def read_runs(frame: pd.DataFrame, columns: Mapping[str, str] | None = None) -> 
 
     `columns` maps N, D, C and loss (or L) to columns of `frame` or to arithmetic of columns. Raises
     AllometryError for missing columns; rows that cannot be used are listed in `excluded`, not dropped
-    silently.
+    silently. So are copies of earlier rows: a mean of repeats needs a measurement once.
     """
     mapping = {("L" if name == "loss" else name): text for name, text in (columns or {}).items()}
     notes = []
@@ -53,14 +53,20 @@ def read_runs(frame: pd.DataFrame, columns: Mapping[str, str] | None = None) -> 
         mapping["C"] = "6*N*D"
         notes.append("C was computed as 6ND")
     seen = observe(frame, _SHAPE, columns=mapping)
-    table = seen.frame.rename(columns={"L": "loss"})
+    copied = about_copies(seen)
+    if copied:
+        notes.append(f"{copied}, and left out; a column that tells runs apart (run, seed) keeps them")
+    rows = np.flatnonzero(seen.kept)[~seen.copies]
+    copies = frame.iloc[np.flatnonzero(seen.kept)[seen.copies]].assign(reason="a copy of an earlier row")
+    excluded = pd.concat([seen.excluded, copies]) if copied else seen.excluded
+    table = seen.frame[~seen.copies].rename(columns={"L": "loss"})
     run = np.arange(len(table)).astype(str)
     if "run" in frame.columns:
-        problem = not_a_run(numbered(frame["run"].iloc[seen.kept]), table["N"].to_numpy(float))
+        problem = not_a_run(numbered(frame["run"].iloc[rows]), table["N"].to_numpy(float))
         if problem:
             notes.append(f"column 'run' {problem}: its rows are taken as runs of their own")
         else:
-            run = frame["run"].to_numpy()[seen.kept]
+            run = frame["run"].to_numpy()[rows]
     sizes = _snapped(table["N"].to_numpy(float))
     if len(np.unique(sizes)) < table["N"].nunique():
         notes.append(
@@ -68,7 +74,7 @@ def read_runs(frame: pd.DataFrame, columns: Mapping[str, str] | None = None) -> 
         )
     doubts = (scale_notice(name, table[name]) for name in ("N", "D", "C"))
     notes += [doubt for doubt in doubts if doubt]
-    return Runs(table=table.assign(run=run, N=sizes), excluded=seen.excluded, notes=(*seen.notes, *notes))
+    return Runs(table=table.assign(run=run, N=sizes), excluded=excluded, notes=(*seen.notes, *notes))
 
 
 def _alias(frame: pd.DataFrame, symbol: str) -> str:

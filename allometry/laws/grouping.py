@@ -96,11 +96,28 @@ def find_grouping(frame: pd.DataFrame, inputs: Mapping[str, Array]) -> tuple[Gro
     return _by_all_else(frame, inputs, stepped) or alone, notes
 
 
-def decide(suspected: Grouping, residuals: Array) -> tuple[Grouping, str]:
+def decide(
+    suspected: Grouping, residuals: Array, original: NDArray[np.int_] | None = None
+) -> tuple[Grouping, str]:
     """Return the grouping to use, and a note that says why, from the residuals (n,) of a fit.
 
-    Rows that may belong together do so where their residuals agree (see `agreement`).
+    Rows that may belong together do so where their residuals agree (see `agreement`). `original` (n,) is the
+    position of the row that each row is a copy of, its own for others: copies stay with their original, and
+    their residuals are no agreement.
     """
+    if original is None:
+        original = np.arange(len(residuals))
+    once = original == np.arange(len(residuals))
+    first = np.flatnonzero(once)
+    found, note = _decided(replace(suspected, group=_renumbered(suspected.group[once])), residuals[once])
+    return replace(found, group=found.group[np.searchsorted(first, original)]), note
+
+
+def _renumbered(group: NDArray[np.int_]) -> NDArray[np.int_]:
+    return np.asarray(np.unique(group, return_inverse=True)[1].reshape(-1), dtype=int)
+
+
+def _decided(suspected: Grouping, residuals: Array) -> tuple[Grouping, str]:
     if suspected.level >= 1:
         return suspected, suspected.why
     p = agreement(residuals, suspected.group)

@@ -41,7 +41,10 @@ class Observations:
     resampled together, or may have to be. `frame` holds the used values under the law's symbols with the
     table's index; `excluded` the rows left out, with the column `reason`. `columns` says where each symbol
     came from, `notes` what was read otherwise than literally, `problems` what was found wrong with the
-    values: (column, what, remedy). `kept` says of each row of the table whether it is used.
+    values: (column, what, remedy). `kept` says of each row of the table whether it is used. `original` (n,)
+    is the position among the points of the first row that is equal in every column: its own, except for
+    copies. A copy counts in the estimate (two runs of a sweep may print the same numbers), and is no
+    evidence of its own.
     """
 
     law: Law
@@ -55,6 +58,12 @@ class Observations:
     notes: tuple[str, ...]
     problems: tuple[tuple[str, str, str], ...]
     kept: NDArray[np.bool_]
+    original: NDArray[np.int_]
+
+    @property
+    def copies(self) -> NDArray[np.bool_]:
+        """Which points (n,) repeat an earlier one in every column."""
+        return self.original != np.arange(len(self.original))
 
     def __len__(self) -> int:
         return len(self.output)
@@ -96,7 +105,6 @@ def observe(
     problems = list(reader.problems)
     for symbol, positive in wanted.items():
         problems += _exclude_unusable(symbol, reader.source(symbol), values[symbol], positive, reasons, frame)
-    problems += _duplicates(frame, reasons)
     keep = (reasons == "").to_numpy()
     if not keep.any():
         raise AllometryError(
@@ -121,6 +129,7 @@ def observe(
         notes=(*reader.notes, *remarks),
         problems=tuple(problems),
         kept=keep,
+        original=originals(frame[keep]),
     )
 
 
@@ -396,16 +405,51 @@ def _exclude_unusable(
     return problems
 
 
-def _duplicates(frame: pd.DataFrame, reasons: pd.Series) -> list[tuple[str, str, str]]:
-    """Leave out rows equal to an earlier one in every column, and say so: one measurement is not two."""
-    hashable = frame.map(lambda v: str(v) if isinstance(v, list | dict | np.ndarray) else v)
-    repeated = [int(i) for i in np.flatnonzero(hashable.duplicated().to_numpy()) if not reasons[int(i)]]
-    if not repeated:
-        return []
-    for i in repeated:
-        reasons[i] = "a copy of an earlier row"
-    what = f"{_rows(frame, repeated)} repeat an earlier row in every column, and are left out"
-    return [("(all)", what, "add a column (seed, run) that tells them apart if they are runs of their own")]
+_ROW_NUMBERS = {
+    *("", "#", "index", "idx", "level_0", "no", "no.", "nr", "nr.", "row", "row id", "row name", "row names"),
+    *("row number", "rownames", "rownumber", "rows"),
+}
+"""Headings (lower case, single spaces) of columns that number the rows of a table, and say nothing of runs."""
+
+
+def originals(frame: pd.DataFrame) -> NDArray[np.int_]:
+    """Return for each row, (n,), the position of the first row that is equal in every column.
+
+    Columns that only number the rows do not count: a run that was pasted twice has two row numbers.
+    """
+    import pandas as pd
+
+    telling = [i for i, name in enumerate(frame.columns) if not _numbers_rows(str(name), frame.iloc[:, i])]
+    cells = frame.iloc[:, telling].map(lambda v: str(v) if isinstance(v, list | dict | np.ndarray) else v)
+    if not telling:
+        return np.arange(len(frame))
+    equal = [pd.factorize(cells.iloc[:, i], use_na_sentinel=False)[0] for i in range(cells.shape[1])]
+    _, first, at = np.unique(np.column_stack(equal), axis=0, return_index=True, return_inverse=True)
+    return np.asarray(first[at.reshape(-1)], dtype=int)
+
+
+def _numbers_rows(name: str, column: pd.Series) -> bool:
+    """Return whether a column numbers the rows: by its heading, or a key that counts up one by one."""
+    heading = re.sub(r"[\s_-]+", " ", name).strip().lower()
+    unnamed = re.fullmatch(r"unnamed: ?\d+", heading) is not None
+    if not (unnamed or heading in _ROW_NUMBERS or heading == "id"):
+        return False
+    try:
+        values = column.to_numpy(dtype=float)
+    except (TypeError, ValueError):
+        return False
+    if not np.isfinite(values).all() or (values != np.round(values)).any():
+        return False
+    return unnamed or heading in _ROW_NUMBERS or bool((np.diff(values) == 1).all())
+
+
+def about_copies(points: Observations) -> str:
+    """Return which rows are copies of earlier ones, "" if none are."""
+    where = np.flatnonzero(points.copies)
+    if not len(where):
+        return ""
+    verb = "repeats" if len(where) == 1 else "repeat"
+    return f"{_rows(points.frame, [int(i) for i in where])} {verb} an earlier row in every column"
 
 
 def _grouping(

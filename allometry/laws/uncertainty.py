@@ -67,8 +67,12 @@ def bootstrap(
     seed: int,
     kind: str = "auto",
     mapped: Mapped = map,
+    original: NDArray[np.int_] | None = None,
 ) -> Resamples:
     """Fit `count` resampled tables, each from `z`. `group` (n,) numbers the runs that points belong to.
+
+    `original` (n,) is the position of the point that each is a copy of, its own for others: copies share
+    their noise.
 
     `kind` is "noise" (simulate noise around the fit), "runs" (resample runs with replacement) or "auto",
     which takes runs where there are at least `MANY_RUNS` of them, and for asymmetric objectives, whose
@@ -90,7 +94,7 @@ def bootstrap(
     else:
         residuals = problem.residuals(z[None])[0][0]
         noise = simulated_noise(
-            residuals, problem.weights, group, len(z), problem.spent(residuals), count, rng
+            residuals, problem.weights, group, len(z), problem.spent(residuals), count, rng, original
         )
         shift = -residuals - noise * scales[:, None]
     parts = [
@@ -157,8 +161,9 @@ def simulated_noise(
     spent: float,
     count: int,
     rng: np.random.Generator,
+    original: NDArray[np.int_] | None = None,
 ) -> Array:
-    """Return noise (count, n) like the residuals (n,): see the top of this file.
+    """Return noise (count, n) like the residuals (n,): see the top of this file. Copies share it (`bootstrap`).
 
     `spent` is how many points' worth of squared residuals the fitted `parameters` took away. Points of
     weight w have a variance proportional to 1/w.
@@ -167,9 +172,11 @@ def simulated_noise(
     scaled = residuals * np.sqrt(weights)
     far = outlying(scaled, parameters)
     variance = noise_variance(scaled, far, group, spent)
-    unit = rng.standard_normal((count, n))
-    if groups < n:
-        shared = intraclass_correlation(scaled[~far], group[~far])
+    once, at = (np.arange(n),) * 2 if original is None else np.unique(original, return_inverse=True)
+    unit = rng.standard_normal((count, len(once)))[:, at.reshape(-1)]
+    if groups < len(once):
+        near = once[~far[once]]
+        shared = intraclass_correlation(scaled[near], group[near])
         together = rng.standard_normal((count, groups))[:, group]
         unit = math.sqrt(1 - shared) * unit + math.sqrt(shared) * together
     noise = math.sqrt(variance) * unit

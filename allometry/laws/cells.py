@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from allometry.laws.estimate import Array
 from allometry.laws.fit import solve
-from allometry.laws.objectives import get_objective
 from allometry.laws.problem import Problem
+from allometry.laws.solver import get_objective
 from allometry.laws.uncertainty import outlying
 from allometry.laws.zoo import get
 

@@ -64,7 +64,7 @@ def read_fields(data: Mapping[str, Any]) -> dict[str, Any]:
     """
     import pandas as pd
 
-    from allometry.laws.objectives import get_objective
+    from allometry.laws.solver import get_objective
     from allometry.laws.zoo import get
 
     if data.get("kind") != _KIND:

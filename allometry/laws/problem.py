@@ -12,10 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError
-from allometry.laws.compile import Internal, internal
-from allometry.laws.law import Law, Parameter
-from allometry.laws.objectives import Objective
-from allometry.laws.solver import Box
+from allometry.laws.law import Internal, Law, Parameter, internal
+from allometry.laws.solver import Box, Objective
 
 Array = NDArray[np.float64]
 

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from allometry.core.errors import AllometryError
 from allometry.laws.law import Law
-from allometry.laws.objectives import Objective
 from allometry.laws.problem import Problem
+from allometry.laws.solver import Objective
 from allometry.laws.uncertainty import noise_variance, outlying, quantiles, student_scales
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from allometry.laws.estimate import Array
+from allometry.laws.uncertainty import Array
 
 THEIR_GAMMA = 1 / 3
 """γ where depth grows with width: N ∝ d³, embeddings ∝ d. At a constant depth N ∝ d², and γ is 1/2."""

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import PF_DAY, format_count, format_flops
-from allometry.laws.estimate import Array
+from allometry.laws.uncertainty import Array
 from allometry.laws.zoo import get
 from allometry.planner.source import FLOPS_PER_PARAMETER_TOKEN, Source, best_size, least_compute, tokens_for
 

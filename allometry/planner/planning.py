@@ -12,8 +12,8 @@ import pandas as pd
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import format_count, format_duration, format_flops
-from allometry.laws.estimate import Array, Estimate, percentile_interval, plain
 from allometry.laws.result import FitResult
+from allometry.laws.uncertainty import Array, Estimate, percentile_interval, plain
 from allometry.laws.zoo import get
 from allometry.planner.allocate import Allocation, Request, allocate, wrong_sizes
 from allometry.planner.source import (

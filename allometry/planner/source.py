@@ -13,9 +13,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from allometry.core.errors import AllometryError, unknown
-from allometry.laws.estimate import Array
 from allometry.laws.law import Law
 from allometry.laws.result import FitResult
+from allometry.laws.uncertainty import Array
 from allometry.laws.zoo import all_laws, get
 from allometry.runs.tables.headings import wrong_scale
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from allometry.core.units import PF_DAY
 from allometry.figures.several import several
-from allometry.laws.estimate import Array, percentile_interval
+from allometry.laws.uncertainty import Array, percentile_interval
 from allometry.planner.allocate import Efficient, excess_compute
 from allometry.report.content import Section, Table
 from allometry.studies.compute_optimal.adjusted import ENDS, Frontiers

@@ -16,8 +16,8 @@ import pandas as pd
 
 from allometry.figures.several import several
 from allometry.laws.counting import THEIR_GAMMA, fit_omega, local_exponent, optimal_compute, total
-from allometry.laws.estimate import Array, percentile_interval
 from allometry.laws.fit import fit
+from allometry.laws.uncertainty import Array, percentile_interval
 from allometry.report.content import Section, Table
 from allometry.studies.compute_optimal.ladder import ladder, rungs
 from allometry.studies.core.sections import (

@@ -6,12 +6,10 @@ import pytest
 
 import allometry
 from allometry.core.errors import AllometryError
-from allometry.laws.cells import misfits
+from allometry.laws.envelope import read_curves, winners
 from allometry.laws.fit_warnings import about_scale
-from allometry.laws.hull import read_curves, winners
-from allometry.laws.isoflop import isoflop
-from allometry.laws.minimum import BELOW, minimum
-from allometry.laws.slices import make_slices
+from allometry.laws.isoflop import isoflop, misfits
+from allometry.laws.slices import BELOW, make_slices, minimum
 from allometry.laws.uncertainty import seed_noise, simulated_noise
 
 E, A, B, ALPHA, BETA = 1.75, 320.0, 900.0, 0.33, 0.35

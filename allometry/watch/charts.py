@@ -12,8 +12,8 @@ import pandas as pd
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import format_count
-from allometry.figures.learning_curves import learning_curves
-from allometry.figures.power_law import power_law
+from allometry.figures.curves import learning_curves
+from allometry.figures.fits import power_law
 from allometry.figures.surface import surface
 from allometry.laws.fit import fit
 from allometry.laws.result import FitResult

@@ -15,7 +15,7 @@ import pandas as pd
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import format_duration
-from allometry.figures.predictions import predictions
+from allometry.figures.fits import predictions
 from allometry.report import format as fmt
 from allometry.report.content import Figure
 from allometry.report.page import asset, chart_json, table_of, template

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.figures.learning_curves import learning_curves
+from allometry.figures.curves import learning_curves
 from allometry.figures.several import several
 from allometry.laws.envelope import EnvelopeFit, fit_envelope
 from allometry.report.content import Figure, Section, Table

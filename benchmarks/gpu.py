@@ -39,7 +39,7 @@ from rich.console import Console
 from train import Case, environment
 
 from allometry.core import env
-from allometry.runs.files import read_json, write_json, write_text
+from allometry.core.files import read_json, write_json, write_text
 from allometry.train.arithmetic import settle
 
 AGAIN = 75

@@ -63,7 +63,7 @@ def train(config: Path, store: Path, devices: int | None, sharded: str, quiet: b
 
 def _make_room(run: RunConfig, store: Path) -> None:
     """Put the run aside, and say so, if the store has it on other text than its corpus holds now."""
-    from allometry.runs.lock import exclusive
+    from allometry.core.locks import exclusive
     from allometry.train.texts import compare, settle
 
     said = (found := compare([run], store)).sentences()
@@ -78,7 +78,7 @@ def _alone(run: RunConfig, directory: Path, quiet: bool) -> None:
     import torch
 
     from allometry.core.env import cores
-    from allometry.runs.lock import exclusive
+    from allometry.core.locks import exclusive
     from allometry.train.engines.select import why_not_native
     from allometry.train.loop import train as train_run
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from allometry.core.errors import unknown
-from allometry.runs.files import replacing
+from allometry.core.files import replacing
 
 
 def _csv(frame: pd.DataFrame, path: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from allometry.core.env import cache_dir
 from allometry.core.errors import AllometryError, printable
-from allometry.runs.files import read_json, write_json
+from allometry.core.files import read_json, write_json
 from allometry.runs.place import MOST_BYTES, Place, TooLarge
 
 _RECORD = ".mirror.json"

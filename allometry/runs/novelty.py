@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.runs.files import read_json
+from allometry.core.files import read_json
 from allometry.runs.record import RunRecord, check_format, is_number, is_numbers
 
 FORMAT = 1

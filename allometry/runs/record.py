@@ -31,7 +31,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from allometry.core.errors import AllometryError, printable
-from allometry.runs.files import left_out, read_bytes, read_json, read_lines
+from allometry.core.files import left_out, read_bytes, read_json, read_lines
 from allometry.runs.texts import Text, recorded
 
 FORMAT = 1

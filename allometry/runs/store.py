@@ -16,9 +16,9 @@ from typing import Any
 import pandas as pd
 
 from allometry.core.errors import AllometryError, printable, unknown
-from allometry.runs.files import read_json, refuse_links, size_of, write_json, writing
+from allometry.core.files import read_json, refuse_links, size_of, write_json, writing
+from allometry.core.locks import exclusive
 from allometry.runs.index import read_index, run_directories
-from allometry.runs.lock import exclusive
 from allometry.runs.mirror import Mirror
 from allometry.runs.novelty import NOVELTY_COLUMNS, read_novelty
 from allometry.runs.place import place, url_of

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from allometry.core.errors import AllometryError, unknown
+from allometry.core.files import read_json, write_json
 from allometry.runs.diff import flatten
-from allometry.runs.files import read_json, write_json
 from allometry.runs.record import FINISHED, FORMAT, RunRecord
 from allometry.runs.store import Store
 from allometry.runs.sync_targets import RunUpdate, TensorBoard, Trackio, Values, WandB

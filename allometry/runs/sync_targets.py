@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from allometry.core.errors import AllometryError, missing_extra
-from allometry.runs.files import writing
+from allometry.core.files import writing
 
 Values = dict[str, float]
 

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from allometry.core.errors import AllometryError
-from allometry.runs.files import parse_json, replacing, write_bytes, writing
+from allometry.core.files import parse_json, replacing, write_bytes, writing
 from allometry.runs.record import is_curve_row, is_number
 from allometry.train.engines.base import State
 

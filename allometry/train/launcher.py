@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 
-from allometry.core.processes import die_with
+from allometry.core.env import die_with
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allometry.runs.files import append_text, write_json, write_text, writing
+from allometry.core.files import append_text, write_json, write_text, writing
 from allometry.runs.milestones import milestones
 from allometry.runs.texts import record as record_text
 from allometry.train import checkpoint, novelty

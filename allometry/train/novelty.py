@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from allometry.core.files import write_json
 from allometry.data.batches import windows
 from allometry.data.ngrams import duplicated
-from allometry.runs.files import write_json
 from allometry.runs.novelty import FILE, FORMAT
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from allometry.core.errors import AllometryError
-from allometry.runs.files import append_text, read_lines, write_json, write_text
+from allometry.core.files import append_text, read_lines, write_json, write_text
 from allometry.runs.probes import FORMAT, LINES, TABLE
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from allometry.core import env
 from allometry.core.errors import AllometryError
-from allometry.runs.files import read_json, write_json, write_text
+from allometry.core.files import read_json, write_json, write_text
 from allometry.train.config import FORMAT
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from allometry.core.errors import AllometryError
-from allometry.runs.files import read_json, write_json, writing
+from allometry.core.files import read_json, write_json, writing
 from allometry.train.checkpoint import KEPT, Position, folder, position_problem
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from allometry.core.env import thread_variables
 from allometry.core.errors import AllometryError
-from allometry.runs.files import read_json
+from allometry.core.files import read_json
 from allometry.train.config import RunConfig
 
 Report = dict[str, Any]

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from allometry.core.env import die_with
 from allometry.core.errors import AllometryError
-from allometry.core.processes import die_with
+from allometry.core.files import is_full
 from allometry.core.units import format_count, format_duration
 from allometry.models.base import readable
-from allometry.runs.files import is_full
 from allometry.train.config import RunConfig
 
 if TYPE_CHECKING:

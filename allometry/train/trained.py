@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from allometry.core.errors import AllometryError
-from allometry.runs.files import read_json
+from allometry.core.files import read_json
 from allometry.train.checkpoint import final_parameters
 from allometry.train.config import RunConfig
 

@@ -14,12 +14,12 @@ from typing import Any
 import pandas as pd
 
 from allometry.core.errors import AllometryError
+from allometry.core.files import read_tail
 from allometry.core.units import format_duration
 from allometry.figures.predictions import predictions
 from allometry.report import format as fmt
 from allometry.report.content import Figure
 from allometry.report.page import asset, chart_json, table_of, template
-from allometry.runs.files import read_tail
 from allometry.runs.store import Membership, Store
 from allometry.studies.core.predictions import ledger
 from allometry.watch import charts

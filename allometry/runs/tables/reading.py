@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
+from allometry.core.files import read_json, write_json
 from allometry.core.units import Decimal, readings
-from allometry.runs.files import read_json, write_json
 from allometry.runs.tables import files, text
 from allometry.runs.tables.headings import (
     COUNTS,

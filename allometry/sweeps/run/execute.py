@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from allometry.core.errors import AllometryError
+from allometry.core.locks import exclusive
 from allometry.runs.claims import LEASE
-from allometry.runs.lock import exclusive
 from allometry.runs.store import Store
 from allometry.sweeps.cost.cost import CostModel
 from allometry.sweeps.cost.schedule import BranchPoint, Job, jobs, urgency

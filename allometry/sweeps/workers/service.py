@@ -120,7 +120,7 @@ def _sentence(error: BaseException) -> str:
 def _fail(task: Task, error: BaseException, send: Send) -> None:
     """Keep the failure with the run, and send it in a sentence."""
     from allometry.core.errors import AllometryError
-    from allometry.runs.files import is_full
+    from allometry.core.files import is_full
     from allometry.runs.place import url_of
 
     known = isinstance(error, AllometryError)
@@ -136,7 +136,7 @@ def _fail(task: Task, error: BaseException, send: Send) -> None:
 
 def keep_failure(directory: Path, text: str) -> None:
     """Write down in a run's directory why it failed."""
-    from allometry.runs.files import write_text
+    from allometry.core.files import write_text
 
     directory.mkdir(parents=True, exist_ok=True)
     write_text(directory / "error.txt", text.rstrip() + "\n")
@@ -260,7 +260,7 @@ class Training:
 
     def _train_together(self, config: RunConfig, cache: Path | None) -> dict[str, Any]:
         """Train on several devices, in processes of their own."""
-        from allometry.runs.files import read_json
+        from allometry.core.files import read_json
         from allometry.train.together import MultiProcess
 
         finished = read_json(self.directory / "result.json")
@@ -289,7 +289,7 @@ class Training:
     def _branch(self, source: str, step: int) -> None:
         """Start from another run's trunk; if its branch point is damaged, from the beginning."""
         from allometry.core.errors import AllometryError
-        from allometry.runs.files import is_full
+        from allometry.core.files import is_full
         from allometry.train.checkpoint import branch
 
         try:

@@ -7,12 +7,12 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
 from allometry.core import env
 from allometry.core.errors import AllometryError
+from allometry.core.files import replacing
 
 SOURCES = Path(__file__).parent / "csrc"
 COMPILERS = ("c++", "g++", "clang++")
@@ -90,24 +90,21 @@ def _version(compiler_path: str) -> str:
 
 def _compile(compiler_path: str, target: Path) -> None:
     try:
-        handle, name = tempfile.mkstemp(suffix=".so", dir=target.parent)
-    except OSError as error:
+        with replacing(target) as aside:
+            command = [compiler_path, *FLAGS, str(SOURCES / "step.cpp"), "-o", str(aside)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise AllometryError(
+                    f"{compiler_path} cannot compile the native engine: {_first_error(done.stderr)}",
+                    hint="install GCC 12 or Clang 15 or newer and name it in CXX",
+                )
+    except AllometryError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
         raise AllometryError(
-            f"cannot write compiled code to {target.parent}: {error.strerror}",
+            f"cannot write compiled code to {target.parent}: {error.__cause__.strerror}",
             hint="set ALLOMETRY_CACHE to a folder that you can write to",
         ) from error
-    os.close(handle)
-    command = [compiler_path, *FLAGS, str(SOURCES / "step.cpp"), "-o", name]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise AllometryError(
-                f"{compiler_path} cannot compile the native engine: {_first_error(done.stderr)}",
-                hint="install GCC 12 or Clang 15 or newer and name it in CXX",
-            )
-        os.replace(name, target)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def _first_error(output: str) -> str:

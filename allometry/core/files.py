@@ -28,6 +28,11 @@ MOST_BYTES_OF_LINES = 256 * 2**20
 MOST_DEEP = 64
 """Levels of nesting in JSON."""
 
+_CAREFUL = 0
+for _flag in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):
+    _CAREFUL |= getattr(os, _flag, 0)
+"""Open the file itself, not what a link or a pipe of its name leads to. Windows knows these flags only in part."""
+
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
@@ -75,7 +80,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     aside = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:12]}.tmp")
     with writing(path):
-        os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFUL, 0o666))
     try:
         try:
             yield aside
@@ -96,11 +101,47 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def _sync(path: Path) -> None:
     """Wait until a file's contents, or a folder's names, are on the disk."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    handle = os.open(path, (os.O_RDWR if os.name == "nt" else os.O_RDONLY) | getattr(os, "O_CLOEXEC", 0))
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def create(path: Path, text: bytes | str) -> bool:
+    """Create a file at once, durably, unless there is one already; return whether this call has created it.
+
+    It is written aside and then linked, which is atomic on NFS too. AllometryError where the disk refuses.
+    """
+    data = text.encode() if isinstance(text, str) else text
+    with contextlib.suppress(_ExistsError), replacing(path) as aside:
+        aside.write_bytes(data)
+        try:
+            os.link(aside, path)
+        except FileExistsError:
+            raise _ExistsError from None
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            _create_in_place(path, data)
+        return True
+    return False
+
+
+_NO_LINKS = {errno.EPERM, errno.EMLINK, errno.ENOSYS, getattr(errno, "ENOTSUP", errno.ENOSYS)}
+"""Refusals of file systems that know no hard links."""
+
+
+def _create_in_place(path: Path, data: bytes) -> None:
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+    except FileExistsError:
+        raise _ExistsError from None
+
+
+class _ExistsError(Exception):
+    """Another process has created the file."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -121,7 +162,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def append_text(path: Path, text: str) -> None:
     """Write `text` at the end of a file, which is made if there is none; a link is never followed."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _CAREFUL
     with writing(path), open(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
         _require_file(path, os.fstat(file.fileno()))
         file.write(text)
@@ -134,7 +175,7 @@ def read_bytes(path: Path, limit: int = MOST_BYTES) -> bytes | None:
     be read, and for more than `limit` bytes.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = os.open(path, os.O_RDONLY | _CAREFUL)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -162,14 +203,15 @@ def read_tail(path: Path, count: int) -> bytes:
     cannot be read.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = os.open(path, os.O_RDONLY | _CAREFUL)
     except OSError:
         return b""
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             return b""
-        return os.pread(handle, count, max(0, status.st_size - count))
+        os.lseek(handle, max(0, status.st_size - count), os.SEEK_SET)
+        return os.read(handle, count)
     except OSError:
         return b""
     finally:
@@ -281,6 +323,15 @@ def refuse_links(path: Path, store: Path) -> None:
             raise AllometryError(
                 f"{folder} is a link, and links are not followed here", hint="put a folder in its place"
             )
+
+
+def slug(text: str, fill: str = "_") -> str:
+    """Return a text as part of a file's name: letters and digits stay, `fill` stands for everything else.
+
+    >>> slug("hub:roneneldan/TinyStories")
+    'hub_roneneldan_TinyStories'
+    """
+    return "".join(c if c.isalnum() else fill for c in text)
 
 
 def size_of(path: Path) -> int:

@@ -59,7 +59,7 @@ class DataConfig(StrictModel):
     training documents (with `spread`, of its blocks). `probe` names sequences whose own losses are recorded
     at evaluations: what is "planted", the "documents" in and out of the half, the "trained" windows, or
     "windows" of the first blocks of `spread`, trained on or not, which are the same in all runs. `novelty`:
-    at its end a run continues that many held-out texts, and records what of that is copied (`runs.novelty`).
+    at its end a run continues that many held-out texts, and records what of that is copied (`runs.measurements`).
     """
 
     corpus: str = "sotu"

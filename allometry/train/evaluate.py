@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from allometry.runs.positions import by_position
+from allometry.runs.measurements import by_position
 from allometry.runs.record import BY_POSITION
 from allometry.train import noise_scale
 from allometry.train.engines.base import Engine

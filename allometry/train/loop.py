@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allometry.core.files import append_text, write_json, write_text, writing
-from allometry.runs.milestones import milestones
+from allometry.runs.measurements import milestones
 from allometry.runs.texts import record as record_text
 from allometry.train import checkpoint, novelty
 from allometry.train.checkpoint import Position

@@ -3,7 +3,7 @@
 A run with `data.novelty` continues that many held-out texts when it has ended: plain sampling at temperature
 1 after prompts of half a context. Its continuations and the true ones are then looked up in the tokens that
 it was trained on (McCoy et al. 2021, "How much do language models copy from their training data?", arXiv
-2111.09509). See `runs.novelty` for the reading of what is written. It costs as many forward passes as there
+2111.09509). See `runs.measurements` for the reading of what is written. It costs as many forward passes as there
 are tokens in LENGTH: at a context of 64, 64 texts cost what training on about 1.6e5 tokens does.
 """
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from allometry.core.files import write_json
 from allometry.data.batches import windows
 from allometry.data.ngrams import duplicated
-from allometry.runs.novelty import FILE, FORMAT
+from allometry.runs.measurements import NOVELTY_FILE, NOVELTY_FORMAT
 
 if TYPE_CHECKING:
     from allometry.train.config import RunConfig
@@ -64,5 +64,5 @@ def record(directory: Path, config: RunConfig, inputs: Inputs, state: State, ste
         inputs.order.tokens, np.concatenate([written, inputs.continued[:, prompt:]]), MOST
     ).tolist()
     found = {"generated": counts[: len(written)], "human": counts[len(written) :]}
-    about = {"format": FORMAT, "step": step, "prompt": prompt, "length": LENGTH}
-    write_json(directory / FILE, {**about, **found})
+    about = {"format": NOVELTY_FORMAT, "step": step, "prompt": prompt, "length": LENGTH}
+    write_json(directory / NOVELTY_FILE, {**about, **found})

@@ -1,7 +1,7 @@
 """Sequences whose own losses a run records at its evaluations, apart from the test set.
 
 `probes.json` in the run directory says what they are; `probes.jsonl` has a line for each evaluation. See
-`runs.probes` for the reading of both.
+`runs.measurements` for the reading of both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from allometry.core.errors import AllometryError
 from allometry.core.files import append_text, read_lines, write_json, write_text
-from allometry.runs.probes import FORMAT, LINES, TABLE
+from allometry.runs.measurements import PROBE_TABLE, PROBES_FORMAT, PROBES_LINES
 
 if TYPE_CHECKING:
     from allometry.train.engines.base import Engine
@@ -103,16 +103,16 @@ class Probes:
 
     def begin(self, directory: Path, step: int) -> None:
         """Write the description of the probes, and keep the lines up to `step` of a run that continues."""
-        columns = {key: [row.get(key) for row in self.rows] for key in TABLE}
-        write_json(directory / "probes.json", {"format": FORMAT, **columns})
-        lines, _ = read_lines(directory / LINES)
+        columns = {key: [row.get(key) for row in self.rows] for key in PROBE_TABLE}
+        write_json(directory / "probes.json", {"format": PROBES_FORMAT, **columns})
+        lines, _ = read_lines(directory / PROBES_LINES)
         kept = "".join(_line(line) for line in lines if line["step"] <= step)
-        write_text(directory / LINES, kept)
+        write_text(directory / PROBES_LINES, kept)
 
     def record(self, directory: Path, engine: Engine, step: int) -> None:
         """Measure all probes after `step` and append the results."""
         line = _line({"step": step, **self.measure(engine)})
-        append_text(directory / LINES, line)
+        append_text(directory / PROBES_LINES, line)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from allometry.core.errors import AllometryError
 from allometry.core.files import is_full, read_json, read_lines, write_json, write_text, writing
-from allometry.runs.export import export
+from allometry.runs.query import export
 
 
 def test_a_write_replaces_the_whole_file(tmp_path: Path):

@@ -10,7 +10,7 @@ import torch
 
 from allometry.core.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
-from allometry.runs.milestones import milestones
+from allometry.runs.measurements import milestones
 from allometry.runs.record import read_run
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 from allometry.train.inputs import load_inputs

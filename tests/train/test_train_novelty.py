@@ -13,7 +13,7 @@ from allometry.core.errors import AllometryError
 from allometry.data.ngrams import duplicated
 from allometry.models.base import families
 from allometry.models.transformer import TransformerConfig
-from allometry.runs.novelty import NOVELTY_COLUMNS
+from allometry.runs.measurements import NOVELTY_COLUMNS
 from allometry.train.config import RunConfig
 from allometry.train.generate import generate
 from allometry.train.inputs import load_inputs

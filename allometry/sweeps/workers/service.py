@@ -29,7 +29,7 @@ from allometry.sweeps.workers.pool import Task
 
 if TYPE_CHECKING:
     from allometry.runs.claims import Claim
-    from allometry.runs.scratch import Scratch
+    from allometry.runs.mirror import Scratch
     from allometry.train.config import RunConfig
     from allometry.train.group import SingleProcess
 
@@ -214,8 +214,8 @@ class Training:
 
     def _train_where_it_may_be(self) -> dict[str, Any]:
         """Train in the store's folder; for a store at a URL in a scratch directory, which is sent there."""
+        from allometry.runs.mirror import Scratch
         from allometry.runs.place import url_of
-        from allometry.runs.scratch import Scratch
 
         claim = self.claim
         assert claim is not None

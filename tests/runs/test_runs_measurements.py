@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allometry.runs.positions import POSITION_COLUMNS, SINGLE, bins, by_position, middles
+from allometry.runs.measurements import POSITION_COLUMNS, SINGLE, bins, by_position, middles
 from allometry.runs.store import Store
 
 

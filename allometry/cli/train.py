@@ -46,8 +46,8 @@ def train(config: Path, store: Path, devices: int | None, sharded: str, quiet: b
        "train": {"tokens": "5M", "lr": 0.01}}
     """
     from allometry.core.errors import require
+    from allometry.experimental.torchrun import arguments, read_config
     from allometry.runs.store import Store
-    from allometry.train.torchrun import arguments, read_config
 
     run = read_config(config)
     require("torch", "safetensors", purpose="training")
@@ -101,7 +101,7 @@ def _shown(run: RunConfig, quiet: bool) -> Iterator[Callable[[Progress], None] |
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
 
-    from allometry.train.torchrun import measured
+    from allometry.experimental.torchrun import measured
 
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     columns = (TextColumn("{task.percentage:>3.0f} %", markup=False), BarColumn(bar_width=20))
@@ -112,6 +112,6 @@ def _shown(run: RunConfig, quiet: bool) -> Iterator[Callable[[Progress], None] |
 
 
 def _printer() -> Callable[[Progress], None]:
-    from allometry.train.torchrun import Printer
+    from allometry.experimental.torchrun import Printer
 
     return Printer()

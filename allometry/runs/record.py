@@ -189,7 +189,7 @@ class RunRecord:
 
 
 def sizes(counts: Mapping[str, int], tokens: float) -> dict[str, float]:
-    """Return N and C under each convention, from the recorded components (the same sums as `models.counts.Counts`).
+    """Return N and C under each convention, from the recorded components (the same sums as `models.base.Counts`).
 
     N: Kaplan's (blocks), `N_head` Porian's (with the output matrix), `N_total` Chinchilla's (everything). C
     = 6ND with blocks only, `C_head` with the output matrix, `C_attention` with the output matrix and the

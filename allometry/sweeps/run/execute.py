@@ -31,8 +31,8 @@ from allometry.sweeps.sweep import Sweep
 from allometry.sweeps.workers.local import LocalPool
 from allometry.sweeps.workers.pool import Message, Pool
 from allometry.sweeps.workers.service import keep_failure
+from allometry.train.checkpoint import mismatch
 from allometry.train.config import RunConfig
-from allometry.train.inherit import mismatch
 from allometry.train.texts import refuse_changed, settle
 
 DEATHS_ALLOWED = 3

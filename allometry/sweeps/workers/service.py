@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from allometry.runs.claims import Claim
     from allometry.runs.mirror import Scratch
     from allometry.train.config import RunConfig
-    from allometry.train.group import SingleProcess
+    from allometry.train.loop import SingleProcess
 
 _ENDS = ("done", "measured", "failed", "stopped", "elsewhere", "died", "parted")
 
@@ -61,7 +61,7 @@ class Service:
             self._serve_one(task, self.send)
 
     def _serve_one(self, task: Task, send: Send, group: SingleProcess | None = None) -> None:
-        from allometry.train.together import Killed
+        from allometry.experimental.together import Killed
 
         try:
             if task["do"] == "train":
@@ -82,9 +82,8 @@ class Service:
 
     def _serve_pack(self, task: Task) -> None:
         """Carry out several tasks to train in threads that take turns, their steps as those of one pack."""
+        from allometry.experimental.packs import Pack, PackRunner
         from allometry.train.config import RunConfig
-        from allometry.train.engines.packed import Pack
-        from allometry.train.packing import PackRunner
 
         tasks = [{**each, "device": task["device"]} for each in task["tasks"]]
         sends = [partial(self.send, run=each["run"]) for each in tasks]
@@ -106,7 +105,7 @@ def _is_the_packs(error: BaseException) -> bool:
     """Whether a run might go on if it were not in a pack."""
     import torch
 
-    from allometry.train.packing import Broken
+    from allometry.experimental.packs import Broken
 
     return isinstance(error, Broken | torch.OutOfMemoryError)
 
@@ -261,7 +260,7 @@ class Training:
     def _train_together(self, config: RunConfig, cache: Path | None) -> dict[str, Any]:
         """Train on several devices, in processes of their own."""
         from allometry.core.files import read_json
-        from allometry.train.together import MultiProcess
+        from allometry.experimental.together import MultiProcess
 
         finished = read_json(self.directory / "result.json")
         if finished is not None:

@@ -1,6 +1,6 @@
 """A run on many devices, started by PyTorch's own launcher:
 
-    torchrun --standalone --nproc-per-node 2 -m allometry.train.torchrun RUN.json --store runs
+    torchrun --standalone --nproc-per-node 2 -m allometry.experimental.torchrun RUN.json --store runs
 
 RUN.json holds a run's configuration, as `config.json` in a run directory does. On several machines give
 torchrun its `--nnodes` and `--rdzv-endpoint`; the store must be a folder that all of them see. The same
@@ -85,7 +85,7 @@ def arguments(config: Path, store: Path, devices: int, options: list[str]) -> li
 
 def launch_arguments(config: Path, store: Path, devices: int, options: list[str]) -> list[str]:
     """Return the arguments with which torchrun starts `devices` processes on this machine."""
-    own = ["--standalone", f"--nproc-per-node={devices}", "-m", "allometry.train.torchrun"]
+    own = ["--standalone", f"--nproc-per-node={devices}", "-m", "allometry.experimental.torchrun"]
     return [*own, str(config), "--store", str(store), *options]
 
 
@@ -113,7 +113,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="torchrun -m allometry.train.torchrun")
+    parser = argparse.ArgumentParser(prog="torchrun -m allometry.experimental.torchrun")
     parser.add_argument("config", type=Path)
     parser.add_argument("--store", type=Path, default=Path("runs"))
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
 def _train(options: argparse.Namespace, stop: threading.Event) -> None:
     import torch
 
-    from allometry.train.group import Torchrun
+    from allometry.experimental.devices import Torchrun
     from allometry.train.loop import train
 
     config = read_config(options.config)
@@ -174,7 +174,7 @@ def measured(at: Progress) -> str:
 
 
 def _report_progress(at: Progress) -> None:
-    """Report progress to the process that started torchrun (`allometry.train.together`)."""
+    """Report progress to the process that started torchrun (`allometry.experimental.together`)."""
     loss = at.train_loss if at.loss is None else at.loss
     _report("progress", step=at.step, loss=loss, train_loss=at.train_loss, pace=at.tokens_per_second)
 

@@ -1,4 +1,4 @@
-// What surrounds the tile instructions, on a processor that has them (tools/emulate_x86.py): permission, other users of
+// What surrounds the tile instructions, on a processor that has them (tools/experimental/emulate_x86.py): permission, other users of
 // the tiles, threads, forks and signals. Prints whether the same product comes out with the same bits in each case.
 #include <signal.h>
 #include <sys/time.h>

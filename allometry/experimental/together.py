@@ -160,11 +160,11 @@ class MultiProcess:
 def _launch(
     config: Path, store: Path, devices: int, options: list[str], errors: Any
 ) -> subprocess.Popen[bytes]:
-    from allometry.train.torchrun import launch_arguments
+    from allometry.experimental.torchrun import launch_arguments
 
     # The processes import this package, and nothing from the user's current folder.
     search = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
-    launcher = [sys.executable, "-P", "-m", "allometry.train.launcher", str(os.getpid())]
+    launcher = [sys.executable, "-P", "-m", "allometry.experimental.launcher", str(os.getpid())]
     return subprocess.Popen(
         [*launcher, *launch_arguments(config, store, devices, options)],
         stdin=subprocess.DEVNULL,

@@ -10,9 +10,9 @@ import pytest
 from waiting import until
 
 from allometry.core.errors import AllometryError
+from allometry.experimental.torchrun import read_config
 from allometry.train.checkpoint import final_parameters
 from allometry.train.loop import train
-from allometry.train.torchrun import read_config
 
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
@@ -21,15 +21,16 @@ def on_two(config, store: Path, *options: str) -> None:
     """Train with torchrun on two processes."""
     file = store.with_suffix(".json")
     file.write_text(config.model_dump_json())
-    command = [*LAUNCHER, "-m", "allometry.train.torchrun", str(file), "--store", str(store), *options]
+    command = [*LAUNCHER, "-m", "allometry.experimental.torchrun", str(file), "--store", str(store), *options]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 HALTED = """
-from allometry.train import group, loop, torchrun
+from allometry.experimental import devices, torchrun
+from allometry.train import loop
 
-class Torchrun(group.Torchrun):
+class Torchrun(devices.Torchrun):
     saved = 0
 
     def save(self, *arguments):
@@ -39,7 +40,7 @@ class Torchrun(group.Torchrun):
         super().save(*arguments)
 
 import time
-group.Torchrun = Torchrun
+devices.Torchrun = Torchrun
 torchrun.main()
 """
 """A process of torchrun's that goes no further than two checkpoints until it is asked to end."""

@@ -1,8 +1,8 @@
 """PyTorch's launcher as a child process that ends with its parent and reports how its processes ended:
 
-    python -P -m allometry.train.launcher PARENT TORCHRUN-ARGUMENTS…
+    python -P -m allometry.experimental.launcher PARENT TORCHRUN-ARGUMENTS…
 
-Started by `allometry.train.together`. If a process failed, its last line on standard output is {"is":
+Started by `allometry.experimental.together`. If a process failed, its last line on standard output is {"is":
 "ended", "signals": […]}: the signals that processes were killed by.
 """
 

@@ -17,9 +17,9 @@ from allometry.core.errors import AllometryError
 from allometry.train.config import RunConfig
 from allometry.train.engines.base import Engine
 from allometry.train.engines.select import engine_class
+from allometry.train.evaluate import Noise, estimate, measure, noise_scale
 from allometry.train.inputs import load_inputs
 from allometry.train.loop import train
-from allometry.train.noise_scale import Noise, estimate, measure, noise_scale
 
 Make = Callable[..., RunConfig]
 

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allometry.core.errors import AllometryError
+from allometry.experimental.packs import Pack, unsupported_reason
 from allometry.models.base import family
 from allometry.models.transformer import TransformerConfig
 from allometry.train.config import RunConfig, TrainConfig
 from allometry.train.engines.base import Step
 from allometry.train.engines.fast import FastEngine
-from allometry.train.engines.packed import Pack, unsupported_reason
 from allometry.train.engines.reference import ReferenceEngine
 
 SHAPE = {"n_layer": 2, "d_model": 16, "n_ctx": 12, "n_vocab": 40}

@@ -14,12 +14,11 @@ from allometry.data.ngrams import duplicated
 from allometry.models.base import families
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.measurements import NOVELTY_COLUMNS
+from allometry.train.checkpoint import trained_model
 from allometry.train.config import RunConfig
-from allometry.train.generate import generate
+from allometry.train.generate import LENGTH, MOST, continued, generate
 from allometry.train.inputs import load_inputs
 from allometry.train.loop import train
-from allometry.train.novelty import LENGTH, MOST, continued
-from allometry.train.trained import trained_model
 
 TINY = TransformerConfig(n_layer=1, d_model=16, n_ctx=8, n_vocab=5)
 

@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 
 from allometry.core.errors import AllometryError
-from allometry.train.checkpoint import final_parameters
-from allometry.train.config import RunConfig
+from allometry.train.checkpoint import final_parameters, inherited
+from allometry.train.config import RunConfig, learning_rate
 from allometry.train.engines.reference import ReferenceEngine
-from allometry.train.inherit import inherited
 from allometry.train.inputs import load_inputs
 from allometry.train.loop import train
-from allometry.train.schedules import learning_rate
 
 Make = Callable[..., RunConfig]
 Files = Callable[[Path], tuple[bytes, bytes]]

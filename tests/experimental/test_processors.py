@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from allometry.experimental.native_bf16 import NativeBf16Engine
 from allometry.models.lstm import LSTMConfig
 from allometry.models.transformer import TransformerConfig
 from allometry.train.config import RunConfig, TrainConfig
-from allometry.train.engines import build
-from allometry.train.engines.native_bf16 import NativeBf16Engine
+from allometry.train.engines import bindings
 
 HERE = Path(__file__).parent
 COMPILER = shutil.which("g++")
@@ -26,8 +26,19 @@ WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 
 def compiled(source, target, *flags, compiler=COMPILER):
     """A program of this folder, compiled with the engine's flags, the optimisation apart."""
-    usual = [f for f in build.FLAGS if f not in ("-O3", "-march=native", "-shared", "-fPIC")]
-    command = [compiler, "-O1", *usual, *WARNINGS, "-I", build.SOURCES, *flags, HERE / source, "-o", target]
+    usual = [f for f in bindings.FLAGS if f not in ("-O3", "-march=native", "-shared", "-fPIC")]
+    command = [
+        compiler,
+        "-O1",
+        *usual,
+        *WARNINGS,
+        "-I",
+        bindings.SOURCES,
+        *flags,
+        HERE / source,
+        "-o",
+        target,
+    ]
     subprocess.run(command, check=True)
     return target
 
@@ -59,9 +70,9 @@ def test_bf16_is_refused_where_it_cannot_be():
 
 TRAINED = """
 import numpy as np
-from test_native_processors import a_run
+from test_processors import a_run
 from allometry.train.engines.native import NativeEngine
-from allometry.train.engines.native_bf16 import NativeBf16Engine
+from allometry.experimental.native_bf16 import NativeBf16Engine
 
 def far(found, expected):
     off = sum(float(np.sum((found[k] - v) ** 2)) for k, v in expected.items())
@@ -85,7 +96,7 @@ print("as it should")
 
 CURVES = """
 from test_native_engine import loss_differences
-from allometry.train.engines.native_bf16 import NativeBf16Engine
+from allometry.experimental.native_bf16 import NativeBf16Engine
 
 print(*loss_differences(NativeBf16Engine, seeds=6, d_model=32, sequences=8))
 """
@@ -96,7 +107,11 @@ def emulating(program, tmp_path):
     wrapper = tmp_path / "emulating-c++"
     wrapper.write_text(f'#!/bin/sh\nexec {COMPILER} "$@" -O3 {EMULATED}\n')
     wrapper.chmod(0o755)
-    environment = {"CXX": str(wrapper), "ALLOMETRY_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(HERE)}
+    environment = {
+        "CXX": str(wrapper),
+        "ALLOMETRY_CACHE": str(tmp_path / "cache"),
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent / "train")]),
+    }
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, **environment},
@@ -137,8 +152,8 @@ def test_avx512_and_amx_under_bochs():
     """AVX-512 to 1e-5 in fp32 and 1e-3 in bf16; real tiles to the digit what the emulated ones give."""
     folder = os.environ.get("ALLOMETRY_BOCHS")
     if folder is None:
-        pytest.skip("needs a folder in ALLOMETRY_BOCHS where tools/emulate_x86.py has run")
-    tool = HERE.parents[1] / "tools" / "emulate_x86.py"
+        pytest.skip("needs a folder in ALLOMETRY_BOCHS where tools/experimental/emulate_x86.py has run")
+    tool = HERE.parents[1] / "tools" / "experimental" / "emulate_x86.py"
     subprocess.run([sys.executable, tool, folder], check=True)
 
 

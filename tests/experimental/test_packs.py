@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from allometry.core.errors import AllometryError
+from allometry.experimental.packs import train_packed
 from allometry.train.config import RunConfig
 from allometry.train.loop import Progress, train
-from allometry.train.packing import train_packed
 
 Make = Callable[..., RunConfig]
 Files = Callable[[Path], tuple[bytes, bytes]]
@@ -102,7 +102,7 @@ def log(directory: Path) -> list[str]:
 def test_a_step_that_fails_is_no_failure_of_the_runs(
     runs: dict[Path, RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from allometry.train.engines.packed import Pack
+    from allometry.experimental.packs import Pack
 
     with monkeypatch.context() as patch:
         patch.setattr(Pack, "_step", lambda pack: 1 / 0)

@@ -11,11 +11,10 @@ from allometry.core.errors import AllometryError
 from allometry.data.tokens import prepare
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.store import Store
-from allometry.train.config import DataConfig, RunConfig, TrainConfig
+from allometry.train.config import DataConfig, RunConfig, TrainConfig, evaluation_steps
 from allometry.train.inputs import load_inputs
 from allometry.train.loop import train
 from allometry.train.plant import CANARY, Plant
-from allometry.train.schedules import evaluation_steps
 
 Make = Callable[..., RunConfig]
 PLANT = {

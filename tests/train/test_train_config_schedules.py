@@ -8,8 +8,15 @@ from hypothesis import strategies as st
 
 from allometry.core.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
-from allometry.train.config import DataConfig, RunConfig, TrainConfig
-from allometry.train.schedules import evaluation_steps, kaplan_learning_rate, learning_rate, lr_for_width
+from allometry.train.config import (
+    DataConfig,
+    RunConfig,
+    TrainConfig,
+    evaluation_steps,
+    kaplan_learning_rate,
+    learning_rate,
+    lr_for_width,
+)
 
 SCHEDULES = ("wsd", "cosine", "linear", "constant")
 

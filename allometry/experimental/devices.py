@@ -8,9 +8,13 @@ those of one device within rounding; dropout masks differ with the number of dev
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -23,7 +27,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from allometry.core.env import memory
 from allometry.core.errors import AllometryError
+from allometry.core.files import write_json, writing
+from allometry.train.checkpoint import KEPT, SHARDED_POSITION, Position, folder, sharded_newest_first
+from allometry.train.config import is_divided
 from allometry.train.engines.base import (
     ADAM_EPS,
     CLIP_EPS,
@@ -36,9 +44,11 @@ from allometry.train.engines.base import (
     normalised,
 )
 from allometry.train.engines.reference import as_tensor, dropout_masks
+from allometry.train.loop import SingleProcess
 
 if TYPE_CHECKING:
     from allometry.train.config import RunConfig
+
 
 ROWS_OF_TOKENS = 16_384
 """Tokens that go through a device at once; a larger share of the batch is accumulated."""
@@ -261,3 +271,86 @@ def _divided_like(parameter: Tensor, local: Tensor) -> Tensor:
         stride=parameter.stride(),
         run_check=False,
     )
+
+
+class Torchrun(SingleProcess):
+    """The processes that torchrun has started; use it as a context manager."""
+
+    def __init__(
+        self,
+        *,
+        device: str = "cpu",
+        sharded: bool | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Join the process group. `sharded`: divide the model's state among the devices (FSDP2) or copy it
+        (DDP); None divides it if it does not fit one. `stopping` says whether this process was asked to end:
+        when the leader was, all write a checkpoint and raise KeyboardInterrupt.
+        """
+        self._torch, self._dist, self._device, self._sharded = torch, dist, device, sharded
+        self._stopping = stopping
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        self.leads = dist.get_rank() == 0
+        self._scratch = tempfile.TemporaryDirectory(prefix="allometry-rank-")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._dist.destroy_process_group()
+        self._scratch.cleanup()
+
+    def directory(self, home: Path) -> Path:
+        """Return the run's directory in the leader, a temporary one in the others."""
+        return home if self.leads else Path(self._scratch.name) / home.name
+
+    def agree(self, decision: bool) -> bool:
+        """Return the leader's decision, or true if the leader was asked to end: the loop then has nothing to do,
+        or writes its last checkpoint.
+        """
+        said = self._torch.tensor([float(decision or self._stopping())], device=self._device)
+        self._dist.broadcast(said, src=0)
+        return bool(said.item())
+
+    def engine(self, name: str, config: RunConfig, threads: int, device: str) -> Engine:
+        """Return the engine that divides batches among the processes, for any name."""
+        sharded = self._sharded
+        if sharded is None:
+            sharded = is_divided(config, _room(device))
+        return ParallelEngine(config, threads=threads, device=device, sharded=sharded)
+
+    def save(self, home: Path, config: RunConfig, engine: Engine, position: Position) -> None:
+        """Save a distributed checkpoint: see `SingleProcess.save`."""
+
+        write_sharded(home, config, engine, position, leads=self.leads)
+        if self.agree(False):
+            raise KeyboardInterrupt
+
+
+def write_sharded(home: Path, config: RunConfig, engine: Engine, position: Position, *, leads: bool) -> None:
+    """Save the newest checkpoint of a run; every process of the group must call this."""
+
+    assert isinstance(engine, ParallelEngine)
+    path = folder(home) / f"step-{position.step:09d}.dcp"
+    aside = path.with_suffix(".tmp")
+    if leads:
+        with writing(path):
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+    dist.barrier()
+    engine.save(aside)
+    if leads:
+        write_json(aside / SHARDED_POSITION, {"run": config.id, "position": asdict(position)})
+        with writing(path):
+            shutil.rmtree(path, ignore_errors=True)
+            aside.rename(path)
+        for old in sharded_newest_first(home)[KEPT:]:
+            shutil.rmtree(old, ignore_errors=True)
+    dist.barrier()
+
+
+def _room(device: str) -> float:
+    """Return the bytes of memory that this process's device has for it."""
+    if device.startswith("cuda"):
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    return memory() / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

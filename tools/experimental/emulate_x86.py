@@ -1,6 +1,6 @@
 """Run the native engine's AVX-512 and AMX code on a processor without them: `emulate_x86.py FOLDER`.
 
-Programs of tests/train run in Bochs (bochs.py says what it needs, and builds it in FOLDER), compiled for
+Programs of tests/experimental run in Bochs (bochs.py says what it needs, and builds it in FOLDER), compiled for
 AVX-512 with emulated tiles, and for AMX. AVX-512 is compared with this processor's numbers; real tiles with
 emulated ones, digit by digit. The kernel is one of Debian's, the newest vmlinuz-* in FOLDER or /boot.
 (`apt-get download` and `dpkg-deb -x` unpack a linux-image-*-cloud-amd64 without installing it.)
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bochs import AMX, boot, built
 
-from allometry.train.engines import build
+from allometry.train.engines import bindings
 
 EMULATED = "-DALLOMETRY_EMULATE_AMX"
 VARIANTS = {
@@ -20,7 +20,7 @@ VARIANTS = {
     "avx512": ["-march=x86-64-v4", EMULATED],
     "amx": ["-march=sapphirerapids"],
 }
-TESTS = Path(__file__).resolve().parents[1] / "tests" / "train"
+TESTS = Path(__file__).resolve().parents[2] / "tests" / "experimental"
 AROUND_TILES = [
     "before permission: signal 4",  # an illegal instruction
     "after a fork: 1",
@@ -32,10 +32,10 @@ AROUND_TILES = [
 
 
 def compiled(folder: Path, name: str, variant: str) -> Path:
-    """Compile a program of tests/train with the engine's flags, for a processor of VARIANTS; return its path."""
-    flags = [flag for flag in build.FLAGS if flag not in ("-march=native", "-shared", "-fPIC")]
+    """Compile a program of tests/experimental with the engine's flags, for a processor of VARIANTS; return its path."""
+    flags = [flag for flag in bindings.FLAGS if flag not in ("-march=native", "-shared", "-fPIC")]
     target = folder / f"{name}-{variant}"
-    command = ["g++", *flags, *VARIANTS[variant], "-static", "-I", str(build.SOURCES)]
+    command = ["g++", *flags, *VARIANTS[variant], "-static", "-I", str(bindings.SOURCES)]
     subprocess.run([*command, str(TESTS / f"{name}.cpp"), "-o", str(target)], check=True)
     return target
 

@@ -17,7 +17,7 @@ def kind(run: RunConfig) -> Hashable:
 def alone(run: RunConfig) -> str | None:
     """Return why a run cannot be in any pack (one sentence), or None.
 
-    Whether its family can be batched is known once its module is built (`engines.packed.unsupported_reason`).
+    Whether its family can be batched is known once its module is built (`packs.unsupported_reason`).
     """
     if run.engine not in ("auto", "fast"):
         return f"{run.id} asks for engine {run.engine!r}"

@@ -35,7 +35,7 @@ from allometry.studies.core.sections import (
 )
 from allometry.studies.core.study import Study, register
 from allometry.studies.shared.batches import BatchLaw, critical_batch, scan_runs
-from allometry.train.noise_scale import noise_scale
+from allometry.train.evaluate import noise_scale
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis

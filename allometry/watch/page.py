@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
+from allometry.core.files import read_tail
 from allometry.core.units import format_count, format_duration
 from allometry.figures.curves import learning_curves
 from allometry.figures.fits import power_law, predictions
@@ -28,7 +29,6 @@ from allometry.laws.result import FitResult
 from allometry.report import format as fmt
 from allometry.report.content import Figure
 from allometry.report.page import asset, chart_json, table_of, template
-from allometry.runs.files import read_tail
 from allometry.runs.store import Membership, Store
 from allometry.studies.core.predictions import ledger
 from allometry.watch.reader import Clock, Progress, Reader, Underway, progress, work_of

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.runs.files import read_json
+from allometry.core.files import read_json
 from allometry.runs.index import Index, read_index
 from allometry.runs.record import FINISHED, config_problem, curve_rows, is_number, read_run
 from allometry.runs.store import Store, run_table

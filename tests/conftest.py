@@ -8,6 +8,10 @@ from pathlib import Path
 with contextlib.suppress(ImportError):
     import readline  # noqa: F401  (sets COLUMNS for child processes when it is loaded, unseen by os.environ)
 
+with contextlib.suppress(ImportError):
+    # asks for the stack when it is loaded, which takes seconds once torch is there
+    import scrapy.core.downloader.contextfactory  # noqa: F401
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch: two test processes share two cores
 # never the user's cache: timings of a machine that runs tests would spoil the next plan
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "allometry"

@@ -54,7 +54,7 @@ ENDLESS = ("/slowloris", "/slowheader")
 def without_end(folder, server):
     """Return the outcomes, by path, of a crawl that meets nothing but answers that never end."""
     folder.mkdir()
-    workspace = prepared(folder, [server.url(path) for path in ENDLESS])
+    workspace = prepared(folder, [server.url(path) for path in ENDLESS], parts=1)
     with pytest.raises(AllometryError, match="not one of 2 pages"):
         fetch.run(workspace, fetch.FetchOptions(contact="a@b.org", **{**QUICK, "timeout": 6.0}))
     return {

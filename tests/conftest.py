@@ -48,10 +48,11 @@ def planted_loss(n: float, d: np.ndarray | float) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder with nothing in it but the compiled engine, which takes seconds to make."""
+    """A cache folder with nothing in it but the compiled engine and the script of charts, which take seconds."""
     folder = tmp_path_factory.mktemp("cache")
-    (CACHE / "native").mkdir(parents=True, exist_ok=True)
-    (folder / "native").symlink_to(CACHE / "native", target_is_directory=True)
+    for part in ("native", "report"):
+        (CACHE / part).mkdir(parents=True, exist_ok=True)
+        (folder / part).symlink_to(CACHE / part, target_is_directory=True)
     return folder
 
 

@@ -228,7 +228,7 @@ def test_a_killed_crawl_continues(tmp_path):
     n_pages = 150
     with Server() as server:
         server.hold_after = 60
-        workspace = prepared(tmp_path, [server.url(f"/page/{n}") for n in range(n_pages)])
+        workspace = prepared(tmp_path, [server.url(f"/page/{n}") for n in range(n_pages)], parts=1)
         command = [
             sys.executable,
             "-m",

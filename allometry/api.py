@@ -80,7 +80,9 @@ def run(
     known = study_named(study)
     require("torch", "safetensors", purpose="a study, which times this machine and trains,")
     options = {"budget": budget, "compute": compute, "store": store, "data": data, "tokenizer": tokenizer}
-    typed = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+    typed = [
+        word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))
+    ]
     request = StudyRequest(
         study=study,
         budget=parse_duration(known.budget if budget is None else budget, "budget"),

@@ -82,7 +82,16 @@ def main() -> None:
         python = install(wheel.resolve(), folder / "empty")
         found, size = packages(python), megabytes(python)
         table = ROOT / "examples" / "runs.csv"
-        fit = [python.parent / "allometry", "fit", table, "--law", "chinchilla", "--bootstrap", "100", "--json"]
+        fit = [
+            python.parent / "allometry",
+            "fit",
+            table,
+            "--law",
+            "chinchilla",
+            "--bootstrap",
+            "100",
+            "--json",
+        ]
         fitted = json.loads(subprocess.run(fit, capture_output=True, check=True, cwd=folder).stdout)
         least = seconds(python, "import allometry", folder) - seconds(python, "", folder)
     print(f"wheel          {wheel.name}, {archive / 1e6:.2f} MB")
@@ -90,7 +99,9 @@ def main() -> None:
     print(f"installed      {size:.0f} MB (limit {MEGABYTES})")
     print(f"import         {least:.3f} s over an empty Python (limit {SECONDS})")
     print(f"PyTorch        {'installed' if 'torch' in found else 'not installed'}")
-    print(f"allometry fit  {', '.join(f'{name} {value:.3f}' for name, value in fitted['parameters'].items())}")
+    print(
+        f"allometry fit  {', '.join(f'{name} {value:.3f}' for name, value in fitted['parameters'].items())}"
+    )
     too_much = len(found) > PACKAGES or size > MEGABYTES or least > SECONDS or "torch" in found
     sys.exit(int(too_much))
 

@@ -28,7 +28,8 @@ SIGNATURES = {
     "fit": "(frame, *, law, columns=None, objective='huber-log', weights=None, group=None, fixed=None, tied=None, "
     "exclude=None, bootstrap=400, resample='auto', seed=0, mapped=<class 'map'>)",
     "isoflop": "(frame, *, columns=None, method='akima', budgets=None, noise=None, bootstrap=1000, seed=0)",
-    "next_runs": "(fit=None, *, budget, target, law='chinchilla', published=None, candidates=None, most=12, noise=None)",
+    "next_runs": "(fit=None, *, budget, target, law='chinchilla', published=None, candidates=None, "
+    "most=12, noise=None)",
     "plan": "(budget=None, *, hours=None, speed=None, loss=None, fit=None, law='chinchilla', published=None, N=None, "
     "D=None, tokens_per_parameter=None, unique=None, batch=None)",
     "read_table": "(path, *, columns=None, decimal=None, encoding=None, row=None)",
@@ -53,8 +54,8 @@ MEMBERS = {
     "Study": "analyse budget expected held_back name predict question run_sets sweep",
     "StudyData": "command curves ledger novelty of planned positions prediction probes runs",
     "Sweep": "ids name question runs",
-    "TrainConfig": "batch_tokens beta1 beta2 clip decay early_stop evals_per_octave final_lr init_from lr noise_batches "
-    "replace schedule seed steps stop_accuracy tokens warmup weight_decay",
+    "TrainConfig": "batch_tokens beta1 beta2 clip decay early_stop evals_per_octave final_lr init_from lr "
+    "noise_batches replace schedule seed steps stop_accuracy tokens warmup weight_decay",
 }
 """Every public class: the attributes that must stay. A class may have more."""
 

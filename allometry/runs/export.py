@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from allometry.core.errors import unknown
+from allometry.core.errors import require, unknown
 from allometry.runs.files import replacing
 
 
@@ -20,6 +20,7 @@ def _json(frame: pd.DataFrame, path: Path) -> None:
 
 
 def _parquet(frame: pd.DataFrame, path: Path) -> None:
+    require("pyarrow", purpose="to write Parquet")
     frame.to_parquet(path, index=False)
 
 

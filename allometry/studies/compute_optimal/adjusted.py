@@ -19,8 +19,8 @@ from allometry.studies.core.sections import KAPLAN, LEVEL, StudySection, TooFewR
 from allometry.studies.shared.batches import Critical
 
 if TYPE_CHECKING:
-    from allometry.laws.estimate import Estimate
-    from allometry.laws.frontier import PowerLine
+    from allometry.laws.power_lines import PowerLine
+    from allometry.laws.uncertainty import Estimate
 
 ENDS, CURVES = "finished horizons", "learning curves"
 

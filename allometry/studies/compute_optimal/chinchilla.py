@@ -23,7 +23,7 @@ from allometry.figures.surface import surface
 from allometry.laws.fit import fit
 from allometry.laws.isoflop import IsoflopResult, isoflop
 from allometry.laws.slices import grid_budgets
-from allometry.planner.optimum import chinchilla_optimum
+from allometry.planner.source import chinchilla_optimum
 from allometry.report.content import Section, Table
 from allometry.studies.core.sections import (
     CHINCHILLA,

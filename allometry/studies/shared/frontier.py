@@ -18,7 +18,7 @@ from allometry.report.content import Section, Table
 from allometry.studies.core.sections import CHINCHILLA, EPOCH, KAPLAN, LEVEL, PORIAN, StudySection, constant
 
 if TYPE_CHECKING:
-    from allometry.laws.estimate import Estimate
+    from allometry.laws.uncertainty import Estimate
 
 CONVENTIONS = (
     ("N", "C", "blocks only (Kaplan)"),

@@ -146,7 +146,7 @@ def _measured(read: TableInput | None) -> float:
     `runs`.
     """
     from allometry.core.errors import AllometryError
-    from allometry.laws.grid import other_count, read_runs
+    from allometry.laws.observations import other_count, read_runs
     from allometry.runs.store import Store
 
     runs = None

@@ -15,13 +15,11 @@ from allometry.core.units import counted
 from allometry.laws import uncertainty
 from allometry.laws.fit_warnings import Evidence, about_scale, examine
 from allometry.laws.grouping import Grouping, decide
-from allometry.laws.identifiability import refuse_undetermined
 from allometry.laws.law import Law
-from allometry.laws.objectives import Objective, get_objective
 from allometry.laws.observations import Observations, about_copies, observe
-from allometry.laws.problem import Problem
+from allometry.laws.problem import Problem, refuse_undetermined
 from allometry.laws.result import FitResult, FitWarning
-from allometry.laws.solver import minimise
+from allometry.laws.solver import Objective, get_objective, minimise
 from allometry.laws.zoo import get
 
 if TYPE_CHECKING:

@@ -11,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allometry.core.units import counted, format_count
-from allometry.laws.grouping import Grouping
-from allometry.laws.identifiability import conditioning
-from allometry.laws.mixed import find_mixture
-from allometry.laws.problem import Problem
+from allometry.laws.grouping import Grouping, find_mixture
+from allometry.laws.problem import Problem, conditioning
 from allometry.laws.result import FitWarning
 from allometry.laws.uncertainty import outlying, quantiles
 

@@ -1,21 +1,24 @@
-"""From a table of runs to the points of a fit: columns named or computed, what is left out and why."""
+"""From a table of runs to the points of a fit, or to (run, N, D, C, loss): columns named or computed, what is left
+out and why.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import Decimal, counted, parse_number, readings
 from allometry.laws.expressions import evaluate, names_in
-from allometry.laws.grouping import Grouping, find_grouping, numbered
+from allometry.laws.grouping import Grouping, find_grouping, not_a_run, numbered
 from allometry.laws.law import Law
-from allometry.runs.tables.headings import column_for, conversion, scaled, similar
+from allometry.runs.tables.headings import column_for, conversion, scale_notice, scaled, similar
 from allometry.runs.tables.numbers import (
     Ambiguous,
     convert,
@@ -25,10 +28,7 @@ from allometry.runs.tables.numbers import (
     is_text,
     partly_in_units,
 )
-from allometry.runs.tables.status import finished, status_column
-
-if TYPE_CHECKING:
-    import pandas as pd
+from allometry.runs.tables.trackers import finished, status_column
 
 Array = NDArray[np.float64]
 
@@ -84,7 +84,7 @@ def observe(
     looked for by their usual names (`runs.tables.headings`), with the unit in the heading. Rows are left out
     (and listed, with the reason) when they are named in `exclude` (index labels, or labels mapped to
     reasons),
-    when their status says that the run did not finish (`runs.tables.status`), and when a value is missing,
+    when their status says that the run did not finish (`runs.tables.trackers`), and when a value is missing,
     unreadable, infinite or not positive: a training log has rows without a test loss. Raises AllometryError
     when a column is missing, when more than half of a column is text, infinite or not positive, or when
     nothing
@@ -474,3 +474,104 @@ def _rows(frame: pd.DataFrame, positions: Sequence[int]) -> str:
 def _tally(reasons: pd.Series) -> str:
     counts = reasons.value_counts()
     return "; ".join(f"{reason} ({count})" for reason, count in counts.items())
+
+
+_SHAPE = Law(
+    name="runs by size and compute",
+    title="a table of runs",
+    expression="C/(N*D)",
+    inputs={"N": "parameters", "D": "training tokens", "C": "training compute, FLOPs"},
+    parameters=(),
+    source="C = 6ND (Kaplan et al. 2020, section 2.1)",
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Runs:
+    """`table`: columns run, N, D, C, loss (index of the original); `excluded`: rows left out with a
+    `reason`."""
+
+    table: pd.DataFrame
+    excluded: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+OFF_COUNT, OFF_CONSTANT = 2.0, 1.25
+"""Factors between C and 6ND beyond which it is another count: where it varies with size, and where it does not."""
+
+
+def other_count(table: pd.DataFrame) -> tuple[float, str] | None:
+    """Return the median of C/(6ND) of a table (columns N, D, C), and a sentence, where C is another count.
+
+    None where C is about 6ND: counts of attention and embeddings differ by a share that falls with size.
+    """
+    ratio = np.log(table["C"].to_numpy(float) / (6 * table["N"].to_numpy(float) * table["D"].to_numpy(float)))
+    middle = float(np.median(ratio))
+    low, high = np.quantile(ratio, [0.1, 0.9])
+    constant = high - low < 0.05
+    if abs(middle) < np.log(OFF_CONSTANT if constant else OFF_COUNT):
+        return None
+    size = f"{np.exp(middle):.3g}" if constant else f"{np.exp(low):.3g} to {np.exp(high):.3g}"
+    what = (
+        f"C is {size} times 6ND: a unit, or another count of compute (a forward pass alone is 2ND, and a table"
+        " of sizes without embeddings counts less). Exponents do not depend on a constant factor; the best size"
+        " at a given C does"
+    )
+    return float(np.exp(middle)), what
+
+
+def read_runs(frame: pd.DataFrame, columns: Mapping[str, str] | None = None) -> Runs:
+    """Read N, D, C and the loss; of D and C one may be missing and follows from C = 6ND.
+
+    `columns` maps N, D, C and loss (or L) to columns of `frame` or to arithmetic of columns. Raises
+    AllometryError for missing columns; rows that cannot be used are listed in `excluded`, not dropped
+    silently. So are copies of earlier rows: a mean of repeats needs a measurement once.
+    """
+    mapping = {("L" if name == "loss" else name): text for name, text in (columns or {}).items()}
+    notes = []
+    has = {s: s in mapping or column_for(frame, s)[0] is not None for s in ("D", "C")}
+    if not has["D"] and has["C"]:
+        mapping |= {name: _alias(frame, name) for name in ("N", "C") if name not in mapping}
+        mapping["D"] = "C/(6*N)"
+        notes.append("D was computed as C/(6N)")
+    elif not has["C"]:
+        mapping |= {name: _alias(frame, name) for name in ("N", "D") if name not in mapping}
+        mapping["C"] = "6*N*D"
+        notes.append("C was computed as 6ND")
+    seen = observe(frame, _SHAPE, columns=mapping)
+    copied = about_copies(seen)
+    if copied:
+        notes.append(f"{copied}, and left out; a column that tells runs apart (run, seed) keeps them")
+    rows = np.flatnonzero(seen.kept)[~seen.copies]
+    copies = frame.iloc[np.flatnonzero(seen.kept)[seen.copies]].assign(reason="a copy of an earlier row")
+    excluded = pd.concat([seen.excluded, copies]) if copied else seen.excluded
+    table = seen.frame[~seen.copies].rename(columns={"L": "loss"})
+    run = np.arange(len(table)).astype(str)
+    if "run" in frame.columns:
+        problem = not_a_run(numbered(frame["run"].iloc[rows]), table["N"].to_numpy(float))
+        if problem:
+            notes.append(f"column 'run' {problem}: its rows are taken as runs of their own")
+        else:
+            run = frame["run"].to_numpy()[rows]
+    sizes = _snapped(table["N"].to_numpy(float))
+    if len(np.unique(sizes)) < table["N"].nunique():
+        notes.append(
+            f"{table['N'].nunique()} values of N within 1 % of each other: {len(np.unique(sizes))} sizes"
+        )
+    doubts = (scale_notice(name, table[name]) for name in ("N", "D", "C"))
+    notes += [doubt for doubt in doubts if doubt]
+    return Runs(table=table.assign(run=run, N=sizes), excluded=excluded, notes=(*seen.notes, *notes))
+
+
+def _alias(frame: pd.DataFrame, symbol: str) -> str:
+    return column_for(frame, symbol)[0] or symbol
+
+
+def _snapped(sizes: Array) -> Array:
+    """Merge sizes that lie within 1 % of their neighbour (as digitised tables have them) into one size, their
+    mean.
+    """
+    distinct = np.unique(sizes)
+    group = np.concatenate([[0], np.cumsum(np.diff(np.log(distinct)) > 0.01)])
+    means = np.bincount(group, weights=distinct) / np.bincount(group)
+    return np.asarray(means[group[np.searchsorted(distinct, sizes)]])

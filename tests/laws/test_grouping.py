@@ -6,8 +6,8 @@ import pytest
 
 import allometry
 from allometry.core.errors import AllometryError
-from allometry.laws.grid import read_runs
 from allometry.laws.grouping import agreement, numbered
+from allometry.laws.observations import read_runs
 
 TRUE = {"E": 1.75, "A": 320.0, "B": 900.0, "alpha": 0.33, "beta": 0.35}
 

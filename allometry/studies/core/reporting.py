@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from allometry.core.env import snapshot
 from allometry.core.errors import AllometryError, unknown
+from allometry.core.files import refuse_links
 from allometry.core.units import format_duration
-from allometry.runs.files import refuse_links
 from allometry.runs.store import Store
 from allometry.studies.core import plan as planning
 from allometry.studies.core.collection import dated

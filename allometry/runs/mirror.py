@@ -68,6 +68,7 @@ class Mirror:
         self._left = MOST_MIRRORED - sum(
             _size(self.path / name) for name in self.known if name not in changed
         )
+        changed.sort(key=lambda name: not name.endswith(".json"))  # what runs are, before their curves
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             problems = [problem for problem in threads.map(self._fetch, changed) if problem]
         if self._left <= 0:

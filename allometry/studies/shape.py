@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from allometry.figures.several import several
-from allometry.report.content import Analysis, Constant, Figure, Section, Table
+from allometry.figures.theme import Figure
+from allometry.report.content import Analysis, Constant, Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, CONTEXT, heads, small_run, vocabulary
 from allometry.studies.core.sections import (
     KAPLAN,

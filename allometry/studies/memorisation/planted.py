@@ -16,7 +16,8 @@ import pandas as pd
 
 from allometry.core.errors import AllometryError
 from allometry.figures.several import several
-from allometry.report.content import Constant, Figure, Section, Table
+from allometry.figures.theme import Figure
+from allometry.report.content import Constant, Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, CONTEXT, small_model, small_run, vocabulary
 from allometry.studies.core.sections import StudySection, claim, constant
 from allometry.studies.core.study import run_set, too_little

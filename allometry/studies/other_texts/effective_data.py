@@ -30,8 +30,9 @@ from allometry.studies.core.sections import (
 from allometry.studies.shared.subsets import stopped
 
 if TYPE_CHECKING:
+    from allometry.figures.theme import Figure
     from allometry.laws.result import FitResult
-    from allometry.report.content import Constant, Figure
+    from allometry.report.content import Constant
 
 HERNANDEZ = "Hernandez 2021, text to code"
 MIXED = "Hernandez 2021, half code to code"

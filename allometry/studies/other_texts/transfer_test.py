@@ -17,7 +17,8 @@ from allometry.core.errors import AllometryError
 from allometry.data.fetching import downloads_allowed
 from allometry.data.tokens import downloads, prepare
 from allometry.figures.several import several
-from allometry.report.content import Analysis, Constant, Figure, Section, Table, Verdict
+from allometry.figures.theme import Figure
+from allometry.report.content import Analysis, Constant, Section, Table, Verdict
 from allometry.studies.core.recipe import BATCH_TOKENS, small_model, small_run, vocabulary
 from allometry.studies.core.sections import (
     KAPLAN,

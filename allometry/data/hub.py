@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from allometry.core.errors import AllometryError
-from allometry.data.cache import build_once, cache_dir, slug
-from allometry.data.fetching import require_downloads
+from allometry.data.cache import build_once, cache_dir, require_downloads, slug
 from allometry.data.files import first_line, read_files
 from allometry.data.spec import Download
 from allometry.data.split import Document

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError
-from allometry.data import subsets, tokenizers
+from allometry.data import batches, tokenizers
 from allometry.data.batches import BatchOrder, window_starts
 from allometry.train import probes
 from allometry.train.plant import PlantedOrder, canary_tokens, passage_tokens
@@ -42,8 +42,8 @@ def controlled(config: RunConfig, found: TokenSet, available: NDArray[Any], reco
     data = config.data
     kept, inside = available, None
     if data.half is not None:
-        pieces = subsets.documents(available, _separator(found), data.spread)
-        inside = subsets.chosen(len(pieces), data.half)
+        pieces = batches.documents(available, _separator(found), data.spread)
+        inside = batches.chosen(len(pieces), data.half)
         kept = np.concatenate([piece for piece, chosen in zip(pieces, inside, strict=True) if chosen])
     order, measured = _order(config, found, kept, record)
     if data.probe == "documents":
@@ -104,8 +104,8 @@ def _documents(
 ) -> Probes:
     """Return probes of every training document, in the half or not, and of some held-out documents."""
     coder, spread = _coder(found), config.data.spread
-    pieces = subsets.documents(available, coder.separator, spread)
-    held_out = subsets.documents(np.asarray(found.test), coder.separator, spread)
+    pieces = batches.documents(available, coder.separator, spread)
+    held_out = batches.documents(np.asarray(found.test), coder.separator, spread)
     spaced = np.unique(np.linspace(0, len(held_out) - 1, min(HELD_OUT, len(held_out))).round().astype(int))
     held_out = [held_out[number] for number in spaced]
     trained = np.ones(len(pieces), dtype=bool) if inside is None else inside

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from allometry.data.batches import windows
-from allometry.data.ngrams import duplicated
+from allometry.data.batches import duplicated, windows
 from allometry.runs.files import write_json
 from allometry.runs.novelty import FILE, FORMAT
 

@@ -181,7 +181,7 @@ def windows(tokens: npt.NDArray[np.integer], block: int, n_ctx: int, trained: tu
     Named by the block and the place in it ("window 12.3"). `trained`: the run trains on the tokens from the
     first to before the second of these, in that order. AllometryError if there is not one block.
     """
-    from allometry.data.subsets import first
+    from allometry.data.batches import first
 
     if len(tokens) < block:
         raise AllometryError(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from allometry.core.env import cores
 from allometry.core.errors import AllometryError
 from allometry.core.units import compact_duration
-from allometry.data.fetching import downloads_allowed, no_downloads
+from allometry.data.cache import downloads_allowed, no_downloads
 from allometry.runs.lock import exclusive
 from allometry.runs.store import Store, require_room, store_exists
 from allometry.runs.texts import record, recorded

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.data.uniform import Uniform
+from allometry.data.generated import Uniform
 from allometry.figures.several import several
 from allometry.figures.theme import Figure
 from allometry.report.content import Constant, Section, Table

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.data.fetching import downloads_allowed
+from allometry.data.cache import downloads_allowed
 from allometry.data.tokens import downloads, prepare
 from allometry.figures.several import several
 from allometry.figures.theme import Figure

@@ -317,8 +317,6 @@ def _pdf(spec: dict[str, Any], settings: dict[str, Any]) -> bytes:
 
 
 def _json(spec: dict[str, Any], settings: dict[str, Any]) -> bytes:
-    import json
-
     return json.dumps({**spec, "config": settings}, indent=1).encode()
 
 

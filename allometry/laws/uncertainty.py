@@ -25,6 +25,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError
@@ -32,8 +33,6 @@ from allometry.laws.problem import Problem
 from allometry.laws.solver import minimise, together
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from allometry.laws.result import FitResult, FitWarning
 
 
@@ -366,8 +365,6 @@ def profile(result: FitResult, name: str, points: int = 41) -> pd.DataFrame:
     Columns: the parameter, `objective`, and `rise` above the minimum relative to the minimum, which is flat
     where the data do not identify the parameter. Raises AllometryError for a parameter that was not fitted.
     """
-    import pandas as pd
-
     if name not in result.free:
         result.law.parameter(name)
         raise AllometryError(f"{name} was not fitted", hint=f"profile one of {', '.join(result.free)}")

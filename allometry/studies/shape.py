@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 
 from allometry.figures.several import several
 from allometry.figures.theme import Figure
@@ -179,8 +180,6 @@ class Baseline:
     @property
     def reach(self) -> float:
         """Student's t at LEVEL for the freedom that the seeds leave."""
-        from scipy.stats import t
-
         return float(t.ppf(0.5 + LEVEL / 2, max(1, self.seeds - 1)))
 
 

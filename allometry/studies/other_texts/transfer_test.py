@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
+from scipy.stats import linregress, t
 
 from allometry.core.errors import AllometryError
 from allometry.data.cache import downloads_allowed
@@ -291,8 +292,6 @@ def loss_to_loss(runs: pd.DataFrame) -> StudySection:
 
 def kappa(here: pd.Series, there: pd.Series) -> tuple[float, float, float, float]:
     """Return the slope in log-log with its interval, and the root mean square residual."""
-    from scipy.stats import linregress, t
-
     x, y = np.log(here.to_numpy(dtype=float)), np.log(there.to_numpy(dtype=float))
     line = linregress(x, y)
     half = float(t.ppf(0.5 + LEVEL / 2, len(x) - 2) * line.stderr)

@@ -24,6 +24,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError
@@ -31,8 +32,6 @@ from allometry.laws.problem import Problem
 from allometry.laws.solver import minimise, together
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from allometry.laws.result import FitResult, FitWarning
 
 
@@ -387,8 +386,6 @@ def profile(result: FitResult, name: str, points: int = 41) -> pd.DataFrame:
     Columns: the parameter, `objective`, and `rise` above the minimum relative to the minimum, which is flat
     where the data do not identify the parameter. Raises AllometryError for a parameter that was not fitted.
     """
-    import pandas as pd
-
     if name not in result.free:
         result.law.parameter(name)
         raise AllometryError(f"{name} was not fitted", hint=f"profile one of {', '.join(result.free)}")

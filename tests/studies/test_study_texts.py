@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from allometry.core.errors import AllometryError
-from allometry.data.fetching import no_downloads
+from allometry.data.cache import no_downloads
 from allometry.models.transformer import TransformerConfig
 from allometry.report.content import Analysis
 from allometry.runs.store import Store

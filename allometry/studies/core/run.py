@@ -15,7 +15,7 @@ from allometry.core.errors import AllometryError
 from allometry.core.files import slug
 from allometry.core.locks import exclusive
 from allometry.core.units import compact_duration
-from allometry.data.fetching import downloads_allowed, no_downloads
+from allometry.data.cache import downloads_allowed, no_downloads
 from allometry.runs.store import Store, require_room, store_exists
 from allometry.runs.texts import record, recorded
 from allometry.studies.core import plan as planning

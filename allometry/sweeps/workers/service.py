@@ -3,7 +3,7 @@
 Tasks (JSON objects): {"do": "train", "store", "run", "config", "branch_at", "source", "device",
 "checkpoint_every", "claim", "data"}; {"do": "pack", "tasks", "device"}: tasks to train that are carried out
 as a pack; and {"do": "measure", "config", "packs", "device"}. `source` is (run, step) of a branch point;
-`data` names token sets (`allometry.data.placed`); `claim`, where others write to the same store, is {"owner",
+`data` names token sets (`allometry.data.tokens`); `claim`, where others write to the same store, is {"owner",
 "lease", "over"} (`allometry.runs.claims`).
 
 Messages: {"is": "progress", "step", "loss", "train_loss", "pace", "threads"}; {"is": "branched"} when the run
@@ -231,7 +231,7 @@ class Training:
         return result
 
     def _train(self) -> dict[str, Any]:
-        from allometry.data.placed import settle
+        from allometry.data.tokens import settle
         from allometry.train.config import RunConfig
         from allometry.train.loop import train
 

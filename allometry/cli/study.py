@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from allometry.runs.store import Store
     from allometry.studies.core.plan import StudyPlan
     from allometry.sweeps.cost.cost import CostModel
-    from allometry.sweeps.run.events import Event
     from allometry.sweeps.run.progress import Display as Progress
+    from allometry.sweeps.run.progress import Event
 
 
 def command(name: str) -> click.Command:
@@ -93,8 +93,8 @@ def run(
     require("torch", "safetensors", purpose="a study, which times this machine and trains,")
     from allometry.core.units import parse_duration, parse_number
     from allometry.studies.core.run import StudyRequest, run_study
+    from allometry.sweeps.run.placement import parse_shard
     from allometry.sweeps.run.progress import Display as Progress
-    from allometry.sweeps.run.shard import parse_shard
     from allometry.train.config import DataConfig
 
     request = StudyRequest(

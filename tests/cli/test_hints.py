@@ -27,7 +27,7 @@ PYTHON = re.compile(
 
 PYTHON_ONLY = {
     "laws/critical_batch.py", "laws/profile.py", "laws/result.py", "laws/estimate.py", "figures/residuals.py",
-    "figures/theme.py", "models/hf.py", "sweeps/sweep.py",
+    "figures/theme.py", "models/hf.py", "sweeps/__init__.py",
 }  # fmt: skip
 """Files whose functions only Python calls, so that their hints are Python's."""
 

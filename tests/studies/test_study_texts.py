@@ -18,8 +18,8 @@ from allometry.studies.core.needs import downloads, passes
 from allometry.studies.core.reporting import report
 from allometry.studies.core.run import StudyRequest, run_study
 from allometry.studies.core.study import STUDIES, Study, StudyData, register
+from allometry.sweeps import Sweep
 from allometry.sweeps.cost.cost import plan_frame
-from allometry.sweeps.sweep import Sweep
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
 WORDS = {"old": ["law", "loss", "scale", "token"], "new": ["kilo", "mega", "giga", "tera"]}

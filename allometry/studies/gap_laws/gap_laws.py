@@ -36,7 +36,7 @@ from allometry.studies.shared.repeats import USUAL_DECAY, descents, largest_size
 if TYPE_CHECKING:
     from allometry.report.content import Analysis, Figure
     from allometry.studies.core.study import StudyData
-    from allometry.sweeps.sweep import Sweep
+    from allometry.sweeps import Sweep
     from allometry.train.config import RunConfig
 
 

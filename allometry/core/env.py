@@ -1,6 +1,5 @@
 """The machine and software that make a run: versions, cores, memory, threads; seeds, and the cache folder."""
 
-
 from __future__ import annotations
 
 import ctypes

@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from allometry.data.split import Document
 _NOT_STDLIB = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
+@cache
 def package_version(package: str) -> str:
-    """Return the version of an installed package. Raises AllometryError if it is not installed."""
+    """Return the version of an installed package, read once. Raises AllometryError if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -18,8 +18,8 @@ import pandas as pd
 from allometry.core.errors import AllometryError
 from allometry.core.units import format_count
 from allometry.figures.several import several
-from allometry.figures.trade_off import trade_off
-from allometry.laws.estimate import percentile_interval, said
+from allometry.figures.surface import trade_off
+from allometry.laws.uncertainty import percentile_interval, said
 from allometry.report.content import Constant, Figure, Section, Table, Verdict
 from allometry.studies.core.sections import (
     KAPLAN,

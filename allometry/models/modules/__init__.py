@@ -53,7 +53,8 @@ def unfilled(make: Callable[[], Module]) -> Module:
     """
     with torch.device("meta"), _WithoutInitialisation():
         module = make()
-    return module.to_empty(device="cpu")
+    # as `to_empty` does, whose `empty_like` of a meta tensor loads sympy: a second in every new process
+    return module._apply(lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cpu"))
 
 
 class _WithoutInitialisation(TorchFunctionMode):

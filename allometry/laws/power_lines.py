@@ -1,5 +1,5 @@
-"""Power laws along a frontier: y = scale · x^exponent in log-log, and loss against compute with an
-irreducible offset.
+"""Power laws along a frontier: y = scale · x^exponent in log-log, and loss against compute with an irreducible
+offset.
 
 Every function works on many resamples at once: arrays whose first axis is the resample.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from allometry.core.errors import AllometryError
-from allometry.laws.estimate import Array, Estimate, percentile_interval, plain
+from allometry.laws.uncertainty import Array, Estimate, percentile_interval, plain
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,4 +1,4 @@
-"""The commands `data` and `cache`: list, prepare and show corpora; list and delete what can be made or fetched again."""
+"""The commands `data` and `cache`: list, prepare and show corpora; list and delete what can be made again."""
 
 from __future__ import annotations
 

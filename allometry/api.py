@@ -140,7 +140,7 @@ def sweep(
     """
     from allometry.core.errors import require
     from allometry.runs.store import Store
-    from allometry.sweeps.sweep import Sweep
+    from allometry.sweeps import Sweep
 
     require("torch", "safetensors", purpose="a sweep, which trains,")
     from allometry.sweeps.run.execute import execute

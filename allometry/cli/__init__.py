@@ -1,5 +1,6 @@
-"""The command line: parse, call, print. Each command lives in a file of this package and is imported when it
-is used."""
+"""The command line: parse, call, print. Each command lives in a file of this package and is imported when it is used;
+unknown ones are answered with the nearest known names.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +11,14 @@ from typing import Any, NoReturn
 
 import click
 
-from allometry.cli.groups import Group, UnknownCommand
-
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("study", "Run a study: plan it, train what is missing, fit, report."),
     "report": ("study", "Write the report of a study from the runs in the store."),
-    "watch": ("watch", "Serve a live page: progress, curves, laws so far, predictions and failures."),
+    "watch": ("study", "Serve a live page: progress, curves, laws so far, predictions and failures."),
     "train": ("train", "Train one run from its configuration, on one device or several."),
     "studies": ("study", "List the studies and the questions they ask."),
     "data": ("data", "List, prepare and show corpora and tokenizers."),
-    "cache": ("cache", "List and delete what can be made or fetched again."),
+    "cache": ("data", "List and delete what can be made or fetched again."),
     "runs": ("runs", "List, show, compare, export and remove runs."),
     "fit": ("laws", "Fit a law to a table of runs."),
     "compare": ("laws", "Compare laws by how well they predict the most expensive runs from the cheapest."),
@@ -44,6 +43,28 @@ _REFUSALS = {
     errno.ESTALE: "the network drive has lost that file: run the same command again",
 }
 """What an operating system refuses about a file, whoever asks, and what to do about it."""
+
+
+class UnknownCommand(click.UsageError):
+    """A command that a group does not have, with the hint that names the nearest."""
+
+    def __init__(self, name: str, known: list[str], ctx: click.Context) -> None:
+        from allometry.core.errors import unknown
+
+        error = unknown("command", name, known)
+        super().__init__(error.message, ctx)
+        self.hint = error.cli_hint
+
+
+class Group(click.Group):
+    """A group whose unknown commands are answered with the nearest known one."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command that is named; see click."""
+        known = self.list_commands(ctx)
+        if args and not args[0].startswith("-") and args[0] not in known:
+            raise UnknownCommand(args[0], known, ctx)
+        return super().resolve_command(ctx, args)
 
 
 class _LazyGroup(Group):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import click
 
-from allometry.cli.tables import say, store_option
+from allometry.cli.output import say, store_option
 
 
 class Finding(NamedTuple):

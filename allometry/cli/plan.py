@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from allometry.cli.output import Form, print_table, say, table_options
 from allometry.cli.table_input import TableOptions, group_option, load, table_inputs
-from allometry.cli.tables import Form, print_table, say, table_options
 
 if TYPE_CHECKING:
     from allometry.cli.table_input import TableInput

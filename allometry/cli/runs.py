@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from allometry.cli.groups import Group
-from allometry.cli.tables import Form, print_table, say, store_option, table_options
+from allometry.cli import Group
+from allometry.cli.output import Form, print_table, say, store_option, table_options
 from allometry.core.errors import printable
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from allometry.cli import webtext_options as flags
-from allometry.cli.tables import print_table, table_options
+from allometry.cli.output import print_table, table_options
 
 if TYPE_CHECKING:
     from allometry.data.webtext.workspace import Summary

@@ -14,10 +14,10 @@ from waiting import until_ended
 from allometry.core.errors import AllometryError
 from allometry.core.locks import exclusive
 from allometry.runs.store import Store
-from allometry.sweeps.cost.survey import survey
-from allometry.sweeps.run.events import Event, Summary
+from allometry.sweeps import Sweep
+from allometry.sweeps.cost.schedule import survey
 from allometry.sweeps.run.execute import execute
-from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.run.progress import Event, Summary
 from allometry.sweeps.workers.local import LocalPool
 from allometry.train.config import RunConfig
 
@@ -191,7 +191,7 @@ import sys
 sys.path.insert(0, sys.argv[2])
 from allometry.runs.store import Store
 from allometry.sweeps.run.execute import execute
-from allometry.sweeps.sweep import Sweep
+from allometry.sweeps import Sweep
 from allometry.train.config import RunConfig
 runs = tuple(RunConfig.model_validate_json(line) for line in open(sys.argv[1] + "/todo"))
 def tell(event):

@@ -17,7 +17,7 @@ EVERY = 10
 
 PRELOADED = (
     "allometry.train.loop",
-    "allometry.train.sharded",
+    "allometry.train.checkpoint",
     "allometry.train.engines.fast",
     "allometry.train.engines.reference",
     "allometry.models.modules.transformer",

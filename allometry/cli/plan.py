@@ -146,7 +146,7 @@ def _measured(read: TableInput | None) -> float:
     `runs`.
     """
     from allometry.core.errors import AllometryError
-    from allometry.laws.grid import read_runs
+    from allometry.laws.observations import read_runs
     from allometry.runs.store import Store
 
     runs = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -18,11 +17,6 @@ from typing import Any
 from allometry.core.errors import AllometryError
 
 _STALE_SECONDS = 86400.0
-
-
-def cache_dir(cache: Path | None = None) -> Path:
-    """Return the cache: `cache` if given, else the environment's ALLOMETRY_CACHE, else ~/.cache/allometry."""
-    return Path(cache or os.environ.get("ALLOMETRY_CACHE") or "~/.cache/allometry").expanduser()
 
 
 def slug(*parts: str, identity: Any) -> str:

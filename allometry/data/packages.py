@@ -20,10 +20,11 @@ from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import url2pathname
 
+from allometry.core.env import cache_root
 from allometry.core.errors import AllometryError
-from allometry.data.cache import build_once, cache_dir, sha256
+from allometry.core.files import read_bytes
+from allometry.data.cache import build_once, sha256
 from allometry.data.fetching import require_downloads
-from allometry.runs.files import read_bytes
 
 _PIP = ("-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps")
 _PATIENCE = ("--retries", "1", "--timeout", "15")
@@ -78,7 +79,7 @@ def fetch(package: Package, cache: Path | None = None) -> Path:
 
 
 def _home(package: Package, cache: Path | None) -> Path:
-    return cache_dir(cache) / "packages" / f"{package.requirement.replace('==', '-')}-{package.sha256[:12]}"
+    return cache_root(cache) / "packages" / f"{package.requirement.replace('==', '-')}-{package.sha256[:12]}"
 
 
 def _download(package: Package, directory: Path) -> None:

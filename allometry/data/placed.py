@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
-from allometry.data.cache import build_once, cache_dir
+from allometry.core.env import cache_root
+from allometry.core.files import write_json
+from allometry.data.cache import build_once
 from allometry.data.tokens import NAMES, TokenSet, is_complete
-from allometry.runs.files import write_json
 from allometry.runs.place import Place
 
 FOLDER = "data"
@@ -48,7 +49,7 @@ def settle(names: Mapping[str, str], place: Place) -> Path:
             build_once(_path(name), partial(_fetch, name, place), complete=is_complete)
     where = {each: str(_path(name)) for each, name in names.items() if is_complete(_path(name))}
     digest = hashlib.sha256(json.dumps(where, sort_keys=True).encode()).hexdigest()[:16]
-    folder = cache_dir() / "placed" / digest
+    folder = cache_root() / "placed" / digest
     if not (folder / NAMES).exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / NAMES, where)
@@ -61,4 +62,4 @@ def _fetch(name: str, place: Place, aside: Path) -> None:
 
 
 def _path(name: str) -> Path:
-    return cache_dir() / "tokens" / name
+    return cache_root() / "tokens" / name

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from allometry.core.env import cache_root
 from allometry.core.errors import AllometryError
 from allometry.core.units import parse_number
 from allometry.data import corpora, tokenizers
 from allometry.data.batches import BatchOrder, windows
-from allometry.data.cache import build_once, cache_dir, sha256, slug
+from allometry.data.cache import build_once, sha256, slug
 from allometry.data.fetching import downloads_allowed
 from allometry.data.spec import Download
 from allometry.data.split import HELD_OUT, SplitPlan, plan_split, split_documents
@@ -156,7 +157,7 @@ def downloads(corpus: str, tokenizer: str, *, cache: Path | None = None) -> list
 def _own_place(spec: corpora.CorpusSpec, tokenizer: str, cache: Path | None) -> Path:
     """Return the path at which this machine keeps the ids of a corpus under a tokenizer's full name."""
     identity = {"format": FORMAT, "corpus": spec.identity(), "tokenizer": tokenizers.identity(tokenizer)}
-    return cache_dir(cache) / "tokens" / slug(spec.name, tokenizer, identity=identity)
+    return cache_root(cache) / "tokens" / slug(spec.name, tokenizer, identity=identity)
 
 
 def key(corpus: str, tokenizer: str) -> str:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from allometry.core.env import cache_dir, package_version
 from allometry.core.errors import AllometryError
+from allometry.core.files import write_bytes
 from allometry.report.format import digests, policy, script_json
-from allometry.runs.files import write_bytes
 
 if TYPE_CHECKING:
     import altair as alt

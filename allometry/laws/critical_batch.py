@@ -16,9 +16,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from allometry.core.errors import AllometryError
-from allometry.laws.estimate import Array, Estimate, percentile_interval, plain, said
-from allometry.laws.frontier import PowerLine, power_line
+from allometry.laws.power_lines import PowerLine, power_line
 from allometry.laws.result import FitWarning
+from allometry.laws.uncertainty import Array, Estimate, percentile_interval, plain, said
 
 
 def s_min(S: ArrayLike, B: ArrayLike, B_crit: ArrayLike) -> Array:

@@ -14,13 +14,11 @@ from allometry.core.errors import AllometryError
 from allometry.laws import uncertainty
 from allometry.laws.fit_warnings import Evidence, about_scale, examine
 from allometry.laws.grouping import Grouping, decide
-from allometry.laws.identifiability import refuse_undetermined
 from allometry.laws.law import Law
-from allometry.laws.objectives import Objective, get_objective
-from allometry.laws.observations import Observations, observe
-from allometry.laws.problem import Problem
+from allometry.laws.observations import Observations, about_copies, observe
+from allometry.laws.problem import Problem, refuse_undetermined
 from allometry.laws.result import FitResult, FitWarning
-from allometry.laws.solver import minimise
+from allometry.laws.solver import Objective, get_objective, minimise
 from allometry.laws.zoo import get
 
 if TYPE_CHECKING:
@@ -81,10 +79,23 @@ def fit(
         _refuse_few_groups(points.grouping, problem)
     best = solve(problem)
     residuals = problem.residuals(best.z[None])[0][0] * np.sqrt(points.weights)
-    grouping, note = decide(points.grouping, residuals)
+    grouping, note = decide(points.grouping, residuals, points.original)
     points = replace(points, grouping=grouping, notes=(*points.notes, *([note] if note else ())))
-    samples = uncertainty.bootstrap(problem, best.z, grouping.group, bootstrap, seed, resample, mapped)
+    samples = uncertainty.bootstrap(
+        problem, best.z, grouping.group, bootstrap, seed, resample, mapped, points.original
+    )
     return _record(frame, points, problem, best, samples, seed, began)
+
+
+def _about_copies(points: Observations) -> list[FitWarning]:
+    said = about_copies(points)
+    if not said:
+        return []
+    meaning = (
+        f"{said}: kept in the estimate, and counted once in the intervals. Delete them if a run was pasted"
+        " twice; a column that tells runs apart (run, seed) makes them runs of their own"
+    )
+    return [FitWarning(name="copies", meaning=meaning, identified="how sure the estimates are")]
 
 
 def _refuse_few_groups(grouping: Grouping, problem: Problem) -> None:
@@ -156,6 +167,7 @@ def _record(
         FitWarning(name="data", meaning=f"column {c!r}: {what}", identified=how)
         for c, what, how in points.problems
     ]
+    found += _about_copies(points)
     found += about_scale(points.output, law.output, points.columns[law.output])
     evidence = Evidence(
         problem=problem,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.units import format_count
-from allometry.laws.identifiability import conditioning
+from allometry.laws.problem import conditioning
 from allometry.laws.uncertainty import quantiles, student_quantile
 
 if TYPE_CHECKING:

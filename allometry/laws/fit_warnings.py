@@ -11,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allometry.core.units import format_count
-from allometry.laws.grouping import Grouping
-from allometry.laws.identifiability import conditioning
-from allometry.laws.mixed import find_mixture
-from allometry.laws.problem import Problem
+from allometry.laws.grouping import Grouping, find_mixture
+from allometry.laws.problem import Problem, conditioning
 from allometry.laws.result import FitWarning
 from allometry.laws.uncertainty import outlying, quantiles
 
@@ -83,7 +81,7 @@ def _size(e: Evidence) -> None:
     n, p = len(e.problem.output), len(e.problem.free)
     groups, what = e.grouping.groups, "points"
     if groups < n:
-        what = f"runs (rows of one {e.grouping.name})"
+        what = f"runs (rows of one {e.grouping.name})" if e.grouping.name else "different points"
     if n == p:
         meaning = f"{n} points for {p} parameters: the law passes through every point, which is no test of it"
         e.warn("no-spare-points", meaning, "nothing can be said about the uncertainty")

@@ -1,21 +1,24 @@
-"""From a table of runs to the points of a fit: columns named or computed, what is left out and why."""
+"""From a table of runs to the points of a fit, or to (run, N, D, C, loss): columns named or computed, what is left
+out and why.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import Decimal, parse_number, readings
 from allometry.laws.expressions import evaluate, names_in
-from allometry.laws.grouping import Grouping, find_grouping, numbered
+from allometry.laws.grouping import Grouping, find_grouping, not_a_run, numbered
 from allometry.laws.law import Law
-from allometry.runs.tables.headings import column_for, conversion, scaled, similar
+from allometry.runs.tables.headings import column_for, conversion, scale_notice, scaled, similar
 from allometry.runs.tables.numbers import (
     Ambiguous,
     convert,
@@ -25,10 +28,7 @@ from allometry.runs.tables.numbers import (
     is_text,
     partly_in_units,
 )
-from allometry.runs.tables.status import finished, status_column
-
-if TYPE_CHECKING:
-    import pandas as pd
+from allometry.runs.tables.trackers import finished, status_column
 
 Array = NDArray[np.float64]
 
@@ -41,7 +41,10 @@ class Observations:
     resampled together, or may have to be. `frame` holds the used values under the law's symbols with the
     table's index; `excluded` the rows left out, with the column `reason`. `columns` says where each symbol
     came from, `notes` what was read otherwise than literally, `problems` what was found wrong with the
-    values: (column, what, remedy). `kept` says of each row of the table whether it is used.
+    values: (column, what, remedy). `kept` says of each row of the table whether it is used. `original` (n,)
+    is the position among the points of the first row that is equal in every column: its own, except for
+    copies. A copy counts in the estimate (two runs of a sweep may print the same numbers), and is no
+    evidence of its own.
     """
 
     law: Law
@@ -55,6 +58,12 @@ class Observations:
     notes: tuple[str, ...]
     problems: tuple[tuple[str, str, str], ...]
     kept: NDArray[np.bool_]
+    original: NDArray[np.int_]
+
+    @property
+    def copies(self) -> NDArray[np.bool_]:
+        """Which points (n,) repeat an earlier one in every column."""
+        return self.original != np.arange(len(self.original))
 
     def __len__(self) -> int:
         return len(self.output)
@@ -75,7 +84,7 @@ def observe(
     looked for by their usual names (`runs.tables.headings`), with the unit in the heading. Rows are left out
     (and listed, with the reason) when they are named in `exclude` (index labels, or labels mapped to
     reasons),
-    when their status says that the run did not finish (`runs.tables.status`), and when a value is missing,
+    when their status says that the run did not finish (`runs.tables.trackers`), and when a value is missing,
     unreadable, infinite or not positive: a training log has rows without a test loss. Raises AllometryError
     when a column is missing, when more than half of a column is text, infinite or not positive, or when
     nothing
@@ -96,7 +105,6 @@ def observe(
     problems = list(reader.problems)
     for symbol, positive in wanted.items():
         problems += _exclude_unusable(symbol, reader.source(symbol), values[symbol], positive, reasons, frame)
-    problems += _duplicates(frame, reasons)
     keep = (reasons == "").to_numpy()
     if not keep.any():
         raise AllometryError(
@@ -121,6 +129,7 @@ def observe(
         notes=(*reader.notes, *remarks),
         problems=tuple(problems),
         kept=keep,
+        original=originals(frame[keep]),
     )
 
 
@@ -396,16 +405,51 @@ def _exclude_unusable(
     return problems
 
 
-def _duplicates(frame: pd.DataFrame, reasons: pd.Series) -> list[tuple[str, str, str]]:
-    """Leave out rows equal to an earlier one in every column, and say so: one measurement is not two."""
-    hashable = frame.map(lambda v: str(v) if isinstance(v, list | dict | np.ndarray) else v)
-    repeated = [int(i) for i in np.flatnonzero(hashable.duplicated().to_numpy()) if not reasons[int(i)]]
-    if not repeated:
-        return []
-    for i in repeated:
-        reasons[i] = "a copy of an earlier row"
-    what = f"{_rows(frame, repeated)} repeat an earlier row in every column, and are left out"
-    return [("(all)", what, "add a column (seed, run) that tells them apart if they are runs of their own")]
+_ROW_NUMBERS = {
+    *("", "#", "index", "idx", "level_0", "no", "no.", "nr", "nr.", "row", "row id", "row name", "row names"),
+    *("row number", "rownames", "rownumber", "rows"),
+}
+"""Headings (lower case, single spaces) of columns that number the rows of a table, and say nothing of runs."""
+
+
+def originals(frame: pd.DataFrame) -> NDArray[np.int_]:
+    """Return for each row, (n,), the position of the first row that is equal in every column.
+
+    Columns that only number the rows do not count: a run that was pasted twice has two row numbers.
+    """
+    import pandas as pd
+
+    telling = [i for i, name in enumerate(frame.columns) if not _numbers_rows(str(name), frame.iloc[:, i])]
+    cells = frame.iloc[:, telling].map(lambda v: str(v) if isinstance(v, list | dict | np.ndarray) else v)
+    if not telling:
+        return np.arange(len(frame))
+    equal = [pd.factorize(cells.iloc[:, i], use_na_sentinel=False)[0] for i in range(cells.shape[1])]
+    _, first, at = np.unique(np.column_stack(equal), axis=0, return_index=True, return_inverse=True)
+    return np.asarray(first[at.reshape(-1)], dtype=int)
+
+
+def _numbers_rows(name: str, column: pd.Series) -> bool:
+    """Return whether a column numbers the rows: by its heading, or a key that counts up one by one."""
+    heading = re.sub(r"[\s_-]+", " ", name).strip().lower()
+    unnamed = re.fullmatch(r"unnamed: ?\d+", heading) is not None
+    if not (unnamed or heading in _ROW_NUMBERS or heading == "id"):
+        return False
+    try:
+        values = column.to_numpy(dtype=float)
+    except (TypeError, ValueError):
+        return False
+    if not np.isfinite(values).all() or (values != np.round(values)).any():
+        return False
+    return unnamed or heading in _ROW_NUMBERS or bool((np.diff(values) == 1).all())
+
+
+def about_copies(points: Observations) -> str:
+    """Return which rows are copies of earlier ones, "" if none are."""
+    where = np.flatnonzero(points.copies)
+    if not len(where):
+        return ""
+    verb = "repeats" if len(where) == 1 else "repeat"
+    return f"{_rows(points.frame, [int(i) for i in where])} {verb} an earlier row in every column"
 
 
 def _grouping(
@@ -429,3 +473,80 @@ def _rows(frame: pd.DataFrame, positions: Sequence[int]) -> str:
 def _tally(reasons: pd.Series) -> str:
     counts = reasons.value_counts()
     return "; ".join(f"{reason} ({count})" for reason, count in counts.items())
+
+
+_SHAPE = Law(
+    name="runs by size and compute",
+    title="a table of runs",
+    expression="C/(N*D)",
+    inputs={"N": "parameters", "D": "training tokens", "C": "training compute, FLOPs"},
+    parameters=(),
+    source="C = 6ND (Kaplan et al. 2020, section 2.1)",
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Runs:
+    """`table`: columns run, N, D, C, loss (index of the original); `excluded`: rows left out with a
+    `reason`."""
+
+    table: pd.DataFrame
+    excluded: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def read_runs(frame: pd.DataFrame, columns: Mapping[str, str] | None = None) -> Runs:
+    """Read N, D, C and the loss; of D and C one may be missing and follows from C = 6ND.
+
+    `columns` maps N, D, C and loss (or L) to columns of `frame` or to arithmetic of columns. Raises
+    AllometryError for missing columns; rows that cannot be used are listed in `excluded`, not dropped
+    silently. So are copies of earlier rows: a mean of repeats needs a measurement once.
+    """
+    mapping = {("L" if name == "loss" else name): text for name, text in (columns or {}).items()}
+    notes = []
+    has = {s: s in mapping or column_for(frame, s)[0] is not None for s in ("D", "C")}
+    if not has["D"] and has["C"]:
+        mapping |= {name: _alias(frame, name) for name in ("N", "C") if name not in mapping}
+        mapping["D"] = "C/(6*N)"
+        notes.append("D was computed as C/(6N)")
+    elif not has["C"]:
+        mapping |= {name: _alias(frame, name) for name in ("N", "D") if name not in mapping}
+        mapping["C"] = "6*N*D"
+        notes.append("C was computed as 6ND")
+    seen = observe(frame, _SHAPE, columns=mapping)
+    copied = about_copies(seen)
+    if copied:
+        notes.append(f"{copied}, and left out; a column that tells runs apart (run, seed) keeps them")
+    rows = np.flatnonzero(seen.kept)[~seen.copies]
+    copies = frame.iloc[np.flatnonzero(seen.kept)[seen.copies]].assign(reason="a copy of an earlier row")
+    excluded = pd.concat([seen.excluded, copies]) if copied else seen.excluded
+    table = seen.frame[~seen.copies].rename(columns={"L": "loss"})
+    run = np.arange(len(table)).astype(str)
+    if "run" in frame.columns:
+        problem = not_a_run(numbered(frame["run"].iloc[rows]), table["N"].to_numpy(float))
+        if problem:
+            notes.append(f"column 'run' {problem}: its rows are taken as runs of their own")
+        else:
+            run = frame["run"].to_numpy()[rows]
+    sizes = _snapped(table["N"].to_numpy(float))
+    if len(np.unique(sizes)) < table["N"].nunique():
+        notes.append(
+            f"{table['N'].nunique()} values of N within 1 % of each other: {len(np.unique(sizes))} sizes"
+        )
+    doubts = (scale_notice(name, table[name]) for name in ("N", "D", "C"))
+    notes += [doubt for doubt in doubts if doubt]
+    return Runs(table=table.assign(run=run, N=sizes), excluded=excluded, notes=(*seen.notes, *notes))
+
+
+def _alias(frame: pd.DataFrame, symbol: str) -> str:
+    return column_for(frame, symbol)[0] or symbol
+
+
+def _snapped(sizes: Array) -> Array:
+    """Merge sizes that lie within 1 % of their neighbour (as digitised tables have them) into one size, their
+    mean.
+    """
+    distinct = np.unique(sizes)
+    group = np.concatenate([[0], np.cumsum(np.diff(np.log(distinct)) > 0.01)])
+    means = np.bincount(group, weights=distinct) / np.bincount(group)
+    return np.asarray(means[group[np.searchsorted(distinct, sizes)]])

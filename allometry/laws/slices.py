@@ -1,4 +1,4 @@
-"""IsoFLOP slices: the loss of several model sizes at one compute budget.
+"""IsoFLOP slices: the loss of several model sizes at one compute budget, the minimum of each, and the noise of a run.
 
 Runs may have been trained at set budgets, or on any grid of N and D; then each size's loss is interpolated
 along its own D. Either way a slice is a function of the measured losses, so that noise in the runs is
@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.interpolate import PchipInterpolator
+from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
 
 from allometry.core.errors import AllometryError
-from allometry.laws.estimate import Array
-from allometry.laws.grid import read_runs
+from allometry.laws.observations import read_runs
+from allometry.laws.result import FitWarning
+from allometry.laws.uncertainty import Array
 
 Rows = NDArray[np.int64]
 
@@ -189,3 +191,185 @@ def _along(x: Array, y: Array, wanted: float) -> Array:
         return np.asarray(means[..., 0])
     at = float(np.clip(wanted, knots[0], knots[-1]))
     return np.asarray(PchipInterpolator(knots, means, axis=-1)(at))
+
+
+METHODS = ("akima", "parabola")
+PER_GAP = 25
+"""Interpolation points between neighbouring sizes (Porian et al. 2024)."""
+EDGE = "the best size is at the edge of the sizes tried"
+BELOW = "the interpolated optimum lies far below every measured loss"
+FLAT = "the losses do not curve upwards: no minimum"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Minimum:
+    """The optimum of a slice: draws (resamples,) of N, D and loss, and the reason to discard it ("" if none).
+
+    `offset` is where the minimum lies between the smallest (0) and the largest size (1), on a log scale;
+    `skew` the cubic term against the quadratic one at the ends of the grid (0 for a true parabola).
+    """
+
+    slice: Slice
+    N: Array
+    D: Array
+    loss: Array
+    reason: str
+    offset: float
+    skew: float
+
+
+def minimum(s: Slice, log_loss: Array, draws: Array, method: str, sigma: float = 0.0) -> Minimum:
+    """Find the minimum by "akima" or "parabola"; `log_loss` (runs,), `draws` (resamples, runs).
+
+    `sigma` is the noise of one log loss. An optimum further below the lowest measured loss than the slice's
+    curvature and the noise explain is discarded: one bad run bends an interpolant so.
+    """
+    x, every = np.log(s.N), np.vstack([log_loss, draws])
+    losses = s.losses(every)
+    where, value, edge = _akima(x, losses) if method == "akima" else _parabola(x, losses)
+    share = edge[1:].mean()
+    bent = np.isfinite(where[1:]).mean()
+    reason = ""
+    if bent < 0.5:
+        reason = FLAT
+    elif share >= 0.5:
+        side = "smallest" if np.nanmedian(where[1:]) < x.mean() else "largest"
+        reason = f"{EDGE} (the {side}) in {100 * share:.0f} % of resamples"
+    elif method == "akima" and losses[0].min() - value[0] > 3 * _depth(x, losses[0]) + 4 * sigma + 1e-3:
+        reason = BELOW
+    log_d = np.log(s.D)
+    # ln D against ln N is a line of slope -1 at a set budget; outside the sizes it is continued so.
+    outside = np.clip(where, x[0], x[-1])
+    tokens = np.interp(outside, x, log_d) - (where - outside)
+    return Minimum(
+        slice=s, N=np.exp(where[1:]), D=np.exp(tokens[1:]), loss=np.exp(value[1:]), reason=reason,
+        offset=float((where[0] - x[0]) / (x[-1] - x[0])), skew=_skew(x, losses[0]),
+    )  # fmt: skip
+
+
+def _akima(x: Array, losses: Array) -> tuple[Array, Array, Array]:
+    """Return arg-minimum, minimum and whether it sits on the grid's edge, each (R,), of Akima interpolants of
+    rows (R, K).
+    """
+    gaps = [np.linspace(a, b, PER_GAP, endpoint=False) for a, b in pairwise(x)]
+    fine = np.concatenate([*gaps, x[-1:]])
+    curve = np.asarray(Akima1DInterpolator(x, losses, axis=-1)(fine))
+    best = curve.argmin(-1)
+    return fine[best], curve.min(-1), (best == 0) | (best == len(fine) - 1)
+
+
+def _depth(x: Array, losses: Array) -> float:
+    """Return how far a curve of this slice's curvature may dip below its lowest measured point.
+
+    The curvature is the lower quartile over neighbouring triples, which one bad run, part of three, leaves
+    alone where there are seven sizes.
+    """
+    gaps = np.diff(x)
+    slopes = np.diff(losses) / gaps
+    curvature = 2 * np.abs(np.diff(slopes)) / (gaps[1:] + gaps[:-1])
+    return float(np.quantile(curvature, 0.25) * gaps.max() ** 2 / 8)
+
+
+def _parabola(x: Array, losses: Array) -> tuple[Array, Array, Array]:
+    """Return the vertices of least-squares parabolas; NaN where a parabola opens downwards, edge where it
+    lies outside x.
+    """
+    center, scale = x.mean(), np.ptp(x) / 2
+    u = (x - center) / scale
+    inverse = np.linalg.pinv(np.vander(u, 3))
+    quadratic, linear, constant = (losses @ inverse.T).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        vertex = np.where(quadratic > 0, -linear / (2 * quadratic), np.nan)
+    value = constant - np.where(quadratic > 0, linear**2 / (4 * np.maximum(quadratic, 1e-300)), np.nan)
+    # A vertex far outside says only "beyond the grid"; it is held within one grid's width of it.
+    vertex = np.clip(vertex, -3, 3)
+    return np.asarray(center + scale * vertex), np.asarray(value), np.asarray(np.abs(vertex) > 1)
+
+
+def _skew(x: Array, losses: Array) -> float:
+    if len(x) < 4:
+        return 0.0
+    u = (x - x.mean()) / (np.ptp(x) / 2)
+    cubic, quadratic = np.polyfit(u, losses, 3)[:2]
+    return float(cubic / quadratic) if quadratic > 0 else float("inf")
+
+
+def shape_cautions(optima: list[Minimum], method: str) -> list[FitWarning]:
+    """Warn about faults in the grids of sizes: for a parabola, too wide or off-centre (arXiv 2603.22339)."""
+    used = [o for o in optima if not o.reason]
+    if method != "parabola" or not used:
+        return []
+    found = []
+    wide = [o for o in used if o.slice.N[-1] / o.slice.N[0] > 16]
+    if wide:
+        text = (
+            f"{len(wide)} of {len(used)} budgets span more than 4 x either side of the optimum; the loss"
+            f" is no parabola there (cubic term up to {max(abs(o.skew) for o in wide):.1f} of it);"
+            " its vertex is biased. Method 'akima' does not assume the shape"
+        )
+        found.append(FitWarning(name="grid too wide for a parabola", meaning=text))
+    off = [o for o in used if not 0.25 <= o.offset <= 0.75]
+    if off:
+        where = ", ".join(f"{o.slice.C:.2g}" for o in off)
+        text = f"at C = {where} the optimum is in the outer quarter of the sizes; the vertex is biased there"
+        found.append(FitWarning(name="grid off-centre", meaning=text))
+    return found
+
+
+def seed_noise(table: pd.DataFrame, made: list[Slice]) -> tuple[float, str]:
+    """Return the relative standard deviation of a run's loss and where it comes from.
+
+    Repeats of one (N, D) give it directly (at least three spare runs are asked for). Else the slices'
+    roughness does: a slice that a cubic in log N describes has no noise. That is an upper estimate where
+    the optimum is sharper than a cubic. Raises AllometryError where neither is possible.
+    """
+    log_loss = np.log(table["loss"].to_numpy(float))
+    direct = repeat_noise(table, log_loss)
+    if direct is not None:
+        return direct
+    found = roughness([(np.log(s.N), s.losses(log_loss)) for s in made])
+    if found is None:
+        raise AllometryError(
+            "the seed noise can be estimated neither from repeats nor from the smoothness of the slices",
+            hint="give it: noise=0.003 is 0.3 % of the loss; or repeat runs with other seeds",
+            cli_hint="give it: --noise 0.003 is 0.3 % of the loss; or repeat runs with other seeds",
+        )
+    return found
+
+
+def roughness(curves: list[tuple[Array, Array]]) -> tuple[float, str] | None:
+    """Return the standard deviation of y about a cubic in x (fewer points: a parabola) of each curve, pooled;
+    None if too few.
+
+    The scale is the median absolute residual (times 1.4826), so that single bad runs do not decide it.
+    """
+    residuals, dof = [], 0
+    for x, y in curves:
+        degree = min(3, len(y) - 2)
+        if degree < 2:
+            continue
+        u = x - x.mean()
+        design = np.vander(u / np.abs(u).max(), degree + 1)
+        spare = len(y) - degree - 1
+        residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+        residuals.append(residual * np.sqrt(len(y) / spare))
+        dof += spare
+    if dof < 1:
+        return None
+    scale = 1.4826 * float(np.median(np.abs(np.concatenate(residuals))))
+    return scale, f"from the roughness of {len(residuals)} curves, {dof} degrees of freedom"
+
+
+def repeat_noise(table: pd.DataFrame, log_loss: Array, least: int = 3) -> tuple[float, str] | None:
+    """Return the pooled standard deviation of log loss within runs of equal N and D, and where it comes from.
+
+    None with fewer than `least` spare runs. Runs of equal loss are copies of one measurement and count once.
+    """
+    rows = pd.DataFrame({"N": table["N"].to_numpy(), "D": table["D"].to_numpy(), "y": log_loss})
+    rows = rows.drop_duplicates()
+    groups = rows["y"].groupby([rows["N"], rows["D"]])
+    spare = len(rows) - groups.ngroups
+    if spare < least:
+        return None
+    within = float((groups.var(ddof=0) * groups.size()).sum())
+    return float(np.sqrt(within / spare)), f"from repeats, {spare} degrees of freedom"

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from allometry.core.registry import Registry
 from allometry.laws.law import Law, Parameter
 from allometry.laws.published import PUBLISHED
@@ -233,8 +236,32 @@ _add("sigmoid", "Downstream accuracy from loss", "lo + (hi - lo)/(1 + exp(k*(L -
      output_meaning="accuracy downstream",
      source="Grattafiori et al. 2024 (Llama 3), arXiv 2407.21783, section 3.2.1")
 _add("schedule", "Loss curve of any learning-rate schedule (momentum law)", "L_0 + A/S_1**alpha - C*S_2",
-     {"S_1": "sum of the learning rates so far", "S_2": "annealing area so far (laws.schedule.areas)"},
+     {"S_1": "sum of the learning rates so far", "S_2": "annealing area so far (laws.zoo.areas)"},
      floor("L_0"), amount("A", "A*S_1**alpha"), exponent("alpha"),
      Parameter(name="C", meaning="gain by annealing", start=(0.002, 0.2), relative=True, anchor="C/S_2"),
      linear=frozenset({"S_2"}), source="Tissue et al. 2024, arXiv 2408.11029, eq. 1")
 # fmt: on
+
+
+Array = NDArray[np.float64]
+
+
+def areas(rates: ArrayLike, decay: float = 0.999) -> tuple[Array, Array]:
+    """Return the forward area S_1 and annealing area S_2 after each step of a schedule (Tissue et al. 2024,
+    section 3).
+
+    `rates` are the learning rates of the steps, shape (steps,). S_1 is their running sum. Annealing gathers
+    momentum m_i = decay * m_(i-1) + (rate_(i-1) - rate_i), from the highest rate on (a warm-up is no
+    annealing), and S_2 is the running sum of m. Both have the shape of `rates`; they are inputs of the law
+    "schedule".
+    """
+    rate = np.asarray(rates, dtype=float)
+    drops = np.zeros_like(rate)
+    drops[1:] = -np.diff(rate)
+    drops[: int(np.argmax(rate)) + 1] = 0.0
+    momentum = np.empty_like(rate)
+    carried = 0.0
+    for i, drop in enumerate(drops):
+        carried = decay * carried + drop
+        momentum[i] = carried
+    return np.cumsum(rate), np.cumsum(momentum)

@@ -17,10 +17,9 @@ import pandas as pd
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import format_count, format_flops, parse_number
-from allometry.laws.estimate import Array, plain
 from allometry.laws.result import FitResult
-from allometry.planner.optimum import FLOPS_PER_PARAMETER_TOKEN, best_size
-from allometry.planner.source import Source, from_fit, from_published
+from allometry.laws.uncertainty import Array, plain
+from allometry.planner.source import FLOPS_PER_PARAMETER_TOKEN, Source, best_size, from_fit, from_published
 
 _TARGET = re.compile(r"^(a|loss|N_opt)(?:@(.+))?$")
 DEFAULT_NOISE = 0.003

@@ -12,13 +12,18 @@ import pandas as pd
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import format_count, format_duration, format_flops
-from allometry.laws.estimate import Array, Estimate, percentile_interval, plain
 from allometry.laws.result import FitResult
+from allometry.laws.uncertainty import Array, Estimate, percentile_interval, plain
 from allometry.laws.zoo import get
-from allometry.planner.allocate import Allocation, Request, allocate
-from allometry.planner.optimum import FLOPS_PER_PARAMETER_TOKEN
-from allometry.planner.source import R_D_STAR, Source, effective_tokens, from_fit, from_published
-from allometry.planner.wrong_size import wrong_sizes
+from allometry.planner.allocate import Allocation, Request, allocate, wrong_sizes
+from allometry.planner.source import (
+    FLOPS_PER_PARAMETER_TOKEN,
+    R_D_STAR,
+    Source,
+    effective_tokens,
+    from_fit,
+    from_published,
+)
 
 EPOCHS = (1, 2, 4, 8, 16, 40)
 LEAST_STEPS = 1000

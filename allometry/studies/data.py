@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pandas as pd
 
 from allometry.core.units import format_count
-from allometry.figures.power_law import power_law
+from allometry.figures.fits import power_law
 from allometry.report.content import Constant, Section, Table
 from allometry.studies.core.sections import (
     KAPLAN,

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.units import format_count
-from allometry.figures.overfitting import train_and_test
+from allometry.figures.curves import train_and_test
 from allometry.figures.several import several
 from allometry.figures.surface import surface
 from allometry.laws.fit import fit

@@ -18,7 +18,7 @@ import pandas as pd
 
 from allometry.core.units import format_count
 from allometry.figures.several import several
-from allometry.laws.estimate import Array, Estimate, percentile_interval
+from allometry.laws.uncertainty import Array, Estimate, percentile_interval
 from allometry.report.content import Constant, Section, Table
 from allometry.studies.core.recipe import (
     BATCH_TOKENS,

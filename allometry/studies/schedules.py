@@ -30,7 +30,7 @@ from allometry.studies.core.sections import (
 )
 from allometry.studies.core.study import Study, register, run_set, too_little
 from allometry.train.config import TrainConfig
-from allometry.train.schedules import learning_rate as scheduled_rate
+from allometry.train.config import learning_rate as scheduled_rate
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis

@@ -27,7 +27,7 @@ PYTHON = re.compile(
 """Signs of Python where a command line is expected."""
 
 PYTHON_ONLY = {
-    "laws/critical_batch.py", "laws/profile.py", "laws/result.py", "laws/estimate.py", "figures/residuals.py",
+    "laws/critical_batch.py", "laws/uncertainty.py", "laws/result.py", "figures/fits.py",
     "figures/theme.py", "models/hf.py", "sweeps/sweep.py",
 }  # fmt: skip
 """Files whose functions only Python calls, so that their hints are Python's."""

@@ -9,8 +9,8 @@ import pytest
 
 from allometry.laws import all_laws
 from allometry.laws.fit import fit
-from allometry.laws.objectives import get_objective
 from allometry.laws.problem import Problem
+from allometry.laws.solver import get_objective
 
 LAWS = all_laws()
 RANGES = {

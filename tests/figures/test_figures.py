@@ -13,7 +13,7 @@ import pytest
 from allometry import figures
 from allometry.core.errors import AllometryError
 from allometry.figures import theme
-from allometry.figures.effects import effects
+from allometry.figures.several import effects
 from allometry.laws.envelope import fit_envelope
 from allometry.laws.fit import fit
 from allometry.laws.isoflop import isoflop

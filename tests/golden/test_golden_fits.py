@@ -9,8 +9,8 @@ import pytest
 
 import allometry
 from allometry.laws.fit import solve
-from allometry.laws.objectives import get_objective
 from allometry.laws.problem import Problem
+from allometry.laws.solver import get_objective
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"the published measurements are not at {DATA}")

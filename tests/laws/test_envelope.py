@@ -6,7 +6,7 @@ import pytest
 
 from allometry.core.errors import AllometryError
 from allometry.laws.envelope import envelope, fit_envelope, frontier
-from allometry.laws.frontier import offset_power, power_line
+from allometry.laws.power_lines import offset_power, power_line
 
 A, B, E, ALPHA, BETA = 482.01, 2085.43, 1.8172, 0.3478, 0.3658
 a_true = BETA / (ALPHA + BETA)

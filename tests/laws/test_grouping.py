@@ -6,8 +6,8 @@ import pytest
 
 import allometry
 from allometry.core.errors import AllometryError
-from allometry.laws.grid import read_runs
 from allometry.laws.grouping import agreement, numbered
+from allometry.laws.observations import read_runs
 
 TRUE = {"E": 1.75, "A": 320.0, "B": 900.0, "alpha": 0.33, "beta": 0.35}
 
@@ -140,9 +140,61 @@ def test_one_name_for_all_sizes_is_no_learning_curve():
 def test_copies_are_no_repeats():
     frame = grid()
     copied = fit(pd.concat([frame, frame], ignore_index=True))
-    assert (copied.noise, len(copied.data)) == (None, 30)
-    assert copied.interval("alpha") == fit(frame).interval("alpha")
+    assert (copied.noise, len(copied.data), copied.dof) == (None, 60, 25)
+    assert copied.interval("alpha") == pytest.approx(fit(frame).interval("alpha"), rel=1e-9)
+    assert copied.scatter == pytest.approx(fit(frame).scatter, rel=1e-9)
     exported_twice = pd.concat([frame.assign(row=1), frame.assign(row=2)], ignore_index=True)
     assert fit(exported_twice, bootstrap=0).noise is None
     seeds = pd.concat([grid(seed=s).assign(seed=s) for s in range(3)], ignore_index=True)
     assert fit(seeds, bootstrap=0).noise == pytest.approx(0.003, rel=0.25)
+
+
+PASTED = {
+    "equal": lambda f: f,
+    "beside an index": lambda f: f.reset_index(),
+    "beside an unnamed index": lambda f: f.reset_index(names="Unnamed: 0"),
+    "beside row numbers from 1": lambda f: f.assign(row=range(1, len(f) + 1)),
+    "beside the keys of a database": lambda f: f.assign(id=range(100, 100 + len(f))),
+    "beside lists": lambda f: f.assign(betas=[[0.9, 0.95]] * len(f)),
+    "with empty cells": lambda f: f.assign(note=np.nan),
+}
+
+
+@pytest.mark.parametrize("kind", list(PASTED))
+def test_a_run_that_was_pasted_twice_is_one_run(kind):
+    """It weighs twice in the estimate, as the published fits of tables with equal rows have it; evidence it is once."""
+    frame = grid()
+    result = fit(PASTED[kind](pd.concat([frame, frame.iloc[[3, 3, 17]]], ignore_index=True)))
+    assert (len(result.data), result.dof, len(np.unique(result.group))) == (33, 25, 30)
+    assert list(result.group[30:]) == [3, 3, 17]
+    assert "rows 30, 31, 32 repeat" in next(w.meaning for w in result.warnings if w.name == "copies")
+    weighted = fit(frame.assign(w=np.bincount([*range(30), 3, 3, 17])), weights="w", bootstrap=0)
+    assert result.parameters == pytest.approx(weighted.parameters, rel=1e-6)
+    assert result.noise is None
+
+
+def test_columns_that_tell_runs_apart_make_equal_rows_runs_of_their_own():
+    frame = pd.concat([grid(), grid().iloc[:5]], ignore_index=True)
+    for told in (frame.assign(seed=range(35)), frame.assign(run=[f"r{i}" for i in range(35)])):
+        assert (fit(told).dof, "copies" in warned(fit(told))) == (30, False)
+
+
+def test_a_log_that_was_pasted_twice_has_the_intervals_of_one():
+    once, twice = fit(logs()), fit(pd.concat([logs(), logs()], ignore_index=True))
+    assert (once.dof, twice.dof) == (3, 3)
+    assert twice.interval("alpha") == pytest.approx(once.interval("alpha"), rel=1e-6)
+
+
+def test_as_many_different_rows_as_parameters_are_no_evidence():
+    frame = grid().iloc[[0, 4, 12, 25, 29]]
+    result = fit(pd.concat([frame, frame], ignore_index=True))
+    assert (result.dof, len(result.samples)) == (0, 0)
+    assert "few-runs" in warned(result)
+
+
+def test_isoflop_leaves_copies_out_and_says_so():
+    frame = grid()
+    read = read_runs(pd.concat([frame, frame.iloc[:4]], ignore_index=True).reset_index())
+    assert (len(read.table), list(read.excluded.index)) == (30, [30, 31, 32, 33])
+    assert set(read.excluded["reason"]) == {"a copy of an earlier row"}
+    assert any("rows 30, 31, 32, 33 repeat" in note for note in read.notes)

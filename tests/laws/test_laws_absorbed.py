@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from allometry.laws.objectives import OBJECTIVES
+from allometry.laws.solver import OBJECTIVES
 
 
 @pytest.mark.parametrize("spread", [1e-5, 1e-3, 1e-2])

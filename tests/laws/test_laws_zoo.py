@@ -5,7 +5,7 @@ import pytest
 
 import allometry.laws as laws
 from allometry.core.errors import AllometryError
-from allometry.laws.schedule import areas
+from allometry.laws.zoo import areas
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,10 @@ import pytest
 
 import allometry
 from allometry.core.errors import AllometryError
-from allometry.laws.cells import misfits
+from allometry.laws.envelope import read_curves, winners
 from allometry.laws.fit_warnings import about_scale
-from allometry.laws.hull import read_curves, winners
-from allometry.laws.isoflop import isoflop
-from allometry.laws.minimum import BELOW, minimum
-from allometry.laws.slices import make_slices
+from allometry.laws.isoflop import isoflop, misfits
+from allometry.laws.slices import BELOW, make_slices, minimum
 from allometry.laws.uncertainty import seed_noise, simulated_noise
 
 E, A, B, ALPHA, BETA = 1.75, 320.0, 900.0, 0.33, 0.35
@@ -107,11 +105,18 @@ def test_simulated_noise_is_smaller_where_weights_are_larger(runs):
     assert np.mean(weights * noise.var(axis=0)) == pytest.approx(np.mean(weights * residuals**2), rel=0.1)
 
 
-def test_noise_of_many_runs_follows_where_it_is_large():
+def test_intervals_of_many_runs_follow_where_the_noise_is_large():
+    """The slope rests on the runs at the ends, the level on all: noise at the ends widens the slope's interval."""
     rng = np.random.default_rng(0)
-    size = np.where(np.arange(200) < 100, 0.02, 0.002)
-    noise = simulated_noise(size * rng.standard_normal(200), np.ones(200), np.arange(200), 5, 2.0, 2000, rng)
-    assert noise[:, :100].std() > 3 * noise[:, 100:].std()
+    x = np.geomspace(1e6, 1e9, 200)
+    ends = np.abs(np.log(x / np.median(x))) > np.log(1e9 / 1e6) / 4
+    spread = {}
+    for place, size in {"ends": np.where(ends, 0.02, 0.002), "middle": np.where(ends, 0.002, 0.02)}.items():
+        y = 10 * x**-0.1 * np.exp(size * rng.standard_normal(200))
+        found = allometry.fit(pd.DataFrame({"X": x, "L": y}), law="power", objective="lsq-log", bootstrap=300)
+        spread[place] = found.samples["alpha"].std()
+    # the variance of a slope is the mean of x**2 sigma**2 over that of x**2, squared
+    assert spread["ends"] / spread["middle"] == pytest.approx(2.56, rel=0.2)
 
 
 def test_a_badly_determined_combination_is_warned_of():

@@ -10,9 +10,8 @@ from allometry.core.units import PF_DAY
 from allometry.laws.fit import fit
 from allometry.laws.zoo import get
 from allometry.planner import next_runs, plan
-from allometry.planner.kaplan import Efficient, convergence_trade, excess_compute, excess_steps
-from allometry.planner.optimum import best_size, chinchilla_optimum
-from allometry.planner.source import effective_tokens, from_published
+from allometry.planner.allocate import Efficient, convergence_trade, excess_compute, excess_steps
+from allometry.planner.source import best_size, chinchilla_optimum, effective_tokens, from_published
 
 EPOCH = dict(get("chinchilla").published["besiroglu2024"].values)
 KAPLAN = Efficient(alpha_N=0.077, alpha_S=0.76, N_c=6.5e13, S_c=2.1e3, alpha_B=0.21, B_star=2.1e8)

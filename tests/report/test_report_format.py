@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allometry.report import format as fmt
-from allometry.report.constants import strip
+from allometry.report.build import strip
 from allometry.report.content import Constant
 
 

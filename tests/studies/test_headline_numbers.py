@@ -15,7 +15,7 @@ import pytest
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import PF_DAY
-from allometry.laws.frontier import PowerLine
+from allometry.laws.power_lines import PowerLine
 from allometry.studies import batch
 from allometry.studies.compute_optimal import adjusted, chinchilla, compute, efficient, ladder, reconcile
 from allometry.studies.core.study import StudyData, study

@@ -17,7 +17,6 @@ EVERY = 10
 
 PRELOADED = (
     "allometry.train.loop",
-    "allometry.train.sharded",
     "allometry.train.engines.fast",
     "allometry.train.engines.reference",
     "allometry.models.modules.transformer",

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.figures.learning_curves import learning_curves
+from allometry.figures.curves import learning_curves
 from allometry.figures.several import several
 from allometry.laws.envelope import EnvelopeFit, fit_envelope
 from allometry.report.content import Figure, Section, Table
@@ -19,8 +19,8 @@ from allometry.studies.core.sections import KAPLAN, LEVEL, StudySection, TooFewR
 from allometry.studies.shared.batches import Critical
 
 if TYPE_CHECKING:
-    from allometry.laws.estimate import Estimate
-    from allometry.laws.frontier import PowerLine
+    from allometry.laws.power_lines import PowerLine
+    from allometry.laws.uncertainty import Estimate
 
 ENDS, CURVES = "finished horizons", "learning curves"
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from allometry.core.units import PF_DAY
 from allometry.figures.several import several
-from allometry.laws.estimate import Array, percentile_interval
+from allometry.laws.uncertainty import Array, percentile_interval
 from allometry.report.content import Section
 from allometry.studies.compute_optimal.adjusted import (
     Frontiers,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from allometry.laws.envelope import EnvelopeFit
-    from allometry.laws.frontier import PowerLine
+    from allometry.laws.power_lines import PowerLine
     from allometry.report.content import Analysis
     from allometry.studies.compute_optimal.learning_curves import TimeLaw
     from allometry.studies.core.study import StudyData

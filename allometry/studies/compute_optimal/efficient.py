@@ -12,8 +12,8 @@ import pandas as pd
 
 from allometry.core.units import PF_DAY
 from allometry.figures.several import several
-from allometry.laws.estimate import Array, percentile_interval
-from allometry.planner.kaplan import Efficient, excess_compute
+from allometry.laws.uncertainty import Array, percentile_interval
+from allometry.planner.allocate import Efficient, excess_compute
 from allometry.report.content import Section, Table
 from allometry.studies.compute_optimal.adjusted import ENDS, Frontiers
 from allometry.studies.compute_optimal.learning_curves import TimeLaw, arrivals

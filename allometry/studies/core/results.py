@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.runs.files import read_json, write_text, writing
+from allometry.core.files import read_json, write_text, writing
 from allometry.runs.record import check_format
 from allometry.studies.core.collection import dated
 from allometry.studies.core.study import Study, StudyData, study

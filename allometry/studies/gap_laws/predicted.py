@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.figures.predictions import predictions
+from allometry.figures.fits import predictions
 from allometry.figures.several import several
 from allometry.laws.fit import fit
 from allometry.report.content import Section, Table

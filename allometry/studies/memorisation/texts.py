@@ -27,7 +27,7 @@ from allometry.train.probes import REACH
 
 if TYPE_CHECKING:
     from allometry.data.tokens import Manifest
-    from allometry.laws.estimate import Array
+    from allometry.laws.uncertainty import Array
     from allometry.models.base import ModelConfig
     from allometry.report.content import Constant
     from allometry.studies.core.study import StudyData

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from allometry.figures.power_law import power_law
-from allometry.figures.residuals import residuals
+from allometry.figures.fits import power_law, residuals
 from allometry.figures.several import several
 from allometry.figures.surface import surface
 from allometry.laws.fit import fit

@@ -26,8 +26,8 @@ from numpy.typing import ArrayLike
 
 from allometry.core.errors import AllometryError
 from allometry.laws.critical_batch import CriticalBatch, c_min, fit_critical_batch, s_min, targets_from_curves
-from allometry.laws.estimate import Array, Estimate
-from allometry.laws.frontier import PowerLine, power_line
+from allometry.laws.power_lines import PowerLine, power_line
+from allometry.laws.uncertainty import Array, Estimate
 from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run, vocabulary
 from allometry.studies.core.sections import TooFewRuns
 from allometry.studies.core.study import run_set, too_little

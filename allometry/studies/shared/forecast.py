@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from allometry.figures.predictions import predictions
+from allometry.figures.fits import predictions
 from allometry.laws.backtest import backtest
 from allometry.report.content import Figure, Section, Table
 from allometry.studies.core.predictions import score

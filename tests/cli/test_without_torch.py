@@ -10,9 +10,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from allometry.core.errors import EXTRAS
+from allometry.runs.store import Store
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,8 +43,8 @@ loaded = blocked & {name.split(".")[0] for name in sys.modules}
 assert not loaded, loaded
 """
 
-TRAINING = (*EXTRAS["train"], "transformers", "accelerate")
-"""What must never be needed: the extra that trains, and what may lie about beside it."""
+TRAINING = (*EXTRAS["train"], *EXTRAS["parquet"], "transformers", "accelerate")
+"""What must never be needed: the extras that train and read Parquet, and what may lie about beside them."""
 
 
 def drive(commands: list[list[str]], cwd: Path, blocked: tuple[str, ...] = TRAINING) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def answers(quickstart_store: Path, table: Path, tmp_path_factory: pytest.TempPa
         ["report", "--from", "saved", "-o", "again.html"],
         ["runs", *at], ["runs", "list", *at, "N>1e4"], ["runs", "show", first, *at],
         ["runs", "diff", first, second, *at], ["runs", "export", "out.csv", *at],
-        ["runs", "export", "out.parquet", "--curves", *at],
+        ["runs", "export", "out.json", "--curves", *at],
         ["runs", "sync", "--to", "tensorboard:tb", f"run={first}", *at],
         ["fit", runs, "--bootstrap", "20", "--plot", "fit.svg"],
         ["fit", str(quickstart_store), "--bootstrap", "0"],
@@ -80,7 +82,7 @@ def answers(quickstart_store: Path, table: Path, tmp_path_factory: pytest.TempPa
         "r.html",
         "again.html",
         "out.csv",
-        "out.parquet",
+        "out.json",
         "fit.svg",
         "tb",
     }
@@ -137,12 +139,16 @@ def test_a_page_is_served_without_torch(quickstart_store: Path) -> None:
 
 def test_any_package_of_an_extra_that_is_missing_is_named_with_its_line(tmp_path: Path) -> None:
     """Where nothing was thought of, the import itself is answered."""
+    pd.DataFrame({"N": [1, 2]}).to_parquet(tmp_path / "runs.parquet")
+    Store(tmp_path / "runs", create=True)
     commands = [
         ["data", "prepare", "sotu", "-t", "bpe:300"],
         ["run", "quickstart", "--on", "ray", "--dry-run"],
+        ["fit", "runs.parquet"],
+        ["runs", "export", "out.parquet", "--curves"],
     ]
-    made = drive(commands, tmp_path, ("tokenizers", "ray"))
-    for (code, _, err), extra in zip(made.values(), ("train", "ray"), strict=True):
+    made = drive(commands, tmp_path, ("tokenizers", "ray", "pyarrow"))
+    for (code, _, err), extra in zip(made.values(), ("train", "ray", "parquet", "parquet"), strict=True):
         assert code == 1
         assert err.endswith(f" hint: pip install 'allometry[{extra}]'\n"), err
 

@@ -3,27 +3,31 @@ corpus, no torch.
 
     study.json         question, command, budget, machine, and which runs belong to which study
     runs.csv           one row a run (`Store.frame()`)
-    curves.parquet     test and training losses along every run (`Store.curves()`)
-    positions.parquet  test losses by position in the context (`Store.positions()`)
-    probes.parquet     losses of single sequences along every run (`Store.probes()`), if any were recorded
-    novelty.parquet    n-grams of generated text that occur in training (`Store.novelty()`), if recorded
+    curves.csv.xz      test and training losses along every run (`Store.curves()`)
+    positions.csv.xz   test losses by position in the context (`Store.positions()`), if any were recorded
+    probes.csv.xz      losses of single sequences along every run (`Store.probes()`), if any were recorded
+    novelty.csv.xz     n-grams of generated text that occur in training (`Store.novelty()`), if recorded
     prediction.json    what was predicted before it was trained, if anything was
     ledger.csv         every registered prediction, scored, if there are any
     report.html        the report
     README.md          what all this is, with the constants
+
+Results of version 0.1 have Parquet files (`curves.csv.xz`) in place of compressed CSV; they are read too.
 """
 
 from __future__ import annotations
 
 import json
+import lzma
 import re
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from allometry.core.errors import AllometryError
+from allometry.core.errors import AllometryError, require
 from allometry.core.files import read_json, write_text, writing
 from allometry.runs.record import check_format
 from allometry.studies.core.collection import dated
@@ -32,16 +36,24 @@ from allometry.studies.core.study import Study, StudyData, study
 if TYPE_CHECKING:
     from allometry.report.content import Analysis
 
-FORMAT = 1
-STUDY, RUNS, CURVES, POSITIONS = "study.json", "runs.csv", "curves.parquet", "positions.parquet"
-PROBES, NOVELTY = "probes.parquet", "novelty.parquet"
+FORMAT = 2
+"""1 had Parquet files, 2 has compressed CSV."""
+
+STUDY, RUNS = "study.json", "runs.csv"
+CURVES, POSITIONS, PROBES, NOVELTY = COMPRESSED = tuple(
+    f"{name}.csv.xz" for name in ("curves", "positions", "probes", "novelty")
+)
 PREDICTION, LEDGER, REPORT, README = "prediction.json", "ledger.csv", "report.html", "README.md"
 
 _NUMBER = re.compile(r"u?int(8|16|32|64)|float(16|32|64)")
 """Names of the types of columns that hold numbers."""
 
-_DIGITS, _PROBE_DIGITS = 5, 6
-"""Significant digits of losses by position and of single sequences, as they are recorded."""
+_DIGITS = {POSITIONS: 5, PROBES: 6}
+"""Significant digits of losses by position and of single sequences, as they are recorded: format 1 kept them in
+single precision."""
+
+_MOST_BYTES = 1 << 29
+"""Bytes of a compressed table after which it is no table of results but a trap."""
 
 
 def save(name: str, study_data: StudyData, folder: Path) -> tuple[Analysis, Path]:
@@ -50,6 +62,14 @@ def save(name: str, study_data: StudyData, folder: Path) -> tuple[Analysis, Path
     Raises AllometryError where the folder holds something else or cannot be written.
     """
     _make(folder)
+    tables = {
+        RUNS: study_data.runs,
+        CURVES: study_data.curves,
+        POSITIONS: study_data.positions,
+        PROBES: study_data.probes,
+        NOVELTY: study_data.novelty,
+        LEDGER: study_data.ledger,
+    }
     about = {
         "format": FORMAT,
         "study": name,
@@ -58,21 +78,13 @@ def save(name: str, study_data: StudyData, folder: Path) -> tuple[Analysis, Path
         "environment": study_data.environment,
         "planned": list(study_data.planned),
         "parts": {part: list(ids) for part, ids in study_data.parts.items()},
-        "types": {RUNS: _types(study_data.runs), LEDGER: _types(study_data.ledger)},
+        "types": {file: _types(frame) for file, frame in tables.items()},
     }
     _write_json(folder / STUDY, about)
     with writing(folder):
-        study_data.runs.to_csv(folder / RUNS, index=False)
-        study_data.curves.to_parquet(folder / CURVES, index=False, compression="zstd")
-        _narrow(study_data.positions).to_parquet(folder / POSITIONS, index=False, compression="zstd")
-        _write_or_remove(folder / LEDGER, study_data.ledger)
-        (folder / PROBES).unlink(missing_ok=True)
-        if study_data.probes is not None and len(study_data.probes):
-            narrow = study_data.probes.astype({"step": "int32", "loss": "float32"})
-            narrow.to_parquet(folder / PROBES, index=False, compression="zstd")
-        (folder / NOVELTY).unlink(missing_ok=True)
-        if study_data.novelty is not None and len(study_data.novelty):
-            study_data.novelty.to_parquet(folder / NOVELTY, index=False, compression="zstd")
+        for file, frame in tables.items():
+            _former(folder / file).unlink(missing_ok=True)
+            _write_or_remove(folder / file, frame, always=file in (RUNS, CURVES, POSITIONS))
     (folder / PREDICTION).unlink(missing_ok=True)
     if study_data.prediction is not None:
         _write_json(folder / PREDICTION, study_data.prediction)
@@ -121,20 +133,20 @@ def load(folder: Path) -> tuple[Study, StudyData]:
             f"{folder} holds no results: there is no {STUDY}",
             hint=f"allometry report kaplan --store runs --save {folder}",
         )
-    check_format(about, folder / STUDY)
+    check_format(about, folder / STUDY, reads=FORMAT)
     if problem := _problem(about):
         raise AllometryError(f"{folder / STUDY} is damaged: {problem}", hint="restore it, or save again")
     evidence = StudyData(
-        runs=_read(folder / RUNS, about["types"][RUNS]),
-        curves=_parquet(folder / CURVES),
-        positions=_widened(_parquet(folder / POSITIONS), _DIGITS),
-        probes=_widened(_parquet(folder / PROBES), _PROBE_DIGITS) if (folder / PROBES).exists() else None,
-        novelty=_parquet(folder / NOVELTY) if (folder / NOVELTY).exists() else None,
+        runs=_table(folder / RUNS, about),
+        curves=_table(folder / CURVES, about),
+        positions=_table(folder / POSITIONS, about),
+        probes=_optional(folder / PROBES, about),
+        novelty=_optional(folder / NOVELTY, about),
         planned=tuple(about["planned"]),
         prediction=read_json(folder / PREDICTION),
         command=about["command"],
         environment=about["environment"],
-        ledger=_read(folder / LEDGER, about["types"].get(LEDGER, {})) if (folder / LEDGER).exists() else None,
+        ledger=_optional(folder / LEDGER, about),
         parts={name: tuple(ids) for name, ids in about["parts"].items()},
     )
     return study(about["study"]), evidence
@@ -149,8 +161,8 @@ def _problem(about: dict[str, Any]) -> str | None:
     lists = [about["planned"], *about["parts"].values()]
     if not all(isinstance(ids, list) and all(isinstance(run, str) for run in ids) for ids in lists):
         return "a list of runs holds something else"
-    for name in (RUNS, LEDGER):
-        types = about["types"].get(name, {} if name == LEDGER else None)
+    for name in (RUNS, LEDGER, *COMPRESSED):
+        types = about["types"].get(name, None if name == RUNS else {})
         if not isinstance(types, dict) or not all(_is_type(kind) for kind in types.values()):
             return f"the types of {name} are missing or wrong"
     return None
@@ -160,11 +172,21 @@ def _is_type(kind: Any) -> bool:
     return isinstance(kind, str) and (kind in ("bool", "str", "object") or bool(_NUMBER.fullmatch(kind)))
 
 
-def _write_or_remove(path: Path, frame: pd.DataFrame | None) -> None:
-    if frame is None or frame.empty:
-        path.unlink(missing_ok=True)
+def _former(path: Path) -> Path:
+    """Return the Parquet file that format 1 had in place of a compressed table."""
+    return path.with_name(path.name.replace(".csv.xz", ".parquet"))
+
+
+def _write_or_remove(path: Path, frame: pd.DataFrame | None, *, always: bool) -> None:
+    """Write a table, compressed if its name ends in .xz; an empty one only `always`."""
+    if frame is not None and (always or not frame.empty):
+        frame.to_csv(
+            path, index=False, compression={"method": "xz", "preset": 1} if path.suffix == ".xz" else None
+        )
+    elif always:
+        path.write_bytes(lzma.compress(b"\n"))
     else:
-        frame.to_csv(path, index=False)
+        path.unlink(missing_ok=True)
 
 
 def _types(frame: pd.DataFrame | None) -> dict[str, str]:
@@ -172,12 +194,34 @@ def _types(frame: pd.DataFrame | None) -> dict[str, str]:
     return {} if frame is None else {str(name): str(kind) for name, kind in frame.dtypes.items()}
 
 
+def _table(path: Path, about: dict[str, Any]) -> pd.DataFrame:
+    """Return a table of results of either format."""
+    former = _former(path)
+    if former != path and former.exists() and not path.exists():
+        return _parquet(former, _DIGITS.get(path.name))
+    return _read(path, about["types"].get(path.name, {}))
+
+
+def _optional(path: Path, about: dict[str, Any]) -> pd.DataFrame | None:
+    """Return a table of results that not every study has, or None."""
+    return _table(path, about) if path.exists() or _former(path).exists() else None
+
+
 def _read(path: Path, types: dict[str, str]) -> pd.DataFrame:
     """Return a CSV with the types that its columns had and every digit of its numbers."""
     try:
-        text = pd.read_csv(path, dtype="str", keep_default_na=False)
+        source: Path | BytesIO = path
+        if path.suffix == ".xz":
+            with lzma.open(path) as file:
+                data = file.read(_MOST_BYTES + 1)
+            if len(data) > _MOST_BYTES:
+                raise ValueError(f"it holds more than {_MOST_BYTES:,} bytes")
+            if not data.strip():
+                return pd.DataFrame()
+            source = BytesIO(data)
+        text = pd.read_csv(source, dtype="str", keep_default_na=False)
         return pd.DataFrame({name: _column(text[name], types.get(str(name), "str")) for name in text})
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, ValueError, OverflowError, EOFError, lzma.LZMAError) as error:
         raise AllometryError(f"cannot read {path}: {error}", hint="restore it, or save again") from error
 
 
@@ -187,38 +231,30 @@ def _column(text: pd.Series, kind: str) -> pd.Series:
     """
     if kind == "bool":
         return text == "True"
+    cells = text.to_numpy(object)
     if kind in ("str", "object"):
-        held = text.astype(object).where(text != "", None)
+        held = pd.Series(cells, text.index, dtype=object).where(cells != "", None)
         return held if kind == "object" else held.astype("str")
-    if kind.startswith("int"):
-        return pd.Series([int(cell) for cell in text], text.index, dtype=np.dtype(kind))
-    return pd.Series([float(cell or "nan") for cell in text], text.index, dtype=np.dtype(kind))
+    if not kind.startswith("int"):
+        cells = np.where(cells == "", "nan", cells)
+    return pd.Series(cells.astype(np.dtype(kind)), text.index)
 
 
-def _parquet(path: Path) -> pd.DataFrame:
+def _parquet(path: Path, digits: int | None) -> pd.DataFrame:
+    """Return a table of format 1. Losses with so many digits were recorded, and kept in single precision:
+    rounding to those digits undoes it.
+    """
+    require("pyarrow", purpose=f"{path}, a Parquet file,")
     try:
-        return pd.read_parquet(path)
+        frame = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise AllometryError(f"cannot read {path}: {error}", hint="restore it, or save again") from error
-
-
-def _narrow(positions: pd.DataFrame | None) -> pd.DataFrame:
-    """Return the losses in single precision, which holds all of their digits in half the space."""
-    if positions is None or positions.empty:
-        return pd.DataFrame({"run": [], "step": [], "position": [], "loss": []})
-    return positions.astype({"step": "int32", "loss": "float32"})
-
-
-def _widened(positions: pd.DataFrame, digits: int) -> pd.DataFrame:
-    """Return the losses as they were recorded: rounding to the recorded digits undoes the single
-    precision.
-    """
-    if positions.empty:
-        return positions
-    loss = positions["loss"].astype(float)
+    if frame.empty or digits is None:
+        return frame
+    loss = frame["loss"].astype(float)
     places = digits - 1 - np.floor(np.log10(loss.abs().where(loss != 0, 1.0)))
     scale = 10.0**places
-    return positions.astype({"step": "int64"}).assign(loss=(loss * scale).round() / scale)
+    return frame.astype({"step": "int64"}).assign(loss=(loss * scale).round() / scale)
 
 
 def readme(analysis: Analysis, study_data: StudyData, folder: Path) -> str:
@@ -250,10 +286,10 @@ _FILES = """## Files
 | file | what |
 |---|---|
 | `runs.csv` | one row a run: shape, counts, horizon, rate, loss (nats per token), seconds |
-| `curves.parquet` | losses along every run |
-| `positions.parquet` | losses by position in the context |
-| `probes.parquet` | losses of single sequences along every run, where they were recorded |
-| `novelty.parquet` | n-grams of generated and of held-out text that occur in training, where recorded |
+| `curves.csv.xz` | losses along every run (`pandas.read_csv` reads it as it is) |
+| `positions.csv.xz` | losses by position in the context |
+| `probes.csv.xz` | losses of single sequences along every run, where they were recorded |
+| `novelty.csv.xz` | n-grams of generated and of held-out text that occur in training, where recorded |
 | `prediction.json`, `ledger.csv` | what was predicted before it was trained, and how it came out |
 | `study.json` | question, command, machine, and which runs belong to which study |"""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import lzma
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,64 @@ def test_what_is_not_ours_is_not_touched(evidence: StudyData, tmp_path: Path) ->
 
 def test_a_damaged_table_is_named(evidence: StudyData, tmp_path: Path) -> None:
     results.save("tiny", evidence, tmp_path)
-    (tmp_path / "curves.parquet").write_bytes(b"PAR1 cut off")
-    with pytest.raises(AllometryError, match=r"curves\.parquet"):
+    for damaged in (b"PAR1 cut off", lzma.compress(b"run,step\na,one\n"), lzma.compress(b"run" * 99)[:-20]):
+        (tmp_path / "curves.csv.xz").write_bytes(damaged)
+        with pytest.raises(AllometryError, match=r"cannot read .*curves\.csv\.xz"):
+            results.load(tmp_path)
+
+
+def test_a_table_that_swells_without_end_is_refused(
+    evidence: StudyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results.save("tiny", evidence, tmp_path)
+    monkeypatch.setattr(results, "_MOST_BYTES", 1000)
+    with pytest.raises(AllometryError, match=r"positions\.csv\.xz: it holds more than 1,000 bytes"):
         results.load(tmp_path)
+
+
+def as_format_1(folder: Path, evidence: StudyData) -> None:
+    """Make results as version 0.1 wrote them: Parquet files, losses by position in single precision."""
+    about = json.loads((folder / "study.json").read_text())
+    about["format"] = 1
+    about["types"] = {name: about["types"][name] for name in ("runs.csv", "ledger.csv")}
+    (folder / "study.json").write_text(json.dumps(about))
+    assert evidence.positions is not None
+    assert evidence.novelty is not None
+    narrow = evidence.positions.astype({"step": "int32", "loss": "float32"})
+    narrow.to_parquet(folder / "positions.parquet", index=False, compression="zstd")
+    evidence.curves.to_parquet(folder / "curves.parquet", index=False, compression="zstd")
+    evidence.novelty.to_parquet(folder / "novelty.parquet", index=False, compression="zstd")
+    for file in folder.glob("*.xz"):
+        file.unlink()
+
+
+def test_results_of_version_0_1_are_read_to_the_last_digit(evidence: StudyData, tmp_path: Path) -> None:
+    results.save("tiny", evidence, tmp_path)
+    as_format_1(tmp_path, evidence)
+    _, back = results.load(tmp_path)
+    for name in ("runs", "curves", "positions", "novelty", "ledger"):
+        pd.testing.assert_frame_equal(getattr(evidence, name), getattr(back, name), check_exact=True)
+    results.save("tiny", back, tmp_path)
+    assert not list(tmp_path.glob("*.parquet"))
+    _, again = results.load(tmp_path)
+    pd.testing.assert_frame_equal(back.positions, again.positions, check_exact=True)
+
+
+def test_results_of_version_0_1_name_the_extra_that_reads_them(
+    evidence: StudyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results.save("tiny", evidence, tmp_path)
+    as_format_1(tmp_path, evidence)
+    monkeypatch.setattr("allometry.core.errors.find_spec", lambda module: None)
+    with pytest.raises(AllometryError, match=r"curves\.parquet, a Parquet file, needs") as refused:
+        results.load(tmp_path)
+    assert refused.value.hint == "pip install 'allometry[parquet]'"
+
+
+def test_results_of_a_newer_release_are_refused(evidence: StudyData, tmp_path: Path) -> None:
+    results.save("tiny", evidence, tmp_path)
+    about = json.loads((tmp_path / "study.json").read_text())
+    (tmp_path / "study.json").write_text(json.dumps(about | {"format": results.FORMAT + 1}))
+    with pytest.raises(AllometryError, match="format 3; this release reads formats up to 2") as refused:
+        results.load(tmp_path)
+    assert refused.value.hint == "pip install --upgrade allometry"

@@ -1,0 +1,137 @@
+"""The public interface: its names, the parameters of its functions and the attributes of its classes.
+
+A failure here is a change that users see: see docs/versions.md for how a name goes, and write it into the
+changelog before this file is changed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import allometry
+from allometry.core.errors import AllometryError
+
+ROOT = Path(__file__).parent.parent
+
+SIGNATURES = {
+    "backtest": "(frame, *, laws=('chinchilla', 'chinchilla-tied', 'kaplan', 'skaling'), columns=None, by='C', "
+    "cuts=(0.5, 0.6, 0.7, 0.8, 0.9), objective='huber-log', group=None, exclude=None, bootstrap=100, seed=0)",
+    "fit": "(frame, *, law, columns=None, objective='huber-log', weights=None, group=None, fixed=None, tied=None, "
+    "exclude=None, bootstrap=400, resample='auto', seed=0, mapped=<class 'map'>)",
+    "isoflop": "(frame, *, columns=None, method='akima', budgets=None, noise=None, bootstrap=1000, seed=0)",
+    "next_runs": "(fit=None, *, budget, target, law='chinchilla', published=None, candidates=None, "
+    "most=12, noise=None)",
+    "plan": "(budget=None, *, hours=None, speed=None, loss=None, fit=None, law='chinchilla', published=None, N=None, "
+    "D=None, tokens_per_parameter=None, unique=None, batch=None)",
+    "read_table": "(path, *, columns=None, decimal=None, encoding=None, row=None)",
+    "run": "(study, *, budget=None, compute=None, store='runs', data='sotu', tokenizer='bytes', workers=None, "
+    "device='auto', quiet=False, dry_run=False)",
+    "sweep": "(runs, *, store='runs', workers=None, quiet=False)",
+}
+"""Every public function: its parameters with their defaults, types apart."""
+
+MEMBERS = {
+    "AllometryError": "cli_hint hint message",
+    "Backtest": "best failures fits forecast predictions report scores to_dict",
+    "DataConfig": "corpus eval_on eval_tokens half limit loss_on novelty plant probe replace skip spread tokenizer",
+    "Design": "after before budget notes report runs target to_dict value",
+    "FitResult": "derived excluded from_dict interval interval_at law noise parameters predict prediction_interval "
+    "profile report residuals samples table to_dict warnings",
+    "IsoflopResult": "D N a b discarded excluded loss report slices table to_dict warnings",
+    "Law": "derived expression formula gradient inputs latex name output parameters predict published source title",
+    "Plan": "C D N batch beyond epochs frame law loss notes report seconds sizes steps to_dict warnings",
+    "RunConfig": "canonical data devices engine id identity model replace train",
+    "Store": "curves directory frame get novelty positions probes purge records remove sizes status studies undo",
+    "Study": "analyse budget expected held_back name predict question run_sets sweep",
+    "StudyData": "command curves ledger novelty of planned positions prediction probes runs",
+    "Sweep": "ids name question runs",
+    "TrainConfig": "batch_tokens beta1 beta2 clip decay early_stop evals_per_octave final_lr init_from lr "
+    "noise_batches replace schedule seed steps stop_accuracy tokens warmup weight_decay",
+}
+"""Every public class: the attributes that must stay. A class may have more."""
+
+
+def signature(function: Any) -> str:
+    """The parameters of a function without their types."""
+    whole = inspect.signature(function)
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in whole.parameters.values()]
+    return str(whole.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+
+
+def attributes(cls: type) -> set[str]:
+    """The public attributes of a class, those of its instances that are declared as fields included."""
+    declared: set[str] = set()
+    for each in cls.__mro__:
+        if each.__module__.startswith("allometry."):
+            declared |= {*vars(each), *vars(each).get("__annotations__", {})}
+    return {name for name in declared if not name.startswith("_")}
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted([*SIGNATURES, *MEMBERS, "__version__"]) == sorted(allometry.__all__)
+    assert sorted([*SIGNATURES, *MEMBERS]) == sorted([*allometry._PUBLIC, "AllometryError"])
+    assert dir(allometry) == allometry.__all__
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_the_parameters_of_public_functions_are_these(name: str) -> None:
+    assert signature(getattr(allometry, name)) == SIGNATURES[name]
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_public_classes_keep_their_attributes(name: str) -> None:
+    cls = getattr(allometry, name)
+    if cls is AllometryError:
+        assert set(MEMBERS[name].split()) <= set(vars(AllometryError("wrong", hint="type this")))
+    else:
+        assert set(MEMBERS[name].split()) - attributes(cls) == set()
+
+
+def test_a_name_comes_from_the_module_that_defines_it() -> None:
+    """The page of the documentation and tracebacks then say where it is."""
+    for name, module in allometry._PUBLIC.items():
+        assert getattr(importlib.import_module(module), name) is getattr(allometry, name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        allometry.nothing  # noqa: B018
+
+
+def test_the_page_of_the_reference_holds_every_public_name() -> None:
+    found = importlib.util.spec_from_file_location("docs_site", ROOT / "tools" / "docs_site.py")
+    assert found is not None
+    assert found.loader is not None
+    tool: ModuleType = importlib.util.module_from_spec(found)
+    found.loader.exec_module(tool)
+    page = tool.api()
+    for name in (*SIGNATURES, *MEMBERS):
+        assert f".{name}\n" in page
+
+
+def test_the_statement_on_versions_says_what_is_public_and_how_it_goes() -> None:
+    text = (ROOT / "docs" / "versions.md").read_text()
+    assert "`allometry.__all__`" in text
+    assert "`DeprecationWarning`" in text
+
+
+def test_no_public_name_loads_torch() -> None:
+    """Names that train load it when they are called."""
+    code = f"import sys, allometry\n[getattr(allometry, n) for n in {allometry.__all__}]\n"
+    script = code + "assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_version_is_one() -> None:
+    """That of the package, of the citation and of the newest section of the changelog."""
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {allometry.__version__}\n" in citation
+    sections = [line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## [")]
+    released = [line for line in sections if not line.startswith("## [Unreleased]")]
+    assert released[0].startswith(f"## [{allometry.__version__}]")

@@ -162,7 +162,9 @@ def test_one_writer_per_store(make_run, store: Store, pool: LocalPool):
         train([make_run(10)], store, pool)
 
 
-def test_a_full_disk_stops_the_sweep_and_loses_nothing(make_run, store: Store, tmp_path: Path):
+def test_a_full_disk_stops_the_sweep_and_loses_nothing(
+    make_run, store: Store, pool: LocalPool, tmp_path: Path
+):
     run, other = make_run(10), make_run(12, seed=1)
     with (
         MortalPool(1, tmp_path / "deaths", step=0, act="full") as full,
@@ -170,7 +172,7 @@ def test_a_full_disk_stops_the_sweep_and_loses_nothing(make_run, store: Store, t
     ):
         train([run, other], store, full)
     assert "same command" in str(caught.value)
-    summary, _ = train([run, other], store, workers=1)
+    summary, _ = train([run, other], store, pool)
     assert {*summary.done, *summary.skipped} == {run.id, other.id}
 
 

@@ -107,6 +107,7 @@ def test_a_family_that_cannot_be_packed_is_trained_alone(fast, packing: LocalPoo
     assert {result["engine"] for result in results(store, runs).values()} == {"fast"}
 
 
+@pytest.mark.slow
 def test_a_killed_worker_concerns_all_of_its_pack(fast, store: Store, pool: LocalPool, tmp_path: Path):
     runs = [fast(40, seed=seed, lr=0.003) for seed in range(3)]
     with MortalPool(1, tmp_path / "deaths", step=20, pack=4) as own:

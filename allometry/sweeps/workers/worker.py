@@ -229,7 +229,7 @@ class Training:
         return result
 
     def _train(self) -> dict[str, Any]:
-        from allometry.data.placed import settle
+        from allometry.data.tokens import settle
         from allometry.train.config import RunConfig
         from allometry.train.loop import train
 

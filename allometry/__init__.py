@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from allometry.laws.result import FitResult
     from allometry.planner.design import Design, next_runs
     from allometry.planner.planning import Plan, plan
+    from allometry.runs.importers import read_table
     from allometry.runs.store import Store
-    from allometry.runs.tables import read_table
     from allometry.studies.core.study import Study, StudyData
     from allometry.sweeps.sweep import Sweep
     from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
 _PUBLIC = {
-    "read_table": "allometry.runs.tables",
+    "read_table": "allometry.runs.importers",
     "fit": "allometry.laws.fit",
     "backtest": "allometry.laws.backtest",
     "isoflop": "allometry.laws.isoflop",

@@ -332,11 +332,12 @@ def command_lines(draw: st.DrawFn, files: list[str]) -> list[str]:
     words, command = draw(st.sampled_from(list(leaves(app))))
     line = list(words)
     value = st.sampled_from([*WORDS, *files]) | st.text(max_size=6).filter(lambda text: "\0" not in text)
+    seldom = draw(st.sampled_from([4, 24]))  # with many options, hardly a line gets as far as the command
     for parameter in command.params:
         if isinstance(parameter, click.Argument):
             count = draw(st.integers(0, 2)) if parameter.nargs != 1 else draw(st.integers(0, 5)) > 0
             line += [draw(value) for _ in range(int(count))]
-        elif draw(st.integers(0, 4)) == 0 and "--budget" not in parameter.opts:
+        elif draw(st.integers(0, seldom)) == 0 and "--budget" not in parameter.opts:
             line.append(draw(st.sampled_from(parameter.opts)))
             if not getattr(parameter, "is_flag", False):
                 choices = getattr(parameter.type, "choices", None)

@@ -25,8 +25,8 @@ from pathlib import Path
 from allometry.core.errors import AllometryError
 from allometry.laws.observations import observe
 from allometry.laws.zoo import get
+from allometry.runs.importers import read_table
 from allometry.runs.query import select
-from allometry.runs.tables import read_table
 
 CELLS = [
     "1e6",

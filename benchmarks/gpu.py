@@ -39,8 +39,8 @@ from rich.console import Console
 from train import Case, environment
 
 from allometry.core import env
-from allometry.runs.files import read_json, write_json, write_text
-from allometry.train.arithmetic import settle
+from allometry.core.files import read_json, write_json, write_text
+from allometry.train.engines.reference import settle
 
 AGAIN = 75
 """The child's exit status when it is to be started anew, because CUDA no longer works in it."""

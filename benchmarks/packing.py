@@ -30,6 +30,7 @@ from rich.table import Table
 from train import Case, environment, matrix_peak
 
 from allometry.core import env
+from allometry.experimental.packs import Pack
 from allometry.runs.store import Store
 from allometry.sweeps.cost.calibrate import calibrate
 from allometry.sweeps.run.execute import execute
@@ -38,7 +39,6 @@ from allometry.sweeps.workers.local import LocalPool
 from allometry.train.config import DataConfig, TrainConfig
 from allometry.train.engines.base import Engine, Step
 from allometry.train.engines.fast import FastEngine, best_precision
-from allometry.train.engines.packed import Pack
 from allometry.train.engines.select import engine_class
 
 Run = Callable[[int], float]

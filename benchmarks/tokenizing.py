@@ -25,15 +25,16 @@ def main(n_vocab: int) -> int:
     """Print MB/s of both, and return 1 if the target is missed."""
     from tokenizers import Tokenizer as Reference
 
+    from allometry.core.env import cache_root
     from allometry.data import tokenizers
-    from allometry.data.cache import cache_dir, slug
+    from allometry.data.cache import slug
     from allometry.data.corpora import resolve
     from allometry.data.split import clean
 
     name = f"bpe:{n_vocab}@sotu"
     coder = tokenizers.load(name)
     home = slug(f"bpe:{n_vocab}", "sotu", identity=tokenizers.identity(name))
-    reference = Reference.from_file(str(cache_dir() / "tokenizers" / home / "tokenizer.json"))
+    reference = Reference.from_file(str(cache_root() / "tokenizers" / home / "tokenizer.json"))
     texts = [clean(document.text) for document in resolve("sotu").documents()]
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
 

@@ -39,7 +39,7 @@ from allometry.core import env
 from allometry.core.errors import AllometryError
 from allometry.models.base import family as family_called
 from allometry.train.config import RunConfig, TrainConfig
-from allometry.train.engines import build
+from allometry.train.engines import bindings
 from allometry.train.engines.base import Engine
 from allometry.train.engines.select import engine_class
 
@@ -147,7 +147,7 @@ def measure(case: Case, threads: int, seconds: float, skip_trainer: bool) -> dic
 def environment(threads: int) -> list[str]:
     """Return what decides the numbers, in lines."""
     try:
-        version = subprocess.check_output([build.compiler(), "--version"], text=True).splitlines()[0]
+        version = subprocess.check_output([bindings.compiler(), "--version"], text=True).splitlines()[0]
     except (AllometryError, subprocess.SubprocessError) as error:
         version = str(error)
     flags = [f for f in ("avx2", "avx512f", "amx_bf16", "asimd") if f in env.cpu_flags()]

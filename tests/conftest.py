@@ -8,6 +8,10 @@ from pathlib import Path
 with contextlib.suppress(ImportError):
     import readline  # noqa: F401  (sets COLUMNS for child processes when it is loaded, unseen by os.environ)
 
+with contextlib.suppress(ImportError):
+    # asks for the stack when it is loaded, which takes seconds once torch is there
+    import scrapy.core.downloader.contextfactory  # noqa: F401
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch: two test processes share two cores
 # never the user's cache: timings of a machine that runs tests would spoil the next plan
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "allometry"
@@ -44,10 +48,11 @@ def planted_loss(n: float, d: np.ndarray | float) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder with nothing in it but the compiled engine, which takes seconds to make."""
+    """A cache folder with nothing in it but the compiled engine and the script of charts, which take seconds."""
     folder = tmp_path_factory.mktemp("cache")
-    (CACHE / "native").mkdir(parents=True, exist_ok=True)
-    (folder / "native").symlink_to(CACHE / "native", target_is_directory=True)
+    for part in ("native", "report"):
+        (CACHE / part).mkdir(parents=True, exist_ok=True)
+        (folder / part).symlink_to(CACHE / part, target_is_directory=True)
     return folder
 
 

@@ -12,8 +12,7 @@ from allometry.runs.store import Store
 from allometry.studies.core import plan as planning
 from allometry.studies.core.reporting import folder_of
 from allometry.studies.core.study import study
-from allometry.train.config import DataConfig, RunConfig
-from allometry.train.schedules import evaluation_steps
+from allometry.train.config import DataConfig, RunConfig, evaluation_steps
 
 KEY = "quickstart-small"
 COMMAND = "allometry run quickstart --compute 0"

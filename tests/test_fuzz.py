@@ -2,10 +2,13 @@
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from allometry.cli import app
 
 PATH = Path(__file__).parent.parent / "benchmarks" / "fuzz.py"
 
@@ -30,12 +33,50 @@ def test_nothing_ends_in_an_internal_error(kind: str, fuzz: ModuleType, tmp_path
     assert work.defects == {}
 
 
-def test_an_internal_error_would_be_seen(
+def planted(words: tuple[str, ...]) -> Callable[..., None]:
+    """A command that ends in an internal error of its own name."""
+    error = type(" ".join(words), (Exception,), {})
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    return fails
+
+
+def test_an_internal_error_in_any_command_would_be_seen(
     fuzz: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object) -> None:
-        raise KeyError("a defect")
+    commands = dict(fuzz.leaves(app))
+    monkeypatch.setattr(fuzz.Fuzz, "call", lambda *_: None)  # commands alone
+    for words, command in commands.items():
+        monkeypatch.setattr(command, "callback", planted(words))
+    driven = {
+        "commands": {*commands},
+        "tables": {words[:1] for words in fuzz.OF_TABLES},
+        "configurations": {("train",)},
+        "stores": {words[: 2 if words[0] == "runs" else 1] for words in fuzz.OF_STORES},
+    }
+    for kind, expected in driven.items():
+        found: set[str] = set()
+        for start in range(20):
+            found |= {key.split(" at ")[0] for key in fuzz.fuzz(tmp_path, 40, start, kinds=(kind,)).defects}
+            if len(found) == len(expected):
+                break
+        assert found == {" ".join(words) for words in expected}, kind
 
-    monkeypatch.setattr("allometry.laws.expressions._parse", fails)
-    work = fuzz.fuzz(tmp_path, 5, 0, kinds=("expressions",))
-    assert [key.split(":")[0] for key in work.defects] == ["KeyError at laws/expressions.py"] or work.defects
+
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [
+        ("expressions", "allometry.laws.expressions._parse"),
+        ("expressions", "allometry.runs.query.parse"),
+        ("stores", "allometry.runs.store.Store.frame"),
+        ("stores", "allometry.watch.page.Page.update"),
+        ("checkpoints", "allometry.train.checkpoint.read_newest"),
+    ],
+)
+def test_an_internal_error_in_what_is_called_would_be_seen(
+    kind: str, target: str, fuzz: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target, planted(("defect",)))
+    assert "defect" in {key.split(" at ")[0] for key in fuzz.fuzz(tmp_path, 5, 0, kinds=(kind,)).defects}

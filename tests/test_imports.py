@@ -11,26 +11,23 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "allometry"
 
 BELOW = {
-    "errors": set(),
     "core": set(),
     "version": set(),
-    "units": set(),
-    "env": set(),
     "cluster": set(),
-    "processes": set(),
     "runs": set(),
     "data": {"runs"},
     "models": {"runs", "data"},
     "train": {"runs", "data", "models"},
-    "sweeps": {"runs", "data", "models", "train"},
+    "experimental": {"runs", "data", "models", "train"},
+    "sweeps": {"runs", "data", "models", "train", "experimental"},
     "laws": {"runs"},
     "planner": {"runs", "laws"},
-    "figures": {"runs", "laws", "planner", "report.content", "report.format"},
+    "figures": {"runs", "laws", "planner"},
     "report": {"runs", "laws", "planner", "figures"},
     "watch": {"runs", "laws", "planner", "figures", "report", "studies"},
     "studies": {"runs", "data", "models", "train", "sweeps", "laws", "planner", "figures", "report"},
 }
-EVERYWHERE = {"core", "cluster", "processes", "errors", "version", "units", "env"}
+EVERYWHERE = {"core", "cluster", "version"}
 READING = (
     "runs.store",
     "laws.fit",

@@ -25,7 +25,7 @@ CALENDAR = {"gmtime", "strftime"}
 ALLOWED = {
     "waiting.py": "the pause between two looks at an event, without a limit",
     "sweeps/test_slurm_script.py": "the same, in a program that runs elsewhere",
-    "train/test_train_parallel.py": "the same, in a program that runs elsewhere",
+    "experimental/test_devices.py": "the same, in a program that runs elsewhere",
     "data/webtext/webtext_server.py": "answers that never end, and the times at which pages were asked for",
     "data/webtext/test_webtext_manners.py": "the time limit that the crawler is given for pages that never end",
     "data/webtext/test_webtext_fetch.py": "the time limit that the crawler is given for pages that never end",

@@ -34,14 +34,14 @@ def cache() -> None:
 @table_options
 def list_cache(form: Form | None) -> None:
     """List the cache: what, how large, when written."""
+    from allometry.core.env import cache_root
     from allometry.core.units import format_bytes
-    from allometry.data.cache import cache_dir
     from allometry.data.cached import contents
 
     there = contents()
     print_table(_table(there), form, formats={"size": format_bytes}, empty="the cache is empty")
     if form is None:
-        click.echo(f"{format_bytes(sum(each.size for each in there))} in {cache_dir()}")
+        click.echo(f"{format_bytes(sum(each.size for each in there))} in {cache_root()}")
 
 
 @cache.command("clean")

@@ -165,7 +165,7 @@ def isoflop(
     else:
         say(result.report())
     if plot:
-        from allometry.figures.isoflop import isoflop_slices
+        from allometry.figures.surface import isoflop_slices
         from allometry.figures.theme import save
 
         _saved(save(isoflop_slices(result), plot))

@@ -117,7 +117,7 @@ def show(run: str, as_json: bool, store: str) -> None:
 @table_options
 def diff_runs(first: str, second: str, store: str, form: Form | None) -> None:
     """Compare two runs: keys of the configuration that differ, then results."""
-    from allometry.runs.diff import diff
+    from allometry.runs.query import diff
 
     opened = _open(store)
     a, b = opened.get(first), opened.get(second)
@@ -134,7 +134,7 @@ def diff_runs(first: str, second: str, store: str, form: Form | None) -> None:
 @store_option
 def export_runs(file: Path, filters: tuple[str, ...], curves: bool, store: str) -> None:
     """Write runs to FILE: .csv, .parquet or .json by its ending."""
-    from allometry.runs.export import export
+    from allometry.runs.query import export
 
     opened = _open(store)
     table = opened.frame(" ".join(filters))
@@ -327,7 +327,7 @@ def _dropped_of_curve(curve: pd.DataFrame) -> list[str]:
 
 
 def _show(record: RunRecord) -> None:
-    from allometry.runs.diff import flatten
+    from allometry.runs.query import flatten
 
     click.echo(f"{record.id}   {record.status}\n{record.path}")
     parts = {

@@ -193,8 +193,7 @@ def report(
 
 def _export(analysis: Analysis, folder: Path, suffix: str) -> None:
     """Write every figure as a file; those of a collection are named by their study."""
-    from allometry.figures.theme import save
-    from allometry.report.content import Figure
+    from allometry.figures.theme import Figure, save
 
     folder.mkdir(parents=True, exist_ok=True)
     for entry in (analysis, *analysis.chapters):

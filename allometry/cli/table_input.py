@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     import pandas as pd
 
-    from allometry.runs.tables import Imported
+    from allometry.runs.importers import Imported
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -111,8 +111,8 @@ def load(table: str | Sequence[str], inputs: TableOptions) -> TableInput:
     """
     import numpy as np
 
+    from allometry.runs.importers import read_table, save_mapping
     from allometry.runs.query import mask
-    from allometry.runs.tables import read_table, save_mapping
 
     tables = [table] if isinstance(table, str) else list(table)
     columns = assignments(inputs.let, "--let")

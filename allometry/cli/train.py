@@ -46,8 +46,8 @@ def train(config: Path, store: Path, devices: int | None, sharded: str, quiet: b
        "train": {"tokens": "5M", "lr": 0.01}}
     """
     from allometry.core.errors import require
+    from allometry.experimental.torchrun import arguments, read_config
     from allometry.runs.store import Store
-    from allometry.train.torchrun import arguments, read_config
 
     run = read_config(config)
     require("torch", "safetensors", purpose="training")
@@ -63,7 +63,7 @@ def train(config: Path, store: Path, devices: int | None, sharded: str, quiet: b
 
 def _make_room(run: RunConfig, store: Path) -> None:
     """Put the run aside, and say so, if the store has it on other text than its corpus holds now."""
-    from allometry.runs.lock import exclusive
+    from allometry.core.locks import exclusive
     from allometry.train.texts import compare, settle
 
     said = (found := compare([run], store)).sentences()
@@ -78,7 +78,7 @@ def _alone(run: RunConfig, directory: Path, quiet: bool) -> None:
     import torch
 
     from allometry.core.env import cores
-    from allometry.runs.lock import exclusive
+    from allometry.core.locks import exclusive
     from allometry.train.engines.select import why_not_native
     from allometry.train.loop import train as train_run
 
@@ -101,7 +101,7 @@ def _shown(run: RunConfig, quiet: bool) -> Iterator[Callable[[Progress], None] |
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
 
-    from allometry.train.torchrun import measured
+    from allometry.experimental.torchrun import measured
 
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     columns = (TextColumn("{task.percentage:>3.0f} %", markup=False), BarColumn(bar_width=20))
@@ -112,6 +112,6 @@ def _shown(run: RunConfig, quiet: bool) -> Iterator[Callable[[Progress], None] |
 
 
 def _printer() -> Callable[[Progress], None]:
-    from allometry.train.torchrun import Printer
+    from allometry.experimental.torchrun import Printer
 
     return Printer()

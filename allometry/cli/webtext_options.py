@@ -239,7 +239,7 @@ def filter_options(values: Values) -> FilterOptions:
 def dedup_options(values: Values) -> DedupOptions:
     """Return the options that dedup_flags set."""
     from allometry.data.webtext.dedup import DedupOptions
-    from allometry.data.webtext.signatures import MinHash
+    from allometry.data.webtext.shingles import MinHash
 
     minhash = MinHash(words=values["shingle"], permutations=values["permutations"], rows=values["rows"])
     return DedupOptions(threshold=values["threshold"], exact_only=values["exact_only"], minhash=minhash)

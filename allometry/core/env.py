@@ -1,10 +1,14 @@
 """The machine and software that make a run: versions, cores, memory, threads; seeds, and the cache folder."""
 
+# FOLDED core.processes: Processes that end with their parent, even if it is killed.
+
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import platform
+import signal
 import subprocess
 import sys
 from functools import cache
@@ -16,6 +20,7 @@ from allometry.core.errors import AllometryError
 
 if TYPE_CHECKING:
     import numpy as np
+
 
 PACKAGES = ("torch", "numpy", "scipy", "pandas", "tokenizers", "tiktoken", "safetensors", "datasets")
 """Packages whose versions a run records."""
@@ -150,13 +155,18 @@ def generator(seed: int, *stream: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, *stream]))
 
 
-def cache_dir(*parts: str) -> Path:
-    """Return a folder for what can be made again (corpora, compiled code, timings); created if need be.
+def cache_root(cache: Path | None = None) -> Path:
+    """Return the cache: `cache` if given, else the environment's ALLOMETRY_CACHE, else ~/.cache/allometry."""
+    return Path(cache or os.environ.get("ALLOMETRY_CACHE") or "~/.cache/allometry").expanduser()
 
-    `ALLOMETRY_CACHE` names the root (default ~/.cache/allometry). AllometryError if it cannot be made.
+
+def cache_dir(*parts: str) -> Path:
+    """Return a folder in `cache_root()` for what can be made again (corpora, compiled code, timings); created if
+    need be.
+
+    AllometryError if it cannot be made.
     """
-    root = os.environ.get("ALLOMETRY_CACHE")
-    path = (Path(root).expanduser() if root else Path.home() / ".cache" / "allometry").joinpath(*parts)
+    path = cache_root().joinpath(*parts)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -188,3 +198,14 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with(parent: int) -> None:
+    """Make the kernel kill this process when its parent ends, also when the parent is killed (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(1)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from allometry.core.env import cache_root
 from allometry.core.errors import unknown
-from allometry.data.cache import cache_dir
+from allometry.core.files import size_of
 from allometry.data.tokens import NAMES
-from allometry.runs.files import size_of
 
 _STILL_WRITTEN = 86_400.0
 """Seconds for which a temporary folder is not deleted: the process that builds in it may be alive."""
@@ -62,7 +62,7 @@ def contents(cache: Path | None = None) -> list[Cached]:
     found = [
         Cached(kind=kind, name=path.name, path=path, size=size_of(path), used=path.stat().st_mtime)
         for kind, is_ours in _OURS.items()
-        for path in _entries(cache_dir(cache) / kind)
+        for path in _entries(cache_root(cache) / kind)
         if not path.is_symlink() and (is_ours(path) or _is_left(path))
     ]
     return sorted(found, key=lambda each: (-each.size, each.kind, each.name))

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from allometry.core.env import cache_root
 from allometry.core.errors import AllometryError
-from allometry.data.cache import build_once, cache_dir, slug
-from allometry.data.fetching import require_downloads
+from allometry.data.cache import build_once, require_downloads, slug
 from allometry.data.files import first_line, read_files
 from allometry.data.spec import Download
 from allometry.data.split import Document
@@ -69,7 +69,7 @@ class HubText:
         return re.fullmatch("[0-9a-f]{40}", self.revision or "") is not None
 
     def _home(self, cache: Path | None) -> Path:
-        return cache_dir(cache) / "hub" / slug(self.name, identity=self.identity())
+        return cache_root(cache) / "hub" / slug(self.name, identity=self.identity())
 
     def _download(self, directory: Path) -> None:
         require_downloads(f"the data set {self.name}")

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from allometry.core.env import cache_root
 from allometry.core.errors import AllometryError, unknown
 from allometry.data import corpora
-from allometry.data.cache import build_once, cache_dir, slug
+from allometry.data.cache import build_once, slug
 from allometry.data.split import plan_split, split_documents
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def load(name: str, *, cache: Path | None = None, progress: Callable[[str], None
     head, _, trained_on = name.partition("@")
     if head == "symbols":
         return Symbols(_symbols(trained_on))
-    target = cache_dir(cache) / "tokenizers" / slug(head, trained_on, identity=identity(name))
+    target = cache_root(cache) / "tokenizers" / slug(head, trained_on, identity=identity(name))
 
     def build(directory: Path) -> None:
         if progress:

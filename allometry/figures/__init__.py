@@ -1,17 +1,13 @@
 """Figures: functions from runs and fits to a chart with its numbers and its caption. They never import
 torch.
 
-Each returns a `report.content.Figure`; `theme.save` writes any of them as HTML, SVG, PNG, PDF or JSON.
+Each returns a `theme.Figure`; `theme.save` writes any of them as HTML, SVG, PNG, PDF or JSON.
 """
 
-from allometry.figures.fits import fit_chart, fit_figure
-from allometry.figures.isoflop import isoflop, isoflop_slices, valleys
-from allometry.figures.learning_curves import learning_curves
-from allometry.figures.power_law import power_law
-from allometry.figures.predictions import predictions
-from allometry.figures.residuals import residuals
+from allometry.figures.curves import learning_curves
+from allometry.figures.fits import fit_chart, fit_figure, power_law, predictions, residuals
 from allometry.figures.several import several
-from allometry.figures.surface import surface
+from allometry.figures.surface import isoflop, isoflop_slices, surface, valleys
 from allometry.figures.theme import save
 
 __all__ = [

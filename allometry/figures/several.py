@@ -1,7 +1,10 @@
-"""Several named quantities in one plot: points with intervals, lines, or both under one name.
+"""Figures that compare: several named quantities in one plot, ranked effects, a quantity after one correction and the
+next.
 
 For what a paper puts side by side: parameters with and without embeddings (figure 6 of Kaplan et al. 2020),
 compute before and after its adjustment (13, 14), data beside theory (12), lines that cross (15).
+
+The corrections one after the other are as in figure 1 of Porian et al. 2024.
 """
 
 from __future__ import annotations
@@ -14,9 +17,9 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.figures import frames, layers
-from allometry.figures.axes import capital, linear_y, log_x, log_y, quantity
-from allometry.report.content import Figure
+from allometry.figures import axes, layers
+from allometry.figures.axes import capital, escape, linear_y, log_x, log_y, quantity, text_tooltip, tooltip
+from allometry.figures.theme import Figure
 
 _DASHES = ([1, 0], [7, 4], [2, 3], [9, 3, 2, 3], [4, 2], [1, 2], [12, 4])
 _SHAPES = ("circle", "diamond", "square", "triangle-up", "cross", "triangle-down", "triangle-right")
@@ -74,7 +77,7 @@ def _kept(table: pd.DataFrame | None, positive: Sequence[str], x: str, y: str, w
     """Return the rows that can be drawn; an empty table with the columns needed where there is none."""
     if table is None or not len(table):
         return pd.DataFrame({"series": [], x: [], y: []})
-    frames.require(table, ["series", x, y], what)
+    axes.require(table, ["series", x, y], what)
     values = table[list(positive)].to_numpy(dtype=float)
     drawable = (np.isfinite(values) & (values > 0)).all(1) & np.isfinite(table[y].to_numpy(dtype=float))
     return table[drawable].reset_index(drop=True)
@@ -148,3 +151,115 @@ def _points(
         tooltip=layers.run_tips(table, *map(str, table.columns[:8])),
     )
     return [*parts, drawn]
+
+
+VALUES = ["effect", "low", "high"]
+
+
+def effects(table: pd.DataFrame, *, name: str, title: str, x_title: str, caption: str) -> Figure:
+    """Draw `effect` (per cent) of each `dial` with `low` and `high`, in the order of the table; `kind`
+    ("dial" or "interaction") is the colour. Drawn as factors on a logarithmic axis, on which a half is as far
+    from nothing as the double. Raises AllometryError for missing columns or where nothing is left.
+    """
+    axes.require(table, ["dial", "kind", *VALUES], title)
+    kept = table.dropna(subset=VALUES)
+    kept = kept[(kept[VALUES] > -100).all(axis=1)]
+    axes.require(kept, ["dial"], title)
+    drawn = kept.assign(dial=kept["dial"].map(_short), **{c: 1 + kept[c] / 100 for c in VALUES})
+    order = drawn["dial"].tolist()
+    y = alt.Y("dial:N", sort=order, axis=alt.Axis(title=None, labelLimit=300, ticks=False, grid=False))
+    x = log_x("effect", title=x_title)
+    scale = alt.Scale(domain=["dial", "interaction"], range="category")
+    key = alt.Legend(title=None, orient="top")
+    same = alt.Chart(pd.DataFrame({"effect": [1.0]})).mark_rule(style="guide").encode(x=x)
+    bars = (
+        alt.Chart(drawn)
+        .mark_rule(style="errorbar", clip=True)
+        .encode(x=log_x("low", title=x_title), x2="high:Q", y=y)
+    )
+    tips = [text_tooltip("dial"), *(tooltip(column) for column in VALUES)]
+    marks = (
+        alt.Chart(drawn)
+        .mark_point(filled=True, size=70, clip=True)
+        .encode(x=x, y=y, fill=alt.Fill("kind:N", scale=scale, legend=key), tooltip=tips)
+    )
+    return Figure(
+        name=name, title=title, caption=caption,
+        chart=alt.layer(same, bars, marks).properties(width="container", height=max(120, 26 * len(kept))),
+        table=kept.reset_index(drop=True),
+    )  # fmt: skip
+
+
+def _short(dial: str) -> str:
+    """Shorten a group's interactions to the first and how many more there are, where names would fill the figure."""
+    first, *others = dial.split(" = ")
+    return f"{first}, {len(others)} more" if others else first
+
+
+OURS = "ours"
+
+_ROW = 34
+"""Height of a row in pixels."""
+
+
+def steps(
+    table: pd.DataFrame,
+    *,
+    label: str,
+    value: str,
+    low: str,
+    high: str,
+    published: str | None = None,
+    reference: Sequence[float] | None = None,
+    value_title: str | None = None,
+    name: str,
+    title: str,
+    caption: str,
+) -> Figure:
+    """Draw `value` with its interval for each row of `table`, in the table's order from top to bottom.
+
+    `published` is a column with a paper's values, drawn where it has them under its own name; `reference` are
+    values drawn as vertical lines, which the caption must name. Raises AllometryError for missing columns, or
+    where no row is left.
+    """
+    axes.require(table, [label, value, low, high], title)
+    rows = table.reset_index(drop=True)
+    order = [str(text) for text in rows[label]]
+    y = alt.Y(
+        f"{escape(label)}:N",
+        sort=order,
+        axis=alt.Axis(title=None, labelLimit=330, grid=True, ticks=False, domain=False),
+    )
+    title_x = value_title or value
+    parts = [_references(reference or [], title_x), *_measured(rows, y, value, low, high, title_x, published)]
+    return Figure(
+        name=name,
+        title=title,
+        caption=caption,
+        chart=layers.compose(*parts, height=_ROW * len(rows) + 20),
+        table=rows,
+    )
+
+
+def _x(column: str, title: str) -> alt.X:
+    return alt.X(f"{escape(column)}:Q", scale=alt.Scale(zero=False, padding=16), axis=alt.Axis(title=title))
+
+
+def _measured(
+    rows: pd.DataFrame, y: alt.Y, value: str, low: str, high: str, title: str, published: str | None
+) -> list[alt.Chart]:
+    """Draw our value with its bar, and the paper's beside it, in one legend."""
+    tips = layers.run_tips(rows, *map(str, rows.columns[:8]))
+    parts = [rows.assign(who=OURS, at=rows[value])]
+    if published is not None:
+        parts.append(rows.dropna(subset=[published]).assign(who=published, at=lambda t: t[published]))
+    names = [OURS] if published is None else [OURS, published]
+    both = pd.concat(parts, ignore_index=True)
+    bars = layers.horizontal_intervals(rows, (_x(low, title), y), low, high)
+    return [bars, layers.category_points(both, _x("at", title), y, "who", names, tips=tips)]
+
+
+def _references(reference: Sequence[float], title: str) -> alt.Chart:
+    """Draw a vertical line at each value."""
+    table = pd.DataFrame({"reference": list(reference)})
+    return alt.Chart(table).mark_rule(style="guide", clip=True).encode(x=_x("reference", title))

@@ -28,7 +28,7 @@ from allometry.runs.tables.numbers import (
     is_text,
     partly_in_units,
 )
-from allometry.runs.tables.status import finished, status_column
+from allometry.runs.tables.trackers import finished, status_column
 
 Array = NDArray[np.float64]
 
@@ -84,14 +84,12 @@ def observe(
     looked for by their usual names (`runs.tables.headings`), with the unit in the heading. Rows are left out
     (and listed, with the reason) when they are named in `exclude` (index labels, or labels mapped to
     reasons),
-    when their status says that the run did not finish (`runs.tables.status`), and when a value is missing,
+    when their status says that the run did not finish (`runs.tables.trackers`), and when a value is missing,
     unreadable, infinite or not positive: a training log has rows without a test loss. Raises AllometryError
     when a column is missing, when more than half of a column is text, infinite or not positive, or when
     nothing
     is left.
     """
-    import pandas as pd
-
     if not isinstance(frame, pd.DataFrame):
         frame = pd.DataFrame(frame)
     reader = _Reader(frame, dict(columns or {}))
@@ -241,8 +239,6 @@ class _Reader:
 
     def _column(self, name: str) -> Array:
         """Read a column as numbers: counts such as "1.2B" are read, with a note; unreadable text becomes nan."""
-        import pandas as pd
-
         column = self.frame[name]
         if isinstance(column, pd.DataFrame):
             raise AllometryError(

@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from allometry.core.errors import AllometryError
+from allometry.core.files import writing
 from allometry.models.modules.transformer import Transformer
 from allometry.models.transformer import TransformerConfig
 from allometry.models.universal import UniversalConfig
-from allometry.runs.files import writing
 
 _NAMES = {
     "norm_1": "ln_1",

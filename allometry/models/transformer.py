@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from allometry.core.errors import AllometryError
-from allometry.models.base import ModelConfig, register
-from allometry.models.counts import Counts
+from allometry.models.base import Counts, ModelConfig, register
 
 if TYPE_CHECKING:
     from allometry.models.modules.transformer import Transformer
@@ -92,7 +91,7 @@ class TransformerConfig(ModelConfig):
 
     def build(self, seed: int = 0) -> Transformer:
         """Build the module with freshly initialised weights, a pure function of (shape, seed)."""
-        from allometry.models.layers import fresh
+        from allometry.models.modules import fresh
         from allometry.models.modules.transformer import Transformer
 
         return fresh(lambda: Transformer(self), seed)

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from allometry.models.base import ModelConfig, StrictModel, register
-from allometry.models.counts import Counts
+from allometry.models.base import Counts, ModelConfig, StrictModel, register
 from allometry.models.transformer import TransformerConfig, with_derived
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ class UniversalConfig(ModelConfig):
 
     def build(self, seed: int = 0) -> Universal:
         """Build the module with freshly initialised weights, a pure function of (shape, seed)."""
-        from allometry.models.layers import fresh
+        from allometry.models.modules import fresh
         from allometry.models.modules.universal import Universal
 
         return fresh(lambda: Universal(self), seed)

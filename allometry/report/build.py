@@ -1,22 +1,232 @@
 """A study's analysis as one HTML file: offline, interactive, light and dark, printable.
 
+An analysis becomes the plain values that the template shows: ids that are unique on the page, texts that are
+escaped, tables as cells, charts as specifications.
+
 The file loads nothing. Its scripts are named by their hashes in a content security policy that forbids
 everything else, so that even text which slipped through the escaping could neither run nor call out.
 """
 
 from __future__ import annotations
 
+import math
 import os
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 from markupsafe import Markup
 
 from allometry.figures import theme
+from allometry.figures.theme import Figure
 from allometry.report import format as fmt
 from allometry.report import page
-from allometry.report.content import Analysis
-from allometry.report.layout import layout
+from allometry.report.content import Analysis, Constant, Section, Table
+from allometry.report.page import chart_json, table_of
 from allometry.version import __version__
+
+WIDTH, HEIGHT, MARGIN = 150, 22, 6
+
+
+def strip(constant: Constant) -> Markup:
+    """Draw an inline SVG: a bar for our interval, a dot for our value, a tick for each published value.
+
+    The axis spans all of them; it is logarithmic where they are positive and span more than a factor of
+    thirty. Empty where our value is not finite.
+    """
+    published = [v for v in constant.published.values() if math.isfinite(v)]
+    bounds = [v for v in (constant.low, constant.high) if math.isfinite(v)]
+    if not math.isfinite(constant.ours):
+        return Markup("")
+    values = [constant.ours, *bounds, *published]
+    logarithmic = min(values) > 0 and max(values) / min(values) > 30
+    scaled = [math.log(v) if logarithmic else v for v in values]
+    low, span = min(scaled), (max(scaled) - min(scaled)) or 1.0
+
+    def x(value: float) -> str:
+        where = ((math.log(value) if logarithmic else value) - low) / span
+        return f"{MARGIN + where * (WIDTH - 2 * MARGIN):.1f}"
+
+    middle = HEIGHT / 2
+    parts = [
+        Markup('<line class="strip-axis" x1="0" x2="{}" y1="{}" y2="{}"/>').format(WIDTH, middle, middle)
+    ]
+    if len(bounds) == 2:
+        parts.append(
+            Markup('<line class="strip-bar" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
+                x(bounds[0]), x(bounds[1]), middle, middle
+            )
+        )
+    for paper, value in constant.published.items():
+        if math.isfinite(value):
+            parts.append(
+                Markup(
+                    '<line class="strip-paper" x1="{0}" x2="{0}" y1="3" y2="{1}">'
+                    "<title>{2}: {3:.4g}</title></line>"
+                ).format(x(value), HEIGHT - 3, paper, value)
+            )
+    parts.append(Markup('<circle class="strip-dot" cx="{}" cy="{}" r="4"/>').format(x(constant.ours), middle))
+    return Markup(
+        '<svg class="strip" viewBox="0 0 {0} {1}" width="{0}" height="{1}" aria-hidden="true">{2}</svg>'
+    ).format(WIDTH, HEIGHT, Markup("").join(parts))
+
+
+ROWS_SHOWN = 300
+"""Rows of a figure's numbers that are shown under it; the CSV has all of them."""
+
+ROWS_SHOWN_IN_CHAPTERS = 40
+"""The same where a page has many chapters."""
+
+_MARKS = {"agrees": "✓", "differs": "≠", "cannot tell": "?"}
+
+
+class Names:
+    """Ids and file names, each given out once."""
+
+    def __init__(self, *taken: str) -> None:
+        """Reserve the ids `taken`, which the template itself uses."""
+        self._count = Counter(taken)
+
+    def unique(self, text: str) -> str:
+        """Return the text as an id, with a number if it was given out before."""
+        base = fmt.identifier(text)
+        self._count[base] += 1
+        if self._count[base] == 1:
+            return base
+        return self.unique(f"{base}-{self._count[base]}")
+
+
+TAKEN = (
+    *("answer", "constants", "warnings", "excluded", "excluded-runs", "runs", "all-runs", "environment"),
+    *("again", "main", "theme", "theme-name", "themes", "command", "copy", "next", "seen"),
+)
+"""Ids that the template uses itself."""
+
+
+def layout(analysis: Analysis) -> dict[str, Any]:
+    """Collect what the template shows of an analysis."""
+    names = Names(*TAKEN)
+    excluded = _excluded(analysis)
+    constants = [(None, list(analysis.constants)), *((c, list(c.constants)) for c in analysis.chapters)]
+    chapters = [_chapter(chapter, names) for chapter in analysis.chapters]
+    anchors = {id(chapter): shown["id"] for chapter, shown in zip(analysis.chapters, chapters, strict=True)}
+    return {
+        **_entry(analysis, names, prefix="", rows=ROWS_SHOWN),
+        "chapters": chapters,
+        "groups": [
+            {
+                "title": chapter.study if chapter else "",
+                "anchor": anchors[id(chapter)] if chapter else "",
+                "constants": [_constant(c) for c in listed],
+            }
+            for chapter, listed in constants
+            if listed
+        ],
+        "levels": sorted({c.level for _, listed in constants for c in listed}),
+        "excluded": table_of(excluded, "excluded-runs", limit=ROWS_SHOWN),
+        "runs": table_of(_filled(analysis.runs), "all-runs", limit=None),
+        "environment": list(_flatten(analysis.environment)),
+    }
+
+
+def _entry(analysis: Analysis, names: Names, *, prefix: str, rows: int) -> dict[str, Any]:
+    """Collect what every entry of the log has: a date, a question, what was expected, seen, and is asked next."""
+    return {
+        "study": analysis.study,
+        "question": analysis.question,
+        "date": fmt.date(analysis.date),
+        "expected": fmt.inline(analysis.expected),
+        "answer": fmt.paragraphs(analysis.answer),
+        "next": fmt.inline(analysis.next),
+        "warnings": [fmt.inline(warning) for warning in analysis.warnings],
+        "sections": [_section(s, i, names, prefix, rows) for i, s in enumerate(analysis.sections, start=1)],
+    }
+
+
+def _chapter(chapter: Analysis, names: Names) -> dict[str, Any]:
+    shown = {"id": names.unique(chapter.study)}
+    constants = [_constant(c) for c in chapter.constants]
+    return {
+        **shown,
+        **_entry(chapter, names, prefix=f"{chapter.study}-", rows=ROWS_SHOWN_IN_CHAPTERS),
+        "groups": [{"title": "", "anchor": "", "constants": constants}] if constants else [],
+        "levels": sorted({c.level for c in chapter.constants}),
+        "excluded": 0 if chapter.excluded is None else len(chapter.excluded),
+    }
+
+
+def _section(section: Section, index: int, names: Names, prefix: str, rows: int) -> dict[str, Any]:
+    return {
+        "id": names.unique(f"{prefix}s{index}-{section.title}"),
+        "title": section.title,
+        "text": fmt.paragraphs(section.text),
+        "evidence": [_evidence(item, names.unique(prefix + item.name), rows) for item in section.evidence],
+    }
+
+
+def _evidence(item: Figure | Table, name: str, rows: int) -> dict[str, Any]:
+    frame = item.table if isinstance(item, Figure) else item.frame
+    limit = rows if isinstance(item, Figure) else ROWS_SHOWN
+    shown = {
+        "id": name,
+        "title": item.title,
+        "caption": fmt.inline(item.caption),
+        "table": table_of(frame, name, limit=limit),
+    }
+    if isinstance(item, Table):
+        return {**shown, "kind": "table"}
+    return {**shown, "kind": "figure", "spec": chart_json(item)}
+
+
+def _constant(constant: Constant) -> dict[str, Any]:
+    return {
+        "name": constant.name,
+        "symbol": constant.symbol,
+        "published": [(paper, fmt.short(value)) for paper, value in constant.published.items()],
+        "ours": fmt.interval(constant.ours, constant.low, constant.high),
+        "level": Markup("{} %").format(f"{100 * constant.level:g}"),
+        "verdict": constant.verdict,
+        "mark": _MARKS.get(constant.verdict, "?"),
+        "verdict_class": fmt.identifier(constant.verdict),
+        "why": fmt.inline(constant.why),
+        "strip": strip(constant),
+    }
+
+
+def _filled(runs: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Return the run table without columns that no run fills."""
+    return None if runs is None else runs.dropna(axis=1, how="all")
+
+
+def _excluded(analysis: Analysis) -> pd.DataFrame | None:
+    """Return the excluded runs of all chapters; a run left out of several for one reason is one row."""
+    frames = [
+        chapter.excluded.assign(study=chapter.study)
+        for chapter in analysis.chapters
+        if chapter.excluded is not None and len(chapter.excluded)
+    ]
+    if not frames:
+        return analysis.excluded
+    if analysis.excluded is not None and len(analysis.excluded):
+        frames.insert(0, analysis.excluded.assign(study=analysis.study))
+    both = pd.concat([frame.dropna(axis=1, how="all") for frame in frames], ignore_index=True)
+    studies = both.groupby(["run", "reason"])["study"].agg(lambda names: ", ".join(dict.fromkeys(names)))
+    once = both.drop(columns="study").drop_duplicates(["run", "reason"])
+    return once.merge(studies.reset_index(), on=["run", "reason"], how="left")
+
+
+def _flatten(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield nested settings as (dotted name, text) pairs."""
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{name}.")
+        elif isinstance(value, list | tuple) and all(not isinstance(v, dict | list) for v in value):
+            yield name, ", ".join(map(str, value)) or fmt.MISSING
+        else:
+            yield name, fmt.MISSING if value is None else str(value)
 
 
 def build(analysis: Analysis) -> str:
@@ -29,7 +239,7 @@ def build(analysis: Analysis) -> str:
         description=analysis.answer,
         themes=page.themes(),
         colours=page.colours(),
-        policy=fmt.policy(fmt.digests(runtime, script)),
+        policy=theme.policy(theme.digests(runtime, script)),
         runtime=Markup(runtime),
         script=Markup(script),
         style=Markup(style),

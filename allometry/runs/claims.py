@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from allometry.core.errors import AllometryError
-from allometry.runs.files import parse_json
+from allometry.core.files import parse_json
 from allometry.runs.place import Place
 
 FOLDER = ".claims"

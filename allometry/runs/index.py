@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from allometry.core.errors import AllometryError, printable
-from allometry.runs.files import MOST_BYTES_OF_LINES, parse_json, read_bytes, write_text
+from allometry.core.files import MOST_BYTES_OF_LINES, parse_json, read_bytes, write_text
 from allometry.runs.record import (
     COLUMNS,
     FINISHED,

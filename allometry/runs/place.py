@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from allometry.core.errors import AllometryError, missing_extra, printable
-from allometry.runs.files import MOST_BYTES_OF_LINES, read_bytes, replacing, writing
+from allometry.core.files import MOST_BYTES_OF_LINES, create, read_bytes, replacing, writing
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
 MOST_NAMES = 1_000_000
@@ -119,14 +119,9 @@ class Folder:
     def create(self, name: str, data: bytes) -> bool:
         """Create a file: written aside, then linked, which is atomic on NFS too. See `Place.create`."""
         path = _path_below(self.root, name)
-        with contextlib.suppress(_Exists), self._replacing(path) as aside:
-            aside.write_bytes(data)
-            try:
-                os.link(aside, path)
-            except FileExistsError:
-                raise _Exists from None
-            return True
-        return False
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return create(path, data)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file: see `Place.write`."""
@@ -181,10 +176,6 @@ class Folder:
             path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as aside:
             yield aside
-
-
-class _Exists(Exception):
-    """Another process has created the file."""
 
 
 class TooLarge(AllometryError):

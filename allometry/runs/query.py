@@ -1,5 +1,6 @@
-"""The filter language of runs: `family=transformer N>1e5 status=done lr<=0.01 study=quickstart`.
+"""Select, compare and export runs.
 
+The filter language: `family=transformer N>1e5 status=done lr<=0.01 study=quickstart`.
 Conditions are separated by spaces and must all hold. A column is compared with `=`, `!=`, `<`, `<=`, `>` or
 `>=`. Text may list alternatives (`corpus=sotu,stdlib`) and use `*` (`run=*-s0-*`); numbers may carry units
 (`N>10M`, `seconds<2m`); times are UTC, as far as they are given (`finished>=2026-01-31`). Names with spaces
@@ -8,19 +9,23 @@ or brackets stand between backticks (`` `Val Loss`<4 ``). A missing value satisf
 
 from __future__ import annotations
 
+import json
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from allometry.core.errors import AllometryError, unknown
+from allometry.core.errors import AllometryError, require, unknown
+from allometry.core.files import replacing
 from allometry.core.units import parse_duration, parse_number
+from allometry.runs.record import RunRecord
 
 _CONDITION = re.compile(r"""(`[^`]+`|[A-Za-z_][\w:./-]*)\s*(!=|<=|>=|==|=|<|>)\s*("[^"]*"|'[^']*'|\S+)""")
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
@@ -137,3 +142,88 @@ def _text_mask(values: pd.Series, condition: Condition, *, listed: bool) -> pd.S
 
     hit = values.map(matches).astype(bool) & values.notna()
     return hit if condition.relation == "=" else ~hit
+
+
+_IGNORED = ("format", "run", "notes")
+
+
+def diff(first: RunRecord, second: RunRecord) -> pd.DataFrame:
+    """Return the keys that differ, with the columns part ("config", "counts", "result", "environment"), key, and
+    one per run.
+
+    The runs' columns are called `a` and `b`; a key that only one of them has is missing in the other.
+    """
+    parts = {
+        "config": (first.config, second.config),
+        "counts": (first.counts, second.counts),
+        "result": (_outcome(first), _outcome(second)),
+        "environment": (first.environment, second.environment),
+    }
+    rows = [
+        {"part": part, "key": key, "a": a, "b": b}
+        for part, (mine, other) in parts.items()
+        for key, a, b in _differences(mine, other)
+    ]
+    return pd.DataFrame(rows, columns=["part", "key", "a", "b"], dtype=object)
+
+
+def _outcome(record: RunRecord) -> dict[str, Any]:
+    results = {
+        key: value for key, value in record.result.items() if key not in (*_IGNORED, "counts", "status")
+    }
+    return {"status": record.status, **results}
+
+
+def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    a, b = flatten(first), flatten(second)
+    for key in dict.fromkeys([*a, *b]):
+        if a.get(key) != b.get(key):
+            yield key, a.get(key), b.get(key)
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested objects as one level with dotted keys, such as "train.lr"; lists become JSON.
+
+    >>> flatten({"train": {"lr": 0.004}, "eval_on": ["stdlib"]})
+    {'train.lr': 0.004, 'eval_on': '["stdlib"]'}
+    """
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat |= flatten(item, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.dumps(item) if isinstance(item, list | tuple) else item
+    return flat
+
+
+def _csv(frame: pd.DataFrame, path: Path) -> None:
+    frame.to_csv(path, index=False)
+
+
+def _json(frame: pd.DataFrame, path: Path) -> None:
+    frame.to_json(path, orient="records", indent=1, double_precision=15)
+
+
+def _parquet(frame: pd.DataFrame, path: Path) -> None:
+    require("pyarrow", purpose="to write Parquet")
+    frame.to_parquet(path, index=False)
+
+
+FORMATS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
+    ".csv": _csv,
+    ".json": _json,
+    ".parquet": _parquet,
+}
+"""File endings, and the function that writes each."""
+
+
+def export(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table in the format of the file's ending: .csv, .json or .parquet; the file appears whole or
+    not at all.
+
+    Raises AllometryError for another ending, or if the file cannot be written.
+    """
+    if path.suffix not in FORMATS:
+        raise unknown("file ending", path.suffix or path.name, FORMATS)
+    with replacing(path) as aside:
+        FORMATS[path.suffix](frame, aside)

@@ -5,14 +5,14 @@ A run directory holds (losses in nats per token):
     config.json   {"format": 1, "id": …, "config": RunConfig as JSON, "counts": Counts as JSON}
     env.json      what `allometry.core.env.snapshot` says, and as "arithmetic" the device and PyTorch's settings
     curve.jsonl   one object a line: step, tokens, lr, train_loss, grad_norm, loss (test), loss_<corpus>, …,
-                  and by_position, a list of losses by position in the context (see `runs.positions`)
+                  and by_position, a list of losses by position in the context (see `runs.measurements`)
     result.json   written last: {"format": 1, "status": "done" | "diverged", "step", "tokens", "loss",
                   "train_loss", "bits_per_byte", "unique", "seconds", "started", "finished", "engine",
                   "loss_<corpus>", …}; the two times are UTC, "2026-01-31T23:59:59Z"
     text.json     which text it was trained on (see `runs.texts`)
     error.txt     why it failed; the next attempt removes it
 
-and, where its data ask for them, probes.json and .jsonl (`runs.probes`) and novelty.json (`runs.novelty`).
+and, where its data ask for them, probes.json and .jsonl (`runs.measurements`) and novelty.json (`runs.measurements`).
 
 A run may come from somebody else. So what is read is checked: a configuration that is damaged is an
 AllometryError, everything else that is damaged is left out, and noted. A run's id is the name of its folder.
@@ -31,7 +31,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from allometry.core.errors import AllometryError, printable
-from allometry.runs.files import left_out, read_bytes, read_json, read_lines
+from allometry.core.files import left_out, read_bytes, read_json, read_lines
 from allometry.runs.texts import Text, recorded
 
 FORMAT = 1
@@ -189,7 +189,7 @@ class RunRecord:
 
 
 def sizes(counts: Mapping[str, int], tokens: float) -> dict[str, float]:
-    """Return N and C under each convention, from the recorded components (the same sums as `models.counts.Counts`).
+    """Return N and C under each convention, from the recorded components (the same sums as `models.base.Counts`).
 
     N: Kaplan's (blocks), `N_head` Porian's (with the output matrix), `N_total` Chinchilla's (everything). C
     = 6ND with blocks only, `C_head` with the output matrix, `C_attention` with the output matrix and the

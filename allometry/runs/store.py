@@ -16,14 +16,19 @@ from typing import Any
 import pandas as pd
 
 from allometry.core.errors import AllometryError, printable, unknown
-from allometry.runs.files import read_json, refuse_links, size_of, write_json, writing
+from allometry.core.files import read_json, refuse_links, size_of, write_json, writing
+from allometry.core.locks import exclusive
 from allometry.runs.index import read_index, run_directories
-from allometry.runs.lock import exclusive
+from allometry.runs.measurements import (
+    NOVELTY_COLUMNS,
+    POSITION_COLUMNS,
+    PROBE_COLUMNS,
+    read_novelty,
+    read_positions,
+    read_probes,
+)
 from allometry.runs.mirror import Mirror
-from allometry.runs.novelty import NOVELTY_COLUMNS, read_novelty
 from allometry.runs.place import place, url_of
-from allometry.runs.positions import POSITION_COLUMNS, read_positions
-from allometry.runs.probes import PROBE_COLUMNS, read_probes
 from allometry.runs.query import select
 from allometry.runs.record import (
     COLUMNS,
@@ -190,13 +195,13 @@ class Store:
 
     def probes(self, runs: Iterable[str] | None = None) -> pd.DataFrame:
         """Return losses of single sequences (canaries, passages, documents, …) along the named runs (default:
-        all): `runs.probes.PROBE_COLUMNS`.
+        all): `runs.measurements.PROBE_COLUMNS`.
         """
         return self._together(read_probes, PROBE_COLUMNS, runs)
 
     def novelty(self, runs: Iterable[str] | None = None) -> pd.DataFrame:
         """Return how often n-grams of the text that the named runs (default: all) generate occur in their
-        training data: `runs.novelty.NOVELTY_COLUMNS`.
+        training data: `runs.measurements.NOVELTY_COLUMNS`.
         """
         return self._together(read_novelty, NOVELTY_COLUMNS, runs)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from allometry.core.errors import AllometryError
-from allometry.runs.files import read_json, refuse_links, write_json, writing
+from allometry.core.files import read_json, refuse_links, write_json, writing
 from allometry.runs.place import is_file_name
 
 FILE = "text.json"

@@ -18,9 +18,10 @@ import pandas as pd
 from allometry.core.errors import AllometryError
 from allometry.core.units import format_count
 from allometry.figures.several import several
-from allometry.figures.trade_off import trade_off
+from allometry.figures.surface import trade_off
+from allometry.figures.theme import Figure
 from allometry.laws.uncertainty import percentile_interval, said
-from allometry.report.content import Constant, Figure, Section, Table, Verdict
+from allometry.report.content import Constant, Section, Table, Verdict
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
@@ -35,7 +36,7 @@ from allometry.studies.core.sections import (
 )
 from allometry.studies.core.study import Study, register
 from allometry.studies.shared.batches import BatchLaw, critical_batch, scan_runs
-from allometry.train.noise_scale import noise_scale
+from allometry.train.evaluate import noise_scale
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pandas as pd
 
 from allometry.core.units import format_count
-from allometry.figures.power_law import power_law
+from allometry.figures.fits import power_law
 from allometry.report.content import Constant, Section, Table
 from allometry.studies.core.sections import (
     KAPLAN,
@@ -30,8 +30,9 @@ from allometry.studies.core.study import Study, register
 from allometry.studies.shared.subsets import early_stopped, excess, limits
 
 if TYPE_CHECKING:
+    from allometry.figures.theme import Figure
     from allometry.laws.result import FitResult
-    from allometry.report.content import Analysis, Figure
+    from allometry.report.content import Analysis
     from allometry.studies.core.study import StudyData
 
 

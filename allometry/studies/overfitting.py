@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.units import format_count
-from allometry.figures.overfitting import train_and_test
+from allometry.figures.curves import train_and_test
 from allometry.figures.several import several
 from allometry.figures.surface import surface
 from allometry.laws.fit import fit
@@ -45,8 +45,9 @@ from allometry.studies.core.study import Study, register
 from allometry.studies.shared.subsets import early_stopped, excess, infinite, limits
 
 if TYPE_CHECKING:
+    from allometry.figures.theme import Figure
     from allometry.laws.result import FitResult
-    from allometry.report.content import Analysis, Figure
+    from allometry.report.content import Analysis
     from allometry.studies.core.study import StudyData
 
 

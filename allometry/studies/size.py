@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from allometry.figures.power_law import power_law
+from allometry.figures.fits import power_law
 from allometry.figures.several import several
 from allometry.laws.backtest import backtest
 from allometry.report.content import Section, Table

@@ -1,9 +1,14 @@
-"""Everything that a run needs to continue, in one file: parameters, moments, and the position of the run.
+"""Write and read a run's parameters: checkpoints to continue from, the weights that another run starts from
+(`TrainConfig.init_from`), and the model of a finished run.
 
 A checkpoint is a safetensors file with "params/…", "adam_m/…" and "adam_v/…" and, in its header, JSON: who
 made it, a checksum, the step, the curve so far and the sums that the next row of the curve averages. It is
 written aside and renamed, so it is there whole or not at all; the newest two are kept, so that one that a
 full disk or a dying machine damaged costs an interval, not the run.
+
+Many processes write PyTorch's distributed format together, and any number of them read it:
+`checkpoints/step-000001234.dcp/` holds a part from each process and position.json, written last; it is
+written aside and renamed, like every checkpoint, and the newest two are kept.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -23,12 +29,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from allometry.core.errors import AllometryError
-from allometry.runs.files import parse_json, replacing, write_bytes, writing
-from allometry.runs.record import is_curve_row, is_number
+from allometry.core.files import parse_json, read_json, replacing, write_bytes, writing
+from allometry.runs.record import RunRecord, is_curve_row, is_number, read_run
+from allometry.train.config import RunConfig
 from allometry.train.engines.base import State
 
 if TYPE_CHECKING:
-    from allometry.train.config import RunConfig
+    from torch import nn
+
+    from allometry.train.engines.base import Engine
+
 
 FORMAT = 1
 KEPT = 2
@@ -257,3 +267,117 @@ def _checksum(state: State) -> int:
     for name in sorted(state):
         total = zlib.crc32(np.ascontiguousarray(state[name]).data.cast("B"), zlib.crc32(name.encode(), total))
     return total
+
+
+SHARDED_POSITION = "position.json"
+
+
+def newest_sharded(home: Path, config: RunConfig, log: Callable[[str], None]) -> tuple[Path, Position] | None:
+    """Return the newest distributed checkpoint of a run and its position; None without one. Those that are
+    skipped are reported to `log`.
+    """
+    for path in sharded_newest_first(home):
+        try:
+            stored = read_json(path / SHARDED_POSITION)
+        except AllometryError as error:
+            log(f"{error.message}; going back to the checkpoint before it")
+            continue
+        if stored is None or stored.get("run") != config.id:
+            continue
+        position = stored.get("position")
+        problem = position_problem(position) if isinstance(position, dict) else "it has no position"
+        if problem:
+            log(f"{path / SHARDED_POSITION} is damaged: {problem}; going back to the checkpoint before it")
+            continue
+        return path, Position(**stored["position"])
+    return None
+
+
+def load_sharded(path: Path, engine: Engine) -> None:
+    """Load the state of a distributed checkpoint into an engine, of one process or of many."""
+    import torch
+    import torch.distributed.checkpoint as dcp
+
+    load_own = getattr(engine, "load", None)
+    if load_own is not None:
+        load_own(path)
+        return
+    tensors = {name: torch.from_numpy(np.zeros_like(each)) for name, each in engine.state().items()}
+    with warnings.catch_warnings():  # it warns that there is no process group: that is intended
+        warnings.simplefilter("ignore", UserWarning)
+        dcp.load(tensors, checkpoint_id=str(path), no_dist=True)
+    engine.load_state({name: tensor.numpy() for name, tensor in tensors.items()})
+
+
+def clear_sharded(home: Path) -> None:
+    """Remove what is only needed to continue a run that is finished."""
+    for path in sharded_newest_first(home):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def sharded_newest_first(home: Path) -> list[Path]:
+    """Return the folders of a run's distributed checkpoints."""
+    return sorted(folder(home).glob("step-*.dcp"), reverse=True)
+
+
+FREE = ("dropout", "init")
+"""Settings of a model that may differ between a run and the one that it starts from."""
+
+
+def inherited(config: RunConfig, store: Path) -> State:
+    """Read the weights that a run starts from, as "params/<name>"; empty if it starts from its own.
+
+    `store` is the directory that holds both runs' directories. AllometryError if the other run is not there,
+    is not finished, diverged, or has another shape.
+    """
+    parent = config.train.init_from
+    if parent is None:
+        return {}
+    if not (store / parent / "config.json").exists():
+        raise AllometryError(
+            f"{config.id} starts from {parent}, which is not in {store}",
+            hint="train that run first, or add it to the same sweep",
+        )
+    record = read_run(store / parent)
+    if reason := why_not(record) or mismatch(config, record.config.get("model", {})):
+        raise AllometryError(
+            f"{config.id} cannot start from {parent}: {reason}",
+            hint="start from a finished run of the same shape, or leave init_from out",
+        )
+    return {f"params/{name}": tensor for name, tensor in final_parameters(store / parent).items()}
+
+
+def why_not(record: RunRecord) -> str | None:
+    """Return why a run has no weights to start from, or None if it has."""
+    if record.status == "diverged":
+        return "it diverged"
+    if record.status == "failed":
+        return f"it failed ({(record.error or '').strip().splitlines()[0]})" if record.error else "it failed"
+    return None if record.status == "done" else "it is not finished"
+
+
+def mismatch(config: RunConfig, model: Mapping[str, Any]) -> str | None:
+    """Return how the model of another run (as plain JSON) differs from a run's own, or None if weights fit."""
+    own = config.model.model_dump(mode="json")
+    differ = [
+        f"{key} {model.get(key)} instead of {own.get(key)}"
+        for key in sorted({*own, *model} - set(FREE))
+        if own.get(key) != model.get(key)
+    ]
+    return f"its model has {', '.join(differ)}" if differ else None
+
+
+def trained_model(directory: Path) -> nn.Module:
+    """Return the module of a finished run with its trained fp32 weights, in evaluation mode.
+
+    Raises AllometryError if there is no run, it is not finished, or its files are damaged.
+    """
+    import torch
+
+    stored = read_json(directory / "config.json")
+    if stored is None:
+        raise AllometryError(f"{directory} holds no run: it has no config.json", hint="allometry runs list")
+    parameters = final_parameters(directory)
+    model = RunConfig.model_validate(stored["config"]).model.build()
+    model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in parameters.items()})
+    return model.eval()

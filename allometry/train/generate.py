@@ -1,23 +1,43 @@
-"""Generate text from a model, token by token, by sampling from its predictions.
+"""Use a trained model: load it, generate text from it token by token, and measure what it copies.
 
+from allometry.train.checkpoint import trained_model
 from allometry.train.generate import generate
-from allometry.train.trained import trained_model
 model = trained_model(Path("runs/transformer-4x64-…"))
 ids = generate(model, [list(b"My fellow citizens")], 200, seed=1)
+
+from allometry.models.hf import export_gpt2
+export_gpt2(model, Path("exported"))
+
+A run with `data.novelty` continues that many held-out texts when it has ended: plain sampling at temperature
+1 after prompts of half a context. Its continuations and the true ones are then looked up in the tokens that
+it was trained on (McCoy et al. 2021, "How much do language models copy from their training data?", arXiv
+2111.09509). See `runs.measurements` for the reading of what is written. It costs as many forward passes as there
+are tokens in LENGTH: at a context of 64, 64 texts cost what training on about 1.6e5 tokens does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from allometry.core.errors import AllometryError
+from allometry.core.files import write_json
+from allometry.data.batches import windows
+from allometry.data.ngrams import duplicated
+from allometry.runs.measurements import NOVELTY_FILE, NOVELTY_FORMAT
+from allometry.train.config import RunConfig
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from allometry.train.config import RunConfig
+    from allometry.train.engines.base import State
+    from allometry.train.inputs import Inputs
+
 
 Ids = npt.NDArray[np.int64]
 
@@ -94,3 +114,45 @@ def _drawn(
     scaled = (logits - logits.max(axis=1, keepdims=True)) / temperature
     cumulative = np.cumsum(np.exp(scaled), axis=1)
     return (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(axis=1)
+
+
+LENGTH = 128
+"""Tokens of a continuation: they slide the context along."""
+
+MOST = 64
+"""The longest n-grams that are looked up."""
+
+_STREAM = 4
+"""The stream of random numbers that continuations are drawn from, beside the run's seed."""
+
+
+def continued(test: npt.NDArray[np.unsignedinteger], n_ctx: int, count: int) -> npt.NDArray[np.int64]:
+    """Return `count` held-out texts or as many as there are, evenly spread: prompts with what follows them, (n,
+    max(1, n_ctx // 2) + LENGTH).
+
+    AllometryError where the held-out text is too short for one.
+    """
+    width = _prompt(n_ctx) + LENGTH
+    return windows(test, n_ctx=width - 1, n_tokens=count * (width - 1))
+
+
+def _prompt(n_ctx: int) -> int:
+    return max(1, n_ctx // 2)
+
+
+def record(directory: Path, config: RunConfig, inputs: Inputs, state: State, step: int) -> None:
+    """Continue the run's held-out texts with these parameters, and write down how often n-grams of the
+    continuations, and of the true ones, occur in the training tokens.
+    """
+    from allometry.train.engines.reference import with_parameters
+
+    assert inputs.continued is not None
+    prompt = _prompt(config.model.n_ctx)
+    model = with_parameters(config.model.build(), state)
+    written = generate(model, inputs.continued[:, :prompt], LENGTH, seed=(config.train.seed, _STREAM))
+    counts = duplicated(
+        inputs.order.tokens, np.concatenate([written, inputs.continued[:, prompt:]]), MOST
+    ).tolist()
+    found = {"generated": counts[: len(written)], "human": counts[len(written) :]}
+    about = {"format": NOVELTY_FORMAT, "step": step, "prompt": prompt, "length": LENGTH}
+    write_json(directory / NOVELTY_FILE, {**about, **found})

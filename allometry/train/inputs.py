@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError
-from allometry.data.subsets import first
+from allometry.data.batches import first
 from allometry.data.tokens import BatchOrder, Manifest, TokenSet, prepare, windows
 from allometry.train.config import DataConfig, RunConfig
-from allometry.train.controls import controlled
-from allometry.train.novelty import continued
-from allometry.train.probes import Probes
+from allometry.train.generate import continued
+from allometry.train.probes import Probes, controlled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +26,7 @@ class Inputs:
     `unique` counts the training tokens that there are. Where only answers count in the loss, `weights`,
     (n_ctx,), is 1 at theirs, and `trained` holds windows of the training split; else None and no windows.
     `probes` are sequences whose own losses are recorded, if the run has any; `continued` are held-out texts
-    of which the run continues the beginnings, if it does (`train.novelty`).
+    of which the run continues the beginnings, if it does (`train.generate`).
     """
 
     order: BatchOrder

@@ -3,6 +3,10 @@
 Data, model, step, evaluation, checkpoint, result, in that order; what happens inside a step is the engine's
 business. Same configuration, machine, engine and thread count: the same curve and parameters, bit for bit,
 however often the run was killed and started again. Losses are nats per token.
+
+Usually this process alone trains a run (`SingleProcess`). Where several do, all of them follow the same loop and
+hold the same position. The one that leads writes the run's directory; the others write to a temporary one that
+nobody reads. Whatever depends on a clock is decided by the leader.
 """
 
 from __future__ import annotations
@@ -10,28 +14,32 @@ from __future__ import annotations
 import json
 import math
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allometry.runs.files import append_text, write_json, write_text, writing
-from allometry.runs.milestones import milestones
+from allometry.core import env
+from allometry.core.errors import AllometryError
+from allometry.core.files import append_text, read_json, write_json, write_text, writing
+from allometry.runs.measurements import milestones
 from allometry.runs.texts import record as record_text
-from allometry.train import checkpoint, novelty
-from allometry.train.checkpoint import Position
-from allometry.train.config import FORMAT, RunConfig
+from allometry.train import checkpoint, generate
+from allometry.train.checkpoint import Position, inherited
+from allometry.train.config import FORMAT, RunConfig, evaluation_steps, learning_rate
+from allometry.train.engines import select
 from allometry.train.engines.select import engine_for
 from allometry.train.evaluate import final, measurements
-from allometry.train.group import SingleProcess
-from allometry.train.inherit import inherited
 from allometry.train.inputs import load_inputs
-from allometry.train.records import clock, identify, read_whole, record_failure
-from allometry.train.schedules import evaluation_steps, learning_rate
 from allometry.train.texts import same_text, still_same
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from allometry.train.config import RunConfig
     from allometry.train.engines.base import Engine, State
+
 
 DIVERGED_NATS = 1.0
 """A run whose mean training loss lies this far above its first step's has diverged: it is worse than
@@ -53,6 +61,51 @@ class Progress:
     tokens_per_second: float
     seconds: float
     threads: int
+
+
+class SingleProcess:
+    """This process trains the run by itself."""
+
+    leads = True
+
+    def directory(self, home: Path) -> Path:
+        """Return the folder in which this process writes the files of the run's directory."""
+        return home
+
+    def agree(self, decision: bool) -> bool:
+        """Return the leader's decision."""
+        return decision
+
+    def engine(self, name: str, config: RunConfig, threads: int, device: str) -> Engine:
+        """Return the engine of that name, or the fastest for "auto"; a run that began in a pack continues with
+        "fast".
+        """
+        return select.engine("fast" if name == "packed" else name, config, threads=threads, device=device)
+
+    def save(self, home: Path, config: RunConfig, engine: Engine, position: Position) -> None:
+        """Write the run's newest checkpoint."""
+        checkpoint.write_checkpoint(home, config, engine.state(), position)
+
+    def clear(self, directory: Path) -> None:
+        """Remove every checkpoint that only serves to continue the run."""
+        checkpoint.clear_sharded(directory)
+        checkpoint.drop_all(directory)
+
+    def restore(
+        self, home: Path, config: RunConfig, log: Callable[[str], None]
+    ) -> tuple[Position, Callable[[Engine], None]] | None:
+        """Return the position of the newest checkpoint, and a function that loads its state into an engine; None
+        without one.
+        """
+        divided = checkpoint.newest_sharded(home, config, log)
+        found = checkpoint.read_newest(home, config, log)
+        if divided is not None and (found is None or divided[1].step > found[1].step):
+            folder, position = divided
+            return position, lambda engine: checkpoint.load_sharded(folder, engine)
+        if found is None:
+            return None
+        state, position = found
+        return position, lambda engine: engine.load_state(state)
 
 
 def train(
@@ -259,7 +312,7 @@ class _Run:
         """Write the parameters and, last of all, the result."""
         status, reason = ending
         if status == "done" and self.config.data.novelty:
-            novelty.record(self.directory, self.config, self.inputs, self.engine.state(), self.position.step)
+            generate.record(self.directory, self.config, self.inputs, self.engine.state(), self.position.step)
         at, train = self._now(), self.config.train
         self._save(checkpoint.write_final)
         self.group.clear(self.directory)
@@ -305,3 +358,46 @@ class _Run:
 
 def _line(row: dict[str, Any]) -> str:
     return json.dumps(row) + "\n"
+
+
+def identify(config: RunConfig, directory: Path, device: str) -> None:
+    """Write config.json and env.json; AllometryError if the directory is another run's."""
+    from allometry.train.engines.reference import settle
+
+    stored = read_whole(directory / "config.json")
+    if stored is not None and stored.get("id") != config.id:
+        raise AllometryError(
+            f"{directory} holds another run ({stored.get('id')})", hint="give each run a directory of its own"
+        )
+    counts = config.model.counts().to_dict()
+    description = {
+        "format": FORMAT,
+        "id": config.id,
+        "config": config.model_dump(mode="json"),
+        "counts": counts,
+    }
+    write_json(directory / "config.json", description)
+    machine = env.snapshot()
+    write_json(directory / "env.json", machine | {"arithmetic": settle(device)})
+
+
+def record_failure(directory: Path, error: Exception) -> None:
+    """Write error.txt, unless the disk is full or read-only."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        write_text(directory / "error.txt", f"{error}\n\n{text}")
+    except AllometryError:  # the disk is full or read-only: the error itself still reaches the user
+        return
+
+
+def read_whole(path: Path) -> dict[str, Any] | None:
+    """Read the object in a JSON file; None if it is missing or damaged: both cases are written again."""
+    try:
+        return read_json(path)
+    except AllometryError:
+        return None
+
+
+def clock() -> str:
+    """Return the time in UTC, as ISO 8601 has it: "2026-01-31T23:59:59Z"."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

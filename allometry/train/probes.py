@@ -1,7 +1,8 @@
-"""Sequences whose own losses a run records at its evaluations, apart from the test set.
+"""Controlled training data (a random half of the documents, planted text) and the probes that measure it: sequences
+whose own losses a run records at its evaluations, apart from the test set.
 
 `probes.json` in the run directory says what they are; `probes.jsonl` has a line for each evaluation. See
-`runs.probes` for the reading of both.
+`runs.measurements` for the reading of both.
 """
 
 from __future__ import annotations
@@ -15,14 +16,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError
-from allometry.runs.files import append_text, read_lines, write_json, write_text
-from allometry.runs.probes import FORMAT, LINES, TABLE
+from allometry.core.files import append_text, read_lines, write_json, write_text
+from allometry.data import batches, tokenizers
+from allometry.data.batches import BatchOrder, first, window_starts, windows
+from allometry.runs.measurements import PROBE_TABLE, PROBES_FORMAT, PROBES_LINES
+from allometry.train.plant import PlantedOrder, canary_tokens, passage_tokens
 
 if TYPE_CHECKING:
+    from allometry.data.tokenizers import Tokenizer
+    from allometry.data.tokens import TokenSet
+    from allometry.train.config import RunConfig
     from allometry.train.engines.base import Engine
     from allometry.train.plant import Plant
+
 
 Ids = npt.NDArray[np.int64]
 
@@ -103,23 +112,23 @@ class Probes:
 
     def begin(self, directory: Path, step: int) -> None:
         """Write the description of the probes, and keep the lines up to `step` of a run that continues."""
-        columns = {key: [row.get(key) for row in self.rows] for key in TABLE}
-        write_json(directory / "probes.json", {"format": FORMAT, **columns})
-        lines, _ = read_lines(directory / LINES)
+        columns = {key: [row.get(key) for row in self.rows] for key in PROBE_TABLE}
+        write_json(directory / "probes.json", {"format": PROBES_FORMAT, **columns})
+        lines, _ = read_lines(directory / PROBES_LINES)
         kept = "".join(_line(line) for line in lines if line["step"] <= step)
-        write_text(directory / LINES, kept)
+        write_text(directory / PROBES_LINES, kept)
 
     def record(self, directory: Path, engine: Engine, step: int) -> None:
         """Measure all probes after `step` and append the results."""
         line = _line({"step": step, **self.measure(engine)})
-        append_text(directory / LINES, line)
+        append_text(directory / PROBES_LINES, line)
 
 
 def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, separators=(",", ":")) + "\n"
 
 
-def planted(
+def planted_probes(
     plant: Plant,
     canaries: Ids,
     references: Ids,
@@ -157,7 +166,7 @@ def planted(
     return probes
 
 
-def trained(windows: Ids, entropy: float | None) -> Probes:
+def trained_probes(windows: Ids, entropy: float | None) -> Probes:
     """Return probes of the training windows (n, T + 1), in at most MOST groups of neighbours.
 
     `entropy` is that of a token in nats where it is known: groups then have theirs.
@@ -174,14 +183,15 @@ def trained(windows: Ids, entropy: float | None) -> Probes:
     return probes
 
 
-def windows(tokens: npt.NDArray[np.integer], block: int, n_ctx: int, trained: tuple[int, int]) -> Probes:
+def window_probes(
+    tokens: npt.NDArray[np.integer], block: int, n_ctx: int, trained: tuple[int, int]
+) -> Probes:
     """Return a probe for each of some windows of n_ctx + 1 tokens within the first REACH blocks of `tokens` in
-    the order of `subsets.first`: the same in every run whose block and context are the same.
+    the order of `batches.first`: the same in every run whose block and context are the same.
 
     Named by the block and the place in it ("window 12.3"). `trained`: the run trains on the tokens from the
     first to before the second of these, in that order. AllometryError if there is not one block.
     """
-    from allometry.data.subsets import first
 
     if len(tokens) < block:
         raise AllometryError(
@@ -204,7 +214,7 @@ def windows(tokens: npt.NDArray[np.integer], block: int, n_ctx: int, trained: tu
     return probes
 
 
-def documents(
+def document_probes(
     pieces: Sequence[npt.NDArray[np.integer]],
     rows: Sequence[dict[str, Any]],
     n_ctx: int,
@@ -221,3 +231,119 @@ def documents(
     if kept:
         probes.add(np.concatenate(parts), [row for _, row in kept], owner=np.array(owners))
     return probes
+
+
+HELD_OUT = 64
+"""Held-out documents that are measured beside those of the training split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Controlled:
+    """The training data after selection and planting: tokens, the order of batches, and probes if there are any."""
+
+    tokens: NDArray[Any]
+    order: BatchOrder
+    probes: Probes | None
+
+
+def controlled(config: RunConfig, found: TokenSet, available: NDArray[Any], record: int | None) -> Controlled:
+    """Return the training data of a run, made from the tokens that its corpus and limit leave (`available`).
+
+    AllometryError where there are too few documents for halves, or what is planted does not fit.
+    """
+    data = config.data
+    kept, inside = available, None
+    if data.half is not None:
+        pieces = batches.documents(available, _separator(found), data.spread)
+        inside = batches.chosen(len(pieces), data.half)
+        kept = np.concatenate([piece for piece, chosen in zip(pieces, inside, strict=True) if chosen])
+    order, measured = _order(config, found, kept, record)
+    if data.probe == "documents":
+        measured = _documents(config, found, available, inside)
+    elif data.probe == "trained":
+        measured = _trained(config, found, kept, record)
+    elif data.probe == "windows":
+        measured = _windows(config, found)
+    return Controlled(tokens=kept, order=order, probes=measured if data.probe else None)
+
+
+def _order(
+    config: RunConfig, found: TokenSet, kept: NDArray[Any], record: int | None
+) -> tuple[BatchOrder, Probes | None]:
+    """Return the order of batches and, where something is planted, its probes."""
+    train, n_ctx, plant = config.train, config.model.n_ctx, config.data.plant
+    if plant is None:
+        plain = BatchOrder(kept, n_ctx=n_ctx, batch_tokens=train.batch_tokens, seed=train.seed, record=record)
+        return plain, None
+    if record is not None:
+        raise AllometryError(
+            f"{config.data.corpus!r} consists of records, into which nothing can be planted",
+            hint="plant into text",
+        )
+    return _planted(config, plant, found, kept)
+
+
+def _coder(found: TokenSet) -> Tokenizer:
+    return tokenizers.load(found.manifest.tokenizer)
+
+
+def _separator(found: TokenSet) -> int:
+    return _coder(found).separator
+
+
+def _planted(
+    config: RunConfig, plant: Plant, found: TokenSet, kept: NDArray[Any]
+) -> tuple[PlantedOrder, Probes]:
+    n_ctx, train, coder = config.model.n_ctx, config.train, _coder(found)
+    empty = np.empty((0, 1), np.int64)
+    canaries, references, passages, starts = empty, empty, empty, empty[:, 0]
+    if plant.canaries:
+        canaries, references, _ = canary_tokens(plant, coder)
+    if plant.passages:
+        evaluated = window_starts(len(found.test), n_ctx=n_ctx, n_tokens=config.data.eval_tokens)
+        passages, starts = passage_tokens(plant, found.test, evaluated, n_ctx + 1)
+    items = [*canaries, *passages]
+    planted = PlantedOrder(
+        kept, n_ctx=n_ctx, batch_tokens=train.batch_tokens, seed=train.seed, plant=plant, items=items,
+        steps=train.steps,
+    )  # fmt: skip
+    texts = [coder.decode(item)[:EXCERPT] for item in items]
+    return planted, planted_probes(plant, canaries, references, passages, starts, texts, planted.steps_of)
+
+
+def _documents(
+    config: RunConfig, found: TokenSet, available: NDArray[Any], inside: NDArray[np.bool_] | None
+) -> Probes:
+    """Return probes of every training document, in the half or not, and of some held-out documents."""
+    coder, spread = _coder(found), config.data.spread
+    pieces = batches.documents(available, coder.separator, spread)
+    held_out = batches.documents(np.asarray(found.test), coder.separator, spread)
+    spaced = np.unique(np.linspace(0, len(held_out) - 1, min(HELD_OUT, len(held_out))).round().astype(int))
+    held_out = [held_out[number] for number in spaced]
+    trained = np.ones(len(pieces), dtype=bool) if inside is None else inside
+    rows = [
+        {"probe": f"document {i}", "kind": "document", "repeats": int(trained[i])} for i in range(len(pieces))
+    ]
+    rows += [{"probe": f"held out {i}", "kind": "held out", "repeats": 0} for i in range(len(held_out))]
+    for row, piece in zip(rows, [*pieces, *held_out], strict=True):
+        row["text"] = coder.decode(piece[: 2 * EXCERPT])[:EXCERPT]
+    return document_probes([*pieces, *held_out], rows, config.model.n_ctx)
+
+
+def _trained(config: RunConfig, found: TokenSet, kept: NDArray[Any], record: int | None) -> Probes:
+    """Return probes of all training windows, with their entropy where it is known."""
+
+    n_ctx, manifest = config.model.n_ctx, found.manifest
+    entropy = None
+    if manifest.entropy is not None and manifest.record:  # the separator of a record is certain
+        entropy = manifest.entropy * manifest.record / (manifest.record - 1)
+    return trained_probes(windows(kept, n_ctx=n_ctx, n_tokens=len(kept), record=record), entropy)
+
+
+def _windows(config: RunConfig, found: TokenSet) -> Probes:
+    """Return probes of windows of the corpus's first blocks; those between the run's skip and its limit are
+    trained on.
+    """
+    data = config.data
+    stop = len(found.train) if data.limit is None else data.skip + data.limit
+    return window_probes(np.asarray(found.train), data.spread, config.model.n_ctx, (data.skip, stop))

@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,17 +19,17 @@ from allometry.runs.store import Store
 from allometry.studies.core.collection import BROKEN, Collection
 from allometry.studies.core.plan import LEAST_COMPUTE, load
 from allometry.studies.core.study import studies, study
+from allometry.sweeps.sweep import Sweep
 from allometry.train.config import DataConfig
 
 NAMES = sorted(studies())
 COLLECTIONS = [name for name in NAMES if isinstance(study(name), Collection)]
 SLOW = pytest.mark.slow
-DEFAULT = ("quickstart", "architectures", "sooner")
-"""Conducted with every change; with all of them the tests would take several times as long. `kaplan` and
-`generalisation`, which cover their members, are conducted by `make slow`, as is each of them alone."""
+DEFAULT = "quickstart"
+"""Conducted with every change; with all of them the tests would take several times as long. `make slow`
+conducts each of them."""
 
-CONDUCTED = [pytest.param(n, marks=() if n in DEFAULT else SLOW) for n in NAMES]
-AGAIN = [pytest.param(n, marks=() if n == "quickstart" else SLOW) for n in NAMES]
+CONDUCTED = [pytest.param(n, marks=() if n == DEFAULT else SLOW) for n in NAMES]
 
 
 @pytest.fixture(scope="module")
@@ -75,17 +76,23 @@ def test_the_guide_of_a_collection_has_its_shares_and_members(name: str, page: s
     assert all(f"\n| `{member}` |" in guide for member in collection.members)
 
 
+@cache
+def sweep(name: str, digits: int) -> Sweep:
+    """What the study would train with 10^digits FLOPs."""
+    return study(name).sweep(10.0**digits, DataConfig())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_more_compute_never_asks_for_less(name: str) -> None:
-    asked = [study(name).sweep(10.0**k, DataConfig()) for k in (13, 14, 15)]
-    spent = [sum(run.model.counts().flops_per_token() * run.train.tokens for run in sweep) for sweep in asked]
+    asked = [sweep(name, digits) for digits in (13, 14, 15)]
+    spent = [sum(run.model.counts().flops_per_token() * run.train.tokens for run in each) for each in asked]
     assert spent == sorted(spent)
     assert math.log10(spent[-1] / spent[0]) == pytest.approx(2, abs=0.7)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_is_a_pure_function_of_its_compute(name: str) -> None:
-    assert study(name).sweep(1e14, DataConfig()).ids == study(name).sweep(1e14, DataConfig()).ids
+    assert study(name).sweep(1e14, DataConfig()).ids == sweep(name, 14).ids
 
 
 @pytest.mark.parametrize("conducted", CONDUCTED, indirect=True)
@@ -105,7 +112,7 @@ def test_every_planned_run_is_finished(conducted: tuple[str, Path]) -> None:
     assert all(str(escape(study(part).question)) in page for part in plan.parts)
 
 
-@pytest.mark.parametrize("conducted", AGAIN, indirect=True)
+@pytest.mark.parametrize("conducted", CONDUCTED, indirect=True)
 def test_the_report_is_made_again_from_the_store_and_from_saved_results(conducted: tuple[str, Path]) -> None:
     """Every number of it, and from saved results in a process that has no torch and no data."""
     name, path = conducted
@@ -138,7 +145,7 @@ def _embedded(page: str) -> list[str]:
     return re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)
 
 
-@pytest.mark.parametrize("conducted", AGAIN, indirect=True)
+@pytest.mark.parametrize("conducted", CONDUCTED, indirect=True)
 def test_the_same_command_trains_nothing_twice_and_rewrites_no_prediction(
     conducted: tuple[str, Path],
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from allometry.core.env import cache_root
 from allometry.core.errors import AllometryError
 from allometry.data import cache as caches
 from allometry.data.corpora import resolve
@@ -118,8 +119,8 @@ def test_two_processes_may_prepare_the_same_corpus_at_once(tokens: TokenSet, tmp
 
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ALLOMETRY_CACHE", str(tmp_path))
-    assert caches.cache_dir() == tmp_path
-    assert caches.cache_dir(tmp_path / "given") == tmp_path / "given"
+    assert cache_root() == tmp_path
+    assert cache_root(tmp_path / "given") == tmp_path / "given"
 
 
 def test_a_cache_that_cannot_be_written_is_answered_with_the_variable(tmp_path: Path) -> None:

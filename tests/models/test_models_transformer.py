@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from allometry.core.errors import AllometryError
-from allometry.models.layers import causal_attention
+from allometry.models.modules import causal_attention
 from allometry.models.transformer import TransformerConfig
 from allometry.train.config import RunConfig
 

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from allometry.cli import app
 from allometry.core.errors import AllometryError
-from allometry.runs.files import MOST_DEEP, append_text, read_bytes, read_json, replacing, write_text
-from allometry.runs.lock import exclusive
+from allometry.core.files import MOST_DEEP, append_text, read_bytes, read_json, replacing, write_text
+from allometry.core.locks import exclusive
 from allometry.runs.place import Folder
 from allometry.runs.store import Store
 

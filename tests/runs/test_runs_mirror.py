@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from allometry.core.errors import AllometryError
+from allometry.runs.mirror import Scratch
 from allometry.runs.place import place
-from allometry.runs.scratch import Scratch
 from allometry.runs.store import Store, store_exists
 
 

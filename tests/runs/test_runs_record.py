@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from allometry.core.errors import AllometryError
-from allometry.models.counts import Counts
+from allometry.models.base import Counts
 from allometry.runs.record import COLUMNS, CURVE_COLUMNS, read_run, sizes
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from allometry.core.errors import AllometryError
-from allometry.runs.lock import exclusive
+from allometry.core.locks import exclusive
 from allometry.runs.record import COLUMNS, read_run
 from allometry.runs.store import Store
 

@@ -13,7 +13,8 @@ import pytest
 import zstandard
 
 from allometry.core.errors import AllometryError
-from allometry.runs.tables import files, read_table
+from allometry.runs.importers import read_table
+from allometry.runs.tables import files
 
 HEADER = "params,tokens,val_loss"
 ROWS = [f"{n},{d},{2 + 30 / n**0.3 + 90 / d**0.3:.4f}" for n in (10**7, 10**8) for d in (10**9, 10**10)]

@@ -12,8 +12,8 @@ from allometry.core.units import parse_count, parse_duration, parse_number
 from allometry.laws.expressions import evaluate
 from allometry.laws.observations import observe
 from allometry.laws.zoo import get
+from allometry.runs.importers import read_table
 from allometry.runs.query import select
-from allometry.runs.tables import read_table
 
 CELLS = [
     "1,5", "10M", "1,234", "nan", "inf", "", "mean", "finished", '"', "1e999", "{'a': 1}", "[1]", "3.5",

@@ -7,7 +7,7 @@ import pytest
 from allometry.core.errors import AllometryError
 from allometry.laws.observations import observe
 from allometry.laws.zoo import get
-from allometry.runs.tables import read_table
+from allometry.runs.importers import read_table
 from allometry.runs.tables.headings import read_heading
 
 N, D = (a.ravel() for a in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(2e8, 2e10, 5)))

@@ -7,8 +7,8 @@ import pytest
 import allometry
 from allometry.core.errors import AllometryError
 from allometry.core.units import LONGEST, parse_duration, parse_number, readings
+from allometry.runs.importers import read_table
 from allometry.runs.query import select
-from allometry.runs.tables import read_table
 
 SIZES = [10_000_000, 25_120_000, 63_100_000, 158_500_000]
 TOKENS = [200_000_000, 632_500_000, 2_000_000_000, 6_325_000_000]

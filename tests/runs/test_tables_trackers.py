@@ -9,7 +9,7 @@ import pytest
 from allometry.core.errors import AllometryError
 from allometry.laws.observations import observe
 from allometry.laws.zoo import get
-from allometry.runs.tables import read_table
+from allometry.runs.importers import read_table
 
 STEPS = np.arange(100, 1100, 100)
 

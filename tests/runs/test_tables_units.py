@@ -5,7 +5,7 @@ import pytest
 
 import allometry
 from allometry.core.errors import AllometryError
-from allometry.runs.tables import read_table
+from allometry.runs.importers import read_table
 
 SIZES = [1e7, 3e7, 1e8, 3e8]
 

@@ -12,8 +12,7 @@ import pytest
 
 from allometry.runs.record import sizes
 from allometry.studies.core.study import StudyData
-from allometry.train.config import RunConfig
-from allometry.train.schedules import evaluation_steps
+from allometry.train.config import RunConfig, evaluation_steps
 
 Law = Callable[[dict[str, Any], Any], Any]
 """(row of the run table, tokens so far) -> loss."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from allometry.core.errors import AllometryError
-from allometry.data.fetching import no_downloads
+from allometry.data.cache import no_downloads
 from allometry.models.transformer import TransformerConfig
 from allometry.report.content import Analysis
 from allometry.runs.store import Store
@@ -19,7 +20,9 @@ from allometry.studies.core.reporting import report
 from allometry.studies.core.run import StudyRequest, run_study
 from allometry.studies.core.study import STUDIES, Study, StudyData, register
 from allometry.sweeps.cost.cost import plan_frame
+from allometry.sweeps.run.execute import execute
 from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.workers.local import LocalPool
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
 WORDS = {"old": ["law", "loss", "scale", "token"], "new": ["kilo", "mega", "giga", "tera"]}
@@ -79,9 +82,21 @@ class Quiet:
         self.answers.append(analysis.answer)
 
 
+@pytest.fixture(scope="module")
+def pool(empty_cache: Path) -> Iterator[LocalPool]:
+    """One worker for every study, which loads torch once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALLOMETRY_CACHE", str(empty_cache))
+        with LocalPool(1) as worker:
+            yield worker
+
+
 @pytest.fixture(autouse=True)
-def place(empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def place(
+    empty_cache: Path, pool: LocalPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     monkeypatch.setenv("ALLOMETRY_CACHE", str(empty_cache))
+    monkeypatch.setattr("allometry.sweeps.workers.factory.open_pool", lambda *_, **__: nullcontext(pool))
     monkeypatch.chdir(tmp_path)
     with STUDIES.temporary():
         register(Tiny)
@@ -139,15 +154,13 @@ def test_a_study_that_is_refused_leaves_no_store_behind() -> None:
         ask("a-file/runs")
 
 
-def test_a_report_of_runs_that_another_project_replaced_is_refused() -> None:
+def test_a_report_of_runs_that_another_project_replaced_is_refused(pool: LocalPool) -> None:
     write("my.txt", WORDS["old"])
     ask()
     write("my.txt", WORDS["new"])
-    from allometry.sweeps.run.execute import execute
-
     store = Store("runs")
     run = a_run(DataConfig(corpus="files:my.txt"))
-    execute(Sweep("other", "?", (run,)), store, workers=1)
+    execute(Sweep("other", "?", (run,)), store, pool=pool)
     with pytest.raises(AllometryError, match="of other text than it was planned on") as caught:
         report(Path("runs"), None, None)
     assert "allometry run tiny" in (caught.value.hint or "")

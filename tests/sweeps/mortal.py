@@ -59,8 +59,8 @@ def _die(folder: str, most: int) -> None:
 
 
 def _as_worker(folder: str, step: int, most: int, act: Act) -> None:
+    from allometry.experimental import torchrun
     from allometry.sweeps.workers import worker
-    from allometry.train import torchrun
 
     class Worker(worker.Worker):
         def send(self, kind: str, /, **fields: Any) -> None:
@@ -93,9 +93,9 @@ def _as_worker(folder: str, step: int, most: int, act: Act) -> None:
 def _as_rank(folder: str, step: int, act: Act) -> None:
     from waiting import until
 
-    from allometry.train import group, torchrun
+    from allometry.experimental import devices, torchrun
 
-    class Torchrun(group.Torchrun):
+    class Torchrun(devices.Torchrun):
         saved = 0
 
         def save(self, *arguments: Any) -> None:
@@ -106,7 +106,7 @@ def _as_rank(folder: str, step: int, act: Act) -> None:
             if self.saved == step and act == "rank dies" and not self.leads:
                 _die(folder, 1)
 
-    group.Torchrun = Torchrun  # type: ignore[misc]
+    devices.Torchrun = Torchrun  # type: ignore[misc]
     torchrun.main()
 
 

@@ -126,8 +126,8 @@ def ranks() -> list[psutil.Process]:
             line = process.cmdline()
         except psutil.Error:
             continue
-        ranked = "allometry.train.torchrun" in line or "rank" in line  # the program of mortal.py
-        if ranked and "allometry.train.launcher" not in line:
+        ranked = "allometry.experimental.torchrun" in line or "rank" in line  # the program of mortal.py
+        if ranked and "allometry.experimental.launcher" not in line:
             found.append(process)
     return found
 

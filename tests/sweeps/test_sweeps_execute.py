@@ -12,7 +12,7 @@ from mortal import MortalPool
 from waiting import until_ended
 
 from allometry.core.errors import AllometryError
-from allometry.runs.lock import exclusive
+from allometry.core.locks import exclusive
 from allometry.runs.store import Store
 from allometry.sweeps.cost.survey import survey
 from allometry.sweeps.run.events import Event, Summary

@@ -176,7 +176,7 @@ def test_messages_of_a_pack_name_their_run(fast, store: Store, monkeypatch: pyte
     said: list[dict] = []
     service = Service(lambda kind, **fields: said.append({"is": kind, **fields}), lambda: False)
     with monkeypatch.context() as patch:
-        patch.setattr("allometry.train.engines.packed.Pack._step", lambda pack: 1 / 0)
+        patch.setattr("allometry.experimental.packs.Pack._step", lambda pack: 1 / 0)
         service.serve(pack_of(runs, store))
     assert [(report["is"], report.get("run")) for report in said[-1:]] == [("parted", None)]
     assert {report["run"]: report["error"] for report in said[:-1]} == dict.fromkeys(

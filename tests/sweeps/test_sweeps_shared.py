@@ -9,7 +9,7 @@ from bitwise import run_bytes
 from drivers import LEASE, two_drivers
 
 from allometry.core.errors import AllometryError
-from allometry.data import placed
+from allometry.data import tokens
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.place import place
 from allometry.runs.store import Store
@@ -94,7 +94,7 @@ def test_a_node_without_the_corpus_gets_its_tokens_from_the_store(
     here = load_inputs(config)
     shutil.rmtree(folder)
     monkeypatch.setenv("ALLOMETRY_CACHE", str(tmp_path / "cache-of-the-node"))
-    there = load_inputs(config, placed.settle(names, store.place))
+    there = load_inputs(config, tokens.settle(names, store.place))
     assert (there.order.batch(3) == here.order.batch(3)).all()
     assert there.unique == here.unique
     assert not store.place.names(preflight.FOLDER)

@@ -15,6 +15,14 @@ Moment = Literal["never", "step", "checkpoint", "row"]
 EVERY = 10
 """Steps between two checkpoints."""
 
+PRELOADED = (
+    "allometry.train.loop",
+    "allometry.train.sharded",
+    "allometry.train.engines.fast",
+    "allometry.train.engines.reference",
+    "allometry.models.modules.transformer",
+)
+
 
 def attempt(config: RunConfig, directory: Path, moment: Moment = "never", step: int = 0) -> int:
     """Train in another process, which kills itself at the first such moment after `step`; return its status.
@@ -23,7 +31,7 @@ def attempt(config: RunConfig, directory: Path, moment: Moment = "never", step: 
     name only; "row": when half of the next row of the curve is written.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["allometry.train.loop"])  # imports torch once for all processes
+    context.set_forkserver_preload([*PRELOADED])  # imports torch once for all processes
     process = context.Process(target=_train, args=(config, directory, moment, step, dict(os.environ)))
     process.start()
     process.join()

@@ -10,12 +10,12 @@ import torch
 
 from allometry.core.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
-from allometry.runs.milestones import milestones
+from allometry.runs.measurements import milestones
 from allometry.runs.record import read_run
+from allometry.train.checkpoint import trained_model
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 from allometry.train.inputs import load_inputs
 from allometry.train.loop import train
-from allometry.train.trained import trained_model
 
 
 def questions(

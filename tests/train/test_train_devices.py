@@ -19,13 +19,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import allometry
+from allometry.experimental.packs import Pack
 from allometry.models.base import families, family
 from allometry.models.transformer import TransformerConfig
-from allometry.train import arithmetic
 from allometry.train.config import RunConfig, TrainConfig
+from allometry.train.engines import reference
 from allometry.train.engines.base import Step
 from allometry.train.engines.fast import FastEngine
-from allometry.train.engines.packed import Pack
 from allometry.train.engines.reference import sent
 from allometry.train.loop import train
 
@@ -163,7 +163,7 @@ def test_on_gpus_fp32_products_of_cudnn_are_exact_and_the_record_says_so(
     gpu = SimpleNamespace(name="A GPU", total_memory=5e9, major=9, minor=0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    found = arithmetic.settle("cuda:1")
+    found = reference.settle("cuda:1")
     assert torch.backends.cudnn.allow_tf32 is False
     assert (found["device"], found["gpu"], found["tf32_cudnn"]) == ("cuda:1", "A GPU", False)
     assert json.loads(json.dumps(found)) == found

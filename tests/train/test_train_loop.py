@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from allometry.core.errors import AllometryError
 from allometry.runs.record import read_run
 from allometry.train import checkpoint
+from allometry.train.checkpoint import trained_model
 from allometry.train.config import RunConfig
 from allometry.train.inputs import load_inputs
 from allometry.train.loop import Progress, train
-from allometry.train.trained import trained_model
 
 Make = Callable[..., RunConfig]
 Files = Callable[[Path], tuple[bytes, bytes]]

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from allometry.core.errors import AllometryError
+from allometry.experimental.native_bf16 import NativeBf16Engine
 from allometry.train.config import RunConfig
 from allometry.train.engines import select
 from allometry.train.engines.fast import FastEngine
 from allometry.train.engines.native import NativeEngine
-from allometry.train.engines.native_bf16 import NativeBf16Engine
 from allometry.train.loop import train
 
 Make = Callable[..., RunConfig]

@@ -6,8 +6,7 @@ from halfway import STUDY, row, write
 
 from allometry.runs.store import Store
 from allometry.watch.page import Page
-from allometry.watch.progress import Clock, progress, work_of
-from allometry.watch.reader import Reader
+from allometry.watch.reader import Clock, Reader, progress, work_of
 
 
 def parts(page: Page, study: str = STUDY) -> dict[str, dict[str, str]]:

@@ -16,8 +16,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from allometry.core.locks import hold
 from allometry.data.webtext.jsonl import AppendLog, Row, read_rows
-from allometry.data.webtext.locks import hold
 from allometry.data.webtext.warc import encode_info, encode_page, whole_members
 
 SEGMENT_BYTES = 1 << 30

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 from allometry.core.errors import AllometryError
+from allometry.core.locks import hold
 from allometry.data.webtext.jsonl import join_files, read_json, write_json
-from allometry.data.webtext.locks import hold
 
 P = ParamSpec("P")
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from allometry.models.layers import causal_attention
+from allometry.models.modules import causal_attention
 
 if TYPE_CHECKING:
     from allometry.models.base import ModelConfig

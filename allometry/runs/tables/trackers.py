@@ -1,13 +1,17 @@
-"""Exports of experiment trackers, told by their shape: charts of Weights & Biases, scalars of TensorBoard."""
+"""Read what trackers, training programs and schedulers leave behind: charts of Weights & Biases, scalars of
+TensorBoard, plain-text logs (nanoGPT, nanochat, modded-nanogpt, llm.c, Megatron), and their words for how runs ended.
+"""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from allometry.core.errors import AllometryError
+from allometry.core.units import readings
 from allometry.runs.tables.headings import EVALUATION, LOSS, NAMES, STEPS, TRAINING, plain, read_heading
 
 _BOUNDS = ("__MIN", "__MAX")
@@ -131,3 +135,141 @@ def from_events(source: Path, notices: list[str]) -> pd.DataFrame:
         )
     notices.append(f"read {len(parts)} scalars from TensorBoard event files")
     return pd.concat(parts).groupby(["run", "step"], as_index=False, sort=False).first()
+
+
+_N = r"([\d.,]+(?:[eE][+-]?\d+)?[kKMBT]?)"
+_LINES: tuple[tuple[str, re.Pattern[str], tuple[str, ...]], ...] = (
+    ("nanoGPT", re.compile(rf"^step (\d+): train loss {_N}, val loss {_N}"),
+     ("step", "train_loss", "val_loss")),
+    ("nanoGPT", re.compile(rf"^iter (\d+): loss {_N}, time"), ("step", "train_loss")),
+    ("nanochat", re.compile(rf"^Step (\d+) \| Validation bpb: {_N}"), ("step", "val_bpb")),
+    ("nanochat", re.compile(rf"^step (\d+)/\d+ .*?\| (?:train )?loss: {_N} \|"), ("step", "train_loss")),
+    ("modded-nanogpt", re.compile(rf"^step:(\d+)/\d+ val_loss:{_N}"), ("step", "val_loss")),
+    ("modded-nanogpt", re.compile(rf"^step:(\d+)/\d+ train_loss:{_N}"), ("step", "train_loss")),
+    ("llm.c", re.compile(rf"^s:(\d+) tel:{_N}"), ("step", "val_loss")),
+    ("llm.c", re.compile(rf"^s:(\d+) trl:{_N}"), ("step", "train_loss")),
+    ("Megatron", re.compile(rf"validation loss at iteration (\d+).*? lm loss value: {_N}"),
+     ("step", "val_loss")),
+    ("Megatron", re.compile(rf"\biteration +(\d+)/ *\d+ \|.*? lm loss: {_N} \|"), ("step", "train_loss")),
+)  # fmt: skip
+_FACTS = (
+    ("N", re.compile(rf"(?i)^\W*(?:total )?number of (?:trainable )?parameters:? *{_N}")),
+    ("N", re.compile(rf"^\W*num_parameters: {_N}")),
+    ("tokens_per_step", re.compile(rf"(?i)^\W*tokens per iteration will be: *{_N}")),
+    ("tokens_per_step", re.compile(rf"(?i)^\W*total batch size:? *{_N}(?: *=>.*)?$")),
+)
+
+
+def read_log(text: str, notices: list[str]) -> pd.DataFrame | None:
+    """Return the losses in a training program's log, one row a step; None for text that is no known log.
+
+    The number of parameters and the tokens of a step are taken where the log says them; tokens follow from
+    steps then.
+    """
+    rows: dict[int, dict[str, Any]] = {}
+    facts: dict[str, float] = {}
+    programs: list[str] = []
+    for line in text.splitlines():
+        entry = line[:1000].strip()
+        for program, pattern, names in _LINES:
+            match = pattern.search(entry)
+            if match:
+                values = [_value(cell) for cell in match.groups()[1:]]
+                if all(value is not None for value in values):
+                    rows.setdefault(int(match[1]), {"step": int(match[1])}).update(
+                        zip(names[1:], values, strict=True)
+                    )
+                    programs.append(program)
+                break
+        else:
+            for name, pattern in _FACTS:
+                match = pattern.search(entry)
+                value = _value(match[1]) if match else None
+                if value is not None:
+                    facts.setdefault(name, value)
+    if not rows:
+        return None
+    frame = pd.DataFrame([rows[step] for step in sorted(rows)])
+    said = f"read as a log of {programs[0]}: {len(frame)} steps"
+    if "N" in facts:
+        frame["params"] = facts["N"]
+        said += f", {facts['N']:.4g} parameters as it counts them"
+    if "tokens_per_step" in facts:
+        frame["tokens_per_step"] = facts["tokens_per_step"]
+        frame["tokens"] = frame["step"] * facts["tokens_per_step"]
+        said += f", tokens are steps times {facts['tokens_per_step']:.10g}"
+    notices.append(said)
+    return frame
+
+
+def _value(text: str) -> float | None:
+    """Return a number as programs print it: commas separate thousands."""
+    return readings(text.rstrip(".,")).get(".")
+
+
+COLUMNS = (
+    "status",
+    "state",
+    "run_state",
+    "run_status",
+    "job_state",
+    "job_status",
+    "trial_status",
+    "trial_state",
+)
+"""Names of the column that says how a run ended."""
+
+DONE = {
+    "done", "finished", "complete", "completed", "success", "successful", "succeeded", "ok", "passed",
+    "published",
+    "inactive", "closed", "ended", "finish",
+}  # fmt: skip
+"""Words for a run that reached its end: W&B, MLflow, SLURM, Ray Tune, Neptune, ClearML, Kubernetes,
+Optuna."""
+
+NOT_DONE = {
+    "partial", "failed", "fail", "failure", "error", "errored", "crashed", "crash", "killed", "diverged",
+    "nan",
+    "running", "active", "pending", "queued", "scheduled", "waiting", "created", "preempted", "preempting",
+    "timeout",
+    "timed_out", "out_of_memory", "oom", "cancelled", "canceled", "cancelling", "canceling", "node_fail",
+    "boot_fail",
+    "deadline", "suspended", "requeued", "requeue", "requeue_hold", "completing", "configuring", "stopped",
+    "stopping",
+    "aborted", "interrupted", "paused", "pruned", "lost", "unknown", "in_progress", "inprogress",
+    "initializing",
+    "starting", "started", "incomplete", "unfinished", "evicted", "unhealthy", "revoked", "resuming",
+    "claimed",
+}  # fmt: skip
+"""Words for a run that did not, or not yet."""
+
+
+def finished(column: pd.Series) -> tuple[list[bool], str | None]:
+    """Return for each row whether its run counts as finished, and a sentence on words that are not known.
+
+    Blank cells and unknown words count as finished. A column of which fewer than half of the words are known
+    is about something else, and leaves nothing out.
+    """
+    words = [_word(cell) if isinstance(cell, str) else "" for cell in column]
+    present = {word for word in words if word}
+    done = DONE | ({"terminated"} if not present & DONE else set())  # Ray Tune's word for the end
+    known = present & (done | NOT_DONE | {"terminated"})
+    if not known or 2 * len(known) < len(present):
+        return [True] * len(words), None
+    strange = sorted(present - known)
+    said = None
+    if strange:
+        words_shown = ", ".join(map(repr, strange[:4]))
+        said = f"column {str(column.name)!r}: {words_shown} was not understood: kept as finished"
+    return [not word or word in done or word in strange for word in words], said
+
+
+def _word(text: str) -> str:
+    """Return a status as one word: "CANCELLED by 1000" and "CANCELLED+" are cancelled."""
+    return re.sub(r"_by_.*$", "", plain(text))
+
+
+def status_column(columns: list[str]) -> str | None:
+    """Return the column that says how runs ended."""
+    found = {plain(name): name for name in reversed(columns)}
+    return next((found[name] for name in COLUMNS if name in found), None)

@@ -17,9 +17,8 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.figures.isoflop import isoflop_slices
 from allometry.figures.several import several
-from allometry.figures.surface import surface
+from allometry.figures.surface import isoflop_slices, surface
 from allometry.laws.fit import fit
 from allometry.laws.isoflop import IsoflopResult, isoflop
 from allometry.laws.slices import grid_budgets

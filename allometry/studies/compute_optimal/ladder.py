@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.figures.steps import steps
+from allometry.figures.several import steps
 from allometry.laws.isoflop import IsoflopResult, isoflop
 from allometry.laws.slices import grid_budgets
 from allometry.report.content import Section, Table

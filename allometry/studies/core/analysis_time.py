@@ -9,7 +9,7 @@ import hashlib
 from pathlib import Path
 
 from allometry.core.env import cache_dir, cpu_model
-from allometry.runs.files import read_json, write_json
+from allometry.core.files import read_json, write_json
 from allometry.version import __version__
 
 _ONCE = 10.0

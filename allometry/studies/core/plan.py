@@ -269,7 +269,7 @@ def keep(plan: StudyPlan, store: Store, folder: Path) -> StudyPlan:
 
 def load(folder: Path) -> StudyPlan | None:
     """Return the plan in a study's folder, or None if there is none yet."""
-    from allometry.runs.files import read_json
+    from allometry.core.files import read_json
     from allometry.sweeps.sweep import Sweep
     from allometry.train.config import RunConfig
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.runs.files import read_json
+from allometry.core.files import create, read_json
 from allometry.runs.record import check_format, is_number
 from allometry.studies.core.plan import held_back
 from allometry.sweeps.cost.cost import plan_frame
@@ -69,16 +69,6 @@ def _problem(prediction: dict[str, Any]) -> str | None:
         if row.get("what") is not None and not isinstance(row["what"], str):
             return "'what' of a prediction is no text"
     return None
-
-
-def create(path: Path, text: str) -> bool:
-    """Write a file that does not exist yet; False, and nothing written, if it does."""
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        return False
-    return True
 
 
 def register_prediction(

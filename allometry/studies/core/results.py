@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError, require
-from allometry.runs.files import read_json, write_text, writing
+from allometry.core.files import read_json, write_text, writing
 from allometry.runs.record import check_format
 from allometry.studies.core.collection import dated
 from allometry.studies.core.study import Study, StudyData, study
@@ -140,13 +140,13 @@ def load(folder: Path) -> tuple[Study, StudyData]:
         runs=_table(folder / RUNS, about),
         curves=_table(folder / CURVES, about),
         positions=_table(folder / POSITIONS, about),
-        probes=_table(folder / PROBES, about, needed=False),
-        novelty=_table(folder / NOVELTY, about, needed=False),
+        probes=_optional(folder / PROBES, about),
+        novelty=_optional(folder / NOVELTY, about),
         planned=tuple(about["planned"]),
         prediction=read_json(folder / PREDICTION),
         command=about["command"],
         environment=about["environment"],
-        ledger=_table(folder / LEDGER, about, needed=False),
+        ledger=_optional(folder / LEDGER, about),
         parts={name: tuple(ids) for name, ids in about["parts"].items()},
     )
     return study(about["study"]), evidence
@@ -194,14 +194,17 @@ def _types(frame: pd.DataFrame | None) -> dict[str, str]:
     return {} if frame is None else {str(name): str(kind) for name, kind in frame.dtypes.items()}
 
 
-def _table(path: Path, about: dict[str, Any], *, needed: bool = True) -> pd.DataFrame | None:
-    """Return a table of results of either format; None if it is not `needed` and there is none."""
+def _table(path: Path, about: dict[str, Any]) -> pd.DataFrame:
+    """Return a table of results of either format."""
     former = _former(path)
     if former != path and former.exists() and not path.exists():
         return _parquet(former, _DIGITS.get(path.name))
-    if not path.exists() and not needed:
-        return None
     return _read(path, about["types"].get(path.name, {}))
+
+
+def _optional(path: Path, about: dict[str, Any]) -> pd.DataFrame | None:
+    """Return a table of results that not every study has, or None."""
+    return _table(path, about) if path.exists() or _former(path).exists() else None
 
 
 def _read(path: Path, types: dict[str, str]) -> pd.DataFrame:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from allometry.core.env import cores
 from allometry.core.errors import AllometryError
+from allometry.core.files import slug
+from allometry.core.locks import exclusive
 from allometry.core.units import compact_duration
-from allometry.data.fetching import downloads_allowed, no_downloads
-from allometry.runs.lock import exclusive
+from allometry.data.cache import downloads_allowed, no_downloads
 from allometry.runs.store import Store, require_room, store_exists
 from allometry.runs.texts import record, recorded
 from allometry.studies.core import plan as planning
@@ -69,8 +70,8 @@ class StudyRequest:
     @property
     def key(self) -> str:
         """The study's name in the store: the same study at another budget or on other data is another one."""
-        data = "" if self.data.corpus == "sotu" else "-" + _slug(self.data.corpus)
-        tokens = "" if self.data.tokenizer == "bytes" else "-" + _slug(self.data.tokenizer)
+        data = "" if self.data.corpus == "sotu" else "-" + slug(self.data.corpus).strip("_")[:40]
+        tokens = "" if self.data.tokenizer == "bytes" else "-" + slug(self.data.tokenizer).strip("_")[:40]
         size = (
             compact_duration(self.budget)
             if self.compute is None
@@ -148,10 +149,6 @@ def _run_all(request: StudyRequest, display: Display, *, dry_run: bool) -> Path 
     keep_analysis_seconds(question.name, len(plan.sweep), predicting + time.monotonic() - read_from)
     display.answer(analysis, path, time.monotonic() - began)
     return path
-
-
-def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in text).strip("_")[:40]
 
 
 def _device(request: StudyRequest, question: Study, display: Display) -> str | None:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.figures.predictions import predictions
+from allometry.figures.fits import predictions
 from allometry.figures.several import several
 from allometry.laws.fit import fit
 from allometry.report.content import Section, Table
@@ -24,8 +24,8 @@ from allometry.studies.shared.repeats import USUAL_DECAY
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from allometry.figures.theme import Figure
     from allometry.laws.censored import Censored
-    from allometry.report.content import Figure
 
 FORMS = {
     "power": "T ∝ f^x",

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from scipy.interpolate import PchipInterpolator
+from scipy.stats import linregress, t
 
+from allometry.core.files import slug
 from allometry.core.units import format_count
 from allometry.figures.several import several
 from allometry.laws.fit import fit
@@ -30,8 +32,9 @@ from allometry.studies.core.sections import (
 from allometry.studies.shared.subsets import stopped
 
 if TYPE_CHECKING:
+    from allometry.figures.theme import Figure
     from allometry.laws.result import FitResult
-    from allometry.report.content import Constant, Figure
+    from allometry.report.content import Constant
 
 HERNANDEZ = "Hernandez 2021, text to code"
 MIXED = "Hernandez 2021, half code to code"
@@ -198,8 +201,6 @@ def _mean(slopes: list[float]) -> tuple[float, float, float]:
 
 def _slope(left: pd.Series) -> tuple[float, float, float]:
     """Return the slope over the index with Student's interval; unbounded with two points."""
-    from scipy.stats import linregress, t
-
     if len(left) < 3:
         slope = np.polyfit(left.index, left, 1)[0] if len(left) == 2 else np.nan
         return float(slope), -np.inf, np.inf
@@ -255,7 +256,7 @@ def _methods(law: FitResult, rows: tuple[Constant, ...], corpus: str) -> Table:
         )
     found.append({"parameter": "k", "how": "joint fit", "estimate": k[0], "low": k[1], "high": k[2]})
     return Table(
-        name=f"transfer-exponents-{slug(corpus)}", title="Two ways to the exponents",
+        name=f"transfer-exponents-{slug(corpus, '-')}", title="Two ways to the exponents",
         caption=f"{LEVEL:.0%} intervals. The joint fit resamples points as if those of one size did not "
         f"share a from-scratch curve; it lies {percent(law.rms)} from a point (root mean square). k moves "
         "with α and β, and depends on what a token is.",
@@ -265,7 +266,7 @@ def _methods(law: FitResult, rows: tuple[Constant, ...], corpus: str) -> Table:
 
 def _lost(lost: pd.DataFrame, corpus: str) -> Table:
     return Table(
-        name=f"not-placed-{slug(corpus)}", title="Runs without a place on the from-scratch curve",
+        name=f"not-placed-{slug(corpus, '-')}", title="Runs without a place on the from-scratch curve",
         caption="Left out of the fits. Where they are the best models with the most data, what is left "
         "understates both exponents.",
         frame=lost[["run", "N", "D_F", "loss", "use"]],
@@ -295,7 +296,7 @@ def worth(points: pd.DataFrame, law: FitResult, corpus: str) -> Figure:
     return several(
         drawn[["series", "D_F", "D_T", "D_E", "times", "N", "low"]], pd.concat(lines, ignore_index=True),
         x="D_F", y="D_T", x_title="D_F: data of the further training (tokens)",
-        y_title="D_T: data that the first training is worth (tokens)", name=f"transferred-{slug(corpus)}",
+        y_title="D_T: data that the first training is worth (tokens)", name=f"transferred-{slug(corpus, '-')}",
         title=f"Effective data transferred to {corpus}",
         caption="Points: D_E on the from-scratch curve of the same size, less D_F. Lines: k · D_F^α · N^β.",
     )  # fmt: skip
@@ -311,7 +312,7 @@ def both_arms(table: pd.DataFrame, corpus: str) -> Figure:
     )
     shown = drawn[["series", "unique", "loss", "N", "epochs", "turned"]]
     return several(
-        shown, shown, x="unique", name=f"before-and-scratch-{slug(corpus)}",
+        shown, shown, x="unique", name=f"before-and-scratch-{slug(corpus, '-')}",
         title=f"Loss on {corpus} against its data",
         caption="Each point a run stopped at its best test loss. The horizontal distance between two lines "
         "of a size is D_E over D_F.",
@@ -321,8 +322,3 @@ def both_arms(table: pd.DataFrame, corpus: str) -> Figure:
 def _size(n: float) -> str:
 
     return f"N = {format_count(n)}"
-
-
-def slug(corpus: str) -> str:
-    """Return a corpus in the name of a figure or table."""
-    return "".join(c if c.isalnum() else "-" for c in corpus)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
+from allometry.core.files import slug
 from allometry.core.units import format_count
 from allometry.figures.several import several
 from allometry.report.content import Section, Table
@@ -32,7 +33,7 @@ from allometry.studies.core.sections import (
     usable_runs,
 )
 from allometry.studies.core.study import Study, register
-from allometry.studies.other_texts.effective_data import arms, slug, transferred
+from allometry.studies.other_texts.effective_data import arms, transferred
 from allometry.studies.other_texts.transfer_test import (
     AT_HAND,
     by_size,
@@ -45,7 +46,8 @@ from allometry.studies.other_texts.transfer_test import (
 from allometry.studies.other_texts.transfers import LANGUAGE, SHIPPED, TARGETS
 
 if TYPE_CHECKING:
-    from allometry.report.content import Analysis, Constant, Figure
+    from allometry.figures.theme import Figure
+    from allometry.report.content import Analysis, Constant
     from allometry.studies.core.study import StudyData
 
 
@@ -398,6 +400,6 @@ def _ossification_figure(found: pd.DataFrame, corpus: str) -> Figure:
     return several(
         drawn, pd.concat([drawn, zero], ignore_index=True), x="D", y="percent", y_scale="percent",
         x_title="Data of the target (tokens)", y_title="Loss trained before over from scratch",
-        name=f"before-over-scratch-{slug(corpus)}", title=f"Trained before over from scratch, {corpus}",
+        name=f"before-over-scratch-{slug(corpus, '-')}", title=f"Trained before over from scratch, {corpus}",
         caption="Below zero training before helps; the last point of each size is all the text.",
     )  # fmt: skip

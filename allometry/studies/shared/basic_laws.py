@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from allometry.figures.power_law import power_law
-from allometry.figures.residuals import residuals
+from allometry.figures.fits import power_law, residuals
 from allometry.figures.several import several
 from allometry.figures.surface import surface
+from allometry.figures.theme import Figure
 from allometry.laws.fit import fit
-from allometry.report.content import Constant, Figure, Section, Table
+from allometry.report.content import Constant, Section, Table
 from allometry.studies.core.sections import (
     CHINCHILLA,
     EPOCH,

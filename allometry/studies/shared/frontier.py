@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.figures.isoflop import isoflop_slices
-from allometry.figures.learning_curves import learning_curves
-from allometry.figures.power_law import power_law
+from allometry.figures.curves import learning_curves
+from allometry.figures.fits import power_law
+from allometry.figures.surface import isoflop_slices
 from allometry.laws.envelope import fit_envelope
 from allometry.laws.isoflop import isoflop
 from allometry.laws.slices import grid_budgets

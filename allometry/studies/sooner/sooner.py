@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.figures.effects import effects
+from allometry.figures.several import effects
 from allometry.laws.censored import Censored, censored_fit
 from allometry.report.content import Section, Table
 from allometry.studies.core.recipe import rule_rate
@@ -35,7 +35,8 @@ from allometry.studies.sooner.factors import aliases
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from allometry.report.content import Analysis, Figure
+    from allometry.figures.theme import Figure
+    from allometry.report.content import Analysis
     from allometry.studies.core.study import StudyData
 
 

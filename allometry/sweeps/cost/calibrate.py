@@ -13,8 +13,8 @@ from typing import Any
 
 from allometry.core.env import cache_dir, cores, package_version
 from allometry.core.errors import AllometryError
+from allometry.core.files import read_json, write_json
 from allometry.core.units import format_duration
-from allometry.runs.files import read_json, write_json
 from allometry.sweeps.cost.cost import CostModel
 from allometry.sweeps.cost.timing import Timing, estimated_memory, shape_key
 from allometry.sweeps.workers.local import LocalPool

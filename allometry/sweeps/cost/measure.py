@@ -15,12 +15,11 @@ import numpy as np
 from allometry.core.env import generator
 from allometry.data.batches import BatchOrder
 from allometry.sweeps.cost.packing import GAIN, MOST
-from allometry.train.config import RunConfig
-from allometry.train.schedules import learning_rate
+from allometry.train.config import RunConfig, learning_rate
 
 if TYPE_CHECKING:
-    from allometry.train.group import SingleProcess
-    from allometry.train.packing import PackRunner
+    from allometry.experimental.packs import PackRunner
+    from allometry.train.loop import SingleProcess
 
 STEPS = 10
 """Steps that are timed at least, unless they take LONGEST (seconds)."""
@@ -127,8 +126,7 @@ def measure_packs(config: RunConfig, most: int, *, device: str = "cpu") -> dict[
 
 def _step(config: RunConfig, size: int, device: str) -> float:
     """Median seconds of a step of a pack, with what its loops' waiting for each other costs."""
-    from allometry.train.engines.packed import Pack
-    from allometry.train.packing import PackRunner
+    from allometry.experimental.packs import Pack, PackRunner
 
     configs = [config.replace(train=config.train.replace(seed=seed)) for seed in range(size)]
     pack = Pack(configs, device=device)

@@ -1,4 +1,4 @@
-"""Which runs of a sweep are trained as packs (`allometry.train.packing`), how many together, and how long
+"""Which runs of a sweep are trained as packs (`allometry.experimental.packs`), how many together, and how long
 that takes: pure decisions, from what was measured of packs.
 """
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from allometry.experimental import packable
 from allometry.sweeps.cost.timing import PROCESS_BYTES, RunCosts, estimated_memory
-from allometry.train import packable
 
 if TYPE_CHECKING:
     from allometry.sweeps.cost.schedule import Job

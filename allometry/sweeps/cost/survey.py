@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from allometry.core.errors import AllometryError
-from allometry.runs.files import read_json, writing
+from allometry.core.files import read_json, writing
 from allometry.runs.record import FINISHED
 from allometry.runs.store import Store
 from allometry.sweeps.cost.schedule import Job, jobs

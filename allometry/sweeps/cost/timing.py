@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from allometry.train.config import RunConfig
-from allometry.train.schedules import evaluation_steps
+from allometry.train.config import RunConfig, evaluation_steps
 
 _NOMINAL_FLOPS = 2e10
 """FLOP/s of one core, assumed where nothing was measured."""

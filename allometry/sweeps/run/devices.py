@@ -55,7 +55,7 @@ def _first(runs: Sequence[RunConfig], suits: Callable[[RunConfig], bool]) -> int
 
 def memory_on(run: RunConfig, room: float) -> float:
     """Return predicted bytes on each of the run's devices, which have `room` bytes."""
-    from allometry.train.group import is_divided
+    from allometry.train.config import is_divided
 
     divided = run.devices > 1 and is_divided(run, room)
     return estimated_memory(run, devices=run.devices, divided=divided)

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from allometry.core.errors import AllometryError
+from allometry.core.locks import exclusive
 from allometry.runs.claims import LEASE
-from allometry.runs.lock import exclusive
 from allometry.runs.store import Store
 from allometry.sweeps.cost.cost import CostModel
 from allometry.sweeps.cost.schedule import BranchPoint, Job, jobs, urgency
@@ -31,8 +31,8 @@ from allometry.sweeps.sweep import Sweep
 from allometry.sweeps.workers.local import LocalPool
 from allometry.sweeps.workers.pool import Message, Pool
 from allometry.sweeps.workers.service import keep_failure
+from allometry.train.checkpoint import mismatch
 from allometry.train.config import RunConfig
-from allometry.train.inherit import mismatch
 from allometry.train.texts import refuse_changed, settle
 
 DEATHS_ALLOWED = 3

@@ -72,7 +72,7 @@ class Pool(Protocol):
     def settle(self, sweep: Sweep, store: Store) -> dict[str, str]:
         """Make sure that every worker can train the sweep into the store, before the first run starts.
 
-        Returns the names of the token sets for tasks (`allometry.data.placed`), so that all runs of a sweep
+        Returns the names of the token sets for tasks (`allometry.data.tokens`), so that all runs of a sweep
         read the same ids. AllometryError, with the remedy, if a worker cannot.
         """
 

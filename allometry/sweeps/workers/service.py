@@ -3,7 +3,7 @@
 Tasks (JSON objects): {"do": "train", "store", "run", "config", "branch_at", "source", "device",
 "checkpoint_every", "claim", "data"}; {"do": "pack", "tasks", "device"}: tasks to train that are carried out
 as a pack; and {"do": "measure", "config", "packs", "device"}. `source` is (run, step) of a branch point;
-`data` names token sets (`allometry.data.placed`); `claim`, where others write to the same store, is {"owner",
+`data` names token sets (`allometry.data.tokens`); `claim`, where others write to the same store, is {"owner",
 "lease", "over"} (`allometry.runs.claims`).
 
 Messages: {"is": "progress", "step", "loss", "train_loss", "pace", "threads"}; {"is": "branched"} when the run
@@ -29,9 +29,9 @@ from allometry.sweeps.workers.pool import Task
 
 if TYPE_CHECKING:
     from allometry.runs.claims import Claim
-    from allometry.runs.scratch import Scratch
+    from allometry.runs.mirror import Scratch
     from allometry.train.config import RunConfig
-    from allometry.train.group import SingleProcess
+    from allometry.train.loop import SingleProcess
 
 _ENDS = ("done", "measured", "failed", "stopped", "elsewhere", "died", "parted")
 
@@ -61,7 +61,7 @@ class Service:
             self._serve_one(task, self.send)
 
     def _serve_one(self, task: Task, send: Send, group: SingleProcess | None = None) -> None:
-        from allometry.train.together import Killed
+        from allometry.experimental.together import Killed
 
         try:
             if task["do"] == "train":
@@ -82,9 +82,8 @@ class Service:
 
     def _serve_pack(self, task: Task) -> None:
         """Carry out several tasks to train in threads that take turns, their steps as those of one pack."""
+        from allometry.experimental.packs import Pack, PackRunner
         from allometry.train.config import RunConfig
-        from allometry.train.engines.packed import Pack
-        from allometry.train.packing import PackRunner
 
         tasks = [{**each, "device": task["device"]} for each in task["tasks"]]
         sends = [partial(self.send, run=each["run"]) for each in tasks]
@@ -106,7 +105,7 @@ def _is_the_packs(error: BaseException) -> bool:
     """Whether a run might go on if it were not in a pack."""
     import torch
 
-    from allometry.train.packing import Broken
+    from allometry.experimental.packs import Broken
 
     return isinstance(error, Broken | torch.OutOfMemoryError)
 
@@ -120,7 +119,7 @@ def _sentence(error: BaseException) -> str:
 def _fail(task: Task, error: BaseException, send: Send) -> None:
     """Keep the failure with the run, and send it in a sentence."""
     from allometry.core.errors import AllometryError
-    from allometry.runs.files import is_full
+    from allometry.core.files import is_full
     from allometry.runs.place import url_of
 
     known = isinstance(error, AllometryError)
@@ -136,7 +135,7 @@ def _fail(task: Task, error: BaseException, send: Send) -> None:
 
 def keep_failure(directory: Path, text: str) -> None:
     """Write down in a run's directory why it failed."""
-    from allometry.runs.files import write_text
+    from allometry.core.files import write_text
 
     directory.mkdir(parents=True, exist_ok=True)
     write_text(directory / "error.txt", text.rstrip() + "\n")
@@ -214,8 +213,8 @@ class Training:
 
     def _train_where_it_may_be(self) -> dict[str, Any]:
         """Train in the store's folder; for a store at a URL in a scratch directory, which is sent there."""
+        from allometry.runs.mirror import Scratch
         from allometry.runs.place import url_of
-        from allometry.runs.scratch import Scratch
 
         claim = self.claim
         assert claim is not None
@@ -232,7 +231,7 @@ class Training:
         return result
 
     def _train(self) -> dict[str, Any]:
-        from allometry.data.placed import settle
+        from allometry.data.tokens import settle
         from allometry.train.config import RunConfig
         from allometry.train.loop import train
 
@@ -260,8 +259,8 @@ class Training:
 
     def _train_together(self, config: RunConfig, cache: Path | None) -> dict[str, Any]:
         """Train on several devices, in processes of their own."""
-        from allometry.runs.files import read_json
-        from allometry.train.together import MultiProcess
+        from allometry.core.files import read_json
+        from allometry.experimental.together import MultiProcess
 
         finished = read_json(self.directory / "result.json")
         if finished is not None:
@@ -289,7 +288,7 @@ class Training:
     def _branch(self, source: str, step: int) -> None:
         """Start from another run's trunk; if its branch point is damaged, from the beginning."""
         from allometry.core.errors import AllometryError
-        from allometry.runs.files import is_full
+        from allometry.core.files import is_full
         from allometry.train.checkpoint import branch
 
         try:

@@ -16,7 +16,7 @@ import sys
 import threading
 from typing import Any, TextIO
 
-from allometry.core.processes import die_with
+from allometry.core.env import die_with
 from allometry.sweeps.workers.service import Service
 
 

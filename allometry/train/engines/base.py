@@ -154,7 +154,9 @@ class Engine(ABC):
         """Continue from `state()` of any engine with the same model."""
 
 
-ENGINES: Registry[type[Engine]] = Registry("engine", packages=("allometry.train.engines",))
+ENGINES: Registry[type[Engine]] = Registry(
+    "engine", packages=("allometry.train.engines", "allometry.experimental")
+)
 """Engines that a configuration can name. Those of packs and of several devices are chosen by what is trained."""
 
 EngineType = TypeVar("EngineType", bound=type[Engine])

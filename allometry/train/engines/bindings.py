@@ -1,14 +1,22 @@
-"""The native engine's C interface: structures, functions, and the order in which it wants parameters."""
+"""The native engine's library: compiled once per source, compiler and processor and kept in the cache; its C
+interface: structures, functions, and the order in which it wants parameters.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
+import platform
+import shutil
+import subprocess
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar
 
+from allometry.core import env
 from allometry.core.errors import AllometryError
-from allometry.train.engines import build
+from allometry.core.files import replacing
 
 FAMILIES = {"transformer": 0, "universal": 0, "lstm": 1}
 """Families of models that the compiled step has, as it numbers them: a Universal Transformer is a transformer
@@ -106,7 +114,7 @@ def environment() -> tuple[str | None, ...]:
 @cache
 def library(_environment: tuple[str | None, ...]) -> ctypes.CDLL:
     """Load the compiled step, with the signatures of its functions; once for each `environment()`."""
-    lib = ctypes.CDLL(str(build.library()))
+    lib = ctypes.CDLL(str(compiled_library()))
     pointer, batch = ctypes.c_void_p, ctypes.POINTER(Batch)
     lib.allometry_has_bf16.restype = ctypes.c_int32
     lib.allometry_new.restype = pointer
@@ -134,13 +142,13 @@ def library(_environment: tuple[str | None, ...]) -> ctypes.CDLL:
 
 def native_build() -> str | None:
     """Return a name that identifies this machine's compiled step; None if there is none."""
-    return None if no_library(environment()) else build.library().stem
+    return None if no_library(environment()) else compiled_library().stem
 
 
 @cache
 def no_library(environment: tuple[str | None, ...]) -> str | None:
     """Return why the step cannot be compiled or loaded, or None; determined once for each environment."""
-    if reason := build.missing_instructions():
+    if reason := missing_instructions():
         return f"{reason}: {INSTEAD}"
     try:
         library(environment)
@@ -149,3 +157,101 @@ def no_library(environment: tuple[str | None, ...]) -> str | None:
     except OSError as error:
         return f"the compiled native step cannot be loaded ({error}): empty the cache folder, or {INSTEAD}"
     return None
+
+
+SOURCES = Path(__file__).parent / "csrc"
+COMPILERS = ("c++", "g++", "clang++")
+FLAGS = (
+    "-O3",
+    "-march=native",
+    "-std=c++17",
+    "-ffp-contract=fast",  # multiply-add in one instruction, but no -ffast-math: NaN must be seen
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-shared",
+    "-fPIC",
+    "-pthread",
+)
+INSTRUCTIONS = ("avx2", "fma")
+"""What an x86 processor must have; 64-bit ARM always has NEON."""
+
+
+def missing_instructions() -> str | None:
+    """Return why this processor cannot run the native step, or None."""
+    machine = platform.machine().lower()
+    if machine in ("arm64", "aarch64"):
+        return None
+    lacking = [name for name in INSTRUCTIONS if name not in env.cpu_flags()]
+    if machine not in ("x86_64", "amd64") or lacking:
+        return f"this processor ({machine}) has no AVX2 with FMA and no NEON"
+    return None
+
+
+def compiler() -> str:
+    """Return the path of the C++ compiler: the one that CXX names, else the first of c++, g++ and clang++.
+
+    AllometryError with the remedy if there is none.
+    """
+    named = os.environ.get("CXX")
+    for name in (named,) if named else COMPILERS:
+        if path := shutil.which(name):
+            return path
+    raise AllometryError(
+        f"no C++ compiler ({named or ', '.join(COMPILERS)}) on the PATH",
+        hint="install one (apt install g++, or xcode-select --install)",
+    )
+
+
+def compiled_library() -> Path:
+    """Return the compiled step for this machine, built if the cache does not have it (a few seconds).
+
+    Workers that build at the same time do not clash: each writes a file of its own and renames it.
+    AllometryError without compiler or writable cache, or if the compiler fails.
+    """
+    path = compiler()
+    target = env.cache_dir("native") / f"step-{_fingerprint(path)}.so"
+    if not target.exists():
+        _compile(path, target)
+    return target
+
+
+def _fingerprint(compiler_path: str) -> str:
+    """Return the hash of all that the machine code depends on: sources, compiler, flags, processor."""
+    digest = hashlib.sha256()
+    for source in sorted(SOURCES.iterdir()):
+        if source.suffix in (".h", ".cpp"):
+            digest.update(source.read_bytes())
+    for part in (compiler_path, _version(compiler_path), *FLAGS, env.cpu_model(), *sorted(env.cpu_flags())):
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _version(compiler_path: str) -> str:
+    """Return the compiler's own description of its version."""
+    done = subprocess.run([compiler_path, "--version"], capture_output=True, text=True, check=False)
+    return done.stdout
+
+
+def _compile(compiler_path: str, target: Path) -> None:
+    try:
+        with replacing(target) as aside:
+            command = [compiler_path, *FLAGS, str(SOURCES / "step.cpp"), "-o", str(aside)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise AllometryError(
+                    f"{compiler_path} cannot compile the native engine: {_first_error(done.stderr)}",
+                    hint="install GCC 12 or Clang 15 or newer and name it in CXX",
+                )
+    except AllometryError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        raise AllometryError(
+            f"cannot write compiled code to {target.parent}: {error.__cause__.strerror}",
+            hint="set ALLOMETRY_CACHE to a folder that you can write to",
+        ) from error
+
+
+def _first_error(output: str) -> str:
+    lines = [line for line in output.splitlines() if "error" in line] or output.splitlines() or ["no message"]
+    return lines[0][:300]

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from allometry.train.arithmetic import settle
 from allometry.train.engines.base import (
     ADAM_EPS,
     CLIP_EPS,
@@ -32,8 +31,7 @@ from allometry.train.engines.base import (
     normalised,
     register,
 )
-from allometry.train.engines.predictions import hits
-from allometry.train.engines.reference import as_tensor, dropout_masks, sent, with_auxiliary
+from allometry.train.engines.reference import as_tensor, dropout_masks, hits, sent, settle, with_auxiliary
 
 if TYPE_CHECKING:
     from allometry.train.config import RunConfig

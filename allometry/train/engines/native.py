@@ -42,7 +42,7 @@ from allometry.train.engines.bindings import (
     stack_of,
     unsuited,
 )
-from allometry.train.engines.predictions import hits, with_parameters
+from allometry.train.engines.reference import hits, with_parameters
 
 if TYPE_CHECKING:
     from allometry.train.config import RunConfig

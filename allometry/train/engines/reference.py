@@ -1,18 +1,22 @@
-"""The reference engine: plain fp32 autograd and AdamW as the paper writes it. Every family, option and device."""
+"""The reference engine: plain fp32 autograd and AdamW as the paper writes it. Every family, option and device.
+
+Beside it stand what the other engines share: greedy predictions, and PyTorch's settings that decide a run's last
+digits. These hold for the whole process; engines settle them before they compute, and a run's env.json keeps them.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from allometry.train.arithmetic import settle
 from allometry.train.engines.base import (
     ADAM_EPS,
     CLIP_EPS,
@@ -25,10 +29,10 @@ from allometry.train.engines.base import (
     normalised,
     register,
 )
-from allometry.train.engines.predictions import hits
 
 if TYPE_CHECKING:
     from allometry.train.config import RunConfig
+
 
 EVALUATION_TOKENS = 8192
 """Tokens evaluated at once, so that the logits of a large vocabulary need not fit in memory together."""
@@ -170,3 +174,64 @@ class ReferenceEngine(Engine):
         for kind, tensors in (("params", self.parameters), ("adam_m", self.m), ("adam_v", self.v)):
             for name, tensor in tensors.items():
                 tensor.copy_(torch.from_numpy(state[f"{kind}/{name}"]))
+
+
+LOGITS = 1 << 24
+"""Logits that are held at once: 64 MB in fp32."""
+
+
+@torch.no_grad()
+def hits(module: nn.Module, windows: Tokens, device: torch.device) -> NDArray[np.bool_]:
+    """Return whether the most probable token is the target, for windows (n, n_ctx + 1): shape (n, n_ctx)."""
+    module.eval()
+    vocabulary = int(module.get_parameter("embed.weight").shape[0])
+    rows = max(1, LOGITS // (vocabulary * (windows.shape[1] - 1)))
+    parts = []
+    for first in range(0, len(windows), rows):
+        part = np.ascontiguousarray(windows[first : first + rows], dtype=np.int64)
+        tokens = torch.from_numpy(part).to(device)
+        parts.append((module(tokens[:, :-1]).argmax(-1) == tokens[:, 1:]).cpu())
+    return torch.cat(parts).numpy()
+
+
+def with_parameters(module: nn.Module, state: State) -> nn.Module:
+    """Load the parameters of an engine's state into the module, and return it."""
+    found = {
+        k.removeprefix("params/"): torch.from_numpy(v) for k, v in state.items() if k.startswith("params/")
+    }
+    module.load_state_dict(found)
+    return module
+
+
+def settle(device: torch.device | str) -> dict[str, Any]:
+    """Settle how fp32 numbers are multiplied on `device`, and return what env.json keeps of it.
+
+    On a GPU cuDNN, whose kernels the LSTM's are, would round factors of fp32 products to 10 bits (TF32)
+    unless told otherwise. PyTorch's own products are exact unless somebody asked for less.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+    found: dict[str, Any] = {
+        "device": str(device),
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+    }
+    return found if device.type != "cuda" else found | _of_gpu(device)
+
+
+def _of_gpu(device: torch.device) -> dict[str, Any]:
+    """The GPU and its libraries, and the switches that matter only there."""
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "gpu": properties.name,
+        "gpu_memory": properties.total_memory,
+        "compute_capability": [properties.major, properties.minor],
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "tf32_products": torch.backends.cuda.matmul.allow_tf32,
+        "tf32_cudnn": torch.backends.cudnn.allow_tf32,
+        "bf16_reduced_sums": torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    }

@@ -13,8 +13,7 @@ import numpy as np
 
 from allometry.core import env
 from allometry.core.errors import AllometryError
-from allometry.runs.files import read_json
-from allometry.runs.place import Folder
+from allometry.core.files import create, read_json
 from allometry.train.engines.base import ENGINES, Engine
 
 if TYPE_CHECKING:
@@ -134,7 +133,7 @@ def _remember(path: Path, paces: dict[str, float]) -> dict[str, float]:
     same engine.
     """
     try:
-        created = Folder(path.parent).create(path.name, json.dumps(paces).encode())
+        created = create(path, json.dumps(paces).encode())
         return paces if created else read_json(path) or paces
     except (AllometryError, OSError):  # a cache that cannot be written costs the timing again, nothing else
         return paces

@@ -15,9 +15,9 @@ pytest.importorskip("warcio")
 from webtext_server import Server
 
 from allometry.core.errors import AllometryError
+from allometry.core.locks import hold
 from allometry.data.webtext import fetch, links
 from allometry.data.webtext.jsonl import read_rows
-from allometry.data.webtext.locks import hold
 from allometry.data.webtext.warc import Page, html_pages
 from allometry.data.webtext.workspace import Workspace
 
@@ -54,7 +54,7 @@ ENDLESS = ("/slowloris", "/slowheader")
 def without_end(folder, server):
     """Return the outcomes, by path, of a crawl that meets nothing but answers that never end."""
     folder.mkdir()
-    workspace = prepared(folder, [server.url(path) for path in ENDLESS])
+    workspace = prepared(folder, [server.url(path) for path in ENDLESS], parts=1)
     with pytest.raises(AllometryError, match="not one of 2 pages"):
         fetch.run(workspace, fetch.FetchOptions(contact="a@b.org", **{**QUICK, "timeout": 6.0}))
     return {
@@ -228,7 +228,7 @@ def test_a_killed_crawl_continues(tmp_path):
     n_pages = 150
     with Server() as server:
         server.hold_after = 60
-        workspace = prepared(tmp_path, [server.url(f"/page/{n}") for n in range(n_pages)])
+        workspace = prepared(tmp_path, [server.url(f"/page/{n}") for n in range(n_pages)], parts=1)
         command = [
             sys.executable,
             "-m",

@@ -20,7 +20,7 @@ from allometry.data.webtext.jsonl import read_json, read_rows
 from allometry.data.webtext.workspace import Workspace
 
 LOCAL = ["--parts", "2", "--local-hosts", "--allow-private", "127.0.0.1", "--delay", "0s", "--per-host", "16"]
-LOCAL += ["--no-autothrottle", "--backoff", "0.1s", "--test-share", "0.3"]
+LOCAL += ["--workers", "1", "--no-autothrottle", "--backoff", "0.1s", "--test-share", "0.3"]
 # The test server's articles are made of few words, which the rules on repetition rightly object to.
 LOCAL += ["--without", "repetition", "--without", "language"]
 

@@ -14,6 +14,7 @@ import time
 import zlib
 from collections import Counter
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -101,8 +102,11 @@ def self_signed(folder: Path) -> ssl.SSLContext:
     return context
 
 
-BOMB = zlib.compressobj(9, wbits=31)
-BOMB_BYTES = b"".join([BOMB.compress(bytes(1 << 20)) for _ in range(200)] + [BOMB.flush()])
+@cache
+def bomb() -> bytes:
+    """200 MiB of zeros, gzipped."""
+    packed = zlib.compressobj(1, wbits=31)
+    return b"".join([packed.compress(bytes(1 << 20)) for _ in range(200)] + [packed.flush()])
 
 
 class Server:
@@ -272,7 +276,7 @@ class Server:
         return False
 
     async def _do_bomb(self, writer, argument, query, key):
-        return await _send(writer, 200, BOMB_BYTES, extra="Content-Encoding: gzip\r\n")
+        return await _send(writer, 200, bomb(), extra="Content-Encoding: gzip\r\n")
 
     async def _do_zipped(self, writer, argument, query, key):
         return await _send(

@@ -8,8 +8,7 @@ import pytest
 
 from allometry.core.errors import AllometryError
 from allometry.figures import theme
-from allometry.figures.several import several
-from allometry.figures.steps import steps
+from allometry.figures.several import several, steps
 from allometry.studies.compute_optimal.ladder import ladders
 from allometry.studies.compute_optimal.reconcile import fit_omega, local_exponent, optimal_compute, total
 from allometry.train.config import DataConfig

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.runs.probes import PROBE_COLUMNS
+from allometry.runs.measurements import PROBE_COLUMNS
 from allometry.studies.core.study import StudyData, study
 from allometry.studies.memorisation.capacity import capacity, memorised, saturated
 from allometry.studies.memorisation.documents import end_losses, halves, influence, memorisation, split_half

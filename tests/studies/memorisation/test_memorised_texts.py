@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.runs.probes import PROBE_COLUMNS
+from allometry.runs.measurements import PROBE_COLUMNS
 from allometry.studies.core.study import StudyData, study
 from allometry.studies.memorisation.texts import BLOCK, beside_reference, memorised, texts, texts_section
 from allometry.train.config import DataConfig, RunConfig

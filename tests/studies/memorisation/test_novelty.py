@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from allometry.core.errors import AllometryError
-from allometry.runs.novelty import NOVELTY_COLUMNS
+from allometry.runs.measurements import NOVELTY_COLUMNS
 from allometry.studies.core.study import StudyData
 from allometry.studies.memorisation.novelty import (
     TRUNCATED,

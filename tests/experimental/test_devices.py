@@ -1,0 +1,122 @@
+"""One run on two processes: the same losses as on one, with the state copied (DDP) or divided (FSDP2)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from waiting import until
+
+from allometry.core.errors import AllometryError
+from allometry.experimental.torchrun import read_config
+from allometry.train.checkpoint import final_parameters
+from allometry.train.loop import train
+
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+def on_two(config, store: Path, *options: str) -> None:
+    """Train with torchrun on two processes."""
+    file = store.with_suffix(".json")
+    file.write_text(config.model_dump_json())
+    command = [*LAUNCHER, "-m", "allometry.experimental.torchrun", str(file), "--store", str(store), *options]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+HALTED = """
+from allometry.experimental import devices, torchrun
+from allometry.train import loop
+
+class Torchrun(devices.Torchrun):
+    saved = 0
+
+    def save(self, *arguments):
+        self.saved += 1
+        while self.saved > 2 and not self._stopping():
+            time.sleep(0.01)
+        super().save(*arguments)
+
+import time
+devices.Torchrun = Torchrun
+torchrun.main()
+"""
+"""A process of torchrun's that goes no further than two checkpoints until it is asked to end."""
+
+
+def ended_on_two(config, store: Path, *options: str) -> None:
+    """Train as `on_two` does, but end it when it has written two checkpoints."""
+    file, program = store.with_suffix(".json"), store.with_suffix(".py")
+    file.write_text(config.model_dump_json())
+    program.write_text(HALTED)
+    command = [*LAUNCHER, str(program), str(file), "--store", str(store), "--checkpoint-every", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    checkpoints = store / config.id / "checkpoints"
+    with subprocess.Popen([*command, *options], env=environment, stderr=subprocess.DEVNULL) as process:
+        until(lambda: len(list(checkpoints.glob("*.dcp"))) >= 2, alive=process)
+        process.terminate()
+
+
+def curve(directory: Path) -> list[dict]:
+    return [json.loads(line) for line in (directory / "curve.jsonl").read_text().splitlines()]
+
+
+CALM = 128
+"""Steps after which training has multiplied differences of rounding by more than a thousand."""
+
+
+def assert_equal_within_rounding(first: Path, second: Path) -> None:
+    points = list(zip(curve(first), curve(second), strict=True))
+    for one, other in points:
+        assert other["step"] == one["step"]
+        for name in ("loss", "train_loss", "grad_norm"):
+            if one["step"] <= CALM:
+                assert other[name] == pytest.approx(one[name], rel=2e-5)
+    one, other = points[-1]
+    assert other["loss"] == pytest.approx(one["loss"], rel=2e-5 if one["step"] <= CALM else 0.01)
+    parameters = final_parameters(first)
+    for name, value in final_parameters(second).items():
+        assert value.shape == parameters[name].shape
+        if one["step"] <= CALM:
+            assert value == pytest.approx(parameters[name], abs=2e-4), name
+
+
+def test_two_processes_lose_what_one_does(make_run, tmp_path: Path):
+    config = make_run(tokens=24 * 128)
+    train(config, tmp_path / "one")
+    on_two(config, tmp_path / "two", "--sharded", "yes")
+    assert_equal_within_rounding(tmp_path / "one", tmp_path / "two" / config.id)
+    result = json.loads((tmp_path / "two" / config.id / "result.json").read_text())
+    assert result["engine"] == "parallel"
+    assert [p.name for p in (tmp_path / "two" / config.id / "checkpoints").iterdir()] == ["final.safetensors"]
+
+
+@pytest.mark.slow
+def test_copied_and_resumed_on_another_number_of_devices(make_run, tmp_path: Path):
+    long, short = make_run(tokens=400 * 128), make_run(tokens=400 * 128).model_copy(update={"devices": 2})
+    assert long.id == short.id
+    train(long, tmp_path / "one")
+    on_two(long, tmp_path / "copied", "--sharded", "no")
+    assert_equal_within_rounding(tmp_path / "one", tmp_path / "copied" / long.id)
+    for sharded in ("yes", "no"):
+        store = tmp_path / f"resumed-{sharded}"
+        ended_on_two(long, store, "--sharded", sharded)
+        assert not (store / long.id / "result.json").exists()
+        train(long, store / long.id)
+        assert "continues after step" in (store / long.id / "log.txt").read_text()
+        assert_equal_within_rounding(tmp_path / "one", store / long.id)
+
+
+def test_configurations_that_cannot_be_read(make_run, tmp_path: Path):
+    with pytest.raises(AllometryError, match="no file"):
+        read_config(tmp_path / "nowhere.json")
+    (tmp_path / "bad.json").write_text('{"model": {"family": "transformer", "n_layer": 2}}')
+    with pytest.raises(AllometryError, match=r"bad.json is no run's configuration: .*d_model is missing"):
+        read_config(tmp_path / "bad.json")
+    config = make_run()
+    (tmp_path / "good.json").write_text(
+        json.dumps({"format": 1, "config": json.loads(config.model_dump_json())})
+    )
+    assert read_config(tmp_path / "good.json").id == config.id

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import compact_duration, format_duration
+from allometry.runs.record import FORMAT, check_format
 from allometry.studies.core.analysis_time import analysis_seconds
 
 if TYPE_CHECKING:
@@ -249,6 +250,7 @@ def keep(plan: StudyPlan, store: Store, folder: Path) -> StudyPlan:
     then that plan is everybody's, and is returned.
     """
     content: dict[str, Any] = {
+        "format": FORMAT,
         "study": plan.study,
         "question": plan.sweep.question,
         "budget": plan.budget,
@@ -274,6 +276,7 @@ def load(folder: Path) -> StudyPlan | None:
     content = read_json(folder / FILE)
     if content is None:
         return None
+    check_format(content, folder / FILE)  # plans of 0.1 have none: theirs is the first
     runs = tuple(RunConfig.model_validate(run) for run in _checked(content, folder / FILE)["runs"])
     return StudyPlan(
         study=content["study"],

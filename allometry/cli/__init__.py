@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 
 import click
 
+from allometry.core.errors import AllometryError, extra_of, missing_extra, printable, unknown
+
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("study", "Run a study: plan it, train what is missing, fit, report."),
     "report": ("study", "Write the report of a study from the runs in the store."),
@@ -49,7 +51,6 @@ class UnknownCommand(click.UsageError):
     """A command that a group does not have, with the hint that names the nearest."""
 
     def __init__(self, name: str, known: list[str], ctx: click.Context) -> None:
-        from allometry.core.errors import unknown
 
         error = unknown("command", name, known)
         super().__init__(error.message, ctx)
@@ -87,7 +88,6 @@ class _LazyGroup(Group):
         except OSError as error:
             if error.filename is None or error.errno not in _REFUSALS:
                 raise
-            from allometry.core.errors import AllometryError
 
             said = f"{error.filename}: {error.strerror}"
             raise AllometryError(said, hint=_REFUSALS[error.errno]) from error
@@ -137,7 +137,6 @@ def _aliases(args: list[str]) -> list[str]:
 
 
 def _explain(error: Exception) -> NoReturn:
-    from allometry.core.errors import AllometryError, extra_of, missing_extra
 
     if isinstance(error, ModuleNotFoundError) and error.name and (extra := extra_of(error.name)):
         error = missing_extra(error.name.split(".")[0], extra, "this command")
@@ -148,7 +147,6 @@ def _explain(error: Exception) -> NoReturn:
 
 
 def _fail(message: str, *, hint: str | None, code: int) -> NoReturn:
-    from allometry.core.errors import printable
 
     print(f"error: {printable(message, lines=True)}", file=sys.stderr)
     if hint:

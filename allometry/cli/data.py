@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from allometry.cli import Group
 from allometry.cli.output import Form, print_table, say, table_options
+from allometry.core.env import cache_root
+from allometry.core.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -125,7 +128,6 @@ def _corpora() -> pd.DataFrame:
 
 def _where(spec: Any) -> str:
     """Return whether a named corpus is on this machine, or how much there is to download."""
-    from allometry.core.units import format_bytes
     from allometry.data.packages import fetched
 
     if spec.package is None:
@@ -176,8 +178,6 @@ def cache() -> None:
 @table_options
 def list_cache(form: Form | None) -> None:
     """List the cache: what, how large, when written."""
-    from allometry.core.env import cache_root
-    from allometry.core.units import format_bytes
     from allometry.data.cached import contents
 
     there = contents()
@@ -190,7 +190,6 @@ def list_cache(form: Form | None) -> None:
 @click.argument("what", nargs=-1, metavar="[KIND|NAME]...")
 def clean_cache(what: tuple[str, ...]) -> None:
     """Delete the cache, or only the given kinds (tokens, packages, …) or names, as the list has them."""
-    from allometry.core.units import format_bytes
     from allometry.data.cached import clean
 
     gone = clean(what)
@@ -198,7 +197,6 @@ def clean_cache(what: tuple[str, ...]) -> None:
 
 
 def _cache_table(there: Sequence[Cached]) -> pd.DataFrame:
-    from datetime import UTC, datetime
 
     import pandas as pd
 

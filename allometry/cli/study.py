@@ -4,7 +4,9 @@ constants beside the published ones after.
 
 from __future__ import annotations
 
+import shlex
 import sys
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,8 @@ import click
 import pandas as pd
 
 from allometry.cli.output import PIPED, one_line, print_table, say
-from allometry.core.units import format_count, format_duration, format_flops
+from allometry.core.errors import AllometryError, require
+from allometry.core.units import format_count, format_duration, format_flops, parse_duration, parse_number
 from allometry.studies.core.needs import sentences
 from allometry.sweeps.cost.cost import Cost, CostModel, plan_frame
 
@@ -96,12 +99,10 @@ def run(
 ) -> None:
     """Run a STUDY: plan it, train what is missing, fit, report. The same command continues after any
     interruption."""
-    from allometry.core.errors import require
     from allometry.studies.core.study import study as study_of
 
     asked = study_of(study)
     require("torch", "safetensors", purpose="a study, which times this machine and trains,")
-    from allometry.core.units import parse_duration, parse_number
     from allometry.studies.core.run import StudyRequest, run_study
     from allometry.sweeps.run.placement import parse_shard
     from allometry.sweeps.run.progress import Display as Progress
@@ -129,7 +130,6 @@ def run(
 
 def _command_line() -> str:
     """Return the command that was typed, without options that change nothing about the result."""
-    import shlex
 
     kept = [a for a in sys.argv[1:] if a not in ("--quiet", "--debug")]
     return shlex.join(["allometry", *kept])
@@ -174,7 +174,6 @@ def report(
     suffix: str | None,
 ) -> None:
     """Write the report of a STUDY (default: the latest) from the runs in the store; nothing is trained."""
-    from allometry.core.errors import AllometryError
 
     if saved is not None and (study is not None or save is not None):
         raise AllometryError(
@@ -252,7 +251,6 @@ class Terminal:
 
     def answer(self, analysis: Analysis, path: Path, seconds: float) -> None:
         """Print the constants beside the published ones, the answer, and where the report is."""
-        from allometry.core.units import format_duration
 
         print_answer(analysis)
         print(f"\nreport: {path}   ({format_duration(seconds)})")
@@ -428,8 +426,6 @@ def watch(place: str | None, store: str | None, port: int, host: str, browse: bo
     try:
         click.echo(f"watching {store}: {server.url}   (ctrl-C ends it)")
         if browse:
-            import webbrowser
-
             webbrowser.open(server.url)
         server.serve_forever()
     except KeyboardInterrupt:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from allometry.train.trained import trained_model
 
 from allometry.cli import main
 from allometry.core.errors import AllometryError
@@ -23,7 +24,6 @@ from allometry.studies.core import results
 from allometry.studies.core.plan import load
 from allometry.studies.core.predictions import registered
 from allometry.train.config import RunConfig
-from allometry.train.trained import trained_model
 
 KEY = "quickstart-0-flops"
 SMALLEST = "transformer-2x8-sotu-108k-s0-c203dad9"

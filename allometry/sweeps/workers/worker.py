@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from allometry.core.env import die_with
+from allometry.core.errors import AllometryError
+from allometry.core.files import is_full, read_json, write_text
 from allometry.sweeps.workers.pool import Task
 
 if TYPE_CHECKING:
@@ -109,15 +111,12 @@ def _is_the_packs(error: BaseException) -> bool:
 
 
 def _sentence(error: BaseException) -> str:
-    from allometry.core.errors import AllometryError
 
     return error.message if isinstance(error, AllometryError) else f"{type(error).__name__}: {error}"
 
 
 def _fail(task: Task, error: BaseException, send: Send) -> None:
     """Keep the failure with the run, and send it in a sentence."""
-    from allometry.core.errors import AllometryError
-    from allometry.core.files import is_full
     from allometry.runs.place import url_of
 
     known = isinstance(error, AllometryError)
@@ -133,7 +132,6 @@ def _fail(task: Task, error: BaseException, send: Send) -> None:
 
 def keep_failure(directory: Path, text: str) -> None:
     """Write down in a run's directory why it failed."""
-    from allometry.core.files import write_text
 
     directory.mkdir(parents=True, exist_ok=True)
     write_text(directory / "error.txt", text.rstrip() + "\n")
@@ -257,7 +255,6 @@ class Training:
 
     def _train_together(self, config: RunConfig, cache: Path | None) -> dict[str, Any]:
         """Train on several devices, in processes of their own."""
-        from allometry.core.files import read_json
         from allometry.experimental.together import MultiProcess
 
         finished = read_json(self.directory / "result.json")
@@ -285,8 +282,6 @@ class Training:
 
     def _branch(self, source: str, step: int) -> None:
         """Start from another run's trunk; if its branch point is damaged, from the beginning."""
-        from allometry.core.errors import AllometryError
-        from allometry.core.files import is_full
         from allometry.train.checkpoint import branch
 
         try:

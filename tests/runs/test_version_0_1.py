@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from allometry.train.trained import trained_model
 
 from allometry.cli import main
 from allometry.core.errors import AllometryError
@@ -23,6 +22,7 @@ from allometry.runs.store import Store
 from allometry.studies.core import results
 from allometry.studies.core.plan import load
 from allometry.studies.core.predictions import registered
+from allometry.train.checkpoint import trained_model
 from allometry.train.config import RunConfig
 
 KEY = "quickstart-0-flops"

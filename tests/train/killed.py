@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,7 +52,8 @@ def _train(
         sys.addaudithook(partial(_on_event, at=at, moment=moment, step=step))
     loop.PROGRESS_SECONDS = 0.0  # every step is reported
     # the clock of the loop counts steps, so that no checkpoint depends on how quick this machine is
-    loop.time = SimpleNamespace(perf_counter=lambda: float(at["step"]))  # type: ignore[assignment]
+    clock = {"perf_counter": lambda: float(at["step"]), "strftime": time.strftime, "gmtime": time.gmtime}
+    loop.time = SimpleNamespace(**clock)  # type: ignore[assignment]
     loop.train(config, directory, checkpoint_every=EVERY, on_progress=on_progress)
 
 

@@ -22,8 +22,8 @@ from allometry.runs.store import Store
 from allometry.studies.core import results
 from allometry.studies.core.plan import load
 from allometry.studies.core.predictions import registered
+from allometry.train.checkpoint import trained_model
 from allometry.train.config import RunConfig
-from allometry.train.trained import trained_model
 
 KEY = "quickstart-0-flops"
 SMALLEST = "transformer-2x8-sotu-108k-s0-c203dad9"

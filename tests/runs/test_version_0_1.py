@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from allometry.train.trained import trained_model
 
 from allometry.cli import main
 from allometry.core.errors import AllometryError

@@ -21,8 +21,7 @@ from functools import lru_cache
 import numpy as np
 
 from allometry.data.webtext.duplicates import Shared, find_duplicates, shared_keys
-from allometry.data.webtext.shingles import jaccard, shingles, word_hashes
-from allometry.data.webtext.signatures import MinHash
+from allometry.data.webtext.shingles import MinHash, jaccard, shingles, word_hashes
 
 THRESHOLD = 0.5
 WORD = re.compile(r"\w+")

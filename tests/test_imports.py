@@ -22,7 +22,7 @@ BELOW = {
     "sweeps": {"runs", "data", "models", "train", "experimental"},
     "laws": {"runs"},
     "planner": {"runs", "laws"},
-    "figures": {"runs", "laws", "planner", "report.content", "report.format"},
+    "figures": {"runs", "laws", "planner"},
     "report": {"runs", "laws", "planner", "figures"},
     "watch": {"runs", "laws", "planner", "figures", "report", "studies"},
     "studies": {"runs", "data", "models", "train", "sweeps", "laws", "planner", "figures", "report"},

@@ -1,4 +1,6 @@
-"""The order of training batches: a pure function of (seed, step), so that a run can stop and resume anywhere."""
+"""Which training tokens make a batch: its order is a pure function of (seed, step), so that a run can stop and resume
+anywhere; smaller sets inside larger ones, and n-grams that occur in both.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from allometry.core.errors import AllometryError
+from allometry.core.units import counted
 
 Tokens = npt.NDArray[np.unsignedinteger]
 
@@ -108,3 +111,117 @@ def _require_window(tokens: Tokens, n_ctx: int, record: int | None = None) -> No
             f"the data hold {len(tokens)} tokens, fewer than one window of {n_ctx} + 1",
             hint="use more text, a smaller tokenizer, a larger limit, or a shorter context",
         )
+
+
+FEWEST = 16
+"""Minimum number of documents for random halves: with fewer, chance dominates."""
+
+_ORDER = 20_01_08361
+"""Seed of the order of blocks: one order for every set, or sets would not be contained in each other."""
+
+
+def first(tokens: Tokens, limit: int | None, block: int = 0, skip: int = 0) -> Tokens:
+    """Return the first `limit` of `tokens` (1-D array of ids), all of them for None, without the first `skip`.
+
+    With `block`, the tokens are first cut into blocks of that many, whose order is drawn once and for all: a
+    corpus that is sorted by age or topic gives small sets of the same mixture as large ones. Sets of one
+    `block` are nested; a limit and a skip of as many tokens have none in common. What is left over at the end
+    of the tokens comes last.
+    """
+    if limit is None and not skip:
+        return tokens
+    stop = len(tokens) if limit is None else skip + limit
+    if not block:
+        return tokens[skip:stop]
+    count = len(tokens) // block
+    order = np.random.default_rng(_ORDER).permutation(count)[skip // block : -(-stop // block)]
+    parts = [tokens[start * block : (start + 1) * block] for start in order]
+    begin = skip % block
+    return np.concatenate([*parts, tokens[count * block :]])[begin : begin + stop - skip]
+
+
+def documents(tokens: Tokens, separator: int, block: int = 0) -> list[Tokens]:
+    """Return the documents of `tokens`, each with the separator that ends it; with `block`, blocks of that many
+    tokens instead, the last of them whole.
+    """
+    if block:
+        return [tokens[at : at + block] for at in range(0, len(tokens) - block + 1, block)]
+    ends = np.flatnonzero(np.asarray(tokens) == separator) + 1
+    if not len(ends) or ends[-1] < len(tokens):  # a limit may end within a document
+        ends = np.append(ends, len(tokens))
+    starts = np.concatenate([[0], ends[:-1]])
+    return [tokens[a:b] for a, b in zip(starts, ends, strict=True)]
+
+
+def chosen(count: int, seed: int) -> npt.NDArray[np.bool_]:
+    """Return which of `count` documents are in the random half of that seed (count // 2 of them), (count,).
+
+    AllometryError for fewer than FEWEST documents.
+    """
+    if count < FEWEST:
+        raise AllometryError(
+            f"{counted(count, 'document')}: too few for random halves",
+            hint=f"use a corpus or limit with at least {FEWEST}, or blocks of text (data.spread)",
+        )
+    inside = np.zeros(count, dtype=bool)
+    inside[np.random.default_rng([_ORDER, seed]).permutation(count)[: count // 2]] = True
+    return inside
+
+
+TextTokens = npt.NDArray[np.integer]
+
+_AFTER, _PAST = -1, -2
+"""Padding after the end of the reference, and of a text: no token ids, and different ones."""
+
+
+def longest_matches(reference: TextTokens, texts: TextTokens, most: int) -> npt.NDArray[np.int64]:
+    """Return how many of the tokens that begin at each place of `texts` (k, T) occur in a row in `reference`
+    (1-D), (k, T): at most `most`, and never beyond the end of a text.
+
+    An n-gram of a text occurs in the reference if this is n or more where it begins. AllometryError for an
+    empty reference.
+    """
+    from pydivsufsort import divsufsort
+
+    if not len(reference):
+        raise AllometryError("a text is compared with an empty one", hint="give the text that was trained on")
+    reference = np.array(reference)  # the library takes no read-only arrays
+    order = divsufsort(reference)
+    padded = np.pad(np.asarray(texts, dtype=np.int64), ((0, 0), (0, most)), constant_values=_PAST)
+    asked = np.lib.stride_tricks.sliding_window_view(padded, most, axis=1)[:, :-1].reshape(-1, most)
+    low, high = np.zeros(len(asked), np.int64), np.full(len(asked), len(reference))
+    longest = np.zeros(len(asked), np.int64)
+    while (open_ := low < high).any():
+        middle = np.minimum((low + high) // 2, len(reference) - 1)
+        shared, smaller = _compared(_suffixes(reference, order[middle], most), asked)
+        longest = np.where(open_, np.maximum(longest, shared), longest)
+        low, high = np.where(open_ & smaller, middle + 1, low), np.where(open_ & ~smaller, middle, high)
+    return longest.reshape(np.shape(texts))
+
+
+def _suffixes(reference: TextTokens, starts: npt.NDArray[np.integer], most: int) -> npt.NDArray[np.int64]:
+    """Return the `most` tokens of the reference from each start on, (k, most)."""
+    places = starts[:, None].astype(np.int64) + np.arange(most)
+    found = reference[np.minimum(places, len(reference) - 1)].astype(np.int64)
+    return np.where(places < len(reference), found, _AFTER)
+
+
+def _compared(
+    suffixes: npt.NDArray[np.int64], asked: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return how many tokens each suffix has in common with what is asked for, and whether it sorts before it."""
+    different = suffixes != asked
+    first = different.argmax(axis=1)
+    rows = np.arange(len(asked))
+    same = ~different[rows, first]
+    return np.where(same, asked.shape[1], first), ~same & (suffixes[rows, first] < asked[rows, first])
+
+
+def duplicated(reference: TextTokens, texts: TextTokens, most: int) -> npt.NDArray[np.int64]:
+    """Count for each text (k, T) how many of its T - n + 1 n-grams occur in `reference`, n = 1 ... most, (k, most).
+
+    With the pointwise duplication score of a token, the length of the smallest n-gram that ends there and is
+    not in the reference, these are the tokens whose score is above n (McCoy et al. 2021, arXiv 2111.09509).
+    """
+    found = longest_matches(reference, texts, most)
+    return (found[:, :, None] > np.arange(most)).sum(axis=1)

@@ -1,4 +1,6 @@
-"""The cache of prepared data: each entry is built aside, then renamed into place."""
+"""The cache of prepared data: each entry is built aside, then renamed into place; and whether downloads
+are allowed.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +107,30 @@ def sha256(*paths: Path) -> str:
             while block := file.read(1 << 20):
                 total.update(block)
     return total.hexdigest()
+
+
+_ALLOWED: ContextVar[bool] = ContextVar("downloads_allowed", default=True)
+
+
+@contextmanager
+def no_downloads() -> Iterator[None]:
+    """Refuse every download within the context, with an AllometryError."""
+    before = _ALLOWED.set(False)
+    try:
+        yield
+    finally:
+        _ALLOWED.reset(before)
+
+
+def downloads_allowed() -> bool:
+    """Return whether corpora may be downloaded now."""
+    return _ALLOWED.get()
+
+
+def require_downloads(what: str) -> None:
+    """Raise AllometryError, naming what would be downloaded, within `no_downloads`."""
+    if not downloads_allowed():
+        raise AllometryError(
+            f"{what} is not on this machine, and nothing is downloaded for a plan alone",
+            hint="leave --dry-run out, or fetch it first: allometry data prepare CORPUS",
+        )

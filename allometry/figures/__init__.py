@@ -1,7 +1,7 @@
 """Figures: functions from runs and fits to a chart with its numbers and its caption. They never import
 torch.
 
-Each returns a `report.content.Figure`; `theme.save` writes any of them as HTML, SVG, PNG, PDF or JSON.
+Each returns a `theme.Figure`; `theme.save` writes any of them as HTML, SVG, PNG, PDF or JSON.
 """
 
 from allometry.figures.curves import learning_curves

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError, unknown
+from allometry.core.units import format_count
 
 Kind = Literal["count", "power", "plain", "percent"]
 
@@ -283,8 +284,6 @@ def through_centre(points: pd.DataFrame, x: str, y: str, slopes: Mapping[str, fl
 
 def count_note(runs: pd.DataFrame) -> str:
     """Count runs and settings for a caption, such as "36 runs: 8 sizes, 5 horizons, 4 seeds at N = 25.3k"."""
-    from allometry.core.units import format_count
-
     number = runs["run"].nunique() if "run" in runs else len(runs)
     parts = [
         f"{runs[column].nunique()} {word}"

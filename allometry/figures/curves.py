@@ -12,7 +12,7 @@ import pandas as pd
 
 from allometry.figures import axes, layers
 from allometry.figures.axes import capital, log_x, log_y, quantity
-from allometry.report.content import Figure
+from allometry.figures.theme import Figure
 
 _LOWEST = "lowest loss of any run"
 

@@ -14,7 +14,7 @@ import pandas as pd
 from allometry.core.errors import AllometryError, unknown
 from allometry.figures import axes, layers
 from allometry.figures.axes import capital, linear_y, log_x, log_y, quantity
-from allometry.report.content import Figure
+from allometry.figures.theme import Figure
 
 RESIDUAL = "residual_percent"
 

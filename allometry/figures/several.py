@@ -19,7 +19,7 @@ import pandas as pd
 from allometry.core.errors import AllometryError
 from allometry.figures import axes, layers
 from allometry.figures.axes import capital, escape, linear_y, log_x, log_y, quantity, text_tooltip, tooltip
-from allometry.report.content import Figure
+from allometry.figures.theme import Figure
 
 _DASHES = ([1, 0], [7, 4], [2, 3], [9, 3, 2, 3], [4, 2], [1, 2], [12, 4])
 _SHAPES = ("circle", "diamond", "square", "triangle-up", "cross", "triangle-down", "triangle-right")

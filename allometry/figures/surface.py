@@ -15,7 +15,7 @@ from scipy.interpolate import Akima1DInterpolator
 from allometry.core.errors import AllometryError, unknown
 from allometry.figures import axes, layers
 from allometry.figures.axes import capital, log_x, log_y, quantity
-from allometry.report.content import Figure
+from allometry.figures.theme import Figure
 
 if TYPE_CHECKING:
     from allometry.laws.critical_batch import CriticalBatch

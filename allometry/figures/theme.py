@@ -8,23 +8,49 @@ viridis: both stay apart for colour-blind eyes.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+import math
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from markupsafe import Markup
 
 from allometry.core.env import cache_dir, package_version
 from allometry.core.errors import AllometryError
 from allometry.core.files import write_bytes
-from allometry.report.format import digests, policy, script_json
 
 if TYPE_CHECKING:
     import altair as alt
-
-    from allometry.report.content import Figure
+    import pandas as pd
 
 Mode = Literal["light", "dark"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A chart with the numbers under it. `name` is a slug (file name on export), `caption` says what to
+    see.
+    """
+
+    name: str
+    title: str
+    caption: str
+    chart: alt.TopLevelMixin
+    table: pd.DataFrame
+
+    def _repr_html_(self) -> str:
+        """Return the chart as SVG, which needs no network, over its caption, for a notebook. `chart` is
+        interactive.
+        """
+        return f"<figure>{svg(self.chart)}<figcaption>{escape(self.caption)}</figcaption></figure>"
+
 
 WIDTH = 640
 """Width in pixels of a chart that is drawn outside the report (inside it, a chart fills its column)."""
@@ -291,9 +317,46 @@ def _pdf(spec: dict[str, Any], settings: dict[str, Any]) -> bytes:
 
 
 def _json(spec: dict[str, Any], settings: dict[str, Any]) -> bytes:
-    import json
-
     return json.dumps({**spec, "config": settings}, indent=1).encode()
 
 
 _WRITERS = {".html": _html, ".svg": _svg, ".png": _png, ".pdf": _pdf, ".json": _json}
+
+
+def script_json(value: Any) -> Markup:
+    """Return JSON that is safe inside a <script> element: nothing in it can close the element or open a
+    comment.
+
+    The characters < > & and the line separators U+2028 and U+2029 are written as escapes; NaN becomes null.
+    """
+    text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"), default=str, allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value
+
+
+def policy(scripts: str, **sources: str) -> str:
+    """Return a content security policy under which only `scripts` run, and nothing is loaded or sent but what
+    `sources` allow (directive, with underscores, and value).
+    """
+    further = "".join(f"{name.replace('_', '-')} {value}; " for name, value in sources.items())
+    return (
+        f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"{further}base-uri 'none'; form-action 'none'"
+    )
+
+
+def digests(*scripts: str) -> str:
+    """Return scripts as a policy names them: by their hashes."""
+    hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
+    return " ".join(f"'sha256-{digest}'" for digest in hashes)

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize
+from scipy.special import log_ndtr
+from scipy.stats import t
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import counted
@@ -56,8 +59,6 @@ class Censored:
         return np.exp(middle), np.exp(middle - half), np.exp(middle + half)
 
     def _quantile(self, level: float) -> float:
-        from scipy.stats import t
-
         return float(t.ppf(0.5 + level / 2, max(1, self.dof)))
 
 
@@ -68,8 +69,6 @@ def censored_fit(predictors: Mapping[str, ArrayLike], time: ArrayLike, reached: 
     Raises AllometryError if fewer runs reached the event than there are coefficients, or if the predictors do
     not determine them.
     """
-    from scipy.optimize import minimize
-
     names = tuple(predictors)
     design = _design(predictors, names)
     y, seen = np.log(np.asarray(time, dtype=float)), np.asarray(reached, dtype=bool)
@@ -106,8 +105,6 @@ def _design(predictors: Mapping[str, ArrayLike], names: tuple[str, ...]) -> Arra
 
 def _objective(x: Array, design: Array, y: Array, seen: Array, prior: Array) -> tuple[float, Array]:
     """Return minus the log posterior of (coefficients, log sigma), and its gradient."""
-    from scipy.special import log_ndtr
-
     beta, log_sigma = x[:-1], float(np.clip(x[-1], -12, 12))
     sigma = np.exp(log_sigma)
     z = (y - design @ beta) / sigma

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.stats import t
 
 from allometry.core.errors import AllometryError
 from allometry.laws.power_lines import PowerLine, power_line
@@ -207,8 +208,6 @@ def _few(points: int) -> float:
     """Return how much wider Student's intervals are than the normal ones for so few points and two
     parameters.
     """
-    from scipy.stats import t
-
     return float(t.ppf(0.975, max(points - 2, 2)) / 1.96)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError
@@ -21,9 +22,6 @@ from allometry.laws.problem import Problem, refuse_undetermined
 from allometry.laws.result import FitResult, FitWarning
 from allometry.laws.solver import Objective, get_objective, minimise
 from allometry.laws.zoo import get
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Array = NDArray[np.float64]
 
@@ -159,8 +157,6 @@ def _record(
     seed: int,
     began: float,
 ) -> FitResult:
-    import pandas as pd
-
     law = problem.law
     samples = problem.natural(resamples.z)
     noise = uncertainty.seed_noise(frame[points.kept], problem.target, problem.inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -223,8 +224,6 @@ def html(result: FitResult) -> str:
     """Return the report for a notebook: the equation, the estimates as a table, the text below. Everything is
     escaped.
     """
-    from html import escape
-
     frame = table(result).map(lambda v: f"{v:.5g}" if isinstance(v, float) else v)
     text = "\n\n".join((_quality(result), _data(result), excluded_rows(result), _warnings(result)))
     return (

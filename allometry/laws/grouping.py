@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import pandas as pd
-
+from scipy.special import fdtrc, ndtr, ndtri
 
 Array = NDArray[np.float64]
 
@@ -148,8 +146,6 @@ def agreement(residuals: Array, group: NDArray[np.int_]) -> float:
     or below the law), and the correlation of neighbours within a group (rows in the order of the table).
     Ranks stand for the residuals, so that a single bad row decides neither.
     """
-    from scipy.special import ndtr
-
     n, groups = len(residuals), int(group.max()) + 1
     if groups >= n or np.ptp(residuals) <= 1e-9:
         return 1.0
@@ -167,8 +163,6 @@ def between_groups(residuals: Array, group: NDArray[np.int_]) -> tuple[float, fl
     """Return the p-value of a one-way analysis of variance of the ranks of residuals (n,), and the share of
     the variance that lies between the groups (n,). (1, 0) where there is nothing to compare.
     """
-    from scipy.special import fdtrc
-
     n, groups = len(residuals), int(group.max()) + 1
     if not 1 < groups < n or np.ptp(residuals) <= 1e-9:
         return 1.0, 0.0
@@ -182,15 +176,11 @@ def between_groups(residuals: Array, group: NDArray[np.int_]) -> tuple[float, fl
 
 
 def _normal_scores(residuals: Array) -> Array:
-    from scipy.special import ndtri
-
     return np.asarray(ndtri((np.argsort(np.argsort(residuals)) + 1) / (len(residuals) + 1)))
 
 
 def numbered(column: pd.Series) -> NDArray[np.int_]:
     """Return the groups (n,) of equal values of a column, numbered 0 … g-1 in the order of the rows."""
-    import pandas as pd
-
     return np.asarray(pd.factorize(column, use_na_sentinel=False)[0], dtype=int)
 
 
@@ -239,8 +229,6 @@ def _grows(group: NDArray[np.int_], inputs: Mapping[str, Array]) -> bool:
 
 def _by_all_else(frame: pd.DataFrame, inputs: Mapping[str, Array], stepped: str | None) -> Grouping | None:
     """Group rows that agree in everything but what grows: one run's checkpoints, or one size's row of a grid."""
-    import pandas as pd
-
     keys = pd.DataFrame(
         {n: np.round(np.log(x), 6) for n, x in inputs.items() if n in _SIZES and np.all(x > 0)}
     )
@@ -312,8 +300,6 @@ def find_mixture(
     runs or sizes, or are the same for all rows, tell nothing apart. The test is a one-way analysis of
     variance of the ranks, at the level 1e-3 divided by the number of columns tried.
     """
-    import pandas as pd
-
     run = np.arange(len(frame)) if group is None else group
     found, tried = [], 0
     for name in frame.columns:

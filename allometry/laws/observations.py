@@ -90,8 +90,6 @@ def observe(
     nothing
     is left.
     """
-    import pandas as pd
-
     if not isinstance(frame, pd.DataFrame):
         frame = pd.DataFrame(frame)
     reader = _Reader(frame, dict(columns or {}))
@@ -241,8 +239,6 @@ class _Reader:
 
     def _column(self, name: str) -> Array:
         """Read a column as numbers: counts such as "1.2B" are read, with a note; unreadable text becomes nan."""
-        import pandas as pd
-
         column = self.frame[name]
         if isinstance(column, pd.DataFrame):
             raise AllometryError(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from allometry.core.errors import AllometryError
@@ -15,10 +16,6 @@ from allometry.laws.law import Law
 from allometry.laws.problem import Problem
 from allometry.laws.solver import Objective
 from allometry.laws.uncertainty import noise_variance, outlying, quantiles, student_scales
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 Array = NDArray[np.float64]
 
@@ -283,7 +280,6 @@ def read_fields(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of the fit that `to_dict` wrote, for `FitResult(**fields)`; warnings are still
     mappings. Raises AllometryError for anything else.
     """
-    import pandas as pd
 
     from allometry.laws.solver import get_objective
     from allometry.laws.zoo import get
@@ -352,6 +348,4 @@ def _frame(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def _unframe(data: Mapping[str, Any]) -> pd.DataFrame:
-    import pandas as pd
-
     return pd.DataFrame(dict(data["columns"]), index=data["index"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -66,8 +67,6 @@ class Design:
         }  # fmt: skip
 
     def _repr_html_(self) -> str:
-        from html import escape
-
         return f"<pre>{escape(self.report())}</pre>"
 
 

@@ -20,9 +20,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from allometry.figures import theme
+from allometry.figures.theme import Figure
 from allometry.report import format as fmt
 from allometry.report import page
-from allometry.report.content import Analysis, Constant, Figure, Section, Table
+from allometry.report.content import Analysis, Constant, Section, Table
 from allometry.report.page import chart_json, table_of
 from allometry.version import __version__
 
@@ -238,7 +239,7 @@ def build(analysis: Analysis) -> str:
         description=analysis.answer,
         themes=page.themes(),
         colours=page.colours(),
-        policy=fmt.policy(fmt.digests(runtime, script)),
+        policy=theme.policy(theme.digests(runtime, script)),
         runtime=Markup(runtime),
         script=Markup(script),
         style=Markup(style),

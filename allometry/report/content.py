@@ -3,36 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    import altair as alt
-    import pandas as pd
+import pandas as pd
+
+from allometry.figures.theme import Figure
 
 Verdict = Literal["agrees", "differs", "cannot tell"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """A chart with the numbers under it. `name` is a slug (file name on export), `caption` says what to
-    see.
-    """
-
-    name: str
-    title: str
-    caption: str
-    chart: alt.TopLevelMixin
-    table: pd.DataFrame
-
-    def _repr_html_(self) -> str:
-        """Return the chart as SVG, which needs no network, over its caption, for a notebook. `chart` is
-        interactive.
-        """
-        from html import escape
-
-        from allometry.figures.theme import svg
-
-        return f"<figure>{svg(self.chart)}<figcaption>{escape(self.caption)}</figcaption></figure>"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,9 @@
 """How a report writes numbers, intervals and the little markup that its text may have. Everything else
-is escaped, and a policy says which scripts of a page run.
+is escaped.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 import re
@@ -124,42 +122,3 @@ def _emphasis(text: str) -> Markup:
     safe = re.sub(r"\*\*(?=\S)(.+?)(?<=\S)\*\*", r"<strong>\1</strong>", safe, flags=re.DOTALL)
     safe = re.sub(r"(?<![\w*])\*(?=[^\s*])(.+?)(?<=[^\s*])\*(?![\w*])", r"<em>\1</em>", safe, flags=re.DOTALL)
     return Markup(safe)
-
-
-def script_json(value: Any) -> Markup:
-    """Return JSON that is safe inside a <script> element: nothing in it can close the element or open a
-    comment.
-
-    The characters < > & and the line separators U+2028 and U+2029 are written as escapes; NaN becomes null.
-    """
-    text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"), default=str, allow_nan=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return value
-
-
-def policy(scripts: str, **sources: str) -> str:
-    """Return a content security policy under which only `scripts` run, and nothing is loaded or sent but what
-    `sources` allow (directive, with underscores, and value).
-    """
-    further = "".join(f"{name.replace('_', '-')} {value}; " for name, value in sources.items())
-    return (
-        f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
-        f"{further}base-uri 'none'; form-action 'none'"
-    )
-
-
-def digests(*scripts: str) -> str:
-    """Return scripts as a policy names them: by their hashes."""
-    hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
-    return " ".join(f"'sha256-{digest}'" for digest in hashes)

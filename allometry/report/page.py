@@ -20,7 +20,7 @@ from allometry.report import format as fmt
 if TYPE_CHECKING:
     from jinja2 import Template
 
-    from allometry.report.content import Figure
+    from allometry.figures.theme import Figure
 
 
 @cache
@@ -44,14 +44,14 @@ def colours() -> Markup:
 
 def themes() -> Markup:
     """Return the charts' configuration in light and dark, as JSON."""
-    return fmt.script_json({"light": theme.config("light"), "dark": theme.config("dark")})
+    return theme.script_json({"light": theme.config("light"), "dark": theme.config("dark")})
 
 
 def chart_json(figure: Figure) -> Markup:
     """Return a figure's chart as Vega-Lite JSON without a theme, described for those who cannot see it."""
     spec = _renumbered(_rounded(theme.specification(figure)))
     spec["description"] = f"{figure.title}. {figure.caption}"
-    return fmt.script_json(spec)
+    return theme.script_json(spec)
 
 
 def _rounded(value: Any) -> Any:
@@ -104,7 +104,7 @@ def table_of(frame: pd.DataFrame | None, name: str, limit: int | None) -> dict[s
         ],
         "left_out": len(frame) - len(shown),
         "total": len(frame),
-        "csv": fmt.script_json(frame.to_csv(index=False, float_format="%.10g")),
+        "csv": theme.script_json(frame.to_csv(index=False, float_format="%.10g")),
     }
 
 

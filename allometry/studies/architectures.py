@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from allometry.figures.several import several
-from allometry.report.content import Analysis, Figure, Section, Table
+from allometry.figures.theme import Figure
+from allometry.report.content import Analysis, Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, small_model, small_run, vocabulary
 from allometry.studies.core.sections import (
     LEVEL,

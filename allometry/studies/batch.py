@@ -19,8 +19,9 @@ from allometry.core.errors import AllometryError
 from allometry.core.units import format_count
 from allometry.figures.several import several
 from allometry.figures.surface import trade_off
+from allometry.figures.theme import Figure
 from allometry.laws.uncertainty import percentile_interval, said
-from allometry.report.content import Constant, Figure, Section, Table, Verdict
+from allometry.report.content import Constant, Section, Table, Verdict
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,

@@ -30,8 +30,9 @@ from allometry.studies.core.study import Study, register
 from allometry.studies.shared.subsets import early_stopped, excess, limits
 
 if TYPE_CHECKING:
+    from allometry.figures.theme import Figure
     from allometry.laws.result import FitResult
-    from allometry.report.content import Analysis, Figure
+    from allometry.report.content import Analysis
     from allometry.studies.core.study import StudyData
 
 

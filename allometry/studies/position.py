@@ -15,8 +15,9 @@ import pandas as pd
 
 from allometry.core.errors import AllometryError
 from allometry.figures.several import several
+from allometry.figures.theme import Figure
 from allometry.laws.fit import fit
-from allometry.report.content import Analysis, Figure, Section, Table
+from allometry.report.content import Analysis, Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, small_model, small_run, vocabulary
 from allometry.studies.core.sections import (
     KAPLAN,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from scipy.stats import f, t
 
 from allometry.figures.several import several
 from allometry.report.content import Constant, Section, Table
@@ -240,8 +241,6 @@ def _one_curve(table: pd.DataFrame) -> str:
 
 def _alike(table: pd.DataFrame, noise: float, dof: int) -> tuple[pd.DataFrame, Constant | None]:
     """Return the schedules that the claim says are alike, and their spread over the noise between seeds."""
-    from scipy.stats import f
-
     recipe = table[(table["schedule"] == "wsd") & table["warms"]]
     least = LARGE_ENOUGH * float(recipe["summed"].median()) if len(recipe) else 0.0
     alike = table[table["decays"] & table["warms"] & (table["summed"] >= 0.98 * least)]
@@ -322,8 +321,6 @@ def _find(table: pd.DataFrame, wanted: dict[str, Any]) -> pd.Series | None:
 def _pair(
     what: str, old: pd.Series | None, new: pd.Series | None, noise: float, dof: int
 ) -> dict[str, Any] | None:
-    from scipy.stats import t
-
     if old is None or new is None:
         return None
     change = math.log(new["loss"] / old["loss"])

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 
 from allometry.figures.several import several
-from allometry.report.content import Analysis, Constant, Figure, Section, Table
+from allometry.figures.theme import Figure
+from allometry.report.content import Analysis, Constant, Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, CONTEXT, heads, small_run, vocabulary
 from allometry.studies.core.sections import (
     KAPLAN,
@@ -178,8 +180,6 @@ class Baseline:
     @property
     def reach(self) -> float:
         """Student's t at LEVEL for the freedom that the seeds leave."""
-        from scipy.stats import t
-
         return float(t.ppf(0.5 + LEVEL / 2, max(1, self.seeds - 1)))
 
 

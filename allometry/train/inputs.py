@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError
-from allometry.data.subsets import first
+from allometry.data.batches import first
 from allometry.data.tokens import BatchOrder, Manifest, TokenSet, prepare, windows
 from allometry.train.config import DataConfig, RunConfig
 from allometry.train.generate import continued

@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError
 from allometry.core.files import append_text, read_lines, write_json, write_text
-from allometry.data import subsets, tokenizers
-from allometry.data.batches import BatchOrder, window_starts, windows
-from allometry.data.subsets import first
+from allometry.data import batches, tokenizers
+from allometry.data.batches import BatchOrder, first, window_starts, windows
 from allometry.runs.measurements import PROBE_TABLE, PROBES_FORMAT, PROBES_LINES
 from allometry.train.plant import PlantedOrder, canary_tokens, passage_tokens
 
@@ -188,7 +187,7 @@ def window_probes(
     tokens: npt.NDArray[np.integer], block: int, n_ctx: int, trained: tuple[int, int]
 ) -> Probes:
     """Return a probe for each of some windows of n_ctx + 1 tokens within the first REACH blocks of `tokens` in
-    the order of `subsets.first`: the same in every run whose block and context are the same.
+    the order of `batches.first`: the same in every run whose block and context are the same.
 
     Named by the block and the place in it ("window 12.3"). `trained`: the run trains on the tokens from the
     first to before the second of these, in that order. AllometryError if there is not one block.
@@ -255,8 +254,8 @@ def controlled(config: RunConfig, found: TokenSet, available: NDArray[Any], reco
     data = config.data
     kept, inside = available, None
     if data.half is not None:
-        pieces = subsets.documents(available, _separator(found), data.spread)
-        inside = subsets.chosen(len(pieces), data.half)
+        pieces = batches.documents(available, _separator(found), data.spread)
+        inside = batches.chosen(len(pieces), data.half)
         kept = np.concatenate([piece for piece, chosen in zip(pieces, inside, strict=True) if chosen])
     order, measured = _order(config, found, kept, record)
     if data.probe == "documents":
@@ -317,8 +316,8 @@ def _documents(
 ) -> Probes:
     """Return probes of every training document, in the half or not, and of some held-out documents."""
     coder, spread = _coder(found), config.data.spread
-    pieces = subsets.documents(available, coder.separator, spread)
-    held_out = subsets.documents(np.asarray(found.test), coder.separator, spread)
+    pieces = batches.documents(available, coder.separator, spread)
+    held_out = batches.documents(np.asarray(found.test), coder.separator, spread)
     spaced = np.unique(np.linspace(0, len(held_out) - 1, min(HELD_OUT, len(held_out))).round().astype(int))
     held_out = [held_out[number] for number in spaced]
     trained = np.ones(len(pieces), dtype=bool) if inside is None else inside

@@ -21,13 +21,14 @@ import pandas as pd
 from allometry.core.errors import AllometryError
 from allometry.core.files import read_tail
 from allometry.core.units import format_count, format_duration
+from allometry.figures import theme
 from allometry.figures.curves import learning_curves
 from allometry.figures.fits import power_law, predictions
 from allometry.figures.surface import surface
+from allometry.figures.theme import Figure
 from allometry.laws.fit import fit
 from allometry.laws.result import FitResult
 from allometry.report import format as fmt
-from allometry.report.content import Figure
 from allometry.report.page import asset, chart_json, table_of, template
 from allometry.runs.store import Membership, Store
 from allometry.studies.core.predictions import ledger
@@ -281,7 +282,7 @@ class Page:
         view.ended = tuple(zip(view.frame.loc[done, "run"], view.frame.loc[done, "loss"], strict=True))
 
     def _put(self, view: _View, name: str, content: Mapping[str, Any]) -> None:
-        view.parts[name] = str(fmt.script_json({"name": name, **content}))
+        view.parts[name] = str(theme.script_json({"name": name, **content}))
 
     def _studies(self, chosen: str) -> str:
         names = ["", *sorted(self.store.studies())]

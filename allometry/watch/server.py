@@ -23,8 +23,8 @@ from urllib.parse import parse_qs, quote, urlsplit
 from markupsafe import Markup
 
 from allometry.core.errors import AllometryError
+from allometry.figures import theme
 from allometry.figures.theme import runtime
-from allometry.report import format as fmt
 from allometry.report import page as shared
 from allometry.runs.store import Store
 from allometry.version import __version__
@@ -43,7 +43,7 @@ _SLOWEST = 15.0
 _HEARTBEAT = 15.0
 """Seconds after which a silent connection gets a comment: that is how a closed one is noticed."""
 
-_POLICY = fmt.policy("'self'", connect_src="'self'", frame_ancestors="'none'")
+_POLICY = theme.policy("'self'", connect_src="'self'", frame_ancestors="'none'")
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allometry.core.errors import AllometryError
-from allometry.data.ngrams import duplicated, longest_matches
+from allometry.data.batches import duplicated, longest_matches
 
 KINDS = st.sampled_from([(2, np.uint8), (3, np.uint16), (900, np.uint16), (70_000, np.uint32)])
 

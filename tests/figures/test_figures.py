@@ -14,10 +14,10 @@ from allometry import figures
 from allometry.core.errors import AllometryError
 from allometry.figures import theme
 from allometry.figures.several import effects
+from allometry.figures.theme import Figure
 from allometry.laws.envelope import fit_envelope
 from allometry.laws.fit import fit
 from allometry.laws.isoflop import isoflop
-from allometry.report.content import Figure
 
 KINDS = (
     "learning curves", "L(N)", "L(D)", "L(N, D) against D", "L(N, D) against N", "isoFLOP slices", "N_opt(C)",

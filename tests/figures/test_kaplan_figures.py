@@ -12,8 +12,8 @@ from allometry.core.errors import AllometryError
 from allometry.figures import theme
 from allometry.figures.curves import train_and_test
 from allometry.figures.surface import trade_off
+from allometry.figures.theme import Figure
 from allometry.laws.critical_batch import fit_critical_batch, hyperbola
-from allometry.report.content import Figure
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 from allometry import figures
 from allometry.core.errors import AllometryError
 from allometry.figures import theme
-from allometry.report.content import Figure
+from allometry.figures.theme import Figure
 
 MAGIC = {
     ".svg": b"<svg",

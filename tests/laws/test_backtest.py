@@ -114,3 +114,16 @@ def test_what_the_fits_warn_of_is_shown_in_a_comparison():
     assert "row 30 repeats" in said["copies"]["meaning"]
     assert "warning: copies (kaplan, chinchilla): row 30 repeats an earlier row" in report
     assert "correlation" not in said
+
+
+def test_laws_of_another_output_need_no_column_of_losses() -> None:
+    """The gap between test and training loss, in a table that holds nothing else."""
+    rng = np.random.default_rng(0)
+    grid = [(n, u, r) for n in (1e4, 1e5, 1e6, 1e7) for u in (1e5, 1e6, 1e7) for r in (1.0, 4.0, 16.0)]
+    frame = pd.DataFrame(grid, columns=["N", "U", "R"])
+    frame["G"] = 0.1 * frame["R"] ** 0.5 * (frame["N"] / frame["U"]) ** 0.4
+    frame["G"] *= np.exp(0.01 * rng.standard_normal(len(frame)))
+    tested = backtest(frame, laws=["gap", "gap-saturating"], by="N", cuts=[1e5, 1e6], bootstrap=0)
+    assert tested.best == "gap"
+    assert tested.cuts == (1e5, 1e6)
+    assert tested.scores["mean_error"].iloc[0] < 0.02

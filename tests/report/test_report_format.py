@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from allometry.figures import theme
 from allometry.report import format as fmt
 from allometry.report.build import strip
 from allometry.report.content import Constant
@@ -61,7 +62,7 @@ def test_markup_is_small_and_everything_else_is_escaped() -> None:
 @settings(max_examples=50, derandomize=True)
 @given(st.text(max_size=40))
 def test_any_text_survives_a_script_element(text: str) -> None:
-    embedded = fmt.script_json({"text": text, "nan": math.nan})
+    embedded = theme.script_json({"text": text, "nan": math.nan})
     assert "<" not in embedded
     assert json.loads(embedded) == {"text": text, "nan": None}
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from allometry.core.errors import AllometryError
-from allometry.data.fetching import no_downloads
+from allometry.data.cache import no_downloads
 from allometry.models.transformer import TransformerConfig
 from allometry.report.content import Analysis
 from allometry.runs.store import Store
@@ -20,9 +20,9 @@ from allometry.studies.core.reporting import report
 from allometry.studies.core.results import rebuild
 from allometry.studies.core.run import StudyRequest, run_study
 from allometry.studies.core.study import STUDIES, Study, StudyData, register
+from allometry.sweeps import Sweep
 from allometry.sweeps.cost.cost import plan_frame
 from allometry.sweeps.run.execute import execute
-from allometry.sweeps.sweep import Sweep
 from allometry.sweeps.workers.local import LocalPool
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
@@ -97,7 +97,7 @@ def place(
     empty_cache: Path, pool: LocalPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
     monkeypatch.setenv("ALLOMETRY_CACHE", str(empty_cache))
-    monkeypatch.setattr("allometry.sweeps.workers.factory.open_pool", lambda *_, **__: nullcontext(pool))
+    monkeypatch.setattr("allometry.sweeps.workers.local.open_pool", lambda *_, **__: nullcontext(pool))
     monkeypatch.chdir(tmp_path)
     with STUDIES.temporary():
         register(Tiny)

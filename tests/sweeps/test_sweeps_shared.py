@@ -9,15 +9,14 @@ from bitwise import run_bytes
 from drivers import LEASE, two_drivers
 
 from allometry.core.errors import AllometryError
-from allometry.data import placed
+from allometry.data import tokens
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.place import place
 from allometry.runs.store import Store
+from allometry.sweeps import Sweep
 from allometry.sweeps.cost.schedule import Job
 from allometry.sweeps.run.execute import execute
-from allometry.sweeps.run.placement import assign
-from allometry.sweeps.run.shard import Shard, own_part, parse_shard
-from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.run.placement import Shard, assign, own_part, parse_shard
 from allometry.sweeps.workers import preflight
 from allometry.sweeps.workers.local import LocalPool
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
@@ -94,7 +93,7 @@ def test_a_node_without_the_corpus_gets_its_tokens_from_the_store(
     here = load_inputs(config)
     shutil.rmtree(folder)
     monkeypatch.setenv("ALLOMETRY_CACHE", str(tmp_path / "cache-of-the-node"))
-    there = load_inputs(config, placed.settle(names, store.place))
+    there = load_inputs(config, tokens.settle(names, store.place))
     assert (there.order.batch(3) == here.order.batch(3)).all()
     assert there.unique == here.unique
     assert not store.place.names(preflight.FOLDER)

@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 
 from allometry import Store
 from allometry.core.errors import AllometryError
-from allometry.data.ngrams import duplicated
+from allometry.data.batches import duplicated
 from allometry.models.base import families
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.measurements import NOVELTY_COLUMNS

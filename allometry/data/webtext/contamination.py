@@ -21,8 +21,16 @@ import numpy as np
 import numpy.typing as npt
 
 from allometry.core.errors import AllometryError
-from allometry.data.webtext.chunks import Chunk, chunk_rows, chunks
-from allometry.data.webtext.jsonl import encode, file_digest, read_rows, whole_file, write_json
+from allometry.data.webtext.jsonl import (
+    Chunk,
+    chunk_rows,
+    chunks,
+    encode,
+    file_digest,
+    read_rows,
+    whole_file,
+    write_json,
+)
 from allometry.data.webtext.progress import Progress
 from allometry.data.webtext.shingles import Hashes, ngrams, word_hashes
 from allometry.data.webtext.workers import Pool, open_pool

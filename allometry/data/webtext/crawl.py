@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from allometry.data.webtext.archive import PartArchive
-from allometry.data.webtext.frontier import Frontier
+from allometry.data.webtext.spider import Frontier
 
 REPORT_SECONDS = 1.0
 SYNC_SECONDS = 10.0

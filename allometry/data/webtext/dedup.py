@@ -20,12 +20,19 @@ from typing import IO
 import numpy as np
 
 from allometry.core.errors import AllometryError
-from allometry.data.webtext.chunks import chunks
 from allometry.data.webtext.duplicates import Duplicate, Ints, Shared, find_duplicates, shared_keys
-from allometry.data.webtext.jsonl import Row, encode, file_digest, whole_file
+from allometry.data.webtext.jsonl import Row, chunks, encode, file_digest, whole_file
 from allometry.data.webtext.progress import Progress
-from allometry.data.webtext.shingles import Hashes, jaccard, shingles, word_hashes
-from allometry.data.webtext.signatures import MinHash, Signed, Signer, sequence_hash
+from allometry.data.webtext.shingles import (
+    Hashes,
+    MinHash,
+    Signed,
+    Signer,
+    jaccard,
+    sequence_hash,
+    shingles,
+    word_hashes,
+)
 from allometry.data.webtext.workers import Pool, open_pool
 from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest, exclusive
 

@@ -14,8 +14,7 @@ from functools import lru_cache
 from typing import IO, Any
 
 from allometry.core.errors import AllometryError, missing_extra
-from allometry.data.webtext.chunks import Chunk, chunk_rows, chunks
-from allometry.data.webtext.jsonl import Row, encode, file_digest, whole_file
+from allometry.data.webtext.jsonl import Chunk, Row, chunk_rows, chunks, encode, file_digest, whole_file
 from allometry.data.webtext.progress import Progress
 from allometry.data.webtext.rules import Rule, Text, choose_rules, first_failure
 from allometry.data.webtext.workers import Pool, open_pool

@@ -1,4 +1,6 @@
-"""Lines of JSON on disk: files that appear whole or not at all, and logs that survive a kill."""
+"""Lines of JSON on disk: files that appear whole or not at all, logs that survive a kill, and pieces that workers read
+themselves.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from allometry.core.errors import AllometryError
 
@@ -144,3 +146,40 @@ def _end_of_last_line(path: Path) -> int:
                 return start + newline + 1
             position = start
     return 0 if size else size
+
+
+CHUNK_BYTES = 1 << 20
+
+
+class Chunk(NamedTuple):
+    """Whole lines of a file: from byte `start` up to `end`."""
+
+    path: str
+    start: int
+    end: int
+
+
+def chunks(path: Path, size: int = CHUNK_BYTES) -> Iterator[Chunk]:
+    """Yield the file in pieces of about `size` bytes, cut at line ends; none for a missing or empty file."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        start = 0
+        total = file.seek(0, 2)
+        while start < total:
+            file.seek(min(start + size, total))
+            file.readline()
+            end = file.tell()
+            yield Chunk(str(path), start, end)
+            start = end
+
+
+def chunk_rows(chunk: Chunk) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yield the rows of a piece: (offset, length, row)."""
+    with open(chunk.path, "rb") as file:
+        file.seek(chunk.start)
+        position = chunk.start
+        while position < chunk.end:
+            line = file.readline()
+            yield position, len(line), json.loads(line)
+            position += len(line)

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from allometry.core.errors import AllometryError
-from allometry.data.webtext.streams import PACKED, Problem, decompressed, numbered_lines
-from allometry.data.webtext.warc import html_pages
+from allometry.data.webtext.warc import PACKED, Problem, decompressed, html_pages, numbered_lines
 
 
 class Found(NamedTuple):

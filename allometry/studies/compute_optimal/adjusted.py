@@ -13,8 +13,9 @@ import pandas as pd
 from allometry.core.errors import AllometryError
 from allometry.figures.curves import learning_curves
 from allometry.figures.several import several
+from allometry.figures.theme import Figure
 from allometry.laws.envelope import EnvelopeFit, fit_envelope
-from allometry.report.content import Figure, Section, Table
+from allometry.report.content import Section, Table
 from allometry.studies.core.sections import KAPLAN, LEVEL, StudySection, TooFewRuns, constant
 from allometry.studies.shared.batches import Critical
 

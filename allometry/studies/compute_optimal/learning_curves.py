@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from allometry.figures.surface import isoflop, surface
+from allometry.figures.theme import Figure
 from allometry.laws.critical_batch import targets_from_curves
 from allometry.laws.fit import fit
-from allometry.report.content import Figure, Section, Table
+from allometry.report.content import Section, Table
 from allometry.studies.core.sections import (
     ENOUGH_UPDATES,
     KAPLAN,

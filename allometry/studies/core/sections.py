@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import linregress, t
 
 from allometry.core.errors import AllometryError
 from allometry.laws.fit import fit
@@ -176,8 +177,6 @@ def mean_estimate(values: ArrayLike) -> tuple[float, float, float]:
     """Return the mean of independent measurements with Student's interval at LEVEL; AllometryError for fewer
     than two.
     """
-    from scipy.stats import t
-
     kept = np.asarray(values, dtype=float)
     kept = kept[np.isfinite(kept)]
     if len(kept) < 2:
@@ -209,8 +208,6 @@ def claim(
 
 def slope_of(means: pd.Series) -> dict[str, float]:
     """Return the slope of log L in log N of losses indexed by N (three or more), with its interval."""
-    from scipy.stats import linregress, t
-
     line = linregress(np.log(means.index.to_numpy(dtype=float)), np.log(means.to_numpy()))
     half = float(t.ppf(0.5 + LEVEL / 2, len(means) - 2) * line.stderr)
     return {"slope": float(line.slope), "low": float(line.slope) - half, "high": float(line.slope) + half}

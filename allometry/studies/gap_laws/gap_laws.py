@@ -34,9 +34,10 @@ from allometry.studies.shared.equations import equations, widest
 from allometry.studies.shared.repeats import USUAL_DECAY, descents, largest_size, noise_of, repeated
 
 if TYPE_CHECKING:
-    from allometry.report.content import Analysis, Figure
+    from allometry.figures.theme import Figure
+    from allometry.report.content import Analysis
     from allometry.studies.core.study import StudyData
-    from allometry.sweeps.sweep import Sweep
+    from allometry.sweeps import Sweep
     from allometry.train.config import RunConfig
 
 

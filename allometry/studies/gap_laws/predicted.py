@@ -24,8 +24,8 @@ from allometry.studies.shared.repeats import USUAL_DECAY
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from allometry.figures.theme import Figure
     from allometry.laws.censored import Censored
-    from allometry.report.content import Figure
 
 FORMS = {
     "power": "T ∝ f^x",

@@ -16,7 +16,7 @@ from allometry.studies.core.sections import LEVEL, StudySection, TooFewRuns
 from allometry.studies.shared.equations import division, fit_time, usual
 
 if TYPE_CHECKING:
-    from allometry.report.content import Figure
+    from allometry.figures.theme import Figure
 
 POWER = "Power 2022"
 

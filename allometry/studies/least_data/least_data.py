@@ -36,8 +36,9 @@ from allometry.studies.shared.equations import equations
 from allometry.studies.shared.repeats import LeastSet, excess, least_data, noise_of, repeated
 
 if TYPE_CHECKING:
+    from allometry.figures.theme import Figure
     from allometry.laws.result import FitResult
-    from allometry.report.content import Analysis, Figure
+    from allometry.report.content import Analysis
     from allometry.studies.core.study import StudyData
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.data.uniform import Uniform
+from allometry.data.generated import Uniform
 from allometry.figures.several import several
-from allometry.report.content import Constant, Figure, Section, Table
+from allometry.figures.theme import Figure
+from allometry.report.content import Constant, Section, Table
 from allometry.studies.core.recipe import heads, learning_rate, small_run
 from allometry.studies.core.sections import StudySection, TooFewRuns, constant
 from allometry.studies.core.study import run_set, too_little

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from allometry.figures.several import several
-from allometry.report.content import Figure, Section, Table
+from allometry.figures.theme import Figure
+from allometry.report.content import Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, CONTEXT, small_model, small_run, vocabulary
 from allometry.studies.core.sections import NotRecorded, StudySection, TooFewRuns
 from allometry.studies.core.study import run_set, too_little

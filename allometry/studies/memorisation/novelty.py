@@ -12,7 +12,8 @@ import pandas as pd
 
 from allometry.core.units import format_count
 from allometry.figures.several import several
-from allometry.report.content import Constant, Figure, Section, Table
+from allometry.figures.theme import Figure
+from allometry.report.content import Constant, Section, Table
 from allometry.runs.measurements import SOURCES
 from allometry.studies.core.sections import NotRecorded, StudySection, claim, constant
 from allometry.studies.memorisation.probed import LEVEL, size_name

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm, skew, skewnorm
 
 from allometry.core.errors import AllometryError
 from allometry.figures.several import several
-from allometry.report.content import Constant, Figure, Section, Table
+from allometry.figures.theme import Figure
+from allometry.report.content import Constant, Section, Table
 from allometry.studies.core.recipe import BATCH_TOKENS, CONTEXT, small_model, small_run, vocabulary
 from allometry.studies.core.sections import StudySection, claim, constant
 from allometry.studies.core.study import run_set, too_little
@@ -142,8 +144,6 @@ def by_distribution(losses: ArrayLike, references: ArrayLike) -> list[float]:
     """Return -log2 of the probability that a skew-normal fitted to the references gives to losses as low (by
     extrapolation, ibid.): not limited by how many references there are.
     """
-    from scipy.stats import skewnorm
-
     known = np.asarray(references, dtype=float)
     centre, width = known.mean(), known.std()
     standard = (known - centre) / width
@@ -156,8 +156,6 @@ def _moments(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
     """Return shape, place and scale of the skew-normal with the moments of standardised values: where a fit
     of it starts (Azzalini 1985).
     """
-    from scipy.stats import skew
-
     g = float(np.clip(skew(values), -0.9, 0.9))
     ratio = abs(g) ** (2 / 3)
     delta = np.sign(g) * np.sqrt(np.pi / 2 * ratio / (ratio + ((4 - np.pi) / 2) ** (2 / 3)))
@@ -167,8 +165,6 @@ def _moments(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
 
 def _surprise(x: float, shape: float, place: float, scale: float) -> float:
     """Return -log2 P(X <= x) of a skew-normal; far out from the slope of its density, f / (ln f)'."""
-    from scipy.stats import skewnorm
-
     below = float(skewnorm.cdf(x, shape, place, scale))
     if below > _TAIL:
         return float(-np.log2(below))
@@ -179,8 +175,6 @@ def _surprise(x: float, shape: float, place: float, scale: float) -> float:
 
 
 def _log_density(z: float, shape: float) -> float:
-    from scipy.stats import norm
-
     return float(np.log(2) + norm.logpdf(z) + norm.logcdf(shape * z))
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest, linregress, t
 
 from allometry.core.units import format_count
 from allometry.studies.core.sections import NotRecorded, TooFewRuns
@@ -37,8 +38,6 @@ def at_end(probes: pd.DataFrame) -> pd.DataFrame:
 
 def mean_interval(values: ArrayLike) -> tuple[float, float, float]:
     """Return the mean with Student's interval at LEVEL; without an interval (NaN) for one value."""
-    from scipy.stats import t
-
     kept = np.asarray(values, dtype=float)
     if len(kept) < 2:
         return float(kept.mean()), np.nan, np.nan
@@ -48,8 +47,6 @@ def mean_interval(values: ArrayLike) -> tuple[float, float, float]:
 
 def proportion(successes: int, trials: int) -> tuple[float, float, float]:
     """Return a share with Wilson's interval at LEVEL, which is also right near 0 and 1."""
-    from scipy.stats import binomtest
-
     found = binomtest(successes, trials).proportion_ci(LEVEL, method="wilson")
     return successes / trials, float(found.low), float(found.high)
 
@@ -59,8 +56,6 @@ def straight(x: ArrayLike, y: ArrayLike) -> tuple[tuple[float, float, float], fl
 
     AllometryError for fewer than three different x: two points lie on a line whatever they are.
     """
-    from scipy.stats import linregress, t
-
     across, up = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if len(np.unique(across)) < 3:
         raise TooFewRuns("fewer than three points lie on a line anyway")

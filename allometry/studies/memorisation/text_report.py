@@ -17,7 +17,7 @@ from allometry.studies.memorisation.probed import size_name
 from allometry.studies.shared.repeats import CLEAR
 
 if TYPE_CHECKING:
-    from allometry.report.content import Figure
+    from allometry.figures.theme import Figure
     from allometry.studies.shared.repeats import Descent
 
 

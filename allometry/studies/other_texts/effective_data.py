@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from scipy.interpolate import PchipInterpolator
+from scipy.stats import linregress, t
 
 from allometry.core.files import slug
 from allometry.core.units import format_count
@@ -31,8 +32,9 @@ from allometry.studies.core.sections import (
 from allometry.studies.shared.subsets import stopped
 
 if TYPE_CHECKING:
+    from allometry.figures.theme import Figure
     from allometry.laws.result import FitResult
-    from allometry.report.content import Constant, Figure
+    from allometry.report.content import Constant
 
 HERNANDEZ = "Hernandez 2021, text to code"
 MIXED = "Hernandez 2021, half code to code"
@@ -199,8 +201,6 @@ def _mean(slopes: list[float]) -> tuple[float, float, float]:
 
 def _slope(left: pd.Series) -> tuple[float, float, float]:
     """Return the slope over the index with Student's interval; unbounded with two points."""
-    from scipy.stats import linregress, t
-
     if len(left) < 3:
         slope = np.polyfit(left.index, left, 1)[0] if len(left) == 2 else np.nan
         return float(slope), -np.inf, np.inf

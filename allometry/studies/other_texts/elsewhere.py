@@ -46,7 +46,8 @@ from allometry.studies.other_texts.transfer_test import (
 from allometry.studies.other_texts.transfers import LANGUAGE, SHIPPED, TARGETS
 
 if TYPE_CHECKING:
-    from allometry.report.content import Analysis, Constant, Figure
+    from allometry.figures.theme import Figure
+    from allometry.report.content import Analysis, Constant
     from allometry.studies.core.study import StudyData
 
 

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
+from scipy.stats import linregress, t
 
 from allometry.core.errors import AllometryError
-from allometry.data.fetching import downloads_allowed
+from allometry.data.cache import downloads_allowed
 from allometry.data.tokens import downloads, prepare
 from allometry.figures.several import several
-from allometry.report.content import Analysis, Constant, Figure, Section, Table, Verdict
+from allometry.figures.theme import Figure
+from allometry.report.content import Analysis, Constant, Section, Table, Verdict
 from allometry.studies.core.recipe import BATCH_TOKENS, small_model, small_run, vocabulary
 from allometry.studies.core.sections import (
     KAPLAN,
@@ -290,8 +292,6 @@ def loss_to_loss(runs: pd.DataFrame) -> StudySection:
 
 def kappa(here: pd.Series, there: pd.Series) -> tuple[float, float, float, float]:
     """Return the slope in log-log with its interval, and the root mean square residual."""
-    from scipy.stats import linregress, t
-
     x, y = np.log(here.to_numpy(dtype=float)), np.log(there.to_numpy(dtype=float))
     line = linregress(x, y)
     half = float(t.ppf(0.5 + LEVEL / 2, len(x) - 2) * line.stderr)

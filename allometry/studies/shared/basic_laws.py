@@ -18,8 +18,9 @@ import pandas as pd
 from allometry.figures.fits import power_law, residuals
 from allometry.figures.several import several
 from allometry.figures.surface import surface
+from allometry.figures.theme import Figure
 from allometry.laws.fit import fit
-from allometry.report.content import Constant, Figure, Section, Table
+from allometry.report.content import Constant, Section, Table
 from allometry.studies.core.sections import (
     CHINCHILLA,
     EPOCH,

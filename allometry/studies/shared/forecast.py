@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from allometry.figures.fits import predictions
+from allometry.figures.theme import Figure
 from allometry.laws.backtest import backtest
-from allometry.report.content import Figure, Section, Table
+from allometry.report.content import Section, Table
 from allometry.studies.core.predictions import score
 from allometry.studies.core.sections import LEVEL, StudySection, percent
 

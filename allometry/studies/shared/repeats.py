@@ -25,9 +25,9 @@ from allometry.studies.core.sections import StudySection, TooFewRuns, percent
 from allometry.studies.core.study import run_set, too_little
 
 if TYPE_CHECKING:
+    from allometry.figures.theme import Figure
     from allometry.laws.uncertainty import Array
     from allometry.models.base import ModelConfig
-    from allometry.report.content import Figure
     from allometry.train.config import DataConfig, RunConfig
 
 SIZES, FEW_SIZES = 5, 4

@@ -35,7 +35,8 @@ from allometry.studies.sooner.factors import aliases
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from allometry.report.content import Analysis, Figure
+    from allometry.figures.theme import Figure
+    from allometry.report.content import Analysis
     from allometry.studies.core.study import StudyData
 
 

@@ -16,7 +16,7 @@ from allometry.core.env import cpu_model, package_version
 from allometry.core.errors import AllometryError
 from allometry.runs.place import place
 from allometry.runs.store import Store
-from allometry.sweeps.sweep import Sweep
+from allometry.sweeps import Sweep
 from allometry.version import __version__
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def reach(location: str, nonce: str, names: list[str]) -> dict[str, Any]:
 
     The driver has written `nonce` there: a folder of the same name on another disk is another store.
     """
-    from allometry.data.placed import missing
+    from allometry.data.tokens import missing
 
     found: dict[str, Any] = {"host": socket.gethostname(), "error": None, "missing": missing(names)}
     try:
@@ -108,7 +108,7 @@ def settle(sweep: Sweep, store: Store, each_node: EachNode) -> dict[str, str]:
     Tokens are made here, once; if a node lacks them they are put into the store, where it finds them.
     AllometryError for a store that a node cannot use, or data that cannot be made here.
     """
-    from allometry.data.placed import publish
+    from allometry.data.tokens import publish
 
     names, sets, refused = make_tokens(sweep)
     if refused:

@@ -174,7 +174,7 @@ def test_missing_file_and_other_number_of_parts(tmp_path):
 
 
 def test_long_lines_are_skipped(tmp_path, monkeypatch):
-    monkeypatch.setattr("allometry.data.webtext.streams.MAX_LINE", 1000)
+    monkeypatch.setattr("allometry.data.webtext.warc.MAX_LINE", 1000)
     path = tmp_path / "l.jsonl"
     path.write_text(
         '{"url": "http://a.com/1", "score": 3}\n{"url": "'

@@ -19,9 +19,8 @@ from webtext_server import Server
 
 from allometry.data.webtext import fetch, guards, links, opt_outs
 from allometry.data.webtext.crawl import CrawlJob, settings
-from allometry.data.webtext.frontier import Frontier, Job
 from allometry.data.webtext.jsonl import read_rows
-from allometry.data.webtext.spider import looks_like_text
+from allometry.data.webtext.spider import Frontier, Job, looks_like_text
 from allometry.data.webtext.warc import Page, html_pages
 from allometry.data.webtext.workspace import Workspace
 

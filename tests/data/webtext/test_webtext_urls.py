@@ -3,8 +3,14 @@ import pytest
 pytest.importorskip("courlan")
 
 from allometry.core.errors import AllometryError
-from allometry.data.webtext.addresses import AddressRule
-from allometry.data.webtext.urls import canonical, part_of, registered_domain, url_id, url_problem
+from allometry.data.webtext.urls import (
+    AddressRule,
+    canonical,
+    part_of,
+    registered_domain,
+    url_id,
+    url_problem,
+)
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,7 @@ import numpy.typing as npt
 
 from allometry.core.errors import AllometryError
 from allometry.core.files import write_json
-from allometry.data.batches import windows
-from allometry.data.ngrams import duplicated
+from allometry.data.batches import duplicated, windows
 from allometry.runs.measurements import NOVELTY_FILE, NOVELTY_FORMAT
 from allometry.train.config import RunConfig
 

@@ -10,7 +10,9 @@ BUDGET ?= 10m
 quickstart: $(VENV)/installed
 	$(BIN)/allometry run $(STUDY) --budget $(BUDGET)
 
-test: lint types unit
+# Types are checked beside the tests: the checker has one process.
+test: lint
+	$(MAKE) --no-print-directory --jobs 2 types unit
 
 lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
@@ -19,12 +21,14 @@ lint: $(VENV)/dev
 types: $(VENV)/dev
 	$(BIN)/mypy
 
+# Python keeps what it compiled, whatever the environment says: hundreds of processes start in the tests.
+unit slow: export PYTHONDONTWRITEBYTECODE =
 unit: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist worksteal
 
 # What takes minutes: every study end to end, clusters, sanitizers, other processors, whole figures in a browser.
 slow: $(VENV)/dev
-	$(BIN)/pytest -m slow --durations=20
+	$(BIN)/pytest -m slow --timeout 3600 --durations=20
 
 # Lines that the tests of `make test` run, also in the processes that they start; fails below 90 %.
 coverage: $(VENV)/dev

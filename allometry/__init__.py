@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from allometry.runs.importers import read_table
     from allometry.runs.store import Store
     from allometry.studies.core.study import Study, StudyData
-    from allometry.sweeps.sweep import Sweep
+    from allometry.sweeps import Sweep
     from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
 _PUBLIC = {
@@ -46,7 +46,7 @@ _PUBLIC = {
     "RunConfig": "allometry.train.config",
     "DataConfig": "allometry.train.config",
     "TrainConfig": "allometry.train.config",
-    "Sweep": "allometry.sweeps.sweep",
+    "Sweep": "allometry.sweeps",
     "Study": "allometry.studies.core.study",
     "StudyData": "allometry.studies.core.study",
 }

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from allometry.core.errors import require
+from allometry.core.units import parse_duration, parse_number
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -70,8 +73,6 @@ def run(
       hint: did you mean 'quickstart'? Known: ...
     """
     from allometry.cli.study import Terminal
-    from allometry.core.errors import require
-    from allometry.core.units import parse_duration, parse_number
     from allometry.studies.core.run import StudyRequest, run_study
     from allometry.studies.core.study import study as study_named
     from allometry.sweeps.run.progress import Display
@@ -138,9 +139,8 @@ def sweep(
     ... ]
     >>> table = allometry.sweep(runs, store="my-runs")  # doctest: +SKIP
     """
-    from allometry.core.errors import require
     from allometry.runs.store import Store
-    from allometry.sweeps.sweep import Sweep
+    from allometry.sweeps import Sweep
 
     require("torch", "safetensors", purpose="a sweep, which trains,")
     from allometry.sweeps.run.execute import execute

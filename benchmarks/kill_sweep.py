@@ -24,9 +24,9 @@ import psutil
 from allometry.core.env import cores
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.store import Store
-from allometry.sweeps.run.events import Event
+from allometry.sweeps import Sweep
 from allometry.sweeps.run.execute import execute
-from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.run.progress import Event
 from allometry.train.config import DataConfig, RunConfig, Schedule, TrainConfig
 
 

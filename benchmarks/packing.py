@@ -32,9 +32,9 @@ from train import Case, environment, matrix_peak
 from allometry.core import env
 from allometry.experimental.packs import Pack
 from allometry.runs.store import Store
+from allometry.sweeps import Sweep
 from allometry.sweeps.cost.calibrate import calibrate
 from allometry.sweeps.run.execute import execute
-from allometry.sweeps.sweep import Sweep
 from allometry.sweeps.workers.local import LocalPool
 from allometry.train.config import DataConfig, TrainConfig
 from allometry.train.engines.base import Engine, Step

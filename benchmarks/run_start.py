@@ -20,9 +20,9 @@ import numpy as np
 from allometry.core import env
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.store import Store
-from allometry.sweeps.run.events import Event
+from allometry.sweeps import Sweep
 from allometry.sweeps.run.execute import execute
-from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.run.progress import Event
 from allometry.sweeps.workers.local import LocalPool
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 from allometry.train.engines.select import engine

@@ -24,8 +24,8 @@ from train_peers import plain_loop, plain_model
 from allometry.core import env
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.store import Store
+from allometry.sweeps import Sweep
 from allometry.sweeps.run.execute import execute
-from allometry.sweeps.sweep import Sweep
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
 VOCAB = 256

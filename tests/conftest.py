@@ -49,7 +49,19 @@ def planted_loss(n: float, d: np.ndarray | float) -> np.ndarray:
 @pytest.fixture(scope="session")
 def empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder with nothing in it but the compiled engine and the script of charts, which take seconds."""
-    folder = tmp_path_factory.mktemp("cache")
+    return _without_compiling(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def own_empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As `empty_cache`, for one test."""
+    folder = _without_compiling(tmp_path / "cache")
+    monkeypatch.setenv("ALLOMETRY_CACHE", str(folder))
+    return folder
+
+
+def _without_compiling(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
     for part in ("native", "report"):
         (CACHE / part).mkdir(parents=True, exist_ok=True)
         (folder / part).symlink_to(CACHE / part, target_is_directory=True)

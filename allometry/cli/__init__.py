@@ -1,5 +1,6 @@
-"""The command line: parse, call, print. Each command lives in a file of this package and is imported when it
-is used."""
+"""The command line: parse, call, print. Each command lives in a file of this package and is imported when it is used;
+unknown ones are answered with the nearest known names.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +11,16 @@ from typing import Any, NoReturn
 
 import click
 
-from allometry.cli.groups import Group, UnknownCommand
+from allometry.core.errors import AllometryError, extra_of, missing_extra, printable, unknown
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("study", "Run a study: plan it, train what is missing, fit, report."),
     "report": ("study", "Write the report of a study from the runs in the store."),
-    "watch": ("watch", "Serve a live page: progress, curves, laws so far, predictions and failures."),
+    "watch": ("study", "Serve a live page: progress, curves, laws so far, predictions and failures."),
     "train": ("train", "Train one run from its configuration, on one device or several."),
     "studies": ("study", "List the studies and the questions they ask."),
     "data": ("data", "List, prepare and show corpora and tokenizers."),
-    "cache": ("cache", "List and delete what can be made or fetched again."),
+    "cache": ("data", "List and delete what can be made or fetched again."),
     "runs": ("runs", "List, show, compare, export and remove runs."),
     "fit": ("laws", "Fit a law to a table of runs."),
     "compare": ("laws", "Compare laws by how well they predict the most expensive runs from the cheapest."),
@@ -46,6 +47,27 @@ _REFUSALS = {
 """What an operating system refuses about a file, whoever asks, and what to do about it."""
 
 
+class UnknownCommand(click.UsageError):
+    """A command that a group does not have, with the hint that names the nearest."""
+
+    def __init__(self, name: str, known: list[str], ctx: click.Context) -> None:
+
+        error = unknown("command", name, known)
+        super().__init__(error.message, ctx)
+        self.hint = error.cli_hint
+
+
+class Group(click.Group):
+    """A group whose unknown commands are answered with the nearest known one."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command that is named; see click."""
+        known = self.list_commands(ctx)
+        if args and not args[0].startswith("-") and args[0] not in known:
+            raise UnknownCommand(args[0], known, ctx)
+        return super().resolve_command(ctx, args)
+
+
 class _LazyGroup(Group):
     """A click group whose commands are imported only when they are used, so that --help stays quick."""
 
@@ -66,7 +88,6 @@ class _LazyGroup(Group):
         except OSError as error:
             if error.filename is None or error.errno not in _REFUSALS:
                 raise
-            from allometry.core.errors import AllometryError
 
             said = f"{error.filename}: {error.strerror}"
             raise AllometryError(said, hint=_REFUSALS[error.errno]) from error
@@ -116,7 +137,6 @@ def _aliases(args: list[str]) -> list[str]:
 
 
 def _explain(error: Exception) -> NoReturn:
-    from allometry.core.errors import AllometryError, extra_of, missing_extra
 
     if isinstance(error, ModuleNotFoundError) and error.name and (extra := extra_of(error.name)):
         error = missing_extra(error.name.split(".")[0], extra, "this command")
@@ -127,7 +147,6 @@ def _explain(error: Exception) -> NoReturn:
 
 
 def _fail(message: str, *, hint: str | None, code: int) -> NoReturn:
-    from allometry.core.errors import printable
 
     print(f"error: {printable(message, lines=True)}", file=sys.stderr)
     if hint:

@@ -1,29 +1,32 @@
-"""`allometry data`: list, prepare and show corpora."""
+"""The commands `data` and `cache`: list, prepare and show corpora; list and delete what can be made again."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from allometry.cli.groups import Group
-from allometry.cli.tables import Form, print_table, say, table_options
+from allometry.cli import Group
+from allometry.cli.output import Form, print_table, say, table_options
+from allometry.core.env import cache_root
+from allometry.core.units import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import pandas as pd
 
+    from allometry.data.cached import Cached
     from allometry.data.tokens import Manifest
 
 
 def command(name: str) -> click.Command:
-    """Return the command `name` of this module."""
-    assert name == "data"
-    return data
+    """Return the click command of that name."""
+    return {"data": data, "cache": cache}[name]
 
 
 @click.group(cls=Group)
@@ -125,7 +128,6 @@ def _corpora() -> pd.DataFrame:
 
 def _where(spec: Any) -> str:
     """Return whether a named corpus is on this machine, or how much there is to download."""
-    from allometry.core.units import format_bytes
     from allometry.data.packages import fetched
 
     if spec.package is None:
@@ -162,3 +164,49 @@ def _say() -> Callable[[str], None]:
     """
     start = time.monotonic()
     return lambda text: print(f"{time.monotonic() - start:6.1f} s  {text}", file=sys.stderr, flush=True)
+
+
+@click.group()
+def cache() -> None:
+    """List and delete what is kept to be used again: tokens, packages, timings.
+
+    It lies in ~/.cache/allometry, or where ALLOMETRY_CACHE says. Runs and reports are not in it.
+    """
+
+
+@cache.command("list")
+@table_options
+def list_cache(form: Form | None) -> None:
+    """List the cache: what, how large, when written."""
+    from allometry.data.cached import contents
+
+    there = contents()
+    print_table(_cache_table(there), form, formats={"size": format_bytes}, empty="the cache is empty")
+    if form is None:
+        click.echo(f"{format_bytes(sum(each.size for each in there))} in {cache_root()}")
+
+
+@cache.command("clean")
+@click.argument("what", nargs=-1, metavar="[KIND|NAME]...")
+def clean_cache(what: tuple[str, ...]) -> None:
+    """Delete the cache, or only the given kinds (tokens, packages, …) or names, as the list has them."""
+    from allometry.data.cached import clean
+
+    gone = clean(what)
+    click.echo(f"{len(gone)} deleted, {format_bytes(sum(each.size for each in gone))} freed")
+
+
+def _cache_table(there: Sequence[Cached]) -> pd.DataFrame:
+
+    import pandas as pd
+
+    rows = [
+        {
+            "name": each.name,
+            "kind": each.kind,
+            "size": each.size,
+            "written": datetime.fromtimestamp(each.used, UTC).strftime("%Y-%m-%d"),
+        }
+        for each in there
+    ]
+    return pd.DataFrame(rows, columns=["name", "kind", "size", "written"])

@@ -10,7 +10,11 @@ from typing import NamedTuple
 
 import click
 
-from allometry.cli.tables import say, store_option
+from allometry.cli.output import say, store_option
+from allometry.core import env
+from allometry.core.env import cache_dir
+from allometry.core.errors import AllometryError, extra_of, require
+from allometry.core.units import format_bytes
 
 
 class Finding(NamedTuple):
@@ -44,7 +48,6 @@ def doctor(as_json: bool, store: str) -> None:
 
 
 def _software() -> Iterator[Finding]:
-    from allometry.core import env
 
     found = env.snapshot()
     yield Finding("allometry", found["allometry"])
@@ -59,15 +62,12 @@ def _software() -> Iterator[Finding]:
 
 
 def _line_that_installs(package: str) -> str:
-    from allometry.core.errors import extra_of
 
     extra = extra_of(package)
     return f"pip install 'allometry[{extra}]' (only training needs it)" if extra else f"pip install {package}"
 
 
 def _machine() -> Iterator[Finding]:
-    from allometry.core import env
-    from allometry.core.units import format_bytes
     from allometry.sweeps.workers.gpus import gpus
 
     useful = [
@@ -88,7 +88,6 @@ def _machine() -> Iterator[Finding]:
 
 def _engines() -> Iterator[Finding]:
     """Try each engine on a small model: available, or the sentence that says why not."""
-    from allometry.core.errors import AllometryError, require
     from allometry.models.base import family
     from allometry.train.config import RunConfig, TrainConfig
     from allometry.train.engines.base import ENGINES
@@ -110,9 +109,6 @@ def _engines() -> Iterator[Finding]:
 
 def _places(store: Path) -> Iterator[Finding]:
     """Find where things are kept, and the room there."""
-    from allometry.core.env import cache_dir
-    from allometry.core.errors import AllometryError
-    from allometry.core.units import format_bytes
 
     try:
         cache = cache_dir()
@@ -126,7 +122,6 @@ def _places(store: Path) -> Iterator[Finding]:
 
 
 def _examine_store(path: Path) -> Finding:
-    from allometry.core.errors import AllometryError
     from allometry.runs.store import Store
 
     if not path.exists():

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from allometry.cli.output import Form, print_table, say, table_options, width
 from allometry.cli.table_input import TableOptions, group_option, listed, load, numbers, table_inputs
-from allometry.cli.tables import Form, print_table, say, table_options, width
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from allometry.cli.output import Form, print_table, say, table_options
 from allometry.cli.table_input import TableOptions, group_option, load, table_inputs
-from allometry.cli.tables import Form, print_table, say, table_options
+from allometry.core.errors import AllometryError
+from allometry.core.units import parse_duration, parse_number
 
 if TYPE_CHECKING:
     from allometry.cli.table_input import TableInput
@@ -116,14 +118,12 @@ def _next(design: Any, form: Form | None) -> None:
 
 
 def _number(text: str | None, what: str) -> float | None:
-    from allometry.core.units import parse_number
 
     return None if text is None else parse_number(text, what)
 
 
 def _seconds(text: str) -> float:
     """Read a time: a bare number counts hours here."""
-    from allometry.core.units import parse_duration
 
     try:
         return float(text) * 3600
@@ -132,7 +132,6 @@ def _seconds(text: str) -> float:
 
 
 def _needed(flops: float | None) -> float:
-    from allometry.core.errors import AllometryError
 
     if flops is None:
         raise AllometryError(
@@ -145,7 +144,6 @@ def _measured(read: TableInput | None) -> float:
     """Return the FLOPs per second of the runs that took longest, from the seconds of a table, or of the store
     `runs`.
     """
-    from allometry.core.errors import AllometryError
     from allometry.laws.observations import read_runs
     from allometry.runs.store import Store
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from allometry.cli.groups import Group
-from allometry.cli.tables import Form, print_table, say, store_option, table_options
+from allometry.cli import Group
+from allometry.cli.output import Form, print_table, say, store_option, table_options
 from allometry.core.errors import printable
+from allometry.core.units import format_bytes, format_count, format_duration, format_flops
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -182,8 +183,6 @@ def remove(runs_or_filters: tuple[str, ...], purge: bool, store: str) -> None:
     removed = opened.remove(chosen)
     click.echo("\n".join(removed) if removed else _nothing(tuple(conditions), store))
     if removed and purge:
-        from allometry.core.units import format_bytes
-
         click.echo(f"{len(removed)} deleted, {format_bytes(opened.purge(removed))} freed")
     elif removed:
         click.echo(f"{len(removed)} removed; to bring back: allometry runs undo{_store_flag(store)}")
@@ -196,8 +195,6 @@ def size_of_runs(store: str, form: Form | None) -> None:
     """Show how much disk the runs take, and what is removed or put aside."""
     import pandas as pd
 
-    from allometry.core.units import format_bytes
-
     sizes = _open(store).sizes()
     table = pd.DataFrame(list(sizes.items()), columns=["what", "size"])
     print_table(table, form, formats={"size": format_bytes})
@@ -207,7 +204,6 @@ def size_of_runs(store: str, form: Form | None) -> None:
 @store_option
 def purge(store: str) -> None:
     """Delete for good what was removed, and runs that are kept of texts that have changed since."""
-    from allometry.core.units import format_bytes
 
     click.echo(f"{format_bytes(_open(store).purge())} freed")
 
@@ -294,7 +290,6 @@ def _text(record: RunRecord) -> dict[str, str]:
 
 
 def _formats() -> dict[str, Any]:
-    from allometry.core.units import format_count, format_duration, format_flops
 
     return {
         **dict.fromkeys(("N", "D"), format_count),

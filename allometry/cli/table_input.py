@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from allometry.core.errors import AllometryError
+from allometry.core.units import parse_number
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -133,7 +136,6 @@ def load(table: str | Sequence[str], inputs: TableOptions) -> TableInput:
 
 
 def _save(tables: list[str], direct: dict[str, str], save: Callable[[str, dict[str, str]], Any]) -> None:
-    from allometry.core.errors import AllometryError
 
     if len(tables) != 1 or not Path(tables[0]).is_file():
         raise AllometryError(
@@ -184,7 +186,6 @@ def _leave_out_worst(frame: pd.DataFrame, columns: dict[str, str], drop: int, re
 
 def assignments(texts: tuple[str, ...], option: str) -> dict[str, str]:
     """Read NAME=VALUE options as a mapping; raise AllometryError for anything else."""
-    from allometry.core.errors import AllometryError
 
     found = {}
     for text in texts:
@@ -199,7 +200,6 @@ def assignments(texts: tuple[str, ...], option: str) -> dict[str, str]:
 
 def numbers(texts: tuple[str, ...], option: str) -> dict[str, float]:
     """Read NAME=NUMBER options; numbers may have units (N=10M)."""
-    from allometry.core.units import parse_number
 
     return {
         name: parse_number(value, f"{option} {name}") for name, value in assignments(texts, option).items()
@@ -208,6 +208,5 @@ def numbers(texts: tuple[str, ...], option: str) -> dict[str, float]:
 
 def listed(text: str | None, what: str) -> list[float]:
     """Read a comma-separated list of numbers, such as "0.5,0.7" or "1e18,1e19"."""
-    from allometry.core.units import parse_number
 
     return [parse_number(part, what) for part in text.split(",") if part.strip()] if text else []

@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from allometry.core.env import cores
+from allometry.core.errors import require
+from allometry.core.locks import exclusive
+
 if TYPE_CHECKING:
     from allometry.train.config import RunConfig
     from allometry.train.loop import Progress
@@ -45,7 +49,6 @@ def train(config: Path, store: Path, devices: int | None, sharded: str, quiet: b
       {"model": {"family": "transformer", "n_layer": 2, "d_model": 64},
        "train": {"tokens": "5M", "lr": 0.01}}
     """
-    from allometry.core.errors import require
     from allometry.experimental.torchrun import arguments, read_config
     from allometry.runs.store import Store
 
@@ -63,7 +66,6 @@ def train(config: Path, store: Path, devices: int | None, sharded: str, quiet: b
 
 def _make_room(run: RunConfig, store: Path) -> None:
     """Put the run aside, and say so, if the store has it on other text than its corpus holds now."""
-    from allometry.core.locks import exclusive
     from allometry.train.texts import compare, settle
 
     said = (found := compare([run], store)).sentences()
@@ -77,8 +79,6 @@ def _make_room(run: RunConfig, store: Path) -> None:
 def _alone(run: RunConfig, directory: Path, quiet: bool) -> None:
     import torch
 
-    from allometry.core.env import cores
-    from allometry.core.locks import exclusive
     from allometry.train.engines.select import why_not_native
     from allometry.train.loop import train as train_run
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from allometry.cli import webtext_options as flags
-from allometry.cli.tables import print_table, table_options
+from allometry.cli.output import print_table, table_options
+from allometry.core.errors import AllometryError
 
 if TYPE_CHECKING:
     from allometry.data.webtext.workspace import Summary
@@ -240,7 +241,6 @@ def _status(folder: str, form: Any) -> None:
 
 def _share(text: str, parts: int) -> list[int]:
     """Return the parts of share I of N: every N-th, from the I-th."""
-    from allometry.core.errors import AllometryError
 
     number, slash, of = text.partition("/")
     if not (slash and number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from allometry.core.units import parse_count, parse_duration
+
 if TYPE_CHECKING:
     from allometry.data.webtext.build import BuildOptions
     from allometry.data.webtext.contamination import ContaminationOptions
@@ -189,7 +191,6 @@ def link_options(values: Values) -> LinkOptions:
 
 def fetch_options(values: Values) -> FetchOptions:
     """Return the options that fetch_flags set."""
-    from allometry.core.units import parse_count, parse_duration
     from allometry.data.webtext.fetch import FetchOptions
 
     return FetchOptions(
@@ -213,7 +214,6 @@ def fetch_options(values: Values) -> FetchOptions:
 
 def extract_options(values: Values) -> ExtractOptions:
     """Return the options that extract_flags set."""
-    from allometry.core.units import parse_duration
     from allometry.data.webtext.extract import ExtractOptions
 
     return ExtractOptions(

@@ -1,7 +1,5 @@
 """The machine and software that make a run: versions, cores, memory, threads; seeds, and the cache folder."""
 
-# FOLDED core.processes: Processes that end with their parent, even if it is killed.
-
 from __future__ import annotations
 
 import ctypes

@@ -198,7 +198,7 @@ def backtest(
             frame, law=law, columns=columns, objective=objective, group=group, exclude=exclude,
             bootstrap=bootstrap, seed=seed,
         )  # fmt: skip
-    order = _order(frame, columns, by)
+    order = _order(frame, columns, by, chosen[0].output)
     used = pd.concat([full.data for full in whole.values()]).index
     thresholds = _thresholds(order[order.index.isin(used)], cuts)
     rows, failures = [], []
@@ -221,11 +221,13 @@ def backtest(
     )  # fmt: skip
 
 
-def _order(frame: pd.DataFrame, columns: Mapping[str, str] | None, by: str) -> pd.Series:
-    """Return the values of `by` with the index of the table."""
+def _order(frame: pd.DataFrame, columns: Mapping[str, str] | None, by: str, output: str) -> pd.Series:
+    """Return the values of `by` with the index of the table, of rows that hold what the laws predict."""
     if by == "C":
         return read_runs(frame, columns).table["C"]
-    probe = Law(name="order", title="order", expression=by, inputs={by: by}, parameters=(), source="")
+    probe = Law(
+        name="order", title="order", expression=by, inputs={by: by}, parameters=(), output=output, source=""
+    )
     return observe(frame, probe, columns=columns).frame[by]
 
 

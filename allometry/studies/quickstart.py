@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from allometry.studies.core.study import StudyData
-    from allometry.sweeps.sweep import Sweep
+    from allometry.sweeps import Sweep
     from allometry.train.config import RunConfig
 
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from allometry.laws.result import FitResult
     from allometry.report.content import Analysis
     from allometry.studies.core.study import StudyData
-    from allometry.sweeps.sweep import Sweep
+    from allometry.sweeps import Sweep
     from allometry.train.config import RunConfig
 
 

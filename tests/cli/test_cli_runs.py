@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from allometry.cli import main
-from allometry.cli.tables import print_table
+from allometry.cli.output import print_table
 from allometry.runs.store import Store
 
 DONE, PARTIAL = "transformer-2x16-sotu-512-s0-aaaaaaaa", "transformer-2x16-sotu-512-s1-bbbbbbbb"

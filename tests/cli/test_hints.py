@@ -28,7 +28,7 @@ PYTHON = re.compile(
 
 PYTHON_ONLY = {
     "laws/critical_batch.py", "laws/uncertainty.py", "laws/result.py", "figures/fits.py",
-    "figures/theme.py", "models/hf.py", "sweeps/sweep.py",
+    "figures/theme.py", "models/hf.py", "sweeps/__init__.py",
 }  # fmt: skip
 """Files whose functions only Python calls, so that their hints are Python's."""
 

@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from rich.cells import cell_len
 
-from allometry.cli import main, tables
-from allometry.cli.plan_table import print_answer, print_plan
+from allometry.cli import main
+from allometry.cli.output import print_table
 from allometry.cli.runs import shortened
+from allometry.cli.study import print_answer, print_plan
 from allometry.report.content import Analysis, Constant
 from allometry.runs.store import Store
 from allometry.studies.core import plan as planning
@@ -202,7 +203,7 @@ def test_columns_go_in_the_order_of_their_weight(
 
     def shown(room: str) -> tuple[list[str], list[str]]:
         monkeypatch.setenv("COLUMNS", room)
-        tables.print_table(frame, drop=("first", "second"), wrap=["prose"])
+        print_table(frame, drop=("first", "second"), wrap=["prose"])
         text = fits(capsys.readouterr().out, int(room))
         return heading(text), tables_left_out(text)
 

@@ -19,7 +19,7 @@ from allometry.runs.store import Store
 from allometry.studies.core.collection import BROKEN, Collection
 from allometry.studies.core.plan import LEAST_COMPUTE, load
 from allometry.studies.core.study import studies, study
-from allometry.sweeps.sweep import Sweep
+from allometry.sweeps import Sweep
 from allometry.train.config import DataConfig
 
 NAMES = sorted(studies())

@@ -4,14 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch.distributed as dist
 from waiting import until
 
 from allometry.core.errors import AllometryError
+from allometry.experimental.devices import ParallelEngine
 from allometry.experimental.torchrun import read_config
 from allometry.train.checkpoint import final_parameters
+from allometry.train.engines.reference import ReferenceEngine
 from allometry.train.loop import train
 
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -83,6 +88,35 @@ def assert_equal_within_rounding(first: Path, second: Path) -> None:
             assert value == pytest.approx(parameters[name], abs=2e-4), name
 
 
+@pytest.fixture
+def group() -> Iterator[None]:
+    """A group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_group_of_one_makes_the_steps_of_the_reference(make_run, sharded: bool, tmp_path: Path):
+    config = make_run()
+    alone, grouped = ReferenceEngine(config), ParallelEngine(config, sharded=sharded)
+    batches = np.random.default_rng(0).integers(0, 256, (4, 4, 33))
+    for step, batch in enumerate(batches[:2], 1):
+        expected, found = alone.step(batch, lr=0.01, step=step), grouped.step(batch, lr=0.01, step=step)
+        assert (found.loss, found.grad_norm) == pytest.approx((expected.loss, expected.grad_norm), rel=1e-5)
+    assert grouped.losses(batches[2]) == pytest.approx(alone.losses(batches[2]), rel=1e-4)
+    grouped.save(tmp_path / "step.dcp")
+    kept = grouped.state()
+    grouped.step(batches[3], lr=0.01, step=3)
+    grouped.load(tmp_path / "step.dcp")
+    state = alone.state()
+    for name, value in grouped.state().items():
+        assert np.array_equal(value, kept[name]), name
+        assert value == pytest.approx(state[name], abs=1e-5), name
+
+
+@pytest.mark.slow
 def test_two_processes_lose_what_one_does(make_run, tmp_path: Path):
     config = make_run(tokens=24 * 128)
     train(config, tmp_path / "one")

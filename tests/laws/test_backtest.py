@@ -96,3 +96,16 @@ def test_kaplan_points_up_to_85m_predict_302m_and_708m(law, objective, mean, wor
     ).scores
     assert scores["mean_error"][0] == pytest.approx(mean, abs=5e-4)
     assert scores["worst_error"][0] == pytest.approx(worst, abs=1.5e-3)
+
+
+def test_laws_of_another_output_need_no_column_of_losses() -> None:
+    """The gap between test and training loss, in a table that holds nothing else."""
+    rng = np.random.default_rng(0)
+    grid = [(n, u, r) for n in (1e4, 1e5, 1e6, 1e7) for u in (1e5, 1e6, 1e7) for r in (1.0, 4.0, 16.0)]
+    frame = pd.DataFrame(grid, columns=["N", "U", "R"])
+    frame["G"] = 0.1 * frame["R"] ** 0.5 * (frame["N"] / frame["U"]) ** 0.4
+    frame["G"] *= np.exp(0.01 * rng.standard_normal(len(frame)))
+    tested = backtest(frame, laws=["gap", "gap-saturating"], by="N", cuts=[1e5, 1e6], bootstrap=0)
+    assert tested.best == "gap"
+    assert tested.cuts == (1e5, 1e6)
+    assert tested.scores["mean_error"].iloc[0] < 0.02

@@ -19,9 +19,9 @@ from allometry.studies.core.needs import downloads, passes
 from allometry.studies.core.reporting import report
 from allometry.studies.core.run import StudyRequest, run_study
 from allometry.studies.core.study import STUDIES, Study, StudyData, register
+from allometry.sweeps import Sweep
 from allometry.sweeps.cost.cost import plan_frame
 from allometry.sweeps.run.execute import execute
-from allometry.sweeps.sweep import Sweep
 from allometry.sweeps.workers.local import LocalPool
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
@@ -96,7 +96,7 @@ def place(
     empty_cache: Path, pool: LocalPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
     monkeypatch.setenv("ALLOMETRY_CACHE", str(empty_cache))
-    monkeypatch.setattr("allometry.sweeps.workers.factory.open_pool", lambda *_, **__: nullcontext(pool))
+    monkeypatch.setattr("allometry.sweeps.workers.local.open_pool", lambda *_, **__: nullcontext(pool))
     monkeypatch.chdir(tmp_path)
     with STUDIES.temporary():
         register(Tiny)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pytest
 
     from allometry.runs.store import Store
-    from allometry.sweeps.run.events import Summary
+    from allometry.sweeps.run.progress import Summary
     from allometry.train.config import RunConfig
 
 
@@ -24,9 +24,9 @@ def two_drivers(
 ) -> list[Summary]:
     """Return how each of two drivers ended that train the same sweep, each beginning with its own half."""
     from allometry.runs.store import Store
+    from allometry.sweeps import Sweep
     from allometry.sweeps.run.execute import execute
-    from allometry.sweeps.run.shard import Shard, own_part
-    from allometry.sweeps.sweep import Sweep
+    from allometry.sweeps.run.placement import Shard, own_part
     from allometry.sweeps.workers.local import LocalPool
 
     def work(number: int) -> Summary:

@@ -81,19 +81,13 @@ def test_each_shape_is_timed_once(make_run, pool: LocalPool):
     assert again.timings == model.timings
 
 
-@pytest.fixture
-def own_timings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep this test's timings apart from those of all others."""
-    monkeypatch.setenv("ALLOMETRY_CACHE", str(tmp_path / "cache"))
-
-
 def timings_of_shapes() -> Path:
     """Return the file of this machine's timings of shapes."""
     (path,) = cache_dir("timings").glob("*.json")
     return path
 
 
-@pytest.mark.usefixtures("own_timings")
+@pytest.mark.usefixtures("own_empty_cache")
 def test_a_timing_of_a_busy_machine_is_taken_anew(make_run, pool: LocalPool):
     small, large = make_run(100), make_run(100, d_model=64)
     good = calibrate([small, large], pool=pool)
@@ -106,7 +100,7 @@ def test_a_timing_of_a_busy_machine_is_taken_anew(make_run, pool: LocalPool):
     assert again.timings[shape_key(small)].evaluation < 10 * good.timings[shape_key(small)].evaluation
 
 
-@pytest.mark.usefixtures("own_timings")
+@pytest.mark.usefixtures("own_empty_cache")
 def test_a_damaged_timing_file_is_taken_anew(make_run, pool: LocalPool):
     run = make_run(100)
     calibrate([run], pool=pool)

@@ -9,12 +9,15 @@ from waiting import until
 
 from allometry.core.errors import AllometryError
 from allometry.runs.store import Store
+from allometry.sweeps import Sweep
 from allometry.sweeps.cost.calibrate import fits_one
 from allometry.sweeps.cost.cost import CostModel
 from allometry.sweeps.cost.makespan import makespan
 from allometry.sweeps.cost.schedule import Job
 from allometry.sweeps.cost.timing import Timing, shape_key
-from allometry.sweeps.run.devices import (
+from allometry.sweeps.run.execute import execute
+from allometry.sweeps.run.placement import (
+    assign,
     largest_node,
     memory_on,
     on,
@@ -22,10 +25,7 @@ from allometry.sweeps.run.devices import (
     slower_engine,
     with_devices,
 )
-from allometry.sweeps.run.events import Event
-from allometry.sweeps.run.execute import execute
-from allometry.sweeps.run.placement import assign
-from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.run.progress import Event
 from allometry.sweeps.workers.local import LocalPool
 
 

@@ -14,10 +14,10 @@ from waiting import until_ended
 from allometry.core.errors import AllometryError
 from allometry.core.locks import exclusive
 from allometry.runs.store import Store
-from allometry.sweeps.cost.survey import survey
-from allometry.sweeps.run.events import Event, Summary
+from allometry.sweeps import Sweep
+from allometry.sweeps.cost.schedule import survey
 from allometry.sweeps.run.execute import execute
-from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.run.progress import Event, Summary
 from allometry.sweeps.workers.local import LocalPool
 from allometry.train.config import RunConfig
 
@@ -162,7 +162,9 @@ def test_one_writer_per_store(make_run, store: Store, pool: LocalPool):
         train([make_run(10)], store, pool)
 
 
-def test_a_full_disk_stops_the_sweep_and_loses_nothing(make_run, store: Store, tmp_path: Path):
+def test_a_full_disk_stops_the_sweep_and_loses_nothing(
+    make_run, store: Store, pool: LocalPool, tmp_path: Path
+):
     run, other = make_run(10), make_run(12, seed=1)
     with (
         MortalPool(1, tmp_path / "deaths", step=0, act="full") as full,
@@ -170,7 +172,7 @@ def test_a_full_disk_stops_the_sweep_and_loses_nothing(make_run, store: Store, t
     ):
         train([run, other], store, full)
     assert "same command" in str(caught.value)
-    summary, _ = train([run, other], store, workers=1)
+    summary, _ = train([run, other], store, pool)
     assert {*summary.done, *summary.skipped} == {run.id, other.id}
 
 
@@ -191,7 +193,7 @@ import sys
 sys.path.insert(0, sys.argv[2])
 from allometry.runs.store import Store
 from allometry.sweeps.run.execute import execute
-from allometry.sweeps.sweep import Sweep
+from allometry.sweeps import Sweep
 from allometry.train.config import RunConfig
 runs = tuple(RunConfig.model_validate_json(line) for line in open(sys.argv[1] + "/todo"))
 def tell(event):

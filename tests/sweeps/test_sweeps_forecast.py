@@ -8,7 +8,7 @@ from allometry.models.transformer import TransformerConfig
 from allometry.sweeps.cost.cost import CostModel
 from allometry.sweeps.cost.makespan import makespan, makespan_when_lent, speedup
 from allometry.sweeps.cost.schedule import Job, jobs
-from allometry.sweeps.run.events import Forecast
+from allometry.sweeps.run.progress import Forecast
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
 

@@ -7,9 +7,9 @@ import pytest
 from bitwise import run_bytes
 
 from allometry.runs.store import Store
+from allometry.sweeps import Sweep
 from allometry.sweeps.cost.makespan import MOST_THREADS, lend, speedup
 from allometry.sweeps.run.execute import execute
-from allometry.sweeps.sweep import Sweep
 from allometry.sweeps.workers.local import LocalPool
 from allometry.train.config import RunConfig
 from allometry.train.engines.native import NativeEngine

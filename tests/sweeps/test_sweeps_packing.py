@@ -15,12 +15,10 @@ from allometry.sweeps.cost.measure import measure_packs, sizes
 from allometry.sweeps.cost.packing import Packing, best_size, step_of
 from allometry.sweeps.cost.schedule import Job
 from allometry.sweeps.cost.timing import Timing, estimated_memory, shape_key
-from allometry.sweeps.run.devices import on
-from allometry.sweeps.run.placement import Placement
+from allometry.sweeps.run.placement import Placement, on
 from allometry.sweeps.workers import gpus
-from allometry.sweeps.workers.factory import open_pool
 from allometry.sweeps.workers.gpus import Gpu, device_for
-from allometry.sweeps.workers.local import LocalPool
+from allometry.sweeps.workers.local import LocalPool, open_pool
 
 PACKS = {1: 0.1, 2: 0.1, 4: 0.1, 8: 0.16, 16: 0.31}
 """Seconds of a step of packs on a device that a pack of eight fills."""

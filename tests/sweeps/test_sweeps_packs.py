@@ -13,13 +13,12 @@ from test_sweeps_execute import Watcher
 
 from allometry.models.base import family as family_of
 from allometry.runs.store import Store
+from allometry.sweeps import Sweep
 from allometry.sweeps.cost.calibrate import calibrate
-from allometry.sweeps.run.events import Event, Summary
 from allometry.sweeps.run.execute import execute
-from allometry.sweeps.sweep import Sweep
-from allometry.sweeps.workers.factory import open_pool
-from allometry.sweeps.workers.local import LocalPool
-from allometry.sweeps.workers.service import Service
+from allometry.sweeps.run.progress import Event, Summary
+from allometry.sweeps.workers.local import LocalPool, open_pool
+from allometry.sweeps.workers.worker import Service
 from allometry.train.config import RunConfig
 
 
@@ -108,6 +107,7 @@ def test_a_family_that_cannot_be_packed_is_trained_alone(fast, packing: LocalPoo
     assert {result["engine"] for result in results(store, runs).values()} == {"fast"}
 
 
+@pytest.mark.slow
 def test_a_killed_worker_concerns_all_of_its_pack(fast, store: Store, pool: LocalPool, tmp_path: Path):
     runs = [fast(40, seed=seed, lr=0.003) for seed in range(3)]
     with MortalPool(1, tmp_path / "deaths", step=20, pack=4) as own:

@@ -2,8 +2,7 @@ import io
 
 import pytest
 
-from allometry.sweeps.run.events import Event
-from allometry.sweeps.run.progress import Display
+from allometry.sweeps.run.progress import Display, Event
 
 
 class Terminal(io.StringIO):

@@ -18,12 +18,11 @@ from bitwise import run_bytes
 from allometry.cluster import _left_behind, connect
 from allometry.core.errors import AllometryError
 from allometry.runs.store import Store
-from allometry.sweeps.run.events import Event
+from allometry.sweeps import Sweep
 from allometry.sweeps.run.execute import execute
-from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.run.progress import Event
 from allometry.sweeps.workers import preflight
-from allometry.sweeps.workers.factory import open_pool
-from allometry.sweeps.workers.local import LocalPool
+from allometry.sweeps.workers.local import LocalPool, open_pool
 from allometry.sweeps.workers.ray import RayPool
 from allometry.train.config import RunConfig
 
@@ -206,7 +205,7 @@ import sys
 from allometry.runs.store import Store
 from allometry.sweeps.run.execute import execute
 from allometry.sweeps.workers.ray import RayPool
-from allometry.sweeps.sweep import Sweep
+from allometry.sweeps import Sweep
 from allometry.train.config import RunConfig
 store = Store(sys.argv[1], create=True)
 runs = tuple(RunConfig.model_validate_json(line) for line in open(sys.argv[2]))

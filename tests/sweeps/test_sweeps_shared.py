@@ -13,11 +13,10 @@ from allometry.data import tokens
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.place import place
 from allometry.runs.store import Store
+from allometry.sweeps import Sweep
 from allometry.sweeps.cost.schedule import Job
 from allometry.sweeps.run.execute import execute
-from allometry.sweeps.run.placement import assign
-from allometry.sweeps.run.shard import Shard, own_part, parse_shard
-from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.run.placement import Shard, assign, own_part, parse_shard
 from allometry.sweeps.workers import preflight
 from allometry.sweeps.workers.local import LocalPool
 from allometry.train.config import DataConfig, RunConfig, TrainConfig

@@ -2,8 +2,8 @@ import pytest
 
 from allometry.core.errors import AllometryError
 from allometry.runs.store import Store
+from allometry.sweeps import Sweep
 from allometry.sweeps.cost.cost import PLAN_COLUMNS, CostModel, plan_frame
-from allometry.sweeps.sweep import Sweep
 
 
 def test_a_sweep_is_a_set(make_run):

@@ -17,7 +17,7 @@ EVERY = 10
 
 PRELOADED = (
     "allometry.train.loop",
-    "allometry.train.sharded",
+    "allometry.train.checkpoint",
     "allometry.train.engines.fast",
     "allometry.train.engines.reference",
     "allometry.models.modules.transformer",
@@ -51,7 +51,8 @@ def _train(
         sys.addaudithook(partial(_on_event, at=at, moment=moment, step=step))
     loop.PROGRESS_SECONDS = 0.0  # every step is reported
     # the clock of the loop counts steps, so that no checkpoint depends on how quick this machine is
-    loop.time = SimpleNamespace(perf_counter=lambda: float(at["step"]))  # type: ignore[assignment]
+    counting = {**vars(loop.time), "perf_counter": lambda: float(at["step"])}
+    loop.time = SimpleNamespace(**counting)  # type: ignore[assignment]
     loop.train(config, directory, checkpoint_every=EVERY, on_progress=on_progress)
 
 

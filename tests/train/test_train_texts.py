@@ -13,9 +13,9 @@ from allometry.core.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
 from allometry.runs import texts
 from allometry.runs.store import Store
-from allometry.sweeps.run.events import Summary
+from allometry.sweeps import Sweep
 from allometry.sweeps.run.execute import execute
-from allometry.sweeps.sweep import Sweep
+from allometry.sweeps.run.progress import Summary
 from allometry.sweeps.workers.local import LocalPool
 from allometry.train.checkpoint import Position, position_problem
 from allometry.train.config import DataConfig, RunConfig, TrainConfig

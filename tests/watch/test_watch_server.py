@@ -12,6 +12,7 @@ import pytest
 from chromium import Chromium, binary
 from halfway import STUDY, row
 
+from allometry.cli import main
 from allometry.core.errors import AllometryError
 from allometry.runs.store import Store
 from allometry.watch.page import Page
@@ -94,7 +95,9 @@ def test_a_port_that_is_taken(store: Store) -> None:
     assert "--port" in (refused.value.hint or "")
 
 
-def test_the_command_ends_with_ctrl_c_and_tells_of_a_missing_store(store: Store, tmp_path: Path) -> None:
+def test_the_command_ends_with_ctrl_c_and_tells_of_a_missing_store(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = [sys.executable, "-m", "allometry", "watch"]
     with subprocess.Popen(
         [*command, str(store.path), "--port", "0"], stdout=subprocess.PIPE, text=True
@@ -104,9 +107,10 @@ def test_the_command_ends_with_ctrl_c_and_tells_of_a_missing_store(store: Store,
         process.send_signal(SIGINT)
         assert "training goes on" in process.stdout.read()
     assert process.returncode == 0
-    missing = subprocess.run([*command, str(tmp_path / "none")], capture_output=True, text=True)
-    assert missing.returncode == 1
-    assert "there is no run store" in missing.stderr
+    with pytest.raises(SystemExit) as ended:
+        main(["watch", str(tmp_path / "none")])
+    assert ended.value.code == 1
+    assert "there is no run store" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(binary() is None, reason="Chromium is not installed")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from allometry.report.content import Constant
     from allometry.studies.core.study import StudyData
-    from allometry.sweeps.sweep import Sweep
+    from allometry.sweeps import Sweep
     from allometry.train.config import DataConfig, RunConfig
 
 BROKEN = "This chapter could not be written"
@@ -50,7 +50,7 @@ class Collection(Study):
 
     def parts(self, compute: float, data: DataConfig) -> dict[str, Sweep]:
         """Return each member's runs: those of its run sets."""
-        from allometry.sweeps.sweep import Sweep
+        from allometry.sweeps import Sweep
 
         runs = self.by_run_set(compute, data)
         return {

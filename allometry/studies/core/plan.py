@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import compact_duration, format_duration
+from allometry.runs.record import FORMAT, check_format
 from allometry.studies.core.analysis_time import analysis_seconds
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
     from allometry.runs.store import Store
     from allometry.studies.core.study import Study
+    from allometry.sweeps import Sweep
     from allometry.sweeps.cost.cost import CostModel
-    from allometry.sweeps.sweep import Sweep
     from allometry.train.config import DataConfig, RunConfig
 
 FILE = "plan.json"
@@ -74,7 +75,7 @@ class StudyPlan:
         return self._part([run for run in self.sweep if run.id in own])
 
     def _part(self, runs: list[RunConfig]) -> Sweep:
-        from allometry.sweeps.sweep import Sweep
+        from allometry.sweeps import Sweep
 
         return Sweep(self.sweep.name, self.sweep.question, tuple(runs))
 
@@ -95,7 +96,7 @@ class Asked:
     @cached_property
     def sweep(self) -> Sweep:
         """Every run once."""
-        from allometry.sweeps.sweep import Sweep
+        from allometry.sweeps import Sweep
 
         runs = tuple(run for part in self.parts.values() for run in part)
         return Sweep(self.study.name, self.study.question, runs)
@@ -249,6 +250,7 @@ def keep(plan: StudyPlan, store: Store, folder: Path) -> StudyPlan:
     then that plan is everybody's, and is returned.
     """
     content: dict[str, Any] = {
+        "format": FORMAT,
         "study": plan.study,
         "question": plan.sweep.question,
         "budget": plan.budget,
@@ -268,12 +270,13 @@ def keep(plan: StudyPlan, store: Store, folder: Path) -> StudyPlan:
 def load(folder: Path) -> StudyPlan | None:
     """Return the plan in a study's folder, or None if there is none yet."""
     from allometry.core.files import read_json
-    from allometry.sweeps.sweep import Sweep
+    from allometry.sweeps import Sweep
     from allometry.train.config import RunConfig
 
     content = read_json(folder / FILE)
     if content is None:
         return None
+    check_format(content, folder / FILE)  # plans of 0.1 have none: theirs is the first
     runs = tuple(RunConfig.model_validate(run) for run in _checked(content, folder / FILE)["runs"])
     return StudyPlan(
         study=content["study"],

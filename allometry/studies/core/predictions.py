@@ -18,7 +18,7 @@ import pandas as pd
 
 from allometry.core.errors import AllometryError
 from allometry.core.files import create, read_json
-from allometry.runs.record import is_number
+from allometry.runs.record import check_format, is_number
 from allometry.studies.core.plan import held_back
 from allometry.sweeps.cost.cost import plan_frame
 
@@ -46,6 +46,8 @@ def registered(folder: Path) -> dict[str, Any] | None:
         found = read_json(path)
     except AllometryError as error:
         raise AllometryError(f"{error.message}; a prediction is never rewritten", hint=hint) from error
+    if found is not None:
+        check_format(found, path)
     if found is not None and (problem := _problem(found)):
         raise AllometryError(f"{path} is damaged: {problem}; a prediction is never rewritten", hint=hint)
     return found

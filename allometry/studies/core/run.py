@@ -28,10 +28,10 @@ from allometry.studies.core.texts import is_of_other_text, make_way, present_tex
 if TYPE_CHECKING:
     from allometry.report.content import Analysis
     from allometry.studies.core.plan import StudyPlan
+    from allometry.sweeps import Sweep
     from allometry.sweeps.cost.cost import CostModel
-    from allometry.sweeps.run.events import Event
-    from allometry.sweeps.run.shard import Shard
-    from allometry.sweeps.sweep import Sweep
+    from allometry.sweeps.run.placement import Shard
+    from allometry.sweeps.run.progress import Event
     from allometry.sweeps.workers.pool import Pool
     from allometry.train.config import DataConfig
 
@@ -111,8 +111,8 @@ def run_study(request: StudyRequest, display: Display, *, dry_run: bool = False)
 
 
 def _run_all(request: StudyRequest, display: Display, *, dry_run: bool) -> Path | None:
-    from allometry.sweeps.run.devices import require_as_many
-    from allometry.sweeps.workers.factory import open_pool
+    from allometry.sweeps.run.placement import require_as_many
+    from allometry.sweeps.workers.local import open_pool
 
     question = study(request.study)
     began = time.monotonic()
@@ -156,8 +156,8 @@ def _device(request: StudyRequest, question: Study, display: Display) -> str | N
     sooner.
     """
     from allometry.sweeps.cost.calibrate import choose_device
-    from allometry.sweeps.workers.factory import open_pool
     from allometry.sweeps.workers.gpus import gpus
+    from allometry.sweeps.workers.local import open_pool
 
     if request.device != "auto" or request.on not in (None, "local") or request.per_gpu > 1 or not gpus():
         return request.device
@@ -288,7 +288,7 @@ def _with_devices(
     plan: StudyPlan, cost: CostModel, pool: Pool, most: int | None, display: Display
 ) -> StudyPlan:
     """Return the plan with the devices of each run, stage by stage: the slots are free again between them."""
-    from allometry.sweeps.run.devices import too_large, with_devices
+    from allometry.sweeps.run.placement import too_large, with_devices
 
     runs = {run.id: run for stage in plan.stages() for run in with_devices(stage, cost, pool, most)}
     sweep = replace(plan.sweep, runs=tuple(runs[run.id] for run in plan.sweep))
@@ -323,7 +323,7 @@ def _train(
     Returns what was predicted, and the seconds that predicting took.
     """
     from allometry.sweeps.run.execute import execute
-    from allometry.sweeps.run.shard import own_part
+    from allometry.sweeps.run.placement import own_part
 
     stages, shard = plan.stages(), request.shard
     workers = pool.workers * (shard.of if shard else 1)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from allometry.core.errors import AllometryError
 from allometry.core.registry import Registry
-from allometry.sweeps.sweep import Sweep
+from allometry.sweeps import Sweep
 
 if TYPE_CHECKING:
     import pandas as pd

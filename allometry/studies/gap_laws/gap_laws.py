@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from allometry.figures.theme import Figure
     from allometry.report.content import Analysis
     from allometry.studies.core.study import StudyData
-    from allometry.sweeps.sweep import Sweep
+    from allometry.sweeps import Sweep
     from allometry.train.config import RunConfig
 
 

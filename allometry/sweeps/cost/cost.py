@@ -12,8 +12,7 @@ from allometry.core.env import cores
 from allometry.runs.store import Store
 from allometry.sweeps.cost.makespan import makespan, makespan_when_lent
 from allometry.sweeps.cost.packing import Packing
-from allometry.sweeps.cost.schedule import Job
-from allometry.sweeps.cost.survey import survey
+from allometry.sweeps.cost.schedule import Job, survey
 from allometry.sweeps.cost.timing import RunCosts, Timing
 from allometry.train.config import RunConfig
 

@@ -12,25 +12,27 @@ from allometry.core.errors import AllometryError
 from allometry.core.locks import exclusive
 from allometry.runs.claims import LEASE
 from allometry.runs.store import Store
+from allometry.sweeps import Sweep
 from allometry.sweeps.cost.cost import CostModel
-from allometry.sweeps.cost.schedule import BranchPoint, Job, jobs, urgency
-from allometry.sweeps.cost.survey import (
+from allometry.sweeps.cost.schedule import (
+    BranchPoint,
+    Job,
     Survey,
     branch_points,
     drop_branch,
+    jobs,
     mend,
     newest_step,
     survey,
     tidy,
+    urgency,
 )
-from allometry.sweeps.run.devices import require_devices, slower_engine
-from allometry.sweeps.run.events import Event, EventKind, Forecast, OnEvent, Summary
-from allometry.sweeps.run.placement import Placement, Running
+from allometry.sweeps.run.placement import Placement, Running, require_devices, slower_engine
+from allometry.sweeps.run.progress import Event, EventKind, Forecast, OnEvent, Summary
 from allometry.sweeps.run.tasks import ClaimedRuns, ClaimedRunUpdate, Settings, TaskWriter
-from allometry.sweeps.sweep import Sweep
 from allometry.sweeps.workers.local import LocalPool
 from allometry.sweeps.workers.pool import Message, Pool
-from allometry.sweeps.workers.service import keep_failure
+from allometry.sweeps.workers.worker import keep_failure
 from allometry.train.checkpoint import mismatch
 from allometry.train.config import RunConfig
 from allometry.train.texts import refuse_changed, settle

@@ -32,7 +32,7 @@ class Settings:
 
 @dataclass
 class TaskWriter:
-    """Write the tasks of one executor (`allometry.sweeps.workers.service` says what is in them).
+    """Write the tasks of one executor (`allometry.sweeps.workers.worker` says what is in them).
 
     `over` are claims of others that are gone, by run; `data` the names of token sets; `session` is the owner
     of this executor's claims.

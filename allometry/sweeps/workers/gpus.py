@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from glob import glob
 
+from allometry.core.env import package_version
 from allometry.core.errors import AllometryError
 
 _SIGNS = ("/dev/nvidia[0-9]*", "/proc/driver/nvidia/gpus/*", "/dev/kfd", "/dev/dxg")
@@ -76,7 +77,6 @@ def device_for(wanted: str) -> str:
 
 
 def _why() -> str:
-    from allometry.core.env import package_version
 
     version = package_version("torch") or "not installed"
     if version.endswith("+cpu"):

@@ -9,14 +9,14 @@ from allometry.core.errors import AllometryError
 
 if TYPE_CHECKING:
     from allometry.runs.store import Store
-    from allometry.sweeps.sweep import Sweep
+    from allometry.sweeps import Sweep
     from allometry.train.config import RunConfig
 
 Message = dict[str, Any]
-"""What a worker sends; `allometry.sweeps.workers.service` lists the kinds."""
+"""What a worker sends; `allometry.sweeps.workers.worker` lists the kinds."""
 
 Task = Mapping[str, Any]
-"""What a worker is sent; `allometry.sweeps.workers.service` lists the kinds."""
+"""What a worker is sent; `allometry.sweeps.workers.worker` lists the kinds."""
 
 
 class Pool(Protocol):
@@ -77,7 +77,7 @@ class Pool(Protocol):
         """
 
     def send(self, worker: int, task: Task) -> None:
-        """Send a task to a slot (see `allometry.sweeps.workers.service`)."""
+        """Send a task to a slot (see `allometry.sweeps.workers.worker`)."""
 
     def messages(self, timeout: float) -> Iterator[tuple[int, Message]]:
         """Yield the workers' messages, waiting at most `timeout` seconds for the first.

@@ -16,7 +16,7 @@ from allometry.core.env import cpu_model, package_version
 from allometry.core.errors import AllometryError
 from allometry.runs.place import place
 from allometry.runs.store import Store
-from allometry.sweeps.sweep import Sweep
+from allometry.sweeps import Sweep
 from allometry.version import __version__
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from allometry.core.errors import printable
 if TYPE_CHECKING:
     import pandas as pd
 
+
 Form = Literal["json", "csv"]
 Formatter = Callable[[Any], str]
 MANY = 400

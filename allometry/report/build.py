@@ -21,8 +21,8 @@ from markupsafe import Markup
 
 from allometry.figures import theme
 from allometry.figures.theme import Figure
-from allometry.report import format as fmt
 from allometry.report import page
+from allometry.report import page as fmt
 from allometry.report.content import Analysis, Constant, Section, Table
 from allometry.report.page import chart_json, table_of
 from allometry.version import __version__

@@ -18,7 +18,6 @@ from scipy.stats import t
 from allometry.figures.several import several
 from allometry.figures.theme import Figure
 from allometry.report.content import Analysis, Constant, Section, Table
-from allometry.studies.core.recipe import BATCH_TOKENS, CONTEXT, heads, small_run, vocabulary
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
@@ -31,7 +30,17 @@ from allometry.studies.core.sections import (
     section_or_reason,
     usable_runs,
 )
-from allometry.studies.core.study import Study, register, run_set, too_little
+from allometry.studies.core.study import (
+    BATCH_TOKENS,
+    CONTEXT,
+    Study,
+    heads,
+    register,
+    run_set,
+    small_run,
+    too_little,
+    vocabulary,
+)
 
 if TYPE_CHECKING:
     from allometry.models.transformer import TransformerConfig

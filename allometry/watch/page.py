@@ -28,7 +28,7 @@ from allometry.figures.surface import surface
 from allometry.figures.theme import Figure
 from allometry.laws.fit import fit
 from allometry.laws.result import FitResult
-from allometry.report import format as fmt
+from allometry.report import page as fmt
 from allometry.report.page import asset, chart_json, table_of, template
 from allometry.runs.store import Membership, Store
 from allometry.studies.core.predictions import ledger

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allometry.figures import theme
-from allometry.report import format as fmt
+from allometry.report import page as fmt
 from allometry.report.build import strip
 from allometry.report.content import Constant
 

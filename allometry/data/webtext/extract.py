@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from allometry.core.errors import AllometryError, missing_extra, unknown
+from allometry.data.webtext.consent import header_opt_out, html_opt_out
 from allometry.data.webtext.jsonl import AppendLog, Row, encode, file_digest, read_rows, whole_file
-from allometry.data.webtext.opt_outs import header_opt_out, html_opt_out
-from allometry.data.webtext.progress import Progress
 from allometry.data.webtext.warc import Page, read_page
 from allometry.data.webtext.workers import Outcome, Pool, open_pool
-from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest, exclusive
+from allometry.data.webtext.workspace import Progress, Stopwatch, Summary, Workspace, digest, exclusive
 
 STAGE = "extract"
 CHUNK = 4
@@ -35,7 +34,7 @@ MODES = ("fast", "default")
 class ExtractOptions:
     """`page_seconds` of processor time are the most that one page may take; `mode` is trafilatura's:
     "default" finds a little more at half the speed; `obey_opt_outs` drops pages that reserve themselves
-    from training (opt_outs.py)."""
+    from training (consent.py)."""
 
     page_seconds: float = 20.0
     mode: str = "fast"

@@ -164,7 +164,7 @@ def summary(chapters: list[Analysis], headlines: tuple[str, ...]) -> str:
 
 
 def _headline(name: str, constant: Constant) -> str:
-    from allometry.report.format import interval
+    from allometry.report.page import interval
 
     published = ", ".join(f"{paper}: {value:.3g}" for paper, value in constant.published.items())
     ours = interval(constant.ours, constant.low, constant.high)

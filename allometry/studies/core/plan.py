@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from allometry.core.errors import AllometryError
 from allometry.core.units import compact_duration, format_duration
 from allometry.runs.record import FORMAT, check_format
-from allometry.studies.core.analysis_time import analysis_seconds
+from allometry.studies.core.texts import analysis_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,11 +19,16 @@ from allometry.data.cache import downloads_allowed, no_downloads
 from allometry.runs.store import Store, require_room, store_exists
 from allometry.runs.texts import record, recorded
 from allometry.studies.core import plan as planning
-from allometry.studies.core.analysis_time import analysis_seconds, keep_analysis_seconds
 from allometry.studies.core.predictions import predict_held_back, register_prediction, registered
-from allometry.studies.core.reporting import STUDIES, folder_of, read, runs_of, write_report
+from allometry.studies.core.results import STUDIES, folder_of, read, runs_of, write_report
 from allometry.studies.core.study import Study, study
-from allometry.studies.core.texts import is_of_other_text, make_way, present_text
+from allometry.studies.core.texts import (
+    analysis_seconds,
+    is_of_other_text,
+    keep_analysis_seconds,
+    make_way,
+    present_text,
+)
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis

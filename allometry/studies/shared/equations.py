@@ -18,9 +18,8 @@ import pandas as pd
 from allometry.data.arithmetic import Equations
 from allometry.laws.censored import Censored, censored_fit
 from allometry.runs.measurements import reached
-from allometry.studies.core.recipe import heads
 from allometry.studies.core.sections import TooFewRuns
-from allometry.studies.core.study import run_set, too_little
+from allometry.studies.core.study import heads, run_set, too_little
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
 if TYPE_CHECKING:

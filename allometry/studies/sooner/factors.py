@@ -19,8 +19,15 @@ import pandas as pd
 
 from allometry.core.errors import AllometryError
 from allometry.data.tokens import manifest_of
-from allometry.studies.core.recipe import CONTEXT, heads, learning_rate, small_run, vocabulary
-from allometry.studies.core.study import run_set, too_little
+from allometry.studies.core.study import (
+    CONTEXT,
+    heads,
+    learning_rate,
+    run_set,
+    small_run,
+    too_little,
+    vocabulary,
+)
 from allometry.studies.shared.equations import DIVISION, WIDTH, equations_run
 
 if TYPE_CHECKING:

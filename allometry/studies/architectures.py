@@ -17,6 +17,8 @@ import pandas as pd
 
 from allometry.figures.several import several
 from allometry.figures.theme import Figure
+from allometry.models.lstm import LSTMConfig
+from allometry.models.universal import UniversalConfig
 from allometry.report.content import Analysis, Section, Table
 from allometry.studies.core.sections import (
     LEVEL,
@@ -161,8 +163,6 @@ def _universal(ladder: list[ModelConfig]) -> list[ModelConfig]:
     """Return, for each width, the Universal Transformers with the same distinct blocks; the largest width,
     which would cost the most, only at the fewest repetitions.
     """
-    from allometry.models.universal import UniversalConfig
-
     made: list[ModelConfig] = []
     for reuse in REUSES:
         for model in ladder if reuse == min(REUSES) else ladder[:-1]:
@@ -182,8 +182,6 @@ def _lstms(ladder: list[ModelConfig]) -> list[ModelConfig]:
 
 def _lstm(model: ModelConfig, layers: int) -> ModelConfig:
     """Return the LSTM of so many layers with N = 8 layers d_model^2 nearest to a transformer's."""
-    from allometry.models.lstm import LSTMConfig
-
     width = 4 * max(1, round(math.sqrt(model.counts().N / (8 * layers)) / 4))
     return LSTMConfig(n_layer=layers, d_model=width, n_ctx=model.n_ctx, n_vocab=model.n_vocab)
 

@@ -31,7 +31,7 @@ from allometry.laws.result import FitResult
 from allometry.report import page as fmt
 from allometry.report.page import asset, chart_json, table_of, template
 from allometry.runs.store import Membership, Store
-from allometry.studies.core.predictions import ledger
+from allometry.studies.core.predictions import ledger, registered
 from allometry.watch.reader import Clock, Progress, Reader, Underway, progress, work_of
 
 CURVES = 240
@@ -353,8 +353,6 @@ class Page:
 
     def _open_predictions(self, scored: pd.DataFrame) -> int:
         """Count predicted runs that have not been trained yet."""
-        from allometry.studies.core.predictions import registered
-
         folders = {path.parent for path in (self.store.path / "studies").glob("*/prediction.json")}
         made = 0
         for folder in folders:

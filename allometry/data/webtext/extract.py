@@ -8,6 +8,7 @@ one's words. Nothing is taken from or added to what the library returns.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -146,7 +147,6 @@ def _trafilatura() -> Any:
         import trafilatura
     except ImportError as error:
         raise missing_extra("trafilatura", "webtext", "extracting text") from error
-    import logging
 
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
     logging.getLogger("htmldate").setLevel(logging.CRITICAL)

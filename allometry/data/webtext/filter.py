@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from allometry.core.errors import AllometryError, missing_extra, unknown
+from allometry.data import tokenizers
 from allometry.data.webtext.jsonl import Chunk, Row, chunk_rows, chunks, encode, file_digest, whole_file
 from allometry.data.webtext.shingles import Hashes, Ints, ngrams, word_hashes, word_lengths
 from allometry.data.webtext.workers import Pool, open_pool
@@ -336,8 +337,6 @@ def _detector() -> Callable[[str], list[tuple[str, float]]]:
 
 @lru_cache(maxsize=1)
 def _count_tokens() -> Callable[[str], int]:
-    from allometry.data import tokenizers
-
     gpt2 = tokenizers.load("gpt2")
     return lambda text: len(gpt2.encode(text))
 

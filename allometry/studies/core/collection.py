@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 from allometry.core.errors import AllometryError
 from allometry.report.content import Analysis
+from allometry.report.page import interval
 from allometry.studies.core.plan import smallest
 from allometry.studies.core.study import Study, run_set_named
+from allometry.sweeps import Sweep
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from allometry.report.content import Constant
     from allometry.studies.core.study import StudyData
-    from allometry.sweeps import Sweep
     from allometry.train.config import DataConfig, RunConfig
 
 BROKEN = "This chapter could not be written"
@@ -50,8 +51,6 @@ class Collection(Study):
 
     def parts(self, compute: float, data: DataConfig) -> dict[str, Sweep]:
         """Return each member's runs: those of its run sets."""
-        from allometry.sweeps import Sweep
-
         runs = self.by_run_set(compute, data)
         return {
             member.name: Sweep(
@@ -164,8 +163,6 @@ def summary(chapters: list[Analysis], headlines: tuple[str, ...]) -> str:
 
 
 def _headline(name: str, constant: Constant) -> str:
-    from allometry.report.page import interval
-
     published = ", ".join(f"{paper}: {value:.3g}" for paper, value in constant.published.items())
     ours = interval(constant.ours, constant.low, constant.high)
     beside = f" ({published})" if published else ""

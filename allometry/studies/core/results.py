@@ -32,6 +32,8 @@ from allometry.core.env import snapshot
 from allometry.core.errors import AllometryError, require, unknown
 from allometry.core.files import read_json, write_text, writing
 from allometry.core.units import format_duration
+from allometry.report import page as fmt
+from allometry.report.build import write
 from allometry.runs.record import check_format
 from allometry.runs.store import Store
 from allometry.studies.core import plan as planning
@@ -124,8 +126,6 @@ def rebuild(folder: Path, output: Path | None = None) -> tuple[Analysis, Path]:
     """Return the analysis and the report of saved results; the report goes to `output`, or into the
     folder.
     """
-    from allometry.report.build import write
-
     asked, evidence = load(folder)
     analysis = dated(asked.analyse(evidence), evidence.runs)
     return analysis, write(analysis, output or folder / REPORT)
@@ -270,8 +270,6 @@ def readme(analysis: Analysis, study_data: StudyData, folder: Path) -> str:
     """Return what the folder holds, for a reader who found it: the answer, the constants, how to make it
     again.
     """
-    from allometry.report import page as fmt
-
     place = folder.name if folder.is_absolute() else folder.as_posix()
     machine = study_data.environment
     parts = [
@@ -304,8 +302,6 @@ _FILES = """## Files
 
 
 def _constants(analysis: Analysis) -> str:
-    from allometry.report import page as fmt
-
     rows = [(entry.study, c) for entry in (analysis, *analysis.chapters) for c in entry.constants]
     if not rows:
         return ""
@@ -418,6 +414,4 @@ def _find(store: Store, name: str | None) -> str:
 
 def write_report(analysis: Analysis, folder: Path, output: Path | None = None) -> Path:
     """Return the report as one HTML file, and the registered numbers beside it as JSON."""
-    from allometry.report.build import write
-
     return write(analysis, output or folder / REPORT)

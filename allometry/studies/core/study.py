@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from allometry.core.errors import AllometryError
 from allometry.core.registry import Registry
+from allometry.data.tokens import manifest_of
+from allometry.models.base import family as config_class
 from allometry.sweeps import Sweep
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
@@ -271,8 +273,6 @@ def small_model(n: int, *, n_vocab: int, family: str = "transformer", **fixed: A
     LSTM's being two layers too. `fixed` sets any field of the family's configuration, and a fixed depth or
     width decides the other. AllometryError for an unknown family.
     """
-    from allometry.models.base import family as config_class
-
     fixed = {"n_ctx": CONTEXT, "n_vocab": n_vocab, **fixed}
     config = config_class(family)
     if family not in ("transformer", "universal"):
@@ -317,6 +317,4 @@ def small_run(
 
 def vocabulary(data: DataConfig) -> int:
     """Return the size of the vocabulary of the data set's tokens; prepare them if they are not there yet."""
-    from allometry.data.tokens import manifest_of
-
     return manifest_of(data.corpus, data.tokenizer).n_vocab

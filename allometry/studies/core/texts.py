@@ -18,8 +18,12 @@ from allometry.core.env import cache_dir, cpu_model
 from allometry.core.errors import AllometryError
 from allometry.core.files import read_json, write_json
 from allometry.core.units import format_bytes, format_count
+from allometry.data import tokens
+from allometry.data.tokens import is_complete, load, place_of
 from allometry.runs import texts
 from allometry.runs.texts import Text
+from allometry.train.inputs import token_sets
+from allometry.train.texts import set_of
 from allometry.version import __version__
 
 if TYPE_CHECKING:
@@ -95,17 +99,12 @@ def passes(runs: Iterable[RunConfig]) -> list[Passes]:
 
 def _tokens(corpus: str, tokenizer: str) -> int | None:
     """Return the training tokens of a token set in the cache; None without it."""
-    from allometry.data.tokens import is_complete, load, place_of
-
     place = place_of(corpus, tokenizer)
     return load(place).manifest.train_tokens if is_complete(place) else None
 
 
 def downloads(runs: Iterable[RunConfig]) -> list[Download]:
     """Return what training the runs would fetch from the network, each once."""
-    from allometry.data import tokens
-    from allometry.train.inputs import token_sets
-
     found: dict[str, Download] = {}
     for wanted in dict.fromkeys(each for run in runs for each in token_sets(run.data)):
         try:
@@ -128,8 +127,6 @@ def sentences(runs: Sequence[RunConfig]) -> list[str]:
 
 def present_text(data: DataConfig) -> Text:
     """Return the text that a study trains on, as its corpus is now."""
-    from allometry.train.texts import set_of
-
     return Text(set_of(data.corpus, data.tokenizer))
 
 
@@ -190,8 +187,6 @@ def changed_since(folder: Path) -> str | None:
     """Say in a sentence that the files which the study in a folder was planned on have been written since;
     return None if they have not, are not here, or are no files. Reads no text.
     """
-    from allometry.data import tokens
-
     own = texts.recorded(folder)
     for name, each in own.sets.items() if own else ():
         corpus, _, tokenizer = name.rpartition(" | ")

@@ -17,6 +17,7 @@ import pandas as pd
 
 from allometry.data.arithmetic import Equations
 from allometry.laws.censored import Censored, censored_fit
+from allometry.models.transformer import TransformerConfig
 from allometry.runs.measurements import reached
 from allometry.studies.core.sections import TooFewRuns
 from allometry.studies.core.study import heads, run_set, too_little
@@ -142,8 +143,6 @@ def equations_run(
 
     `noise` is the share of wrong answers among the training equations.
     """
-    from allometry.models.transformer import TransformerConfig
-
     wrong = f":{noise:g}" if noise else ""
     model = TransformerConfig.model_validate(
         {

@@ -19,6 +19,7 @@ import pandas as pd
 from allometry.core.errors import AllometryError, require
 from allometry.core.files import read_json, write_json
 from allometry.core.units import Decimal, counted, readings
+from allometry.runs.store import Store
 from allometry.runs.tables import files, text
 from allometry.runs.tables.headings import (
     COUNTS,
@@ -253,7 +254,6 @@ def _read(source: Path, encoding: str | None, notices: list[str]) -> pd.DataFram
     if source.is_dir():
         if event_files(source):
             return from_events(source, notices)
-        from allometry.runs.store import Store
 
         return Store(source).frame()
     if event_files(source):

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from allometry.train.trained import trained_model
 
 from allometry.cli import main
 from allometry.core.errors import AllometryError

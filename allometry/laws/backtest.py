@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
+from allometry.core.units import counted
 from allometry.laws.fit import fit
+from allometry.laws.fit_report import excluded_rows
 from allometry.laws.law import Law
 from allometry.laws.observations import observe, read_runs, with_unique_labels
 from allometry.laws.result import FitResult
@@ -99,6 +101,10 @@ def _held_out_square(predictions: pd.DataFrame, weights: Mapping[str, float]) ->
 
 
 DEFAULT_LAWS = ("chinchilla", "chinchilla-tied", "kaplan", "skaling")
+_OF_PARAMETERS = {
+    *("correlation", "ill-conditioned", "scale-not-identified", "flat-profile", "floor-not-identified"),
+    "bound-hit-in-resamples",
+}
 DEFAULT_CUTS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -147,7 +153,32 @@ class Backtest:
                 f"{row['delta_aic']:8.1f}{row['weight']:8.2f}"
             )
         lines.append("  errors: relative, of held-out runs; coverage: of 80 % and 95 % prediction intervals")
-        return "\n".join(lines + [f"  failed: {f}" for f in self.failures])
+        lines += [f"  failed: {failure}" for failure in self.failures]
+        first = next(iter(self.fits.values()))
+        if len(first.excluded):
+            lines.append(excluded_rows(first))
+        lines += [f"note: {note}" for note in self.notes]
+        lines += [f"warning: {name} ({', '.join(laws)}): {what}" for name, what, laws in self.warnings]
+        return "\n".join(lines)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the fits to all rows note of the table, each once."""
+        return tuple(dict.fromkeys(note for fit in self.fits.values() for note in fit.notes))
+
+    @property
+    def warnings(self) -> list[tuple[str, str, list[str]]]:
+        """What the fits to all rows warn of: name, meaning (that of the first law), and the laws.
+
+        Warnings of parameters that are not separately known are left to `fit`: predictions do not need them.
+        """
+        found: dict[str, tuple[str, list[str]]] = {}
+        for law, result in self.fits.items():
+            for warning in result.warnings:
+                if warning.name not in _OF_PARAMETERS:
+                    laws = found.setdefault(warning.name, (warning.meaning, []))[1]
+                    laws += [law] if law not in laws else []
+        return [(name, meaning, laws) for name, (meaning, laws) in found.items()]
 
     def to_dict(self) -> dict[str, Any]:
         """Return scores, cuts and failures as plain JSON."""
@@ -155,7 +186,13 @@ class Backtest:
             {k: plain(v) if isinstance(v, float) else v for k, v in row.items()}
             for row in self.scores.to_dict("records")
         ]
-        return {"by": self.by, "cuts": list(self.cuts), "scores": rows, "failures": list(self.failures)}
+        left_out = next(iter(self.fits.values())).excluded
+        return {
+            "by": self.by, "cuts": list(self.cuts), "scores": rows, "failures": list(self.failures),
+            "excluded": left_out["reason"].value_counts().to_dict() if len(left_out) else {},
+            "notes": list(self.notes),
+            "warnings": [{"name": n, "meaning": what, "laws": laws} for n, what, laws in self.warnings],
+        }  # fmt: skip
 
     def _repr_html_(self) -> str:
         return self.scores.to_html(index=False, float_format="{:.4g}".format)
@@ -283,7 +320,9 @@ def _held_out(
         raise AllometryError("no usable row lies beyond the cut")
     spare = len(train) - len(full.law.parameters)
     if spare < 2:
-        raise AllometryError(f"{len(train)} rows for {len(full.law.parameters)} parameters are too few")
+        raise AllometryError(
+            f"{counted(len(train), 'row')} for {counted(len(full.law.parameters), 'parameter')}: too few"
+        )
     part = fit(train, law=full.law, objective=full.objective, group="run", bootstrap=bootstrap, seed=seed)
     measured, predicted = test[full.law.output].to_numpy(float), part.predict(test)
     if part.status == "failed" or not np.isfinite(predicted).all():

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError
+from allometry.core.units import counted
 from allometry.laws import uncertainty
 from allometry.laws.fit_warnings import Evidence, about_scale, examine
 from allometry.laws.grouping import Grouping, decide
@@ -136,8 +137,8 @@ def _refuse_few_groups(grouping: Grouping, problem: Problem) -> None:
     """Raise AllometryError where groups leave nothing to say of the uncertainty of as many parameters."""
     if grouping.groups <= len(problem.free):
         raise AllometryError(
-            f"grouped by {grouping.name!r} there are {grouping.groups} runs for {len(problem.free)}"
-            " parameters: no interval can be given",
+            f"grouped by {grouping.name!r} the table has {counted(grouping.groups, 'run')} for"
+            f" {counted(len(problem.free), 'parameter')}: no interval can be given",
             hint="fix or tie parameters, take a law with fewer, or do without intervals (0 resamples)",
         )
 

@@ -19,11 +19,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError, unknown
-from allometry.core.units import format_count
+from allometry.core.units import counted, format_count
 from allometry.laws.envelope import fit_envelope
 from allometry.laws.fit import solve
 from allometry.laws.grouping import find_mixture, numbered
-from allometry.laws.observations import Runs, read_runs
+from allometry.laws.observations import Runs, other_count, read_runs
 from allometry.laws.power_lines import PowerLine, power_line
 from allometry.laws.problem import Problem
 from allometry.laws.result import FitWarning
@@ -183,7 +183,11 @@ class IsoflopResult:
             "intervals 95 %"
             + (f"; the optima scatter {scatter:.2g} x their own noise" if scatter > 0 else ""),
         ]
-        out = [f"excluded: {len(self.excluded)} rows ({_why(self.excluded)})"] if len(self.excluded) else []
+        out = (
+            [f"excluded: {counted(len(self.excluded), 'row')} ({_why(self.excluded)})"]
+            if len(self.excluded)
+            else []
+        )
         tail = [*out, *(f"note: {n}" for n in self.notes), *(f"warning: {w}" for w in said(self.warnings))]
         return "\n".join([head, noise, *rows, *laws, *tail])
 
@@ -262,10 +266,10 @@ def isoflop(
             cli_hint="leave --bootstrap out for 1,000 resamples",
         )
     runs = read_runs(frame, columns)
-    mixed = _mixture(frame, runs)
+    about = [*_count_of_compute(runs), *_mixture(frame, runs)]
     if method == "envelope":
         found = _by_envelope(runs, bootstrap, seed)
-        return replace(found, warnings=(*mixed, *found.warnings))
+        return replace(found, warnings=(*about, *found.warnings))
     runs, left_out = _without_misfits(runs)
     table = runs.table
     made, how = make_slices(table, budgets)
@@ -279,7 +283,7 @@ def isoflop(
     if len(used) < 2:
         reasons = "; ".join(f"C = {o.slice.C:.2g}: {o.reason}" for o in optima if o.reason)
         raise AllometryError(
-            f"{len(used)} of {len(optima)} budgets have a usable optimum, and a line needs two ({reasons})",
+            f"{len(used)} of {counted(len(optima), 'budget')} with a usable optimum, and a line needs two ({reasons})",
             hint="add smaller and larger sizes at those budgets, or other budgets",
         )
     lines = {name: _through(used, name) for name in ("N", "D", "loss")}
@@ -287,9 +291,15 @@ def isoflop(
         method=method, table=rows, slices=points(made, log_loss),
         N=lines["N"], D=lines["D"], loss=lines["loss"],
         noise=float(sigma), noise_source=source, made=how,
-        warnings=(*mixed, *left_out, *_cautions(optima, lines["N"], method)),
+        warnings=(*about, *left_out, *_cautions(optima, lines["N"], method)),
         excluded=runs.excluded, notes=runs.notes,
     )  # fmt: skip
+
+
+def _count_of_compute(runs: Runs) -> list[FitWarning]:
+    """Return a warning where C is off 6ND, which plans, other tables and published fits count in."""
+    found = other_count(runs.table)
+    return [] if found is None else [FitWarning(name="count of compute", meaning=found[1])]
 
 
 def _mixture(frame: pd.DataFrame, runs: Runs) -> list[FitWarning]:
@@ -315,7 +325,7 @@ def _without_misfits(runs: Runs) -> tuple[Runs, list[FitWarning]]:
     )
     excluded = pd.concat([runs.excluded, bad.assign(reason=why.str.split(":").str[0])])
     kept = replace(runs, table=runs.table.drop(index=why.index), excluded=excluded)
-    return kept, [FitWarning(name="runs left out", meaning=f"{len(why)} runs do not belong: {cells}")]
+    return kept, [FitWarning(name="runs left out", meaning=f"{counted(len(why), 'run')} left out: {cells}")]
 
 
 def _refuse_one_sided(made: list[Slice], log_loss: Array) -> None:
@@ -375,9 +385,8 @@ def _cautions(optima: list[Minimum], fitted: PowerLine, method: str) -> tuple[Fi
         )
         found.append(FitWarning(name="budgets discarded", meaning=text))
     if len(used) < 4 or max(used) / min(used) < 10:
-        text = (
-            f"{len(used)} budgets over a factor of {max(used) / min(used):.2g} in compute carry the exponent"
-        )
+        over = f"over a factor of {max(used) / min(used):.2g} in compute"
+        text = f"{counted(len(used), 'budget')} {over} carry the exponent"
         found.append(FitWarning(name="few budgets", meaning=text))
     if np.isfinite(fitted.scatter) and fitted.scatter > 2:
         text = (
@@ -399,6 +408,6 @@ def _by_envelope(runs: Runs, bootstrap: int, seed: int) -> IsoflopResult:
     return IsoflopResult(
         method="envelope", table=points.assign(sizes=sizes, used=True, reason=""), slices=fitted.points,
         N=fitted.N, D=fitted.D, loss=fitted.loss, noise=float("nan"), noise_source=fitted.how,
-        made=f"envelope of {fitted.runs} curves", warnings=fitted.warnings,
+        made=f"envelope of {counted(fitted.runs, 'curve')}", warnings=fitted.warnings,
         excluded=runs.excluded, notes=runs.notes,
     )  # fmt: skip

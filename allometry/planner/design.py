@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.core.units import format_count, format_flops, parse_number
+from allometry.core.units import counted, format_count, format_flops, parse_number
 from allometry.laws.result import FitResult
 from allometry.laws.uncertainty import Array, plain
 from allometry.planner.source import FLOPS_PER_PARAMETER_TOKEN, Source, best_size, from_fit, from_published
@@ -48,7 +48,7 @@ class Design:
         """Return the proposal as text."""
         cost = self.runs["C"].sum()
         spent = f"{format_flops(cost)} of {format_flops(self.budget)} FLOPs"
-        head = f"{len(self.runs)} runs, {spent}, for {self.target}"
+        head = f"{counted(len(self.runs), 'run')}, {spent}, for {self.target}"
         known = f"± {self.before:.3g}" if np.isfinite(self.before) else "not identified"
         lines = [head, f"  {self.target} = {self.value:.4g}: {known} now, ± {self.after:.3g} with these runs"]
         for _, row in self.runs.iterrows():
@@ -239,7 +239,8 @@ def _refuse(pool: pd.DataFrame, rows: Array, done: Array, gradient: Array, budge
     if ratios == 1:
         why = "all candidates have one D/N, so that size and data cannot be told apart"
     elif sizes < 3 or tokens < 3:
-        why = f"the candidates have {sizes} sizes and {tokens} amounts of data; three of each are needed"
+        have = f"{counted(sizes, 'size')} and {counted(tokens, 'amount')} of data"
+        why = f"the candidates have {have}; three of each are needed"
     raise AllometryError(
         f"no choice of these runs identifies the target: {why}", hint="add runs that vary N and D"
     )

@@ -18,7 +18,8 @@ import pandas as pd
 
 from allometry.core.errors import AllometryError, require
 from allometry.core.files import read_json, write_json
-from allometry.core.units import Decimal, readings
+from allometry.core.units import Decimal, counted, readings
+from allometry.runs.store import Store
 from allometry.runs.tables import files, text
 from allometry.runs.tables.headings import (
     COUNTS,
@@ -274,7 +275,6 @@ def _read(source: Path, encoding: str | None, notices: list[str]) -> pd.DataFram
     if source.is_dir():
         if event_files(source):
             return from_events(source, notices)
-        from allometry.runs.store import Store
 
         return Store(source).frame()
     if event_files(source):
@@ -629,7 +629,7 @@ def _one_row_a_run(read: Imported, keep: Rows, *, asked: bool) -> Imported:
         raise AllometryError("no run has a loss", hint="check the column read as the loss")
     out = pd.DataFrame(rows).infer_objects().reset_index(drop=True)
     out.attrs = dict(frame.attrs)
-    notices = [*read.notices, f"the {keep} row of each of {len(out)} runs was kept"]
+    notices = [*read.notices, f"the {keep} row of each of {counted(len(out), 'run')} was kept"]
     if without:
         notices.append(
             f"left out runs without a loss: {', '.join(without[:5])}{', …' if without[5:] else ''}"

@@ -195,7 +195,7 @@ def test_coverage_counts():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARK.DESIGNS)
 def test_intervals_cover_as_they_promise(name):
-    frame = BENCHMARK.BENCHMARK.coverage(BENCHMARK.DESIGNS[name], tables=500, bootstrap=400, seed=1)
+    frame = BENCHMARK.coverage(BENCHMARK.DESIGNS[name], tables=500, bootstrap=400, seed=1)
     assert frame["80"].between(75, 85).all(), frame
     assert frame["95"].between(92, 98).all(), frame
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from allometry.core.env import snapshot
 from allometry.core.errors import AllometryError, unknown
+from allometry.core.files import refuse_links
 from allometry.core.units import format_duration
 from allometry.runs.store import Store
 from allometry.studies.core import plan as planning
@@ -29,8 +30,10 @@ REPORT = "report.html"
 
 
 def folder_of(store: Store, key: str) -> Path:
-    """Return the folder of a study in a store, which may not be there yet."""
-    return store.path / STUDIES / key
+    """Return the folder of a study in a store, which may not be there yet. AllometryError if it is a link."""
+    folder = store.path / STUDIES / key
+    refuse_links(folder, store.path)
+    return folder
 
 
 def runs_of(store: Store, ids: list[str]) -> pd.DataFrame:
@@ -104,7 +107,7 @@ def report(
     if save is not None:
         from allometry.studies.core import results
 
-        analysis, path = results.save(plan.study, evidence, save)
+        analysis, path = results.save(plan.study, evidence, save, changed_since(folder))
         return analysis, write_report(analysis, folder, output) if output else path
     analysis = _with_changes(dated(study(plan.study).analyse(evidence), evidence.runs), folder)
     return analysis, write_report(analysis, folder, output)

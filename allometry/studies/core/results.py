@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import lzma
 import re
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from allometry.core.errors import AllometryError, require
+from allometry.core.errors import AllometryError, printable, require
 from allometry.core.files import read_json, write_text, writing
 from allometry.runs.record import check_format
 from allometry.studies.core.collection import dated
@@ -56,9 +57,10 @@ _MOST_BYTES = 1 << 29
 """Bytes of a compressed table after which it is no table of results but a trap."""
 
 
-def save(name: str, study_data: StudyData, folder: Path) -> tuple[Analysis, Path]:
+def save(name: str, study_data: StudyData, folder: Path, changed: str | None = None) -> tuple[Analysis, Path]:
     """Write the results of the study `name` into `folder` and the report that is made from them.
 
+    `changed` says that the corpus has been written since the study was planned: the report warns of it.
     Raises AllometryError where the folder holds something else or cannot be written.
     """
     _make(folder)
@@ -80,7 +82,7 @@ def save(name: str, study_data: StudyData, folder: Path) -> tuple[Analysis, Path
         "parts": {part: list(ids) for part, ids in study_data.parts.items()},
         "types": {file: _types(frame) for file, frame in tables.items()},
     }
-    _write_json(folder / STUDY, about)
+    _write_json(folder / STUDY, about | ({"changed": changed} if changed else {}))
     with writing(folder):
         for file, frame in tables.items():
             _former(folder / file).unlink(missing_ok=True)
@@ -119,6 +121,9 @@ def rebuild(folder: Path, output: Path | None = None) -> tuple[Analysis, Path]:
 
     asked, evidence = load(folder)
     analysis = dated(asked.analyse(evidence), evidence.runs)
+    changed = (read_json(folder / STUDY) or {}).get("changed")
+    if isinstance(changed, str):
+        analysis = replace(analysis, warnings=(printable(changed), *analysis.warnings))
     return analysis, write(analysis, output or folder / REPORT)
 
 

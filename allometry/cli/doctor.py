@@ -14,7 +14,7 @@ from allometry.cli.output import say, store_option
 from allometry.core import env
 from allometry.core.env import cache_dir
 from allometry.core.errors import AllometryError, extra_of, require
-from allometry.core.units import format_bytes
+from allometry.core.units import counted, format_bytes
 
 
 class Finding(NamedTuple):
@@ -132,7 +132,9 @@ def _examine_store(path: Path) -> Finding:
         return Finding("store", str(error), False)
     counts = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
     notes = "".join(f"; {note}" for note in opened.notes)
-    return Finding("store", f"{path}: {len(table)} runs{f' ({counts})' if counts else ''}{notes}", not notes)
+    return Finding(
+        "store", f"{path}: {counted(len(table), 'run')}{f' ({counts})' if counts else ''}{notes}", not notes
+    )
 
 
 def _size(folder: Path) -> int:

@@ -144,12 +144,18 @@ def _measured(read: TableInput | None) -> float:
     """Return the FLOPs per second of the runs that took longest, from the seconds of a table, or of the store
     `runs`.
     """
-    from allometry.laws.observations import read_runs
+    from allometry.laws.observations import other_count, read_runs
     from allometry.runs.store import Store
 
     runs = None
     if read is not None and "seconds" in read.frame:
-        costs = read_runs(read.kept(), read.columns).table["C"]
+        table = read_runs(read.kept(), read.columns).table
+        costs, other = table["C"], other_count(table)
+        if other is not None:
+            costs = (6 * table["N"] * table["D"]).rename("C")
+            click.echo(
+                f"note: speeds are counted in 6ND, as plans are; {other[1].partition(':')[0]}", err=True
+            )
         runs = costs.to_frame().assign(seconds=read.frame["seconds"])  # rows of `read` have distinct labels
     elif read is None and Path("runs", "store.json").exists():
         runs = Store("runs").frame("status=done")

@@ -14,7 +14,7 @@ import click
 from allometry.cli import Group
 from allometry.cli.output import Form, print_table, say, store_option, table_options
 from allometry.core.errors import printable
-from allometry.core.units import format_bytes, format_count, format_duration, format_flops
+from allometry.core.units import counted, format_bytes, format_count, format_duration, format_flops
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,7 +145,7 @@ def export_runs(file: Path, filters: tuple[str, ...], curves: bool, store: str) 
         table = opened.curves(table["run"])
         _warn(opened.notes)
     export(table, file)
-    click.echo(f"{file}: {len(table)} rows from {count} runs")
+    click.echo(f"{file}: {counted(len(table), 'row')} from {counted(count, 'run')}")
 
 
 @runs.command("sync")

@@ -16,7 +16,14 @@ import pandas as pd
 
 from allometry.cli.output import PIPED, one_line, print_table, say
 from allometry.core.errors import AllometryError, require
-from allometry.core.units import format_count, format_duration, format_flops, parse_duration, parse_number
+from allometry.core.units import (
+    counted,
+    format_count,
+    format_duration,
+    format_flops,
+    parse_duration,
+    parse_number,
+)
 from allometry.studies.core.texts import sentences
 from allometry.sweeps.cost.cost import Cost, CostModel, plan_frame
 
@@ -277,7 +284,7 @@ def print_plan(plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
     measured = "timed on this machine" if total.measured else "not calibrated"
     where = _places(total) + _packs(plan, cost)
     say(
-        f"{len(frame)} runs, {format_flops(frame['C'].sum())} FLOPs; left to do: "
+        f"{counted(len(frame), 'run')}, {format_flops(frame['C'].sum())} FLOPs; left to do: "
         f"{format_duration(total.seconds)} of training on {where} ({measured}; runs of one "
         f"size share their trunk), {total.memory / 1e9:.1f} GB of memory, "
         f"{total.disk / 1e6:.0f} MB of disk\n",

@@ -29,7 +29,11 @@ _OPTIONS = (
         "('D=C/(6*N)'); odd names between backticks ('N=`Params (M)`*1e6').",
     ),
     click.option(
-        "--where", metavar="FILTER", help="Only rows that satisfy conditions such as 'N>1e6 lr<=0.01'."
+        "--where",
+        metavar="FILTER",
+        multiple=True,
+        callback=lambda *given: " ".join(given[-1]) or None,
+        help="Only rows that satisfy conditions such as 'N>1e6 lr<=0.01' (again for more: all must hold).",
     ),
     click.option(
         "--drop-highest-loss", "drop", type=click.IntRange(min=0), default=0, help="Leave out the worst rows."

@@ -84,6 +84,7 @@ EXTRAS = {
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
     "trackio": ("trackio",),
+    "excel": ("openpyxl",),
 }
 """What may be installed besides what reads runs: extra -> the modules that it brings. To read, fit, plan and
 report needs none of them."""

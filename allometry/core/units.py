@@ -167,6 +167,11 @@ def parse_duration(text: str | float, what: str = "duration") -> float:
     )
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number of things: "1 row", "2 rows", "12,000 rows"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def format_count(value: float) -> str:
     """Format a count in three digits: 12288 -> "12.3k", 1e9 -> "1.00B"."""
     for limit, suffix in ((1e15, None), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):

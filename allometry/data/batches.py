@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from allometry.core.errors import AllometryError
+from allometry.core.units import counted
 
 Tokens = npt.NDArray[np.unsignedinteger]
 
@@ -159,7 +160,7 @@ def chosen(count: int, seed: int) -> npt.NDArray[np.bool_]:
     """
     if count < FEWEST:
         raise AllometryError(
-            f"{count} documents are too few for random halves",
+            f"{counted(count, 'document')}: too few for random halves",
             hint=f"use a corpus or limit with at least {FEWEST}, or blocks of text (data.spread)",
         )
     inside = np.zeros(count, dtype=bool)

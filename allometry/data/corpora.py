@@ -256,6 +256,7 @@ def _hub(name: str, argument: str, options: Mapping[str, str]) -> CorpusSpec:
         read=wanted.documents,
         fingerprint=wanted.identity,
         remote=wanted.remote,
+        served=wanted.served,
         fixed=wanted.fixed,
     )
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from allometry.core.env import cache_root
 from allometry.core.errors import AllometryError
+from allometry.core.files import read_json
 from allometry.data.cache import build_once, require_downloads, slug
 from allometry.data.files import first_line, read_files
 from allometry.data.spec import Download
@@ -63,6 +64,12 @@ class HubText:
             return None
         return Download(name=self.name, size=self.limits.get("bytes"))
 
+    def served(self, cache: Path | None = None) -> str | None:
+        """Return the address of the commit that was fetched; None if the hub did not say which."""
+        stored = read_json(self._home(cache) / "origin.json") or {}
+        commit = stored.get("commit")
+        return f"https://huggingface.co/datasets/{self.dataset}/tree/{commit}" if commit else None
+
     @property
     def fixed(self) -> bool:
         """Whether the revision is a commit, which never changes; a branch does."""
@@ -74,9 +81,9 @@ class HubText:
     def _download(self, directory: Path) -> None:
         require_downloads(f"the data set {self.name}")
         require_hub()
-        rows, used = _open(self)
+        rows, used, commit = _open(self)
         count = store(take(rows, column=self.column, limits=self.limits, name=self.name), directory)
-        about = {**self.identity(), "revision": used, "documents": count}
+        about = {**self.identity(), "revision": used, "commit": commit, "documents": count}
         (directory / "origin.json").write_text(json.dumps(about), encoding="utf-8")
 
 
@@ -122,19 +129,30 @@ def _unreachable(reason: str) -> AllometryError:
     )
 
 
-def _open(wanted: HubText) -> tuple[Any, str | None]:
-    """Open the rows, streamed, and return them with their revision: as asked for, else main, else the hub's own
-    Parquet.
+def _commit(wanted: HubText, revision: str | None) -> str | None:
+    """Return the commit that a revision (None: main) stands for now; None where the hub does not say."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(wanted.dataset, revision=revision, timeout=_PATIENCE).sha
+    except Exception:  # the library's, and those of what it asks with
+        return None
+
+
+def _open(wanted: HubText) -> tuple[Any, str | None, str | None]:
+    """Open the rows, streamed, and return them with their revision (as asked for, else main, else the hub's own
+    Parquet) and the commit that is read.
     """
     from datasets import load_dataset
 
     problems = []
     for revision in (wanted.revision,) if wanted.revision else (None, "refs/convert/parquet"):
+        commit = _commit(wanted, revision)
         try:
             rows = load_dataset(
-                wanted.dataset, wanted.config, split=wanted.split, revision=revision, streaming=True
+                wanted.dataset, wanted.config, split=wanted.split, revision=commit or revision, streaming=True
             )
-            return rows, revision
+            return rows, revision, commit
         except (ValueError, OSError, RuntimeError) as error:
             problems.append(first_line(error))
     raise AllometryError(

@@ -29,7 +29,9 @@ class CorpusSpec:
     changed, and is cheap: it reads no text. `size` is the amount of text, for tables. `entropy` is the
     entropy rate of a generated language in nats per byte, where a document is its bytes and one separator.
     `package` is what must be downloaded first; `remote` says what else is (None: nothing, any more). `fixed`:
-    equal fingerprints mean equal text for ever, also after it was fetched again. `limits` may hold "docs" and
+    equal fingerprints mean equal text for ever, also after it was fetched again.
+    `served` says which version was fetched, as an address (None: `source`
+    says it all). `limits` may hold "docs" and
     "bytes". `symbols` are the words of a corpus that has a closed vocabulary, in the order of their ids.
     Where all documents have one length, `record` is how many tokens each takes, with its separator; where
     they are questions, `answer` is which of them, from 0, is asked for.
@@ -45,6 +47,7 @@ class CorpusSpec:
     fingerprint: Callable[[], Any]
     package: packages.Package | None = None
     remote: Callable[[Path | None], Download | None] = lambda cache: None
+    served: Callable[[Path | None], str | None] = lambda cache: None
     fixed: bool = True
     entropy: float | None = None
     limits: Mapping[str, int] = field(default_factory=dict)

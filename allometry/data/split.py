@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from allometry.core.errors import AllometryError
-from allometry.core.units import format_bytes
+from allometry.core.units import counted, format_bytes
 
 Split = Literal["train", "test"]
 
@@ -67,7 +67,7 @@ def plan_split(
     total = sum(sizes.values())
     if total < SMALLEST:
         raise AllometryError(
-            f"corpus {name!r} holds {format_bytes(total)} of text in {len(sizes)} documents: "
+            f"corpus {name!r} holds {format_bytes(total)} of text in {counted(len(sizes), 'document')}: "
             "too little to hold out a test set",
             hint=f"give at least {format_bytes(SMALLEST)} of text (some MB for a result that means anything)",
         )

@@ -285,7 +285,7 @@ def _build(
         duplicates=plan.duplicates,
         nul_bytes=plan.nul_bytes,
         split=plan.rule,
-        source=spec.source,
+        source=spec.served(cache) or spec.source,
         licence=spec.licence,
         attribution=spec.attribution,
         provenance=spec.identity(),

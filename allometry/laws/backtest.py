@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
+from allometry.core.units import counted
 from allometry.laws.fit import fit
+from allometry.laws.fit_report import excluded_rows
 from allometry.laws.law import Law
 from allometry.laws.observations import observe, read_runs, with_unique_labels
 from allometry.laws.result import FitResult
@@ -99,6 +101,10 @@ def _held_out_square(predictions: pd.DataFrame, weights: Mapping[str, float]) ->
 
 
 DEFAULT_LAWS = ("chinchilla", "chinchilla-tied", "kaplan", "skaling")
+_OF_PARAMETERS = {
+    *("correlation", "ill-conditioned", "scale-not-identified", "flat-profile", "floor-not-identified"),
+    "bound-hit-in-resamples",
+}
 DEFAULT_CUTS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -147,7 +153,32 @@ class Backtest:
                 f"{row['delta_aic']:8.1f}{row['weight']:8.2f}"
             )
         lines.append("  errors: relative, of held-out runs; coverage: of 80 % and 95 % prediction intervals")
-        return "\n".join(lines + [f"  failed: {f}" for f in self.failures])
+        lines += [f"  failed: {failure}" for failure in self.failures]
+        first = next(iter(self.fits.values()))
+        if len(first.excluded):
+            lines.append(excluded_rows(first))
+        lines += [f"note: {note}" for note in self.notes]
+        lines += [f"warning: {name} ({', '.join(laws)}): {what}" for name, what, laws in self.warnings]
+        return "\n".join(lines)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the fits to all rows note of the table, each once."""
+        return tuple(dict.fromkeys(note for fit in self.fits.values() for note in fit.notes))
+
+    @property
+    def warnings(self) -> list[tuple[str, str, list[str]]]:
+        """What the fits to all rows warn of: name, meaning (that of the first law), and the laws.
+
+        Warnings of parameters that are not separately known are left to `fit`: predictions do not need them.
+        """
+        found: dict[str, tuple[str, list[str]]] = {}
+        for law, result in self.fits.items():
+            for warning in result.warnings:
+                if warning.name not in _OF_PARAMETERS:
+                    laws = found.setdefault(warning.name, (warning.meaning, []))[1]
+                    laws += [law] if law not in laws else []
+        return [(name, meaning, laws) for name, (meaning, laws) in found.items()]
 
     def to_dict(self) -> dict[str, Any]:
         """Return scores, cuts and failures as plain JSON."""
@@ -155,7 +186,13 @@ class Backtest:
             {k: plain(v) if isinstance(v, float) else v for k, v in row.items()}
             for row in self.scores.to_dict("records")
         ]
-        return {"by": self.by, "cuts": list(self.cuts), "scores": rows, "failures": list(self.failures)}
+        left_out = next(iter(self.fits.values())).excluded
+        return {
+            "by": self.by, "cuts": list(self.cuts), "scores": rows, "failures": list(self.failures),
+            "excluded": left_out["reason"].value_counts().to_dict() if len(left_out) else {},
+            "notes": list(self.notes),
+            "warnings": [{"name": n, "meaning": what, "laws": laws} for n, what, laws in self.warnings],
+        }  # fmt: skip
 
     def _repr_html_(self) -> str:
         return self.scores.to_html(index=False, float_format="{:.4g}".format)
@@ -179,12 +216,41 @@ def backtest(
 ) -> Backtest:
     """Fit each law to the rows with the lowest `by` and predict the others, at several cuts.
 
-    A cut below 1 is the share of rows to fit (cheapest first), a cut of 1 or more is a value of `by` (rows
-    up to and including it are fitted). `by` is a column or a symbol (C is 6ND where it is missing).
-    `columns`, `objective`, `group` and `exclude` are as in `fit`. With `bootstrap=0` there are no intervals
-    and no coverage.
+    Parameters
+    ----------
+    frame, columns, objective, group, exclude
+        As in `fit`.
+    laws
+        Names of laws, or laws, that predict the same thing.
+    by
+        Column or symbol that orders the rows (C is 6ND where it is missing).
+    cuts
+        Where to cut: below 1 the share of rows to fit, cheapest first; from 1 on a value of `by`, up to which
+        (inclusive) rows are fitted.
+    bootstrap, seed
+        Resamples of each fit; with 0 there are no intervals and no coverage.
 
-    Raises AllometryError where no cut leaves rows to fit and rows to predict, or no law can be fitted.
+    Returns
+    -------
+    Backtest
+        Scores (best law first), every prediction, and the fits to all rows.
+
+    Raises
+    ------
+    AllometryError
+        Where no cut leaves rows to fit and rows to predict, or no law can be fitted.
+
+    Examples
+    --------
+    >>> import allometry, pandas as pd
+    >>> runs = pd.read_csv("examples/runs.csv")
+    >>> tested = allometry.backtest(runs, laws=["kaplan", "chinchilla"], columns={"L": "loss"}, by="N", bootstrap=0)
+    >>> tested.best
+    'kaplan'
+    >>> tested.scores[["law", "mean_error"]].round(3)
+              law  mean_error
+    0      kaplan       0.031
+    1  chinchilla       0.037
     """
     frame, exclude = with_unique_labels(frame, exclude)
     chosen = [get(law) if isinstance(law, str) else law for law in laws]
@@ -254,7 +320,9 @@ def _held_out(
         raise AllometryError("no usable row lies beyond the cut")
     spare = len(train) - len(full.law.parameters)
     if spare < 2:
-        raise AllometryError(f"{len(train)} rows for {len(full.law.parameters)} parameters are too few")
+        raise AllometryError(
+            f"{counted(len(train), 'row')} for {counted(len(full.law.parameters), 'parameter')}: too few"
+        )
     part = fit(train, law=full.law, objective=full.objective, group="run", bootstrap=bootstrap, seed=seed)
     measured, predicted = test[full.law.output].to_numpy(float), part.predict(test)
     if part.status == "failed" or not np.isfinite(predicted).all():

@@ -17,6 +17,7 @@ from scipy.special import log_ndtr
 from scipy.stats import t
 
 from allometry.core.errors import AllometryError
+from allometry.core.units import counted
 
 Array = NDArray[np.float64]
 
@@ -73,7 +74,7 @@ def censored_fit(predictors: Mapping[str, ArrayLike], time: ArrayLike, reached: 
     y, seen = np.log(np.asarray(time, dtype=float)), np.asarray(reached, dtype=bool)
     if seen.sum() <= len(names):
         raise AllometryError(
-            f"{seen.sum()} runs reached the event, too few for {len(names)} coefficients",
+            f"{counted(int(seen.sum()), 'run')} reached the event, too few for {counted(len(names), 'coefficient')}",
             hint="train longer, or finish the study's runs",
         )
     if np.linalg.matrix_rank(design) < len(names):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
 from allometry.core.errors import AllometryError
+from allometry.core.units import counted
 from allometry.laws.power_lines import OffsetPower, PowerLine, line, offset_power, power_line
 from allometry.laws.result import FitWarning
 from allometry.laws.slices import repeat_noise, roughness
@@ -210,7 +211,7 @@ def frontier(curves: pd.DataFrame, *, per_decade: int = 24) -> pd.DataFrame:
     kept = every[every["excluded"] == KEPT]
     if len(kept) < 2:
         reasons = every["excluded"].value_counts().to_dict()
-        seen = "; ".join(f"{text} ({count} points)" for text, count in reasons.items())
+        seen = "; ".join(f"{text} ({counted(count, 'point')})" for text, count in reasons.items())
         raise AllometryError(
             f"the envelope has no window in which a size between the smallest and the largest wins: {seen}",
             hint="add sizes, or train the sizes over a wider range of compute",
@@ -246,7 +247,8 @@ class EnvelopeFit:
         """Return the frontier, its fit and its warnings as text."""
         low, high = self.loss.x_range
         lines = [
-            f"envelope of {self.runs} curves, C {low:.3g} to {high:.3g} FLOPs ({len(self.points)} points)",
+            f"envelope of {counted(self.runs, 'curve')}, C {low:.3g} to {high:.3g} FLOPs "
+            f"({counted(len(self.points), 'point')})",
             f"  {self.loss.formula}   exponent {self.loss.exponent.text()} (95 %)",
             f"  L = E + (C_c/C)^a   E {self.loss_offset.E.text()}, a {self.loss_offset.exponent.text()}",
             f"  {self.N.formula}   a {self.a.text()}",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from allometry.core.units import format_count
+from allometry.core.units import counted, format_count
 from allometry.laws.problem import conditioning
 from allometry.laws.uncertainty import quantiles, student_quantile
 
@@ -65,7 +65,7 @@ def render(result: FitResult, width: int | None = None) -> str:
         _predictions(result, narrow),
         _quality(result),
         _data(result),
-        _excluded(result),
+        excluded_rows(result),
     ]
     return "\n\n".join(p for p in (*parts, _warnings(result, min(width or _WIDTH, _WIDTH))) if p)
 
@@ -106,15 +106,18 @@ def _span(low: float, high: float) -> str:
 
 def _how(result: FitResult) -> str:
     groups = len(np.unique(result.group))
-    unit = f"{groups} runs ({result.group_name})" if result.group_name else f"{groups} points"
+    unit = (
+        f"{counted(groups, 'run')} ({result.group_name})" if result.group_name else counted(groups, "point")
+    )
     if not len(result.samples):
-        spare = f"{unit} for {len(result.free)} parameters leave none to spare"
+        verb = "leaves" if groups == 1 else "leave"
+        spare = f"{unit} for {counted(len(result.free), 'parameter')} {verb} none to spare"
         return f"no intervals: {spare if result.dof < 1 else 'no resamples were asked for'}"
     if result.resampling == "runs":
         how = f"{len(result.samples)} bootstrap resamples of {unit}"
     else:
         how = f"{len(result.samples)} tables simulated with noise like the residuals, for {unit}"
-    return f"intervals: percentiles of {how}, as Student's t with {result.dof} degrees of freedom"
+    return f"intervals: percentiles of {how}, as Student's t with {counted(result.dof, 'degree')} of freedom"
 
 
 def _derived(result: FitResult, narrow: bool) -> str:
@@ -158,7 +161,7 @@ def _quality(result: FitResult) -> str:
         f"starts     {result.agreeing} of {result.starts} reached the lowest objective, "
         f"{result.objective_value:.10g}",
         f"residuals  rms {scale} {result.rms:.3g}, largest {np.abs(result.residuals).max():.3g}{new}{noise}",
-        f"points     {n} for {len(result.free)} parameters",
+        f"points     {n} for {counted(len(result.free), 'parameter')}",
     ]
     state = conditioning(
         result.problem(), result.coordinates, {str(c): result.samples[c].to_numpy() for c in result.samples}
@@ -195,11 +198,12 @@ def _data(result: FitResult) -> str:
     return "\n".join(lines)
 
 
-def _excluded(result: FitResult) -> str:
+def excluded_rows(result: FitResult) -> str:
+    """Return the rows that were left out, by reason, as text."""
     if not len(result.excluded):
         return "excluded   nothing"
     counts = result.excluded.groupby("reason", sort=False)
-    lines = [f"excluded   {len(result.excluded)} rows"]
+    lines = [f"excluded   {counted(len(result.excluded), 'row')}"]
     for reason, rows in counts:
         labels = ", ".join(str(i) for i in rows.index[:8]) + (" …" if len(rows) > 8 else "")
         lines.append(f"  {reason}: {labels}")
@@ -221,7 +225,7 @@ def html(result: FitResult) -> str:
     escaped.
     """
     frame = table(result).map(lambda v: f"{v:.5g}" if isinstance(v, float) else v)
-    text = "\n\n".join((_quality(result), _data(result), _excluded(result), _warnings(result)))
+    text = "\n\n".join((_quality(result), _data(result), excluded_rows(result), _warnings(result)))
     return (
         f"<p><b>{escape(result.law.title)}</b> \\({escape(result.law.latex)}\\)<br>"
         f"{escape(result.objective.name)}, {escape(result.status)} {escape('; '.join(result.reasons))}</p>"

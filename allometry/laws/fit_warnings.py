@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from allometry.core.units import format_count
+from allometry.core.units import counted, format_count
 from allometry.laws.grouping import Grouping, find_mixture
 from allometry.laws.problem import Problem, conditioning
 from allometry.laws.result import FitWarning
@@ -83,16 +83,18 @@ def _size(e: Evidence) -> None:
     if groups < n:
         what = f"runs (rows of one {e.grouping.name})" if e.grouping.name else "different points"
     if n == p:
-        meaning = f"{n} points for {p} parameters: the law passes through every point, which is no test of it"
+        passes = "the law passes through every point, which is no test of it"
+        meaning = f"{counted(n, 'point')} for {counted(p, 'parameter')}: {passes}"
         e.warn("no-spare-points", meaning, "nothing can be said about the uncertainty")
         e.doubts.append("as many parameters as points")
     elif groups <= p:
-        meaning = f"{n} points come from {groups} {what}, for {p} parameters: no interval can be given"
+        meaning = (
+            f"{n} points come from {groups} {what}, for {counted(p, 'parameter')}: no interval can be given"
+        )
         e.warn("few-runs", meaning, "how these runs differ, not how others would")
     elif groups - p < 5:
-        meaning = (
-            f"{groups} {what} for {p} parameters leave {groups - p} to judge the law by: intervals are wide"
-        )
+        spare = f"leave {groups - p} to judge the law by: intervals are wide"
+        meaning = f"{groups} {what} for {counted(p, 'parameter')} {spare}"
         e.warn("few-points", meaning, _INSIDE)
 
 

@@ -19,11 +19,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError, unknown
-from allometry.core.units import format_count
+from allometry.core.units import counted, format_count
 from allometry.laws.envelope import fit_envelope
 from allometry.laws.fit import solve
 from allometry.laws.grouping import find_mixture, numbered
-from allometry.laws.observations import Runs, read_runs
+from allometry.laws.observations import Runs, other_count, read_runs
 from allometry.laws.power_lines import PowerLine, power_line
 from allometry.laws.problem import Problem
 from allometry.laws.result import FitWarning
@@ -183,7 +183,11 @@ class IsoflopResult:
             "intervals 95 %"
             + (f"; the optima scatter {scatter:.2g} x their own noise" if scatter > 0 else ""),
         ]
-        out = [f"excluded: {len(self.excluded)} rows ({_why(self.excluded)})"] if len(self.excluded) else []
+        out = (
+            [f"excluded: {counted(len(self.excluded), 'row')} ({_why(self.excluded)})"]
+            if len(self.excluded)
+            else []
+        )
         tail = [*out, *(f"note: {n}" for n in self.notes), *(f"warning: {w}" for w in said(self.warnings))]
         return "\n".join([head, noise, *rows, *laws, *tail])
 
@@ -220,14 +224,38 @@ def isoflop(
 ) -> IsoflopResult:
     """Fit the compute-optimal frontier of a table of runs, with columns N, loss, and D or C (FLOPs).
 
-    `columns` maps those names to columns of `frame` or to expressions of them. `noise` is the relative
-    standard deviation of a run's loss between seeds; without it it is estimated from repeats, else from the
-    smoothness of the slices. `budgets` are only needed to choose where an N x D grid is sliced.
+    Parameters
+    ----------
+    frame
+        One row a run. Runs that do not belong are left out, and named in `excluded` and in a warning.
+    columns
+        Those names -> columns of `frame`, or expressions of them.
+    method
+        "akima" or "parabola" through each budget's losses, or "envelope" of all.
+    budgets
+        Needed only to choose where an N x D grid is sliced.
+    noise
+        Relative standard deviation of a loss between seeds (default: from repeats, else from the smoothness of
+        the slices).
+    bootstrap, seed
+        Number of resamples, and what they are drawn with.
 
-    Runs that do not belong (see `cells`) are left out, and named in `excluded` and in a warning.
+    Returns
+    -------
+    IsoflopResult
+        Slices, optima, and the exponents a and b of N_opt and D_opt, each an `Estimate`.
 
-    Raises AllometryError for unusable columns, or where fewer than two budgets have an optimum inside their
-    sizes.
+    Raises
+    ------
+    AllometryError
+        For unusable columns, or where fewer than two budgets have an optimum inside their sizes.
+
+    Examples
+    --------
+    >>> import allometry, pandas as pd
+    >>> found = allometry.isoflop(pd.read_csv("examples/runs.csv"), bootstrap=50)
+    >>> round(found.a.value, 2)
+    0.59
     """
     if method not in ("envelope", *METHODS):
         raise unknown("isoFLOP method", method, ("envelope", *METHODS))
@@ -238,10 +266,10 @@ def isoflop(
             cli_hint="leave --bootstrap out for 1,000 resamples",
         )
     runs = read_runs(frame, columns)
-    mixed = _mixture(frame, runs)
+    about = [*_count_of_compute(runs), *_mixture(frame, runs)]
     if method == "envelope":
         found = _by_envelope(runs, bootstrap, seed)
-        return replace(found, warnings=(*mixed, *found.warnings))
+        return replace(found, warnings=(*about, *found.warnings))
     runs, left_out = _without_misfits(runs)
     table = runs.table
     made, how = make_slices(table, budgets)
@@ -255,7 +283,7 @@ def isoflop(
     if len(used) < 2:
         reasons = "; ".join(f"C = {o.slice.C:.2g}: {o.reason}" for o in optima if o.reason)
         raise AllometryError(
-            f"{len(used)} of {len(optima)} budgets have a usable optimum, and a line needs two ({reasons})",
+            f"{len(used)} of {counted(len(optima), 'budget')} with a usable optimum, and a line needs two ({reasons})",
             hint="add smaller and larger sizes at those budgets, or other budgets",
         )
     lines = {name: _through(used, name) for name in ("N", "D", "loss")}
@@ -263,9 +291,15 @@ def isoflop(
         method=method, table=rows, slices=points(made, log_loss),
         N=lines["N"], D=lines["D"], loss=lines["loss"],
         noise=float(sigma), noise_source=source, made=how,
-        warnings=(*mixed, *left_out, *_cautions(optima, lines["N"], method)),
+        warnings=(*about, *left_out, *_cautions(optima, lines["N"], method)),
         excluded=runs.excluded, notes=runs.notes,
     )  # fmt: skip
+
+
+def _count_of_compute(runs: Runs) -> list[FitWarning]:
+    """Return a warning where C is off 6ND, which plans, other tables and published fits count in."""
+    found = other_count(runs.table)
+    return [] if found is None else [FitWarning(name="count of compute", meaning=found[1])]
 
 
 def _mixture(frame: pd.DataFrame, runs: Runs) -> list[FitWarning]:
@@ -291,7 +325,7 @@ def _without_misfits(runs: Runs) -> tuple[Runs, list[FitWarning]]:
     )
     excluded = pd.concat([runs.excluded, bad.assign(reason=why.str.split(":").str[0])])
     kept = replace(runs, table=runs.table.drop(index=why.index), excluded=excluded)
-    return kept, [FitWarning(name="runs left out", meaning=f"{len(why)} runs do not belong: {cells}")]
+    return kept, [FitWarning(name="runs left out", meaning=f"{counted(len(why), 'run')} left out: {cells}")]
 
 
 def _refuse_one_sided(made: list[Slice], log_loss: Array) -> None:
@@ -351,9 +385,8 @@ def _cautions(optima: list[Minimum], fitted: PowerLine, method: str) -> tuple[Fi
         )
         found.append(FitWarning(name="budgets discarded", meaning=text))
     if len(used) < 4 or max(used) / min(used) < 10:
-        text = (
-            f"{len(used)} budgets over a factor of {max(used) / min(used):.2g} in compute carry the exponent"
-        )
+        over = f"over a factor of {max(used) / min(used):.2g} in compute"
+        text = f"{counted(len(used), 'budget')} {over} carry the exponent"
         found.append(FitWarning(name="few budgets", meaning=text))
     if np.isfinite(fitted.scatter) and fitted.scatter > 2:
         text = (
@@ -375,6 +408,6 @@ def _by_envelope(runs: Runs, bootstrap: int, seed: int) -> IsoflopResult:
     return IsoflopResult(
         method="envelope", table=points.assign(sizes=sizes, used=True, reason=""), slices=fitted.points,
         N=fitted.N, D=fitted.D, loss=fitted.loss, noise=float("nan"), noise_source=fitted.how,
-        made=f"envelope of {fitted.runs} curves", warnings=fitted.warnings,
+        made=f"envelope of {counted(fitted.runs, 'curve')}", warnings=fitted.warnings,
         excluded=runs.excluded, notes=runs.notes,
     )  # fmt: skip

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError
-from allometry.core.units import Decimal, parse_number, readings
+from allometry.core.units import Decimal, counted, parse_number, readings
 from allometry.laws.expressions import evaluate, names_in
 from allometry.laws.grouping import Grouping, find_grouping, not_a_run, numbered
 from allometry.laws.law import Law
@@ -273,7 +273,7 @@ class _Reader:
         units = [cell for cell in units if mark in cells.cells[cell]]
         if units:
             self.notes.append(
-                f"column {name!r}: {len(units)} values with units, such as {units[0]!r}, read as numbers"
+                f"column {name!r}: {counted(len(units), 'value')} with units, such as {units[0]!r}, read as numbers"
             )
             self._written |= {name} if any(re.search("[A-Za-z]", cell) for cell in units) else set()
         if bad:
@@ -387,7 +387,7 @@ def _exclude_unusable(
         if 2 * len(fresh) > len(values):
             letter = "loss" if symbol == "L" else symbol
             raise AllometryError(
-                f"{label} {what} in {len(fresh)} of {len(values)} rows: {_rows(frame, fresh)}",
+                f"{label} {what} in {len(fresh)} of {counted(len(values), 'row')}: {_rows(frame, fresh)}",
                 hint=f"map {symbol} to another column: columns={{{symbol!r}: 'name or arithmetic'}}",
                 cli_hint=f"name another column, or arithmetic of columns: --let {letter}=COLUMN",
             )
@@ -426,7 +426,8 @@ def _numbers_rows(name: str, column: pd.Series) -> bool:
     """Return whether a column numbers the rows: by its heading, or a key that counts up one by one."""
     heading = re.sub(r"[\s_-]+", " ", name).strip().lower()
     unnamed = re.fullmatch(r"unnamed: ?\d+", heading) is not None
-    if not (unnamed or heading in _ROW_NUMBERS or heading == "id"):
+    counting = re.fullmatch(r"id|column\d+", heading) is not None
+    if not (unnamed or counting or heading in _ROW_NUMBERS):
         return False
     try:
         values = column.to_numpy(dtype=float)
@@ -434,7 +435,7 @@ def _numbers_rows(name: str, column: pd.Series) -> bool:
         return False
     if not np.isfinite(values).all() or (values != np.round(values)).any():
         return False
-    return unnamed or heading in _ROW_NUMBERS or bool((np.diff(values) == 1).all())
+    return not counting or bool((np.diff(values) == 1).all())
 
 
 def about_copies(points: Observations) -> str:
@@ -487,6 +488,30 @@ class Runs:
     table: pd.DataFrame
     excluded: pd.DataFrame
     notes: tuple[str, ...]
+
+
+OFF_COUNT, OFF_CONSTANT = 2.0, 1.25
+"""Factors between C and 6ND beyond which it is another count: where it varies with size, and where it does not."""
+
+
+def other_count(table: pd.DataFrame) -> tuple[float, str] | None:
+    """Return the median of C/(6ND) of a table (columns N, D, C), and a sentence, where C is another count.
+
+    None where C is about 6ND: counts of attention and embeddings differ by a share that falls with size.
+    """
+    ratio = np.log(table["C"].to_numpy(float) / (6 * table["N"].to_numpy(float) * table["D"].to_numpy(float)))
+    middle = float(np.median(ratio))
+    low, high = np.quantile(ratio, [0.1, 0.9])
+    constant = high - low < 0.05
+    if abs(middle) < np.log(OFF_CONSTANT if constant else OFF_COUNT):
+        return None
+    size = f"{np.exp(middle):.3g}" if constant else f"{np.exp(low):.3g} to {np.exp(high):.3g}"
+    what = (
+        f"C is {size} times 6ND: a unit, or another count of compute (a forward pass alone is 2ND, and a table"
+        " of sizes without embeddings counts less). Exponents do not depend on a constant factor; the best size"
+        " at a given C does"
+    )
+    return float(np.exp(middle)), what
 
 
 def read_runs(frame: pd.DataFrame, columns: Mapping[str, str] | None = None) -> Runs:

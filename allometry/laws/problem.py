@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError
-from allometry.core.units import format_count
+from allometry.core.units import counted, format_count
 from allometry.laws.law import Internal, Law, Parameter, internal
 from allometry.laws.solver import Box, Objective
 
@@ -184,10 +184,12 @@ def refuse_undetermined(problem: Problem, columns: dict[str, str]) -> None:
     """Raise AllometryError for a design that cannot determine the free parameters, whatever the losses
     are.
     """
-    n, p = len(problem.output), len(problem.free)
+    points = np.column_stack([*problem.inputs.values(), problem.output])
+    n, p = len(np.unique(points, axis=0)), len(problem.free)  # copies determine nothing more
     if n < p:
         raise AllometryError(
-            f"{n} usable rows cannot determine the {p} parameters of the law {problem.law.name!r} "
+            f"{counted(n, 'usable row')} cannot determine the {counted(p, 'parameter')} of the law "
+            f"{problem.law.name!r} "
             f"({', '.join(problem.free)})",
             hint="add runs, choose a law with fewer parameters, or fix some: fixed={'alpha': 0.34}",
             cli_hint="add runs, choose a --law with fewer parameters, or fix some: --fix alpha=0.34",

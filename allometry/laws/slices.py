@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
 
 from allometry.core.errors import AllometryError
+from allometry.core.units import counted
 from allometry.laws.observations import read_runs
 from allometry.laws.result import FitWarning
 from allometry.laws.uncertainty import Array
@@ -81,7 +82,7 @@ def make_slices(frame: pd.DataFrame, budgets: list[float] | None = None) -> tupl
     if budgets is None:
         groups = _set_budgets(frame)
         if sum(len(g) for g in groups) >= 0.7 * len(frame):
-            return [_set_slice(frame, rows) for rows in groups], f"{len(groups)} set budgets"
+            return [_set_slice(frame, rows) for rows in groups], f"{counted(len(groups), 'set budget')}"
         budgets = grid_budgets(frame)
     made = [_grid_slice(frame, c) for c in sorted(budgets)]
     kept = [s for s in made if s is not None]
@@ -90,7 +91,7 @@ def make_slices(frame: pd.DataFrame, budgets: list[float] | None = None) -> tupl
             "no compute budget has three sizes that were measured on both sides of it",
             hint="isoFLOP slices need at least three sizes N, each at two or more D that overlap in compute",
         )
-    return kept, f"{len(kept)} budgets interpolated along each size's D"
+    return kept, f"{counted(len(kept), 'budget')} interpolated along each size's D"
 
 
 def slices(
@@ -357,7 +358,8 @@ def roughness(curves: list[tuple[Array, Array]]) -> tuple[float, str] | None:
     if dof < 1:
         return None
     scale = 1.4826 * float(np.median(np.abs(np.concatenate(residuals))))
-    return scale, f"from the roughness of {len(residuals)} curves, {dof} degrees of freedom"
+    of = f"{counted(len(residuals), 'curve')}, {counted(dof, 'degree')} of freedom"
+    return scale, f"from the roughness of {of}"
 
 
 def repeat_noise(table: pd.DataFrame, log_loss: Array, least: int = 3) -> tuple[float, str] | None:
@@ -372,4 +374,4 @@ def repeat_noise(table: pd.DataFrame, log_loss: Array, least: int = 3) -> tuple[
     if spare < least:
         return None
     within = float((groups.var(ddof=0) * groups.size()).sum())
-    return float(np.sqrt(within / spare)), f"from repeats, {spare} degrees of freedom"
+    return float(np.sqrt(within / spare)), f"from repeats, {counted(spare, 'degree')} of freedom"

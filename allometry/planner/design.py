@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.core.units import format_count, format_flops, parse_number
+from allometry.core.units import counted, format_count, format_flops, parse_number
 from allometry.laws.result import FitResult
 from allometry.laws.uncertainty import Array, plain
 from allometry.planner.source import FLOPS_PER_PARAMETER_TOKEN, Source, best_size, from_fit, from_published
@@ -48,7 +48,7 @@ class Design:
         """Return the proposal as text."""
         cost = self.runs["C"].sum()
         spent = f"{format_flops(cost)} of {format_flops(self.budget)} FLOPs"
-        head = f"{len(self.runs)} runs, {spent}, for {self.target}"
+        head = f"{counted(len(self.runs), 'run')}, {spent}, for {self.target}"
         known = f"± {self.before:.3g}" if np.isfinite(self.before) else "not identified"
         lines = [head, f"  {self.target} = {self.value:.4g}: {known} now, ± {self.after:.3g} with these runs"]
         for _, row in self.runs.iterrows():
@@ -81,16 +81,42 @@ def next_runs(
     most: int = 12,
     noise: float | None = None,
 ) -> Design:
-    """Choose runs (at most `most`, together within `budget` FLOPs) that give `target` the smallest standard
-    deviation.
+    """Choose the runs that give a target the smallest standard deviation within a budget.
 
-    `target`: "loss@1e21" (of the best run at that compute), "N_opt@1e21", "a" (the exponent of N_opt,
-    at the budget) or a parameter's name. With a `fit`, its runs count as done; without, constants of
-    `law` are only a first guess of where to measure. `candidates` (columns N, D) limits the choice; by
-    default sizes and tokens in factors of two around the data and the budget. `noise` is the relative
-    standard deviation of a loss.
+    Parameters
+    ----------
+    fit
+        A fit whose runs count as done; without one, constants of `law` are a first guess of where to measure.
+    budget
+        FLOPs of all chosen runs together.
+    target
+        "loss@1e21" (of the best run at that compute), "N_opt@1e21", "a" (the exponent of N_opt, at the budget)
+        or a parameter's name.
+    law, published
+        Law and set of constants where there is no `fit`.
+    candidates
+        Runs to choose from, columns N and D (default: factors of two around the data and the budget).
+    most
+        Number of runs at most.
+    noise
+        Relative standard deviation of a loss (default: the fit's).
 
-    Raises AllometryError for designs that cannot identify the target, with the reason.
+    Returns
+    -------
+    Design
+        The runs, and the target's standard deviation before and after.
+
+    Raises
+    ------
+    AllometryError
+        For designs that cannot identify the target, with the reason.
+
+    Examples
+    --------
+    >>> import allometry
+    >>> design = allometry.next_runs(budget=1e20, target="a", most=8)
+    >>> bool(design.runs["C"].sum() <= 1e20), len(design.runs) <= 8
+    (True, True)
     """
     source = from_fit(fit) if fit is not None else from_published(law, published)
     space = _Space(source)
@@ -213,7 +239,8 @@ def _refuse(pool: pd.DataFrame, rows: Array, done: Array, gradient: Array, budge
     if ratios == 1:
         why = "all candidates have one D/N, so that size and data cannot be told apart"
     elif sizes < 3 or tokens < 3:
-        why = f"the candidates have {sizes} sizes and {tokens} amounts of data; three of each are needed"
+        have = f"{counted(sizes, 'size')} and {counted(tokens, 'amount')} of data"
+        why = f"the candidates have {have}; three of each are needed"
     raise AllometryError(
         f"no choice of these runs identifies the target: {why}", hint="add runs that vary N and D"
     )

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from allometry.core.errors import AllometryError, unknown
+from allometry.core.units import counted
 from allometry.laws.law import Law
 from allometry.laws.result import FitResult
 from allometry.laws.uncertainty import Array
@@ -97,7 +98,7 @@ def from_fit(result: FitResult) -> Source:
     notes = [f"the fit warns of: {names} (read its report)"] if names else []
     return Source(
         law=result.law,
-        label=f"{result.law.title}, fitted to {len(result.residuals)} runs",
+        label=f"{result.law.title}, fitted to {counted(len(result.residuals), 'run')}",
         parameters={k: np.array([v]) for k, v in result.parameters.items()},
         draws={name: finite[name].to_numpy(float) for name in result.law.parameter_names},
         ranges=ranges,

@@ -130,7 +130,47 @@ def _emphasis(text: str) -> Markup:
     safe = str(escape(text))
     safe = re.sub(r"\*\*(?=\S)(.+?)(?<=\S)\*\*", r"<strong>\1</strong>", safe, flags=re.DOTALL)
     safe = re.sub(r"(?<![\w*])\*(?=[^\s*])(.+?)(?<=[^\s*])\*(?![\w*])", r"<em>\1</em>", safe, flags=re.DOTALL)
-    return Markup(safe)
+    return Markup(_typeset(safe))
+
+
+_POWER = re.compile(
+    r"(?<=[A-Za-zΑ-ω)\]])\^(?:\(([^()\s]+)\)|([-−+]?(?:\d+(?:\.\d+)?|[A-Za-zΑ-ω](?:_[A-Za-z]{1,6})?)))"
+)
+"""A power as analyses write it, in text that is escaped: N^-0.073, C^a, L^(1/3)."""
+
+_INDEX = re.compile(r"(?<![\w.])([A-Za-zΑ-ω])_([A-Za-z]{1,6}|\d)(?!\w)")
+"""A letter with an index: α_N, N_opt, d_model."""
+
+
+def _typeset(safe: str) -> str:
+    """Set powers and indices of escaped text as they are printed."""
+    raised = _POWER.sub(lambda match: f"<sup>{(match[1] or match[2]).replace('-', '−')}</sup>", safe)
+    return _INDEX.sub(r"\1<sub>\2</sub>", raised)
+
+
+def formula(text: str) -> Markup:
+    """Turn a symbol or a heading into HTML with its powers and indices set; all else is escaped.
+
+    >>> formula("N_opt ∝ C^-0.5")
+    Markup('N<sub>opt</sub> ∝ C<sup>−0.5</sup>')
+    """
+    return Markup(_typeset(str(escape(text))))
+
+
+ABSTRACT = 80
+"""Words of an answer that a page begins with; the rest is folded away."""
+
+
+def abstract(text: str, words: int = ABSTRACT) -> tuple[str, str]:
+    """Divide a text after the last sentence that ends within so many words: what stands first, and the rest.
+
+    >>> abstract("One two. Three four. Five.", words=4)
+    ('One two. Three four.', 'Five.')
+    """
+    ends = [match.end() for match in re.finditer(r"[.?!](?=\s+[^\sa-z]|\s*$)", text)]
+    fits = [end for end in ends if len(text[:end].split()) <= words]
+    cut = fits[-1] if fits else (ends[0] if ends else len(text))
+    return text[:cut], text[cut:].strip()
 
 
 @cache

@@ -30,6 +30,9 @@ from allometry.runs.place import MOST_BYTES, Folder, Place, TooLarge
 
 _RECORD = ".mirror.json"
 _LARGE = "/checkpoints/"
+MOST_MIRRORED = 20_000_000_000
+"""Bytes of files that a mirror holds at most: a stranger's store does not fill this disk."""
+
 _AT_ONCE = 16
 """Files that travel at the same time."""
 
@@ -47,6 +50,7 @@ class Mirror:
         self.path = cache_dir("stores", digest)
         self.known: dict[str, list[str]] = {}
         self.notes: tuple[str, ...] = ()
+        self._left, self._lock = MOST_MIRRORED, threading.Lock()
         with contextlib.suppress(AllometryError, ValueError, TypeError):  # damaged: all is fetched again
             self.known = dict((read_json(self.path / _RECORD) or {}).get("files", {}))
 
@@ -61,8 +65,16 @@ class Mirror:
             for name, stamp in there.items()
             if self.known.get(name, [""])[0] != stamp or not (self.path / name).exists()
         ]
+        self._left = MOST_MIRRORED - sum(
+            _size(self.path / name) for name in self.known if name not in changed
+        )
+        changed.sort(key=lambda name: not name.endswith(".json"))  # what runs are, before their curves
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             problems = [problem for problem in threads.map(self._fetch, changed) if problem]
+        if self._left <= 0:
+            problems = [
+                f"{self.place.location} holds more than {MOST_MIRRORED:,} bytes: the rest is left out"
+            ]
         self.notes = (*_refused(self.place, both), *problems)
         self._remember(there, changed)
         gone = [name for name in self.known if _below(name, folder) and name not in there]
@@ -93,12 +105,19 @@ class Mirror:
         return created
 
     def _fetch(self, name: str) -> str | None:
-        """Fetch a file; return a note if it is too large to be one of a store."""
+        """Fetch a file; return a note if it is too large to be one of a store, or the mirror is full."""
+        left = self._left
+        if left <= 0:
+            return None
         try:
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                self.place.download(name, self.path / name, limit=MOST_BYTES)
+                self.place.download(name, self.path / name, limit=min(MOST_BYTES, left))
         except TooLarge as error:
+            if left < MOST_BYTES:
+                self._left = 0
             return f"{error.message}: it is left out"
+        with self._lock:
+            self._left -= _size(self.path / name)
         return None
 
     def _remember(self, there: Mapping[str, str], names: list[str]) -> None:
@@ -144,6 +163,14 @@ def _local(path: Path, folder: str) -> dict[str, str]:
         if file.is_file() and not file.name.startswith(".") and _mirrored(name):
             found[name] = _stamp(file)
     return found
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a file, 0 if there is none."""
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
 
 
 def _stamp(path: Path) -> str:

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -210,12 +211,14 @@ class Remote:
             self._fs.pipe_file(self._path(name), data)
 
     def read(self, name: str) -> bytes | None:
-        """Read a file: see `Place.read`."""
-        try:
-            with self._reaching(name):
-                return bytes(self._fs.cat_file(self._path(name)))
-        except FileNotFoundError:
-            return None
+        """Read a file: see `Place.read`. AllometryError beyond MOST_BYTES, before they are in memory."""
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / "file"
+            try:
+                self.download(name, target, limit=MOST_BYTES)
+            except FileNotFoundError:
+                return None
+            return target.read_bytes() if target.is_file() else None
 
     def names(self, folder: str = "") -> dict[str, str]:
         """Return the files below a folder: see `Place.names`. One listing, a thousand names a request; of a web

@@ -267,6 +267,7 @@ class Store:
             raise AllometryError(f"{study!r} cannot name a study", hint="use letters, digits, - _ and .")
         member = Membership(study=study, runs=tuple(dict.fromkeys(runs)), question=question, command=command)
         folder = self.path / _STUDIES
+        refuse_links(folder / study, self.path)
         with writing(folder):
             folder.mkdir(exist_ok=True)
         fields = {"runs": list(member.runs), "question": question, "command": command}

@@ -276,9 +276,7 @@ class Page:
             return
         view.made_from["frame"] = source
         table = self.reader.frame
-        view.frame = (
-            table[[run in own for run in table["run"]]] if (own := set(member.runs)) else table.head(0)
-        )
+        view.frame = table[table["run"].isin(member.runs)]
         view.work = work_of(self.reader, member.runs, plan)
         done = view.frame["status"] == "done"
         view.ended = tuple(zip(view.frame.loc[done, "run"], view.frame.loc[done, "loss"], strict=True))

@@ -155,7 +155,7 @@ GOOD = "N,D,loss\n" + "\n".join(
         (GOOD.replace("loss", "perplexity"), "no column 'L'"),
         ("N,D,loss\n1e6,1e8,4.0\n", "cannot determine the 5 parameters"),
         ("N,D,loss\n" + "".join(f"1e6,1e8,4.{i}\n" for i in range(9)), "N takes 1 value"),
-        ("N,D,loss\n" + "1e6,1e8,4.0\n" * 9, "1 usable rows cannot determine"),
+        ("N,D,loss\n" + "1e6,1e8,4.0\n" * 9, "1 usable row cannot determine"),
         ("N,D,loss\n" + "small,1e8,4.0\nlarge,1e9,3.0\n" * 5, "is not a column of numbers"),
     ],
 )
@@ -175,4 +175,4 @@ def test_doubtful_rows_are_left_out_and_listed(tmp_path):
     path.write_text(f"{GOOD}\n1e6,1e8,oops\n1e6,1e8,-3\n1e6,1e8,\n" + "5e8,5e8,2.9\n" * 2)
     text = run("fit", str(path), "--bootstrap", "0").stdout
     assert "L (loss) is not positive" in text or "L is not positive" in text
-    assert "repeat an earlier row" in " ".join(text.split())
+    assert "repeats an earlier row" in " ".join(text.split())

@@ -4,11 +4,13 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from datasets import IterableDataset
 
 from allometry.core.errors import AllometryError
+from allometry.data import hub
 from allometry.data.corpora import resolve
 from allometry.data.files import read_files
 from allometry.data.hub import store, take
@@ -70,3 +72,28 @@ def test_a_name_is_taken_apart_and_a_limit_is_set() -> None:
     assert (fingerprint["config"], fingerprint["limits"]) == ("sample-10BT", {"bytes": 100_000_000})
     limited = resolve("hf:roneneldan/TinyStories,docs=1k,split=validation").fingerprint()
     assert (limited["config"], limited["split"], limited["limits"]) == (None, "validation", {"docs": 1000})
+
+
+def test_the_commit_that_was_served_is_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A branch moves: the rows are asked for by the commit that it stood for, and the manifest says which."""
+    asked = []
+
+    def load_dataset(name: str, config: str | None, **options: object) -> Iterator[dict[str, str]]:
+        asked.append((name, config, options["revision"]))
+        return iter([{"text": f"document {number} " + "of some words " * 20} for number in range(200)])
+
+    monkeypatch.setattr(hub, "require_hub", lambda: None)
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    commits = {None: "a" * 40, "v2": "b" * 40, "refs/convert/parquet": None}
+    monkeypatch.setattr(
+        "huggingface_hub.HfApi.dataset_info",
+        lambda self, name, revision=None, **_: SimpleNamespace(sha=commits[revision]),
+    )
+    first = prepare("hf:some/stories", "bytes", cache=tmp_path).manifest
+    tagged = prepare("hf:some/stories,revision=v2", "bytes", cache=tmp_path).manifest
+    assert asked == [("some/stories", None, "a" * 40), ("some/stories", None, "b" * 40)]
+    assert first.source == f"https://huggingface.co/datasets/some/stories/tree/{'a' * 40}"
+    assert tagged.source == f"https://huggingface.co/datasets/some/stories/tree/{'b' * 40}"
+    monkeypatch.setitem(commits, None, None)
+    silent = prepare("hf:other/stories", "bytes", cache=tmp_path).manifest
+    assert (asked[-1][2], silent.source) == (None, "https://huggingface.co/datasets/other/stories")

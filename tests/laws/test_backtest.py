@@ -98,6 +98,24 @@ def test_kaplan_points_up_to_85m_predict_302m_and_708m(law, objective, mean, wor
     assert scores["worst_error"][0] == pytest.approx(worst, abs=1.5e-3)
 
 
+def test_what_the_fits_warn_of_is_shown_in_a_comparison():
+    frame = simulated().assign(status="done", corpus=["c4", "pile"] * 15)
+    frame.loc[[3, 8], "status"] = "crashed"
+    frame.loc[12, "loss"] *= 1.3
+    frame = pd.concat([frame, frame.iloc[[20]]], ignore_index=True)
+    result = backtest(frame, laws=["kaplan", "chinchilla"], cuts=(0.7,), bootstrap=0)
+    report, stored = result.report(), result.to_dict()
+    assert stored["excluded"] == {"status is crashed": 2}
+    assert "excluded   2 rows" in report
+    assert "status is crashed: 3, 8" in report
+    said = {w["name"]: w for w in stored["warnings"]}
+    assert "kaplan" in said["outliers"]["laws"]
+    assert "row 12" in said["outliers"]["meaning"]
+    assert "row 30 repeats" in said["copies"]["meaning"]
+    assert "warning: copies (kaplan, chinchilla): row 30 repeats an earlier row" in report
+    assert "correlation" not in said
+
+
 def test_laws_of_another_output_need_no_column_of_losses() -> None:
     """The gap between test and training loss, in a table that holds nothing else."""
     rng = np.random.default_rng(0)

@@ -109,7 +109,7 @@ def test_too_few_runs_are_said_or_refused_and_never_nan():
     assert "few-runs" in warned(result)
     assert "nan" not in result.report()
     assert "5 runs (run) for 5 parameters leave none to spare" in result.report()
-    with pytest.raises(AllometryError, match="grouped by 'run' there are 5 runs for 5"):
+    with pytest.raises(AllometryError, match="grouped by 'run' the table has 5 runs for 5"):
         fit(frame, group="run")
     assert fit(frame, group="run", bootstrap=0).parameters == result.parameters
     assert fit(frame, tied={"beta": "alpha"}).dof == 1

@@ -125,3 +125,23 @@ def test_intervals_cover_the_true_exponent(method):
         low, high = isoflop(at_budgets(0.003, seed, span), method=method, bootstrap=300).a.interval(0.95)
         hits.append(low <= a_true <= high)
     assert np.mean(hits) >= 0.88
+
+
+@pytest.mark.parametrize(
+    ("factor", "warned"),
+    [(1 / 3, True), (1e-15, True), (1.5, True), (6 / 8, True), (1.05, False), (1.0, False)],
+    ids=["2ND", "PFLOPs", "recomputed activations", "per GPU", "attention", "6ND"],
+)
+def test_a_compute_that_is_not_6nd_by_a_constant_is_said_and_the_exponent_stands(factor, warned):
+    frame = at_budgets(noise=0.001).assign(C=lambda f: factor * 6 * f.N * f.D)
+    found = isoflop(frame, bootstrap=100)
+    said = [w.meaning for w in found.warnings if w.name == "count of compute"]
+    assert bool(said) == warned
+    if warned:
+        assert f"C is {factor:.3g} times 6ND" in said[0]
+    assert found.a.value == pytest.approx(isoflop(frame.drop(columns="C"), bootstrap=100).a.value, rel=1e-9)
+
+
+def test_compute_of_small_models_with_their_embeddings_is_no_other_count():
+    frame = on_a_grid().assign(C=lambda f: 6 * f.N * f.D * (1 + 2e4 / f.N**0.8))
+    assert "count of compute" not in {w.name for w in isoflop(frame, noise=0.001, bootstrap=100).warnings}

@@ -219,6 +219,33 @@ def test_what_has_no_end_is_cut_off(outside, monkeypatch: pytest.MonkeyPatch):
         assert not (store.path / RUN / "curve.jsonl").exists()
 
 
+def test_a_store_does_not_fill_the_disk(outside, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(mirror, "MOST_MIRRORED", 300_000)
+    files = {f"file-{number}": body(b"x" * 100_000) for number in range(40)}
+    with serving(a_store(**files)) as url:
+        store = Store(url)
+        assert store.frame()["run"].tolist() == [RUN]
+        assert "more than 300,000 bytes" in store.notes[0]
+        kept = sum(path.stat().st_size for path in store.path.rglob("*") if path.is_file())
+        assert kept < 300_000 + 16 * 100_000 + 20_000  # those that travelled when it was full
+        held = set(store.path.rglob("file-*"))
+        Store(url)
+        assert set(store.path.rglob("file-*")) == held
+
+
+def test_a_file_of_a_place_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(place, "MOST_BYTES", 1000)
+    there = place.place(f"memory://{tmp_path.name}/store")
+    there.write("small", b"x" * 1000)
+    there.write("large", b"x" * 1001)
+    there.write("empty", b"")
+    assert (there.read("small"), there.read("empty"), there.read("absent")) == (b"x" * 1000, b"", None)
+    with pytest.raises(AllometryError, match="more than 1,000 bytes"):
+        there.read("large")
+    with serving({"x": endless("text/plain")}) as url, pytest.raises(AllometryError, match="1,000"):
+        place.place(url).read("x")
+
+
 @pytest.mark.parametrize("length", [1_000_000_000, -1])
 def test_wrong_lengths_are_no_files(length: int, outside):
     answers = a_store(**{"result.json": body(b"{}", length=length)})

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from allometry.core.files import MOST_DEEP, append_text, read_bytes, read_json, 
 from allometry.core.locks import exclusive
 from allometry.runs.place import Folder
 from allometry.runs.store import Store
+from allometry.studies.core.results import folder_of
 
 GOOD, BAD = "transformer-2x16-sotu-512-s0-aaaaaaaa", "transformer-2x16-sotu-512-s1-bbbbbbbb"
 
@@ -195,6 +197,18 @@ def test_links_in_a_store_are_not_followed(store: Store, tmp_path: Path):
     for move in (lambda: store.remove([BAD]), store.undo):
         with pytest.raises(AllometryError, match="is a link"):
             move()
+    shutil.rmtree(store.path / "studies", ignore_errors=True)
+    (store.path / "studies").symlink_to(victim)
+    with pytest.raises(AllometryError, match="studies is a link"):
+        store.enroll("mine", [GOOD])
+    (store.path / "studies").unlink()
+    (store.path / "studies").mkdir()
+    (store.path / "studies" / "mine").symlink_to(victim)
+    with pytest.raises(AllometryError, match="mine is a link"):
+        store.enroll("mine", [GOOD])
+    with pytest.raises(AllometryError, match="mine is a link"):
+        folder_of(store, "mine")
+    assert [path.name for path in victim.iterdir()] == ["config.json"]
     secret = tmp_path / "secret"
     secret.write_text("secret")
     (store.path / ".lock").unlink(missing_ok=True)

@@ -65,6 +65,28 @@ WHOLE = {
     "xz": lzma.compress(PLAIN.encode()),
     "zstd": zstandard.compress(PLAIN.encode()),
     "a row of units": PLAIN.replace(HEADER, HEADER + "\n,,nats"),
+    "two cells of title": f"Scaling sweep,spring 2026\n{PLAIN}",
+    "two lines of two cells": f"by,hand\nexported,2026-01-31\n\n{PLAIN}",
+    "a title over groups of columns": f"model,,held out\n{PLAIN}",
+    "blanks": PLAIN.replace(",", " "),
+    "many blanks": "\n".join("  " + line.replace(",", "    ") + "  " for line in PLAIN.split()),
+    "R's write.table": "\n".join(
+        [
+            '"params" "tokens" "val_loss"',
+            *(f'"{i}" {row.replace(",", " ")}' for i, row in enumerate(ROWS, 1)),
+            "",
+        ]
+    ),
+    "R's write.table with commas": "\n".join(
+        [f'"{HEADER}"'.replace(",", '","'), *(f'"{i}",{row}' for i, row in enumerate(ROWS, 1)), ""]
+    ),
+    "R's write.table with decimal commas": "\n".join(
+        [
+            '"params" "tokens" "val_loss"',
+            *(f'"{i}" {row.replace(",", " ").replace(".", ",")}' for i, row in enumerate(ROWS, 1)),
+        ]
+    ),
+    "a printed frame of pandas": pd.read_csv(io.StringIO(PLAIN)).to_string() + "\n",
 }
 
 
@@ -217,7 +239,7 @@ def test_a_workbook_is_read_or_names_its_package(tmp_path):
     except ImportError:
         with pytest.raises(AllometryError, match="openpyxl") as stop:
             read(tmp_path, zipped(["xl/workbook.xml"]), "runs.xlsx")
-        assert stop.value.hint.startswith("pip install openpyxl")
+        assert stop.value.hint == "pip install 'allometry[excel]'"
         return
     book = openpyxl.Workbook()
     book.active.append(["Sweep", None, None])

@@ -248,3 +248,37 @@ def test_a_wide_table_says_how_to_reshape_it(tmp_path):
     )
     said = " ".join(read_table(tmp_path / "wide.csv").notices)
     assert "frame.melt('step', var_name='run', value_name='loss')" in said
+
+
+WRAPPED = {
+    "dictionaries of Python": lambda v: str({"value": v}),
+    "JSON": lambda v: json.dumps({"value": v}),
+    "with a description": lambda v: json.dumps({"desc": None, "value": v}),
+}
+
+
+@pytest.mark.parametrize("kind", list(WRAPPED))
+@pytest.mark.parametrize("ending", ["csv", "json", "jsonl"])
+def test_cells_that_wrap_a_value_are_that_value(tmp_path, kind, ending):
+    n = [10_000_000, 30_000_000, 100_000_000]
+    frame = pd.DataFrame(
+        {"params": n, "tokens": [2e9, 4e9, 8e9], "val_loss": [3.5, 3.25, 3.0], "note": ["{a}", "b", ""]}
+    )
+    for name in ("params", "val_loss"):
+        frame[name] = [WRAPPED[kind](value) for value in frame[name]]
+    path = tmp_path / f"runs.{ending}"
+    if ending == "csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_json(path, orient="records", lines=ending == "jsonl")
+    read = read_table(path)
+    assert list(read.frame["N"]) == n
+    assert list(read.frame["loss"]) == [3.5, 3.25, 3.0]
+    assert list(read.frame["note"])[:2] == ["{a}", "b"]
+    assert any("'params', 'val_loss'" in notice for notice in read.notices)
+
+
+def test_empty_cells_among_wrapped_ones_stay_empty(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("params,tokens,val_loss\n{'value': 1e6},1e8,3.0\n,1e8,2.9\n{'value': 4e6},1e8,2.8\n")
+    assert read_table(path).frame["N"].fillna(-1).tolist() == [1e6, -1, 4e6]

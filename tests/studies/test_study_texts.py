@@ -15,7 +15,7 @@ from allometry.data.cache import no_downloads
 from allometry.models.transformer import TransformerConfig
 from allometry.report.content import Analysis
 from allometry.runs.store import Store
-from allometry.studies.core.results import report
+from allometry.studies.core.results import rebuild, report
 from allometry.studies.core.run import StudyRequest, run_study
 from allometry.studies.core.study import STUDIES, Study, StudyData, register
 from allometry.studies.core.texts import downloads, passes
@@ -132,6 +132,10 @@ def test_a_study_on_changed_text_is_answered_from_that_text() -> None:
     assert ask().states == [["done", "done"]]
     write("my.txt", WORDS["new"])
     assert any("has been written since" in line for line in report(Path("runs"), None, None)[0].warnings)
+    saved, path = report(Path("runs"), None, None, save=Path("saved"))
+    assert any("has been written since" in line for line in saved.warnings)
+    assert "has been written since" in path.read_text()
+    assert rebuild(Path("saved"))[0].warnings == saved.warnings
     looked = ask(dry_run=True)
     assert looked.states == [[None, None]] or looked.states == [["new", "new"]]
     new = ask()

@@ -106,3 +106,10 @@ def test_an_empty_store_and_all_runs(store: Store, tmp_path: Path) -> None:
     assert "0</strong> of 0 runs" in empty["progress"]["html"]
     assert "11 runs" not in empty["progress"]["html"]
     assert "9</strong> of 11 runs" in parts(Page(store, fits=False), "")["progress"]["html"]
+
+
+def test_a_study_whose_runs_are_not_there_yet(tmp_path: Path) -> None:
+    store = Store(tmp_path / "new", create=True)
+    store.enroll("soon", ["a-run", "another-run"])
+    made = parts(Page(store), "soon")
+    assert "0</strong> of 2 runs" in made["progress"]["html"]

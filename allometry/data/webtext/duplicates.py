@@ -45,9 +45,13 @@ class Frequencies:
         )  # four for each shingle of a page of 500 words
         self._mask = np.uint64(min(slots, MAX_SLOTS) - 1)
         self._counts = np.zeros(int(self._mask) + 1, dtype=np.uint16)
+        self.smallest = 0
+        """Size of the smallest document that was counted and has shingles; 0 before the first."""
 
     def add(self, shingles: Hashes) -> None:
         """Count a document's shingles, each once."""
+        if len(shingles):
+            self.smallest = min(self.smallest or len(shingles), len(shingles))
         slots = shingles & self._mask
         self._counts[slots] = np.minimum(self._counts[slots], 65_534) + 1
 
@@ -119,8 +123,9 @@ class Crowd:
 
     def _prefix(self, size: int, other: int) -> int:
         """Return the length of the beginning of a set, of which one shingle at least is shared with similar
-        sets of `other` or more shingles. A similar one has at least threshold x size."""
-        smallest = max(other, math.ceil(self._threshold * size - 1e-6))
+        sets of `other` or more shingles. A similar one has at least threshold x size, and no fewer than the
+        smallest document of the crowd: among pages of one template that spares the template's shingles."""
+        smallest = max(other, self._frequencies.smallest, math.ceil(self._threshold * size - 1e-6))
         shared = self._threshold / (1 + self._threshold) * (size + smallest)
         return size - math.ceil(shared - 1e-6) + 1
 

@@ -1,13 +1,15 @@
 """Map a function over items with many processes: on this machine, or on a Ray cluster, through one interface.
 
-Both keep the order of the items, bound how many are under way, and turn an item that takes too long or kills
-its process into a result that says so. The limit is processor time, kept by the system's own timer, so that
-what comes out does not depend on how busy the machine is. Functions and items must be importable and
-picklable; on a cluster, files named by items must be on storage that every machine sees.
+Both keep the order of the items, bound how many are under way, and turn an item that takes too long or too
+much memory, or kills its process, into a result that says so. The limit is processor time, kept by the
+system's own timer, so that what comes out does not depend on how busy the machine is. Functions and items
+must be importable and picklable; on a cluster, files named by items must be on storage that every machine
+sees.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing as mp
 import os
 import signal
@@ -25,6 +27,9 @@ from allometry.core.errors import AllometryError
 Item = TypeVar("Item")
 START_SECONDS = 180.0
 """Seconds that a worker may take to start (imports on a loaded machine) before that counts as an error."""
+
+MOST_MEMORY = 4 * 2**30
+"""Bytes of memory that a worker may take where items have a limit: a page that wants more fails alone."""
 
 WAITING_FACTOR = 100.0
 """Wall-clock limit of an item, as a multiple of its limit of processor time: only an item that hangs exceeds it."""
@@ -247,6 +252,8 @@ def _serve(pipe: Connection, function: Callable[[Any], Any], limit: float | None
     The timer counts the processor time of this process and ends it, also inside a library's own loops.
     """
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    if limit is not None:
+        _bound_memory(MOST_MEMORY)
     prepare = getattr(function, "prepare", None)
     if prepare is not None:
         prepare()
@@ -260,6 +267,16 @@ def _serve(pipe: Connection, function: Callable[[Any], Any], limit: float | None
                 pipe.send((number, outcome))
     except (EOFError, OSError, KeyboardInterrupt):
         return
+
+
+def _bound_memory(size: int) -> None:
+    """Set a hard limit of this process's memory, where the system keeps one (Linux does)."""
+    with contextlib.suppress(ImportError, AttributeError, ValueError, OSError):
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        size = size if hard == resource.RLIM_INFINITY else min(size, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
 
 
 def run_one(function: Callable[[Any], Any], item: Any) -> Outcome:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from allometry.core.errors import AllometryError
+from allometry.core.errors import AllometryError, missing_extra
 
 MOST_TEXT = 200_000_000
 """Bytes of text (unpacked) that are read at most: in memory a table of text takes about ten times as much."""
@@ -263,10 +263,7 @@ def workbook(source: Path, notices: list[str]) -> list[list[str]]:
     try:
         import openpyxl
     except ImportError:
-        raise AllometryError(
-            f"reading an Excel workbook ({source}) needs the package 'openpyxl', which is not installed",
-            hint="pip install openpyxl, or save it as CSV",
-        ) from None
+        raise missing_extra("openpyxl", "excel", f"reading an Excel workbook ({source})") from None
     try:
         book = openpyxl.load_workbook(io.BytesIO(content(source)), read_only=True, data_only=True)
         sheets = {}

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from allometry.core.errors import AllometryError
+from allometry.core.units import counted
 
 _SHAPE_HINT = 'write a list of runs: [{"N": 1e6, "loss": 3.1}]'
 
@@ -144,9 +145,9 @@ def _normalized(source: Path, rows: list[dict[str, Any]]) -> pd.DataFrame:
 def spread(frame: pd.DataFrame, notices: list[str]) -> pd.DataFrame:
     """Return a table with dictionaries in columns `config` and `summary` (Weights & Biases) as columns.
 
-    `config` comes first; nothing is overwritten.
+    `config` comes first; nothing is overwritten. Cells {"value": …} become their values.
     """
-    out = frame
+    out = _unwrapped(frame, notices)
     for name in ("config", "summary", "summary_metrics"):
         cells = out[name] if name in out and isinstance(out[name], pd.Series) else None
         if cells is None or not len(cells) or not cells.map(_is_mapping).all():
@@ -155,9 +156,39 @@ def spread(frame: pd.DataFrame, notices: list[str]) -> pd.DataFrame:
         flat.columns = [re.sub(r"\.value$", "", str(c)) for c in flat.columns]
         flat = flat.loc[:, ~flat.columns.duplicated()]
         fresh = [c for c in flat if c not in out and not str(c).startswith("_wandb")]
-        notices.append(f"the column {name!r} was spread into {len(fresh)} columns")
+        notices.append(f"the column {name!r} was spread into {counted(len(fresh), 'column')}")
         out = out.drop(columns=name).join(flat[fresh])
     return out
+
+
+def _unwrapped(frame: pd.DataFrame, notices: list[str]) -> pd.DataFrame:
+    """Return a table with the values in place of cells such as {"value": 3, "desc": null} (Weights & Biases)."""
+    out, found = {}, []
+    for i, name in enumerate(frame.columns):
+        cells = frame.iloc[:, i]
+        filled = cells[[not (value is None or value == "" or value != value) for value in cells.map(_plain)]]
+        if not len(filled) or not filled.map(_is_mapping).all():
+            continue
+        try:
+            entries = {label: _mapping(value) for label, value in filled.items()}
+        except AllometryError:
+            continue  # other text between braces
+        if all("value" in entry and set(entry) <= {"value", "desc"} for entry in entries.values()):
+            out[i] = pd.Series({label: entry["value"] for label, entry in entries.items()}, dtype=object)
+            found.append(str(name))
+    if not found:
+        return frame
+    notices.append(f"cells such as {{'value': …}} were read as their values in {', '.join(map(repr, found))}")
+    parts = [
+        out[i].reindex(frame.index).infer_objects() if i in out else frame.iloc[:, i]
+        for i in range(frame.shape[1])
+    ]
+    return pd.concat([part.rename(name) for part, name in zip(parts, frame.columns, strict=True)], axis=1)
+
+
+def _plain(value: Any) -> Any:
+    """Return a cell, 0 for one that holds several values: those are not empty, whatever they hold."""
+    return value if isinstance(value, str | int | float) or value is None else 0
 
 
 def _is_mapping(value: Any) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.core.units import readings
+from allometry.core.units import counted, readings
 from allometry.runs.tables.headings import plain
 from allometry.runs.tables.numbers import is_blank
 
@@ -46,6 +46,11 @@ def read_text(source: Path, whole: str, notices: list[str]) -> pd.DataFrame:
         notices.append("left out the line sep=… above the header")
     sample = [line for line in whole[:200_000].splitlines()[: 4 * _LOOKED_AT] if line.strip()]
     mark = _mark(sample)
+    if sample and mark not in sample[0] and _is_blank_separated(sample):
+        notices.append("read with blanks between the columns")
+        split = [(i, _blank_separated(line)) for i, line in enumerate(whole.splitlines(), 1)]
+        rows = [(i, cells) for i, cells in split if cells]
+        return from_rows(source, rows, notices, cut=not whole.endswith(("\n", "\r")))
     if mark != "," and source.suffix.lower() == ".csv":
         notices.append(f"read with {mark!r} between the columns")
     lines: list[tuple[int, list[str]]] = []
@@ -62,6 +67,34 @@ def read_text(source: Path, whole: str, notices: list[str]) -> pd.DataFrame:
             hint="check the line in an editor, for a quote left open",
         ) from None
     return from_rows(source, lines, notices, cut=not whole.endswith(("\n", "\r")))
+
+
+def _blank_separated(line: str) -> list[str]:
+    """Return the cells of a line that has blanks between them, and perhaps quotes about them (as R writes it)."""
+    cells = re.findall(r'"(?:[^"]|"")*"|\S+', line)
+    return [cell[1:-1].replace('""', '"') if cell[:1] == '"' == cell[-1:] else cell for cell in cells]
+
+
+def _is_blank_separated(sample: list[str]) -> bool:
+    """Return whether lines are a table with blanks between its columns.
+
+    Its rows have one width, that of the header or one more (a name of the row first), and at least two
+    columns of numbers.
+    """
+    if len(sample) < 3:
+        return False
+    header, *body = (_blank_separated(line) for line in sample)
+    width = len(body[0])
+    if (
+        len(header) < 2
+        or width not in (len(header), len(header) + 1)
+        or any(readings(name) for name in header)
+    ):
+        return False
+    whole = body[:-1] if len(body) > 2 else body  # the last line may be cut
+    if any(len(cells) != width for cells in whole):
+        return False
+    return sum(all(readings(cells[i]) or is_blank(cells[i]) for cells in whole) for i in range(width)) >= 2
 
 
 def from_rows(
@@ -133,11 +166,24 @@ def _header(lines: list[tuple[int, list[str]]], notices: list[str]) -> int:
         if (not comment or last_comment) and filled[i] >= max(2, 0.5 * usual):
             start = i
             break
+    words = (
+        i
+        for i, (_, cells) in enumerate(looked)
+        if filled[i] >= usual and not any(readings(cell) for cell in cells) and not cells[0].startswith("#")
+    )
+    full = next(words, start)
+    if full > start and not any(_is_row(cells, usual) for _, cells in looked[start:full]):
+        start = full  # what stands above, of fewer cells, is a title
     if start:
         notices.append(
             f"left out {start} line{'s' if start > 1 else ''} above the header, such as {_shown(lines[0][1])}"
         )
     return start
+
+
+def _is_row(cells: list[str], usual: int) -> bool:
+    """Return whether a line may be a row of a table with `usual` filled cells: about as full, with numbers."""
+    return sum(cell != "" for cell in cells) >= usual - 1 and any(readings(cell) for cell in cells)
 
 
 def _shown(cells: list[str]) -> str:
@@ -173,7 +219,7 @@ def _fitted(
         number, cells = wide[0]
         more = f" (and {len(wide) - 1} more lines)" if len(wide) > 1 else ""
         raise AllometryError(
-            f"{source}, line {number}: {len(cells)} cells where the header has {len(header)}{more}: "
+            f"{source}, line {number}: {counted(len(cells), 'cell')} where the header has {len(header)}{more}: "
             f"{_shown(cells)}",
             hint='put text with commas between double quotes ("a, b"), or remove the line',
         )

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.core.units import readings
+from allometry.core.units import counted, readings
 from allometry.runs.tables.headings import EVALUATION, LOSS, NAMES, STEPS, TRAINING, plain, read_heading
 
 _BOUNDS = ("__MIN", "__MAX")
@@ -190,7 +190,7 @@ def read_log(text: str, notices: list[str]) -> pd.DataFrame | None:
     if not rows:
         return None
     frame = pd.DataFrame([rows[step] for step in sorted(rows)])
-    said = f"read as a log of {programs[0]}: {len(frame)} steps"
+    said = f"read as a log of {programs[0]}: {counted(len(frame), 'step')}"
     if "N" in facts:
         frame["params"] = facts["N"]
         said += f", {facts['N']:.4g} parameters as it counts them"

@@ -29,8 +29,8 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.env import snapshot
-from allometry.core.errors import AllometryError, require, unknown
-from allometry.core.files import read_json, write_text, writing
+from allometry.core.errors import AllometryError, printable, require, unknown
+from allometry.core.files import read_json, refuse_links, write_text, writing
 from allometry.core.units import format_duration
 from allometry.report import page as fmt
 from allometry.report.build import write
@@ -67,9 +67,10 @@ _MOST_BYTES = 1 << 29
 """Bytes of a compressed table after which it is no table of results but a trap."""
 
 
-def save(name: str, study_data: StudyData, folder: Path) -> tuple[Analysis, Path]:
+def save(name: str, study_data: StudyData, folder: Path, changed: str | None = None) -> tuple[Analysis, Path]:
     """Write the results of the study `name` into `folder` and the report that is made from them.
 
+    `changed` says that the corpus has been written since the study was planned: the report warns of it.
     Raises AllometryError where the folder holds something else or cannot be written.
     """
     _make(folder)
@@ -91,7 +92,7 @@ def save(name: str, study_data: StudyData, folder: Path) -> tuple[Analysis, Path
         "parts": {part: list(ids) for part, ids in study_data.parts.items()},
         "types": {file: _types(frame) for file, frame in tables.items()},
     }
-    _write_json(folder / STUDY, about)
+    _write_json(folder / STUDY, about | ({"changed": changed} if changed else {}))
     with writing(folder):
         for file, frame in tables.items():
             _former(folder / file).unlink(missing_ok=True)
@@ -128,6 +129,9 @@ def rebuild(folder: Path, output: Path | None = None) -> tuple[Analysis, Path]:
     """
     asked, evidence = load(folder)
     analysis = dated(asked.analyse(evidence), evidence.runs)
+    changed = (read_json(folder / STUDY) or {}).get("changed")
+    if isinstance(changed, str):
+        analysis = replace(analysis, warnings=(printable(changed), *analysis.warnings))
     return analysis, write(analysis, output or folder / REPORT)
 
 
@@ -319,8 +323,10 @@ STUDIES = "studies"
 
 
 def folder_of(store: Store, key: str) -> Path:
-    """Return the folder of a study in a store, which may not be there yet."""
-    return store.path / STUDIES / key
+    """Return the folder of a study in a store, which may not be there yet. AllometryError if it is a link."""
+    folder = store.path / STUDIES / key
+    refuse_links(folder, store.path)
+    return folder
 
 
 def runs_of(store: Store, ids: list[str]) -> pd.DataFrame:
@@ -392,7 +398,7 @@ def report(
     member = store.studies().get(key)
     evidence = evidence_of(plan, store, key, member.command if member else "")
     if save_to is not None:
-        analysis, path = save(plan.study, evidence, save_to)
+        analysis, path = save(plan.study, evidence, save_to, changed_since(folder))
         return analysis, write_report(analysis, folder, output) if output else path
     analysis = _with_changes(dated(study(plan.study).analyse(evidence), evidence.runs), folder)
     return analysis, write_report(analysis, folder, output)

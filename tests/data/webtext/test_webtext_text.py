@@ -4,6 +4,7 @@ import os
 import random
 import re
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from allometry.data.webtext.extract import ExtractOptions, extract_page
 from allometry.data.webtext.filter import RULES, Text, choose_rules, first_failure
 from allometry.data.webtext.shingles import MinHash, jaccard, ngrams, shingles, word_hashes, word_lengths
 from allometry.data.webtext.warc import Page
-from allometry.data.webtext.workers import LocalPool, open_pool
+from allometry.data.webtext.workers import MOST_MEMORY, LocalPool, open_pool
 
 PLAIN = """The committee met on Tuesday to discuss
 the plans for the new bridge, and most of the members agreed
@@ -233,6 +234,18 @@ def test_a_hanging_item_is_stopped_and_the_others_are_not():
             "crashed",
             "ValueError: bad page",
         )
+
+
+def wanting(item):
+    return len(bytearray(MOST_MEMORY)) if item == 2 else item
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps the limit of memory")
+def test_an_item_that_wants_too_much_memory_fails_alone():
+    with LocalPool(1) as pool:
+        found = list(pool.map(wanting, range(5), limit=20.0, chunk=2))
+    assert [each.value for each in found] == [0, 1, None, 3, 4]
+    assert found[2].error.startswith("MemoryError")
 
 
 def test_unknown_places_to_run_are_refused():

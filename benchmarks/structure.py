@@ -10,8 +10,18 @@ import ast
 from collections import Counter
 from pathlib import Path
 
+from allometry.core.errors import EXTRAS
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "allometry"
+FACE = (PACKAGE / "__init__.py", PACKAGE / "api.py")
+"""The public names, which load what they need on first use; so do the commands in `allometry/cli`."""
+
+OPTIONAL = {package.split(".")[0] for packages in EXTRAS.values() for package in packages} | {
+    *("torch", "datasets", "pyarrow", "zstandard", "openpyxl", "wandb", "trackio", "tensorboard", "aiohttp"),
+    *("altair", "vl_convert", "sympy"),
+}
+"""Packages that only some installations have, or that take long to load."""
 
 
 def main() -> None:
@@ -23,9 +33,18 @@ def main() -> None:
     texts = {path: path.read_text(encoding="utf-8") for path in files}
     trees = {path: ast.parse(text) for path, text in texts.items()}
     lines = sum(len(text.splitlines()) for text in texts.values())
-    local = sum(len(local_imports(tree)) for tree in trees.values())
     print(f"files {len(files)}, lines {lines}, mean {lines / len(files):.0f}")
-    print(f"function-local imports {local}, {1000 * local / lines:.1f} per 1,000 lines")
+    local = {path: local_imports(tree) for path, tree in trees.items()}
+    face = [path for path in files if path.parent.name == "cli" or path in FACE]
+    behind = [node for path in files if path not in face for node in local[path]]
+    extra = [node for node in behind if package_of(node) in OPTIONAL]
+    plain = len(behind) - len(extra)
+    below = lines - sum(len(texts[path].splitlines()) for path in face)
+    print(
+        f"function-local imports {sum(map(len, local.values()))}: {sum(len(local[path]) for path in face)} in the "
+        f"commands and the public names, {len(extra)} of packages that not every installation has or that load "
+        f"slowly, {plain} others ({1000 * plain / below:.1f} per 1,000 lines)"
+    )
     circles = import_circles({module_name(path): tree for path, tree in trees.items()})
     print(f"import circles between files: {len(circles)}")
     for circle in circles:
@@ -48,6 +67,12 @@ def local_imports(tree: ast.Module) -> list[ast.stmt]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             found += [n for n in ast.walk(node) if isinstance(n, ast.Import | ast.ImportFrom)]
     return list({id(node): node for node in found}.values())
+
+
+def package_of(node: ast.stmt) -> str:
+    """Return the first part of the name that an import statement names."""
+    name = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name  # type: ignore[attr-defined]
+    return str(name).split(".")[0]
 
 
 def imports(tree: ast.Module, modules: set[str]) -> set[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from allometry.runs.store import Store
 from allometry.studies.core import plan as planning
-from allometry.studies.core.reporting import folder_of
+from allometry.studies.core.results import folder_of
 from allometry.studies.core.study import study
 from allometry.train.config import DataConfig, RunConfig, evaluation_steps
 

@@ -6,9 +6,11 @@ changelog before this file is changed.
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import importlib.util
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -135,3 +137,30 @@ def test_the_version_is_one() -> None:
     sections = [line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## [")]
     released = [line for line in sections if not line.startswith("## [Unreleased]")]
     assert released[0].startswith(f"## [{allometry.__version__}]")
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_public_functions_document_their_parameters_result_and_errors(name: str) -> None:
+    """In numpydoc form: each parameter of the signature has its entry, and no other has."""
+    text = inspect.getdoc(getattr(allometry, name)) or ""
+    parts = re.split(r"^(\w+)\n-{4,}\n", text, flags=re.MULTILINE)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    assert list(sections) == ["Parameters", "Returns", "Raises", "Examples"]
+    entries = re.findall(r"^(\w[\w, ]*)$", sections["Parameters"], re.MULTILINE)
+    named = [name for entry in entries for name in entry.split(", ")]
+    assert sorted(named) == sorted(inspect.signature(getattr(allometry, name)).parameters)
+    assert "AllometryError" in sections["Raises"]
+
+
+@pytest.mark.parametrize("name", [*SIGNATURES, *MEMBERS])
+def test_examples_of_the_public_interface_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are printed, beside the repository's files."""
+    monkeypatch.chdir(ROOT)
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    examples = 0
+    for test in doctest.DocTestFinder().find(getattr(allometry, name), name):
+        said: list[str] = []
+        outcome = doctest.DocTestRunner(optionflags=flags, verbose=False).run(test, out=said.append)
+        assert not outcome.failed, "".join(said)
+        examples += outcome.attempted
+    assert examples or name not in SIGNATURES

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from allometry.data.cached import Cached
+    from allometry.data.cache import Cached
     from allometry.data.tokens import Manifest
 
 
@@ -178,7 +178,7 @@ def cache() -> None:
 @table_options
 def list_cache(form: Form | None) -> None:
     """List the cache: what, how large, when written."""
-    from allometry.data.cached import contents
+    from allometry.data.cache import contents
 
     there = contents()
     print_table(_cache_table(there), form, formats={"size": format_bytes}, empty="the cache is empty")
@@ -190,7 +190,7 @@ def list_cache(form: Form | None) -> None:
 @click.argument("what", nargs=-1, metavar="[KIND|NAME]...")
 def clean_cache(what: tuple[str, ...]) -> None:
     """Delete the cache, or only the given kinds (tokens, packages, …) or names, as the list has them."""
-    from allometry.data.cached import clean
+    from allometry.data.cache import clean
 
     gone = clean(what)
     click.echo(f"{len(gone)} deleted, {format_bytes(sum(each.size for each in gone))} freed")

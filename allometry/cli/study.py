@@ -24,7 +24,7 @@ from allometry.core.units import (
     parse_duration,
     parse_number,
 )
-from allometry.studies.core.needs import sentences
+from allometry.studies.core.texts import sentences
 from allometry.sweeps.cost.cost import Cost, CostModel, plan_frame
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def report(
 
         analysis, path = rebuild(saved, output)
     else:
-        from allometry.studies.core.reporting import report as write_report
+        from allometry.studies.core.results import report as write_report
 
         analysis, path = write_report(store, study, output, save)
     if save is not None:

@@ -222,10 +222,10 @@ def _build(folder: str, form: Any, **values: Any) -> None:
 def _remove(folder: str, targets: tuple[str, ...], form: Any) -> None:
     """Take pages or whole hosts out for good: of the data set, the archive and every stage, and of later
     runs."""
-    from allometry.data.webtext import removal
+    from allometry.data.webtext import consent
     from allometry.data.webtext.workspace import Workspace
 
-    _show([removal.run(Workspace.existing(Path(folder)), targets)], form)
+    _show([consent.run(Workspace.existing(Path(folder)), targets)], form)
 
 
 @_group.command("status")
@@ -256,7 +256,7 @@ def _show(summaries: list[Summary], form: Any) -> None:
     """Print a row per stage for people; a row per count for programs."""
     import pandas as pd
 
-    from allometry.data.webtext.progress import duration
+    from allometry.data.webtext.workspace import duration
 
     if form is not None:
         rows = [

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from allometry.core.env import cache_root
 from allometry.core.errors import AllometryError, unknown
+from allometry.core.units import parse_count
 from allometry.data import corpora
 from allometry.data.cache import build_once, slug
 from allometry.data.split import plan_split, split_documents
@@ -170,8 +171,6 @@ def vocabulary_size(name: str) -> int:
 
 
 def _vocabulary_size(head: str) -> int:
-    from allometry.core.units import parse_count
-
     size = parse_count(head.removeprefix("bpe:"), f"tokenizer {head!r}: vocabulary size")
     if not SMALLEST_BPE <= size <= LARGEST_BPE:
         raise AllometryError(

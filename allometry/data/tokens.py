@@ -28,7 +28,7 @@ from allometry.core.files import write_json
 from allometry.core.units import parse_number
 from allometry.data import corpora, tokenizers
 from allometry.data.batches import BatchOrder, windows
-from allometry.data.cache import build_once, downloads_allowed, sha256, slug
+from allometry.data.cache import NAMES, build_once, downloads_allowed, sha256, slug
 from allometry.data.spec import Download
 from allometry.data.split import HELD_OUT, SplitPlan, plan_split, split_documents
 from allometry.runs.place import Place
@@ -37,9 +37,6 @@ __all__ = ["BatchOrder", "Manifest", "TokenSet", "prepare", "windows"]
 
 FORMAT = 1
 """Version of the layout on disk and of the rules that made it; part of the cache's keys."""
-
-NAMES = "names.json"
-"""In a cache: paths of token sets that were made elsewhere, by `key`."""
 
 _BYTES_PER_TOKEN = 3.0
 """Assumed bytes of text per token of a trained vocabulary where that is not known yet."""

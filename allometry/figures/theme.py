@@ -20,6 +20,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import altair as alt
 from markupsafe import Markup
 
 from allometry.core.env import cache_dir, package_version
@@ -27,7 +28,6 @@ from allometry.core.errors import AllometryError
 from allometry.core.files import write_bytes
 
 if TYPE_CHECKING:
-    import altair as alt
     import pandas as pd
 
 Mode = Literal["light", "dark"]
@@ -160,8 +160,6 @@ def _styles(colours: dict[str, Any]) -> dict[str, Any]:
 
 def enable(mode: Mode = "light") -> None:
     """Use this theme for every Altair chart that is shown in the running notebook."""
-    import altair as alt
-
     settings = config(mode)
     alt.theme.register("allometry", enable=True)(lambda: alt.theme.ThemeConfig(config=settings))  # type: ignore[typeddict-item]
 
@@ -172,8 +170,6 @@ def specification(chart: alt.TopLevelMixin | Figure, *, width: int | None = None
     With `width` (pixels), a chart that would fill its container gets that width: what is not a page has
     no container.
     """
-    import altair as alt
-
     drawn: Any = getattr(chart, "chart", chart)
     with alt.theme.enable("none"), alt.data_transformers.enable("default", max_rows=None):
         content: dict[str, Any] = drawn.to_dict()
@@ -260,8 +256,6 @@ def runtime() -> str:
 @cache
 def vegalite() -> str:
     """Return the Vega-Lite version that the installed Altair writes, as vl-convert names it, such as "6.4"."""
-    import altair as alt
-
     return ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 
 

@@ -216,12 +216,41 @@ def backtest(
 ) -> Backtest:
     """Fit each law to the rows with the lowest `by` and predict the others, at several cuts.
 
-    A cut below 1 is the share of rows to fit (cheapest first), a cut of 1 or more is a value of `by` (rows
-    up to and including it are fitted). `by` is a column or a symbol (C is 6ND where it is missing).
-    `columns`, `objective`, `group` and `exclude` are as in `fit`. With `bootstrap=0` there are no intervals
-    and no coverage.
+    Parameters
+    ----------
+    frame, columns, objective, group, exclude
+        As in `fit`.
+    laws
+        Names of laws, or laws, that predict the same thing.
+    by
+        Column or symbol that orders the rows (C is 6ND where it is missing).
+    cuts
+        Where to cut: below 1 the share of rows to fit, cheapest first; from 1 on a value of `by`, up to which
+        (inclusive) rows are fitted.
+    bootstrap, seed
+        Resamples of each fit; with 0 there are no intervals and no coverage.
 
-    Raises AllometryError where no cut leaves rows to fit and rows to predict, or no law can be fitted.
+    Returns
+    -------
+    Backtest
+        Scores (best law first), every prediction, and the fits to all rows.
+
+    Raises
+    ------
+    AllometryError
+        Where no cut leaves rows to fit and rows to predict, or no law can be fitted.
+
+    Examples
+    --------
+    >>> import allometry, pandas as pd
+    >>> runs = pd.read_csv("examples/runs.csv")
+    >>> tested = allometry.backtest(runs, laws=["kaplan", "chinchilla"], columns={"L": "loss"}, by="N", bootstrap=0)
+    >>> tested.best
+    'kaplan'
+    >>> tested.scores[["law", "mean_error"]].round(3)
+              law  mean_error
+    0      kaplan       0.031
+    1  chinchilla       0.037
     """
     frame, exclude = with_unique_labels(frame, exclude)
     chosen = [get(law) if isinstance(law, str) else law for law in laws]

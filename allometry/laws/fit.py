@@ -47,18 +47,54 @@ def fit(
 ) -> FitResult:
     """Fit a law to a table with one row a run.
 
-    `columns` maps the law's symbols to columns or to arithmetic of columns ({"D": "C/(6*N)"}); a symbol
-    that is not mapped is looked for under its own name. `objective` is a name of `objectives.OBJECTIVES`.
-    `weights` is a column of relative weights, `group` the column whose values are resampled together
-    (default: "run" where there is one, else what `grouping` finds), `fixed` holds parameters at values,
-    `tied` makes a parameter equal to another. `exclude` names rows to leave out, by index label, with
-    reasons if it is a mapping.
-    `bootstrap` resamples are drawn with `seed`: of "runs", or of "noise" around the fit, which "auto" takes
-    for tables of few runs (see `uncertainty`). They are fitted in parts by `mapped`, which does as `map`
-    does: here, or on a cluster (`allometry.cluster.mapped`).
+    Parameters
+    ----------
+    frame
+        One row a run.
+    law
+        Name of a law of the zoo (`allometry laws`), or a `Law`.
+    columns
+        Symbol of the law -> column, or arithmetic of columns ({"D": "C/(6*N)"}). A symbol that is not mapped is
+        looked for under its own name and under common ones.
+    objective
+        Name of `objectives.OBJECTIVES`, or an `Objective`.
+    weights
+        Column of relative weights.
+    group
+        Column whose values are resampled together (default: "run" where there is one, else what `grouping`
+        finds).
+    fixed, tied
+        Parameters held at values, and parameters that equal another.
+    exclude
+        Rows to leave out, by index label; with reasons if it is a mapping.
+    bootstrap, resample, seed
+        Number of resamples, of "runs", or of "noise" around the fit ("auto" chooses, see `uncertainty`), and
+        what they are drawn with. 0 gives no intervals.
+    mapped
+        Fits the resamples in parts, as `map` does: here, or on a cluster (`allometry.cluster.mapped`).
 
-    Raises AllometryError for tables that cannot be read, and for designs that cannot determine the law at
-    all.
+    Returns
+    -------
+    FitResult
+        Parameters, intervals, predictions, and warnings of what the data do not determine.
+
+    Raises
+    ------
+    AllometryError
+        For tables that cannot be read, and for designs that cannot determine the law at all.
+
+    Examples
+    --------
+    >>> import allometry, pandas as pd
+    >>> runs = pd.read_csv("examples/runs.csv")
+    >>> fit = allometry.fit(runs, law="chinchilla", columns={"L": "loss"}, bootstrap=20)
+    >>> round(fit.parameters["alpha"], 2)
+    0.46
+    >>> low, high = fit.interval("alpha")
+    >>> low < 0.46 < high
+    True
+    >>> float(fit.predict(N=1e6, D=1e7).round(2))
+    1.17
     """
     began = time.perf_counter()
     chosen = get(law) if isinstance(law, str) else law

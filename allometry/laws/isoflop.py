@@ -234,14 +234,38 @@ def isoflop(
 ) -> IsoflopResult:
     """Fit the compute-optimal frontier of a table of runs, with columns N, loss, and D or C (FLOPs).
 
-    `columns` maps those names to columns of `frame` or to expressions of them. `noise` is the relative
-    standard deviation of a run's loss between seeds; without it it is estimated from repeats, else from the
-    smoothness of the slices. `budgets` are only needed to choose where an N x D grid is sliced.
+    Parameters
+    ----------
+    frame
+        One row a run. Runs that do not belong are left out, and named in `excluded` and in a warning.
+    columns
+        Those names -> columns of `frame`, or expressions of them.
+    method
+        "akima" or "parabola" through each budget's losses, or "envelope" of all.
+    budgets
+        Needed only to choose where an N x D grid is sliced.
+    noise
+        Relative standard deviation of a loss between seeds (default: from repeats, else from the smoothness of
+        the slices).
+    bootstrap, seed
+        Number of resamples, and what they are drawn with.
 
-    Runs that do not belong (see `cells`) are left out, and named in `excluded` and in a warning.
+    Returns
+    -------
+    IsoflopResult
+        Slices, optima, and the exponents a and b of N_opt and D_opt, each an `Estimate`.
 
-    Raises AllometryError for unusable columns, or where fewer than two budgets have an optimum inside their
-    sizes.
+    Raises
+    ------
+    AllometryError
+        For unusable columns, or where fewer than two budgets have an optimum inside their sizes.
+
+    Examples
+    --------
+    >>> import allometry, pandas as pd
+    >>> found = allometry.isoflop(pd.read_csv("examples/runs.csv"), bootstrap=50)
+    >>> round(found.a.value, 2)
+    0.59
     """
     if method not in ("envelope", *METHODS):
         raise unknown("isoFLOP method", method, ("envelope", *METHODS))

@@ -296,8 +296,6 @@ def solve_between(function: Code, ends: tuple[Any, Any], like: tuple[Any, ...]) 
 
     Newton's method kept inside a shrinking bracket: as quick as Newton, as safe as bisection.
     """
-    import numpy as np
-
     shape = np.broadcast_shapes(*(np.shape(v) for v in like))
     low, high = (np.broadcast_to(np.asarray(v, dtype=float), shape).copy() for v in ends)
     root = 0.5 * (low + high)

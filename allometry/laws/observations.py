@@ -413,8 +413,6 @@ def originals(frame: pd.DataFrame) -> NDArray[np.int_]:
 
     Columns that only number the rows do not count: a run that was pasted twice has two row numbers.
     """
-    import pandas as pd
-
     telling = [i for i, name in enumerate(frame.columns) if not _numbers_rows(str(name), frame.iloc[:, i])]
     cells = frame.iloc[:, telling].map(lambda v: str(v) if isinstance(v, list | dict | np.ndarray) else v)
     if not telling:

@@ -12,10 +12,11 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from allometry.core.errors import AllometryError
+from allometry.laws.expressions import evaluate
 from allometry.laws.law import Law
 from allometry.laws.problem import Problem
-from allometry.laws.solver import Objective
-from allometry.laws.uncertainty import noise_variance, outlying, quantiles, student_scales
+from allometry.laws.solver import Objective, get_objective
+from allometry.laws.uncertainty import noise_variance, outlying, profile, quantiles, student_scales
 
 Array = NDArray[np.float64]
 
@@ -98,7 +99,6 @@ class FitResult:
         `what` is arithmetic of parameter names ("beta/(alpha+beta)") or a function of a mapping from names to
         values, which must work on arrays. Returns (estimate, low, high).
         """
-        from allometry.laws.expressions import evaluate
 
         def value(params: Mapping[str, Any]) -> Any:
             return evaluate(what, params) if isinstance(what, str) else what(params)
@@ -197,8 +197,6 @@ class FitResult:
 
     def profile(self, name: str, points: int = 41) -> pd.DataFrame:
         """Return the lowest objective at fixed values of a parameter (see `profile.profile`)."""
-        from allometry.laws.uncertainty import profile
-
         return profile(self, name, points)
 
     def _inputs(self, frame: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -281,7 +279,6 @@ def read_fields(data: Mapping[str, Any]) -> dict[str, Any]:
     mappings. Raises AllometryError for anything else.
     """
 
-    from allometry.laws.solver import get_objective
     from allometry.laws.zoo import get
 
     if data.get("kind") != _KIND:

@@ -81,16 +81,42 @@ def next_runs(
     most: int = 12,
     noise: float | None = None,
 ) -> Design:
-    """Choose runs (at most `most`, together within `budget` FLOPs) that give `target` the smallest standard
-    deviation.
+    """Choose the runs that give a target the smallest standard deviation within a budget.
 
-    `target`: "loss@1e21" (of the best run at that compute), "N_opt@1e21", "a" (the exponent of N_opt,
-    at the budget) or a parameter's name. With a `fit`, its runs count as done; without, constants of
-    `law` are only a first guess of where to measure. `candidates` (columns N, D) limits the choice; by
-    default sizes and tokens in factors of two around the data and the budget. `noise` is the relative
-    standard deviation of a loss.
+    Parameters
+    ----------
+    fit
+        A fit whose runs count as done; without one, constants of `law` are a first guess of where to measure.
+    budget
+        FLOPs of all chosen runs together.
+    target
+        "loss@1e21" (of the best run at that compute), "N_opt@1e21", "a" (the exponent of N_opt, at the budget)
+        or a parameter's name.
+    law, published
+        Law and set of constants where there is no `fit`.
+    candidates
+        Runs to choose from, columns N and D (default: factors of two around the data and the budget).
+    most
+        Number of runs at most.
+    noise
+        Relative standard deviation of a loss (default: the fit's).
 
-    Raises AllometryError for designs that cannot identify the target, with the reason.
+    Returns
+    -------
+    Design
+        The runs, and the target's standard deviation before and after.
+
+    Raises
+    ------
+    AllometryError
+        For designs that cannot identify the target, with the reason.
+
+    Examples
+    --------
+    >>> import allometry
+    >>> design = allometry.next_runs(budget=1e20, target="a", most=8)
+    >>> bool(design.runs["C"].sum() <= 1e20), len(design.runs) <= 8
+    (True, True)
     """
     source = from_fit(fit) if fit is not None else from_published(law, published)
     space = _Space(source)

@@ -136,14 +136,44 @@ def plan(
     unique: float | None = None,
     batch: float | None = None,
 ) -> Plan:
-    """Plan a run for a compute `budget` (FLOPs), for `hours` at `speed` (FLOPs/s), or for a target `loss`.
+    """Plan a run for a compute budget, a time, or a target loss.
 
-    The law is a `fit`, else the constants `published` (a set's name; default the first) of `law`. By
-    default size and tokens are compute-optimal; N, D or `tokens_per_parameter` fix one of them
-    (over-training). N and D without a budget give the loss of that run. `unique` tokens of data repeat when
-    D exceeds them. `batch` in tokens; by default Kaplan's critical batch at the loss reached.
+    Parameters
+    ----------
+    budget
+        Compute in FLOPs.
+    hours, speed
+        Time, and FLOPs per second, in place of a budget.
+    loss
+        Target, in place of a budget.
+    fit
+        The law to plan with; else the constants `published` (a set's name; default the first) of `law`.
+    law, published
+        Law and set of constants where there is no `fit`.
+    N, D, tokens_per_parameter
+        Size, tokens or their ratio, to be kept in place of the compute-optimal ones (over-training). N and D
+        without a budget give the loss of that run.
+    unique
+        Tokens of data that there are; they repeat when D exceeds them.
+    batch
+        Tokens a step (default: Kaplan's critical batch at the loss reached).
 
-    Raises AllometryError for requests that contradict each other or that the law cannot meet.
+    Returns
+    -------
+    Plan
+        N, D, steps and loss, each an `Estimate`, and what other sizes would cost.
+
+    Raises
+    ------
+    AllometryError
+        For requests that contradict each other or that the law cannot meet.
+
+    Examples
+    --------
+    >>> import allometry
+    >>> plan = allometry.plan(1e21)
+    >>> f"{plan.N.value:.2g} parameters, {plan.D.value:.2g} tokens"
+    '2.8e+09 parameters, 6e+10 tokens'
     """
     source = from_fit(fit) if fit is not None else from_published(law, published)
     request = Request(

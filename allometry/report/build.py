@@ -21,8 +21,8 @@ from markupsafe import Markup
 
 from allometry.figures import theme
 from allometry.figures.theme import Figure
-from allometry.report import format as fmt
 from allometry.report import page
+from allometry.report import page as fmt
 from allometry.report.content import Analysis, Constant, Section, Table
 from allometry.report.page import chart_json, table_of
 from allometry.version import __version__
@@ -112,8 +112,10 @@ def layout(analysis: Analysis) -> dict[str, Any]:
     constants = [(None, list(analysis.constants)), *((c, list(c.constants)) for c in analysis.chapters)]
     chapters = [_chapter(chapter, names) for chapter in analysis.chapters]
     anchors = {id(chapter): shown["id"] for chapter, shown in zip(analysis.chapters, chapters, strict=True)}
+    entry = _entry(analysis, names, prefix="", rows=ROWS_SHOWN)
     return {
-        **_entry(analysis, names, prefix="", rows=ROWS_SHOWN),
+        **entry,
+        "lead": _lead(entry["sections"]),
         "chapters": chapters,
         "groups": [
             {
@@ -133,16 +135,28 @@ def layout(analysis: Analysis) -> dict[str, Any]:
 
 def _entry(analysis: Analysis, names: Names, *, prefix: str, rows: int) -> dict[str, Any]:
     """Collect what every entry of the log has: a date, a question, what was expected, seen, and is asked next."""
+    first, rest = fmt.abstract(analysis.answer)
     return {
         "study": analysis.study,
-        "question": analysis.question,
+        "question": fmt.formula(analysis.question),
         "date": fmt.date(analysis.date),
         "expected": fmt.inline(analysis.expected),
-        "answer": fmt.paragraphs(analysis.answer),
+        "answer": fmt.paragraphs(first),
+        "rest": fmt.paragraphs(rest),
         "next": fmt.inline(analysis.next),
         "warnings": [fmt.inline(warning) for warning in analysis.warnings],
         "sections": [_section(s, i, names, prefix, rows) for i, s in enumerate(analysis.sections, start=1)],
     }
+
+
+def _lead(sections: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Take the first figure out of its section: the page begins with it."""
+    for section in sections:
+        for item in section["evidence"]:
+            if item["kind"] == "figure":
+                section["evidence"].remove(item)
+                return dict(item)
+    return None
 
 
 def _chapter(chapter: Analysis, names: Names) -> dict[str, Any]:
@@ -160,7 +174,7 @@ def _chapter(chapter: Analysis, names: Names) -> dict[str, Any]:
 def _section(section: Section, index: int, names: Names, prefix: str, rows: int) -> dict[str, Any]:
     return {
         "id": names.unique(f"{prefix}s{index}-{section.title}"),
-        "title": section.title,
+        "title": fmt.formula(section.title),
         "text": fmt.paragraphs(section.text),
         "evidence": [_evidence(item, names.unique(prefix + item.name), rows) for item in section.evidence],
     }
@@ -171,7 +185,7 @@ def _evidence(item: Figure | Table, name: str, rows: int) -> dict[str, Any]:
     limit = rows if isinstance(item, Figure) else ROWS_SHOWN
     shown = {
         "id": name,
-        "title": item.title,
+        "title": fmt.formula(item.title),
         "caption": fmt.inline(item.caption),
         "table": table_of(frame, name, limit=limit),
     }
@@ -182,8 +196,8 @@ def _evidence(item: Figure | Table, name: str, rows: int) -> dict[str, Any]:
 
 def _constant(constant: Constant) -> dict[str, Any]:
     return {
-        "name": constant.name,
-        "symbol": constant.symbol,
+        "name": fmt.formula(constant.name),
+        "symbol": fmt.formula(constant.symbol),
         "published": [(paper, fmt.short(value)) for paper, value in constant.published.items()],
         "ours": fmt.interval(constant.ours, constant.low, constant.high),
         "level": Markup("{} %").format(f"{100 * constant.level:g}"),

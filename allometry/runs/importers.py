@@ -19,6 +19,7 @@ import pandas as pd
 from allometry.core.errors import AllometryError, require
 from allometry.core.files import read_json, write_json
 from allometry.core.units import Decimal, counted, readings
+from allometry.runs.store import Store
 from allometry.runs.tables import files, text
 from allometry.runs.tables.headings import (
     COUNTS,
@@ -85,21 +86,42 @@ def read_table(
     encoding: str | None = None,
     row: Rows | None = None,
 ) -> Imported:
-    """Read a table of runs: CSV in any dialect, Parquet, Excel, JSON, JSON lines, an export or log of a
-    tracker, a
-    run store; or several of them, patterns such as logs/*.csv, or a folder, as one table.
+    """Read a table of runs from a file, or from several as one table.
 
-    `columns` maps symbols (N, D, C, loss, …) to column names; what it does not name is looked for in a
-    saved mapping beside the file (see `save_mapping`), then guessed from common names. Cells such as "1.2B"
-    become numbers, and columns such as "Params (M)" are multiplied by their unit where they stand for a
-    symbol.
-    `decimal` is the mark before decimals, needed only where the file does not settle it; `encoding` is that
-    of
-    text which is not Unicode. Of runs with many rows, `row` keeps the last, the best (lowest loss) or all; by
-    default the last where every file is the curve of one run, else all.
+    Parameters
+    ----------
+    path
+        CSV in any dialect, Parquet, Excel, JSON, JSON lines, an export or log of a tracker, or a run store; or
+        several of them, patterns such as logs/*.csv, or a folder.
+    columns
+        Symbols (N, D, C, loss, …) -> column names. What it does not name is looked for in a saved mapping
+        beside the file (see `save_mapping`), then guessed from common names.
+    decimal
+        The mark before decimals, needed only where the file does not settle it.
+    encoding
+        That of text which is not Unicode.
+    row
+        Of runs with many rows, keep the "last", the "best" (lowest loss) or "all" (default: the last where every
+        file is the curve of one run, else all).
 
-    Raises AllometryError for a missing, empty or unreadable file, for a table of one column, and for numbers
-    that can be read in two ways.
+    Returns
+    -------
+    Imported
+        The table (`frame`), what was guessed or changed in reading it (`notices`), and which column each symbol
+        was taken from. Cells such as "1.2B" are numbers there, and columns such as "Params (M)" in ones.
+
+    Raises
+    ------
+    AllometryError
+        For a missing, empty or unreadable file, for a table of one column, and for numbers that can be read in
+        two ways.
+
+    Examples
+    --------
+    >>> import allometry
+    >>> table = allometry.read_table("examples/runs.csv")
+    >>> table.frame[["N", "D", "loss"]].shape
+    (72, 3)
     """
     sources = _sources([path] if isinstance(path, str | Path) else list(path))
     notices: list[str] = []
@@ -253,7 +275,6 @@ def _read(source: Path, encoding: str | None, notices: list[str]) -> pd.DataFram
     if source.is_dir():
         if event_files(source):
             return from_events(source, notices)
-        from allometry.runs.store import Store
 
         return Store(source).frame()
     if event_files(source):

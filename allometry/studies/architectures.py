@@ -17,8 +17,9 @@ import pandas as pd
 
 from allometry.figures.several import several
 from allometry.figures.theme import Figure
+from allometry.models.lstm import LSTMConfig
+from allometry.models.universal import UniversalConfig
 from allometry.report.content import Analysis, Section, Table
-from allometry.studies.core.recipe import BATCH_TOKENS, small_model, small_run, vocabulary
 from allometry.studies.core.sections import (
     LEVEL,
     NotRecorded,
@@ -33,7 +34,16 @@ from allometry.studies.core.sections import (
     slope_of,
     usable_runs,
 )
-from allometry.studies.core.study import Study, register, run_set, too_little
+from allometry.studies.core.study import (
+    BATCH_TOKENS,
+    Study,
+    register,
+    run_set,
+    small_model,
+    small_run,
+    too_little,
+    vocabulary,
+)
 
 if TYPE_CHECKING:
     from allometry.models.base import ModelConfig
@@ -153,8 +163,6 @@ def _universal(ladder: list[ModelConfig]) -> list[ModelConfig]:
     """Return, for each width, the Universal Transformers with the same distinct blocks; the largest width,
     which would cost the most, only at the fewest repetitions.
     """
-    from allometry.models.universal import UniversalConfig
-
     made: list[ModelConfig] = []
     for reuse in REUSES:
         for model in ladder if reuse == min(REUSES) else ladder[:-1]:
@@ -174,8 +182,6 @@ def _lstms(ladder: list[ModelConfig]) -> list[ModelConfig]:
 
 def _lstm(model: ModelConfig, layers: int) -> ModelConfig:
     """Return the LSTM of so many layers with N = 8 layers d_model^2 nearest to a transformer's."""
-    from allometry.models.lstm import LSTMConfig
-
     width = 4 * max(1, round(math.sqrt(model.counts().N / (8 * layers)) / 4))
     return LSTMConfig(n_layer=layers, d_model=width, n_ctx=model.n_ctx, n_vocab=model.n_vocab)
 

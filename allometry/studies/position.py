@@ -18,7 +18,6 @@ from allometry.figures.several import several
 from allometry.figures.theme import Figure
 from allometry.laws.fit import fit
 from allometry.report.content import Analysis, Section, Table
-from allometry.studies.core.recipe import BATCH_TOKENS, small_model, small_run, vocabulary
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
@@ -34,7 +33,16 @@ from allometry.studies.core.sections import (
     slope_of,
     usable_runs,
 )
-from allometry.studies.core.study import Study, register, run_set, too_little
+from allometry.studies.core.study import (
+    BATCH_TOKENS,
+    Study,
+    register,
+    run_set,
+    small_model,
+    small_run,
+    too_little,
+    vocabulary,
+)
 from allometry.studies.shared.basic_laws import common_horizon
 
 if TYPE_CHECKING:

@@ -20,9 +20,15 @@ from allometry.studies.core.sections import (
     usable_runs,
 )
 from allometry.studies.core.study import Study, register
-from allometry.studies.shared.basic_laws import by_data, by_size, joint
-from allometry.studies.shared.forecast import forecast, prediction, verdict
-from allometry.studies.shared.frontier import frontier
+from allometry.studies.shared.basic_laws import (
+    by_data,
+    by_size,
+    forecast,
+    frontier,
+    joint,
+    prediction,
+    verdict,
+)
 from allometry.studies.shared.grid import largest_sizes
 
 if TYPE_CHECKING:

@@ -20,14 +20,6 @@ from allometry.core.units import format_count
 from allometry.figures.several import several
 from allometry.laws.uncertainty import Array, Estimate, percentile_interval
 from allometry.report.content import Constant, Section, Table
-from allometry.studies.core.recipe import (
-    BATCH_TOKENS,
-    learning_rate,
-    rule_rate,
-    small_model,
-    small_run,
-    vocabulary,
-)
 from allometry.studies.core.sections import (
     LEVEL,
     StudySection,
@@ -39,7 +31,18 @@ from allometry.studies.core.sections import (
     section_or_reason,
     usable_runs,
 )
-from allometry.studies.core.study import Study, register, run_set, too_little
+from allometry.studies.core.study import (
+    BATCH_TOKENS,
+    Study,
+    learning_rate,
+    register,
+    rule_rate,
+    run_set,
+    small_model,
+    small_run,
+    too_little,
+    vocabulary,
+)
 
 if TYPE_CHECKING:
     from allometry.models.base import ModelConfig

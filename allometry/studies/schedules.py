@@ -16,7 +16,6 @@ from scipy.stats import f, t
 
 from allometry.figures.several import several
 from allometry.report.content import Constant, Section, Table
-from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run, vocabulary
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
@@ -29,7 +28,17 @@ from allometry.studies.core.sections import (
     section_or_reason,
     usable_runs,
 )
-from allometry.studies.core.study import Study, register, run_set, too_little
+from allometry.studies.core.study import (
+    BATCH_TOKENS,
+    Study,
+    learning_rate,
+    register,
+    run_set,
+    small_model,
+    small_run,
+    too_little,
+    vocabulary,
+)
 from allometry.train.config import TrainConfig
 from allometry.train.config import learning_rate as scheduled_rate
 

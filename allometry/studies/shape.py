@@ -17,8 +17,8 @@ from scipy.stats import t
 
 from allometry.figures.several import several
 from allometry.figures.theme import Figure
+from allometry.models.transformer import TransformerConfig
 from allometry.report.content import Analysis, Constant, Section, Table
-from allometry.studies.core.recipe import BATCH_TOKENS, CONTEXT, heads, small_run, vocabulary
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
@@ -31,10 +31,19 @@ from allometry.studies.core.sections import (
     section_or_reason,
     usable_runs,
 )
-from allometry.studies.core.study import Study, register, run_set, too_little
+from allometry.studies.core.study import (
+    BATCH_TOKENS,
+    CONTEXT,
+    Study,
+    heads,
+    register,
+    run_set,
+    small_run,
+    too_little,
+    vocabulary,
+)
 
 if TYPE_CHECKING:
-    from allometry.models.transformer import TransformerConfig
     from allometry.studies.core.study import StudyData
     from allometry.train.config import DataConfig, RunConfig
 
@@ -136,8 +145,6 @@ def shape(N: float, n_vocab: int, *, layers: int = LAYERS, ratio: float = 4.0) -
     """Return the model of `layers` layers with d_ff / d_model near `ratio`: d_model is a multiple of 8, and
     d_ff makes N = 2 d_model layers (2 d_model + d_ff) come out as nearly as it can.
     """
-    from allometry.models.transformer import TransformerConfig
-
     width = 8 * max(1, round(math.sqrt(N / (2 * layers * (2 + ratio))) / 8))
     d_ff = 8 * max(1, round((N / (2 * width * layers) - 2 * width) / 8))
     return TransformerConfig(

@@ -36,8 +36,7 @@ from allometry.studies.core.sections import (
     usable_runs,
 )
 from allometry.studies.core.study import Study, register
-from allometry.studies.shared.basic_laws import common_horizon, horizons
-from allometry.studies.shared.forecast import forecast, prediction
+from allometry.studies.shared.basic_laws import common_horizon, forecast, horizons, prediction
 from allometry.studies.shared.grid import largest_sizes, recipe_runs
 
 if TYPE_CHECKING:

@@ -28,10 +28,10 @@ from allometry.figures.surface import surface
 from allometry.figures.theme import Figure
 from allometry.laws.fit import fit
 from allometry.laws.result import FitResult
-from allometry.report import format as fmt
+from allometry.report import page as fmt
 from allometry.report.page import asset, chart_json, table_of, template
 from allometry.runs.store import Membership, Store
-from allometry.studies.core.predictions import ledger
+from allometry.studies.core.predictions import ledger, registered
 from allometry.watch.reader import Clock, Progress, Reader, Underway, progress, work_of
 
 CURVES = 240
@@ -351,8 +351,6 @@ class Page:
 
     def _open_predictions(self, scored: pd.DataFrame) -> int:
         """Count predicted runs that have not been trained yet."""
-        from allometry.studies.core.predictions import registered
-
         folders = {path.parent for path in (self.store.path / "studies").glob("*/prediction.json")}
         made = 0
         for folder in folders:

@@ -18,6 +18,7 @@ import pytest
 
 from allometry import figures
 from allometry.core.errors import AllometryError
+from allometry.figures.theme import Figure
 from allometry.report.build import build, write
 from allometry.report.content import Analysis, Constant, Section, Table
 from allometry.report.page import chart_json
@@ -239,3 +240,26 @@ def test_a_browser_draws_every_chart_without_a_word(analysis: Analysis, tmp_path
     assert "CONSOLE" not in done.stderr, done.stderr
     assert 'data-drawn="3"' in done.stdout
     assert re.search(rf"<html[^>]*color-scheme: (only {mode}|{mode} only)", done.stdout)
+
+
+def test_a_page_begins_with_an_abstract_and_its_first_figure(
+    read: Reader, page: str, analysis: Analysis
+) -> None:
+    """Before tables and caveats; the figure stands there alone."""
+    opening = page.split('<section id="answer"')[1].split("</section>")[0]
+    (first, *_) = [item for part in analysis.sections for item in part.evidence if isinstance(item, Figure)]
+    assert f'<figure id="{first.name}"' in opening
+    assert page.count(f'<figure id="{first.name}"') == 1
+    long = replace(analysis, answer="One sentence of seven words stands here. " * 30)
+    opening = build(long).split('<section id="answer"')[1].split("</section>")[0]
+    shown, folded = opening.split("All that was seen")
+    assert shown.count("One sentence") == 11
+    assert folded.count("One sentence") == 19
+
+
+def test_five_caveats_are_shown_and_the_rest_is_folded_away(analysis: Analysis) -> None:
+    warned = replace(analysis, warnings=tuple(f"caveat number {i}" for i in range(9)))
+    part = build(warned).split('<section id="warnings">')[1].split("</section>")[0]
+    shown, folded = part.split("<summary>4 more</summary>")
+    assert shown.count("caveat number") == 5
+    assert folded.count("caveat number") == 4

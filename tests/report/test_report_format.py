@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allometry.figures import theme
-from allometry.report import format as fmt
+from allometry.report import page as fmt
 from allometry.report.build import strip
 from allometry.report.content import Constant
 
@@ -86,3 +86,30 @@ def test_the_strip_shows_ours_and_theirs_in_order() -> None:
 @pytest.mark.parametrize(("text", "name"), [("L(N, D)!", "l-n-d"), ("<>", "untitled"), ("Été 2", "t-2")])
 def test_identifiers(text: str, name: str) -> None:
     assert fmt.identifier(text) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("as N^-0.073 and C^a", "as N<sup>−0.073</sup> and C<sup>a</sup>"),
+        ("L^−5.2 [−6.4, −4.1]", "L<sup>−5.2</sup> [−6.4, −4.1]"),
+        ("D_T = k · D_F^α N^(1/3)", "D<sub>T</sub> = k · D<sub>F</sub><sup>α</sup> N<sup>1/3</sup>"),
+        ("α_N, N_opt(C), d_model", "α<sub>N</sub>, N<sub>opt</sub>(C), d<sub>model</sub>"),
+        ("`N^-0.073` of least_data and a_very_long_name", "<code>N^-0.073</code> of least_data and a_very_long_name"),
+        ("a^<b> & c_<i>", "a^&lt;b&gt; &amp; c_&lt;i&gt;"),
+    ],
+)  # fmt: skip
+def test_powers_and_indices_are_typeset(text: str, html: str) -> None:
+    assert fmt.inline(text) == html
+    if "`" not in text:
+        assert fmt.formula(text) == html
+
+
+def test_an_abstract_ends_with_a_sentence_and_loses_no_word() -> None:
+    sentence = "The loss falls as N^-0.07 (95 % interval 0.06 to 0.08), Kaplan et al. had more. "
+    first, rest = fmt.abstract(sentence * 9)
+    assert len(first.split()) <= fmt.ABSTRACT
+    assert first.endswith("had more.")
+    assert f"{first} {rest}".split() == (sentence * 9).split()
+    assert fmt.abstract("word " * 200) == ("word " * 200, "")  # one sentence is never cut
+    assert fmt.abstract("Short.") == ("Short.", "")

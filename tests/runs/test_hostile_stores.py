@@ -15,7 +15,7 @@ from allometry.core.files import MOST_DEEP, append_text, read_bytes, read_json, 
 from allometry.core.locks import exclusive
 from allometry.runs.place import Folder
 from allometry.runs.store import Store
-from allometry.studies.core.reporting import folder_of
+from allometry.studies.core.results import folder_of
 
 GOOD, BAD = "transformer-2x16-sotu-512-s0-aaaaaaaa", "transformer-2x16-sotu-512-s1-bbbbbbbb"
 

@@ -17,7 +17,7 @@ from allometry.core.errors import AllometryError
 from allometry.core.units import PF_DAY
 from allometry.laws.power_lines import PowerLine
 from allometry.studies import batch
-from allometry.studies.compute_optimal import adjusted, chinchilla, compute, efficient, ladder, reconcile
+from allometry.studies.compute_optimal import chinchilla, compute, frontiers, ladder, reconcile
 from allometry.studies.core.study import StudyData, study
 from allometry.studies.shared.batches import BatchLaw, Critical
 
@@ -167,7 +167,7 @@ def batch_law(exponent: float = -1 / K_B, at_one: float = B_STAR) -> BatchLaw:
 
 
 @pytest.fixture(scope="module")
-def found() -> adjusted.Frontiers:
+def found() -> frontiers.Frontiers:
     """Frontiers of runs at one batch, whose loss is that of S_min steps at the critical batch."""
     rng = np.random.default_rng(0)
     rows = []
@@ -182,33 +182,33 @@ def found() -> adjusted.Frontiers:
                 "seed": 0, "loss": loss * np.exp(1e-3 * rng.standard_normal()),
             })  # fmt: skip
     runs = pd.DataFrame(rows)
-    return adjusted.frontiers(runs, runs.head(3), Critical(law=batch_law()))
+    return frontiers.frontiers(runs, runs.head(3), Critical(law=batch_law()))
 
 
-def test_the_frontier_at_the_critical_batch_has_the_planted_exponents(found: adjusted.Frontiers) -> None:
-    fitted = found.get(adjusted.ENDS, "C_min")
+def test_the_frontier_at_the_critical_batch_has_the_planted_exponents(found: frontiers.Frontiers) -> None:
+    fitted = found.get(frontiers.ENDS, "C_min")
     assert fitted.loss.exponent.value == pytest.approx(-ALPHA_C, rel=0.05)
     assert fitted.a.value == pytest.approx(ALPHA_C / K_N, rel=0.06)
-    plain = found.get(adjusted.ENDS, "C")
+    plain = found.get(frontiers.ENDS, "C")
     assert abs(plain.loss.exponent.value + ALPHA_C) > 0.01  # what leaving the batch out would give
-    row = found.points[adjusted.ENDS].iloc[100]
+    row = found.points[frontiers.ENDS].iloc[100]
     assert row["C_min"] == pytest.approx(6 * row["N"] * row["S_min"] * row["B_crit"], rel=0.02)
 
 
-def test_the_constants_of_the_compute_laws_are_those_of_the_frontiers(found: adjusted.Frontiers) -> None:
-    rows = {row.symbol: row for row in adjusted.loss_reading(found).constants}
+def test_the_constants_of_the_compute_laws_are_those_of_the_frontiers(found: frontiers.Frontiers) -> None:
+    rows = {row.symbol: row for row in frontiers.loss_reading(found).constants}
     minimum = rows["α_C^min"]
     assert minimum.ours == pytest.approx(ALPHA_C, rel=0.05)
     assert 0 < minimum.low <= minimum.ours <= minimum.high
-    assert rows["α_C"].ours == -found.get(adjusted.ENDS, "C").loss.exponent.value
+    assert rows["α_C"].ours == -found.get(frontiers.ENDS, "C").loss.exponent.value
     assert minimum.published["Kaplan 2020"] == 0.050
 
 
-def test_compute_is_spent_as_the_theory_says(found: adjusted.Frontiers) -> None:
-    reading = efficient.spending(found)
+def test_compute_is_spent_as_the_theory_says(found: frontiers.Frontiers) -> None:
+    reading = frontiers.spending(found)
     published = {row.symbol: row.published for row in reading.constants}
     assert published == {"p_B": {"Kaplan 2020": 0.24}, "p_S": {"Kaplan 2020": 0.03}}
-    assert sum(efficient.PAPER.values()) == pytest.approx(1)
+    assert sum(frontiers.PAPER.values()) == pytest.approx(1)
     exponents = reading.fits["exponents"]
     truth = {"p_N": ALPHA_C / K_N, "p_B": ALPHA_C / K_B, "p_S": ALPHA_C / K_S}
     assert sum(truth.values()) == pytest.approx(1)
@@ -216,14 +216,14 @@ def test_compute_is_spent_as_the_theory_says(found: adjusted.Frontiers) -> None:
     for name, value in truth.items():
         assert exponents[name][0] == pytest.approx(value, abs=0.04), name
         assert exponents[name][1] < exponents[name][0] < exponents[name][2]
-    assert exponents["p_B"][0] == pytest.approx(4 * -found.get(adjusted.ENDS, "C_min").loss.exponent.value)
+    assert exponents["p_B"][0] == pytest.approx(4 * -found.get(frontiers.ENDS, "C_min").loss.exponent.value)
 
 
-def test_the_theory_agrees_with_the_frontier_that_follows_it(found: adjusted.Frontiers) -> None:
+def test_the_theory_agrees_with_the_frontier_that_follows_it(found: frontiers.Frontiers) -> None:
     parameters = {"alpha_N": K_N, "alpha_S": K_S, "N_c": N_C, "S_c": S_C}
     samples = pd.DataFrame({name: np.full(50, value) for name, value in parameters.items()})
     law = SimpleNamespace(result=SimpleNamespace(parameters=parameters, samples=samples))
-    measured, theory = efficient.theory(found, {"planted": law}).fits["theory"]  # type: ignore[dict-item]
+    measured, theory = frontiers.theory(found, {"planted": law}).fits["theory"]  # type: ignore[dict-item]
     for name, truth in (("α_C", ALPHA_C), ("p_N", ALPHA_C / K_N)):
         assert float(theory[name].split()[0]) == pytest.approx(truth, abs=1e-3)
         assert float(measured[name].split()[0]) == pytest.approx(truth, rel=0.06)
@@ -237,7 +237,7 @@ def test_excess_compute_of_models_of_the_wrong_size() -> None:
         compute = least * np.exp(0.3 * np.log(n / best) ** 2)
         parts.append(pd.DataFrame({"loss": loss, "N": n, "C_min": compute}))
     edge = pd.DataFrame({"loss": 2.5, "N": np.geomspace(1e4, 3e5, 9), "C_min": np.geomspace(1, 2, 9)})
-    table = efficient._excess(pd.concat([*parts, edge]), "C_min")
+    table = frontiers._excess(pd.concat([*parts, edge]), "C_min")
     assert set(table["loss"]) == {2.0, 1.8}  # the best size of the third may lie below all
     for loss, best in ((2.0, 3e4), (1.8, 9e4)):
         part = table[table["loss"] == loss]
@@ -246,9 +246,9 @@ def test_excess_compute_of_models_of_the_wrong_size() -> None:
 
 
 def test_the_frontier_meets_what_its_data_allow_where_both_laws_give_one_loss(
-    found: adjusted.Frontiers,
+    found: frontiers.Frontiers,
 ) -> None:
-    fitted = found.get(adjusted.ENDS, "C_min")
+    fitted = found.get(frontiers.ENDS, "C_min")
     alpha, target = 0.02, fitted.loss.x_range[1] * 1e4
     tokens = 2 * target / (6 * float(fitted.N.predict(target)))  # eq. 6.7
     scale = tokens * float(fitted.loss.predict(target)) ** (1 / alpha)
@@ -263,17 +263,19 @@ def test_the_frontier_meets_what_its_data_allow_where_both_laws_give_one_loss(
     assert "do not cross" in compute.crossing(found, steep).section.text
 
 
-def test_without_a_critical_batch_nothing_is_said_of_the_adjusted_frontier(found: adjusted.Frontiers) -> None:
-    runs = found.points[adjusted.ENDS]
-    bare = adjusted.frontiers(runs, runs.head(3), Critical(law=None, reason="no scan"))
-    assert set(bare.fits) == {(adjusted.ENDS, "C")}
-    assert [problem.partition(":")[0] for problem in bare.problems] == [f"{adjusted.CURVES}, C"]
+def test_without_a_critical_batch_nothing_is_said_of_the_adjusted_frontier(
+    found: frontiers.Frontiers,
+) -> None:
+    runs = found.points[frontiers.ENDS]
+    bare = frontiers.frontiers(runs, runs.head(3), Critical(law=None, reason="no scan"))
+    assert set(bare.fits) == {(frontiers.ENDS, "C")}
+    assert [problem.partition(":")[0] for problem in bare.problems] == [f"{frontiers.CURVES}, C"]
     with pytest.raises(
         AllometryError, match="no frontier of learning curves against C: learning curves, C: "
     ):
-        bare.get(adjusted.CURVES, "C")
+        bare.get(frontiers.CURVES, "C")
     with pytest.raises(AllometryError, match=r"could not be had: no scan"):
-        efficient.adjusted_frontier(bare)
+        frontiers.adjusted_frontier(bare)
 
 
 # The ladder: each step's runs follow a law of their own, so that a step cannot read another's unnoticed.

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.studies.core.recipe import rule_rate
-from allometry.studies.core.study import StudyData, study
+from allometry.studies.core.study import StudyData, rule_rate, study
 from allometry.studies.rates import FAMILIES, optima, rates
 from allometry.train.config import DataConfig
 

@@ -15,11 +15,10 @@ from allometry.data.cache import no_downloads
 from allometry.models.transformer import TransformerConfig
 from allometry.report.content import Analysis
 from allometry.runs.store import Store
-from allometry.studies.core.needs import downloads, passes
-from allometry.studies.core.reporting import report
-from allometry.studies.core.results import rebuild
+from allometry.studies.core.results import rebuild, report
 from allometry.studies.core.run import StudyRequest, run_study
 from allometry.studies.core.study import STUDIES, Study, StudyData, register
+from allometry.studies.core.texts import downloads, passes
 from allometry.sweeps import Sweep
 from allometry.sweeps.cost.cost import plan_frame
 from allometry.sweeps.run.execute import execute
@@ -200,8 +199,8 @@ def test_a_plan_downloads_nothing_and_names_what_would_be() -> None:
 
 
 def test_a_budget_holds_the_fits_and_the_report() -> None:
-    from allometry.studies.core.analysis_time import analysis_seconds, keep_analysis_seconds
     from allometry.studies.core.plan import within_budget
+    from allometry.studies.core.texts import analysis_seconds, keep_analysis_seconds
     from allometry.sweeps.cost.cost import CostModel
 
     class Growing(Tiny):

@@ -31,10 +31,9 @@ from allometry.data.webtext.jsonl import (
     whole_file,
     write_json,
 )
-from allometry.data.webtext.progress import Progress
 from allometry.data.webtext.shingles import Hashes, ngrams, word_hashes
 from allometry.data.webtext.workers import Pool, open_pool
-from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest, exclusive
+from allometry.data.webtext.workspace import Progress, Stopwatch, Summary, Workspace, digest, exclusive
 
 STAGE = "contamination"
 

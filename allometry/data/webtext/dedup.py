@@ -22,7 +22,6 @@ import numpy as np
 from allometry.core.errors import AllometryError
 from allometry.data.webtext.duplicates import Duplicate, Ints, Shared, find_duplicates, shared_keys
 from allometry.data.webtext.jsonl import Row, chunks, encode, file_digest, whole_file
-from allometry.data.webtext.progress import Progress
 from allometry.data.webtext.shingles import (
     Hashes,
     MinHash,
@@ -34,7 +33,7 @@ from allometry.data.webtext.shingles import (
     word_hashes,
 )
 from allometry.data.webtext.workers import Pool, open_pool
-from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest, exclusive
+from allometry.data.webtext.workspace import Progress, Stopwatch, Summary, Workspace, digest, exclusive
 
 STAGE = "dedup"
 REMEMBERED_BYTES = 256 << 20

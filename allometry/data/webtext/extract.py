@@ -8,6 +8,7 @@ one's words. Nothing is taken from or added to what the library returns.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,12 +16,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from allometry.core.errors import AllometryError, missing_extra, unknown
+from allometry.data.webtext.consent import header_opt_out, html_opt_out
 from allometry.data.webtext.jsonl import AppendLog, Row, encode, file_digest, read_rows, whole_file
-from allometry.data.webtext.opt_outs import header_opt_out, html_opt_out
-from allometry.data.webtext.progress import Progress
 from allometry.data.webtext.warc import Page, read_page
 from allometry.data.webtext.workers import Outcome, Pool, open_pool
-from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace, digest, exclusive
+from allometry.data.webtext.workspace import Progress, Stopwatch, Summary, Workspace, digest, exclusive
 
 STAGE = "extract"
 CHUNK = 4
@@ -35,7 +35,7 @@ MODES = ("fast", "default")
 class ExtractOptions:
     """`page_seconds` of processor time are the most that one page may take; `mode` is trafilatura's:
     "default" finds a little more at half the speed; `obey_opt_outs` drops pages that reserve themselves
-    from training (opt_outs.py)."""
+    from training (consent.py)."""
 
     page_seconds: float = 20.0
     mode: str = "fast"
@@ -147,7 +147,6 @@ def _trafilatura() -> Any:
         import trafilatura
     except ImportError as error:
         raise missing_extra("trafilatura", "webtext", "extracting text") from error
-    import logging
 
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
     logging.getLogger("htmldate").setLevel(logging.CRITICAL)

@@ -19,11 +19,10 @@ from typing import IO, Any
 
 from allometry.core.errors import AllometryError, missing_extra
 from allometry.data.webtext.archive import FETCHED, last_outcomes
+from allometry.data.webtext.consent import removals
 from allometry.data.webtext.crawl import CrawlJob
 from allometry.data.webtext.jsonl import encode, file_digest, read_rows, whole_file
-from allometry.data.webtext.progress import Progress
-from allometry.data.webtext.removal import removals
-from allometry.data.webtext.workspace import Stopwatch, Summary, Workspace
+from allometry.data.webtext.workspace import Progress, Stopwatch, Summary, Workspace
 from allometry.version import __version__
 
 STAGE = "fetch"

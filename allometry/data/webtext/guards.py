@@ -36,7 +36,7 @@ from twisted.internet.ssl import platformTrust
 from w3lib.encoding import read_bom
 from zope.interface import implementer
 
-from allometry.data.webtext.opt_outs import WELL_KNOWN, site_rules
+from allometry.data.webtext.consent import WELL_KNOWN, site_rules
 from allometry.data.webtext.urls import AddressRule, host_of, url_problem
 
 MAX_HEADER_BYTES = 256 * 1024

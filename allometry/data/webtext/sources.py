@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urljoin, urlsplit
 
 from allometry.core.errors import AllometryError
 from allometry.data.webtext.warc import PACKED, Problem, decompressed, html_pages, numbered_lines
@@ -203,8 +204,6 @@ def _read_warc(path: Path) -> Iterator[Found | Problem]:
 
 def _outlinks(body: bytes, base: str) -> Iterator[str]:
     """Yield absolute http(s) targets of <a href> that lead to another host."""
-    from urllib.parse import urljoin, urlsplit
-
     from lxml import etree
 
     here = urlsplit(base).hostname

@@ -35,6 +35,7 @@ from twisted.python.failure import Failure
 
 from allometry.data.webtext.archive import FETCHED, PartArchive
 from allometry.data.webtext.charsets import utf_16_order
+from allometry.data.webtext.consent import header_opt_out
 from allometry.data.webtext.guards import (
     Moved,
     OptedOut,
@@ -46,7 +47,6 @@ from allometry.data.webtext.guards import (
     retry_after,
 )
 from allometry.data.webtext.jsonl import Row
-from allometry.data.webtext.opt_outs import header_opt_out
 from allometry.data.webtext.urls import host_of
 
 READ_AHEAD = 2_000

@@ -41,7 +41,7 @@ from allometry.studies.core.sections import (
     usable_runs,
 )
 from allometry.studies.core.study import Study, register
-from allometry.studies.shared.frontier import CONVENTIONS
+from allometry.studies.shared.basic_laws import CONVENTIONS
 from allometry.studies.shared.grid import recipe_runs
 
 if TYPE_CHECKING:

@@ -17,19 +17,30 @@ from allometry.core.units import PF_DAY
 from allometry.figures.several import several
 from allometry.laws.uncertainty import Array, percentile_interval
 from allometry.report.content import Section
-from allometry.studies.compute_optimal.adjusted import (
+from allometry.studies.compute_optimal.frontiers import (
     Frontiers,
+    adjusted_frontier,
     curves_reading,
     frontiers,
     loss_reading,
     size_reading,
+    spending,
+    theory,
+    wrong_size,
 )
-from allometry.studies.compute_optimal.efficient import adjusted_frontier, spending, theory, wrong_size
-from allometry.studies.compute_optimal.learning_curves import paper_start, time_law
+from allometry.studies.compute_optimal.learning_curves import (
+    efficiency,
+    fixed_amounts,
+    learning,
+    paper_start,
+    starts,
+    time_law,
+)
 from allometry.studies.core.sections import (
     LEVEL,
     StudySection,
     chapter,
+    percent,
     scope,
     section_or_reason,
     usable_runs,
@@ -44,6 +55,7 @@ if TYPE_CHECKING:
 
     from allometry.laws.envelope import EnvelopeFit
     from allometry.laws.power_lines import PowerLine
+    from allometry.laws.result import FitResult
     from allometry.report.content import Analysis
     from allometry.studies.compute_optimal.learning_curves import TimeLaw
     from allometry.studies.core.study import StudyData
@@ -244,3 +256,99 @@ def _crossing_text(fitted: EnvelopeFit, point: float, draws: Array, high: float)
         "floor, of bytes at a context of 64, are carried past where the floor that these losses show would "
         "bend them."
     )
+
+
+@register
+class Time(Study):
+    """Fits the learning curves of all sizes with one law of size and steps (Kaplan et al. 2020, section 5;
+    figures 4 right, 11 and 19; table 3).
+
+    Points come from the constant-rate trunks of the grid, past the plateau, with steps corrected to S_min by
+    the critical batch that the batch scan measured. How early points can be kept, and what the decayed ends
+    of the same runs give, stand beside the fit.
+    """
+
+    name: ClassVar[str] = "time"
+    question: ClassVar[str] = (
+        "Do the learning curves of all sizes follow L(N, S_min) = (N_c/N)^α_N + (S_c/S_min)^α_S, and with "
+        "which "
+        "exponents?"
+    )
+    expected: ClassVar[str] = (
+        "A fit to a few per cent past the plateau and bad before it. α_S between the 0.76 of the paper and "
+        "the 0.59 "
+        "of a rerun on small models, and sensitive to where points start; α_N above the paper's 0.077, since "
+        "at this "
+        "size it takes the place of a floor that the form lacks."
+    )
+    run_sets: ClassVar[dict[str, float]] = {"grid": 0.75, "batches": 0.25}
+
+    def analyse(self, study_data: StudyData) -> Analysis:
+        """Report the fit, its dependence on the start, slices at fixed steps and compute, and sample
+        efficiency.
+        """
+        usable, excluded = usable_runs(study_data)
+        crit = critical(usable, study_data.curves)
+
+        def points() -> pd.DataFrame:
+            return trunk_points(recipe_runs(usable), study_data.curves)
+
+        asked: dict[str, tuple[str, Callable[[], StudySection]]] = {
+            "learning": ("L(N, S_min): learning curves", lambda: learning(points(), crit)),
+            "starts": (
+                "Effect of the first fitted step",
+                lambda: starts(points(), recipe_runs(usable), crit),
+            ),
+            "fixed": (
+                "At fixed compute and at fixed steps",
+                lambda: fixed_amounts(time_law(points(), crit), points()),
+            ),
+            "efficiency": ("Larger models learn from fewer tokens", lambda: efficiency(crit, points())),
+        }
+        sections = {name: section_or_reason(title, section) for name, (title, section) in asked.items()}
+        return chapter(
+            self, study_data, sections, answer=time_answer(sections), next=_NEXT_OF_TIME, excluded=excluded,
+            warnings=scope(usable, study_data),
+        )  # fmt: skip
+
+
+_NEXT_OF_TIME = (
+    "Does α_S settle once horizons are ten times longer, so that points start late enough to be free of the "
+    "plateau? "
+    "And is S_min the right clock at all: the sum of the learning rate over steps would put decayed and "
+    "constant "
+    "curves on one line."
+)
+
+
+def time_answer(sections: dict[str, StudySection]) -> str:
+    """Return the exponents with their intervals, and what they hang on."""
+    fits = sections["learning"].fits
+    if not fits:
+        return "These runs are too few for L(N, S_min): see the sections."
+    (paper, late), start = (fits[name] for name in ("paper", "late")), fits["start"]
+    said = [
+        f"α_N = {text(f, 'alpha_N')} and α_S = {text(f, 'alpha_S')}, to within {percent(f.rms)}"
+        for f in (paper, late)
+    ]
+    parts = [
+        f"From where the paper takes its points on, {said[0]} (Kaplan: 0.077 and 0.76). From update {start} "
+        "on, past "
+        f"our plateau, {said[1]}."
+    ]
+    if late.parameters["alpha_S"] < late.parameters["alpha_N"]:
+        parts.append(
+            "The form's two terms change places, so these curves do not identify it without a floor."
+        )
+    for row in sections["starts"].constants[1:]:
+        parts.append(
+            f"The decayed ends of all horizons, above a floor, have α_S = {row.ours:.2f} [{row.low:.2f}, "
+            f"{row.high:.2f}]."
+        )
+    return " ".join(parts)
+
+
+def text(result: FitResult, name: str) -> str:
+    """Return a parameter with its interval, as text."""
+    low, high = result.interval(name)
+    return f"{result.parameters[name]:.2f} [{low:.2f}, {high:.2f}]"

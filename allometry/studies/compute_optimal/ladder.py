@@ -20,9 +20,16 @@ from allometry.figures.several import steps
 from allometry.laws.isoflop import IsoflopResult, isoflop
 from allometry.laws.slices import grid_budgets
 from allometry.report.content import Section, Table
-from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run, vocabulary
 from allometry.studies.core.sections import LEVEL, StudySection, TooFewRuns, constant
-from allometry.studies.core.study import run_set, too_little
+from allometry.studies.core.study import (
+    BATCH_TOKENS,
+    learning_rate,
+    run_set,
+    small_model,
+    small_run,
+    too_little,
+    vocabulary,
+)
 from allometry.studies.shared.grid import along, recipe_runs
 from allometry.train.config import TrainConfig
 

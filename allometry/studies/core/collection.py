@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 from allometry.core.errors import AllometryError
 from allometry.report.content import Analysis
+from allometry.report.page import interval
 from allometry.studies.core.plan import smallest
 from allometry.studies.core.study import Study, run_set_named
+from allometry.sweeps import Sweep
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from allometry.report.content import Constant
     from allometry.studies.core.study import StudyData
-    from allometry.sweeps import Sweep
     from allometry.train.config import DataConfig, RunConfig
 
 BROKEN = "This chapter could not be written"
@@ -50,8 +51,6 @@ class Collection(Study):
 
     def parts(self, compute: float, data: DataConfig) -> dict[str, Sweep]:
         """Return each member's runs: those of its run sets."""
-        from allometry.sweeps import Sweep
-
         runs = self.by_run_set(compute, data)
         return {
             member.name: Sweep(
@@ -147,25 +146,38 @@ def _shared_warnings(chapters: list[Analysis]) -> tuple[tuple[str, ...], list[An
 
 
 def summary(chapters: list[Analysis], headlines: tuple[str, ...]) -> str:
-    """Return the whole collection in a few sentences: how the constants compare, and the first of some
-    chapters.
+    """Return the whole collection in a few sentences: what came out as published, what did not, and what these
+    runs leave open, of the first constant of the chapters `headlines`; then those constants, and the count.
     """
     constants = [constant for each in chapters for constant in each.constants]
     verdicts = Counter(constant.verdict for constant in constants)
     answered = [c for c in chapters if c.constants or any(part.evidence for part in c.sections)]
-    text = (
+    count = (
         f"{len(answered)} of {len(chapters)} questions are answered, in whole or in part. Of "
         f"{len(constants)} constants {verdicts['agrees']} agree with a published value, "
         f"{verdicts['differs']} differ, and for "
         f"{verdicts['cannot tell']} it cannot be told from these runs."
     )
-    first = {each.study: each.constants[0] for each in chapters if each.constants}
-    return "\n\n".join([text, *(_headline(name, first[name]) for name in headlines if name in first)])
+    known = {each.study: each.constants[0] for each in chapters if each.constants}
+    first = [(name, known[name]) for name in headlines if name in known]
+    words = [
+        f"{said}: {'; '.join(constant.name for _, constant in first if constant.verdict == verdict)}."
+        for verdict, said in _SAID.items()
+        if any(constant.verdict == verdict for _, constant in first)
+    ]
+    parts = [" ".join(words), *(_headline(name, constant) for name, constant in first), count]
+    return "\n\n".join(part for part in parts if part)
+
+
+_SAID = {
+    "agrees": "As published",
+    "differs": "Otherwise than published",
+    "cannot tell": "Left open by these runs",
+}
+"""Verdict -> how the answer of a collection begins its list."""
 
 
 def _headline(name: str, constant: Constant) -> str:
-    from allometry.report.format import interval
-
     published = ", ".join(f"{paper}: {value:.3g}" for paper, value in constant.published.items())
     ours = interval(constant.ours, constant.low, constant.high)
     beside = f" ({published})" if published else ""

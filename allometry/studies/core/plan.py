@@ -15,10 +15,15 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydantic import StrictFloat, StrictInt, StrictStr, ValidationError, create_model
+
 from allometry.core.errors import AllometryError
+from allometry.core.files import read_json
 from allometry.core.units import compact_duration, format_duration
 from allometry.runs.record import FORMAT, check_format
-from allometry.studies.core.analysis_time import analysis_seconds
+from allometry.studies.core.texts import analysis_seconds
+from allometry.sweeps import Sweep
+from allometry.train.config import RunConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,9 +31,8 @@ if TYPE_CHECKING:
 
     from allometry.runs.store import Store
     from allometry.studies.core.study import Study
-    from allometry.sweeps import Sweep
     from allometry.sweeps.cost.cost import CostModel
-    from allometry.train.config import DataConfig, RunConfig
+    from allometry.train.config import DataConfig
 
 FILE = "plan.json"
 LEAST_COMPUTE = 1e9
@@ -75,8 +79,6 @@ class StudyPlan:
         return self._part([run for run in self.sweep if run.id in own])
 
     def _part(self, runs: list[RunConfig]) -> Sweep:
-        from allometry.sweeps import Sweep
-
         return Sweep(self.sweep.name, self.sweep.question, tuple(runs))
 
 
@@ -96,8 +98,6 @@ class Asked:
     @cached_property
     def sweep(self) -> Sweep:
         """Every run once."""
-        from allometry.sweeps import Sweep
-
         runs = tuple(run for part in self.parts.values() for run in part)
         return Sweep(self.study.name, self.study.question, runs)
 
@@ -269,10 +269,6 @@ def keep(plan: StudyPlan, store: Store, folder: Path) -> StudyPlan:
 
 def load(folder: Path) -> StudyPlan | None:
     """Return the plan in a study's folder, or None if there is none yet."""
-    from allometry.core.files import read_json
-    from allometry.sweeps import Sweep
-    from allometry.train.config import RunConfig
-
     content = read_json(folder / FILE)
     if content is None:
         return None
@@ -294,10 +290,6 @@ def load(folder: Path) -> StudyPlan | None:
 
 def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return what a plan's file holds; AllometryError, naming the entry, where one is missing or wrong."""
-    from pydantic import StrictFloat, StrictInt, StrictStr, ValidationError, create_model
-
-    from allometry.train.config import RunConfig
-
     number, texts, lists = StrictFloat | StrictInt, list[StrictStr], dict[str, list[StrictStr]]
     entries: dict[str, Any] = {
         **dict.fromkeys(("study", "question", "created"), (StrictStr, ...)),

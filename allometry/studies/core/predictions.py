@@ -20,6 +20,7 @@ from allometry.core.errors import AllometryError
 from allometry.core.files import create, read_json
 from allometry.runs.record import check_format, is_number
 from allometry.studies.core.plan import held_back
+from allometry.studies.core.texts import of_other_text
 from allometry.sweeps.cost.cost import plan_frame
 
 if TYPE_CHECKING:
@@ -127,8 +128,6 @@ def ledger(studies_folder: Path, runs: pd.DataFrame, notes: list[str] | None = N
     Runs that are now of other text than the study that predicted them are left out. So are damaged
     predictions; `notes`, if given, gets a sentence on each.
     """
-    from allometry.studies.core.texts import of_other_text
-
     tables = []
     for path in sorted(studies_folder.glob(f"*/{FILE}")):
         try:

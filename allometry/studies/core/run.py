@@ -16,14 +16,26 @@ from allometry.core.files import slug
 from allometry.core.locks import exclusive
 from allometry.core.units import compact_duration
 from allometry.data.cache import downloads_allowed, no_downloads
+from allometry.data.tokens import downloads, prepare
 from allometry.runs.store import Store, require_room, store_exists
 from allometry.runs.texts import record, recorded
 from allometry.studies.core import plan as planning
-from allometry.studies.core.analysis_time import analysis_seconds, keep_analysis_seconds
 from allometry.studies.core.predictions import predict_held_back, register_prediction, registered
-from allometry.studies.core.reporting import STUDIES, folder_of, read, runs_of, write_report
+from allometry.studies.core.results import STUDIES, folder_of, read, runs_of, write_report
 from allometry.studies.core.study import Study, study
-from allometry.studies.core.texts import is_of_other_text, make_way, present_text
+from allometry.studies.core.texts import (
+    analysis_seconds,
+    is_of_other_text,
+    keep_analysis_seconds,
+    make_way,
+    present_text,
+)
+from allometry.sweeps.cost.calibrate import calibrate, choose_device
+from allometry.sweeps.run.execute import execute
+from allometry.sweeps.run.placement import own_part, require_as_many, too_large, with_devices
+from allometry.sweeps.workers.gpus import gpus
+from allometry.sweeps.workers.local import open_pool
+from allometry.train.texts import compare, refuse_changed, settle
 
 if TYPE_CHECKING:
     from allometry.report.content import Analysis
@@ -111,9 +123,6 @@ def run_study(request: StudyRequest, display: Display, *, dry_run: bool = False)
 
 
 def _run_all(request: StudyRequest, display: Display, *, dry_run: bool) -> Path | None:
-    from allometry.sweeps.run.placement import require_as_many
-    from allometry.sweeps.workers.local import open_pool
-
     question = study(request.study)
     began = time.monotonic()
     if store_exists(request.store):
@@ -155,10 +164,6 @@ def _device(request: StudyRequest, question: Study, display: Display) -> str | N
     """Return what was asked for; for "auto" on a machine with GPUs where the study is predicted to end
     sooner.
     """
-    from allometry.sweeps.cost.calibrate import choose_device
-    from allometry.sweeps.workers.gpus import gpus
-    from allometry.sweeps.workers.local import open_pool
-
     if request.device != "auto" or request.on not in (None, "local") or request.per_gpu > 1 or not gpus():
         return request.device
 
@@ -174,8 +179,6 @@ def _device(request: StudyRequest, question: Study, display: Display) -> str | N
 
 def _prepare_data(request: StudyRequest, display: Display) -> None:
     """Tokenise once, before the workers ask for it."""
-    from allometry.data.tokens import downloads, prepare
-
     data = request.data
     if not downloads_allowed() and downloads(data.corpus, data.tokenizer):
         return
@@ -203,8 +206,6 @@ def _existing(
 
 def _existing_for_dry_run(request: StudyRequest, folder: Path) -> StudyPlan | None:
     """Return the plan in a folder, unless its text is known to have changed."""
-    from allometry.data.tokens import downloads
-
     if downloads(request.data.corpus, request.data.tokenizer):
         return planning.load(folder)
     return None if is_of_other_text(folder, present_text(request.data)) else planning.load(folder)
@@ -225,8 +226,6 @@ def _settle_texts(
     dry_run: bool,
 ) -> None:
     """Put runs of other text aside, so that the plan shows what is left to do; a dry run leaves them out."""
-    from allometry.train.texts import compare, refuse_changed, settle
-
     if store is None:
         return
     runs = plan.sweep.runs
@@ -254,8 +253,6 @@ def _plan(
     dry_run: bool,
 ) -> tuple[StudyPlan, CostModel]:
     """Return the `existing` plan, or a new one for what is left of the budget."""
-    from allometry.sweeps.cost.calibrate import calibrate
-
     workers = pool.workers * (request.shard.of if request.shard else 1)
     guess = existing.sweep if existing else _rough(question, request, workers)
     # a plan alone has no need of times, unless it is to fit a time
@@ -288,8 +285,6 @@ def _with_devices(
     plan: StudyPlan, cost: CostModel, pool: Pool, most: int | None, display: Display
 ) -> StudyPlan:
     """Return the plan with the devices of each run, stage by stage: the slots are free again between them."""
-    from allometry.sweeps.run.placement import too_large, with_devices
-
     runs = {run.id: run for stage in plan.stages() for run in with_devices(stage, cost, pool, most)}
     sweep = replace(plan.sweep, runs=tuple(runs[run.id] for run in plan.sweep))
     if large := too_large(sweep.runs, pool):
@@ -322,9 +317,6 @@ def _train(
     """Train stage by stage; between the stages, predict the losses of the next one and write them down.
     Returns what was predicted, and the seconds that predicting took.
     """
-    from allometry.sweeps.run.execute import execute
-    from allometry.sweeps.run.placement import own_part
-
     stages, shard = plan.stages(), request.shard
     workers = pool.workers * (shard.of if shard else 1)
     times = [cost.total(stage.runs, store=store, workers=workers).seconds for stage in stages]

@@ -17,8 +17,8 @@ from allometry.laws.fit import fit
 from allometry.report.content import Section, Table
 from allometry.studies.core.predictions import score
 from allometry.studies.core.sections import LEVEL, StudySection, TooFewRuns, percent
+from allometry.studies.shared.basic_laws import verdict
 from allometry.studies.shared.equations import division, equations, fit_time, predictors
-from allometry.studies.shared.forecast import verdict
 from allometry.studies.shared.repeats import USUAL_DECAY
 
 if TYPE_CHECKING:

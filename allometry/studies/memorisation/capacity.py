@@ -16,15 +16,14 @@ from allometry.core.errors import AllometryError
 from allometry.data.generated import Uniform
 from allometry.figures.several import several
 from allometry.figures.theme import Figure
+from allometry.models.transformer import TransformerConfig
 from allometry.report.content import Constant, Section, Table
-from allometry.studies.core.recipe import heads, learning_rate, small_run
 from allometry.studies.core.sections import StudySection, TooFewRuns, constant
-from allometry.studies.core.study import run_set, too_little
+from allometry.studies.core.study import heads, learning_rate, run_set, small_run, too_little
 from allometry.studies.memorisation.probed import LEVEL, mean_interval, of_kind, size_name, straight
 from allometry.train.config import DataConfig
 
 if TYPE_CHECKING:
-    from allometry.models.transformer import TransformerConfig
     from allometry.studies.core.study import StudyData
     from allometry.train.config import RunConfig
 
@@ -70,8 +69,6 @@ def capacity(compute: float, data: DataConfig) -> tuple[RunConfig, ...]:
 
 
 def _model(n_layer: int, d_model: int) -> TransformerConfig:
-    from allometry.models.transformer import TransformerConfig
-
     return TransformerConfig(
         n_layer=n_layer, d_model=d_model, n_head=heads(d_model), d_ff=4 * d_model, n_ctx=LENGTH - 1,
         n_vocab=SYMBOLS + 1,

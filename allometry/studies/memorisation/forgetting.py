@@ -14,9 +14,16 @@ import pandas as pd
 from allometry.figures.several import several
 from allometry.figures.theme import Figure
 from allometry.report.content import Section, Table
-from allometry.studies.core.recipe import BATCH_TOKENS, CONTEXT, small_model, small_run, vocabulary
 from allometry.studies.core.sections import NotRecorded, StudySection, TooFewRuns
-from allometry.studies.core.study import run_set, too_little
+from allometry.studies.core.study import (
+    BATCH_TOKENS,
+    CONTEXT,
+    run_set,
+    small_model,
+    small_run,
+    too_little,
+    vocabulary,
+)
 from allometry.studies.memorisation.probed import LEVEL, of_kind, size_name
 from allometry.train.plant import Plant
 

@@ -19,9 +19,16 @@ from allometry.core.errors import AllometryError
 from allometry.figures.several import several
 from allometry.figures.theme import Figure
 from allometry.report.content import Constant, Section, Table
-from allometry.studies.core.recipe import BATCH_TOKENS, CONTEXT, small_model, small_run, vocabulary
 from allometry.studies.core.sections import StudySection, claim, constant
-from allometry.studies.core.study import run_set, too_little
+from allometry.studies.core.study import (
+    BATCH_TOKENS,
+    CONTEXT,
+    run_set,
+    small_model,
+    small_run,
+    too_little,
+    vocabulary,
+)
 from allometry.studies.memorisation.probed import (
     LEVEL,
     at_end,

@@ -20,7 +20,6 @@ from allometry.data.tokens import downloads, prepare
 from allometry.figures.several import several
 from allometry.figures.theme import Figure
 from allometry.report.content import Analysis, Constant, Section, Table, Verdict
-from allometry.studies.core.recipe import BATCH_TOKENS, small_model, small_run, vocabulary
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
@@ -36,7 +35,16 @@ from allometry.studies.core.sections import (
     slope_of,
     usable_runs,
 )
-from allometry.studies.core.study import Study, register, run_set, too_little
+from allometry.studies.core.study import (
+    BATCH_TOKENS,
+    Study,
+    register,
+    run_set,
+    small_model,
+    small_run,
+    too_little,
+    vocabulary,
+)
 
 if TYPE_CHECKING:
     from allometry.models.base import ModelConfig

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING
 from allometry.core.errors import AllometryError
 from allometry.data.tokenizers import full_name
 from allometry.data.tokens import manifest_of, prepared
-from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run, vocabulary
-from allometry.studies.core.study import run_set, too_little
+from allometry.studies.core.study import (
+    BATCH_TOKENS,
+    learning_rate,
+    run_set,
+    small_model,
+    small_run,
+    too_little,
+    vocabulary,
+)
 from allometry.studies.other_texts.transfer_test import WORTH_FETCHING, others, to_be_had
 from allometry.studies.shared.subsets import BLOCK, EVALS_PER_OCTAVE, PATIENCE, RATE, SMALLEST, SMALLEST_SET
 

@@ -28,9 +28,16 @@ from allometry.core.errors import AllometryError
 from allometry.laws.critical_batch import CriticalBatch, c_min, fit_critical_batch, s_min, targets_from_curves
 from allometry.laws.power_lines import PowerLine, power_line
 from allometry.laws.uncertainty import Array, Estimate
-from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run, vocabulary
 from allometry.studies.core.sections import TooFewRuns
-from allometry.studies.core.study import run_set, too_little
+from allometry.studies.core.study import (
+    BATCH_TOKENS,
+    learning_rate,
+    run_set,
+    small_model,
+    small_run,
+    too_little,
+    vocabulary,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,10 +17,10 @@ import pandas as pd
 
 from allometry.data.arithmetic import Equations
 from allometry.laws.censored import Censored, censored_fit
+from allometry.models.transformer import TransformerConfig
 from allometry.runs.measurements import reached
-from allometry.studies.core.recipe import heads
 from allometry.studies.core.sections import TooFewRuns
-from allometry.studies.core.study import run_set, too_little
+from allometry.studies.core.study import heads, run_set, too_little
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -143,8 +143,6 @@ def equations_run(
 
     `noise` is the share of wrong answers among the training equations.
     """
-    from allometry.models.transformer import TransformerConfig
-
     wrong = f":{noise:g}" if noise else ""
     model = TransformerConfig.model_validate(
         {

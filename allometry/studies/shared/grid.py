@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from allometry.studies.core.recipe import (
+from allometry.studies.core.sections import TooFewRuns
+from allometry.studies.core.study import (
     BATCH_TOKENS,
     HIGHEST_RATE,
     RATE_TIMES_WIDTH,
+    run_set,
     small_model,
     small_run,
+    too_little,
     vocabulary,
 )
-from allometry.studies.core.sections import TooFewRuns
-from allometry.studies.core.study import run_set, too_little
 from allometry.train.config import TrainConfig
 
 if TYPE_CHECKING:

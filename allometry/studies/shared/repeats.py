@@ -20,9 +20,15 @@ from allometry.core.units import format_count
 from allometry.data.tokens import manifest_of
 from allometry.figures.several import several
 from allometry.report.content import Section, Table
-from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run
 from allometry.studies.core.sections import StudySection, TooFewRuns, percent
-from allometry.studies.core.study import run_set, too_little
+from allometry.studies.core.study import (
+    BATCH_TOKENS,
+    learning_rate,
+    run_set,
+    small_model,
+    small_run,
+    too_little,
+)
 
 if TYPE_CHECKING:
     from allometry.figures.theme import Figure

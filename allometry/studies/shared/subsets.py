@@ -11,9 +11,15 @@ import numpy as np
 import pandas as pd
 
 from allometry.data.tokens import manifest_of
-from allometry.studies.core.recipe import BATCH_TOKENS, learning_rate, small_model, small_run
 from allometry.studies.core.sections import TooFewRuns, percent
-from allometry.studies.core.study import run_set, too_little
+from allometry.studies.core.study import (
+    BATCH_TOKENS,
+    learning_rate,
+    run_set,
+    small_model,
+    small_run,
+    too_little,
+)
 
 if TYPE_CHECKING:
     from allometry.laws.uncertainty import Array

@@ -19,12 +19,19 @@ import pandas as pd
 
 from allometry.core.errors import AllometryError
 from allometry.data.tokens import manifest_of
-from allometry.studies.core.recipe import CONTEXT, heads, learning_rate, small_run, vocabulary
-from allometry.studies.core.study import run_set, too_little
+from allometry.models.transformer import TransformerConfig
+from allometry.studies.core.study import (
+    CONTEXT,
+    heads,
+    learning_rate,
+    run_set,
+    small_run,
+    too_little,
+    vocabulary,
+)
 from allometry.studies.shared.equations import DIVISION, WIDTH, equations_run
 
 if TYPE_CHECKING:
-    from allometry.models.transformer import TransformerConfig
     from allometry.train.config import DataConfig, RunConfig
 
 _GENERATORS = {3: ((0, 1, 2),), 4: ((0, 1, 2), (1, 2, 3), (0, 2, 3), (0, 1, 3))}
@@ -198,8 +205,6 @@ def _bytes_per_token(row: dict[str, float | str], data: DataConfig) -> float:
 
 
 def _shape(row: dict[str, float | str], compute: float, data: DataConfig) -> TransformerConfig:
-    from allometry.models.transformer import TransformerConfig
-
     narrow = next(width for least, width in _WIDTHS if compute >= least)
     depth = int(row["depth"])
     width = narrow if depth == max(ON_TEXT["depth"]) else 2 * narrow

@@ -18,7 +18,6 @@ from allometry.core.errors import AllometryError
 from allometry.figures.several import effects
 from allometry.laws.censored import Censored, censored_fit
 from allometry.report.content import Section, Table
-from allometry.studies.core.recipe import rule_rate
 from allometry.studies.core.sections import (
     LEVEL,
     StudySection,
@@ -28,7 +27,7 @@ from allometry.studies.core.sections import (
     section_or_reason,
     usable_runs,
 )
-from allometry.studies.core.study import Study, register
+from allometry.studies.core.study import Study, register, rule_rate
 from allometry.studies.shared.equations import RATE_TIMES_WIDTH, equations, times
 from allometry.studies.sooner.factors import aliases
 

@@ -24,7 +24,7 @@ from allometry.sweeps.cost.makespan import lend, speedup
 from allometry.sweeps.cost.schedule import Job, Seconds
 from allometry.sweeps.cost.timing import estimated_memory
 from allometry.sweeps.workers.pool import Pool
-from allometry.train.config import RunConfig
+from allometry.train.config import RunConfig, is_divided
 
 Slots = tuple[int, ...]
 """The slots that train one run together; the first is sent the task."""
@@ -273,7 +273,6 @@ def _first(runs: Sequence[RunConfig], suits: Callable[[RunConfig], bool]) -> int
 
 def memory_on(run: RunConfig, room: float) -> float:
     """Return predicted bytes on each of the run's devices, which have `room` bytes."""
-    from allometry.train.config import is_divided
 
     divided = run.devices > 1 and is_divided(run, room)
     return estimated_memory(run, devices=run.devices, divided=divided)

@@ -25,6 +25,7 @@ from allometry.sweeps.workers import gpus
 from allometry.sweeps.workers.gpus import device_for
 from allometry.sweeps.workers.pool import Message, Pool, Task
 from allometry.sweeps.workers.preflight import make_tokens
+from allometry.sweeps.workers.ray import RayPool
 
 if TYPE_CHECKING:
     from allometry.runs.store import Store
@@ -252,7 +253,5 @@ def open_pool(
             )
         return LocalPool(workers, device=where, per_gpu=per_gpu, pack=pack)
     if on == "ray" or on.startswith("ray://"):
-        from allometry.sweeps.workers.ray import RayPool
-
         return RayPool(on, workers=workers, device=device, per_gpu=per_gpu, pack=pack)
     raise AllometryError(f"cannot run on {on!r}", hint="say --on local, --on ray or --on ray://HOST:10001")

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from allometry.core.env import cpu_model, package_version
 from allometry.core.errors import AllometryError
+from allometry.data.tokens import key, missing, prepare, publish
 from allometry.runs.place import place
 from allometry.runs.store import Store
 from allometry.sweeps import Sweep
+from allometry.train.inputs import token_sets
 from allometry.version import __version__
 
 if TYPE_CHECKING:
@@ -84,7 +86,6 @@ def reach(location: str, nonce: str, names: list[str]) -> dict[str, Any]:
 
     The driver has written `nonce` there: a folder of the same name on another disk is another store.
     """
-    from allometry.data.tokens import missing
 
     found: dict[str, Any] = {"host": socket.gethostname(), "error": None, "missing": missing(names)}
     try:
@@ -108,7 +109,6 @@ def settle(sweep: Sweep, store: Store, each_node: EachNode) -> dict[str, str]:
     Tokens are made here, once; if a node lacks them they are put into the store, where it finds them.
     AllometryError for a store that a node cannot use, or data that cannot be made here.
     """
-    from allometry.data.tokens import publish
 
     names, sets, refused = make_tokens(sweep)
     if refused:
@@ -136,7 +136,6 @@ def settle(sweep: Sweep, store: Store, each_node: EachNode) -> dict[str, str]:
 
 def make_tokens(sweep: Sweep) -> tuple[dict[str, str], dict[str, TokenSet], list[AllometryError]]:
     """Return the token sets that a sweep reads: names for tasks, the sets, and why others cannot be had."""
-    from allometry.data.tokens import key, prepare
 
     sets, refused = {}, []
     for each in _required(sweep):
@@ -149,6 +148,5 @@ def make_tokens(sweep: Sweep) -> tuple[dict[str, str], dict[str, TokenSet], list
 
 def _required(sweep: Sweep) -> list[tuple[str, str]]:
     """(corpus, tokenizer) of every token set that the runs of a sweep read."""
-    from allometry.train.inputs import token_sets
 
     return sorted({each for run in sweep for each in token_sets(run.data)})

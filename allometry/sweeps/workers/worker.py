@@ -24,7 +24,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 from allometry.core.env import die_with
 from allometry.core.errors import AllometryError
 from allometry.core.files import is_full, read_json, write_text
+from allometry.data.tokens import settle
+from allometry.runs.claims import Claims, LeaseState
+from allometry.runs.mirror import Scratch
+from allometry.runs.place import place, url_of
+from allometry.sweeps.cost.measure import measure
 from allometry.sweeps.workers.pool import Task
+from allometry.train.config import RunConfig
 
 if TYPE_CHECKING:
     from allometry.runs.claims import Claim
@@ -83,7 +89,6 @@ class Service:
     def _serve_pack(self, task: Task) -> None:
         """Carry out several tasks to train in threads that take turns, their steps as those of one pack."""
         from allometry.experimental.packs import Pack, PackRunner
-        from allometry.train.config import RunConfig
 
         tasks = [{**each, "device": task["device"]} for each in task["tasks"]]
         sends = [partial(self.send, run=each["run"]) for each in tasks]
@@ -117,7 +122,6 @@ def _sentence(error: BaseException) -> str:
 
 def _fail(task: Task, error: BaseException, send: Send) -> None:
     """Keep the failure with the run, and send it in a sentence."""
-    from allometry.runs.place import url_of
 
     known = isinstance(error, AllometryError)
     hint = error.hint if isinstance(error, AllometryError) else None
@@ -138,8 +142,6 @@ def keep_failure(directory: Path, text: str) -> None:
 
 
 def _measure(task: Task) -> dict[str, Any]:
-    from allometry.sweeps.cost.measure import measure
-    from allometry.train.config import RunConfig
 
     config, device = RunConfig.model_validate(task["config"]), task["device"]
     return measure(config, device=device, packs=task.get("packs", 0))
@@ -174,7 +176,6 @@ class Training:
         """`threads` says how many may work on the run now. `group` is the run's member of a pack; None if it is
         trained by itself.
         """
-        from allometry.runs.place import place
 
         self.task, self.send, self.stopping, self.group = task, send, stopping, group
         self.threads = threads
@@ -199,7 +200,6 @@ class Training:
 
     def _take(self, wanted: Mapping[str, Any]) -> Claim:
         """The claim on the run; Elsewhere if another holds it."""
-        from allometry.runs.claims import Claims, LeaseState
 
         over = None if wanted["over"] is None else LeaseState(*wanted["over"])
         claim = Claims(self.place, wanted["lease"]).take(self.task["run"], wanted["owner"], over)
@@ -209,8 +209,6 @@ class Training:
 
     def _train_where_it_may_be(self) -> dict[str, Any]:
         """Train in the store's folder; for a store at a URL in a scratch directory, which is sent there."""
-        from allometry.runs.mirror import Scratch
-        from allometry.runs.place import url_of
 
         claim = self.claim
         assert claim is not None
@@ -227,8 +225,6 @@ class Training:
         return result
 
     def _train(self) -> dict[str, Any]:
-        from allometry.data.tokens import settle
-        from allometry.train.config import RunConfig
         from allometry.train.loop import train
 
         task = self.task

@@ -19,6 +19,7 @@ from webtext_server import Server, article
 from allometry.core.errors import AllometryError
 from allometry.data.webtext import (
     build,
+    consent,
     contamination,
     dedup,
     extract,
@@ -27,7 +28,6 @@ from allometry.data.webtext import (
     jsonl,
     links,
     pipeline,
-    removal,
     warc,
 )
 from allometry.data.webtext.archive import PartArchive
@@ -342,7 +342,7 @@ def test_removed_pages_leave_no_trace_and_do_not_come_back(corpus):
     marker = " ".join(secret["text"].split()[5:15]).encode()
     host = secret["url"].split("/")[2]
     other = next(iter(before.values()))
-    done = removal.run(
+    done = consent.run(
         corpus, [secret["url"].replace("http://", "https://") + "/", other["url"].split("/")[2]]
     )
     before.pop(other["id"])
@@ -372,7 +372,7 @@ def test_removed_pages_leave_no_trace_and_do_not_come_back(corpus):
     assert summary.counts["kept"] == 1
     assert summary.removed["removed_on_request"] == 2
     with pytest.raises(AllometryError, match="neither a URL nor a host"):
-        removal.run(corpus, ["not a host"])
+        consent.run(corpus, ["not a host"])
 
 
 def test_the_card_lists_every_option(corpus):

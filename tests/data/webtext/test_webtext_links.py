@@ -16,7 +16,7 @@ pytest.importorskip("courlan")
 import zstandard
 
 from allometry.core.errors import AllometryError
-from allometry.data.webtext import external, links
+from allometry.data.webtext import links
 from allometry.data.webtext.jsonl import read_rows
 from allometry.data.webtext.sources import Found, Problem, read_links
 from allometry.data.webtext.warc import encode_info, encode_page
@@ -190,7 +190,7 @@ def test_long_lines_are_skipped(tmp_path, monkeypatch):
 
 def test_sorting_on_disk(tmp_path):
     lines = [f"{random.Random(n).random()}\n".encode() for n in range(5_000)]
-    assert list(external.sort_lines(lines, tmp_path, run_bytes=2_000)) == sorted(lines)
+    assert list(links.sort_lines(lines, tmp_path, run_bytes=2_000)) == sorted(lines)
     assert not list(tmp_path.iterdir())
 
 

@@ -17,7 +17,7 @@ from scrapy.http import Request, Response
 from scrapy.settings import Settings
 from webtext_server import Server
 
-from allometry.data.webtext import fetch, guards, links, opt_outs
+from allometry.data.webtext import consent, fetch, guards, links
 from allometry.data.webtext.crawl import CrawlJob, settings
 from allometry.data.webtext.jsonl import read_rows
 from allometry.data.webtext.spider import Frontier, Job, looks_like_text
@@ -288,16 +288,16 @@ def test_redirect_rules_give_each_request_the_delay_of_its_own_host():
     ],
 )
 def test_headers_that_reserve_a_page(headers, found):
-    assert (opt_outs.header_opt_out(headers) is not None) == found
+    assert (consent.header_opt_out(headers) is not None) == found
 
 
 def test_a_sites_reservations_are_patterns_and_nonsense_is_none():
     entries = [{"location": "/", "tdm-reservation": 1}, {"location": "/free/*", "tdm-reservation": 0}, 7]
-    rules = opt_outs.site_rules(json.dumps(entries).encode())
+    rules = consent.site_rules(json.dumps(entries).encode())
     assert not rules.can_fetch("http://a.com/x", "any")
     assert rules.can_fetch("http://a.com/free/x", "any")
     for body in (b"", b"{}", b"<html>", b"[" * 100_000, b"\xff\xfe"):
-        assert opt_outs.site_rules(body) is None
+        assert consent.site_rules(body) is None
 
 
 def test_text_is_told_from_other_files():

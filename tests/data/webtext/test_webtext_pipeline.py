@@ -14,8 +14,7 @@ from webtext_server import Server
 
 from allometry.core.errors import AllometryError
 from allometry.data.webtext import build, contamination, dedup
-from allometry.data.webtext.build import BuildOptions, split_of
-from allometry.data.webtext.card import plain
+from allometry.data.webtext.build import BuildOptions, plain, split_of
 from allometry.data.webtext.jsonl import read_json, read_rows
 from allometry.data.webtext.workspace import Workspace
 

@@ -22,7 +22,7 @@ from allometry.data.webtext import filter as filtering
 from allometry.data.webtext.charsets import decode_html
 from allometry.data.webtext.duplicates import Shared, find_duplicates, shared_keys
 from allometry.data.webtext.extract import ExtractOptions, extract_page
-from allometry.data.webtext.rules import RULES, Text, choose_rules, first_failure
+from allometry.data.webtext.filter import RULES, Text, choose_rules, first_failure
 from allometry.data.webtext.shingles import MinHash, jaccard, ngrams, shingles, word_hashes, word_lengths
 from allometry.data.webtext.warc import Page
 from allometry.data.webtext.workers import MOST_MEMORY, LocalPool, open_pool

@@ -143,6 +143,7 @@ def test_a_chapter_that_fails_says_why_and_the_others_are_written() -> None:
     assert analysis.warnings == ("short",)
     assert reads.warnings == ("own",)
     assert also.warnings == ()
+    assert analysis.answer.startswith("As published: Slope.")
     assert "1 of 4 questions are answered" in analysis.answer
     assert "*reads*: Slope, 1.00 [0.90, 1.10] (Paper: 1): agrees." in analysis.answer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from allometry.core.errors import AllometryError
-from allometry.studies.core.recipe import CONTEXT, learning_rate, rule_rate, small_model, small_run
+from allometry.studies.core.study import CONTEXT, learning_rate, rule_rate, small_model, small_run
 from allometry.train.config import DataConfig
 
 

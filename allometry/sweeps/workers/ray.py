@@ -419,10 +419,11 @@ class _Channel:
         if ends(message):
             self.last = message
             return
-        run, now = fields.get("run"), time.monotonic()
-        if kind == "progress" and now - self._sent_at.get(run, 0.0) < _SENT_EVERY:
-            return
-        self._sent_at[run] = now
+        if kind == "progress":
+            run, now = fields.get("run"), time.monotonic()
+            if now - self._sent_at.get(run, -math.inf) < _SENT_EVERY:
+                return
+            self._sent_at[run] = now
         self._answers.append(self.coordinator.on_message.remote(self.slot, self.number, message))
 
     def stopping(self) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from html import escape
 from typing import Any, Literal
 
@@ -117,15 +118,24 @@ def distances(table: pd.DataFrame) -> Array | None:
     """
     if len(table) < 2 * len(_LAW.parameters) or min(table["N"].nunique(), table["D"].nunique()) < 4:
         return None
+    return _law_distances(*(table[name].to_numpy(float).tobytes() for name in (*_LAW.inputs, "loss")))
+
+
+@lru_cache(maxsize=16)
+def _law_distances(*columns: bytes) -> Array | None:
+    """Return `distances` of columns N, D and loss, as bytes of float64: one table is asked about several times."""
+    *inputs, loss = map(np.frombuffer, columns)
     problem = Problem(
-        law=_LAW, objective=get_objective("huber-log"), output=table["loss"].to_numpy(float),
-        inputs={n: table[n].to_numpy(float) for n in _LAW.inputs}, weights=np.ones(len(table)),
+        law=_LAW, objective=get_objective("huber-log"), output=loss,
+        inputs=dict(zip(_LAW.inputs, inputs, strict=True)), weights=np.ones(len(loss)),
         fixed={}, tied={},
     )  # fmt: skip
     best = solve(problem)
     if not np.isfinite(best.objective):
         return None
-    return np.asarray(-problem.residuals(best.z[None])[0][0])
+    found = np.asarray(-problem.residuals(best.z[None])[0][0])
+    found.flags.writeable = False
+    return found
 
 
 Method = Literal["akima", "parabola", "envelope"]

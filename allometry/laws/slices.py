@@ -185,13 +185,17 @@ def _along(x: Array, y: Array, wanted: float) -> Array:
     Points whose x differ by less than `SAME_POINT` are averaged first: a slope between them would be noise.
     """
     group = np.concatenate([[0], np.cumsum(np.diff(x) > SAME_POINT)])
-    shares = np.eye(group[-1] + 1)[group]
-    shares = shares / shares.sum(0)
-    knots, means = x @ shares, y @ shares
+    knots = np.bincount(group, x) / np.bincount(group)
+    at = float(np.clip(wanted, knots[0], knots[-1]))
+    # Of a monotone cubic only the knots beside its piece and one more on either side count.
+    left = max(int(np.searchsorted(knots, at, side="right")) - 1, 0)
+    near = slice(max(left - 1, 0), left + 3)
+    kept = (group >= near.start) & (group < near.stop)
+    shares = np.eye(len(knots[near]))[group[kept] - near.start]
+    means = y[..., kept] @ (shares / shares.sum(0))
     if len(knots) == 1:
         return np.asarray(means[..., 0])
-    at = float(np.clip(wanted, knots[0], knots[-1]))
-    return np.asarray(PchipInterpolator(knots, means, axis=-1)(at))
+    return np.asarray(PchipInterpolator(knots[near], means, axis=-1)(at))
 
 
 METHODS = ("akima", "parabola")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from waiting import until
 
 from allometry.core.errors import AllometryError
+from allometry.experimental import torchrun
 from allometry.experimental.devices import ParallelEngine
 from allometry.experimental.torchrun import read_config
 from allometry.train.checkpoint import final_parameters
@@ -114,6 +116,31 @@ def test_a_group_of_one_makes_the_steps_of_the_reference(make_run, sharded: bool
     for name, value in grouped.state().items():
         assert np.array_equal(value, kept[name]), name
         assert value == pytest.approx(state[name], abs=1e-5), name
+
+
+def test_the_program_of_torchrun_trains_what_one_process_does(
+    make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As the only process of its group, without the launcher."""
+    config = make_run(tokens=8 * 128)
+    train(config, tmp_path / "one")
+    file, store = tmp_path / "run.json", tmp_path / "two"
+    file.write_text(config.model_dump_json())
+    group = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+    }
+    for name, value in group.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torchrun, "die_with", lambda parent: None)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(sys, "argv", ["torchrun", str(file), "--store", str(store), "--sharded", "yes"])
+    torchrun.main()
+    assert_equal_within_rounding(tmp_path / "one", store / config.id)
+    assert json.loads((store / config.id / "result.json").read_text())["engine"] == "parallel"
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.interpolate import PchipInterpolator
 
 from allometry.core.errors import AllometryError
 from allometry.laws.isoflop import isoflop
@@ -49,6 +50,19 @@ def test_finds_the_exponent_of_a_known_law(method, table):
     assert result.a.value + result.b.value == pytest.approx(1.0, abs=0.01)
     used = result.table[result.table.used]
     np.testing.assert_allclose(used.N_opt, [best_size(c) for c in used.C], rtol=0.35)
+
+
+def test_losses_between_runs_lie_on_one_cubic_through_all_runs_of_a_size():
+    """Also at its ends, at a run itself, and with repeats of a run, which count as their mean."""
+    grid = pd.concat([on_a_grid(0.01), on_a_grid(0.01, seed=1).iloc[::2]], ignore_index=True)
+    table = grid.assign(C=6 * grid["N"] * grid["D"])
+    part = table[table["N"] == table["N"].unique()[4]].groupby("C")["loss"]
+    mean = np.log(table["loss"]).groupby([table["N"], table["C"]]).mean()
+    budgets = [*part.first().index, *(np.sqrt(part.first().index[:-1] * part.first().index[1:]))]
+    for row in slices(table, budgets=budgets).itertuples():
+        own = mean[row.N]
+        cubic = PchipInterpolator(np.log(own.index), own)
+        assert np.log(row.loss) == pytest.approx(cubic(np.log(row.C)), abs=1e-12)
 
 
 def test_set_budgets_are_recognised_and_a_grid_is_interpolated():

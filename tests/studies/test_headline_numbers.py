@@ -293,7 +293,7 @@ def ladder_evidence() -> tuple[pd.DataFrame, pd.DataFrame]:
     def loss(n: float, d: Any, beta: float) -> Any:
         return 1.0 + 0.05 * (6e4 / n) ** (0.4 * HEAD) + 0.05 * (1e7 / np.asarray(d)) ** beta
 
-    for n in np.geomspace(2e3, 2e6, 25):
+    for n in np.geomspace(2e3, 2e6, 16):
         size = {"N": n, "N_head": 3 * n**HEAD, "family": "transformer", "B": ladder.BATCH_TOKENS, "seed": 0}
         kinds = [("cosine", 500.0, horizons[-1:], STEEP["long"])]
         kinds += [("cosine", n**0.3, horizons, STEEP["short"]), ("wsd", n**0.3, horizons, STEEP["wsd"])]

@@ -3,6 +3,8 @@ cores, where packs must be asked for; what a GPU adds is the engine's business.
 """
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,29 @@ def test_a_family_that_cannot_be_packed_is_trained_alone(fast, packing: LocalPoo
     assert set(watcher.of("retry")) == {run.id for run in runs}
     assert "cannot be packed" in next(event.text for event in watcher.events if event.kind == "retry")
     assert {result["engine"] for result in results(store, runs).values()} == {"fast"}
+
+
+def test_a_worker_that_dies_with_a_pack_concerns_all_of_it(
+    fast, packing: LocalPool, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    """It is killed before it has read what it was sent."""
+    runs = [fast(12, seed=seed) for seed in range(2)]
+    killed, send = [], packing.send
+
+    def deadly(worker: int, task: dict) -> None:
+        if killed or task["do"] != "pack":
+            send(worker, task)
+            return
+        killed.append(packing.pids[worker])
+        os.kill(killed[0], signal.SIGSTOP)
+        send(worker, task)
+        os.kill(killed[0], signal.SIGKILL)
+
+    monkeypatch.setattr(packing, "send", deadly)
+    summary, watcher = train(runs, store, packing)
+    assert len(killed) == 1
+    assert sorted(watcher.of("retry")) == sorted(run.id for run in runs)
+    assert set(summary.done) == {run.id for run in runs}
 
 
 @pytest.mark.slow

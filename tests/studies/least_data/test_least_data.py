@@ -183,7 +183,7 @@ def test_missing_halves_are_named(evidence: StudyData) -> None:
         (runs["tokenizer"] == "symbols", "repeated text"),
         (runs["tokenizer"] == "bytes", "equations"),
     ):
-        part = runs[kept].reset_index(drop=True)
+        part = runs[kept].iloc[::4].reset_index(drop=True)
         for name in ("least_data", "gap_laws"):
             analysis = study(name).analyse(replace(evidence, runs=part))
             assert any(f"no run on {missing}" in section.text for section in analysis.sections)

@@ -209,7 +209,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_the_map_in_the_readme_is_true() -> None:
     (block,) = [code for code in blocks(ROOT / "README.md", "") if "allometry/" in code]
-    places = (ROOT, ROOT / "allometry", ROOT / "tests", *(ROOT / "allometry").glob("*/"))
+    places = (ROOT, ROOT / "allometry", ROOT / "tests", *(ROOT / "allometry").glob("**/"))
     for name in re.findall(r"[\w/]+\.py|\w+/", block):
         assert any((place / name).exists() for place in places), f"the map names {name}"
 

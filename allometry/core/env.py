@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allometry.core.errors import AllometryError
+from allometry.version import __version__
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,8 +32,6 @@ def snapshot() -> dict[str, Any]:
 
     Nothing is imported for it: versions come from package metadata, so the reading half may call it too.
     """
-    from allometry.version import __version__
-
     return {
         "allometry": __version__,
         "python": platform.python_version(),

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import fdtrc, ndtr, ndtri
 
 Array = NDArray[np.float64]
 
@@ -146,6 +145,8 @@ def agreement(residuals: Array, group: NDArray[np.int_]) -> float:
     or below the law), and the correlation of neighbours within a group (rows in the order of the table).
     Ranks stand for the residuals, so that a single bad row decides neither.
     """
+    from scipy.special import ndtr  # a fit without such a question does not load scipy
+
     n, groups = len(residuals), int(group.max()) + 1
     if groups >= n or np.ptp(residuals) <= 1e-9:
         return 1.0
@@ -163,6 +164,8 @@ def between_groups(residuals: Array, group: NDArray[np.int_]) -> tuple[float, fl
     """Return the p-value of a one-way analysis of variance of the ranks of residuals (n,), and the share of
     the variance that lies between the groups (n,). (1, 0) where there is nothing to compare.
     """
+    from scipy.special import fdtrc
+
     n, groups = len(residuals), int(group.max()) + 1
     if not 1 < groups < n or np.ptp(residuals) <= 1e-9:
         return 1.0, 0.0
@@ -176,6 +179,8 @@ def between_groups(residuals: Array, group: NDArray[np.int_]) -> tuple[float, fl
 
 
 def _normal_scores(residuals: Array) -> Array:
+    from scipy.special import ndtri
+
     return np.asarray(ndtri((np.argsort(np.argsort(residuals)) + 1) / (len(residuals) + 1)))
 
 

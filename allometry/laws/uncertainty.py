@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import gammaincinv, stdtrit
 
 from allometry.core.errors import AllometryError
 from allometry.laws.problem import Problem
@@ -209,6 +208,8 @@ def student_scales(dof: int, count: int, seed: int) -> Array:
     order = np.random.default_rng([seed, 1]).permutation(count)
     probability = (order + 0.5) / count
     if dof < 60:
+        from scipy.special import gammaincinv  # only for few degrees of freedom: scipy takes long to load
+
         chi_square = 2 * gammaincinv(dof / 2, probability)
     else:  # Wilson & Hilferty 1931: exact to four digits here
         normal = np.array([NormalDist().inv_cdf(p) for p in probability])
@@ -325,6 +326,8 @@ def student_quantile(probability: float, dof: int) -> float:
     """
     z = NormalDist().inv_cdf(probability)
     if dof < 60:
+        from scipy.special import stdtrit
+
         return float(stdtrit(max(dof, 1), probability))
     return z + (z**3 + z) / (4 * dof) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * dof**2)
 

@@ -66,7 +66,7 @@ def test_results_that_are_none_and_folders_that_hold_something_else(
     assert "holds no results" in told(["report", "--from", str(tmp_path / "nowhere")], capsys)
     assert "no study and no --save" in told(["report", "kaplan", "--from", str(tmp_path)], capsys)
     (tmp_path / "study.json").write_text('{"format": 99}')
-    assert "reads formats up to 1" in told(["report", "--from", str(tmp_path)], capsys)
+    assert "reads formats up to 2" in told(["report", "--from", str(tmp_path)], capsys)
 
 
 def test_unknown_commands_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -132,7 +132,7 @@ def test_a_study_on_changed_text_is_answered_from_that_text() -> None:
     assert ask().states == [["done", "done"]]
     write("my.txt", WORDS["new"])
     assert any("has been written since" in line for line in report(Path("runs"), None, None)[0].warnings)
-    saved, path = report(Path("runs"), None, None, save=Path("saved"))
+    saved, path = report(Path("runs"), None, None, save_to=Path("saved"))
     assert any("has been written since" in line for line in saved.warnings)
     assert "has been written since" in path.read_text()
     assert rebuild(Path("saved"))[0].warnings == saved.warnings

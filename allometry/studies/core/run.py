@@ -31,7 +31,6 @@ from allometry.studies.core.texts import (
     present_text,
 )
 from allometry.sweeps.cost.calibrate import calibrate, choose_device
-from allometry.sweeps.run.execute import execute
 from allometry.sweeps.run.placement import own_part, require_as_many, too_large, with_devices
 from allometry.sweeps.workers.gpus import gpus
 from allometry.sweeps.workers.local import open_pool
@@ -317,6 +316,8 @@ def _train(
     """Train stage by stage; between the stages, predict the losses of the next one and write them down.
     Returns what was predicted, and the seconds that predicting took.
     """
+    from allometry.sweeps.run.execute import execute  # needs the packages that train
+
     stages, shard = plan.stages(), request.shard
     workers = pool.workers * (shard.of if shard else 1)
     times = [cost.total(stage.runs, store=store, workers=workers).seconds for stage in stages]

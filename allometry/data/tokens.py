@@ -4,7 +4,7 @@ from allometry.data.tokens import BatchOrder, prepare
 data = prepare("sotu", "bytes")
 batch = BatchOrder(data.train, n_ctx=128, batch_tokens=1024, seed=0).batch(1)
 
-They travel through the run store, as `data/NAME/`, and lie in each machine's cache as if they had been made
+Token sets travel through the run store, as `data/NAME/`, and lie in each machine's cache as if they had been made
 there. A cache that `settle` returns finds them by corpus and tokenizer; pass it as `cache`.
 """
 

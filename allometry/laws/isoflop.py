@@ -1,6 +1,7 @@
 """The compute-optimal size by measurement: the best N at each budget, and the power law N_opt ∝ C^a through them.
 
-One such run moves the optimum of its budget, and with it the exponent, so they are named and left out.
+A run that is diverged, unfinished or mislabelled moves the optimum of its budget, and with it the exponent:
+such runs are named and left out.
 
 Three methods: "akima" (Porian et al. 2024, arXiv 2406.19146: interpolation in log-log, seed-noise
 bootstrap, edge budgets discarded, weighted line), "parabola" (Hoffmann et al. 2022, approach 2) and

@@ -1,8 +1,9 @@
 """Stage 4, filter: the language, at least 128 tokens, and the rules on repetition and quality.
 
 OpenWebText kept English (by fastText) and at least 128 tokens; the rules are MassiveText's. What is dropped
-is listed in `removed/filter.jsonl` with the rule and the value that broke it. Each rule can be switched off
-by its name.
+is listed in `removed/filter.jsonl` with the rule and the value that broke it. Each rule measures one number and
+has a bound, and can be switched off by its name. Characters of n-grams are counted over words, without the
+spaces between them.
 """
 
 from __future__ import annotations

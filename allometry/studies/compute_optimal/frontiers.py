@@ -1,6 +1,7 @@
 """L(C) and N_opt(C) at the fixed batch and adjusted to the best one, from finished runs and learning curves.
 
-Kaplan et al. 2020, sections 3.3 and 6 (figures 1 left, 2, 13, 14).
+Kaplan et al. 2020, sections 3.3 and 6, and appendix B (figures 1 left, 2, 3, 12, 13, 14). Where B_crit was not
+measured there is no C_min, and only what is at the fixed batch can be said.
 """
 
 from __future__ import annotations

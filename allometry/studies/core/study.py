@@ -8,6 +8,11 @@ A run set (a "design" in the language of experimental design) is a function from
 declared apart from the questions, because one run feeds many studies: a study names the run sets that it
 reads, and a collection gives every run set one share of its compute, so that two studies of the same run set
 ask for the same runs, which are trained once.
+
+The recipe is what all runs have in common. At this scale ordinary defaults give no law at all: one learning
+rate for all sizes turns their order around, a batch of hundreds of thousands of tokens leaves too few updates,
+and a large vocabulary makes the width of the head the bottleneck. `docs/log.md` has what was measured, with
+the failures.
 """
 
 from __future__ import annotations

@@ -1,9 +1,22 @@
 """A worker process: it imports torch once, then trains the runs that its parent names, one after the other.
 
 Started as `python -m allometry.sweeps.workers.worker PARENT`. Tasks arrive on standard input and messages leave on
-standard output, one JSON object a line (`allometry.sweeps.workers.worker` lists them; {"do": "stop"}, {"do":
-"threads", "count"}, how many may work on the run under way, and {"is": "ready"} belong to the pipe alone).
-The worker ends when its parent does, however that ends.
+standard output, one JSON object a line. The worker ends when its parent does, however that ends.
+
+Tasks: {"do": "train", "store", "run", "config", "branch_at", "source", "device", "checkpoint_every", "claim",
+"data"}; {"do": "pack", "tasks", "device"}: tasks to train that are carried out as a pack; and {"do": "measure",
+"config", "packs", "device"}. `source` is (run, step) of a branch point; `data` names token sets
+(`allometry.data.tokens`); `claim`, where others write to the same store, is {"owner", "lease", "over"}
+(`allometry.runs.claims`). {"do": "stop"} and {"do": "threads", "count"}, how many may work on the run under
+way, belong to the pipe alone: on a cluster tasks come without one.
+
+Messages: {"is": "progress", "step", "loss", "train_loss", "pace", "threads"}; {"is": "branched"} when the run
+has its copy of the trunk that it starts from; {"is": "left", "step"} when it has left a branch point for
+others; and at the end {"is": "done", "result"}, {"is": "measured", …}, {"is": "failed", "error", "hint",
+"full"}, {"is": "stopped"}, {"is": "elsewhere"} if somebody else trains the run, or {"is": "died", "signal"}
+if one of the processes that train a run on several devices was killed. In a pack each run has messages of its
+own, which name it as "run"; its end may also be {"is": "unpacked", "error"}: it cannot go on in a pack.
+{"is": "parted"} ends the pack. A worker behind a pipe begins with {"is": "ready"}.
 """
 
 from __future__ import annotations

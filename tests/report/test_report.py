@@ -234,7 +234,7 @@ def test_a_browser_draws_every_chart_without_a_word(analysis: Analysis, tmp_path
         browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync",
         f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--window-size=390,900",
-        "--virtual-time-budget=8000", "--dump-dom", f"{path.as_uri()}#{mode}",
+        "--virtual-time-budget=120000", "--dump-dom", f"{path.as_uri()}#{mode}",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "CONSOLE" not in done.stderr, done.stderr

@@ -32,6 +32,7 @@ from allometry.studies.core.sections import (
     section_or_reason,
     seed_noise,
     slope_of,
+    summary_of,
     usable_runs,
 )
 from allometry.studies.core.study import (
@@ -89,12 +90,11 @@ class Architectures(Study):
             "universal": section_or_reason("Re-using the blocks", lambda: universal(usual)),
             "noise": _noise(usual),
         }
-        found = [r.fits["summary"] for r in sections.values() if "summary" in r.fits]
         return chapter(
             self,
             study_data,
             sections,
-            answer=" ".join(found) or "The runs do not answer this.",
+            answer=summary_of(sections),
             next=_NEXT,
             excluded=excluded,
             warnings=scope(usable, study_data),

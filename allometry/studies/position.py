@@ -31,6 +31,7 @@ from allometry.studies.core.sections import (
     scope,
     section_or_reason,
     slope_of,
+    summary_of,
     usable_runs,
 )
 from allometry.studies.core.study import (
@@ -84,12 +85,11 @@ class Position(Study):
             ),
             "training": section_or_reason("What is learned first", lambda: learned_first(positions, ladder)),
         }
-        found = [section.fits["summary"] for section in sections.values() if "summary" in section.fits]
         return chapter(
             self,
             study_data,
             sections,
-            answer=" ".join(found) or "The runs do not answer this.",
+            answer=summary_of(sections),
             next=_NEXT,
             excluded=excluded,
             warnings=scope(usable, study_data),

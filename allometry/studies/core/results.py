@@ -12,7 +12,7 @@ corpus, no torch.
     report.html        the report
     README.md          what all this is, with the constants
 
-Results of version 0.1 have Parquet files (`curves.csv.xz`) in place of compressed CSV; they are read too.
+Results of version 0.1 have Parquet files (`curves.parquet`) in place of compressed CSV; they are read too.
 """
 
 from __future__ import annotations

@@ -213,6 +213,11 @@ def slope_of(means: pd.Series) -> dict[str, float]:
     return {"slope": float(line.slope), "low": float(line.slope) - half, "high": float(line.slope) + half}
 
 
+def summary_of(sections: Mapping[str, StudySection], otherwise: str = "The runs do not answer this.") -> str:
+    """Return the summaries of the sections that have one, as one text; `otherwise` where none has."""
+    return " ".join(str(s.fits["summary"]) for s in sections.values() if s.fits.get("summary")) or otherwise
+
+
 def chapter(
     study: Study,
     study_data: StudyData,

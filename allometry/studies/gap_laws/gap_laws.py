@@ -26,6 +26,7 @@ from allometry.studies.core.sections import (
     constant,
     percent,
     section_or_reason,
+    summary_of,
     usable_runs,
 )
 from allometry.studies.core.study import Study, register
@@ -104,10 +105,9 @@ class GapLaws(Study):
             sections["predicted"] = section_or_reason(
                 "What was predicted", lambda: predicted_section(study_data.runs, registered)
             )
-        said = [str(each.fits["summary"]) for each in sections.values() if each.fits.get("summary")]
         return chapter(
             self, study_data, sections, excluded=excluded, next=_next(sections),
-            answer=" ".join(said) or "These runs are too few for laws of generalisation: see the sections.",
+            answer=summary_of(sections, "These runs are too few for laws of generalisation: see the sections."),
         )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from allometry.studies.core.sections import chapter, section_or_reason, usable_runs
+from allometry.studies.core.sections import chapter, section_or_reason, summary_of, usable_runs
 from allometry.studies.core.study import Study, register
 from allometry.studies.memorisation.capacity import capacity_section
 from allometry.studies.memorisation.documents import counterfactual_section
@@ -75,14 +75,13 @@ class Memorisation(Study):
             ),
             "novelty": section_or_reason(NOVELTY_TITLE, lambda: novelty_section(usable, study_data)),
         }
-        found = [str(section.fits["summary"]) for section in sections.values() if "summary" in section.fits]
         missing = len(study_data.planned) - len(usable)
         warnings = (f"{missing} of {len(study_data.planned)} planned runs are missing.",) if missing else ()
         return chapter(
             self,
             study_data,
             sections,
-            answer=" ".join(found) or "The runs do not show what is memorised.",
+            answer=summary_of(sections, "The runs do not show what is memorised."),
             next=_NEXT,
             excluded=excluded,
             warnings=warnings,

@@ -30,6 +30,7 @@ from allometry.studies.core.sections import (
     mean_estimate,
     scope,
     section_or_reason,
+    summary_of,
     usable_runs,
 )
 from allometry.studies.core.study import Study, register
@@ -97,10 +98,9 @@ class Elsewhere(Study):
                 f"Transfer to {corpus}", partial(_transferred, table, corpus)
             )
         sections["ossification"] = section_or_reason("Ossification", lambda: ossification(table()))
-        found = [section.fits["summary"] for section in sections.values() if "summary" in section.fits]
         return chapter(
             self, study_data, sections, next=_next(sections), excluded=excluded,
-            answer=" ".join(found) or "The runs do not answer this.",
+            answer=summary_of(sections),
             warnings=(*missing(own), *missing_targets(usable), *_scope(own, usable, study_data)),
         )  # fmt: skip
 

@@ -33,6 +33,7 @@ from allometry.studies.core.sections import (
     section_or_reason,
     seed_noise,
     slope_of,
+    summary_of,
     usable_runs,
 )
 from allometry.studies.core.study import (
@@ -85,12 +86,11 @@ class TransferTest(Study):
             ),
             "noise": seed_noise(usable)[1],
         }
-        found = [section.fits["summary"] for section in sections.values() if "summary" in section.fits]
         return chapter(
             self,
             study_data,
             sections,
-            answer=" ".join(found) or "The runs do not answer this.",
+            answer=summary_of(sections),
             next=_NEXT,
             excluded=excluded,
             warnings=(*missing(usable), *scope(usable, study_data)),

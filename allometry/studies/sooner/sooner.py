@@ -25,6 +25,7 @@ from allometry.studies.core.sections import (
     chapter,
     percent,
     section_or_reason,
+    summary_of,
     usable_runs,
 )
 from allometry.studies.core.study import Study, register, rule_rate
@@ -71,10 +72,9 @@ class Sooner(Study):
             "equations": section_or_reason(_EQUATIONS, lambda: _on_equations(runs, study_data.curves)),
             "text": section_or_reason(_TEXT, lambda: _on_text(runs, study_data.curves)),
         }
-        said = [section.fits["summary"] for section in sections.values() if "summary" in section.fits]
         return chapter(
             self, study_data, sections, excluded=excluded,
-            answer=" ".join(said) or "These runs are too few to tell the dials apart: see the sections.",
+            answer=summary_of(sections, "These runs are too few to tell the dials apart: see the sections."),
             next="Vary the two largest factors over several settings each, with the others at their best.",
         )  # fmt: skip
 

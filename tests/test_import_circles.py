@@ -1,59 +1,34 @@
 """No two files of the package need each other: whoever changes one has to know only what it imports."""
 
 import ast
-from collections.abc import Iterator
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
-PACKAGE = Path(__file__).parent.parent / "allometry"
-
-
-def modules() -> dict[str, Path]:
-    """Every module of the package by its dotted name."""
-    names = {}
-    for path in PACKAGE.rglob("*.py"):
-        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return names
+ROOT = Path(__file__).parent.parent
 
 
-def imported(node: ast.AST) -> Iterator[str]:
-    """Dotted names that code imports at any depth, those that only type checkers see apart."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            continue
-        if isinstance(child, ast.Import):
-            yield from (alias.name for alias in child.names)
-        elif isinstance(child, ast.ImportFrom) and child.module:
-            yield from (f"{child.module}.{alias.name}" for alias in child.names)
-        yield from imported(child)
+def benchmark() -> ModuleType:
+    """The benchmark that counts imports, as a module."""
+    spec = importlib.util.spec_from_file_location("structure_benchmark", ROOT / "benchmarks" / "structure.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def graph(known: dict[str, str]) -> dict[str, set[str]]:
-    """Which modules each module imports, from the source text of each."""
-    edges = {}
-    for name, source in known.items():
-        found = {n if n in known else n.rpartition(".")[0] for n in imported(ast.parse(source))}
-        edges[name] = (found & set(known)) - {name}
-    return edges
+STRUCTURE = benchmark()
 
 
-def circles(edges: dict[str, set[str]]) -> list[set[str]]:
-    """Groups of modules that reach each other (strongly connected components of more than one)."""
-    reached: dict[str, set[str]] = {}
-    for start in edges:
-        seen: set[str] = set()
-        waiting = [start]
-        while waiting:
-            for module in edges[waiting.pop()] - seen:
-                seen.add(module)
-                waiting.append(module)
-        reached[start] = seen
-    groups = {frozenset({a} | {b for b in reached[a] if a in reached[b]}) for a in edges if a in reached[a]}
-    return [set(group) for group in groups]
+def circles(sources: dict[str, str]) -> list[set[str]]:
+    """Groups of modules that reach each other, from the source text of each."""
+    return [
+        set(c) for c in STRUCTURE.import_circles({name: ast.parse(text) for name, text in sources.items()})
+    ]
 
 
 def test_files_do_not_import_each_other_in_circles() -> None:
-    found = circles(graph({name: path.read_text() for name, path in modules().items()}))
+    files = (ROOT / "allometry").rglob("*.py")
+    found = circles({STRUCTURE.module_name(path): path.read_text() for path in files})
     assert not [sorted(circle) for circle in found]
 
 
@@ -65,4 +40,4 @@ def test_a_circle_through_a_function_is_found_and_one_for_types_is_not() -> None
         "p.d": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from p.e import E",
         "p.e": "from p.d import D",
     }
-    assert circles(graph(source)) == [{"p.a", "p.b", "p.c"}]
+    assert circles(source) == [{"p.a", "p.b", "p.c"}]

@@ -91,11 +91,6 @@ class PartArchive:
         at = bisect_left(self._done, number)
         return at < len(self._done) and self._done[at] == number
 
-    @property
-    def n_done(self) -> int:
-        """The number of links that were done when the archive was opened."""
-        return len(self._done)
-
     def store(
         self,
         link: Row,

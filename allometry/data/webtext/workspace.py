@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -401,8 +400,3 @@ def duration(seconds: float) -> str:
         if seconds >= size * (2 if unit == "min" else 1.5):
             return f"{seconds / size:.1f} {unit}" if seconds / size < 10 else f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-
-
-def to_terminal() -> IO[str]:
-    """Return the stream that progress goes to: standard error, so that a command's output can be piped."""
-    return sys.stderr

@@ -18,8 +18,6 @@ from allometry.studies.shared.equations import division, fit_time, usual
 if TYPE_CHECKING:
     from allometry.figures.theme import Figure
 
-POWER = "Power 2022"
-
 _AFTER, _SHARE, _DECAY = (
     "Understanding after memorising", "The critical share of a table", "Weight decay and size",
 )  # fmt: skip

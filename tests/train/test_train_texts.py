@@ -14,9 +14,9 @@ from allometry.models.transformer import TransformerConfig
 from allometry.runs import texts
 from allometry.runs.store import Store
 from allometry.sweeps import Sweep
-from allometry.sweeps.run.execute import execute
-from allometry.sweeps.run.progress import Summary
-from allometry.sweeps.workers.local import LocalPool
+from allometry.sweeps.execute import execute
+from allometry.sweeps.local import LocalPool
+from allometry.sweeps.progress import Summary
 from allometry.train.checkpoint import Position, position_problem
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 from allometry.train.loop import train

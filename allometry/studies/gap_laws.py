@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from allometry.figures.theme import Figure
-    from allometry.laws.censored import Censored
+    from allometry.laws.power_lines import Censored
     from allometry.report.content import Analysis
     from allometry.studies.core.study import StudyData
     from allometry.sweeps import Sweep

@@ -16,8 +16,8 @@ import pandas as pd
 from allometry.core.errors import AllometryError
 from allometry.core.units import format_count
 from allometry.figures.several import several
-from allometry.laws.censored import censored_fit
 from allometry.laws.fit import fit
+from allometry.laws.power_lines import censored_fit
 from allometry.report.content import Constant, Section, Table
 from allometry.studies.core.sections import (
     KAPLAN,

@@ -22,7 +22,7 @@ import pandas as pd
 from allometry.core.errors import AllometryError
 from allometry.data.tokens import manifest_of
 from allometry.figures.several import effects
-from allometry.laws.censored import Censored, censored_fit
+from allometry.laws.power_lines import Censored, censored_fit
 from allometry.models.transformer import TransformerConfig
 from allometry.report.content import Section, Table
 from allometry.studies.core.sections import (

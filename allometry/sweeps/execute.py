@@ -186,7 +186,7 @@ def execute(
     claimed before it is trained, for `lease` seconds at a time: other drivers may work on the same store, and
     what they train is waited for. `first` are ids of the runs to begin with.
 
-    Finished runs of a text that has changed since are put aside and trained again (`runs.texts`); in a shared
+    Finished runs of a text that has changed since are put aside and trained again (`runs.record`); in a shared
     store they are refused.
 
     Raises AllometryError if another process writes to the store without claims, the disk is full or, with

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from allometry.core.errors import AllometryError
-from allometry.laws.censored import censored_fit
+from allometry.laws.power_lines import censored_fit
 from allometry.studies.core.study import StudyData, study
 from allometry.studies.sooner import (
     ON_EQUATIONS,

@@ -17,8 +17,8 @@ from allometry.core.locks import exclusive
 from allometry.core.units import compact_duration
 from allometry.data.cache import downloads_allowed, no_downloads
 from allometry.data.tokens import downloads, prepare
+from allometry.runs.record import record_text, recorded_text
 from allometry.runs.store import Store, require_room, store_exists
-from allometry.runs.texts import record, recorded
 from allometry.studies.core import plan as planning
 from allometry.studies.core.predictions import predict_held_back, register_prediction, registered
 from allometry.studies.core.results import STUDIES, folder_of, read, runs_of, write_report
@@ -197,8 +197,8 @@ def _existing(
     with nullcontext() if shared else exclusive(store.path):
         for sentence in make_way(store, request.key, text, shared=shared):
             display.say(sentence)
-    if folder.exists() and recorded(folder) is None:
-        record(folder, text)
+    if folder.exists() and recorded_text(folder) is None:
+        record_text(folder, text)
     return planning.load(folder)
 
 
@@ -273,9 +273,11 @@ def _kept(plan: StudyPlan, store: Store, request: StudyRequest) -> StudyPlan:
     quicker.
     """
     folder = folder_of(store, request.key)
-    if recorded(folder) is None:  # before the plan: a plan without its text could be taken for any text's
+    if (
+        recorded_text(folder) is None
+    ):  # before the plan: a plan without its text could be taken for any text's
         folder.mkdir(parents=True, exist_ok=True)
-        record(folder, present_text(request.data))
+        record_text(folder, present_text(request.data))
     return planning.keep(plan, store, folder)
 
 

@@ -15,18 +15,21 @@ from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import Decimal, counted, parse_number, readings
-from allometry.laws.expressions import evaluate, names_in
 from allometry.laws.grouping import Grouping, find_grouping, not_a_run, numbered
-from allometry.laws.law import Law
-from allometry.runs.tables.headings import column_for, conversion, scale_notice, scaled, similar
-from allometry.runs.tables.numbers import (
+from allometry.laws.law import Law, evaluate, names_in
+from allometry.runs.tables.columns import (
     Ambiguous,
+    column_for,
+    conversion,
     convert,
     decide,
     examine,
     file_mark,
     is_text,
     partly_in_units,
+    scale_notice,
+    scaled,
+    similar,
 )
 from allometry.runs.tables.trackers import finished, status_column
 

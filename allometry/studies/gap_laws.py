@@ -393,7 +393,7 @@ LOVELACE = "Lovelace 2026"
 LEAST_GAP = 0.02
 """Nats below which a gap is noise between batches."""
 
-CLEAR_OF_NOISE = 8.0
+CLEAR_OF_NOISE = 5.0
 """Standard deviations of the noise below which an excess loss is left out of its forms: of points near their
 noise those that happen to lie high are kept, and flatten every exponent (on planted runs by a tenth)."""
 

@@ -20,6 +20,7 @@ from allometry.studies.shared.repeats import (
     epochs,
     largest_size,
     least_data,
+    noise_of,
     repeated,
     second_descent,
 )
@@ -175,6 +176,17 @@ def test_sets_that_do_not_reach_a_tolerance_say_so() -> None:
     )
     assert crossing(u, np.array([0.01, 0.0, 0.0]), 0.05) == 0
     assert crossing(u, np.array([0.5, 0.2, 0.1]), 0.05) == np.inf
+
+
+def test_noise_is_pooled_with_a_degree_of_freedom_less_for_each_point() -> None:
+    logs = {1.0: [0.0, 0.02], 2.0: [0.0, 0.01, 0.05], 4.0: [0.3]}
+    rows = [
+        {"N": n, "U": 1e5, "usual": True, "loss": float(np.exp(x))} for n, own in logs.items() for x in own
+    ]
+    table = pd.DataFrame([*rows, {"N": 4.0, "U": 1e5, "usual": False, "loss": 9.0}])
+    squares = sum(float(((np.array(own) - np.mean(own)) ** 2).sum()) for own in logs.values())
+    assert noise_of(table) == pytest.approx((squares / 3) ** 0.5)
+    assert noise_of(table[table["N"] == 4.0]) == 0.005  # what is assumed where nothing was repeated
 
 
 def numbers(text: str, pattern: str) -> list[float]:

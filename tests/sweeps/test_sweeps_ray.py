@@ -60,6 +60,7 @@ def a_pool(**options: int) -> RayPool:
         raise
 
 
+@pytest.mark.slow
 def test_a_cluster_of_this_machine_trains_the_same_bits(
     family, store: Store, pool: LocalPool, tmp_path: Path
 ):

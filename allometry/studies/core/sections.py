@@ -18,7 +18,7 @@ from scipy.stats import linregress, t
 from allometry.core.errors import AllometryError
 from allometry.laws.fit import fit
 from allometry.laws.zoo import get
-from allometry.report.content import Analysis, Constant, Section, Table, Verdict
+from allometry.report.build import Analysis, Constant, Section, Table, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd

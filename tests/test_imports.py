@@ -12,7 +12,6 @@ PACKAGE = ROOT / "allometry"
 
 BELOW = {
     "core": set(),
-    "version": set(),
     "cluster": set(),
     "runs": set(),
     "data": {"runs"},
@@ -27,7 +26,7 @@ BELOW = {
     "watch": {"runs", "laws", "planner", "figures", "report", "studies"},
     "studies": {"runs", "data", "models", "train", "sweeps", "laws", "planner", "figures", "report"},
 }
-EVERYWHERE = {"core", "cluster", "version"}
+EVERYWHERE = {"core", "cluster"}
 READING = (
     "runs.store",
     "laws.fit",

@@ -17,7 +17,7 @@ from allometry.figures.fits import predictions
 from allometry.figures.several import several
 from allometry.laws.backtest import backtest
 from allometry.laws.fit import fit
-from allometry.report.content import Constant, Section, Table
+from allometry.report.build import Constant, Section, Table
 from allometry.studies.core.predictions import score
 from allometry.studies.core.sections import (
     LEVEL,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from allometry.figures.theme import Figure
     from allometry.laws.power_lines import Censored
-    from allometry.report.content import Analysis
+    from allometry.report.build import Analysis
     from allometry.studies.core.study import StudyData
     from allometry.sweeps import Sweep
     from allometry.train.config import RunConfig

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from allometry.core.errors import AllometryError
-from allometry.report.content import Analysis
+from allometry.report.build import Analysis
 from allometry.studies.core.plan import of_compute, within_budget
 from allometry.studies.core.study import StudyData, heads, small_model, study
 from allometry.studies.shared.basic_laws import prediction

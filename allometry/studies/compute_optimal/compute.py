@@ -16,7 +16,7 @@ import pandas as pd
 from allometry.core.units import PF_DAY
 from allometry.figures.several import several
 from allometry.laws.uncertainty import Array, percentile_interval
-from allometry.report.content import Section
+from allometry.report.build import Section
 from allometry.studies.compute_optimal.frontiers import (
     Frontiers,
     adjusted_frontier,
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
     from allometry.laws.envelope import EnvelopeFit
     from allometry.laws.power_lines import PowerLine
-    from allometry.report.content import Analysis, Constant
+    from allometry.report.build import Analysis, Constant
     from allometry.studies.compute_optimal.learning_curves import TimeLaw
     from allometry.studies.core.study import StudyData
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allometry.report.content import Analysis, Constant
+from allometry.report.build import Analysis, Constant
 from allometry.studies.compute_optimal import learning_curves
 from allometry.studies.compute_optimal.frontiers import _gap, _gap_text
 from allometry.studies.compute_optimal.ladder import ladders

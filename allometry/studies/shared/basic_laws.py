@@ -363,7 +363,10 @@ def prediction(runs: pd.DataFrame, registered: dict[str, Any], ledger: pd.DataFr
 
 
 def verdict(scored: pd.DataFrame) -> str:
-    """Return the outcome in words: hits and misses alike."""
+    """Return the outcome in words: hits and misses alike.
+
+    Runs of a size share a trunk and its luck: the prediction missed where no size's longest run is inside.
+    """
     if not len(scored):
         return "None of them has been measured since, so there is nothing to score."
     error, inside = scored["error"].abs(), int(scored["inside"].sum())
@@ -373,12 +376,13 @@ def verdict(scored: pd.DataFrame) -> str:
         f"{'above' if bias > 0 else 'below'} the prediction by {percent(abs(bias))} on the whole); "
         f"{inside} of {len(scored)} lie inside their 95 % interval."
     )
-    missed = (
-        " The prediction missed: the law of the smaller models does not hold as it stands."
-        if (inside < 0.8 * len(scored))
-        else ""
-    )
-    return outcome + missed
+    if "N" not in scored or not scored["N"].notna().all():
+        return outcome
+    last = scored.loc[scored.groupby("N")["D"].idxmax()]
+    sizes = f" The {len(last)} sizes count once each, for runs of one size share their trunk."
+    if not last["inside"].any():
+        return f"{outcome}{sizes} The prediction missed: the law of the smaller models does not hold as it stands."
+    return outcome + (sizes if len(last) < len(scored) else "")
 
 
 def _ledger(ledger: pd.DataFrame) -> Table:

@@ -290,7 +290,7 @@ def _read(source: Path, encoding: str | None, notices: list[str]) -> pd.DataFram
             f"{source} is called {ending}, but is no {name}", hint="export it again, or save it as CSV"
         )
     whole = files.text(source, encoding, notices)
-    start = whole.lstrip()[:1]
+    start = whole.lstrip()[:1] if not re.match(r"\s*\{\s*'", whole) else "a dictionary of Python"
     if ending in (".jsonl", ".ndjson"):
         return read_json_lines(source, whole, notices)
     if ending == ".json" or start == "{" or (start == "[" and whole.lstrip()[1:].lstrip()[:1] in ("{", "]")):
@@ -474,6 +474,8 @@ def _named(frame: pd.DataFrame, chosen: Mapping[str, str], written: set[str], no
     for symbol, names in guess(frame.columns, chosen).items():
         taken[symbol] = names[0]
         others = [name for name in names[1:] if not _same(frame[name], frame[names[0]])]
+        if names[0] == symbol and not others:
+            continue
         said = f"{symbol} is read from the column {names[0]!r}"
         if symbol == "loss" and is_training_loss(names[0]):
             said += ", a training loss: the table has no loss on other text"

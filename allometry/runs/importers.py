@@ -471,7 +471,10 @@ def _listing(names: Sequence[str]) -> str:
 def _named(frame: pd.DataFrame, chosen: Mapping[str, str], written: set[str], notices: list[str]) -> Imported:
     """Add the columns that laws look for, each from the column it was found in, in ones."""
     out, taken = frame.copy(), dict(chosen)
-    for symbol, names in guess(frame.columns, chosen).items():
+    for symbol, found in guess(frame.columns, chosen).items():
+        names = [name for name in found if _has_numbers(frame[name])]
+        if not names:
+            continue
         taken[symbol] = names[0]
         others = [name for name in names[1:] if not _same(frame[name], frame[names[0]])]
         if names[0] == symbol and not others:
@@ -508,6 +511,13 @@ def _named(frame: pd.DataFrame, chosen: Mapping[str, str], written: set[str], no
         if wide:
             notices.append(wide)
     return Imported(frame=out, notices=tuple(notices), columns=taken)
+
+
+def _has_numbers(column: pd.Series) -> bool:
+    """Return whether any cell of a column is a number: `c` may be a corpus, and `size` a word."""
+    if not is_text(column):
+        return True
+    return any(isinstance(c, int | float) or bool(readings(str(c))) for c in column if not is_blank(c))
 
 
 def _same(one: pd.Series, other: pd.Series) -> bool:

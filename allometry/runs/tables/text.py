@@ -155,8 +155,16 @@ def _headed_twice(
         return header, body
     levels = [header, *(cells + [""] * (len(header) - len(cells)) for _, cells in body[:found])]
     joined = ["/".join(level[i] for level in levels if level[i]) for i in range(len(header))]
-    notices.append(f"the header has {found + 1} lines, which were joined: {', '.join(joined[:6])}")
-    return joined, body[found:]
+    last = [next((level[i] for level in reversed(levels) if level[i]), "") for i in range(len(header))]
+    chosen = last if len(set(last)) == len(last) and _understood(last) > _understood(joined) else joined
+    how = "which were joined" if chosen is joined else "of which the last was taken"
+    notices.append(f"the header has {found + 1} lines, {how}: {', '.join(chosen[:6])}")
+    return chosen, body[found:]
+
+
+def _understood(header: list[str]) -> int:
+    """Return how many of parameters, tokens, compute and loss a header names."""
+    return len({*guess(header), *header} & set(_QUANTITIES))
 
 
 def _upright(lines: list[tuple[int, list[str]]], notices: list[str]) -> list[tuple[int, list[str]]]:

@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from allometry.core.units import counted
+
 Array = NDArray[np.float64]
 
 RUN_NAMES = ("run", "run_id", "run_name")
@@ -149,7 +151,7 @@ def _decided(suspected: Grouping, residuals: Array) -> tuple[Grouping, str]:
     if p < suspected.level:
         note = (
             f"{suspected.why}, and residuals agree within it (p = {p:.1g}): rows of one {name} are resampled"
-            f" together, as {suspected.groups} runs"
+            f" together, as {counted(suspected.groups, 'run')}"
         )
         return suspected, note
     alone = Grouping(group=np.arange(len(suspected.group)))
@@ -288,7 +290,8 @@ def _by_all_else(frame: pd.DataFrame, inputs: Mapping[str, Array], stepped: str 
     if points < SHORT_CURVE:
         return None
     why = f"no column names the runs, and there are {points:.0f} rows a {found.name}"
-    return replace(found, level=1e-3, why=why, only_said=points < LONG_CURVE)
+    short = points < LONG_CURVE
+    return replace(found, level=1e-2 if short else 1e-3, why=why, only_said=short)
 
 
 def _told_apart(frame: pd.DataFrame, keys: pd.DataFrame, growing: list[Array]) -> list[str]:

@@ -73,8 +73,8 @@ def test_predictions_without_a_run_are_not_scored(damage: dict[str, object]) -> 
     runs = pd.DataFrame({"run": ["a", "b"], "status": ["done", "done"], "loss": [3.0, 2.0]})
     whole = {"run": "b", "loss": 2.5, "low": 2.0, "high": 3.0}
     bad = {"loss": 3.0, **damage}
-    assert predictions.score({"predictions": [bad]}, runs).empty
-    scored = predictions.score({"predictions": [bad, whole]}, runs)
+    assert score({"predictions": [bad]}, runs).empty
+    scored = score({"predictions": [bad, whole]}, runs)
     assert scored[["run", "measured", "error"]].to_dict("records") == [
         {"run": "b", "measured": 2.0, "error": pytest.approx(-0.2)}
     ]

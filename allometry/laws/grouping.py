@@ -84,13 +84,15 @@ def find_grouping(frame: pd.DataFrame, inputs: Mapping[str, Array]) -> tuple[Gro
     `inputs` are the law's inputs, (n,) each, of the rows of `frame`. The grouping's `level` says whether it
     still has to be confirmed by the residuals (`decide`).
     """
+    frame = frame.loc[:, ~frame.columns.duplicated()]
     alone = Grouping(group=np.arange(len(frame)))
     notes: list[str] = []
     seen: set[str] = set()
     size = _sizes(frame, inputs)
     along = (*STEP_NAMES, *CHECKPOINT_NAMES)
     stepped = next(
-        (str(c) for c in frame.columns if str(c).lower() in along and frame[c].nunique() > 1), None
+        (str(c) for c in frame.columns if str(c).lower() in along and frame[c].astype(str).nunique() > 1),
+        None,
     )
     for name in (*RUN_NAMES, *PERHAPS_RUN_NAMES):
         shown = _source(frame, name) if name in frame.columns else name
@@ -212,7 +214,13 @@ def _normal_scores(residuals: Array) -> Array:
 
 def numbered(column: pd.Series) -> NDArray[np.int_]:
     """Return the groups (n,) of equal values of a column, numbered 0 … g-1 in the order of the rows."""
-    return np.asarray(pd.factorize(column, use_na_sentinel=False)[0], dtype=int)
+    values = column.map(hashable) if column.dtype == object else column
+    return np.asarray(pd.factorize(values, use_na_sentinel=False)[0], dtype=int)
+
+
+def hashable(cell: Any) -> Any:
+    """Return a cell of a table, as text if it holds several values."""
+    return str(cell) if isinstance(cell, list | dict | np.ndarray) else cell
 
 
 def not_a_run(group: NDArray[np.int_], size: Array | None) -> str:

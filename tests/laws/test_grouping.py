@@ -228,3 +228,13 @@ def test_a_few_points_a_size_whose_residuals_agree_are_said():
     assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
     quiet = fit(grid(), bootstrap=0)
     assert not any("checkpoints" in note for note in quiet.notes)
+
+
+@pytest.mark.parametrize("cell", [[1, 2], {"peak": 1e-3}, np.array([1, 2])])
+@pytest.mark.parametrize("column", ["lr", "peak_lr", "checkpoint", "seed", "model"])
+def test_columns_that_hold_lists_change_nothing(cell, column):
+    plain = fit(grid(), bootstrap=0)
+    held = grid().assign(**{column: [cell] * 30})
+    assert fit(held, bootstrap=0).parameters == plain.parameters
+    twice = held.assign(other=held[column]).set_axis(["N", "D", "loss", column, column], axis=1)
+    assert fit(twice, bootstrap=0).parameters == plain.parameters

@@ -361,8 +361,8 @@ def _exclude_named(
             if label in named:
                 reasons[i] = named[label]
     for name, answer, rows in ended_otherwise(frame):
-        for i in np.flatnonzero(rows.to_numpy(dtype=bool)):
-            reasons[int(i)] = reasons[int(i)] or f"{name} is {answer}"
+        for row in np.flatnonzero(rows.to_numpy(dtype=bool)).tolist():
+            reasons[row] = reasons[row] or f"{name} is {answer}"
     status = status_column([str(c) for c in frame.columns])
     if status is None or not is_text(frame[status]):
         return []

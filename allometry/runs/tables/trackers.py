@@ -260,7 +260,7 @@ def _facts(runs: list[_Log]) -> dict[str, float]:
 
 
 def _stated(entry: str) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for name, pattern in _FACTS:
         match = pattern.search(entry)
         value = _value(match[1]) if match else None
@@ -305,9 +305,9 @@ def _other_lines(lines: list[str]) -> list[_Log]:
     """Return the runs in a log of another program: lines with a step and a loss, or a loss after its step."""
     runs, stated, step, counted_lines = [_Log()], dict[str, float](), None, 0
     for entry in lines:
-        counter = next((found for each in _COUNTERS if (found := each.search(entry))), None)
+        counter = next((match for each in _COUNTERS if (match := each.search(entry))), None)
         step = int(counter[1]) if counter else step
-        found = {name: match for name, pattern in _PLACES for match in [pattern.search(entry)] if match}
+        found = {name: at for name, pattern in _PLACES for at in [pattern.search(entry)] if at}
         if step is None or not found:
             stated |= _stated(entry)
             continue

@@ -166,7 +166,9 @@ def sync_runs(filters: tuple[str, ...], target: str, offline: bool, store: str) 
     opened = _open(store)
     done = sync(opened, tracker(target, opened, offline=offline), " ".join(filters))
     _warn(opened.notes)
-    click.echo(f"{target}: {done.new} runs new, {done.continued} continued, {done.unchanged} as they were")
+    click.echo(
+        f"{target}: {counted(done.new, 'run')} new, {done.continued} continued, {done.unchanged} as they were"
+    )
 
 
 @runs.command("rm")

@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from allometry.core.units import counted
+
 Array = NDArray[np.float64]
 
 RUN_NAMES = ("run", "run_id", "run_name")
@@ -34,8 +36,20 @@ CONDITIONS = (
 )
 """Columns that are the same for all points of one run."""
 
+CHECKPOINT_NAMES = ("checkpoint", "ckpt", "revision", "checkpoint_step")
+"""Columns that name the checkpoints of a run (lower case)."""
+
+SETTINGS = (
+    *("seed", "lr", "learning_rate", "peak_lr", "max_lr", "weight_decay", "wd", "warmup", "warmup_steps"),
+    *("batch_size", "batch_tokens", "B", "dropout", "beta1", "beta2", "width", "depth", "n_layer", "d_model"),
+)
+"""Columns of numbers that tell runs apart where rows of one size and one D differ in them (lower case, or a symbol)."""
+
 LONG_CURVE = 10
 """Points of one size from which on they may be checkpoints of one run although nothing names a run."""
+
+SHORT_CURVE = 3
+"""Points of one size from which on it is said if they look like checkpoints of one run."""
 
 _SIZES = ("N", "U", "B")
 """Inputs of laws that stay the same within a run; the others grow."""
@@ -47,7 +61,8 @@ class Grouping:
 
     `name` is None where every row stands alone. `level` is the significance at which residuals must agree
     within the groups before they are used; 1 where it is known without them. `checkpoints` says that groups
-    hold several values of what grows in training.
+    hold several values of what grows in training. `only_said` says that residuals which agree are said, and
+    change nothing: a few points a size are as likely a grid of runs that the law does not fit.
     """
 
     group: NDArray[np.int_]
@@ -55,6 +70,7 @@ class Grouping:
     why: str = ""
     level: float = 1.0
     checkpoints: bool = False
+    only_said: bool = False
 
     @property
     def groups(self) -> int:
@@ -68,11 +84,16 @@ def find_grouping(frame: pd.DataFrame, inputs: Mapping[str, Array]) -> tuple[Gro
     `inputs` are the law's inputs, (n,) each, of the rows of `frame`. The grouping's `level` says whether it
     still has to be confirmed by the residuals (`decide`).
     """
+    frame = frame.loc[:, ~frame.columns.duplicated()]
     alone = Grouping(group=np.arange(len(frame)))
     notes: list[str] = []
     seen: set[str] = set()
     size = _sizes(frame, inputs)
-    stepped = next((str(c) for c in frame.columns if str(c).lower() in STEP_NAMES), None)
+    along = (*STEP_NAMES, *CHECKPOINT_NAMES)
+    stepped = next(
+        (str(c) for c in frame.columns if str(c).lower() in along and frame[c].astype(str).nunique() > 1),
+        None,
+    )
     for name in (*RUN_NAMES, *PERHAPS_RUN_NAMES):
         shown = _source(frame, name) if name in frame.columns else name
         if name not in frame.columns or shown in seen:
@@ -122,10 +143,17 @@ def _decided(suspected: Grouping, residuals: Array) -> tuple[Grouping, str]:
         return suspected, suspected.why
     p = agreement(residuals, suspected.group)
     name = suspected.name
+    if p < suspected.level and suspected.only_said:
+        by = f"group by {name}" if name in ("N", "B") else "give them a column 'run' with its name"
+        note = (
+            f"{suspected.why}, whose residuals agree (p = {p:.1g}): if they are checkpoints of one run, {by}, and"
+            f" the intervals are wider; if each is a run of its own, the law misses what they share"
+        )
+        return Grouping(group=np.arange(len(suspected.group))), note
     if p < suspected.level:
         note = (
             f"{suspected.why}, and residuals agree within it (p = {p:.1g}): rows of one {name} are resampled"
-            f" together, as {suspected.groups} runs"
+            f" together, as {counted(suspected.groups, 'run')}"
         )
         return suspected, note
     alone = Grouping(group=np.arange(len(suspected.group)))
@@ -186,7 +214,13 @@ def _normal_scores(residuals: Array) -> Array:
 
 def numbered(column: pd.Series) -> NDArray[np.int_]:
     """Return the groups (n,) of equal values of a column, numbered 0 … g-1 in the order of the rows."""
-    return np.asarray(pd.factorize(column, use_na_sentinel=False)[0], dtype=int)
+    values = column.map(hashable) if column.dtype == object else column
+    return np.asarray(pd.factorize(values, use_na_sentinel=False)[0], dtype=int)
+
+
+def hashable(cell: Any) -> Any:
+    """Return a cell of a table, as text if it holds several values."""
+    return str(cell) if isinstance(cell, list | dict | np.ndarray) else cell
 
 
 def not_a_run(group: NDArray[np.int_], size: Array | None) -> str:
@@ -239,7 +273,7 @@ def _by_all_else(frame: pd.DataFrame, inputs: Mapping[str, Array], stepped: str 
     )
     used = set(keys.columns)
     for column in frame.columns:
-        if str(column) in used or str(column) in inputs:
+        if str(column) in used or str(column) in inputs or str(column) == stepped:
             continue
         values = frame[column]
         words = not pd.api.types.is_numeric_dtype(values)
@@ -249,6 +283,10 @@ def _by_all_else(frame: pd.DataFrame, inputs: Mapping[str, Array], stepped: str 
     names = list(keys.columns)
     if not names:
         return None
+    growing = [x for name, x in inputs.items() if name not in _SIZES]
+    for setting in _told_apart(frame, keys, growing):
+        keys[setting] = frame[setting].astype(str).to_numpy()
+        names.append(setting)
     group = np.asarray(keys.groupby(names, sort=False).ngroup().to_numpy(), dtype=int)
     found = Grouping(group=group, name=", ".join(names), checkpoints=_grows(group, inputs))
     if not found.checkpoints:
@@ -256,12 +294,37 @@ def _by_all_else(frame: pd.DataFrame, inputs: Mapping[str, Array], stepped: str 
     if stepped:
         why = f"column {stepped!r}: rows of one {found.name} are points of one run, resampled together"
         return replace(found, why=why)
-    if len(group) / found.groups < LONG_CURVE:
-        return None
     points = len(group) / found.groups
-    return replace(
-        found, level=1e-3, why=f"no column names the runs, and there are {points:.0f} rows a {found.name}"
-    )
+    if points < SHORT_CURVE:
+        return None
+    why = f"no column names the runs, and there are {points:.0f} rows a {found.name}"
+    short = points < LONG_CURVE
+    return replace(found, level=1e-2 if short else 1e-3, why=why, only_said=short)
+
+
+def _told_apart(frame: pd.DataFrame, keys: pd.DataFrame, growing: list[Array]) -> list[str]:
+    """Return the columns of settings that differ between rows of equal keys at one value of what grows.
+
+    One run has one row there: the rows are of several runs, and the setting says which. Along a run's curve
+    the rate may change too, but not at one D.
+    """
+    if not growing:
+        return []
+    values = [
+        frame[c].astype(str).to_numpy() if str(c) in frame else keys[c].to_numpy() for c in keys.columns
+    ]
+    cells = pd.DataFrame(dict(enumerate([*values, *(np.round(x, 9) for x in growing)])))
+    place = cells.groupby(list(cells.columns), sort=False).ngroup().to_numpy()
+    found = []
+    for column in frame.columns:
+        name = str(column)
+        if name in keys or (name not in SETTINGS and name.lower() not in SETTINGS):
+            continue
+        kinds = numbered(frame[column].astype(str))
+        pairs = len(np.unique(np.column_stack([place, kinds]), axis=0))
+        if pairs > int(place.max()) + 1 and 2 * (int(kinds.max()) + 1) <= len(frame):
+            found.append(name)
+    return found
 
 
 _LEVEL = 1e-3

@@ -31,7 +31,7 @@ from allometry.runs.tables.columns import (
     scaled,
     similar,
 )
-from allometry.runs.tables.trackers import finished, status_column
+from allometry.runs.tables.trackers import ended_otherwise, finished, status_column
 
 Array = NDArray[np.float64]
 
@@ -360,6 +360,9 @@ def _exclude_named(
         for i, label in enumerate(frame.index):
             if label in named:
                 reasons[i] = named[label]
+    for name, answer, rows in ended_otherwise(frame):
+        for row in np.flatnonzero(rows.to_numpy(dtype=bool)).tolist():
+            reasons[row] = reasons[row] or f"{name} is {answer}"
     status = status_column([str(c) for c in frame.columns])
     if status is None or not is_text(frame[status]):
         return []

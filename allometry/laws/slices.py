@@ -309,8 +309,9 @@ def shape_cautions(optima: list[Minimum], method: str) -> list[FitWarning]:
     if wide:
         text = (
             f"{len(wide)} of {len(used)} budgets span more than 4 x either side of the optimum; the loss"
-            f" is no parabola there (cubic term up to {max(abs(o.skew) for o in wide):.1f} of it);"
-            " its vertex is biased. Method 'akima' does not assume the shape"
+            f" is no parabola that far out (at the ends of the grid its cubic term is up to"
+            f" {max(abs(o.skew) for o in wide):.1%} of the quadratic one), which moves the vertex."
+            " Method 'akima' does not assume the shape"
         )
         found.append(FitWarning(name="grid too wide for a parabola", meaning=text))
     off = [o for o in used if not 0.25 <= o.offset <= 0.75]

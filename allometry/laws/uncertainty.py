@@ -28,6 +28,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError
+from allometry.laws.grouping import hashable
 from allometry.laws.problem import Problem
 from allometry.laws.solver import minimise, together
 
@@ -359,6 +360,8 @@ def seed_noise(frame: pd.DataFrame, values: Array, inputs: Mapping[str, Array]) 
     second learning rate is not a repeat); at least two degrees of freedom are asked for. Equal values under
     one seed, or without a column of seeds, are copies of one measurement and count once.
     """
+    frame = frame.loc[:, ~frame.columns.duplicated()]
+    frame = frame[[c for c in frame.columns if c in _CONDITIONS or c == "seed"]].map(hashable)
     same = frame[[c for c in frame.columns if c in _CONDITIONS]].reset_index(drop=True)
     same = same.assign(**{f"input {name}": x for name, x in inputs.items()})
     once = ~same.assign(value=values, **_seeds(frame)).duplicated().to_numpy()

@@ -290,7 +290,7 @@ def _read(source: Path, encoding: str | None, notices: list[str]) -> pd.DataFram
             f"{source} is called {ending}, but is no {name}", hint="export it again, or save it as CSV"
         )
     whole = files.text(source, encoding, notices)
-    start = whole.lstrip()[:1]
+    start = whole.lstrip()[:1] if not re.match(r"\s*\{\s*'", whole) else "a dictionary of Python"
     if ending in (".jsonl", ".ndjson"):
         return read_json_lines(source, whole, notices)
     if ending == ".json" or start == "{" or (start == "[" and whole.lstrip()[1:].lstrip()[:1] in ("{", "]")):
@@ -471,9 +471,14 @@ def _listing(names: Sequence[str]) -> str:
 def _named(frame: pd.DataFrame, chosen: Mapping[str, str], written: set[str], notices: list[str]) -> Imported:
     """Add the columns that laws look for, each from the column it was found in, in ones."""
     out, taken = frame.copy(), dict(chosen)
-    for symbol, names in guess(frame.columns, chosen).items():
+    for symbol, found in guess(frame.columns, chosen).items():
+        names = [name for name in found if _has_numbers(frame[name])]
+        if not names:
+            continue
         taken[symbol] = names[0]
         others = [name for name in names[1:] if not _same(frame[name], frame[names[0]])]
+        if names[0] == symbol and not others:
+            continue
         said = f"{symbol} is read from the column {names[0]!r}"
         if symbol == "loss" and is_training_loss(names[0]):
             said += ", a training loss: the table has no loss on other text"
@@ -506,6 +511,13 @@ def _named(frame: pd.DataFrame, chosen: Mapping[str, str], written: set[str], no
         if wide:
             notices.append(wide)
     return Imported(frame=out, notices=tuple(notices), columns=taken)
+
+
+def _has_numbers(column: pd.Series) -> bool:
+    """Return whether any cell of a column is a number: `c` may be a corpus, and `size` a word."""
+    if not is_text(column):
+        return True
+    return any(isinstance(c, int | float) or bool(readings(str(c))) for c in column if not is_blank(c))
 
 
 def _same(one: pd.Series, other: pd.Series) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from allometry.core.errors import AllometryError
+from allometry.core.units import counted
 from allometry.data import tokens
 from allometry.runs import record
 from allometry.runs.record import Text
@@ -60,16 +61,18 @@ class Comparison:
         said = []
         if self.changed:
             sets = ", ".join(sorted(self.names)) or "the weights that they start from"
-            said.append(f"{_runs(len(self.changed))} of other text in the store: {sets} changed since")
+            said.append(
+                f"{counted(len(self.changed), 'run')} of other text in the store: {sets} changed since"
+            )
         if self.unknown:
             said.append(
-                f"{_runs(len(self.unknown))} of an earlier release do not record their text and are taken to "
+                f"{counted(len(self.unknown), 'run')} of an earlier release do not record their text and are taken to "
                 f"be of the present one (to train them again: allometry runs rm {self.unknown[0]} …)"
             )
         if self.damaged:
             said.append(
-                f"{_runs(len(self.damaged))} with a damaged {record.TEXT_FILE}, taken to be of the present text "
-                f"(to train them again: allometry runs rm {self.damaged[0]} …)"
+                f"{counted(len(self.damaged), 'run')} with a damaged {record.TEXT_FILE}, taken to be of the present "
+                f"text (to train them again: allometry runs rm {self.damaged[0]} …)"
             )
         said += [
             f"{name} cannot be compared with what runs in the store were trained on: {why}"
@@ -172,10 +175,6 @@ class _Present:
             return error
 
 
-def _runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count} runs"
-
-
 def _fixed(corpus: str, tokenizer: str) -> bool:
     return all(spec.fixed for spec in tokens.behind(corpus, tokenizer))
 
@@ -198,7 +197,7 @@ def settle(
     back = sum(record.exchange_text(store, run, *digests) for run, digests in found.changed.items())
     said = found.sentences()
     if found.changed:
-        again = f", {_runs(back)} of the present text brought back" if back else ""
+        again = f", {counted(back, 'run')} of the present text brought back" if back else ""
         said[0] += f"; put aside in {store / record.ASIDE}{again}"
     return found, said
 

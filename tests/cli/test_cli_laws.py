@@ -96,6 +96,19 @@ def test_plan_from_runs_by_hours_with_their_speed(table):
     assert "95 % [" in result.stdout
 
 
+@pytest.mark.parametrize("factor", [1.0, 3.0, 1 / 3])
+def test_hours_are_counted_in_6nd_whatever_the_column_of_compute_counts(tmp_path, factor):
+    n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 1e9, 6), np.geomspace(2e8, 2e10, 5)))
+    runs = pd.DataFrame({"N": n, "D": d, "loss": 1.75 + 320 / n**0.33 + 900 / d**0.35})
+    runs = runs.assign(C=factor * 6 * n * d, seconds=6 * n * d / 2e14)
+    runs.to_csv(tmp_path / "runs.csv", index=False)
+    options = ("plan", "--hours", "10", "--from", tmp_path / "runs.csv", "--bootstrap", "0", "--json")
+    found = json.loads(run(*map(str, options)).stdout)
+    assert found["C"]["value"] == pytest.approx(10 * 3600 * 2e14, rel=1e-6)
+    assert 6 * found["N"]["value"] * found["D"]["value"] == pytest.approx(found["C"]["value"], rel=1e-6)
+    assert found["seconds"] == pytest.approx(36000, rel=1e-6)
+
+
 def test_plan_the_next_runs(table):
     options = ("plan", "1e18", "--from", table, "--bootstrap", "0", "--next", "loss@1e22", "--most", "3")
     assert "3 runs" in run(*options).stdout

@@ -64,6 +64,21 @@ def thousands(mark):
     return "\n".join(["N;D;loss", *rows, ""])
 
 
+def answered(column, reached):
+    """A column of yes or no in place of words for how runs ended, and three runs that did not reach theirs."""
+    other = {True: False, False: True, "no": "yes"}[reached]
+    bad = grid().iloc[[4, 11, 17]].assign(**{column: other}, loss=9.0)
+    return pd.concat([grid().assign(**{column: reached}), bad]).to_csv(index=False)
+
+
+def renamed(**names):
+    return grid().rename(columns=names)
+
+
+def levels(*columns, index=False):
+    return grid().set_axis(pd.MultiIndex.from_tuples(columns), axis=1).to_csv(index=index)
+
+
 SAME = {
     "decimal commas after tabs": ("runs.tsv", commas("\t")),
     "decimal commas after semicolons": ("runs.csv", commas(";")),
@@ -111,6 +126,59 @@ SAME = {
         pd.concat([grid(), grid().assign(loss=np.nan, train_loss=3.0)])
         .sample(frac=1, random_state=0)
         .to_csv(index=False),
+    ),
+    "yes or no: failed": ("runs.csv", answered("sys/failed", False)),
+    "yes or no: done": ("runs.csv", answered("done", True)),
+    "yes or no: diverged": ("runs.csv", answered("diverged", "no")),
+    "MLflow's search": (
+        "runs.csv",
+        renamed(N="params.n_params", D="params.tokens", loss="metrics.val_loss")
+        .assign(status="FINISHED", **{"metrics.train_loss": 2.0})
+        .to_csv(index=False),
+    ),
+    "Neptune's table": (
+        "runs.csv",
+        renamed(N="parameters/n_params", D="metrics/tokens_seen (last)", loss="metrics/val/loss (last)")
+        .assign(**{"sys/state": "inactive", "sys/id": [f"S-{i}" for i in range(30)]})
+        .to_csv(index=False),
+    ),
+    "Comet's table": (
+        "runs.csv",
+        renamed(N="n_params", D="tokens_seen", loss="validate_loss").assign(Name="run").to_csv(index=False),
+    ),
+    "nouns in headings": (
+        "runs.csv",
+        renamed(N="Model size (params)", D="Tokens\n(tokens)", loss="Validation  loss [nats]").to_csv(
+            index=False
+        ),
+    ),
+    "another spelling of the loss beside it": (
+        "runs.csv",
+        grid().assign(Loss=lambda f: 0.9 * f.loss)[["Loss", "N", "D", "loss"]].to_csv(index=False),
+    ),
+    "a corpus called c": ("runs.csv", grid().assign(c="pile").to_csv(index=False)),
+    "two lines of headings": ("runs.csv", levels(("model", "N"), ("data", "D"), ("eval", "loss"))),
+    "two lines of headings and an index": (
+        "runs.csv",
+        levels(("model", "N"), ("data", "D"), ("eval", "loss"), index=True),
+    ),
+    "three lines of headings": (
+        "runs.csv",
+        levels(("model", "size", "N"), ("data", "seen", "D"), ("eval", "final", "val_loss")),
+    ),
+    "turned": ("runs.csv", grid().T.to_csv()),
+    "turned, without a line above": ("runs.csv", grid().T.to_csv(header=False)),
+    "turned, with runs above": (
+        "runs.csv",
+        renamed(N="params", D="tokens", loss="val_loss").set_axis([f"run{i}" for i in range(30)]).T.to_csv(),
+    ),
+    "columns, index and data": ("runs.json", grid().to_json(orient="split")),
+    "semicolons, decimal commas and a byte order mark": ("runs.csv", "\ufeff" + commas(";")),
+    "quotes about all cells": ("runs.csv", grid().to_csv(index=False, quoting=1)),
+    "words for what is missing": (
+        "runs.csv",
+        grid().to_csv(index=False)
+        + "".join(f"1e8,1e9,{word}\n" for word in ("diverged", "NaN", "OOM", "#N/A", "1.#QNAN", "inf")),
     ),
     "R's write.table": ("runs.txt", grid().to_csv(sep=" ", index_label=False)),
 }
@@ -191,6 +259,18 @@ def test_runs_in_files_of_their_own_are_one_table(plain, tmp_path):
             "download the file itself",
         ),
         ("runs.csv", "N,D,loss\n1e6,1e8,3.1\n1e6,2e8,3.0,restarted, late\n", "line 3", "quotes"),
+        (
+            "runs.csv",
+            "N,2e8,4e8,8e8\n1e6,3.4,3.3,3.2\n1e7,3.3,3.2,3.1\n",
+            "column a value of another quantity",
+            "frame.melt('N', var_name='D', value_name='loss')",
+        ),
+        (
+            "runs.csv",
+            "params,tokens,val_loss (min)\n1e6,1e8,3.1\n1e7,2e8,3.0\n",
+            "no column 'L'",
+            "--let 'loss=val_loss (min)'",
+        ),
         ("runs.csv", "N,D,val_ppl\n1e6,1e8,31\n1e7,2e8,30\n", "no column 'L'", "loss=log(val_ppl)"),
     ],
 )

@@ -198,3 +198,43 @@ def test_isoflop_leaves_copies_out_and_says_so():
     assert (len(read.table), list(read.excluded.index)) == (30, [30, 31, 32, 33])
     assert set(read.excluded["reason"]) == {"a copy of an earlier row"}
     assert any("rows 30, 31, 32, 33 repeat" in note for note in read.notes)
+
+
+@pytest.mark.parametrize("setting", ["lr", "seed", "weight_decay", "B"])
+def test_runs_of_several_settings_are_not_one_run(setting):
+    """Rows of one N and one D that differ in a setting are runs of their own, not points of one."""
+    parts = [grid(seed=k).assign(**{setting: value}) for k, value in enumerate((1, 3, 10))]
+    result = fit(pd.concat(parts, ignore_index=True))
+    assert len(np.unique(result.group)) == 90
+    low, high = result.interval("alpha")
+    assert low < TRUE["alpha"] < high
+    assert high - low < 0.05
+
+
+@pytest.mark.parametrize("column", ["checkpoint", "revision", "ckpt"])
+def test_checkpoints_that_are_named_are_points_of_one_run(column):
+    few = logs(steps=20).query("step % 5 == 0").drop(columns=["run", "step"])
+    named = few.assign(**{column: [f"step{k}" for k in (1, 2, 3, 4)] * 8})
+    assert len(np.unique(fit(named).group)) == 8
+
+
+def test_a_few_points_a_size_whose_residuals_agree_are_said():
+    few = logs(steps=20).query("step % 5 == 0").drop(columns=["run", "step"])
+    result = fit(few)
+    assert len(np.unique(result.group)) == 32
+    assert any("group by N" in note for note in result.notes)
+    wide = fit(few, group="N").interval("alpha")
+    narrow = result.interval("alpha")
+    assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
+    quiet = fit(grid(), bootstrap=0)
+    assert not any("checkpoints" in note for note in quiet.notes)
+
+
+@pytest.mark.parametrize("cell", [[1, 2], {"peak": 1e-3}, np.array([1, 2])])
+@pytest.mark.parametrize("column", ["lr", "peak_lr", "checkpoint", "seed", "model"])
+def test_columns_that_hold_lists_change_nothing(cell, column):
+    plain = fit(grid(), bootstrap=0)
+    held = grid().assign(**{column: [cell] * 30})
+    assert fit(held, bootstrap=0).parameters == plain.parameters
+    twice = held.assign(other=held[column]).set_axis(["N", "D", "loss", column, column], axis=1)
+    assert fit(twice, bootstrap=0).parameters == plain.parameters

@@ -49,7 +49,7 @@ def test_what_was_mirrored_reads_back(
     with pytest.raises(SystemExit) as ended:
         main(["runs", "sync", *arguments])
     assert ended.value.code == 0
-    assert "1 runs new, 0 continued" in capsys.readouterr().out
+    assert "1 run new, 0 continued" in capsys.readouterr().out
     back = read_table(tmp_path / "tb")
     assert back.frame["run"].unique().tolist() == [RUN]
 

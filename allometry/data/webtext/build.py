@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from allometry.core import __version__
 from allometry.core.errors import AllometryError
+from allometry.core.units import counted
 from allometry.data.webtext.consent import removals
 from allometry.data.webtext.jsonl import Row, file_digest, read_json, read_rows, whole_file, write_json
 from allometry.data.webtext.urls import registered_domain
@@ -284,7 +285,7 @@ def run(
     for split in ("train", "test"):
         if not counts[f"{split}_documents"]:
             raise AllometryError(
-                f"of {counts['documents']} documents none falls into {split}",
+                f"of {counted(counts['documents'], 'document')} none falls into {split}",
                 hint="start from more links, or change --test-share",
             )
     summary = Summary(STAGE, counts, Counter(), watch.seconds, {**asdict(options), "identity": identity})

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from allometry.core.errors import AllometryError, missing_extra, unknown
+from allometry.core.units import counted
 from allometry.data.webtext.consent import header_opt_out, html_opt_out
 from allometry.data.webtext.jsonl import AppendLog, Row, encode, file_digest, read_rows, whole_file
 from allometry.data.webtext.warc import Page, read_page
@@ -183,7 +184,7 @@ def run(
     workspace.finish_stage(summary)
     if summary.counts["pages"] and not summary.counts["documents"]:
         raise AllometryError(
-            f"not one of {summary.counts['pages']:,} pages gave any text",
+            f"no text in any of {counted(summary.counts['pages'], 'page')}",
             hint="look at removed/extract.jsonl",
         )
     return summary

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from allometry.core import __version__
 from allometry.core.errors import AllometryError, missing_extra
+from allometry.core.units import counted
 from allometry.data.webtext.consent import removals
 from allometry.data.webtext.crawl import CrawlJob
 from allometry.data.webtext.jsonl import encode, file_digest, read_rows, whole_file
@@ -266,6 +267,6 @@ def _check(summary: Summary) -> None:
     if summary.counts["links"] and not summary.counts["fetched"]:
         reasons = ", ".join(f"{name} {n:,}" for name, n in summary.removed.most_common(4))
         raise AllometryError(
-            f"not one of {summary.counts['links']:,} pages could be fetched ({reasons})",
+            f"no page could be fetched, of {counted(summary.counts['links'], 'link')} ({reasons})",
             hint="look at removed/fetch.jsonl; try again later with --retry-failed",
         )

@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from allometry.core.errors import AllometryError, missing_extra, unknown
+from allometry.core.units import counted
 from allometry.data import tokenizers
 from allometry.data.webtext.jsonl import Chunk, Row, chunk_rows, chunks, encode, file_digest, whole_file
 from allometry.data.webtext.shingles import Hashes, Ints, ngrams, word_hashes, word_lengths
@@ -375,7 +376,7 @@ def run(
     if summary.counts["documents"] and not summary.counts["kept"]:
         reasons = ", ".join(f"{name} {n:,}" for name, n in summary.removed.most_common(4))
         raise AllometryError(
-            f"none of {summary.counts['documents']:,} documents passes the filters ({reasons})",
+            f"the filters pass none of {counted(summary.counts['documents'], 'document')} ({reasons})",
             hint="look at removed/filter.jsonl; switch rules off with --without, or name another --language",
         )
     return summary

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from allometry.core.errors import AllometryError
+from allometry.core.units import counted
 from allometry.data.webtext.consent import OUTCOME, Removals, removals
 from allometry.data.webtext.jsonl import Row, encode, whole_file
 from allometry.data.webtext.sources import Found, Problem, read_links
@@ -171,9 +172,9 @@ def _read_all(
     _check(sources, tally, written)
     if tally.removed["no_score"]:
         tally.notes.append(
-            f"{tally.removed['no_score']:,} links have no score and were dropped (--no-score takes them)"
+            f"without a score, so dropped: {counted(tally.removed['no_score'], 'link')} (--no-score takes them)"
         )
-    progress.finish(f"{written:,} links kept")
+    progress.finish(f"{counted(written, 'link')} kept")
     summary = Summary(
         STAGE,
         tally.counts,
@@ -277,7 +278,7 @@ def _with_scores(path: Path, options: LinkOptions) -> Iterator[Found | Problem]:
     if unscored and not scored and not options.no_score:
         more = "at least the first " if unscored == UNSCORED else ""
         raise AllometryError(
-            f"{more}{unscored:,} links of {path.name} have no score, so the threshold of karma cannot apply",
+            f"{path.name}: {more}{counted(unscored, 'link')} without a score, so the threshold of karma cannot apply",
             hint="add --no-score to take links without a score, or give a column or field named 'score'",
         )
 

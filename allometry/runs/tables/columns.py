@@ -200,7 +200,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 
 EVALUATION = tuple(
     name
-    for kind in ("test", "val", "valid", "validation", "eval", "evaluation", "dev", "heldout", "held_out")
+    for kind in ("test", "val", "valid", "validation", "validate", "eval", "evaluation", "dev", "heldout", "held_out")
     for name in (
         f"{kind}_loss", f"final_{kind}_loss", f"best_{kind}_loss", f"{kind}_loss_final", f"{kind}_ce",
         f"{kind}_ce_loss", f"{kind}_cross_entropy", f"{kind}_cross_entropy_loss", f"{kind}_crossentropyloss",
@@ -225,7 +225,7 @@ STEPS = ("step", "steps", "iter", "iteration", "global_step", "trainer_global_st
 
 _RUN_IDS = ("run_id", "run_name", "runid", "runname")
 _RUN_LABELS = ("name", "id")
-_PREFIXES = {"config", "cfg", "summary", "summary_metrics", "hparams", "hyperparameters", "hyperparams",
+_PREFIXES = {"config", "cfg", "parameters", "summary", "summary_metrics", "hparams", "hyperparameters", "hyperparams",
              "args", "params", "metrics", "model", "data", "throughput", "optim", "perf",
              "history"}  # fmt: skip
 _TRAINING_PREFIXES = {"train", "training", "trainer"}
@@ -245,6 +245,8 @@ _FLOPS = {
     **dict.fromkeys(("pf_days", "pf_day", "pflop_s_days", "pflop_s_day", "petaflop_s_days"), 8.64e19),
 }
 _NATS = ("nats", "nat", "nats_token", "nats_per_token")
+_NOTHING = (*_NATS, "params", "parameters", "tokens", "flop", "flops", "last", "final", "latest")
+"""Words after a heading that change neither what it names nor its scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,7 +301,7 @@ def _bracketed(text: str) -> tuple[str, float, str | None]:
     said = (match[2] if match[2] is not None else match[3]).strip()
     scale = _scale(said)
     if scale is None:
-        return (match[1], 1.0, None) if plain(said) in _NATS else (text, 1.0, None)
+        return (match[1], 1.0, None) if plain(said) in _NOTHING else (text, 1.0, None)
     return match[1], scale, said
 
 
@@ -345,11 +347,15 @@ def guess(columns: Iterable[object], known: Iterable[str] = ()) -> dict[str, lis
             found[symbol] = _listed(lookup, aliases)
     if "loss" not in skip and "L" not in skip and "L" not in names:
         found["loss"] = _listed(lookup, (*EVALUATION, *LOSS, *TRAINING))
-    return {symbol: matches for symbol, matches in found.items() if matches and matches[0] != symbol}
+    return {symbol: names for symbol, names in found.items() if names and (names[0] != symbol or names[1:])}
 
 
 def _listed(lookup: Mapping[str, list[str]], aliases: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(name for alias in aliases for name in lookup.get(alias, ())))
+    """Return the columns of some names, in their order; a column spelt just so goes before "Loss" or "loss "."""
+    found = (
+        name for alias in aliases for name in sorted(lookup.get(alias, ()), key=lambda name: name != alias)
+    )
+    return list(dict.fromkeys(found))
 
 
 def column_for(frame: pd.DataFrame, symbol: str) -> tuple[str | None, str | None]:
@@ -500,7 +506,7 @@ def similar(columns: Iterable[object], symbol: str) -> list[str]:
     pattern = _LIKE.get({"loss": "L", "unique": "U"}.get(symbol, symbol))
     if not pattern:
         return []
-    found = [str(c) for c in columns if re.search(pattern, plain(c))]
+    found = [str(c) for c in columns if re.search(pattern, plain(c)) and not readings(str(c))]
     rank = {
         c: (symbol in ("L", "loss") and not re.search("loss", plain(c)), "train" in plain(c)) for c in found
     }

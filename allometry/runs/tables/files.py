@@ -66,6 +66,10 @@ def kind(source: Path) -> str:
     for mark, what, remedy in _OTHERS:
         if head.startswith(mark):
             raise AllometryError(f"{source} is {what}", hint=remedy)
+    if head[257:262] == b"ustar":
+        raise AllometryError(
+            f"{source} is an archive of files (tar)", hint=f"unpack it: tar -xf {source.name}"
+        )
     text = head[:2000].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")) or (
         text[:1] == b"<" and b"<html" in text
@@ -89,6 +93,8 @@ def _zipped(source: Path) -> str:
         ) from None
     if any(name.startswith("xl/") for name in names):
         return "xlsx"
+    if names and all(name.endswith(".npy") for name in names):
+        raise AllometryError(f"{source} holds NumPy arrays", hint="write them as CSV, with a line of names")
     if any("content.xml" in name for name in names):
         raise AllometryError(f"{source} is an OpenDocument file", hint="save it as .xlsx or CSV")
     raise AllometryError(f"{source} is a zip file", hint=f"unpack it: unzip {source.name}")

@@ -24,7 +24,8 @@ def read_json_table(source: Path, text: str, notices: list[str]) -> pd.DataFrame
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, json.JSONDecodeError) and "Extra data" in error.msg:
+        python = re.match(r"\s*\{\s*'", text) is not None
+        if isinstance(error, json.JSONDecodeError) and (python or "Extra data" in error.msg):
             return read_json_lines(source, text, notices)
         what = (
             f"line {error.lineno}: {error.msg}"
@@ -58,6 +59,10 @@ def _rows_of(source: Path, data: dict[str, Any], notices: list[str]) -> Any:
             f"{source} holds several tables: {', '.join(map(repr, list(lists)[:6]))}",
             hint="write one of them to a file of its own",
         )
+    if data and set(data) >= {"columns", "data"} and all(isinstance(row, list) for row in data["data"]):
+        return [
+            dict(zip(map(str, data["columns"]), row, strict=False)) for row in data["data"]
+        ]  # pandas' split
     if data and all(isinstance(value, dict) for value in data.values()):
         inner = list(data.values())
         if all(any(isinstance(v, int | float | str) for v in value.values()) for value in inner):

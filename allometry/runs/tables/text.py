@@ -13,7 +13,7 @@ import pandas as pd
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import counted, readings
-from allometry.runs.tables.columns import is_blank, plain
+from allometry.runs.tables.columns import NAMES, guess, is_blank, plain
 
 _MARKS = ("\t", ";", "|", ",")
 _SUMMARIES = {
@@ -102,6 +102,7 @@ def from_rows(
     """Return rows of text cells, each with its line number, as a frame; see `read_text`."""
     if not lines:
         raise AllometryError(f"{source} holds no cells", hint="export the table again")
+    lines = _upright(lines, notices)
     start = _header(lines, notices)
     header, body = lines[start][1], lines[start + 1 :]
     if _is_data(header):
@@ -115,14 +116,83 @@ def from_rows(
             f"{source} has {len(header):,} columns; at most {MOST_COLUMNS:,} are read",
             hint="check what separates its columns, or turn it so that runs are rows",
         )
-    header = [header[0].lstrip("#").strip(), *header[1:]]
+    header = [" ".join(name.split()) for name in (header[0].lstrip("#").strip(), *header[1:])]
     body = [line for line in body if not line[1][0].startswith("#")]
+    header, body = _headed_twice(header, body, notices)
     header, body = _fitted(source, header, body, notices, cut)
     body = _without_headers(source, header, body, notices)
     header, body = _unit_row(header, body, notices)
     body = _without_summaries(header, body, notices)
     frame = pd.DataFrame([cells for _, cells in body], columns=range(len(header)), dtype=object)
     return _labelled(frame, header, notices)
+
+
+_MOST_HEADERS = 4
+
+
+def _headed_twice(
+    header: list[str], body: list[tuple[int, list[str]]], notices: list[str]
+) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return one header for a table with several (pandas writes a line for each level), joined by slashes.
+
+    A further line of names has words, at least two different ones, over columns of numbers, and no number.
+    """
+    numbers = [
+        i
+        for i in range(len(header))
+        for cells in [[row[i] for _, row in body[_MOST_HEADERS:] if i < len(row) and not is_blank(row[i])]]
+        if cells and 2 * sum(bool(readings(cell)) for cell in cells) > len(cells)
+    ]
+    found = 0
+    for _, cells in body[:_MOST_HEADERS]:
+        words = {cells[i] for i in numbers if i < len(cells) and not is_blank(cells[i])}
+        units = all(is_blank(cell) or _UNIT_ROW.fullmatch(cell) for cell in cells)
+        again = cells == header or sum(cell in header for cell in cells if cell) > len(words) / 2
+        if len(words) < 2 or units or again or any(readings(cell) for cell in cells):
+            break
+        found += 1
+    if not found or len(numbers) < 2:
+        return header, body
+    levels = [header, *(cells + [""] * (len(header) - len(cells)) for _, cells in body[:found])]
+    joined = ["/".join(level[i] for level in levels if level[i]) for i in range(len(header))]
+    last = [next((level[i] for level in reversed(levels) if level[i]), "") for i in range(len(header))]
+    chosen = last if len(set(last)) == len(last) and _understood(last) > _understood(joined) else joined
+    how = "which were joined" if chosen is joined else "of which the last was taken"
+    notices.append(f"the header has {found + 1} lines, {how}: {', '.join(chosen[:6])}")
+    return chosen, body[found:]
+
+
+def _understood(header: list[str]) -> int:
+    """Return how many of parameters, tokens, compute and loss a header names."""
+    return len({*guess(header), *header} & set(_QUANTITIES))
+
+
+def _upright(lines: list[tuple[int, list[str]]], notices: list[str]) -> list[tuple[int, list[str]]]:
+    """Return a table whose rows are quantities turned, so that its rows are runs; any other as it is.
+
+    Its first cells are at least two names of different quantities; what follows them in their rows is numbers.
+    """
+    names = [cells[0] for _, cells in lines]
+    width = max(len(cells) for _, cells in lines)
+    known = dict(guess(names).items()) | {n: [n] for n in names if n in NAMES}
+    symbols = {symbol for symbol in (*known, *(["loss"] if "loss" in names else [])) if symbol in _QUANTITIES}
+    first = lines[0][1]
+    if len(symbols) < 2 or len(lines) > 200 or width < 4 or any(plain(cell) in names for cell in first[1:]):
+        return lines
+    if guess([*first[1:], ""]) or not all(
+        readings(cell) or is_blank(cell)
+        for name in {name for symbol in symbols for name in known.get(symbol, [symbol])}
+        for cell in lines[names.index(name)][1][1:]
+    ):
+        return lines
+    if not names[0] or readings(names[0]) or not (guess([names[0]]) or names[0] in (*NAMES, "loss")):
+        lines = lines[1:]  # the runs' numbers, as pandas writes them above a turned table
+    notices.append("the table's rows are quantities and its columns are runs: it was turned")
+    filled = [cells + [""] * (width - len(cells)) for _, cells in lines]
+    return [(i, list(cells)) for i, cells in enumerate(zip(*filled, strict=True), 1)]
+
+
+_QUANTITIES = ("N", "D", "C", "loss")
 
 
 def _refuse_conflicts(source: Path, whole: str) -> None:

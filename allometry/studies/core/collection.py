@@ -98,7 +98,7 @@ def chapter(member: Study, study_data: StudyData) -> Analysis:
     """
     done = int((study_data.runs["status"] == "done").sum())
     if not done:
-        reason = f"None of its {len(study_data.planned)} runs has finished, so there is nothing to read yet."
+        reason = f"No run of {len(study_data.planned)} has finished, so there is nothing to read yet."
         return _without_answer(member, study_data, reason)
     try:
         return replace(member.analyse(study_data), expected=member.expected)

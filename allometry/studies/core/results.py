@@ -31,7 +31,7 @@ import pandas as pd
 from allometry.core.env import snapshot
 from allometry.core.errors import AllometryError, printable, require, unknown
 from allometry.core.files import read_json, refuse_links, write_text, writing
-from allometry.core.units import format_duration
+from allometry.core.units import counted, format_duration
 from allometry.report import page as fmt
 from allometry.report.build import write
 from allometry.runs.record import check_format
@@ -282,7 +282,7 @@ def readme(analysis: Analysis, study_data: StudyData, folder: Path) -> str:
         analysis.question,
         analysis.answer,
         f"Made by Allometry {machine.get('allometry')} with `{analysis.command}` on {machine.get('cores')} "
-        f"cores of {machine.get('cpu')}; {len(study_data.runs)} runs, the last finished on "
+        f"cores of {machine.get('cpu')}; {counted(len(study_data.runs), 'run')}, the last finished on "
         f"{fmt.date(analysis.date)}.",
         "Open `report.html` for figures, tables and what limits all of it. It is made again from the "
         "files here, without training, a corpus or torch, by",

@@ -14,7 +14,7 @@ from allometry.core.env import cores
 from allometry.core.errors import AllometryError
 from allometry.core.files import slug
 from allometry.core.locks import exclusive
-from allometry.core.units import compact_duration
+from allometry.core.units import compact_duration, counted
 from allometry.data.cache import downloads_allowed, no_downloads
 from allometry.data.tokens import downloads, prepare
 from allometry.runs.record import record_text, recorded_text
@@ -288,7 +288,8 @@ def _with_devices(
     runs = {run.id: run for stage in plan.stages() for run in with_devices(stage, cost, pool, most)}
     sweep = replace(plan.sweep, runs=tuple(runs[run.id] for run in plan.sweep))
     if large := too_large(sweep.runs, pool):
-        display.say(f"{len(large)} runs may be too large for the memory of their GPUs: {large[0].id}, …")
+        named = f"{large[0].id}{', …' if large[1:] else ''}"
+        display.say(f"{counted(len(large), 'run')} may be too large for the memory of a GPU: {named}")
     return replace(plan, sweep=sweep)
 
 

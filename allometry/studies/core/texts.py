@@ -18,7 +18,7 @@ from allometry.core import __version__
 from allometry.core.env import cache_dir, cpu_model
 from allometry.core.errors import AllometryError
 from allometry.core.files import read_json, write_json
-from allometry.core.units import format_bytes, format_count
+from allometry.core.units import counted, format_bytes, format_count
 from allometry.data import tokens
 from allometry.data.tokens import is_complete, load, place_of
 from allometry.runs import record
@@ -52,12 +52,12 @@ class Passes:
 
     def __str__(self) -> str:
         if self.chosen:
-            return f"{self.runs} runs train on parts of {self.corpus}, up to {self.most:.3g} times over"
+            return f"{counted(self.runs, 'run')} on parts of {self.corpus}, up to {self.most:.3g} times over"
         text = f"{self.corpus} has {format_count(self.tokens)} tokens to train on; "
         if not self.again:
             return f"{text}the longest run reads {_share(self.most)} of them"
         return (
-            f"{text}{self.again} of {self.runs} runs read them more than once, up to {self.most:.3g} times: "
+            f"{text}{self.again} of {counted(self.runs, 'run')} read them more than once, up to {self.most:.3g} times: "
             "the laws assume fresh tokens, so give more text or a smaller --budget"
         )
 
@@ -160,7 +160,7 @@ def require_own_text(store: Store, folder: Path, runs: Iterable[str], command: s
     """Raise AllometryError if finished runs of the study in a folder are now of another text than the study is."""
     if foreign := of_other_text(store.path, folder, runs):
         raise AllometryError(
-            f"{len(foreign)} runs of the study {folder.name!r} are of other text than it was planned on: "
+            f"study {folder.name!r}: {counted(len(foreign), 'run')} of other text than it was planned on: "
             f"the corpus has changed since, and something else was run on it ({foreign[0]})",
             hint=f"run the study again on the text that there is now: {command or 'allometry run STUDY'}",
         )

@@ -55,7 +55,7 @@ def without_end(folder, server):
     """Return the outcomes, by path, of a crawl that meets nothing but answers that never end."""
     folder.mkdir()
     workspace = prepared(folder, [server.url(path) for path in ENDLESS], parts=1)
-    with pytest.raises(AllometryError, match="not one of 2 pages"):
+    with pytest.raises(AllometryError, match="no page could be fetched, of 2 links"):
         fetch.run(workspace, fetch.FetchOptions(contact="a@b.org", **{**QUICK, "timeout": 6.0}))
     return {
         row["url"].removeprefix(server.url("")): row["reason"]
@@ -203,7 +203,7 @@ def test_robots_txt_that_cannot_be_had_forbids_and_crawl_delay_is_kept(tmp_path)
 def test_nothing_fetched_is_an_error(tmp_path):
     with Server() as server:
         workspace = prepared(tmp_path, [server.url("/missing")], parts=1)
-        with pytest.raises(AllometryError, match="not one of 1 pages"):
+        with pytest.raises(AllometryError, match="no page could be fetched, of 1 link "):
             fetch.run(workspace, fetch.FetchOptions(**QUICK))
 
 

@@ -98,7 +98,7 @@ def test_csv_with_and_without_scores(tmp_path):
     bare = tmp_path / "b.txt"
     bare.write_text("http://a.com/1\n\nhttp://a.com/2\n")
     workspace = Workspace(tmp_path / "out", parts=1)
-    with pytest.raises(AllometryError, match="no score") as error:
+    with pytest.raises(AllometryError, match="2 links without a score") as error:
         links.run(workspace, [bare], links.LinkOptions())
     assert "--no-score" in error.value.hint
     assert links.run(workspace, [bare], links.LinkOptions(no_score=True)).counts["kept"] == 2
@@ -210,7 +210,7 @@ def test_links_without_a_score_are_dropped_and_listed_among_those_with_one(tmp_p
     found, summary = scores(tmp_path, values)
     assert found == [5, 7]
     assert summary.removed["no_score"] == 7
-    assert any("7 links have no score" in note for note in summary.notes)
+    assert any("without a score, so dropped: 7 links" in note for note in summary.notes)
     listed = [row for row in read_rows(tmp_path / "out/removed/links.jsonl") if row["reason"] == "no_score"]
     assert len(listed) == 7
 

@@ -66,3 +66,15 @@ def test_a_damaged_prediction_is_not_replaced(tmp_path: Path, made_from: pd.Data
     (tmp_path / "prediction.json").write_text(json.dumps({"registered": "now"})[:-4])
     with pytest.raises(AllometryError, match="never rewritten"):
         register_prediction(tmp_path, made_from, prediction(("c", 1.2, 1.1, 1.3)), set())
+
+
+@pytest.mark.parametrize("damage", [{}, {"run": None}, {"run": 3}, {"run": ["a"]}])
+def test_predictions_without_a_run_are_not_scored(damage: dict[str, object]) -> None:
+    runs = pd.DataFrame({"run": ["a", "b"], "status": ["done", "done"], "loss": [3.0, 2.0]})
+    whole = {"run": "b", "loss": 2.5, "low": 2.0, "high": 3.0}
+    bad = {"loss": 3.0, **damage}
+    assert score({"predictions": [bad]}, runs).empty
+    scored = score({"predictions": [bad, whole]}, runs)
+    assert scored[["run", "measured", "error"]].to_dict("records") == [
+        {"run": "b", "measured": 2.0, "error": pytest.approx(-0.2)}
+    ]

@@ -183,10 +183,26 @@ def test_a_run_keeps_its_device_and_the_settings_that_decide_its_digits(
     assert found == {"device": "cpu", "deterministic_algorithms": deterministic}
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("kind", families())
+def test_every_family_can_be_compiled_in_one_piece(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced with fake tensors, without a break of the graph; the compiler's first half, which needs no GPU."""
+    import torch._dynamo
+
+    monkeypatch.setattr(torch._dynamo.config, "allow_rnn", True)
+    torch._dynamo.reset()
+    module = config(kind).model.build()
+    tokens = torch.from_numpy(batch()[:, :-1])
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    assert torch.allclose(compiled(tokens), module(tokens), atol=1e-5)
+
+
 def test_no_tensor_is_moved_by_naming_one_kind_of_device() -> None:
     """`.to(device)` follows the option --device; `.cuda()` would not."""
     calls = []
-    for file in Path(allometry.__file__).parent.rglob("*.py"):
+    package = Path(allometry.__file__).parent
+    for file in (*package.rglob("*.py"), *(Path(__file__).parents[2] / "benchmarks").glob("*.py")):
         text = file.read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(text)) if ".cuda(" in text else ():
             if (

@@ -1,7 +1,8 @@
 """Everything about one GPU that is worth knowing, in one command; it installs nothing:
 
     python benchmarks/gpu.py --minutes 8
-    python benchmarks/gpu.py --device cpu --minutes 2      a miniature, to see that the script works
+    python benchmarks/gpu.py --device cpu --minutes 5      a miniature, to see that the script works
+    python benchmarks/gpu.py --science --minutes 15        instead: a study that needs a GPU (gpu_science.py)
 
 (a) correctness: gradients and curves of every family against the reference on a CPU, with and without a CUDA
 graph, packs against models alone, the same bits again and after a stop; (b) speed: tokens per second and
@@ -36,6 +37,7 @@ from typing import Any
 
 import click
 import gpu_parts as parts
+import gpu_science
 import gpu_table
 import torch
 from gpu_parts import Found
@@ -408,16 +410,28 @@ def describe(device: str, record: Record) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("gpu.json"), show_default=True, help="The JSON."
 )
+@click.option("--science", is_flag=True, help="Spend the time on the study of long contexts instead.")
+@click.option("--compute", help="FLOPs of that study instead of the time; 0 for the smallest.")
 @click.option("--until", type=float, hidden=True, help="Measure in this process, until this time.")
 @click.option("--one-process", hidden=True, help="Be one of several processes that train this case.")
 @click.option("--steps", type=int, default=100, hidden=True, help="Its steps.")
 def main(
-    device: str | None, minutes: float, out: Path, until: float | None, one_process: str | None, steps: int
+    device: str | None,
+    minutes: float,
+    out: Path,
+    science: bool,
+    compute: str | None,
+    until: float | None,
+    one_process: str | None,
+    steps: int,
 ) -> None:
     """Measure one GPU: correctness, speed, a quickstart, sweeps, memory, sharing, families."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise click.UsageError("PyTorch sees no GPU here; --device cpu runs a miniature of everything")
+    if science:
+        spend = ["--compute", compute] if compute else ["--budget", f"{60 * minutes:.0f}s"]
+        sys.exit(gpu_science.conduct(device, spend, out.parent / "gpu-science"))
     if one_process:
         parts.one_process(Case(**json.loads(one_process)), device, steps)
         return

@@ -170,9 +170,12 @@ def packs(case: Case, device: str, precision: str, models: int, steps: int) -> F
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """PyTorch's deterministic algorithms, where it has them."""
+    """PyTorch's deterministic algorithms, where it has them; asking for them loads its compiler, for seconds."""
+    if not wanted:
+        yield
+        return
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(wanted or before, warn_only=True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:

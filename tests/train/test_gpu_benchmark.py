@@ -38,7 +38,7 @@ def miniature(gpu: ModuleType) -> list[Any]:
     small = replace(scale, shapes=((2, 8),), contexts=(8,), vocabularies=(16,), batch=16, packs=(2,), steps=3)
     items = gpu.items_of("cpu", replace(small, seconds=1e-4, matrix=16))
     quick = [item for item in items if item.part in ("correctness", "speed", "families")]
-    return [item for item in quick if not item.name.endswith("compiled")]
+    return [item for item in quick if not item.name.endswith(("compiled", "strict"))]
 
 
 def test_the_miniature_measures_and_is_not_measured_twice(
@@ -217,6 +217,14 @@ gpu.attempt(gpu.Item("speed", "hangs", hangs, longest=0.2), gpu.Record(Path({str
 
 
 @pytest.mark.slow
+def test_strictly_deterministic_steps_repeat_and_the_switch_is_put_back(gpu: ModuleType) -> None:
+    """What asks PyTorch for it loads its compiler."""
+    found = gpu.parts.resumed(gpu.Case(1, 8, 16, 8, 16), "cpu", 3, True, 0.0)
+    assert found["ok"] is True
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.slow
 def test_nanogpt_is_compiled_in_one_piece(gpu: ModuleType) -> None:
     """By a stand-in for the compiler that GPUs have; it takes seconds to load."""
     found = gpu.parts.pace(gpu.Case(2, 16, 32, 16, 64), "nanoGPT compiled", "cpu", 1e-4)
@@ -318,3 +326,29 @@ def test_the_peak_is_that_of_the_named_device(gpu: ModuleType) -> None:
     assert stated("NVIDIA H100 PCIe") == 756e12
     assert stated("NVIDIA A100-SXM4-80GB") == 312e12
     assert stated("Tesla T4") is None
+
+
+def test_the_prepared_study_reads_a_mixture_and_is_asked_for_on_the_device(
+    gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    science, folder = gpu.gpu_science, tmp_path / "science"
+    assert {"sotu", "stdlib"} <= set(science.here())
+    mixture = science.mixture
+    monkeypatch.setattr(science, "mixture", lambda names, path: mixture(["sotu", "stdlib"], path, most=20))
+    asked: list[list[str]] = []
+
+    def run(command: list[str], check: bool) -> SimpleNamespace:
+        asked.append(command[3:])
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(science.subprocess, "run", run)
+    assert science.conduct("cuda", ["--budget", "900s"], folder) == 0
+    texts = [json.loads(line) for line in (folder / "mixture.jsonl").read_text().splitlines()]
+    order = [each["corpus"] for each in texts]
+    assert (order.count("sotu"), order.count("stdlib")) == (20, 20)
+    assert order != sorted(order)
+    assert [command[:2] for command in asked] == [["run", "long_context"], ["report", "long_context"]]
+    assert {"cuda", "900s", "bpe:4096", f"files:{folder / 'mixture.jsonl'}"} <= set(asked[0])
+    before = (folder / "mixture.jsonl").stat().st_mtime_ns
+    assert science.conduct("cuda", ["--budget", "900s"], folder) == 0
+    assert (folder / "mixture.jsonl").stat().st_mtime_ns == before

@@ -290,6 +290,11 @@ class Record:
         found: dict[str, Found] = self.value["found"]
         return found
 
+    def begin(self, key: str) -> None:
+        """Write what is being measured; the table does not say it."""
+        self.value["running"] = key
+        write_json(self.path, self.value)
+
     def write(self, **changes: Any) -> None:
         """Change fields, and write JSON and table."""
         self.value |= changes
@@ -327,7 +332,7 @@ def attempt(item: Item, record: Record, until: float) -> bool:
     One that takes longer than it may, or that is under way GRACE seconds after `until`, ends the process, with the
     places where its threads stood.
     """
-    record.write(running=item.key)
+    record.begin(item.key)
     faulthandler.dump_traceback_later(min(item.longest, until + GRACE - time.time()), exit=True)
     began, fatal = time.perf_counter(), False
     with warnings.catch_warnings(record=True) as said:

@@ -178,10 +178,11 @@ def _means(part: pd.DataFrame, column: str) -> dict[str, float]:
     return {name: float(part.loc[rows, column].mean()) for name, rows in chosen.items()}
 
 
-def _table(groups: pd.core.groupby.DataFrameGroupBy, column: str, keep: tuple[str, ...]) -> pd.DataFrame:
+def _table(rows: pd.DataFrame, by: str, column: str, keep: tuple[str, ...]) -> pd.DataFrame:
     """Return a row for each group: the fields that it has in common, and `_means` of the column."""
+    groups = [part for _, part in rows.groupby(by, sort=False)]
     return pd.DataFrame(
-        [{name: part[name].iloc[0] for name in keep} | _means(part, column) for _, part in groups]
+        [{name: part[name].iloc[0] for name in keep} | _means(part, column) for part in groups]
     )
 
 
@@ -190,7 +191,7 @@ def behind(positions: pd.DataFrame) -> StudySection:
     if not len(positions):
         raise NotRecorded("no run recorded its loss by position")
     ratios = ratios_by_position(positions)
-    every = _table(ratios.groupby("pair", sort=False), "excess", ("pair", "N", "seed", "n_ctx"))
+    every = _table(ratios, "pair", "excess", ("pair", "N", "seed", "n_ctx"))
     longest = int(every["n_ctx"].max())
     pairs = every[every["n_ctx"] == longest]
     early, late = mean_estimate(pairs["early"]), mean_estimate(pairs["late"])
@@ -229,9 +230,9 @@ def gained(positions: pd.DataFrame) -> StudySection:
     if not len(positions):
         raise NotRecorded("no run recorded its loss by position")
     longest = positions[positions["n_ctx"] == positions["n_ctx"].max()]
-    table = _table(longest.groupby("run", sort=False), "loss", ("run", "series", "N", "seed", "n_ctx"))
+    table = _table(longest, "run", "loss", ("run", "series", "N", "seed", "n_ctx"))
     table["gain"] = 100 * (1 - table["late"] / table["about 100"])
-    gains = {series: mean_estimate(part["gain"]) for series, part in table.groupby("series")}
+    gains = {str(series): mean_estimate(part["gain"]) for series, part in table.groupby("series")}
     words = "; ".join(f"{name} {g[0]:+.1f} % [{g[1]:+.1f}, {g[2]:+.1f}]" for name, g in gains.items())
     summary = f"From position 100 to the last quarter the loss falls by: {words}."
     why = f"{table['N'].nunique()} sizes at a context of {longest['n_ctx'].iloc[0]:,}; positive is a gain"

@@ -183,12 +183,9 @@ def test_a_run_keeps_its_device_and_the_settings_that_decide_its_digits(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 @pytest.mark.parametrize("kind", families())
-def test_every_family_can_be_compiled_in_one_piece(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_family_can_be_compiled_in_one_piece(kind: str) -> None:
     """Traced with fake tensors, without a break of the graph; the compiler's first half, which needs no GPU."""
-    import torch._dynamo
-
-    monkeypatch.setattr(torch._dynamo.config, "allow_rnn", True)
-    torch._dynamo.reset()
+    torch.compiler.reset()
     module = config(kind).model.build()
     tokens = torch.from_numpy(batch()[:, :-1])
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True)

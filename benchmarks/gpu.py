@@ -1,17 +1,20 @@
 """Everything about one GPU that is worth knowing, in one command; it installs nothing:
 
     python benchmarks/gpu.py --minutes 8
-    python benchmarks/gpu.py --device cpu --minutes 1      a miniature, to see that the script works
+    python benchmarks/gpu.py --device cpu --minutes 5      a miniature, to see that the script works
+    python benchmarks/gpu.py --science --minutes 15        instead: a study that needs a GPU (gpu_science.py)
 
 (a) correctness: gradients and curves of every family against the reference on a CPU, with and without a CUDA
 graph, packs against models alone, the same bits again and after a stop; (b) speed: tokens per second and
 share of the peak of nanoGPT's loop, engine fast, its graph and packs; (c) a quickstart, its report included;
-(d) memory forecast and used; (e) processes that share the device; (f) LSTM and Universal Transformer.
+(d) whole sweeps in packs and with several workers on the device, losses and speed; (e) memory forecast and
+used; (f) processes that share the device; (g) speed of LSTM and Universal Transformer.
 
 Writes gpu.json after every measurement, and gpu.md from it. The same command goes on where it ended: what the
 JSON holds is not measured again, what failed is tried again last. A failure is recorded with its traceback.
-The time is divided among the parts; what one leaves over goes to the others. Measurements run in a child
-process, which is started anew after a failure of CUDA, a crash, or one that hangs.
+The time is divided among the parts; what one leaves over goes to the others, and half a minute after its end
+whatever is still under way is stopped. Measurements run in a child process, which is started anew after a
+failure of CUDA, a crash, or one that takes too long.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +37,8 @@ from typing import Any
 
 import click
 import gpu_parts as parts
+import gpu_science
+import gpu_table
 import torch
 from gpu_parts import Found
 from rich.console import Console
@@ -46,27 +52,40 @@ AGAIN = 75
 """The child's exit status when it is to be started anew, because CUDA no longer works in it."""
 
 SHARES = {
-    "correctness": 0.25,
-    "speed": 0.3,
-    "quickstart": 0.27,
-    "memory": 0.06,
-    "processes": 0.06,
-    "families": 0.06,
+    "correctness": 0.2,
+    "speed": 0.27,
+    "quickstart": 0.26,
+    "sweeps": 0.13,
+    "memory": 0.04,
+    "processes": 0.05,
+    "families": 0.05,
 }
 """Of the time, by part, in the order in which they are measured."""
+
+GRACE = 30.0
+"""Seconds after the end until which a measurement that is under way may go on."""
+
+LONGEST = 100.0
+"""Seconds after which a measurement is stopped, unless it says otherwise: a compiler may take most of them."""
 
 FAMILIES = ("transformer", "universal", "lstm")
 CONTENDERS = ("nanoGPT eager", "nanoGPT compiled", "fast", "graph")
 PACKS = (16, 4, 64, 2, 8, 32)
+BYTES = 256
+"""Vocabulary of sweeps, which read text."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One measurement: its part, its name within it, and what does it."""
+    """One measurement: its part, its name within it, and what does it; seconds that it takes at the least, and
+    after which it is stopped.
+    """
 
     part: str
     name: str
     work: Callable[[], Found]
+    least: float = 0.0
+    longest: float = LONGEST
 
     @property
     def key(self) -> str:
@@ -78,7 +97,8 @@ class Item:
 class Scale:
     """How large everything is: shapes (depth, width) of the ladder with the most telling ones first, contexts,
     vocabularies, tokens of a batch, models in packs, steps of curves, seconds of a timing, the matrix product
-    that is the peak, what quickstart is given, and seconds after which a measurement is stopped.
+    that is the peak, what quickstart is given, how long it may take at the least and the most, and seeds and steps
+    of a whole sweep.
     """
 
     shapes: Sequence[tuple[int, int]]
@@ -90,7 +110,9 @@ class Scale:
     seconds: float
     matrix: int
     quickstart: tuple[str, ...]
+    least: float
     longest: float
+    seeds: int
 
     def case(
         self, shape: tuple[int, int], context: int = 0, vocabulary: int = 0, family: str = "transformer"
@@ -104,38 +126,58 @@ class Scale:
 def scale_of(device: str, minutes: float) -> Scale:
     """Full size on a GPU, a miniature on a CPU."""
     if not device.startswith("cuda"):
-        tiny = ((2, 16), (2, 32))
-        return Scale(tiny, (16, 32), (64, 300), 64, (2, 4), 6, 0.02, 128, ("--compute", "0"), 300.0)
-    ladder = ((2, 32), (6, 256), (4, 64), (12, 768), (4, 128), (8, 512))
+        return Scale(
+            shapes=((2, 16), (2, 32)),
+            contexts=(16, 32),
+            vocabularies=(64, 300),
+            batch=64,
+            packs=(2, 4),
+            steps=6,
+            seconds=0.02,
+            matrix=128,
+            quickstart=("--compute", "0"),
+            least=0.0,
+            longest=300.0,
+            seeds=4,
+        )
     budget = max(20, min(120, round(15 * minutes)))
-    quick = ("--budget", f"{budget}s")
     return Scale(
-        ladder,
-        (128, 64, 256, 1024),
-        (256, 50_304),
-        4096,
-        PACKS,
-        parts.STEPS,
-        0.5,
-        8192,
-        quick,
-        2 * budget + 60.0,
+        shapes=((2, 32), (6, 256), (4, 64), (12, 768), (4, 128), (8, 512)),
+        contexts=(128, 64, 256, 1024),
+        vocabularies=(256, 50_304),
+        batch=4096,
+        packs=PACKS,
+        steps=parts.STEPS,
+        seconds=0.5,
+        matrix=8192,
+        quickstart=("--budget", f"{budget}s"),
+        least=budget,
+        longest=2 * budget + 60.0,
+        seeds=32,
     )
 
 
 def items_of(device: str, scale: Scale) -> list[Item]:
     """Every measurement, part by part, the most valuable first."""
+    ends = {"least": scale.least, "longest": scale.longest}
     found = [
         *(Item("correctness", *each) for each in correctness(device, scale)),
         *(Item("speed", *each) for each in speed(device, scale)),
-        Item("quickstart", device, partial(parts.quickstart, device, [*scale.quickstart], scale.longest)),
+        Item(
+            "quickstart",
+            device,
+            partial(parts.quickstart, device, [*scale.quickstart], scale.longest),
+            **ends,
+        ),
+        *(Item("sweeps", *each, longest=scale.longest) for each in sweeps(device, scale)),
         *(Item("memory", *each) for each in memory(device, scale)),
         *(Item("processes", *each) for each in processes(device, scale)),
         *(Item("families", *each) for each in families(device, scale)),
     ]
     if device.startswith("cuda"):  # what the same time trains on two cores
         cores = [*scale.quickstart, "--workers", "2"]
-        found.append(Item("quickstart", "cpu", partial(parts.quickstart, "cpu", cores, scale.longest)))
+        work = partial(parts.quickstart, "cpu", cores, scale.longest)
+        found.append(Item("quickstart", "cpu", work, **ends))
     return found
 
 
@@ -185,8 +227,25 @@ def speed(device: str, scale: Scale) -> Iterator[tuple[str, Callable[[], Found]]
         yield f"{label(case)}, {contender}", partial(parts.pace, case, contender, device, scale.seconds)
 
 
+def sweeps(device: str, scale: Scale) -> Iterator[tuple[str, Callable[[], Found]]]:
+    """(d): packs; workers that share the device (on a CPU: its cores); both; and what timings choose."""
+    most = scale.packs[0]
+    ways: list[tuple[str, int | None, int]] = [
+        (f"packs of {most}", most, 1),
+        ("2 workers", 1, 2),
+        ("as chosen by timings", None, 1),
+        (f"packs of {most} on 2 workers", most, 2),
+        ("4 workers", 1, 4),
+    ]
+    for shape in scale.shapes[:3:2]:
+        case = scale.case(shape, vocabulary=BYTES)
+        for name, pack, per_gpu in ways if device.startswith("cuda") else ways[:2]:
+            work = partial(parts.sweeps, case, device, scale.seeds, 4 * scale.steps, pack, per_gpu)
+            yield f"{label(case)}, {name}", work
+
+
 def memory(device: str, scale: Scale) -> Iterator[tuple[str, Callable[[], Found]]]:
-    """(d): one model and packs."""
+    """(e): one model and packs."""
     for shape, context in itertools.product(scale.shapes[:4], (scale.contexts[0], scale.contexts[-1])):
         case = scale.case(shape, context, scale.vocabularies[-1])
         yield label(case), partial(parts.memory, case, device, 1)
@@ -195,14 +254,14 @@ def memory(device: str, scale: Scale) -> Iterator[tuple[str, Callable[[], Found]
 
 
 def processes(device: str, scale: Scale) -> Iterator[tuple[str, Callable[[], Found]]]:
-    """(e): two processes, then four."""
+    """(f): two processes, then four."""
     for count, shape in itertools.product((2, 4), scale.shapes[:2]):
         case = scale.case(shape)
         yield f"{label(case)}, {count}", partial(parts.processes, case, device, count, 4 * scale.steps)
 
 
 def families(device: str, scale: Scale) -> Iterator[tuple[str, Callable[[], Found]]]:
-    """(f): the other families' speed."""
+    """(g): the other families' speed."""
     contenders = ["fast", "graph", f"pack {scale.packs[0]}", "nanoGPT eager"]
     for shape, family, contender in itertools.product(scale.shapes[:2], FAMILIES[1:], contenders):
         case = scale.case(shape, family=family)
@@ -231,30 +290,50 @@ class Record:
         found: dict[str, Found] = self.value["found"]
         return found
 
+    def begin(self, key: str) -> None:
+        """Write what is being measured; the table does not say it."""
+        self.value["running"] = key
+        write_json(self.path, self.value)
+
     def write(self, **changes: Any) -> None:
         """Change fields, and write JSON and table."""
         self.value |= changes
         write_json(self.path, self.value)
-        write_text(self.path.with_suffix(".md"), markdown(self.value))
+        write_text(self.path.with_suffix(".md"), gpu_table.markdown(self.value, list(SHARES)))
 
     def keep(self, key: str, found: Found) -> None:
         """Keep a measurement."""
+        left, part = self.value.get("open", {}), key.split(": ")[0]
+        if key not in self.found and left.get(part):
+            left[part] -= 1
         tries = self.found.get(key, {}).get("tries", 0) + 1
         self.found[key] = found | {"tries": tries}
         self.write(running=None)
+
+    def forgive(self) -> None:
+        """Let everything that has failed be tried once more."""
+        for found in self.found.values():
+            if "error" in found:
+                found["tries"] = 1
+        self.write()
+
+    def count_open(self, items: Sequence[Item]) -> None:
+        """Write how many measurements of each part are still to be made."""
+        self.write(open=dict(Counter(item.part for item in self.open_items(items))))
 
     def open_items(self, items: Sequence[Item]) -> list[Item]:
         """What was not measured yet."""
         return [item for item in items if item.key not in self.found]
 
 
-def attempt(item: Item, record: Record, longest: float) -> bool:
+def attempt(item: Item, record: Record, until: float) -> bool:
     """Measure one item and keep what came of it; whether this process can go on.
 
-    One that takes longer than `longest` ends the process, with the places where its threads stood.
+    One that takes longer than it may, or that is under way GRACE seconds after `until`, ends the process, with the
+    places where its threads stood.
     """
-    record.write(running=item.key)
-    faulthandler.dump_traceback_later(longest, exit=True)
+    record.begin(item.key)
+    faulthandler.dump_traceback_later(min(item.longest, until + GRACE - time.time()), exit=True)
     began, fatal = time.perf_counter(), False
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -266,7 +345,7 @@ def attempt(item: Item, record: Record, longest: float) -> bool:
             found = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
             fatal = not isinstance(error, torch.OutOfMemoryError) and "CUDA" in str(error)
     faulthandler.cancel_dump_traceback_later()
-    told = sorted({str(each.message).splitlines()[0] for each in said})
+    told = sorted({str(each.message).splitlines()[0] for each in said if str(each.message)})
     record.keep(
         item.key, found | {"took": time.perf_counter() - began} | ({"warnings": told} if told else {})
     )
@@ -276,7 +355,7 @@ def attempt(item: Item, record: Record, longest: float) -> bool:
     return not fatal
 
 
-def measure(items: Sequence[Item], record: Record, until: float, longest: float) -> bool:
+def measure(items: Sequence[Item], record: Record, until: float) -> bool:
     """Measure what is open until that time (of `time.time`): each part within its share of what is left, then
     whatever is open, then once more what has failed. False if the process must be started anew.
     """
@@ -287,20 +366,26 @@ def measure(items: Sequence[Item], record: Record, until: float, longest: float)
         later = sum(SHARES[item] for item in list(SHARES)[list(SHARES).index(part) :])
         end = time.time() + (until - time.time()) * SHARES[part] / later
         for item in todo:
-            if time.time() < end and not attempt(item, record, longest):
+            if time.time() < end and fits(item, until) and not attempt(item, record, until):
                 return False
     failed = [item for item in items if "error" in record.found.get(item.key, {})]
     once = [item for item in failed if record.found[item.key]["tries"] == 1]
     for item in [*record.open_items(items), *once]:
-        if time.time() < until and not attempt(item, record, longest):
+        if fits(item, until) and not attempt(item, record, until):
             return False
     return True
+
+
+def fits(item: Item, until: float) -> bool:
+    """Whether there is time for it."""
+    return time.time() < until and time.time() + item.least <= until
 
 
 def watch(out: Path, device: str, minutes: float, until: float) -> None:
     """Start the child that measures, and again whenever it ended before it was done."""
     command = [sys.executable, str(Path(__file__)), "--device", device, "--out", str(out)]
     command += ["--minutes", str(minutes), "--until", repr(until)]
+    Record(out, device).forgive()
     while True:
         child = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
         record = Record(out, device)
@@ -308,57 +393,13 @@ def watch(out: Path, device: str, minutes: float, until: float) -> None:
             sys.stderr.write(child.stderr)
             return
         if running := record.value.get("running"):
-            why = f"the process ended with status {child.returncode}"
+            late = "Timeout (" in child.stderr  # what faulthandler writes
+            why = "stopped: it took too long" if late else f"the process ended with status {child.returncode}"
             record.keep(running, {"error": why, "traceback": child.stderr[-8000:]})
         elif child.returncode != AGAIN:
             raise click.ClickException(f"measuring ended with {child.returncode}:\n{child.stderr[-4000:]}")
         if time.time() >= until:
             return
-
-
-def markdown(value: Mapping[str, Any]) -> str:
-    """The record as one table, a row for each measurement in the order of parts, and what failed below it."""
-    lines = [
-        f"# {value.get('title', value['device'])}",
-        "",
-        *(f"* {line}" for line in value.get("environment", [])),
-        "",
-    ]
-    lines += ["| part | measurement | result | |", "|---|---|---|---|"]
-    found: Mapping[str, Found] = value["found"]
-    peak = found.get("speed: peak", {}).get("flops")
-    order = sorted(found, key=lambda key: list(SHARES).index(key.split(": ")[0]))
-    for key in order:
-        part, name = key.split(": ", 1)
-        each = found[key]
-        verdict = {True: "as it should be", False: "**not as it should be**", None: ""}[each.get("ok")]
-        lines.append(f"| {part} | {name} | {result(each, peak)} | {verdict} |")
-    for key in order:
-        if "error" in found[key]:
-            lines += ["", f"## {key}", "", "```", found[key]["traceback"].rstrip(), "```"]
-    return "\n".join(lines) + "\n"
-
-
-def result(each: Found, peak: float | None) -> str:
-    """What a measurement came to, in a few words."""
-    if "error" in each:
-        return "failed: " + each["error"].splitlines()[0].replace("|", "/")[:120]
-    if "needs" in each or "lacks" in each:
-        return str(each.get("needs") or each["lacks"])
-    if "tokens per second" in each:
-        of_peak = f", {each['flops'] / peak:.1%} of peak" if peak else ""
-        size = f", {each['memory'] / 1e9:.2f} GB" if each["memory"] else ""
-        return f"{each['tokens per second']:,.0f} tokens/s{of_peak}{size}"
-    if "compute" in each:
-        return f"{each['compute']:.3g} FLOPs in {each['runs']} runs, {each['seconds']:.0f} s"
-    hidden = ("ok", "took", "tries", "warnings", "said")
-    cells = [f"{name} {brief(value)}" for name, value in each.items() if name not in hidden]
-    return ", ".join(cells)
-
-
-def brief(value: Any) -> str:
-    """A number with three digits; anything else as it is."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def describe(device: str, record: Record) -> None:
@@ -374,16 +415,28 @@ def describe(device: str, record: Record) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("gpu.json"), show_default=True, help="The JSON."
 )
+@click.option("--science", is_flag=True, help="Spend the time on the study of long contexts instead.")
+@click.option("--compute", help="FLOPs of that study instead of the time; 0 for the smallest.")
 @click.option("--until", type=float, hidden=True, help="Measure in this process, until this time.")
 @click.option("--one-process", hidden=True, help="Be one of several processes that train this case.")
 @click.option("--steps", type=int, default=100, hidden=True, help="Its steps.")
 def main(
-    device: str | None, minutes: float, out: Path, until: float | None, one_process: str | None, steps: int
+    device: str | None,
+    minutes: float,
+    out: Path,
+    science: bool,
+    compute: str | None,
+    until: float | None,
+    one_process: str | None,
+    steps: int,
 ) -> None:
-    """Measure one GPU: correctness, speed, a quickstart, memory, sharing, families."""
+    """Measure one GPU: correctness, speed, a quickstart, sweeps, memory, sharing, families."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise click.UsageError("PyTorch sees no GPU here; --device cpu runs a miniature of everything")
+    if science:
+        spend = ["--compute", compute] if compute else ["--budget", f"{60 * minutes:.0f}s"]
+        sys.exit(gpu_science.conduct(device, spend, out.parent / "gpu-science"))
     if one_process:
         parts.one_process(Case(**json.loads(one_process)), device, steps)
         return
@@ -392,12 +445,15 @@ def main(
         record = Record(out, device)
         failed = [key for key, found in record.found.items() if "error" in found or found.get("ok") is False]
         console = Console()
-        console.print(f"{len(record.found)} measurements in {out} and {out.with_suffix('.md')}")
+        left = sum(record.value.get("open", {}).values())
+        console.print(f"{len(record.found)} measurements in {out} and {out.with_suffix('.md')}, {left} left")
         console.print(f"{len(failed)} not as they should be" + "".join(f"\n  {key}" for key in failed))
         return
     record, scale = Record(out, device), scale_of(device, minutes)
     describe(device, record)
-    if not measure(items_of(device, scale), record, until, scale.longest):
+    items = items_of(device, scale)
+    record.count_open(items)
+    if not measure(items, record, until):
         sys.exit(AGAIN)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -16,13 +17,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from packing import Run, alone, clock, matrix_peak, packed
+from packing import Run, Trained, alone, clock, matrix_peak, packed, the_sweep, tokens_of, train_sweep
 from torch import nn
 from train import Case
 from train_peers import adamw, cut_out, plain_model
@@ -168,9 +170,12 @@ def packs(case: Case, device: str, precision: str, models: int, steps: int) -> F
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """PyTorch's deterministic algorithms, where it has them."""
+    """PyTorch's deterministic algorithms, where it has them; asking for them loads its compiler, for seconds."""
+    if not wanted:
+        yield
+        return
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(wanted or before, warn_only=True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
@@ -203,11 +208,32 @@ def resumed(case: Case, device: str, steps: int, strict: bool, dropout: float) -
 # (b) speed
 
 
+DATA_SHEETS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "RTX 4090": 165e12,
+}
+"""FLOPs per second in bf16, without sparsity, of NVIDIA's data sheets, by what a device's name has in it; the first
+that fits counts."""
+
+
+def of_data_sheet(name: str) -> float | None:
+    """The FLOPs per second that a GPU's maker states for bf16; None for those that are not listed here."""
+    return next((flops for part, flops in DATA_SHEETS.items() if part in name), None)
+
+
 def peak(device: str, size: int) -> Found:
-    """FLOPs per second of PyTorch's matrix product in the engine's precision."""
+    """FLOPs per second in the engine's precision: of PyTorch's matrix product, and those of the data sheet."""
     precision = best_precision(torch.device(device))
     flops = matrix_peak(clock(device), size, turns=10, device=device, dtype=precision)
-    return {"flops": flops, "precision": str(precision)}
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
+    stated = of_data_sheet(name) if precision is torch.bfloat16 else None
+    return {"flops": flops, "stated": stated, "precision": str(precision)}
 
 
 def nano_gpt(case: Case, device: str, compiled: bool) -> Run:
@@ -215,7 +241,14 @@ def nano_gpt(case: Case, device: str, compiled: bool) -> Run:
     config, kind = case.config(), torch.device(device).type
     plain = plain_model(config.model).to(device)
     optimiser = adamw(plain, fused=kind == "cuda")
-    model: nn.Module = torch.compile(plain) if compiled else plain
+    # aot_eager: without a GPU it is only seen that the model can be compiled in one piece
+    model: nn.Module = plain
+    if compiled:
+        model = (
+            torch.compile(plain)
+            if kind == "cuda"
+            else torch.compile(plain, backend="aot_eager", fullgraph=True)
+        )
     stream = np.random.default_rng(1).integers(0, case.vocab, 1 << 20).astype(np.uint16)
     B, T, now, half = (
         case.batch // case.context,
@@ -248,8 +281,8 @@ def pace(case: Case, contender: str, device: str, seconds: float) -> Found:
     "nanoGPT eager", "nanoGPT compiled", "fast", "graph" (a pack of one) or "pack K".
     """
     models = int(contender.split()[1]) if contender.startswith("pack") else 1
-    if contender in ("graph", "nanoGPT compiled"):
-        need_cuda(device, contender)
+    if contender == "graph":
+        need_cuda(device, "a CUDA graph")
     if contender.startswith(("graph", "pack")) and (lack := unsupported_reason([case.config()])):
         return {"lacks": lack}
     reset_peak(device)
@@ -286,14 +319,33 @@ def peak_memory(device: str) -> int | None:
 # (c) quickstart
 
 
+_MORTAL = """
+import sys
+from allometry.core.env import die_with
+die_with(int(sys.argv.pop(1)))
+from allometry.cli import main
+main(sys.argv[1:])
+"""
+"""The command line as a process that ends with its parent."""
+
+
 def quickstart(device: str, arguments: list[str], seconds: float) -> Found:
     """`allometry run quickstart` as a user types it, in an empty store; what it trained, and its report.
 
-    It is ended a little before `seconds` are over, so that nothing of it outlives this process.
+    It is ended a little before `seconds` are over, and with this process.
     """
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "runs"
-        command = [sys.executable, "-m", "allometry", "run", "quickstart", "--store", str(store)]
+        command = [
+            sys.executable,
+            "-c",
+            _MORTAL,
+            str(os.getpid()),
+            "run",
+            "quickstart",
+            "--store",
+            str(store),
+        ]
         began = time.perf_counter()
         done = subprocess.run(
             [*command, "--device", device, *arguments],
@@ -320,11 +372,42 @@ def quickstart(device: str, arguments: list[str], seconds: float) -> Found:
         }
 
 
-# (d) memory
+# (d) whole sweeps
+
+
+@cache
+def _sweep(case: Case, device: str, seeds: int, steps: int, pack: int | None, per_gpu: int) -> Trained:
+    """A sweep of one shape; what was trained in this process before is not trained again."""
+    return train_sweep(the_sweep([case], seeds, steps, engine="fast"), device, pack, per_gpu)
+
+
+def sweeps(case: Case, device: str, seeds: int, steps: int, pack: int | None, per_gpu: int) -> Found:
+    """The last losses and the tokens per second of a sweep in packs of `pack` (None: as many as timings say) on
+    `per_gpu` workers for each GPU, against the same runs one by one on one worker.
+    """
+    one_by_one, found = (_sweep(case, device, seeds, steps, *how) for how in ((1, 1), (pack, per_gpu)))
+    tokens = tokens_of(the_sweep([case], seeds, steps, engine="fast"))
+    gap = max(abs(found.losses[run] - loss) for run, loss in one_by_one.losses.items())
+    limit = TOLERANCES["bf16" if best_precision(torch.device(device)) is torch.bfloat16 else "fp32"]["curve"]
+    return {
+        "sweep": tokens / found.seconds,
+        "one by one": tokens / one_by_one.seconds,
+        "times": one_by_one.seconds / found.seconds,
+        "packs of up to": found.packs[-1],
+        "predicted": found.predicted,
+        "seconds": found.seconds,
+        "gap": gap,
+        "limit": limit,
+        "ok": gap <= limit,
+    }
+
+
+# (e) memory
 
 
 _RESIDENT = """
-import json, resource, sys, numpy as np
+import json, sys, numpy as np
+from allometry.sweeps.measure import peak_memory
 from allometry.train.config import RunConfig
 from allometry.train.engines.fast import FastEngine
 config = RunConfig.model_validate(json.loads(sys.argv[1]))
@@ -332,7 +415,7 @@ engine = FastEngine(config)
 batch = np.zeros((config.train.batch_tokens // config.model.n_ctx, config.model.n_ctx + 1), np.int64)
 for step in (1, 2, 3):
     engine.step(batch, lr=0.0, step=step)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+print(peak_memory())
 """
 
 
@@ -363,28 +446,44 @@ def memory(case: Case, device: str, models: int) -> Found:
     return {"forecast": forecast, "used": used, "used over forecast": used / forecast, "ok": used <= forecast}
 
 
-# (e) two processes on one device
+# (f) processes that share one device
 
 
 def one_process(case: Case, device: str, steps: int) -> None:
-    """Train on engine fast: says when it is ready, begins when told, and prints seconds and bytes."""
-    run = alone(FastEngine(case.config(), device=device), case, device)
+    """Train on engine fast: says when it is ready, begins when told, and prints seconds, bytes of the device, and a
+    hash of what came out; ends without a word if nobody tells it.
+    """
+    engine = FastEngine(case.config(), device=device)
+    run = alone(engine, case, device)
     run(8)
     print("ready", flush=True)
-    sys.stdin.readline()
+    if not sys.stdin.readline():
+        return
     began = time.perf_counter()
     run(steps)
-    print(json.dumps({"seconds": time.perf_counter() - began, "memory": peak_memory(device)}), flush=True)
+    seconds = time.perf_counter() - began
+    print(json.dumps({"seconds": seconds, "memory": peak_memory(device), "bits": bits(engine)}), flush=True)
 
 
 def processes(case: Case, device: str, count: int, steps: int) -> Found:
-    """Tokens per second of one process and of several that share the device, each training a model."""
-    paces = {number: _side_by_side(case, device, number, steps) for number in (1, count)}
-    gain = paces[count] / paces[1]
-    return {"one": paces[1], str(count): paces[count], "gain": gain, "ok": gain > 0}
+    """Tokens per second of one process and of several that share the device, each training the same model; whether
+    all end with the bits of the one.
+    """
+    (one,), several = (_side_by_side(case, device, number, steps) for number in (1, count))
+    tokens = steps * case.batch
+    alone_pace, together = tokens / one["seconds"], count * tokens / max(each["seconds"] for each in several)
+    same = {each["bits"] for each in several} == {one["bits"]}
+    return {
+        "tokens/s of one": alone_pace,
+        f"of {count} together": together,
+        "times": together / alone_pace,
+        "same bits": same,
+        "ok": same,
+    }
 
 
-def _side_by_side(case: Case, device: str, count: int, steps: int) -> float:
+def _side_by_side(case: Case, device: str, count: int, steps: int) -> list[dict[str, Any]]:
+    """What each of so many processes printed."""
     script = Path(__file__).with_name("gpu.py")
     text = json.dumps(dataclasses.asdict(case))
     command = [sys.executable, str(script), "--one-process", text, "--device", device, "--steps", str(steps)]
@@ -397,12 +496,11 @@ def _side_by_side(case: Case, device: str, count: int, steps: int) -> float:
             assert each.stdout is not None
             if each.stdout.readline().strip() != "ready":
                 raise RuntimeError(f"one of {count} processes on {device} did not start")
-        ends = _together(others)
+        return [json.loads(end) for end in _together(others)]
     finally:
         for each in others:
             each.kill()
             each.communicate()
-    return count * steps * case.batch / max(json.loads(end)["seconds"] for end in ends)
 
 
 def _together(others: list[subprocess.Popen[str]]) -> list[str]:

@@ -161,11 +161,12 @@ def table(rows: Sequence[Row]) -> Table:
     return result
 
 
-def the_sweep(cases: Sequence[Case], seeds: int, steps: int) -> Sweep:
+def the_sweep(cases: Sequence[Case], seeds: int, steps: int, *, engine: str = "auto") -> Sweep:
     """Return runs of each case with as many seeds."""
     data = DataConfig(eval_tokens=16_384)
     runs = [
         case.config().replace(
+            engine=engine,
             data=data,
             train=TrainConfig(tokens=steps * case.batch, batch_tokens=case.batch, lr=1e-3, seed=seed),
         )
@@ -175,27 +176,58 @@ def the_sweep(cases: Sequence[Case], seeds: int, steps: int) -> Sweep:
     return Sweep("packs", "What do packs gain in a whole sweep?", tuple(runs))
 
 
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A whole sweep: seconds that it was predicted to take and took, without the start of its workers, the share of
+    them in which workers were busy, sizes of its packs, and the last loss of each run by its name.
+    """
+
+    predicted: float
+    seconds: float
+    busy: float
+    packs: list[int]
+    losses: dict[str, float]
+
+
+def train_sweep(sweep: Sweep, device: str, pack: int | None, per_gpu: int = 1) -> Trained:
+    """Train a sweep as users do, with packs of up to `pack` runs (None: as many as pay), on `per_gpu` workers for each
+    GPU; on CPUs on so many workers in all.
+    """
+    workers = None if device.startswith("cuda") else per_gpu
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        LocalPool(workers, device=device, per_gpu=per_gpu, pack=pack) as pool,
+    ):
+        cost = calibrate(sweep, pool=pool)
+        predicted = cost.total(sweep.runs).seconds
+        packs = sorted({cost.packing.size(run) for run in sweep})
+        store, began = Store(Path(folder) / "runs", create=True), time.perf_counter()
+        summary = execute(sweep, store, pool=pool, cost=cost)
+        seconds = time.perf_counter() - began
+        if len(summary.done) < len(sweep):
+            raise RuntimeError(f"{len(summary.done)} of {len(sweep)} runs are done: {summary.failed}")
+        losses = {
+            str(run): float(loss) for run, loss in store.frame()[["run", "loss"]].itertuples(index=False)
+        }
+    return Trained(predicted, seconds, summary.busy, packs, losses)
+
+
+def tokens_of(sweep: Sweep) -> int:
+    """Return the tokens that its runs train on, all together."""
+    return sum(run.train.steps * run.train.batch_tokens for run in sweep)
+
+
 def whole_sweeps(sweep: Sweep, device: str, pack: int | None) -> Table:
     """Time the same sweep with packs and without, on one worker for each GPU (on CPUs one worker in all)."""
     result = Table()
     for column in ("packs", "of up to", "predicted, s", "taken, s", "tok/s", "busy"):
         result.add_column(column, justify="right")
-    tokens = sum(run.train.steps * run.train.batch_tokens for run in sweep)
     for name, most in (("never", 1), ("auto" if pack is None else "asked for", pack)):
-        workers = None if device.startswith("cuda") else 1
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            LocalPool(workers, device=device, pack=most) as pool,
-        ):
-            cost = calibrate(sweep, pool=pool)
-            sizes = ", ".join(sorted({str(cost.packing.size(run)) for run in sweep}, key=int))
-            began = time.perf_counter()
-            summary = execute(sweep, Store(Path(folder) / "runs", create=True), pool=pool, cost=cost)
-            seconds = time.perf_counter() - began
-        assert len(summary.done) == len(sweep), summary.failed
-        predicted = f"{cost.total(sweep.runs).seconds:.1f}"
+        found = train_sweep(sweep, device, most)
+        pace = f"{tokens_of(sweep) / found.seconds:,.0f}"
+        sizes = ", ".join(map(str, found.packs))
         result.add_row(
-            name, sizes, predicted, f"{seconds:.1f}", f"{tokens / seconds:,.0f}", f"{summary.busy:.0%}"
+            name, sizes, f"{found.predicted:.1f}", f"{found.seconds:.1f}", pace, f"{found.busy:.0%}"
         )
     return result
 

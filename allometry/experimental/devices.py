@@ -3,6 +3,7 @@
 The model is copied to each device (DDP), or parameters, gradients and moments are divided among them (FSDP2)
 when they do not fit one. The update is the one that every engine makes (`Engine.step`), so the losses are
 those of one device within rounding; dropout masks differ with the number of devices.
+Run on processes of one CPU with gloo; never measured on GPUs.
 """
 
 from __future__ import annotations

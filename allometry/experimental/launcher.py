@@ -3,7 +3,7 @@
     python -P -m allometry.experimental.launcher PARENT TORCHRUN-ARGUMENTS…
 
 Started by `allometry.experimental.together`. If a process failed, its last line on standard output is {"is":
-"ended", "signals": […]}: the signals that processes were killed by.
+"ended", "signals": […]}: the signals that processes were killed by. Never measured on GPUs.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
 
 RUN.json holds a run's configuration, as `config.json` in a run directory does. On several machines give
 torchrun its `--nnodes` and `--rdzv-endpoint`; the store must be a folder that all of them see. The same
-command continues after any interruption, also with another number of devices.
+command continues after any interruption, also with another number of devices. Never measured on GPUs, nor on
+several machines.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class Architectures(Study):
         usable, excluded = usable_runs(study_data)
         runs = named(usable)
         usual = runs[runs["n_ctx"] == runs["n_ctx"].min()] if len(runs) else runs
-        positions = _final(study_data.positions, runs)
+        positions = final_positions(study_data.positions, runs)
         sections = {
             "lstm": section_or_reason("LSTM against transformer, by size", lambda: lstm_by_size(usual)),
             "places": section_or_reason(
@@ -174,13 +174,13 @@ def _universal(ladder: list[ModelConfig]) -> list[ModelConfig]:
 def _lstms(ladder: list[ModelConfig]) -> list[ModelConfig]:
     """Return LSTMs at the transformers' N: two layers at every size, one and four at three sizes."""
     return [
-        _lstm(model, layers)
+        lstm_like(model, layers)
         for layers in LSTM_LAYERS
         for model in (ladder if layers == 2 else ladder[-1::-2])
     ]
 
 
-def _lstm(model: ModelConfig, layers: int) -> ModelConfig:
+def lstm_like(model: ModelConfig, layers: int) -> ModelConfig:
     """Return the LSTM of so many layers with N = 8 layers d_model^2 nearest to a transformer's."""
     width = 4 * max(1, round(math.sqrt(model.counts().N / (8 * layers)) / 4))
     return LSTMConfig(n_layer=layers, d_model=width, n_ctx=model.n_ctx, n_vocab=model.n_vocab)
@@ -189,7 +189,7 @@ def _lstm(model: ModelConfig, layers: int) -> ModelConfig:
 def _pair(ladder: list[ModelConfig]) -> list[ModelConfig]:
     """Return the transformer in the middle of the ladder, and its LSTM."""
     middle = ladder[len(ladder) // 2]
-    return [middle, _lstm(middle, 2)]
+    return [middle, lstm_like(middle, 2)]
 
 
 def _longer(model: ModelConfig) -> ModelConfig:
@@ -225,7 +225,7 @@ def named(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(series=series, N_reuse=runs["C"] / (6 * runs["D"]))
 
 
-def _final(positions: pd.DataFrame | None, runs: pd.DataFrame) -> pd.DataFrame:
+def final_positions(positions: pd.DataFrame | None, runs: pd.DataFrame) -> pd.DataFrame:
     """Return losses by position at the end of each run, with the run's series, N, seed and context."""
     if positions is None or not len(positions):
         return pd.DataFrame(columns=["run", "position", "loss", "series", "N", "seed", "n_ctx"])

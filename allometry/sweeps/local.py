@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Self
 
 from allometry.core.env import cores, cpu_model, package_version, thread_variables
 from allometry.core.errors import AllometryError
-from allometry.sweeps.pool import Message, Pool, Task, make_tokens
+from allometry.sweeps.pool import Message, Pool, Task, make_tokens, visible_gpus
 from allometry.sweeps.ray import RayPool
 
 if TYPE_CHECKING:
@@ -33,14 +33,6 @@ if TYPE_CHECKING:
 
 _SIGNS = ("/dev/nvidia[0-9]*", "/proc/driver/nvidia/gpus/*", "/dev/kfd", "/dev/dxg")
 """Files that systems with GPUs have: NVIDIA's driver, AMD's, and Windows' under Linux."""
-
-_ASK = """
-import json, torch
-devices = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-print(json.dumps([[each.name, each.total_memory] for each in devices]))
-"""
-
-_PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
@@ -60,17 +52,7 @@ def gpus() -> tuple[Gpu, ...]:
 @cache
 def ask_for_gpus() -> tuple[Gpu, ...]:
     """Return the GPUs that PyTorch sees, in a process of its own: none if it was built without CUDA."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-W", "ignore", "-c", _ASK],
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE,
-            check=True,
-        )
-        found = json.loads(done.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return ()
+    found = visible_gpus(os.environ)
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = chosen.split(",") if chosen else [str(number) for number in range(len(found))]
     return tuple(Gpu(name, memory, names[number].strip()) for number, (name, memory) in enumerate(found))

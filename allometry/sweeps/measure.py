@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def measure(config: RunConfig, *, device: str = "cpu", packs: int = 0) -> dict[s
         "step": seconds,
         "evaluation": evaluation,
         "start": start,
-        "memory": _peak_memory(),
+        "memory": peak_memory(),
         **measure_packs(config, packs, device=device),
     }
 
@@ -83,7 +84,18 @@ def _median(work: Callable[[int], object]) -> float:
     return statistics.median(times)
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
+    """Return the largest resident size of this process so far, in bytes.
+
+    Linux keeps it of the program that runs; what `getrusage` says there begins with the size of the process that
+    started this one, such as a large notebook.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        pass
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

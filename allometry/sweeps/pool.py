@@ -6,8 +6,12 @@ wrong is said with the remedy."""
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import platform
 import socket
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -151,15 +155,53 @@ def versions() -> dict[str, str | None]:
     }
 
 
+_ASK = """
+import json, torch
+devices = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+print(json.dumps([[each.name, each.total_memory] for each in devices]))
+"""
+
+_PATIENCE = 60.0
+"""Seconds that PyTorch may take to say which GPUs there are."""
+
+
+def visible_gpus(environment: Mapping[str, str]) -> list[tuple[str, float]]:
+    """Return name and bytes of memory of each GPU that PyTorch sees in this environment: none if it was built without
+    CUDA.
+
+    It is asked in a process of its own: one that has asked sees the same GPUs from then on, whatever
+    CUDA_VISIBLE_DEVICES becomes, and holds memory on them.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-W", "ignore", "-c", _ASK],
+            env=dict(environment),
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+            check=True,
+        )
+        return [(str(name), float(memory)) for name, memory in json.loads(done.stdout)]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return []
+
+
 def describe(device: str) -> dict[str, Any]:
-    """Return this node as JSON for `Node`; the task that every node runs first."""
+    """Return this node as JSON for `Node`; the task that every node runs first.
+
+    The task has no GPU of its own, for which it would wait, and some releases of Ray hide all GPUs from such
+    tasks, by an empty CUDA_VISIBLE_DEVICES. Of several GPUs the smallest memory counts.
+    """
     kind, memory = cpu_model(), None
     if device == "cuda":
-        import torch
-
-        if torch.cuda.is_available():
-            kind = torch.cuda.get_device_name()
-            memory = float(torch.cuda.get_device_properties(0).total_memory)
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+        shown = {
+            name: value
+            for name, value in os.environ.items()
+            if not (hidden and name == "CUDA_VISIBLE_DEVICES")
+        }
+        if gpus := visible_gpus(shown):
+            kind, memory = gpus[0][0], min(memory for _, memory in gpus)
         else:
             kind = f"no GPU, {kind}"
     return {

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from allometry.runs.store import Store
 from allometry.sweeps.calibrate import calibrate
 from allometry.sweeps.cost import CostModel, Timing, shape_key
 from allometry.sweeps.local import LocalPool
+from allometry.sweeps.measure import peak_memory
 
 
 def timing(flops: float, pace: float, batch: int = 128) -> Timing:
@@ -106,3 +109,11 @@ def test_a_damaged_timing_file_is_taken_anew(make_run, pool: LocalPool):
     path = timings_of_shapes()
     Path(path).write_text("{")
     assert calibrate([run], pool=pool).measured
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps it of the program itself")
+def test_the_memory_of_a_worker_is_its_own_and_not_that_of_who_started_it():
+    own = bytearray(1 << 28)
+    script = "from allometry.sweeps.measure import peak_memory; print(peak_memory())"
+    found = int(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)
+    assert 1e7 < found < peak_memory() - len(own) / 2

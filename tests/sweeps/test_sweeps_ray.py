@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
-pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
 from bitwise import run_bytes
 
@@ -23,7 +25,7 @@ from allometry.sweeps import Sweep, pool
 from allometry.sweeps.execute import execute
 from allometry.sweeps.local import LocalPool, open_pool
 from allometry.sweeps.progress import Event
-from allometry.sweeps.ray import RayPool
+from allometry.sweeps.ray import RayCoordinator, RayPool
 from allometry.train.config import RunConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -147,7 +149,128 @@ def test_versions_that_differ_are_named():
     assert "pip install ray==" in str(caught.value)
 
 
+class StandIn:
+    """Ray as a pool of GPUs sees it, with a node of two GPUs: keeps what was asked of it, and starts nothing."""
+
+    exceptions = ray.exceptions
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.asked: list[dict[str, Any]] = []
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"GPU": 2.0, "CPU": 8.0}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"NodeID": "ab" * 28, "Alive": True, "Resources": {"GPU": 2.0, "CPU": 8.0, "memory": 1e10}}]
+
+    def get(self, answer: Any, timeout: float) -> Any:
+        return answer
+
+    def kill(self, actor: Any) -> None:
+        pass
+
+    def remote(self, what: Any) -> Any:
+        def options(**asked: Any) -> SimpleNamespace:
+            if what is RayCoordinator:
+                return SimpleNamespace(remote=lambda: self.coordinator())
+            self.asked.append(asked)
+            return SimpleNamespace(remote=what)
+
+        return SimpleNamespace(options=options)
+
+    def coordinator(self) -> SimpleNamespace:
+        def send(worker: int, task: dict[str, Any], options: dict[str, Any]) -> None:
+            self.sent.append({"worker": worker, "device": task["device"], **options})
+
+        return SimpleNamespace(ready=SimpleNamespace(remote=lambda: True), send=SimpleNamespace(remote=send))
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    fake = StandIn()
+    connection = SimpleNamespace(ray=fake, close=lambda: None)
+    monkeypatch.setattr("allometry.sweeps.ray.connect", lambda on, workers: connection)
+    monkeypatch.setattr(pool, "visible_gpus", lambda environment: [("A GPU", 80e9), ("A GPU", 40e9)])
+    return fake
+
+
+def test_runs_that_share_a_gpu_ask_ray_for_their_share_of_it(make_run, two_gpus: StandIn):
+    alone, wide = make_run(10), make_run(10).model_copy(update={"devices": 2})
+    pack = {"do": "pack", "tasks": [], "memory": 2e9}
+    with RayPool("ray", per_gpu=4) as shared:
+        assert (shared.device, shared.workers, shared.kinds) == ("cuda", 8, {"A GPU": 8})
+        assert shared.device_memory == 10e9
+        assert (shared.width(1), shared.width(2)) == (1, 8)
+        shared.send(3, {"do": "train", "config": alone.model_dump(mode="json"), "memory": 1e9})
+        shared.send(
+            0, {"do": "train", "config": wide.model_dump(mode="json") | {"devices": 2}, "memory": 1e9}
+        )
+        shared.send(1, pack)
+    asked = [(each["worker"], each["num_gpus"], each["num_cpus"], each["device"]) for each in two_gpus.sent]
+    assert asked == [(3, 0.25, 1, "cuda"), (0, 2, 2, "cuda"), (1, 0.25, 1, "cuda")]
+    assert all("num_gpus" not in asked for asked in two_gpus.asked)  # a question waits for no GPU
+    with RayPool("ray", device="cpu") as cores:
+        assert (cores.workers, cores.device_memory) == (8, None)
+        cores.send(0, {"do": "train", "memory": 0})
+    assert "num_gpus" not in two_gpus.sent[-1]
+
+
+@pytest.mark.parametrize(("visible", "asked"), [("", None), ("1", "1"), (None, None)])
+def test_gpus_that_ray_hides_from_a_question_are_found_by_a_process_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, asked: str | None
+):
+    seen: list[dict[str, str]] = []
+
+    def gpus(environment: dict[str, str]) -> list[tuple[str, float]]:
+        seen.append(environment)
+        return [("Large", 80e9), ("Small", 24e9)]
+
+    monkeypatch.setattr(pool, "visible_gpus", gpus)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = pool.describe("cuda")
+    assert (found["kind"], found["device_memory"]) == ("Large", 24e9)
+    assert seen[0].get("CUDA_VISIBLE_DEVICES") == asked
+    assert seen[0]["PATH"] == os.environ["PATH"]
+    monkeypatch.setattr(pool, "visible_gpus", lambda environment: [])
+    assert pool.describe("cuda")["device_memory"] is None
+
+
 # What follows takes a cluster of several nodes, and half a minute or more.
+
+
+@pytest.mark.slow
+def test_runs_train_on_shares_of_a_gpu_that_ray_believes_in(
+    make_run, store: Store, pool: LocalPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Ray counts GPUs that it is told of; the arithmetic is done on cores."""
+    from ray.cluster_utils import Cluster
+
+    runs = [make_run(steps, seed=seed) for steps in (300, 200) for seed in (0, 1)]
+    alone = Store(tmp_path / "alone", create=True)
+    train(runs, alone, pool)
+    small = {"include_dashboard": False, "object_store_memory": 100_000_000}
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 1, **small})
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+    free: list[float] = []
+    try:
+        with RayPool("ray", per_gpu=2) as shares:
+            assert (shares.device, shares.workers) == ("cuda", 2)
+            send = shares.send
+            monkeypatch.setattr(shares, "send", lambda worker, task: send(worker, {**task, "device": "cpu"}))
+
+            def look(event: Event) -> None:
+                if event.kind == "progress":
+                    free.append(ray.available_resources().get("GPU", 0.0))
+
+            summary, _ = train(runs, store, shares, look)
+    finally:
+        nodes.shutdown()
+    assert set(summary.done) == {run.id for run in runs}
+    assert min(free) in (0.0, 0.5)
+    assert all(run_bytes(store, run) == run_bytes(alone, run) for run in runs)
 
 
 @pytest.fixture
@@ -207,7 +330,7 @@ DRIVER = """
 import sys
 from allometry.runs.store import Store
 from allometry.sweeps.execute import execute
-from allometry.sweeps.ray import RayPool
+from allometry.sweeps.ray import RayCoordinator, RayPool
 from allometry.sweeps import Sweep
 from allometry.train.config import RunConfig
 store = Store(sys.argv[1], create=True)

@@ -171,22 +171,32 @@ def test_on_gpus_fp32_products_of_cudnn_are_exact_and_the_record_says_so(
 
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_a_run_keeps_its_device_and_the_settings_that_decide_its_digits(
-    make_run: Callable[..., RunConfig], tmp_path: Path, deterministic: bool
+    make_run: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deterministic: bool
 ) -> None:
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(deterministic)
-    try:
-        train(make_run(tokens=256), tmp_path)
-    finally:
-        torch.use_deterministic_algorithms(before)
+    """To set the switch itself would load PyTorch's compiler."""
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: deterministic)
+    train(make_run(tokens=256), tmp_path)
     found = json.loads((tmp_path / "env.json").read_text())["arithmetic"]
     assert found == {"device": "cpu", "deterministic_algorithms": deterministic}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("kind", families())
+def test_every_family_can_be_compiled_in_one_piece(kind: str) -> None:
+    """Traced with fake tensors, without a break of the graph; the compiler's first half, which needs no GPU."""
+    torch.compiler.reset()
+    module = config(kind).model.build()
+    tokens = torch.from_numpy(batch()[:, :-1])
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    assert torch.allclose(compiled(tokens), module(tokens), atol=1e-5)
 
 
 def test_no_tensor_is_moved_by_naming_one_kind_of_device() -> None:
     """`.to(device)` follows the option --device; `.cuda()` would not."""
     calls = []
-    for file in Path(allometry.__file__).parent.rglob("*.py"):
+    package = Path(allometry.__file__).parent
+    for file in (*package.rglob("*.py"), *(Path(__file__).parents[2] / "benchmarks").glob("*.py")):
         text = file.read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(text)) if ".cuda(" in text else ():
             if (

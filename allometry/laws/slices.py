@@ -23,7 +23,7 @@ from allometry.core.units import counted
 from allometry.laws.observations import read_runs
 from allometry.laws.result import FitWarning
 from allometry.laws.uncertainty import Array
-from allometry.runs.tables.headings import plain
+from allometry.runs.tables.columns import plain
 
 Rows = NDArray[np.int64]
 

@@ -247,8 +247,10 @@ def build(analysis: Analysis) -> str:
     """Return the report as HTML text. Raises AllometryError only if a chart cannot be written as Vega-Lite."""
     runtime, style = theme.runtime(), page.asset("style.css")
     script = page.asset("charts.js") + page.asset("report.js")
+    with theme.unchecked():
+        content = layout(analysis)
     return page.template(page.asset("entries.html") + page.asset("template.html")).render(
-        layout(analysis),
+        content,
         command=analysis.command,
         description=analysis.answer,
         themes=page.themes(),

@@ -21,7 +21,7 @@ from allometry.runs.store import Store
 from allometry.studies.core import plan as planning
 from allometry.studies.core.plan import StudyPlan
 from allometry.studies.core.study import study
-from allometry.sweeps.cost.cost import CostModel
+from allometry.sweeps.cost import CostModel
 from allometry.train.config import DataConfig
 
 WIDTHS = (80, 100, 140)

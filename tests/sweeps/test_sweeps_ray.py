@@ -18,12 +18,11 @@ from bitwise import run_bytes
 from allometry.cluster import _left_behind, connect
 from allometry.core.errors import AllometryError
 from allometry.runs.store import Store
-from allometry.sweeps import Sweep
-from allometry.sweeps.run.execute import execute
-from allometry.sweeps.run.progress import Event
-from allometry.sweeps.workers import preflight
-from allometry.sweeps.workers.local import LocalPool, open_pool
-from allometry.sweeps.workers.ray import RayPool
+from allometry.sweeps import Sweep, pool
+from allometry.sweeps.execute import execute
+from allometry.sweeps.local import LocalPool, open_pool
+from allometry.sweeps.progress import Event
+from allometry.sweeps.ray import RayPool
 from allometry.train.config import RunConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -138,9 +137,9 @@ def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_versions_that_differ_are_named():
-    node = preflight.Node(host="n7", versions={**preflight.versions(), "ray": "2.1.0"}, kind="cpu")
+    node = pool.Node(host="n7", versions={**pool.versions(), "ray": "2.1.0"}, kind="cpu")
     with pytest.raises(AllometryError, match=r"node n7 runs ray 2\.1\.0") as caught:
-        preflight.require_same_versions([node])
+        pool.require_same_versions([node])
     assert "pip install ray==" in str(caught.value)
 
 
@@ -203,8 +202,8 @@ def test_lost_workers_and_nodes_cost_nothing(cluster, undisturbed, store: Store)
 DRIVER = """
 import sys
 from allometry.runs.store import Store
-from allometry.sweeps.run.execute import execute
-from allometry.sweeps.workers.ray import RayPool
+from allometry.sweeps.execute import execute
+from allometry.sweeps.ray import RayPool
 from allometry.sweeps import Sweep
 from allometry.train.config import RunConfig
 store = Store(sys.argv[1], create=True)
@@ -278,6 +277,6 @@ def test_a_store_that_nodes_do_not_see(cluster, make_run, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_nodes_of_another_version_are_refused(cluster, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(preflight, "__version__", "99.0")
+    monkeypatch.setattr(pool, "__version__", "99.0")
     with pytest.raises(AllometryError, match=r"this machine 99\.0"):
         RayPool("ray")

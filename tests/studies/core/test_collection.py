@@ -15,7 +15,7 @@ from allometry.studies.core.plan import keep, load, of_compute
 from allometry.studies.core.predictions import predict_held_back as foretell
 from allometry.studies.core.study import Study, StudyData
 from allometry.studies.quickstart import Quickstart
-from allometry.sweeps.cost.cost import plan_frame
+from allometry.sweeps.cost import plan_frame
 from allometry.train.config import DataConfig, RunConfig
 
 

@@ -23,9 +23,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from allometry.cluster import NAMESPACE, connect
 from allometry.core.errors import AllometryError
-from allometry.sweeps.workers.pool import Message, Task
-from allometry.sweeps.workers.preflight import Node, describe, require_same_versions, settle
-from allometry.sweeps.workers.worker import Service, ends
+from allometry.sweeps.pool import Message, Node, Task, describe, require_same_versions, settle
+from allometry.sweeps.worker import Service, ends
 from allometry.version import __version__
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ class _Slot:
 
 
 class RayPool:
-    """The workers of a Ray cluster; see `allometry.sweeps.workers.pool.Pool`.
+    """The workers of a Ray cluster; see `allometry.sweeps.pool.Pool`.
 
     On a cluster with GPUs a run gets 1/`per_gpu` of one, else a core; a run on n devices gets n of them on
     one node. `workers` limits how many runs are trained at the same time.
@@ -68,7 +67,7 @@ class RayPool:
     ) -> None:
         """Connect as `on` says (`allometry.cluster.connect`) and start a coordinator there.
 
-        `device` and `pack`: see `allometry.sweeps.workers.local.open_pool`. Raises AllometryError if the cluster
+        `device` and `pack`: see `allometry.sweeps.local.open_pool`. Raises AllometryError if the cluster
         cannot be used.
         """
         self._connection = connect(on, workers=workers)
@@ -146,7 +145,7 @@ class RayPool:
         return min(known) / self._per_gpu if known else None
 
     def settle(self, sweep: Sweep, store: Store) -> dict[str, str]:
-        """Ask every node to make its token sets (`allometry.sweeps.workers.preflight`): see `Pool.settle`."""
+        """Ask every node to make its token sets (`allometry.sweeps.pool`): see `Pool.settle`."""
         alive = sorted({slot.node for slot in self._slots.values() if slot.alive})
         return settle(sweep, store, lambda function, arguments: self._each(alive, function, arguments))
 

@@ -1,20 +1,28 @@
-"""Train a sweep: whatever is missing in the store, on all workers, longest first, through failures and kills."""
+"""Train a sweep: whatever is missing in the store, on all workers, longest first, through failures and kills.
+
+Workers are sent tasks with their claims; the runs that other processes hold are followed until they end."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+import uuid
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
-from typing import Any
+from dataclasses import astuple, dataclass, field, replace
+from typing import Any, Literal
 
 from allometry.core.errors import AllometryError
 from allometry.core.locks import exclusive
-from allometry.runs.claims import LEASE
+from allometry.runs.claims import LEASE, Claims, LeaseMonitor, LeaseState
+from allometry.runs.record import FINISHED, Status
 from allometry.runs.store import Store
 from allometry.sweeps import Sweep
-from allometry.sweeps.cost.cost import CostModel
-from allometry.sweeps.cost.schedule import (
+from allometry.sweeps.cost import PROCESS_BYTES, CostModel, estimated_memory
+from allometry.sweeps.local import LocalPool
+from allometry.sweeps.placement import Placement, Running, require_devices, slower_engine
+from allometry.sweeps.pool import Message, Pool
+from allometry.sweeps.progress import Event, EventKind, Forecast, OnEvent, Summary
+from allometry.sweeps.schedule import (
     BranchPoint,
     Job,
     Survey,
@@ -27,15 +35,121 @@ from allometry.sweeps.cost.schedule import (
     tidy,
     urgency,
 )
-from allometry.sweeps.run.placement import Placement, Running, require_devices, slower_engine
-from allometry.sweeps.run.progress import Event, EventKind, Forecast, OnEvent, Summary
-from allometry.sweeps.run.tasks import ClaimedRuns, ClaimedRunUpdate, Settings, TaskWriter
-from allometry.sweeps.workers.local import LocalPool
-from allometry.sweeps.workers.pool import Message, Pool
-from allometry.sweeps.workers.worker import keep_failure
+from allometry.sweeps.worker import keep_failure
 from allometry.train.checkpoint import mismatch
 from allometry.train.config import RunConfig
 from allometry.train.texts import refuse_changed, settle
+
+_LOOKS_PER_LEASE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a sweep is executed: see `execute`. `lease` (seconds) is that of claims; None where nobody else
+    writes to the store."""
+
+    checkpoint_every: float = 15.0
+    fail_fast: bool = False
+    later: float = 0.0
+    lease: float | None = None
+    first: frozenset[str] = frozenset()
+
+
+@dataclass
+class TaskWriter:
+    """Write the tasks of one executor (`allometry.sweeps.worker` says what is in them).
+
+    `over` are claims of others that are gone, by run; `data` the names of token sets; `session` is the owner
+    of this executor's claims.
+    """
+
+    store: Store
+    cost: CostModel
+    settings: Settings
+    over: dict[str, LeaseState] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+    session: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+
+    def to_train(self, jobs: Sequence[Job]) -> dict[str, Any]:
+        """Return the task to train these jobs in one slot: one by itself, or as a pack."""
+        tasks = [self._one(job) for job in jobs]
+        if not self.cost.packing.is_pack(jobs):
+            (task,) = tasks
+            return task
+        models = sum(estimated_memory(job.config) - PROCESS_BYTES for job in jobs[1:])
+        memory = max(task["memory"] for task in tasks) + models  # in one process
+        return {"do": "pack", "tasks": tasks, "memory": memory}
+
+    def _one(self, job: Job) -> dict[str, Any]:
+        claim = None
+        if self.settings.lease is not None:
+            over = self.over.pop(job.id, None)
+            claim = {"owner": self.session, "lease": self.settings.lease, "over": over and astuple(over)}
+        return {
+            "do": "train",
+            "store": self.store.place.location,
+            "run": job.id,
+            "config": job.config.model_dump(mode="json"),
+            "branch_at": list(job.branch_at),
+            "source": None if job.source is None else list(job.source),
+            "memory": self.cost.memory(job.config),
+            "checkpoint_every": self.settings.checkpoint_every,
+            "claim": claim,
+            "data": self.data,
+        }
+
+
+Outcome = Literal["ended", "failed", "free"]
+
+
+@dataclass(frozen=True)
+class ClaimedRunUpdate:
+    """Say what became of a run that another process held: it ended, with its `status`; it failed;
+    or it may be taken, `over` the claim of a holder that is gone.
+    """
+
+    job: Job
+    outcome: Outcome
+    status: Status | None = None
+    over: LeaseState | None = None
+
+
+class ClaimedRuns:
+    """Follow the jobs of a sweep that other processes hold, until they end or their holder is gone."""
+
+    def __init__(self, store: Store, lease: float) -> None:
+        self.store, self.lease = store, lease
+        self.jobs: dict[str, Job] = {}
+        self._monitor = LeaseMonitor(Claims(store.place, lease))
+        self._looked = 0.0
+
+    def add(self, job: Job) -> None:
+        """Follow a job that another process holds."""
+        self.jobs[job.id] = job
+
+    def updates(self) -> Iterator[ClaimedRunUpdate]:
+        """Yield what happened since the last call; looks at most a few times per lease."""
+        if not self.jobs or time.monotonic() - self._looked < self.lease / _LOOKS_PER_LEASE:
+            return
+        self._looked = time.monotonic()
+        for job in list(self.jobs.values()):
+            update = self._look(job)
+            if update is not None:
+                del self.jobs[job.id]
+                yield update
+
+    def _look(self, job: Job) -> ClaimedRunUpdate | None:
+        state, lease = self._monitor.state(job.id)
+        if state == "held":
+            return None
+        self.store.refresh(job.id)
+        status = self.store.status(job.id)
+        if status in FINISHED:
+            return ClaimedRunUpdate(job, "ended", status)
+        if status == "failed" and state == "free":
+            return ClaimedRunUpdate(job, "failed", status)
+        return ClaimedRunUpdate(job, "free", over=lease if state == "stale" else None)
+
 
 DEATHS_ALLOWED = 3
 """How often a run's worker may be killed before the run counts as failed."""
@@ -72,7 +186,7 @@ def execute(
     claimed before it is trained, for `lease` seconds at a time: other drivers may work on the same store, and
     what they train is waited for. `first` are ids of the runs to begin with.
 
-    Finished runs of a text that has changed since are put aside and trained again (`runs.texts`); in a shared
+    Finished runs of a text that has changed since are put aside and trained again (`runs.record`); in a shared
     store they are refused.
 
     Raises AllometryError if another process writes to the store without claims, the disk is full or, with

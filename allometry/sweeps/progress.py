@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from allometry.core.units import format_count, format_duration
-from allometry.sweeps.cost.cost import CostModel
-from allometry.sweeps.cost.schedule import Job
+from allometry.sweeps.cost import CostModel
+from allometry.sweeps.schedule import Job
 from allometry.train.config import RunConfig
 
 _PLAIN_EVERY = 30.0

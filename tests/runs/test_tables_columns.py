@@ -8,7 +8,7 @@ from allometry.core.errors import AllometryError
 from allometry.laws.observations import observe
 from allometry.laws.zoo import get
 from allometry.runs.importers import read_table
-from allometry.runs.tables.headings import read_heading
+from allometry.runs.tables.columns import read_heading
 
 N, D = (a.ravel() for a in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(2e8, 2e10, 5)))
 LOSS = 1.75 + 320 / N**0.33 + 900 / D**0.35

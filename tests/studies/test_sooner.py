@@ -9,17 +9,18 @@ import pandas as pd
 import pytest
 
 from allometry.core.errors import AllometryError
-from allometry.laws.censored import censored_fit
+from allometry.laws.power_lines import censored_fit
 from allometry.studies.core.study import StudyData, study
-from allometry.studies.sooner.factors import (
+from allometry.studies.sooner import (
     ON_EQUATIONS,
     aliases,
     coded,
     confounded,
+    dials,
     fractional,
     grokking_factors,
+    ranked,
 )
-from allometry.studies.sooner.sooner import dials, ranked
 from allometry.train.config import DataConfig
 
 PLANTED = {"weight decay": -0.9, "learning rate": -0.4, "wrong answers": 0.3}

@@ -1,6 +1,6 @@
 """A worker process: it imports torch once, then trains the runs that its parent names, one after the other.
 
-Started as `python -m allometry.sweeps.workers.worker PARENT`. Tasks arrive on standard input and messages leave on
+Started as `python -m allometry.sweeps.worker PARENT`. Tasks arrive on standard input and messages leave on
 standard output, one JSON object a line. The worker ends when its parent does, however that ends.
 
 Tasks: {"do": "train", "store", "run", "config", "branch_at", "source", "device", "checkpoint_every", "claim",
@@ -41,8 +41,8 @@ from allometry.data.tokens import settle
 from allometry.runs.claims import Claims, LeaseState
 from allometry.runs.mirror import Scratch
 from allometry.runs.place import place, url_of
-from allometry.sweeps.cost.measure import measure
-from allometry.sweeps.workers.pool import Task
+from allometry.sweeps.measure import measure
+from allometry.sweeps.pool import Task
 from allometry.train.config import RunConfig
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Service:
         self, send: Send, stopping: Callable[[], bool], threads: Callable[[], int] = lambda: 1
     ) -> None:
         """`stopping` is asked at every message of progress whether to stop, `threads` how many may work on the
-        run (see `allometry.sweeps.cost.makespan`).
+        run (see `allometry.sweeps.schedule`).
         """
         self.send, self.stopping, self.threads = send, stopping, threads
 

@@ -1,8 +1,8 @@
-"""The cores or GPUs of this machine as a pool of persistent single-thread worker processes; and the choice of the pool
-that the user asks for.
+"""The cores or GPUs of this machine as a pool of persistent worker processes of one thread each; and the choice of the
+pool that the user asks for.
 
-Tasks go to a worker, and messages come back, through pipes.
-"""
+GPUs are found as PyTorch sees them, without loading it here, and only where there is a sign of any. Tasks go to a
+worker, and messages come back, through pipes."""
 
 from __future__ import annotations
 
@@ -16,20 +16,88 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from allometry.core.env import cores, cpu_model, thread_variables
+from allometry.core.env import cores, cpu_model, package_version, thread_variables
 from allometry.core.errors import AllometryError
-from allometry.sweeps.workers import gpus
-from allometry.sweeps.workers.gpus import device_for
-from allometry.sweeps.workers.pool import Message, Pool, Task
-from allometry.sweeps.workers.preflight import make_tokens
-from allometry.sweeps.workers.ray import RayPool
+from allometry.sweeps.pool import Message, Pool, Task, make_tokens
+from allometry.sweeps.ray import RayPool
 
 if TYPE_CHECKING:
     from allometry.runs.store import Store
     from allometry.sweeps import Sweep
+
+_SIGNS = ("/dev/nvidia[0-9]*", "/proc/driver/nvidia/gpus/*", "/dev/kfd", "/dev/dxg")
+"""Files that systems with GPUs have: NVIDIA's driver, AMD's, and Windows' under Linux."""
+
+_ASK = """
+import json, torch
+devices = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+print(json.dumps([[each.name, each.total_memory] for each in devices]))
+"""
+
+_PATIENCE = 60.0
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU: what it is called, and bytes of memory. `visible` is its entry in CUDA_VISIBLE_DEVICES."""
+
+    name: str
+    memory: float
+    visible: str
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """Return the GPUs that workers of this machine can use; none, quickly, where there is no sign of any."""
+    return ask_for_gpus() if any(map(glob, _SIGNS)) else ()
+
+
+@cache
+def ask_for_gpus() -> tuple[Gpu, ...]:
+    """Return the GPUs that PyTorch sees, in a process of its own: none if it was built without CUDA."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-W", "ignore", "-c", _ASK],
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+            check=True,
+        )
+        found = json.loads(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return ()
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = chosen.split(",") if chosen else [str(number) for number in range(len(found))]
+    return tuple(Gpu(name, memory, names[number].strip()) for number, (name, memory) in enumerate(found))
+
+
+def device_for(wanted: str) -> str:
+    """Return what the option --device asks for, as "cuda" or "cpu": with "auto" the GPUs if there are any.
+
+    AllometryError, with the remedy, if GPUs are asked for and PyTorch sees none.
+    """
+    if wanted == "auto":
+        return "cuda" if gpus() else "cpu"
+    if wanted == "cuda" and not ask_for_gpus():
+        raise AllometryError(
+            f"--device cuda: PyTorch sees no GPU here{_why()}",
+            hint="--device cpu trains on the cores; for GPUs nvidia-smi must list them and PyTorch be built "
+            "for CUDA: pip install torch --index-url https://download.pytorch.org/whl/cu128",
+        )
+    return wanted
+
+
+def _why() -> str:
+
+    version = package_version("torch") or "not installed"
+    if version.endswith("+cpu"):
+        return f" (it is torch {version}, built for CPUs only)"
+    return f" (torch {version})" if any(map(glob, _SIGNS)) else ", and the system shows none"
 
 
 class LocalPool:
@@ -56,7 +124,7 @@ class LocalPool:
         """
         self.device, self.pack, self.lends = device, pack, device == "cpu"
         self.paces: dict[str, float] = {}
-        self._gpus = gpus.ask() if device == "cuda" else ()
+        self._gpus = ask_for_gpus() if device == "cuda" else ()
         self.workers = workers or (cores() if device == "cpu" else per_gpu * max(len(self._gpus), 1))
         if self.workers < 1:
             raise AllometryError(
@@ -71,7 +139,7 @@ class LocalPool:
         gpu = self._gpu(number)
         return Process(gpu.visible if gpu else None)
 
-    def _gpu(self, number: int) -> gpus.Gpu | None:
+    def _gpu(self, number: int) -> Gpu | None:
         """The GPU of a worker: they take turns, so that none is idle while others are shared."""
         return self._gpus[number % len(self._gpus)] if self._gpus else None
 
@@ -116,7 +184,7 @@ class LocalPool:
         return tuple(process.process.pid for process in self._processes)
 
     def send(self, worker: int, task: Task) -> None:
-        """Send a task to a worker (see `allometry.sweeps.workers.worker`); it queues behind earlier ones."""
+        """Send a task to a worker (see `allometry.sweeps.worker`); it queues behind earlier ones."""
         own = {"device": self.device}
         if self._gpus:
             own["gpus"] = ",".join(
@@ -170,7 +238,7 @@ class LocalPool:
         self._processes = []
 
 
-WORKER = ("-m", "allometry.sweeps.workers.worker")
+WORKER = ("-m", "allometry.sweeps.worker")
 """What Python runs as a worker."""
 
 

@@ -19,11 +19,9 @@ from dataclasses import dataclass, field
 
 from allometry.core.errors import AllometryError
 from allometry.sweeps import Sweep
-from allometry.sweeps.cost.cost import CostModel
-from allometry.sweeps.cost.makespan import lend, speedup
-from allometry.sweeps.cost.schedule import Job, Seconds
-from allometry.sweeps.cost.timing import estimated_memory
-from allometry.sweeps.workers.pool import Pool
+from allometry.sweeps.cost import CostModel, estimated_memory
+from allometry.sweeps.pool import Pool
+from allometry.sweeps.schedule import Job, Seconds, lend, speedup
 from allometry.train.config import RunConfig, is_divided
 
 Slots = tuple[int, ...]

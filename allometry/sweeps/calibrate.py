@@ -15,10 +15,9 @@ from allometry.core.env import cache_dir, cores, package_version
 from allometry.core.errors import AllometryError
 from allometry.core.files import read_json, write_json
 from allometry.core.units import format_duration
-from allometry.sweeps.cost.cost import CostModel
-from allometry.sweeps.cost.timing import Timing, estimated_memory, shape_key
-from allometry.sweeps.workers.local import LocalPool
-from allometry.sweeps.workers.pool import Message, Pool, measure_all
+from allometry.sweeps.cost import CostModel, Timing, estimated_memory, shape_key
+from allometry.sweeps.local import LocalPool
+from allometry.sweeps.pool import Message, Pool, measure_all
 from allometry.train.config import RunConfig
 from allometry.train.engines.bindings import native_build
 from allometry.version import __version__

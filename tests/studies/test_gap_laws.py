@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from allometry.core.errors import AllometryError
-from allometry.studies.gap_laws import gap_laws
+from allometry.studies import gap_laws
 from allometry.studies.shared.repeats import USUAL_DECAY
 
 SIZES = (1e4, 3e4, 9e4, 2.7e5)

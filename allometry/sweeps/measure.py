@@ -14,7 +14,7 @@ import numpy as np
 
 from allometry.core.env import generator
 from allometry.data.batches import BatchOrder
-from allometry.sweeps.cost.packing import GAIN, MOST
+from allometry.sweeps.cost import GAIN, MOST
 from allometry.train.config import RunConfig, learning_rate
 
 if TYPE_CHECKING:

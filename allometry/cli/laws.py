@@ -1,4 +1,4 @@
-"""The commands `fit`, `compare`, `isoflop` and `laws`; `plan` has a file of its own."""
+"""The commands `audit`, `fit`, `compare`, `isoflop` and `laws`; `plan` has a file of its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,29 @@ def command(name: str) -> click.Command:
         from allometry.cli.plan import plan
 
         return plan
-    return {"fit": fit, "compare": compare, "isoflop": isoflop, "laws": laws}[name]
+    return {"audit": audit, "fit": fit, "compare": compare, "isoflop": isoflop, "laws": laws}[name]
+
+
+@click.command()
+@click.argument("table", nargs=-1, required=True)
+@table_inputs
+@table_options
+def audit(table: tuple[str, ...], inputs: TableOptions, form: Form | None) -> None:
+    """Look for what is wrong with a TABLE of runs before any law is fitted to it.
+
+    Each finding has its evidence, its rows and the run that would cure it; what was checked without a
+    finding, and what could not be checked for want of a column, is listed too.
+    """
+    from allometry.laws.audit import audit as by_audit
+
+    read = load(table, inputs)
+    found = by_audit(read.kept(), columns=read.columns)
+    if form == "json":
+        _json({**found.to_dict(), "read": list(read.notices)})
+    elif form == "csv":
+        print_table(found.table, form)
+    else:
+        click.echo(found.report(width() or 80))
 
 
 @click.command()

@@ -93,8 +93,9 @@ def make_slices(
     if budgets is None:
         groups = _set_budgets(frame)
         if groups:
-            made = [_set_slice(frame, rows, slope) for rows in groups]
-            return made, f"{counted(len(groups), 'set budget')}"
+            return [
+                _set_slice(frame, rows, slope) for rows in groups
+            ], f"{counted(len(groups), 'set budget')}"
         budgets = grid_budgets(frame)
     made = [_grid_slice(frame, c) for c in sorted(budgets)]
     kept = [s for s in made if s is not None]
@@ -159,6 +160,24 @@ def settings(frame: pd.DataFrame) -> tuple[NDArray[np.int_], list[str]]:
     return np.asarray(number, dtype=int), [str(frame.columns[i]) for i in found]
 
 
+def cells(frame: pd.DataFrame, budgets: list[float] | None = None) -> NDArray[np.int_]:
+    """Return the number of each row's size and compute, (n,), of a table with columns N and C.
+
+    At set budgets (looked for where `budgets` is None) a budget is one compute, elsewhere C within 2 %.
+    """
+    log_c, size = np.log(frame["C"].to_numpy(float)), frame["N"].to_numpy(float)
+    groups = _set_budgets(frame) if budgets is None else []
+    at = np.full(len(frame), -1)
+    for number, rows in enumerate(groups):
+        at[rows] = number
+    loose = np.flatnonzero(at < 0)
+    order = loose[np.lexsort((log_c[loose], size[loose]))]
+    if len(order):
+        at[order] = len(groups) + np.cumsum(np.diff(log_c[order], prepend=log_c[order[0]]) > SAME_POINT)
+    found = pd.DataFrame({"at": at, "N": size}).groupby(["at", "N"], sort=False).ngroup()
+    return np.asarray(found.to_numpy(), dtype=int)
+
+
 def best_of_settings(
     frame: pd.DataFrame, setting: NDArray[np.int_], budgets: list[float] | None = None
 ) -> NDArray[np.bool_]:
@@ -167,20 +186,12 @@ def best_of_settings(
 
     Rows of one size and one setting at one compute are repeats, and all of them stay.
     """
-    log_c = np.log(frame["C"].to_numpy(float))
-    groups = _set_budgets(frame) if budgets is None else []
-    cell = np.full(len(frame), -1)
-    for number, rows in enumerate(groups):
-        cell[rows] = number
-    loose = np.flatnonzero(cell < 0)
-    order = loose[np.lexsort((log_c[loose], frame["N"].to_numpy(float)[loose]))]
-    if len(order):
-        cell[order] = len(groups) + np.cumsum(np.diff(log_c[order], prepend=log_c[order[0]]) > SAME_POINT)
-    rows = pd.DataFrame({"cell": cell, "N": frame["N"].to_numpy(float), "setting": setting})
-    rows["loss"] = frame["loss"].to_numpy(float)
-    mean = rows.groupby(["cell", "N", "setting"], sort=False)["loss"].transform("mean")
-    best = mean.groupby([rows["cell"], rows["N"]], sort=False).transform("min")
-    lowest = rows["setting"].where(mean <= best).groupby([rows["cell"], rows["N"]]).transform("min")
+    rows = pd.DataFrame(
+        {"cell": cells(frame, budgets), "setting": setting, "loss": frame["loss"].to_numpy(float)}
+    )
+    mean = rows.groupby(["cell", "setting"], sort=False)["loss"].transform("mean")
+    best = mean.groupby(rows["cell"], sort=False).transform("min")
+    lowest = rows["setting"].where(mean <= best).groupby(rows["cell"]).transform("min")
     return np.asarray((mean <= best) & (rows["setting"] == lowest), dtype=bool)
 
 

@@ -28,7 +28,7 @@ from allometry.studies.core.texts import sentences
 from allometry.sweeps.cost import Cost, CostModel, plan_frame
 
 if TYPE_CHECKING:
-    from allometry.report.content import Analysis, Constant
+    from allometry.report.build import Analysis, Constant
     from allometry.runs.store import Store
     from allometry.studies.core.plan import StudyPlan
     from allometry.sweeps.cost import CostModel

@@ -6,18 +6,25 @@ table can be computed from others: "C/(6*N)" is arithmetic, read by a grammar of
 from __future__ import annotations
 
 import ast
+import hashlib
+import inspect
+import json
 import math
 import operator
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache, reduce
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from allometry.core.env import cache_dir, package_version
 from allometry.core.errors import AllometryError, unknown
+from allometry.core.files import write_bytes
 
 if TYPE_CHECKING:
     import sympy as sp
@@ -385,12 +392,19 @@ class Compiled:
 @lru_cache(maxsize=128)
 def compiled(law: Law) -> Compiled:
     """Return the law and its exact gradient as NumPy code (symbolic differentiation, shared sub-expressions)."""
-    symbols = law.symbols
-    arguments = [symbols[n] for n in (*law.inputs, *law.parameter_names)]
-    both = _value_and_gradient(law, arguments, law.formula, [symbols[n] for n in law.parameter_names], {})
-    if law.bracket:
-        return Compiled(value=lambda *a: both(*a)[0], gradient=lambda *a: both(*a)[1:])
-    return Compiled(value=code(arguments, law.formula), gradient=lambda *a: both(*a)[1:])
+
+    def derived() -> dict[str, str]:
+        symbols = law.symbols
+        arguments = [symbols[n] for n in (*law.inputs, *law.parameter_names)]
+        sources = _value_and_gradient(
+            law, arguments, law.formula, [symbols[n] for n in law.parameter_names], {}
+        )
+        return sources if law.bracket else {**sources, "value": code(arguments, law.formula)}
+
+    sources = _kept(law, (), derived)
+    both = _assembled(sources)
+    value = (lambda *a: both(*a)[0]) if law.bracket else _function(sources["value"])
+    return Compiled(value=value, gradient=lambda *a: both(*a)[1:])
 
 
 def _value_and_gradient(
@@ -399,17 +413,26 @@ def _value_and_gradient(
     expression: sp.Expr,
     variables: list[sp.Symbol],
     substitution: dict[sp.Symbol, sp.Expr],
-) -> Code:
-    """Return code for [output, its derivative by each variable]; an implicit law's are those of its solution."""
+) -> dict[str, str]:
+    """Return source code for [output, its derivative by each variable]; an implicit law's parts of it."""
     gradient = [_smooth(expression.diff(v)) for v in variables]
     if law.bracket is None:
-        return code(arguments, [expression, *gradient])
+        return {"both": code(arguments, [expression, *gradient])}
     output = law.symbols[law.output]
     slope = expression.diff(output)
-    equation = code([*arguments, output], [expression, slope])
-    derivatives = code([*arguments, output], [slope, *gradient])
     low, high = (law.parse(b).subs(substitution, simultaneous=True) for b in law.bracket)
-    ends = code(arguments, [low, high])
+    return {
+        "equation": code([*arguments, output], [expression, slope]),
+        "derivatives": code([*arguments, output], [slope, *gradient]),
+        "ends": code(arguments, [low, high]),
+    }
+
+
+def _assembled(sources: Mapping[str, str]) -> Code:
+    """Return the function of `_value_and_gradient`; an implicit law's derivatives are those of its solution."""
+    if "both" in sources:
+        return _function(sources["both"])
+    equation, derivatives, ends = (_function(sources[part]) for part in ("equation", "derivatives", "ends"))
 
     def solved(*values: Any) -> list[Any]:
         root = solve_between(lambda x: equation(*values, x), ends(*values), values)
@@ -417,6 +440,44 @@ def _value_and_gradient(
         return [root, *(-d / slope_there for d in by_variable)]
 
     return solved
+
+
+def _kept(law: Law, more: tuple[Any, ...], derive: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """Return the source code that `derive` makes of a law, from the cache where it was made before.
+
+    SymPy takes a second to load and longer to derive a law. What the code depends on is in its file's name: the
+    law, SymPy's version and this file.
+    """
+    parts = [(p.name, p.positive, p.floor, p.anchor) for p in law.parameters]
+    what = (law.expression, [*law.where.items()], [*law.inputs], sorted(law.linear), law.output, law.bracket)
+    key = hashlib.sha256(_own_text())
+    key.update(repr((*what, parts, more, package_version("sympy"))).encode())
+    try:
+        path = cache_dir("laws") / f"{key.hexdigest()[:24]}.json"
+        sources = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(sources, dict) and all(isinstance(text, str) for text in sources.values()):
+            return sources
+    except (OSError, ValueError):
+        pass  # not there, or damaged
+    except AllometryError:
+        return derive()  # no cache folder: it only saves time
+    sources = derive()
+    with suppress(OSError, AllometryError):
+        write_bytes(path, json.dumps(sources).encode())
+    return sources
+
+
+@cache
+def _own_text() -> bytes:
+    return Path(__file__).read_bytes()
+
+
+def _function(source: str) -> Code:
+    """Return the function that a source text from `code` defines, in NumPy's names."""
+    names = {**vars(np), "reduce": reduce}  # what the code of Min and Max uses
+    exec(compile(source, "<law>", "exec"), names)
+    function: Code = names["_lambdifygenerated"]
+    return function
 
 
 def solve_between(function: Code, ends: tuple[Any, Any], like: tuple[Any, ...]) -> Any:
@@ -442,12 +503,11 @@ def solve_between(function: Code, ends: tuple[Any, Any], like: tuple[Any, ...]) 
     return root
 
 
-def code(arguments: list[sp.Symbol], expressions: sp.Expr | list[sp.Expr]) -> Code:
+def code(arguments: list[sp.Symbol], expressions: sp.Expr | list[sp.Expr]) -> str:
     """Return NumPy code for one expression, or for a list of them, with common sub-expressions computed once."""
     import sympy as sp
 
-    function: Code = sp.lambdify(arguments, expressions, modules="numpy", cse=True)
-    return function
+    return inspect.getsource(sp.lambdify(arguments, expressions, modules="numpy", cse=True))
 
 
 def _smooth(expression: sp.Expr) -> sp.Expr:
@@ -476,11 +536,24 @@ class Internal:
 @lru_cache(maxsize=256)
 def internal(law: Law, fixed: tuple[str, ...], tied: tuple[tuple[str, str], ...]) -> Internal:
     """Compile a law for fitting: centred log inputs, anchored amounts, logarithms of positive parameters."""
+    free = tuple(n for n in law.parameter_names if n not in fixed and n not in dict(tied))
+    sources = _kept(law, (fixed, tied), lambda: _coordinates(law, free, fixed, tied))
+    return Internal(
+        free=free,
+        fixed=fixed,
+        value_and_gradient=_assembled(sources),
+        natural=_function(sources["natural"]),
+    )
+
+
+def _coordinates(
+    law: Law, free: tuple[str, ...], fixed: tuple[str, ...], tied: tuple[tuple[str, str], ...]
+) -> dict[str, str]:
+    """Derive the source code of `internal`."""
     import sympy as sp
 
     symbols = law.symbols
     leaders = {symbols[a]: symbols[b] for a, b in tied}
-    free = tuple(n for n in law.parameter_names if n not in fixed and n not in dict(tied))
     centre = {symbols[n]: sp.Symbol(f"{n}_centre", positive=True) for n in law.inputs}
     offset = {n: sp.Symbol(f"x_{n}", real=True) for n in law.inputs}
     z = {n: sp.Symbol(f"z_{n}", real=True) for n in free}
@@ -503,9 +576,7 @@ def internal(law: Law, fixed: tuple[str, ...], tied: tuple[tuple[str, str], ...]
     constants = [*centre.values(), *(symbols[n] for n in fixed)]
     variables = [z[n] for n in free]
     arguments = [*offset.values(), *constants, *variables]
-    return Internal(
-        free=free,
-        fixed=fixed,
-        value_and_gradient=_value_and_gradient(law, arguments, output, variables, substitution),
-        natural=code([*constants, *variables], [natural[symbols[n]] for n in law.parameter_names]),
-    )
+    return {
+        **_value_and_gradient(law, arguments, output, variables, substitution),
+        "natural": code([*constants, *variables], [natural[symbols[n]] for n in law.parameter_names]),
+    }

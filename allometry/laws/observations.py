@@ -84,7 +84,7 @@ def observe(
     """Read a law's inputs and output from a table of runs.
 
     `columns` maps symbols to column names or to arithmetic of columns and of other mapped symbols; others are
-    looked for by their usual names (`runs.tables.headings`), with the unit in the heading. Rows are left out
+    looked for by their usual names (`runs.tables.columns`), with the unit in the heading. Rows are left out
     (and listed, with the reason) when they are named in `exclude` (index labels, or labels mapped to
     reasons),
     when their status says that the run did not finish (`runs.tables.trackers`), and when a value is missing,

@@ -18,7 +18,7 @@ from allometry.core.units import format_count
 from allometry.figures.several import several
 from allometry.laws.fit import fit
 from allometry.laws.power_lines import censored_fit
-from allometry.report.content import Constant, Section, Table
+from allometry.report.build import Constant, Section, Table
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
@@ -39,7 +39,7 @@ from allometry.studies.shared.repeats import LeastSet, excess, least_data, noise
 if TYPE_CHECKING:
     from allometry.figures.theme import Figure
     from allometry.laws.result import FitResult
-    from allometry.report.content import Analysis
+    from allometry.report.build import Analysis
     from allometry.studies.core.study import StudyData
 
 _AFTER, _SHARE, _DECAY = (

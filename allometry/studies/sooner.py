@@ -24,7 +24,7 @@ from allometry.data.tokens import manifest_of
 from allometry.figures.several import effects
 from allometry.laws.power_lines import Censored, censored_fit
 from allometry.models.transformer import TransformerConfig
-from allometry.report.content import Section, Table
+from allometry.report.build import Section, Table
 from allometry.studies.core.sections import (
     LEVEL,
     StudySection,
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from allometry.figures.theme import Figure
-    from allometry.report.content import Analysis
+    from allometry.report.build import Analysis
     from allometry.studies.core.study import StudyData
     from allometry.train.config import DataConfig, RunConfig
 

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from allometry.core import __version__
 from allometry.core.env import cache_dir, cores, package_version
 from allometry.core.errors import AllometryError
 from allometry.core.files import read_json, write_json
@@ -20,7 +21,6 @@ from allometry.sweeps.local import LocalPool
 from allometry.sweeps.pool import Message, Pool, measure_all
 from allometry.train.config import RunConfig
 from allometry.train.engines.bindings import native_build
-from allometry.version import __version__
 
 MAX_OF_A_KIND = 10
 """Shapes of one family, batch and context that are timed at most; the others are interpolated."""

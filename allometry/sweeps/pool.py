@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from allometry.core import __version__
 from allometry.core.env import cpu_model, package_version
 from allometry.core.errors import AllometryError
 from allometry.data.tokens import key, missing, prepare, publish
@@ -20,7 +21,6 @@ from allometry.runs.place import place
 from allometry.runs.store import Store
 from allometry.sweeps import Sweep
 from allometry.train.inputs import token_sets
-from allometry.version import __version__
 
 if TYPE_CHECKING:
     from allometry.data.tokens import TokenSet

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from allometry.cluster import NAMESPACE, connect
+from allometry.core import __version__
 from allometry.core.errors import AllometryError
 from allometry.sweeps.pool import Message, Node, Task, describe, require_same_versions, settle
 from allometry.sweeps.worker import Service, ends
-from allometry.version import __version__
 
 if TYPE_CHECKING:
     from allometry.runs.store import Store

@@ -13,7 +13,7 @@ import pytest
 from allometry.core.errors import AllometryError
 from allometry.data.cache import no_downloads
 from allometry.models.transformer import TransformerConfig
-from allometry.report.content import Analysis
+from allometry.report.build import Analysis
 from allometry.runs.store import Store
 from allometry.studies.core.results import rebuild, report
 from allometry.studies.core.run import StudyRequest, run_study

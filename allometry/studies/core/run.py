@@ -36,7 +36,7 @@ from allometry.sweeps.placement import own_part, require_as_many, too_large, wit
 from allometry.train.texts import compare, refuse_changed, settle
 
 if TYPE_CHECKING:
-    from allometry.report.content import Analysis
+    from allometry.report.build import Analysis
     from allometry.studies.core.plan import StudyPlan
     from allometry.sweeps import Sweep
     from allometry.sweeps.cost import CostModel

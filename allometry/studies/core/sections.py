@@ -19,7 +19,7 @@ from allometry.core.errors import AllometryError
 from allometry.figures.theme import unchecked
 from allometry.laws.fit import fit
 from allometry.laws.zoo import get
-from allometry.report.content import Analysis, Constant, Section, Table, Verdict
+from allometry.report.build import Analysis, Constant, Section, Table, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd

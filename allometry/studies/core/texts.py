@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from allometry.core import __version__
 from allometry.core.env import cache_dir, cpu_model
 from allometry.core.errors import AllometryError
 from allometry.core.files import read_json, write_json
@@ -24,7 +25,6 @@ from allometry.runs import record
 from allometry.runs.record import Text
 from allometry.train.inputs import token_sets
 from allometry.train.texts import set_of
-from allometry.version import __version__
 
 if TYPE_CHECKING:
     from allometry.data.spec import Download

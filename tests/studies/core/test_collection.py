@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from allometry.core.errors import AllometryError
-from allometry.report.content import Analysis, Constant, Section
+from allometry.report.build import Analysis, Constant, Section
 from allometry.runs.store import Store
 from allometry.studies.core.collection import BROKEN, Collection
 from allometry.studies.core.plan import keep, load, of_compute

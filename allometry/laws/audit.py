@@ -194,6 +194,15 @@ class Ladder:
         number, _ = settings(self.frame.iloc[self.runs["at"]])
         return self.runs[best_of_settings(self.runs, number)].reset_index(drop=True)
 
+    @cached_property
+    def lawful(self) -> bool:
+        """Whether the runs of less than one token a parameter lie on the law of the others."""
+        off = distances(self.best)
+        few = (self.best["D"] < self.best["N"]).to_numpy()
+        if off is None or not few.any() or (~few).sum() < 6:
+            return False
+        return float(np.median(np.abs(off[few]))) < 4 * float(np.median(np.abs(off[~few]))) + 1e-3
+
     def labels(self, at: Iterable[int]) -> tuple[Any, ...]:
         """Return the labels of rows, from their positions in the table."""
         return tuple(self.frame.index[int(i)] for i in at)
@@ -471,13 +480,8 @@ def _horizons(a: Ladder) -> Found:
 
 def _starved(a: Ladder, short: pd.DataFrame) -> Finding:
     """Return the finding on runs of less than a token a parameter: a caution unless they lie on the law."""
-    off = distances(a.best)
-    few = (a.best["D"] < a.best["N"]).to_numpy()
-    on = False
-    if off is not None and few.any() and (~few).sum() > 5:
-        on = float(np.median(np.abs(off[few]))) < 4 * float(np.median(np.abs(off[~few]))) + 1e-3
     said = f"{counted(len(short), 'run')} saw less than one token a parameter"
-    if on:
+    if a.lawful:
         return Finding(
             level="note", name="under-trained runs", rows=a.labels(short["at"]),
             what=f"{said}; they lie on the law of the others", cure="nothing, where larger runs are as short",
@@ -603,7 +607,11 @@ def _slices(a: Ladder) -> list[Any]:
 
     Sizes of a grid of N and D meet at equal compute too, and those at its corners are no optimum missed.
     """
-    pairs = a.best[["N"]].assign(D=(np.log(a.best["D"]) / 0.02).round()).drop_duplicates()
+    log_d = np.log(a.best["D"].to_numpy(float))
+    order = np.argsort(log_d)
+    level = np.empty(len(order), dtype=int)
+    level[order] = np.cumsum(np.diff(log_d[order], prepend=log_d[order[0]]) > 0.03)
+    pairs = a.best[["N"]].assign(D=level).drop_duplicates()
     if len(pairs) > 0.7 * pairs["N"].nunique() * pairs["D"].nunique():
         return []
     try:
@@ -772,11 +780,12 @@ def _mixtures(a: Ladder) -> Found:
                 cure=f"fit each alone (--where '{name}={kinds[0]}')",
             )  # fmt: skip
             return
-    off = distances(a.runs)
+    table = a.runs if len(a.runs) < 500 else a.best
+    off = distances(table)
     if off is None:
         raise _Lacking("too few sizes and horizons to fit a law")
-    inputs = {s: a.runs[s].to_numpy() for s in ("N", "D", "C")}
-    found = find_mixture(a.frame.iloc[a.runs["at"]], off, inputs)
+    inputs = {s: table[s].to_numpy() for s in ("N", "D", "C")}
+    found = find_mixture(a.frame.iloc[table["at"]], off, inputs)
     if found is not None:
         yield Finding(
             level="fault", name="several laws in one table", what=found.text(),
@@ -785,7 +794,8 @@ def _mixtures(a: Ladder) -> Found:
 
 
 def _outliers(a: Ladder) -> Found:
-    table = a.best[a.best["D"] >= a.best["N"]]  # shorter runs are a finding of their own
+    # shorter runs are a finding of their own where no law holds for them
+    table = a.best if a.lawful else a.best[a.best["D"] >= a.best["N"]]
     off = distances(table)
     if off is None:
         raise _Lacking("too few sizes and horizons to fit a law")
@@ -795,7 +805,7 @@ def _outliers(a: Ladder) -> Found:
     # Several bad runs leave no gap to the worst of the others: those are said with less force.
     scale = 1.4826 * float(np.median(np.abs(away)))
     far = sure | ((np.abs(away) > 8 * scale) & (np.abs(away) > 4))
-    if far.mean() > MOST:
+    if far.mean() > 1.5 * MOST:
         far = sure
     for sign, name, cure in (
         (1, "runs that diverged or are mislabelled", "look at their curves; run them again at half the rate"),

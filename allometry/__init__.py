@@ -14,6 +14,7 @@ from allometry.core.errors import AllometryError
 
 if TYPE_CHECKING:
     from allometry.api import run, sweep
+    from allometry.laws.audit import Audit, audit
     from allometry.laws.backtest import Backtest, backtest
     from allometry.laws.fit import fit
     from allometry.laws.isoflop import IsoflopResult, isoflop
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "read_table": "allometry.runs.importers",
+    "audit": "allometry.laws.audit",
     "fit": "allometry.laws.fit",
     "backtest": "allometry.laws.backtest",
     "isoflop": "allometry.laws.isoflop",
@@ -37,6 +39,7 @@ _PUBLIC = {
     "run": "allometry.api",
     "sweep": "allometry.api",
     "Law": "allometry.laws.law",
+    "Audit": "allometry.laws.audit",
     "FitResult": "allometry.laws.result",
     "Backtest": "allometry.laws.backtest",
     "IsoflopResult": "allometry.laws.isoflop",
@@ -54,6 +57,7 @@ _PUBLIC = {
 
 __all__ = [
     "AllometryError",
+    "Audit",
     "Backtest",
     "DataConfig",
     "Design",
@@ -68,6 +72,7 @@ __all__ = [
     "Sweep",
     "TrainConfig",
     "__version__",
+    "audit",
     "backtest",
     "fit",
     "isoflop",

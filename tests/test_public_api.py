@@ -23,6 +23,7 @@ from allometry.core.errors import AllometryError
 ROOT = Path(__file__).parent.parent
 
 SIGNATURES = {
+    "audit": "(frame, *, columns=None)",
     "backtest": "(frame, *, laws=('chinchilla', 'chinchilla-tied', 'kaplan', 'skaling'), columns=None, by='C', "
     "cuts=(0.5, 0.6, 0.7, 0.8, 0.9), objective='huber-log', group=None, exclude=None, bootstrap=100, seed=0)",
     "fit": "(frame, *, law, columns=None, objective='huber-log', weights=None, group=None, fixed=None, tied=None, "
@@ -41,6 +42,7 @@ SIGNATURES = {
 
 MEMBERS = {
     "AllometryError": "cli_hint hint message",
+    "Audit": "columns findings level passed report rows table to_dict unchecked",
     "Backtest": "best failures fits forecast predictions report scores to_dict",
     "DataConfig": "corpus eval_on eval_tokens half limit loss_on novelty plant probe replace skip spread tokenizer",
     "Design": "after before budget notes report runs target to_dict value",

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("data", "List, prepare and show corpora and tokenizers."),
     "cache": ("data", "List and delete what can be made or fetched again."),
     "runs": ("runs", "List, show, compare, export and remove runs."),
+    "audit": ("laws", "Look for what is wrong with a table of runs, before any fit."),
     "fit": ("laws", "Fit a law to a table of runs."),
     "compare": ("laws", "Compare laws by how well they predict the most expensive runs from the cheapest."),
     "isoflop": ("laws", "Find the compute-optimal size at each budget of a table of runs."),

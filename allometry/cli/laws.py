@@ -1,5 +1,5 @@
-"""The commands of laws (`fit`, `compare`, `isoflop`, `laws`) and `plan`: what to train for a budget, a time or a target
-loss, and which runs to train next.
+"""The commands of laws (`audit`, `fit`, `compare`, `isoflop`, `laws`) and `plan`: what to train for a budget, a time
+or a target loss, and which runs to train next.
 """
 
 from __future__ import annotations
@@ -29,7 +29,31 @@ _PLOT_HELP = "Save the figure as .html, .svg, .png or .pdf."
 
 def command(name: str) -> click.Command:
     """Return the click command of that name."""
-    return {"fit": fit, "compare": compare, "isoflop": isoflop, "laws": laws, "plan": plan}[name]
+    return {"audit": audit, "fit": fit, "compare": compare, "isoflop": isoflop, "laws": laws, "plan": plan}[
+        name
+    ]
+
+
+@click.command()
+@click.argument("table", nargs=-1, required=True)
+@table_inputs
+@table_options
+def audit(table: tuple[str, ...], inputs: TableOptions, form: Form | None) -> None:
+    """Look for what is wrong with a TABLE of runs before any law is fitted to it.
+
+    Each finding has its evidence, its rows and the run that would cure it; what was checked without a
+    finding, and what could not be checked for want of a column, is listed too.
+    """
+    from allometry.laws.audit import audit as by_audit
+
+    read = load(table, inputs)
+    found = by_audit(read.kept(), columns=read.columns)
+    if form == "json":
+        _json({**found.to_dict(), "read": list(read.notices)})
+    elif form == "csv":
+        print_table(found.table, form)
+    else:
+        click.echo(found.report(width() or 80))
 
 
 @click.command()

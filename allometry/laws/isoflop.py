@@ -1,11 +1,13 @@
 """The compute-optimal size by measurement: the best N at each budget, and the power law N_opt ∝ C^a through them.
 
 A run that is diverged, unfinished or mislabelled moves the optimum of its budget, and with it the exponent:
-such runs are named and left out.
+such runs are named and left out. Of runs that differ in learning rate, batch or another setting the best of
+each size counts; only runs that are alike in all of them are repeats.
 
-Three methods: "akima" (Porian et al. 2024, arXiv 2406.19146: interpolation in log-log, seed-noise
-bootstrap, edge budgets discarded, weighted line), "parabola" (Hoffmann et al. 2022, approach 2) and
-"envelope" (approach 1).
+Three methods: "akima" (Porian et al. 2024, arXiv 2406.19146: interpolation in log-log, seed-noise bootstrap,
+edge budgets discarded, a line whose weights believe no optimum better than a third of the spacing of the
+sizes), "parabola" (Hoffmann et al. 2022, approach 2, through the sizes near the optimum) and "envelope"
+(approach 1).
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from allometry.core.units import counted, format_count
 from allometry.laws.envelope import fit_envelope
 from allometry.laws.fit import solve
 from allometry.laws.grouping import find_mixture, numbered
-from allometry.laws.observations import Runs, other_count, read_runs
+from allometry.laws.observations import Runs, other_count, read_runs, with_unique_labels
 from allometry.laws.power_lines import PowerLine, power_line
 from allometry.laws.problem import Problem
 from allometry.laws.result import FitWarning
@@ -33,10 +35,13 @@ from allometry.laws.slices import (
     METHODS,
     Minimum,
     Slice,
+    best_of_settings,
     make_slices,
     minimum,
+    parabola_window,
     points,
     seed_noise,
+    settings,
     shape_cautions,
 )
 from allometry.laws.solver import get_objective
@@ -117,14 +122,33 @@ def distances(table: pd.DataFrame) -> Array | None:
 
     None where the table (columns N, D, loss) has too few rows, sizes or numbers of tokens to fit it.
     """
+    found = _fitted(table)
+    return None if found is None else found[0]
+
+
+def slope_in_tokens(table: pd.DataFrame) -> Array | None:
+    """Return d log loss / d log D at a fixed size of each row, (n,), by Chinchilla's law fitted to all rows;
+    None where the table (columns N, D, loss) does not allow that.
+    """
+    found = _fitted(table)
+    if found is None:
+        return None
+    p = found[1]
+    floor, data = (p["E"] + p["A"] / table["N"] ** p["alpha"], p["B"] / table["D"] ** p["beta"])
+    return np.asarray(-p["beta"] * data / (floor + data), dtype=float)
+
+
+def _fitted(table: pd.DataFrame) -> tuple[Array, dict[str, float]] | None:
     if len(table) < 2 * len(_LAW.parameters) or min(table["N"].nunique(), table["D"].nunique()) < 4:
         return None
-    return _law_distances(*(table[name].to_numpy(float).tobytes() for name in (*_LAW.inputs, "loss")))
+    return _law_fit(*(table[name].to_numpy(float).tobytes() for name in (*_LAW.inputs, "loss")))
 
 
 @lru_cache(maxsize=16)
-def _law_distances(*columns: bytes) -> Array | None:
-    """Return `distances` of columns N, D and loss, as bytes of float64: one table is asked about several times."""
+def _law_fit(*columns: bytes) -> tuple[Array, dict[str, float]] | None:
+    """Return the log distances of columns N, D and loss (bytes of float64) from their law, and its parameters:
+    one table is asked about several times.
+    """
     *inputs, loss = map(np.frombuffer, columns)
     problem = Problem(
         law=_LAW, objective=get_objective("huber-log"), output=loss,
@@ -136,7 +160,7 @@ def _law_distances(*columns: bytes) -> Array | None:
         return None
     found = np.asarray(-problem.residuals(best.z[None])[0][0])
     found.flags.writeable = False
-    return found
+    return found, {name: float(value) for name, value in problem.natural(best.z).items()}
 
 
 Method = Literal["akima", "parabola", "envelope"]
@@ -266,7 +290,7 @@ def isoflop(
     >>> import allometry, pandas as pd
     >>> found = allometry.isoflop(pd.read_csv("examples/runs.csv"), bootstrap=50)
     >>> round(found.a.value, 2)
-    0.59
+    0.58
     """
     if method not in ("envelope", *METHODS):
         raise unknown("isoFLOP method", method, ("envelope", *METHODS))
@@ -276,19 +300,21 @@ def isoflop(
             hint="leave bootstrap out for 1,000 resamples",
             cli_hint="leave --bootstrap out for 1,000 resamples",
         )
+    frame, _ = with_unique_labels(frame, None)
     runs = read_runs(frame, columns)
     about = [*_count_of_compute(runs), *_mixture(frame, runs)]
     if method == "envelope":
         found = _by_envelope(runs, bootstrap, seed)
         return replace(found, warnings=(*about, *found.warnings))
-    runs, left_out = _without_misfits(runs)
+    runs, left_out = _belonging(runs, settings(frame.loc[runs.table.index]), budgets)
     table = runs.table
-    made, how = make_slices(table, budgets)
+    made, how = make_slices(table, budgets, slope_in_tokens(table))
     log_loss = np.log(table["loss"].to_numpy(float))
     _refuse_one_sided(made, log_loss)
     sigma, source = (noise, "given") if noise is not None else seed_noise(table, made)
     draws = log_loss + sigma * np.random.default_rng(seed).standard_normal((bootstrap, len(log_loss)))
-    optima = [minimum(s, log_loss, draws, method, sigma) for s in made]
+    window = parabola_window(made, log_loss, sigma) if method == "parabola" else np.inf
+    optima = [minimum(s, log_loss, draws, method, sigma, window, i) for i, s in enumerate(made)]
     rows = pd.DataFrame([_summary(o) for o in optima])
     used = [o for o in optima if not o.reason]
     if len(used) < 2:
@@ -298,13 +324,21 @@ def isoflop(
             hint="add smaller and larger sizes at those budgets, or other budgets",
         )
     lines = {name: _through(used, name) for name in ("N", "D", "loss")}
+    notes = [*runs.notes, *_about_window(window, method, used)]
     return IsoflopResult(
         method=method, table=rows, slices=points(made, log_loss),
         N=lines["N"], D=lines["D"], loss=lines["loss"],
         noise=float(sigma), noise_source=source, made=how,
         warnings=(*about, *left_out, *_cautions(optima, lines["N"], method)),
-        excluded=runs.excluded, notes=runs.notes,
+        excluded=runs.excluded, notes=tuple(notes),
     )  # fmt: skip
+
+
+def _about_window(window: float, method: str, used: list[Minimum]) -> list[str]:
+    if method != "parabola":
+        return []
+    wider = " (more where fewer than four sizes lie there)" if any(o.span > window**2 for o in used) else ""
+    return [f"parabolas through the sizes within a factor {window:g} of the optimum{wider}"]
 
 
 def _count_of_compute(runs: Runs) -> list[FitWarning]:
@@ -318,25 +352,58 @@ def _mixture(frame: pd.DataFrame, runs: Runs) -> list[FitWarning]:
     off = distances(runs.table)
     if off is None:
         return []
-    rows = frame.loc[runs.table.index] if frame.index.is_unique else runs.table
+    rows = frame.loc[runs.table.index]
     inputs = {name: runs.table[name].to_numpy(float) for name in ("N", "D", "C")}
     found = find_mixture(rows, off, inputs, numbered(runs.table["run"]))
     return [] if found is None else [FitWarning(name="mixed-runs", meaning=found.text())]
 
 
-def _without_misfits(runs: Runs) -> tuple[Runs, list[FitWarning]]:
-    """Return the runs without the misfits, and a warning that names those."""
-    why = misfits(runs.table)
+def _belonging(
+    runs: Runs, setting: tuple[NDArray[np.int_], list[str]], budgets: list[float] | None
+) -> tuple[Runs, list[FitWarning]]:
+    """Return of each size the runs of the best setting, without the misfits; and warnings that name both.
+
+    A run whose loss is too low to belong would be the best of its size: it goes first, and the next best
+    takes its place.
+    """
+    number, columns = setting
+    every, why = runs.table, pd.Series(dtype=object)
+    for _ in range(4):
+        kept = ~every.index.isin(why.index)
+        best = kept.copy()
+        best[kept] = best_of_settings(every[kept], number[kept], budgets)
+        fresh = misfits(every[best])
+        if not len(fresh) or (~kept).mean() > MOST:
+            break
+        why = pd.concat([why, fresh])
+        best &= ~every.index.isin(why.index)
+    passed = kept & ~best
+    bad = every.loc[why.index].assign(reason=why.str.replace(r":.*| [-+\d.e]+ %", "", regex=True))
+    worse = every[passed].assign(reason="a better setting of this size is in the table")
+    excluded = pd.concat([x for x in (runs.excluded, bad, worse) if len(x)] or [runs.excluded])
+    found = replace(runs, table=every[kept & best], excluded=excluded)
+    said = [_about_settings(int(passed.sum()), columns)] if passed.any() else []
+    return found, [*said, *_about_misfits(every, why)]
+
+
+def _about_settings(passed: int, columns: list[str]) -> FitWarning:
+    names = ", ".join(columns[:4]) + (f" and {len(columns) - 4} more" if len(columns) > 4 else "")
+    text = (
+        f"runs of one size and compute differ in {names}: they are no repeats, and the best of each size counts"
+        f" ({counted(passed, 'run')} with a higher loss left out). Where few settings were tried, the best of"
+        " them is not yet the optimum"
+    )
+    return FitWarning(name="best settings", meaning=text)
+
+
+def _about_misfits(table: pd.DataFrame, why: pd.Series) -> list[FitWarning]:
     if not len(why):
-        return runs, []
-    bad = runs.table.loc[why.index]
+        return []
     cells = "; ".join(
         f"row {label} (N {format_count(row['N'])}, C {row['C']:.2g}): {reason}"
-        for (label, row), reason in zip(bad.iterrows(), why, strict=True)
+        for (label, row), reason in zip(table.loc[why.index].iterrows(), why, strict=True)
     )
-    excluded = pd.concat([runs.excluded, bad.assign(reason=why.str.split(":").str[0])])
-    kept = replace(runs, table=runs.table.drop(index=why.index), excluded=excluded)
-    return kept, [FitWarning(name="runs left out", meaning=f"{counted(len(why), 'run')} left out: {cells}")]
+    return [FitWarning(name="runs left out", meaning=f"{counted(len(why), 'run')} left out: {cells}")]
 
 
 def _refuse_one_sided(made: list[Slice], log_loss: Array) -> None:
@@ -357,10 +424,16 @@ def _refuse_one_sided(made: list[Slice], log_loss: Array) -> None:
 
 
 def _through(optima: list[Minimum], name: str) -> PowerLine:
-    """Fit the weighted line through one quantity of the optima: values are the medians of the draws."""
+    """Fit the weighted line through one quantity of the optima: values are the medians of the draws.
+
+    No optimum is believed better than a third of the spacing of the sizes (its `floor`): an interpolant says
+    nothing of what lies between them. Without that, a few optima that happen to be sharp decide the exponent.
+    """
     C = np.array([o.slice.C for o in optima])
     draws = np.column_stack([getattr(o, name) for o in optima])
-    return power_line("C", "L" if name == "loss" else f"{name}_opt", (C, np.nanmedian(draws, axis=0)), draws)
+    floor = 1e-6 if name == "loss" else np.array([o.floor for o in optima])
+    y = "L" if name == "loss" else f"{name}_opt"
+    return power_line("C", y, (C, np.nanmedian(draws, axis=0)), draws, floor=floor)
 
 
 def _summary(optimum: Minimum) -> dict[str, Any]:

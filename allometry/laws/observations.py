@@ -562,7 +562,7 @@ def read_runs(frame: pd.DataFrame, columns: Mapping[str, str] | None = None) -> 
             notes.append(f"column 'run' {problem}: its rows are taken as runs of their own")
         else:
             run = frame["run"].to_numpy()[rows]
-    sizes = _snapped(table["N"].to_numpy(float))
+    sizes = snapped(table["N"].to_numpy(float))
     if len(np.unique(sizes)) < table["N"].nunique():
         notes.append(
             f"{table['N'].nunique()} values of N within 1 % of each other: {len(np.unique(sizes))} sizes"
@@ -576,7 +576,7 @@ def _alias(frame: pd.DataFrame, symbol: str) -> str:
     return column_for(frame, symbol)[0] or symbol
 
 
-def _snapped(sizes: Array) -> Array:
+def snapped(sizes: Array) -> Array:
     """Merge sizes that lie within 1 % of their neighbour (as digitised tables have them) into one size, their
     mean.
     """

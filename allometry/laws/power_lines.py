@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import log_ndtr
-from scipy.stats import t
+from scipy.stats import chi2, t
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import counted
@@ -30,8 +30,8 @@ class PowerLine:
     (resamples, 2).
 
     `scatter` is the root of the reduced chi-square of the points about the line, in units of their own
-    standard deviations: above 1 the points scatter more than their noise explains, and the draws are
-    widened by it.
+    standard deviations: above 1 the points scatter more than their noise explains, and where chance does
+    not explain that either, the draws are widened.
     """
 
     x: str
@@ -104,13 +104,15 @@ def line(log_x: Array, log_y: Array, weights: Array) -> tuple[Array, Array]:
 
 
 def power_line(
-    x: str, y: str, points: tuple[Array, Array], draws: Array, *, sigma: Array | None = None
-) -> PowerLine:
+    x: str, y: str, points: tuple[Array, Array], draws: Array, *,
+    sigma: Array | None = None, floor: Array | float = 1e-6,
+) -> PowerLine:  # fmt: skip
     """Fit the weighted log-log line through `points` = (x, y), each (K,), with draws of y of shape
     (resamples, K).
 
-    `sigma` (K,) are the standard deviations of log y; without them the spread of the draws is taken.
-    Weights are 1/sigma². Raises AllometryError for fewer than two points.
+    `sigma` (K,) are the standard deviations of log y; without them the spread of the draws is taken, but at
+    least `floor`, (K,) or one for all. Weights are 1/sigma². The points' scatter about the line is compared
+    with that of the draws about lines of their own. Raises AllometryError for fewer than two points.
     """
     log_x, log_y = np.log(points[0]), np.log(points[1])
     if len(log_x) < 2:
@@ -120,22 +122,33 @@ def power_line(
         )
     log_draws = np.log(draws)
     if sigma is None:
-        sigma = _spread(log_draws)
+        sigma = np.maximum(_spread(log_draws), floor)
     weights = 1.0 / sigma**2
     slope, level = line(log_x, log_y, weights)
-    residual = (log_y - level - slope * (log_x - log_x.mean())) / sigma
     dof = len(log_x) - 2
-    scatter = float(np.sqrt(np.sum(residual**2) / dof)) if dof > 0 else float("nan")
     slopes, levels = line(log_x, log_draws, np.broadcast_to(weights, log_draws.shape))
+    residual = (log_y - level - slope * (log_x - log_x.mean())) / sigma
+    noise = _noise_about_lines(log_x, log_draws, weights) if len(draws) else float(dof)
+    scatter = float(np.sqrt(np.sum(residual**2) / noise)) if dof > 0 and noise > 0 else float("nan")
     pairs = np.column_stack([slopes, levels])
     pairs = pairs[np.isfinite(pairs).all(1)]
-    # Points that scatter more than their noise make the line less certain than the noise alone says.
-    stretch = max(1.0, scatter) if np.isfinite(scatter) else 1.0
+    # Points that scatter more than their noise make the line less certain than the noise alone says. So much
+    # scatter as one line in twenty has by chance proves nothing.
+    chance = float(np.sqrt(chi2.ppf(0.95, dof) / dof)) if dof > 0 else 1.0
+    stretch = scatter if scatter > chance else 1.0
     pairs = pairs.mean(0) + stretch * (pairs - pairs.mean(0)) if len(pairs) else pairs
     return PowerLine(
         x=x, y=y, center=float(log_x.mean()), slope=float(slope), level=float(level), draws=pairs,
         scatter=scatter, x_range=(float(points[0].min()), float(points[0].max())),
     )  # fmt: skip
+
+
+def _noise_about_lines(log_x: Array, log_draws: Array, weights: Array) -> float:
+    """Return the mean weighted sum of squares of draws (resamples, K), less their means, about their lines."""
+    away = log_draws - np.nanmean(log_draws, axis=0)
+    slope, level = line(log_x, away, np.broadcast_to(weights, away.shape))
+    away = away - level[:, None] - slope[:, None] * (log_x - log_x.mean())
+    return float(np.nanmean(np.nansum(weights * away**2, axis=-1)))
 
 
 def _spread(log_draws: Array) -> Array:

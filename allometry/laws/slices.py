@@ -7,6 +7,7 @@ carried through it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,12 +16,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
+from scipy.stats import chi2
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import counted
 from allometry.laws.observations import read_runs
 from allometry.laws.result import FitWarning
 from allometry.laws.uncertainty import Array
+from allometry.runs.tables.columns import plain
 
 Rows = NDArray[np.int64]
 
@@ -37,17 +40,21 @@ class Piece:
     """What decides one size's loss at a budget: rows of the table, their log C, and the log C that is
     wanted.
 
-    `wanted` is None at a set budget: its rows are repeats and are averaged.
+    `wanted` is None at a set budget: its rows are repeats and are averaged. `shift` (rows,) moves their log
+    losses from the compute of each run to that of the budget.
     """
 
     rows: Rows
     log_c: Array
     wanted: float | None
+    shift: Array | None = None
 
     def loss(self, log_loss: Array) -> Array:
         """Return the log loss of this size, shape (...), from the log losses of all runs, shape (..., runs)."""
         own = log_loss[..., self.rows]
-        return own.mean(-1) if self.wanted is None else _along(self.log_c, own, self.wanted)
+        if self.wanted is not None:
+            return _along(self.log_c, own, self.wanted)
+        return np.asarray((own if self.shift is None else own + self.shift).mean(-1))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,20 +76,26 @@ class Slice:
         return np.stack([piece.loss(log_loss) for piece in self.pieces], axis=-1)
 
 
-def make_slices(frame: pd.DataFrame, budgets: list[float] | None = None) -> tuple[list[Slice], str]:
+def make_slices(
+    frame: pd.DataFrame, budgets: list[float] | None = None, slope: Array | None = None
+) -> tuple[list[Slice], str]:
     """Cut a table with columns N, D, C, loss into slices; return them and a sentence that says how they were
     made.
 
-    Set budgets are recognised: at least three sizes within 10 % of one C. Else losses are interpolated
-    (Akima in log C, log loss, never beyond the measured range of a size) at `budgets`, or at log-spaced
-    computes of our choice.
+    Set budgets are recognised: at least three sizes within 10 % of one C. The runs of a budget differ a little
+    in C, as tokens are rounded to whole steps: their tokens are scaled to the budget, and their losses moved
+    along `slope` (runs,), d log loss / d log D at a fixed size. Else losses are interpolated (a monotone cubic
+    in log C, log loss, never beyond the measured range of a size) at `budgets`, or at log-spaced computes of
+    our choice.
 
     Raises AllometryError where no budget has three sizes.
     """
     if budgets is None:
         groups = _set_budgets(frame)
-        if sum(len(g) for g in groups) >= 0.7 * len(frame):
-            return [_set_slice(frame, rows) for rows in groups], f"{counted(len(groups), 'set budget')}"
+        if groups:
+            return [
+                _set_slice(frame, rows, slope) for rows in groups
+            ], f"{counted(len(groups), 'set budget')}"
         budgets = grid_budgets(frame)
     made = [_grid_slice(frame, c) for c in sorted(budgets)]
     kept = [s for s in made if s is not None]
@@ -118,9 +131,73 @@ def points(made: list[Slice], log_loss: Array) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+SETTINGS = (
+    r"(peak|max|base|init|initial)?_?(lr|learning_?rate)s?(_(peak|max|base|init|initial))?|lr_.*|min_lr|final_lr"
+    r"|b|bs|gbs|batch.*|.*_batch(_size)?|tokens_per_(batch|step|iter)|warm_?up.*|.*_warm_?up(_steps)?|anneal.*"
+    r"|cooldown.*|decay.*|weight_decay|wd|beta_?\d|adam_.*|eps|epsilon|momentum|clip.*|grad_clip|dropout|optim.*"
+    r"|schedule.*|.*_schedule(r)?|mup|init_.*|recipe|method|family|arch.*|shape|corpus|dataset|data|tokenizer"
+    r"|context.*|n_ctx|seq_len.*|sequence_length|precision|dtype|unique|n_?layers?|d_?model|width|depth"
+)
+"""Names, in lower case with _, of columns that say how a run was made: runs that differ there are no repeats."""
+
+
+def settings(frame: pd.DataFrame) -> tuple[NDArray[np.int_], list[str]]:
+    """Return the number of each row's setting, (n,), and the columns that hold it.
+
+    A setting is how a run was made, size and tokens apart: its learning rate, batch, schedule, shape, corpus,
+    and so on (`SETTINGS`). Columns that name runs or seeds, or that were measured, are none.
+    """
+    found = []
+    for i, name in enumerate(frame.columns):
+        heads = (plain(str(name)), plain(re.split(r"[/.:|]", str(name))[-1]))
+        if any(re.fullmatch(SETTINGS, head) for head in heads) and frame.iloc[:, i].astype(str).nunique() > 1:
+            found.append(i)
+    if not found:
+        return np.zeros(len(frame), dtype=int), []
+    keys = frame.iloc[:, found].astype(str)
+    keys.columns = pd.RangeIndex(len(found))
+    number = keys.groupby(list(keys.columns), sort=False).ngroup().to_numpy()
+    return np.asarray(number, dtype=int), [str(frame.columns[i]) for i in found]
+
+
+def cells(frame: pd.DataFrame, budgets: list[float] | None = None) -> NDArray[np.int_]:
+    """Return the number of each row's size and compute, (n,), of a table with columns N and C.
+
+    At set budgets (looked for where `budgets` is None) a budget is one compute, elsewhere C within 2 %.
+    """
+    log_c, size = np.log(frame["C"].to_numpy(float)), frame["N"].to_numpy(float)
+    groups = _set_budgets(frame) if budgets is None else []
+    at = np.full(len(frame), -1)
+    for number, rows in enumerate(groups):
+        at[rows] = number
+    loose = np.flatnonzero(at < 0)
+    order = loose[np.lexsort((log_c[loose], size[loose]))]
+    if len(order):
+        at[order] = len(groups) + np.cumsum(np.diff(log_c[order], prepend=log_c[order[0]]) > SAME_POINT)
+    found = pd.DataFrame({"at": at, "N": size}).groupby(["at", "N"], sort=False).ngroup()
+    return np.asarray(found.to_numpy(), dtype=int)
+
+
+def best_of_settings(
+    frame: pd.DataFrame, setting: NDArray[np.int_], budgets: list[float] | None = None
+) -> NDArray[np.bool_]:
+    """Return which rows (n,) of a table (columns N, C, loss) to keep: of each size at each compute the
+    setting with the lowest mean loss.
+
+    Rows of one size and one setting at one compute are repeats, and all of them stay.
+    """
+    rows = pd.DataFrame(
+        {"cell": cells(frame, budgets), "setting": setting, "loss": frame["loss"].to_numpy(float)}
+    )
+    mean = rows.groupby(["cell", "setting"], sort=False)["loss"].transform("mean")
+    best = mean.groupby(rows["cell"], sort=False).transform("min")
+    lowest = rows["setting"].where(mean <= best).groupby(rows["cell"]).transform("min")
+    return np.asarray((mean <= best) & (rows["setting"] == lowest), dtype=bool)
+
+
 def _set_budgets(frame: pd.DataFrame) -> list[Rows]:
     """Return the rows of each set budget: neighbours in log C closer than `SAME_BUDGET`, holding three sizes
-    or more.
+    or more. None where they hold less than seven rows in ten: then the table is no set of budgets.
     """
     log_c = np.log(frame["C"].to_numpy(float))
     order = np.argsort(log_c, kind="stable")
@@ -128,17 +205,23 @@ def _set_budgets(frame: pd.DataFrame) -> list[Rows]:
     groups = np.split(order, breaks)
     sizes = frame["N"].to_numpy(float)
     tight = [g for g in groups if np.ptp(log_c[g]) < 3 * SAME_BUDGET]
-    return [g for g in tight if len(np.unique(sizes[g])) >= 3]
+    found = [g for g in tight if len(np.unique(sizes[g])) >= 3]
+    return found if sum(len(g) for g in found) >= 0.7 * len(frame) else []
 
 
-def _set_slice(frame: pd.DataFrame, rows: Rows) -> Slice:
+def _set_slice(frame: pd.DataFrame, rows: Rows, slope: Array | None) -> Slice:
     part = frame.iloc[rows]
     sizes = np.sort(part["N"].unique())
     index = [rows[(part["N"] == n).to_numpy()] for n in sizes]
-    tokens = np.array([np.exp(np.log(frame["D"].iloc[i]).mean()) for i in index])
-    budget = float(np.exp(np.log(part["C"]).mean()))
-    pieces = tuple(Piece(rows=i, log_c=np.log(frame["C"].to_numpy(float)[i]), wanted=None) for i in index)
-    return Slice(C=budget, N=sizes.astype(float), D=tokens, pieces=pieces)
+    log_c, log_d = np.log(frame["C"].to_numpy(float)), np.log(frame["D"].to_numpy(float))
+    budget = float(log_c[rows].mean())
+    tokens = np.array([np.exp((log_d[i] + budget - log_c[i]).mean()) for i in index])
+    shifts = [None if slope is None else slope[i] * (budget - log_c[i]) for i in index]
+    pieces = tuple(
+        Piece(rows=i, log_c=log_c[i], wanted=None, shift=shift)
+        for i, shift in zip(index, shifts, strict=True)
+    )
+    return Slice(C=float(np.exp(budget)), N=sizes.astype(float), D=tokens, pieces=pieces)
 
 
 def grid_budgets(frame: pd.DataFrame, most: int = 16) -> list[float]:
@@ -210,8 +293,10 @@ FLAT = "the losses do not curve upwards: no minimum"
 class Minimum:
     """The optimum of a slice: draws (resamples,) of N, D and loss, and the reason to discard it ("" if none).
 
-    `offset` is where the minimum lies between the smallest (0) and the largest size (1), on a log scale;
-    `skew` the cubic term against the quadratic one at the ends of the grid (0 for a true parabola).
+    `floor` is the smallest standard deviation of log N_opt that the line through the optima believes: a third
+    of the spacing of log N about the optimum. `offset` is where the minimum lies between the smallest (0) and
+    the largest size (1) that decide it, on a log scale, `span` how many times larger the largest is; `skew`
+    the cubic term against the quadratic one at the ends (0 for a true parabola).
     """
 
     slice: Slice
@@ -219,19 +304,27 @@ class Minimum:
     D: Array
     loss: Array
     reason: str
+    floor: float
     offset: float
+    span: float
     skew: float
 
 
-def minimum(s: Slice, log_loss: Array, draws: Array, method: str, sigma: float = 0.0) -> Minimum:
+def minimum(
+    s: Slice, log_loss: Array, draws: Array, method: str, sigma: float = 0.0, window: float = np.inf,
+    number: int = 0,
+) -> Minimum:  # fmt: skip
     """Find the minimum by "akima" or "parabola"; `log_loss` (runs,), `draws` (resamples, runs).
 
     `sigma` is the noise of one log loss. An optimum further below the lowest measured loss than the slice's
-    curvature and the noise explain is discarded: one bad run bends an interpolant so.
+    curvature and the noise explain is discarded: one bad run bends an interpolant so. A parabola is fitted to
+    the sizes within a factor `window` of its vertex. `number` tells the slices of a table apart.
     """
     x, every = np.log(s.N), np.vstack([log_loss, draws])
     losses = s.losses(every)
-    where, value, edge = _akima(x, losses) if method == "akima" else _parabola(x, losses)
+    near = slice(0, len(x)) if method == "akima" else _window(x, losses[0], window)
+    where, value, edge = (_akima if method == "akima" else _parabola)(x[near], losses[:, near])
+    edge = edge & ((where <= x[0]) | (where >= x[-1]))
     share = edge[1:].mean()
     bent = np.isfinite(where[1:]).mean()
     reason = ""
@@ -243,24 +336,50 @@ def minimum(s: Slice, log_loss: Array, draws: Array, method: str, sigma: float =
     elif method == "akima" and losses[0].min() - value[0] > 3 * _depth(x, losses[0]) + 4 * sigma + 1e-3:
         reason = BELOW
     log_d = np.log(s.D)
+    spacing = _spacing(x, where[1:])
+    # Without noise the draws are equal, but no optimum between the sizes is known better than this.
+    own = np.random.default_rng(number)
+    least = spacing / (PER_GAP * np.sqrt(12)) * own.standard_normal(len(where) - 1)
+    where = where + np.concatenate([[0.0], least])
     # ln D against ln N is a line of slope -1 at a set budget; outside the sizes it is continued so.
     outside = np.clip(where, x[0], x[-1])
     tokens = np.interp(outside, x, log_d) - (where - outside)
+    sizes = x[near]
     return Minimum(
         slice=s, N=np.exp(where[1:]), D=np.exp(tokens[1:]), loss=np.exp(value[1:]), reason=reason,
-        offset=float((where[0] - x[0]) / (x[-1] - x[0])), skew=_skew(x, losses[0]),
+        floor=spacing / 3, offset=float((where[0] - sizes[0]) / (sizes[-1] - sizes[0])),
+        span=float(np.exp(sizes[-1] - sizes[0])), skew=_skew(sizes, losses[0, near]),
     )  # fmt: skip
+
+
+def _spacing(x: Array, where: Array) -> float:
+    """Return the mean distance between the sizes x (K,), logs, about the optimum: the gaps on both sides of
+    the nearest size.
+    """
+    finite = where[np.isfinite(where)]
+    nearest = int(np.abs(x - (np.median(finite) if len(finite) else x.mean())).argmin())
+    return float(np.diff(x)[max(nearest - 1, 0) : nearest + 1].mean())
 
 
 def _akima(x: Array, losses: Array) -> tuple[Array, Array, Array]:
     """Return arg-minimum, minimum and whether it sits on the grid's edge, each (R,), of Akima interpolants of
     rows (R, K).
+
+    The lowest of `PER_GAP` points between neighbouring sizes, then the vertex of the parabola through it and
+    its neighbours.
     """
     gaps = [np.linspace(a, b, PER_GAP, endpoint=False) for a, b in pairwise(x)]
     fine = np.concatenate([*gaps, x[-1:]])
     curve = np.asarray(Akima1DInterpolator(x, losses, axis=-1)(fine))
     best = curve.argmin(-1)
-    return fine[best], curve.min(-1), (best == 0) | (best == len(fine) - 1)
+    edge = (best == 0) | (best == len(fine) - 1)
+    inner, row = np.clip(best, 1, len(fine) - 2), np.arange(len(best))
+    left, right = fine[inner] - fine[inner - 1], fine[inner + 1] - fine[inner]
+    down, up = (curve[row, inner + side] - curve[row, inner] for side in (-1, 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shift = (right**2 * down - left**2 * up) / (2 * (right * down + left * up))
+    shift = np.where(edge | ~np.isfinite(shift), 0.0, np.clip(shift, -left, right))
+    return fine[best] + shift, curve.min(-1), edge
 
 
 def _depth(x: Array, losses: Array) -> float:
@@ -273,6 +392,51 @@ def _depth(x: Array, losses: Array) -> float:
     slopes = np.diff(losses) / gaps
     curvature = 2 * np.abs(np.diff(slopes)) / (gaps[1:] + gaps[:-1])
     return float(np.quantile(curvature, 0.25) * gaps.max() ** 2 / 8)
+
+
+WINDOWS = (2.0, 2.5, 3.0, 4.0)
+"""Factors about the optimum that a parabola may reach to; beyond 4 its vertex is biased (arXiv 2603.22339)."""
+LEAST = 4
+"""Fewest sizes that a parabola goes through."""
+
+
+def parabola_window(made: list[Slice], log_loss: Array, sigma: float) -> float:
+    """Return the factor about the optimum within which the losses of all slices are parabolas in log N.
+
+    It is the widest of `WINDOWS` whose parabolas miss the losses by no more than the noise `sigma` of a log
+    loss explains (chi-square of all slices together, 95 %). One window serves all budgets: the bias of a
+    parabola about a skew valley is then the same at each, and leaves the exponent alone.
+    """
+    found = WINDOWS[0]
+    curves = [(np.log(s.N), s.losses(log_loss)) for s in made]
+    curves = [(x, y) for x, y in curves if 0 < y.argmin() < len(y) - 1]
+    for window in WINDOWS[1:]:
+        total, dof = 0.0, 0
+        for x, y in curves:
+            near = _window(x, y, window)
+            away = contrasts(x[near], 2) @ y[near]
+            total, dof = total + float(away @ away), dof + len(away)
+        if dof and total > chi2.ppf(0.95, dof) * sigma**2:
+            break
+        found = window
+    return found
+
+
+def _window(x: Array, y: Array, factor: float) -> slice:
+    """Return the sizes x (K,), logs, within a factor of the vertex of the parabola through their log losses
+    y (K,): at least `LEAST`, the nearest.
+    """
+    middle = float(x[y.argmin()])
+    for _ in range(3):
+        away = np.abs(x - middle)
+        count = max(min(LEAST, len(x)), int(np.sum(away <= np.log(factor) + 1e-9)))
+        kept = np.sort(np.argsort(away, kind="stable")[:count])
+        near = slice(int(kept[0]), int(kept[-1]) + 1)
+        vertex = float(_parabola(x[near], y[None, near])[0][0])
+        if not np.isfinite(vertex):
+            break
+        middle = float(np.clip(vertex, x[0], x[-1]))
+    return near
 
 
 def _parabola(x: Array, losses: Array) -> tuple[Array, Array, Array]:
@@ -305,13 +469,13 @@ def shape_cautions(optima: list[Minimum], method: str) -> list[FitWarning]:
     if method != "parabola" or not used:
         return []
     found = []
-    wide = [o for o in used if o.slice.N[-1] / o.slice.N[0] > 16]
+    wide = [o for o in used if o.span > 16]
     if wide:
         text = (
-            f"{len(wide)} of {len(used)} budgets span more than 4 x either side of the optimum; the loss"
-            f" is no parabola that far out (at the ends of the grid its cubic term is up to"
-            f" {max(abs(o.skew) for o in wide):.1%} of the quadratic one), which moves the vertex."
-            " Method 'akima' does not assume the shape"
+            f"the {LEAST} sizes about the optimum span more than 16 x at {len(wide)} of {len(used)} budgets;"
+            " the loss is no parabola there (at their ends its cubic term is up to"
+            f" {max(abs(o.skew) for o in wide):.1%} of the quadratic one), which moves the vertex. Add sizes near"
+            " the optimum; method 'akima' does not assume the shape"
         )
         found.append(FitWarning(name="grid too wide for a parabola", meaning=text))
     off = [o for o in used if not 0.25 <= o.offset <= 0.75]
@@ -325,15 +489,14 @@ def shape_cautions(optima: list[Minimum], method: str) -> list[FitWarning]:
 def seed_noise(table: pd.DataFrame, made: list[Slice]) -> tuple[float, str]:
     """Return the relative standard deviation of a run's loss and where it comes from.
 
-    Repeats of one (N, D) give it directly (at least three spare runs are asked for). Else the slices'
-    roughness does: a slice that a cubic in log N describes has no noise. That is an upper estimate where
-    the optimum is sharper than a cubic. Raises AllometryError where neither is possible.
+    Repeats of one (N, D) give it directly (at least three spare runs are asked for), else `valley_noise`.
+    Raises AllometryError where neither is possible.
     """
     log_loss = np.log(table["loss"].to_numpy(float))
     direct = repeat_noise(table, log_loss)
     if direct is not None:
         return direct
-    found = roughness([(np.log(s.N), s.losses(log_loss)) for s in made])
+    found = valley_noise(made, log_loss)
     if found is None:
         raise AllometryError(
             "the seed noise can be estimated neither from repeats nor from the smoothness of the slices",
@@ -341,6 +504,70 @@ def seed_noise(table: pd.DataFrame, made: list[Slice]) -> tuple[float, str]:
             cli_hint="give it: --noise 0.003 is 0.3 % of the loss; or repeat runs with other seeds",
         )
     return found
+
+
+def contrasts(x: Array, degree: int) -> Array:
+    """Return orthonormal combinations (K - degree - 1, K) of values at x (K,) that no polynomial of a degree
+    enters: of values with noise, they hold the noise alone.
+    """
+    u = (x - x.mean()) / np.ptp(x)
+    return np.asarray(np.linalg.qr(np.vander(u, degree + 1), mode="complete")[0][:, degree + 1 :].T)
+
+
+def valley_noise(made: list[Slice], log_loss: Array) -> tuple[float, str] | None:
+    """Return the standard deviation of a log loss from how rough the valleys are, and what it comes from;
+    None if no slice has four sizes.
+
+    What the five sizes nearest to each slice's lowest loss hold beyond a cubic is noise. Far from the valley
+    the loss rises by other rules (the largest models see few tokens), and there a cubic fits badly without any
+    noise. Where neighbouring budgets have the same sizes, the difference of their two deviations counts too:
+    the valley's own shape, and the faults of a size that both share, are not in it. The scale is the median
+    absolute value (times 1.4826), so that single bad runs do not decide it. Slices of four sizes are compared
+    with parabolas. An upper estimate where the valley is sharper than that.
+    """
+    unit = 1e-4 * np.random.default_rng(0).standard_normal((64, len(log_loss)))
+    every = np.vstack(
+        [log_loss, log_loss + unit]
+    )  # runs may be averaged or interpolated: their noise is less
+    curves = [(np.log(s.N), s.losses(every)) for s in made]
+    found: list[Array] = []
+    for i, (x, y) in enumerate(curves):
+        lowest = int(y[0].argmin())
+        near = np.sort(np.argsort(np.abs(x - x[lowest]), kind="stable")[: min(5, len(x))])
+        if len(near) < 4:
+            continue
+        rough = contrasts(x[near], len(near) - 2) @ y[:, near].T
+        found += list(_in_units(rough))
+        if i + 1 < len(curves) and not (made[i].interpolated or made[i + 1].interpolated):
+            other, z = curves[i + 1]
+            at = [int(np.abs(other - x[k]).argmin()) for k in near]
+            if np.allclose(other[at], x[near], atol=1e-9):
+                found += list(_in_units(rough - contrasts(x[near], len(near) - 2) @ z[:, at].T))
+    if not found:
+        return None
+    values = np.abs(found)
+    scale = _robust_scale(values)
+    return scale, f"from the roughness of the valleys, {counted(len(values), 'comparison')}"
+
+
+def _robust_scale(values: Array) -> float:
+    """Return the standard deviation behind absolute values (k,), of which single ones may be far too large.
+
+    The root mean square of those within 2.5 times the median absolute value's estimate, corrected for what
+    that cuts off from normal values; of all where there are less than eight.
+    """
+    if len(values) < 8:
+        return float(np.sqrt(np.mean(values**2)))
+    near = values[values <= 2.5 * 1.4826 * np.median(values)]
+    return float(np.sqrt(np.mean(near**2) / 0.911))
+
+
+def _in_units(rough: Array) -> Array:
+    """Return contrasts (k,) in units of the noise of one run, from those of the losses (first) and of copies
+    with a little noise, (k, 1 + copies).
+    """
+    spread = rough[:, 1:].std(axis=1) / 1e-4
+    return np.asarray(rough[:, 0] / np.where(spread > 0, spread, np.inf))
 
 
 def roughness(curves: list[tuple[Array, Array]]) -> tuple[float, str] | None:

@@ -72,6 +72,14 @@ def test_compare_ranks_and_forecasts(table):
     assert run("compare", table, *options, "--csv").stdout.startswith("law,mean_error")
 
 
+def test_audit_in_every_form(table):
+    assert "checked, nothing found" in run("audit", table).stdout
+    data = json.loads(run("audit", table, "--json").stdout)
+    assert {f["level"] for f in data["findings"]} <= {"fault", "caution", "note"}
+    assert data["unchecked"]["repeated data"] == "no column of unique tokens U"
+    assert run("audit", table, "--csv").stdout.startswith("level,name,what,rows,cure")
+
+
 def test_isoflop_in_every_form(table, tmp_path):
     options = ("--method", "parabola", "--bootstrap", "50")
     figure = tmp_path / "slices.svg"

@@ -17,6 +17,7 @@ LONG = "x" * 300  # file systems take 255
     [
         ["fit", LONG, "--law", "kaplan"],
         ["isoflop", LONG],
+        ["audit", LONG],
         ["plan", "1e18", "--from", LONG],
         ["runs", "list", "--store", LONG],
         ["report", "--store", LONG],

@@ -73,7 +73,7 @@ def answers(quickstart_store: Path, table: Path, tmp_path_factory: pytest.TempPa
         ["fit", str(quickstart_store), "--bootstrap", "0"],
         ["compare", runs, "--laws", "chinchilla,kaplan", "--cuts", "0.7", "--bootstrap", "0"],
         ["isoflop", runs, "--bootstrap", "10", "--plot", "isoflop.html"],
-        ["plan", "1e18"], ["plan", "1e18", "--from", runs, "--bootstrap", "10"],
+        ["audit", runs], ["plan", "1e18"], ["plan", "1e18", "--from", runs, "--bootstrap", "10"],
         ["plan", "1e17", "--from", runs, "--bootstrap", "0", "--next", "loss@1e20", "--most", "2"],
         *([name, "--help"] for name in ("run", "train", "watch", "webtext")),
     ]  # fmt: skip

@@ -180,3 +180,42 @@ def test_every_objective_is_at_a_minimum_of_the_240_points(chinchilla):
                 moved = goal.loss(problem.residuals(z[None])[0], goal.threshold).sum()
                 here = goal.loss(problem.residuals(fit.coordinates[None])[0], goal.threshold).sum()
                 assert moved > here
+
+
+@pytest.fixture(scope="module")
+def porian():
+    """The points of the fifteen isoFLOP analyses of Porian et al. 2024, each with what they print."""
+    points = pd.read_csv(DATA / "porian/isoflop_points.csv")
+    points = points.rename(columns={"n": "N", "tokens": "D", "flops": "C"})
+    published = pd.read_csv(DATA / "porian/published.csv")
+    return [
+        (points[(points.file == row.file) & (points.config == row.config)][["N", "D", "C", "loss"]], row)
+        for row in published.itertuples()
+    ]
+
+
+@pytest.mark.parametrize(("method", "inside", "mean"), [("akima", 15, 0.005), ("parabola", 12, 0.02)])
+def test_isoflop_exponents_of_porian(porian, method, inside, mean):
+    held, off, wider, sums = [], [], [], []
+    for table, printed in porian:
+        found = allometry.isoflop(table.reset_index(drop=True), method=method, bootstrap=400)
+        low, high = found.a.interval(0.95)
+        held.append(low <= printed.a <= high)
+        off.append(abs(found.a.value - printed.a))
+        wider.append((high - low) / (printed.hi - printed.lo))
+        sums.append(found.a.value + found.b.value)
+    assert sum(held) >= inside
+    assert np.mean(off) <= mean
+    assert np.median(wider) <= 1.5
+    np.testing.assert_allclose(sums, 1, atol=1e-3)
+
+
+def test_isoflop_of_the_best_learning_rates(misfitting):
+    """Averages over learning rates, whose spread was taken for noise, give 0.40."""
+    columns = {"N": "N", "D": "D", "C": "C_6ND", "loss": "loss"}
+    for method in ("akima", "parabola"):
+        found = allometry.isoflop(misfitting, columns=columns, method=method)
+        assert found.a.value == pytest.approx(0.51, abs=0.03)
+        assert found.a.interval(0.95)[1] > 0.57
+        assert found.noise < 0.006
+        assert "peak_lr" in next(w.meaning for w in found.warnings if w.name == "best settings")

@@ -323,7 +323,9 @@ def _held_out(
         raise AllometryError(
             f"{counted(len(train), 'row')} for {counted(len(full.law.parameters), 'parameter')}: too few"
         )
-    part = fit(train, law=full.law, objective=full.objective, group="run", bootstrap=bootstrap, seed=seed)
+    part = fit(
+        train, law=full.law, objective=full.objective, group="run", bootstrap=bootstrap, seed=seed, test=False
+    )
     measured, predicted = test[full.law.output].to_numpy(float), part.predict(test)
     if part.status == "failed" or not np.isfinite(predicted).all():
         raise AllometryError("; ".join(part.reasons) or "its predictions are not finite")

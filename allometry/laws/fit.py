@@ -20,6 +20,7 @@ from allometry.laws.law import Law
 from allometry.laws.observations import Observations, about_copies, observe
 from allometry.laws.problem import Problem, refuse_undetermined
 from allometry.laws.result import FitResult, FitWarning
+from allometry.laws.selftest import LEVEL, LEVEL_GROUPED, SelfTest, selftest
 from allometry.laws.solver import Objective, get_objective, minimise
 from allometry.laws.zoo import get
 
@@ -44,6 +45,7 @@ def fit(
     resample: str = "auto",
     seed: int = 0,
     mapped: uncertainty.Mapped = map,
+    test: bool = True,
 ) -> FitResult:
     """Fit a law to a table with one row a run.
 
@@ -72,6 +74,9 @@ def fit(
         what they are drawn with. 0 gives no intervals.
     mapped
         Fits the resamples in parts, as `map` does: here, or on a cluster (`allometry.cluster.mapped`).
+    test
+        Whether the fit tests itself: a law that does not predict the highest runs from the others has the status
+        "does not extrapolate", and wider prediction intervals (see `laws.selftest`).
 
     Returns
     -------
@@ -119,7 +124,12 @@ def fit(
     samples = uncertainty.bootstrap(
         problem, best.z, grouping.group, bootstrap, seed, resample, mapped, points.original
     )
-    return _record(frame, points, problem, best, samples, seed, began)
+    checked = None
+    if test and np.isfinite(best.objective):
+        whole = group is not None or (grouping.name is not None and points.grouping.level >= 1)
+        level = LEVEL if whole or grouping.name is None else LEVEL_GROUPED
+        checked = selftest(problem, best.z, grouping.group, whole=whole, level=level, seed=seed)
+    return _record(frame, points, problem, best, samples, checked, seed, began)
 
 
 def _about_copies(points: Observations) -> list[FitWarning]:
@@ -190,6 +200,7 @@ def _record(
     problem: Problem,
     best: Best,
     resamples: uncertainty.Resamples,
+    checked: SelfTest | None,
     seed: int,
     began: float,
 ) -> FitResult:
@@ -213,10 +224,14 @@ def _record(
         grouping=points.grouping,
         labels=[str(label) for label in points.frame.index],
         frame=frame[points.kept],
+        selftest_p=float("nan") if checked is None else checked.p,
     )
     if np.isfinite(best.objective):
         examine(evidence)
         status = "doubtful" if evidence.doubts else "converged"
+        if checked is not None and checked.failed:
+            status = "does not extrapolate"
+            evidence.doubts.insert(0, checked.evidence(problem.objective.log))
     else:
         status = "failed"
         evidence.doubts.append("the law is not finite at any start: check the units of the columns")
@@ -245,5 +260,6 @@ def _record(
         residuals=problem.residuals(best.z[None])[0][0],
         noise=noise[0] if noise else None,
         seed=seed,
+        selftest=checked,
         seconds=time.perf_counter() - began,
     )

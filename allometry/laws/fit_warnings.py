@@ -28,7 +28,8 @@ _INSIDE = "the law in the range of the data"
 class Evidence:
     """A fit as the checks see it: estimates `z` (p,), resamples of them, and what the search found.
 
-    `frame` holds the rows of the table that were used, `labels` their names, `grouping` which are one run's.
+    `frame` holds the rows of the table that were used, `labels` their names, `grouping` which are one run's;
+    `selftest_p` is the p-value of the fit's test of itself, nan without one.
 
     The checks add to `warnings`, and to `doubts` what makes the whole fit doubtful.
     """
@@ -43,6 +44,7 @@ class Evidence:
     grouping: Grouping
     labels: Sequence[str]
     frame: pd.DataFrame
+    selftest_p: float = float("nan")
     warnings: list[FitWarning] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
 
@@ -67,6 +69,7 @@ def examine(evidence: Evidence) -> None:
         _checkpoints,
         _levels,
         _floors,
+        _limit_above_data,
         _bounds,
         _spread,
         _conditioning,
@@ -147,6 +150,30 @@ def _floors(e: Evidence) -> None:
                 f"{name} is 0 in {100 * share:.0f} % of the resamples: a law without a floor is not excluded"
             )
             e.warn("floor-not-identified", meaning, known)
+
+
+def _limit_above_data(e: Evidence) -> None:
+    """Warn about a law that no scale brings down to a loss which was measured."""
+    law, natural = e.problem.law, {n: float(v) for n, v in e.problem.natural(e.z).items()}
+    if law.linear or not any(p.floor for p in law.parameters):
+        return
+    limit = float(law.predict(natural, **dict.fromkeys(law.inputs, 1e60)))
+    below = np.flatnonzero(e.problem.output < limit)
+    if not np.isfinite(limit) or not len(below):
+        return
+    lowest = below[np.argmin(e.problem.output[below])]
+    measured = float(e.problem.output[lowest])
+    meaning = (
+        f"{law.output} = {limit:.4g} is the least that this law can give, and {counted(len(below), 'row')} of the table"
+        f" measured less: {measured:.4g} in row {e.labels[lowest]}"
+    )
+    off = np.log(limit / measured) if e.problem.objective.log else limit - measured
+    if e.selftest_p <= 0.05 or (e.noise is not None and off > 3 * e.noise):
+        meaning += ". This is a wrong law for these runs, or these rows are wrong"
+        e.doubts.append(f"the law's limit {limit:.4g} lies above measured values ({measured:.4g})")
+    else:
+        meaning += ": noise near the limit, or a wrong law"
+    e.warn("floor-above-data", meaning, f"how {law.output} changes in the range of the data, not its limit")
 
 
 def _bounds(e: Evidence) -> None:

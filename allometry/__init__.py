@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from allometry.core import __version__
 from allometry.core.errors import AllometryError
-from allometry.version import __version__
 
 if TYPE_CHECKING:
     from allometry.api import run, sweep

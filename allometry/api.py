@@ -75,7 +75,7 @@ def run(
     from allometry.cli.study import Terminal
     from allometry.studies.core.run import StudyRequest, run_study
     from allometry.studies.core.study import study as study_named
-    from allometry.sweeps.run.progress import Display
+    from allometry.sweeps.progress import Display
     from allometry.train.config import DataConfig
 
     known = study_named(study)
@@ -143,8 +143,8 @@ def sweep(
     from allometry.sweeps import Sweep
 
     require("torch", "safetensors", purpose="a sweep, which trains,")
-    from allometry.sweeps.run.execute import execute
-    from allometry.sweeps.run.progress import Display
+    from allometry.sweeps.execute import execute
+    from allometry.sweeps.progress import Display
 
     asked = Sweep("sweep", "", tuple(runs))
     at = store if isinstance(store, Store) else Store(store, create=True)

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from allometry.laws.expressions import evaluate
 from allometry.laws.fit import fit
+from allometry.laws.law import evaluate
 from allometry.laws.result import FitResult
 from allometry.laws.zoo import get
 

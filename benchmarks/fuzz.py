@@ -416,7 +416,7 @@ def fuzz(home: Path, examples: int, start: int, *, kinds: tuple[str, ...] = (), 
         st.text("NDL+-*/()., 0123456789eminlogx`^", max_size=30),
     )
     def expressions(word: str, text: str) -> None:
-        from allometry.laws.expressions import evaluate
+        from allometry.laws.law import evaluate
         from allometry.runs.query import parse, select
         from allometry.runs.store import run_table
 

@@ -29,7 +29,7 @@ from train_peers import adamw, cut_out, plain_model
 
 from allometry.experimental.packs import Pack, unsupported_reason
 from allometry.runs.store import Store
-from allometry.sweeps.cost.timing import PROCESS_BYTES, estimated_memory
+from allometry.sweeps.cost import PROCESS_BYTES, estimated_memory
 from allometry.train.config import RunConfig
 from allometry.train.engines.base import Engine, Step, StepResult
 from allometry.train.engines.fast import FastEngine, best_precision

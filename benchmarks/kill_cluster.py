@@ -32,8 +32,8 @@ _MEMORY = 100_000_000
 
 def child(path: Path) -> None:
     """Train the sweep in the store at `path` on the cluster that RAY_ADDRESS names (the driver)."""
-    from allometry.sweeps.run.execute import execute
-    from allometry.sweeps.workers.ray import RayPool
+    from allometry.sweeps.execute import execute
+    from allometry.sweeps.ray import RayPool
 
     with RayPool("ray") as pool:
         execute(the_sweep(), Store(path, create=True), pool=pool, checkpoint_every=0.5, lease=5.0)

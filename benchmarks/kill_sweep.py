@@ -25,8 +25,8 @@ from allometry.core.env import cores
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.store import Store
 from allometry.sweeps import Sweep
-from allometry.sweeps.run.execute import execute
-from allometry.sweeps.run.progress import Event
+from allometry.sweeps.execute import execute
+from allometry.sweeps.progress import Event
 from allometry.train.config import DataConfig, RunConfig, Schedule, TrainConfig
 
 

@@ -33,9 +33,9 @@ from allometry.core import env
 from allometry.experimental.packs import Pack
 from allometry.runs.store import Store
 from allometry.sweeps import Sweep
-from allometry.sweeps.cost.calibrate import calibrate
-from allometry.sweeps.run.execute import execute
-from allometry.sweeps.workers.local import LocalPool
+from allometry.sweeps.calibrate import calibrate
+from allometry.sweeps.execute import execute
+from allometry.sweeps.local import LocalPool
 from allometry.train.config import DataConfig, TrainConfig
 from allometry.train.engines.base import Engine, Step
 from allometry.train.engines.fast import FastEngine, best_precision

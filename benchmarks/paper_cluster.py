@@ -15,8 +15,7 @@ from allometry.core.units import format_count, format_duration
 from allometry.studies.core import plan as planning
 from allometry.studies.core.study import study
 from allometry.sweeps import Sweep
-from allometry.sweeps.cost.cost import CostModel
-from allometry.sweeps.cost.timing import Timing, shape_key
+from allometry.sweeps.cost import CostModel, Timing, shape_key
 from allometry.train.config import DataConfig, RunConfig
 
 _START = 10.0

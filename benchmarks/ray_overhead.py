@@ -26,11 +26,11 @@ import numpy as np
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.store import Store
 from allometry.sweeps import Sweep
-from allometry.sweeps.cost.cost import CostModel
-from allometry.sweeps.run.execute import execute
-from allometry.sweeps.run.progress import Event
-from allometry.sweeps.workers.local import open_pool
-from allometry.sweeps.workers.pool import Message, Pool
+from allometry.sweeps.cost import CostModel
+from allometry.sweeps.execute import execute
+from allometry.sweeps.local import open_pool
+from allometry.sweeps.pool import Message, Pool
+from allometry.sweeps.progress import Event
 from allometry.train.config import DataConfig, RunConfig, Schedule, TrainConfig
 
 

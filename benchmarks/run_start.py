@@ -21,9 +21,9 @@ from allometry.core import env
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.store import Store
 from allometry.sweeps import Sweep
-from allometry.sweeps.run.execute import execute
-from allometry.sweeps.run.progress import Event
-from allometry.sweeps.workers.local import LocalPool
+from allometry.sweeps.execute import execute
+from allometry.sweeps.local import LocalPool
+from allometry.sweeps.progress import Event
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 from allometry.train.engines.select import engine
 

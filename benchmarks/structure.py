@@ -80,7 +80,7 @@ def imports(tree: ast.Module, modules: set[str]) -> set[str]:
     skipped = {
         id(node)
         for test in ast.walk(tree)
-        if isinstance(test, ast.If) and "TYPE_CHECKING" in ast.dump(test.test)
+        if isinstance(test, ast.If) and _names_typing(test.test)
         for part in test.body
         for node in ast.walk(part)
     }
@@ -99,6 +99,11 @@ def imports(tree: ast.Module, modules: set[str]) -> set[str]:
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name in modules}
     return found
+
+
+def _names_typing(test: ast.expr) -> bool:
+    """Return whether a condition is about TYPE_CHECKING."""
+    return any("TYPE_CHECKING" in (getattr(n, "id", ""), getattr(n, "attr", "")) for n in ast.walk(test))
 
 
 def import_circles(trees: dict[str, ast.Module]) -> list[list[str]]:

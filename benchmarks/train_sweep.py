@@ -25,7 +25,7 @@ from allometry.core import env
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.store import Store
 from allometry.sweeps import Sweep
-from allometry.sweeps.run.execute import execute
+from allometry.sweeps.execute import execute
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
 VOCAB = 256

@@ -19,9 +19,8 @@ import time
 from pathlib import Path
 
 from allometry.data.webtext import extract
-from allometry.data.webtext.archive import PartArchive
 from allometry.data.webtext.jsonl import read_rows, write_rows
-from allometry.data.webtext.warc import Page
+from allometry.data.webtext.warc import Page, PartArchive
 from allometry.data.webtext.workspace import Workspace
 
 

@@ -68,7 +68,7 @@ def test_an_internal_error_in_any_command_would_be_seen(
 @pytest.mark.parametrize(
     ("kind", "target"),
     [
-        ("expressions", "allometry.laws.expressions._parse"),
+        ("expressions", "allometry.laws.law._arithmetic"),
         ("expressions", "allometry.runs.query.parse"),
         ("stores", "allometry.runs.store.Store.frame"),
         ("stores", "allometry.watch.page.Page.update"),

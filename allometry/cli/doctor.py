@@ -68,7 +68,7 @@ def _line_that_installs(package: str) -> str:
 
 
 def _machine() -> Iterator[Finding]:
-    from allometry.sweeps.workers.gpus import gpus
+    from allometry.sweeps.local import gpus
 
     useful = [
         flag for flag in ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16") if flag in env.cpu_flags()

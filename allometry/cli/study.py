@@ -25,15 +25,15 @@ from allometry.core.units import (
     parse_number,
 )
 from allometry.studies.core.texts import sentences
-from allometry.sweeps.cost.cost import Cost, CostModel, plan_frame
+from allometry.sweeps.cost import Cost, CostModel, plan_frame
 
 if TYPE_CHECKING:
-    from allometry.report.content import Analysis, Constant
+    from allometry.report.build import Analysis, Constant
     from allometry.runs.store import Store
     from allometry.studies.core.plan import StudyPlan
-    from allometry.sweeps.cost.cost import CostModel
-    from allometry.sweeps.run.progress import Display as Progress
-    from allometry.sweeps.run.progress import Event
+    from allometry.sweeps.cost import CostModel
+    from allometry.sweeps.progress import Display as Progress
+    from allometry.sweeps.progress import Event
 
 
 # ones.
@@ -111,8 +111,8 @@ def run(
     asked = study_of(study)
     require("torch", "safetensors", purpose="a study, which times this machine and trains,")
     from allometry.studies.core.run import StudyRequest, run_study
-    from allometry.sweeps.run.placement import parse_shard
-    from allometry.sweeps.run.progress import Display as Progress
+    from allometry.sweeps.placement import parse_shard
+    from allometry.sweeps.progress import Display as Progress
     from allometry.train.config import DataConfig
 
     request = StudyRequest(

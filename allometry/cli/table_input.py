@@ -152,7 +152,7 @@ def _save(tables: list[str], direct: dict[str, str], save: Callable[[str, dict[s
 def _in_ones(read: Imported, said: dict[str, str]) -> dict[str, str]:
     """Return, for the symbols whose values `read_table` scaled, and for a guessed loss, the column that
     holds them."""
-    from allometry.runs.tables.headings import read_heading
+    from allometry.runs.tables.columns import read_heading
 
     symbols = {"loss": "L", "unique": "U"}
     found = {}

@@ -14,8 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from allometry.core import __version__
 from allometry.core.errors import AllometryError
-from allometry.version import __version__
 
 if TYPE_CHECKING:
     import numpy as np

@@ -177,6 +177,7 @@ _OURS: dict[str, Callable[[Path], bool]] = {
     "engines": _file(r"pace-[0-9a-f]+\.json"),
     "timings": _file(r"(analysis-)?[0-9a-f]+\.json"),
     "report": _file(r"vega-.*\.js"),
+    "laws": _file(r"[0-9a-f]+\.json"),
 }
 """Kind (a folder of the cache) -> whether something in it is one of ours."""
 

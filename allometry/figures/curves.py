@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from allometry.figures import axes, layers
-from allometry.figures.axes import capital, log_x, log_y, quantity
+from allometry.figures import layers
+from allometry.figures.layers import capital, log_x, log_y, quantity
 from allometry.figures.theme import Figure
 
 _LOWEST = "lowest loss of any run"
@@ -42,10 +42,10 @@ def learning_curves(
     Raises AllometryError for missing columns, or where no curve can be drawn.
     """
     what = title or capital(f"{quantity(y).name} while training")
-    axes.require(runs, ["run", colour], what)
-    usable = axes.finite(curves.drop(columns=colour, errors="ignore"), [x, y], what)
+    layers.require(runs, ["run", colour], what)
+    usable = layers.finite(curves.drop(columns=colour, errors="ignore"), [x, y], what)
     joined = usable.merge(runs[["run", colour]].drop_duplicates("run"), on="run", how="inner")
-    thinned = axes.thin(axes.finite(joined, [colour], what), x, points=points)
+    thinned = layers.thin(layers.finite(joined, [colour], what), x, points=points)
     table = thinned[[c for c in ("run", colour, "step", "tokens", x, y) if c in thinned]]
     table = table.loc[:, ~table.columns.duplicated()]
     position = log_x(x), log_y(y)
@@ -77,18 +77,18 @@ def _frontier(
     """Draw the envelope and its law as lines that a legend names, the law with its band."""
     if frontier is None:
         return []
-    best = axes.finite(frontier, [x, y], "the frontier").sort_values(x)[[x, y]]
+    best = layers.finite(frontier, [x, y], "the frontier").sort_values(x)[[x, y]]
     named, parts = [best.assign(series=_LOWEST)], []
     if fit is not None:
-        line = axes.evaluate(fit, pd.DataFrame({x: axes.log_grid(best[x], beyond=2.0)}), y, level)
+        line = layers.evaluate(fit, pd.DataFrame({x: layers.log_grid(best[x], beyond=2.0)}), y, level)
         parts.append(layers.band(line, *position))
-        named.append(line[[x, y]].assign(series=label or axes.label_of(fit)))
+        named.append(line[[x, y]].assign(series=label or layers.label_of(fit)))
     table = pd.concat(named, ignore_index=True)
     return [*parts, layers.series(table, *position, list(table["series"].unique()))]
 
 
 def _caption(table: pd.DataFrame, runs: pd.DataFrame, frontier: pd.DataFrame | None, fit: Any) -> str:
-    text = f"{axes.count_note(runs[runs['run'].isin(table['run'])])}. One line a run."
+    text = f"{layers.count_note(runs[runs['run'].isin(table['run'])])}. One line a run."
     if frontier is not None:
         text += " Drawn over them: the lowest loss that any run reaches at that compute"
         text += ", and the law fitted to it." if fit is not None else "."
@@ -112,10 +112,10 @@ def train_and_test(
     `curves` has the columns run, step, loss and train_loss. Raises AllometryError for missing columns, or
     where no curve can be drawn.
     """
-    axes.require(runs, ["run", "unique", "stop", "loss"], title)
-    usable = axes.finite(curves, ["step", "loss", "train_loss"], title)
+    layers.require(runs, ["run", "unique", "stop", "loss"], title)
+    usable = layers.finite(curves, ["step", "loss", "train_loss"], title)
     table = pd.concat([_test(usable), _training(usable)]).merge(runs[["run", "unique"]], on="run")
-    axes.require(table, ["loss"], title)
+    layers.require(table, ["loss"], title)
     position = log_x("step"), log_y("loss", title="Loss (nats per token)")
     ramp = layers.ordered_colour(table["unique"], "unique", title="Tokens in the set")
     lines = layers.series(

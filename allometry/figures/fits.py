@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError, unknown
-from allometry.figures import axes, layers
-from allometry.figures.axes import capital, linear_y, log_x, log_y, quantity
+from allometry.figures import layers
+from allometry.figures.layers import capital, linear_y, log_x, log_y, quantity
 from allometry.figures.theme import Figure
 
 RESIDUAL = "residual_percent"
@@ -39,7 +39,7 @@ def residuals(
     what = title or f"Residuals against {quantity(x).name}"
     if not fits:
         raise AllometryError(f"{what}: no fit was given", hint="pass fits={'label': fit}")
-    usable = axes.finite(runs, [x, y], what)
+    usable = layers.finite(runs, [x, y], what)
     table = pd.concat([_of_law(label, fit, usable, x, y) for label, fit in fits.items()], ignore_index=True)
     position = log_x(x), linear_y(RESIDUAL, title="Residual, measured / fitted − 1")
     tips = layers.run_tips(table, "law", "run", "N", "D", "C", y, "fitted", RESIDUAL)
@@ -61,7 +61,7 @@ def of_fit(table: pd.DataFrame, y: str, fitted: Any) -> pd.DataFrame:
 
 
 def _of_law(label: str, fit: Any, runs: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    table = of_fit(runs, y, axes.predicted(fit, runs)).assign(law=label)
+    table = of_fit(runs, y, layers.predicted(fit, runs)).assign(law=label)
     columns = ["law", "run", "N", "D", "C", x, y, "fitted", RESIDUAL]
     return table[[c for c in dict.fromkeys(columns) if c in table]]
 
@@ -78,7 +78,7 @@ def _noise(
 
 def _residuals_caption(runs: pd.DataFrame, table: pd.DataFrame, noise: float | None) -> str:
     spread = table.groupby("law", sort=False)[RESIDUAL].agg(lambda r: float(np.sqrt(np.mean(np.square(r)))))
-    text = f"{axes.count_note(runs)}. Root mean square: "
+    text = f"{layers.count_note(runs)}. Root mean square: "
     text += ", ".join(f"{label} {value:.2g} %" for label, value in spread.items()) + "."
     if noise is not None and np.isfinite(noise):
         text += (
@@ -107,12 +107,12 @@ def fit_figure(
     """
     inputs = list(fit.law.inputs)
     y = fit.law.output
-    data = axes.finite(fit.data, [y], f"the data of {fit.law.name}")
+    data = layers.finite(fit.data, [y], f"the data of {fit.law.name}")
     x = x or max(inputs, key=lambda i: data[i].nunique())
     if x not in inputs:
         raise unknown(f"input of the law {fit.law.name}", x, inputs)
     others = sorted((i for i in inputs if i != x and data[i].nunique() > 1), key=lambda i: -data[i].nunique())
-    table = of_fit(data, y, axes.predicted(fit, data))
+    table = of_fit(data, y, layers.predicted(fit, data))
     if others:
         main, rest = _by_group(fit, table, x, y, others)
     else:
@@ -136,11 +136,11 @@ def _single(
 ) -> tuple[alt.LayerChart, alt.LayerChart]:
     """Draw a law of one varying input: a line with its band."""
     grid = _grid(fit, table, x)
-    line = axes.evaluate(fit, grid, y, level).assign(series=axes.label_of(fit))
+    line = layers.evaluate(fit, grid, y, level).assign(series=layers.label_of(fit))
     position = log_x(x, labels=False), log_y(y, scale=_STACKED_Y)
     drawn = [
         layers.band(line, *position),
-        layers.series(line, *position, [axes.label_of(fit)], pick=False),
+        layers.series(line, *position, [layers.label_of(fit)], pick=False),
         layers.points(table, *position, tips=_tips(table, fit, y)),
     ]
     main = layers.compose(*drawn, height=280, name="zoom_fit")
@@ -152,7 +152,7 @@ def _by_group(
 ) -> tuple[alt.LayerChart, alt.LayerChart]:
     """Draw a law of several inputs: one line for each combination of the others, coloured by the first of them."""
     groups = [(_grid(fit, group, x), i) for i, (_, group) in enumerate(table.groupby(list(others)))]
-    lines = pd.concat([grid.assign(group=i, **{y: axes.predicted(fit, grid)}) for grid, i in groups])
+    lines = pd.concat([grid.assign(group=i, **{y: layers.predicted(fit, grid)}) for grid, i in groups])
     position = log_x(x, labels=False), log_y(y, scale=_STACKED_Y)
     ramp = layers.ordered_colour(table[others[0]], others[0])
     drawn = [
@@ -165,7 +165,7 @@ def _by_group(
 
 def _grid(fit: Any, group: pd.DataFrame, x: str) -> pd.DataFrame:
     """Return log-spaced x over the group's range; every other input as it is in the whole group."""
-    grid = pd.DataFrame({x: axes.log_grid(group[x])})
+    grid = pd.DataFrame({x: layers.log_grid(group[x])})
     for other in fit.law.inputs:
         if other != x:
             grid[other] = group[other].iloc[0]
@@ -187,7 +187,7 @@ def _tips(table: pd.DataFrame, fit: Any, y: str) -> list[alt.Tooltip]:
 
 def _caption(fit: Any, table: pd.DataFrame, level: float, grouped: bool) -> str:
     rms = float(np.sqrt(np.mean(np.square(table[RESIDUAL]))))
-    text = f"{axes.count_note(table)}. Root mean square of the residuals: {rms:.2g} %."
+    text = f"{layers.count_note(table)}. Root mean square of the residuals: {rms:.2g} %."
     return text if grouped else f"{text} The band is the {100 * level:g} % interval of the fitted line."
 
 
@@ -218,14 +218,14 @@ def power_law(
     AllometryError for missing columns, or where nothing can be drawn.
     """
     what = title or capital(f"{quantity(y).name} against {quantity(x).name}")
-    usable = axes.finite(runs, [x, y], what)
+    usable = layers.finite(runs, [x, y], what)
     means = _points(usable, x, y, low, high)
     parts, table = [], means.copy()
     position = log_x(x), log_y(y)
     if fit is not None:
-        line = axes.evaluate(fit, pd.DataFrame({x: axes.log_grid(means[x], beyond=beyond)}), y, level)
+        line = layers.evaluate(fit, pd.DataFrame({x: layers.log_grid(means[x], beyond=beyond)}), y, level)
         parts.append(layers.band(line, *position))
-        table["fit"] = axes.evaluate(fit, means[[x]], y, level)[y].to_numpy()
+        table["fit"] = layers.evaluate(fit, means[[x]], y, level)[y].to_numpy()
         table["residual_percent"] = 100 * (table[y] / table["fit"] - 1)
     named = _named_lines(fit, label, x, y, means, slopes or {}, level, beyond)
     if len(named):
@@ -244,7 +244,7 @@ def power_law(
 
 def _points(usable: pd.DataFrame, x: str, y: str, low: str | None, high: str | None) -> pd.DataFrame:
     if low is None or high is None:
-        return axes.seed_means(usable, [x], y)
+        return layers.seed_means(usable, [x], y)
     kept = usable.sort_values(x).reset_index(drop=True)
     return kept.drop(columns=["low", "high"], errors="ignore").assign(
         low=kept[low].to_numpy(), high=kept[high].to_numpy()
@@ -266,12 +266,12 @@ def _named_lines(
     """
     parts = []
     if fit is not None:
-        grid = pd.DataFrame({x: axes.log_grid(means[x], beyond=beyond)})
-        fitted = axes.evaluate(fit, grid, y, level).assign(series=label or axes.label_of(fit))
+        grid = pd.DataFrame({x: layers.log_grid(means[x], beyond=beyond)})
+        fitted = layers.evaluate(fit, grid, y, level).assign(series=label or layers.label_of(fit))
         parts.append(fitted[["series", x, y]])
     named = {f"slope of {paper}: {_signed(slope)}": slope for paper, slope in slopes.items()}
     if named:
-        parts.append(axes.through_centre(means, x, y, named))
+        parts.append(layers.through_centre(means, x, y, named))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
@@ -282,7 +282,7 @@ def _signed(slope: float) -> str:
 def _law_caption(
     runs: pd.DataFrame, means: pd.DataFrame, fit: Any, slopes: Mapping[str, float], level: float, own: bool
 ) -> str:
-    text = f"{len(means)} points. " if own else f"{axes.count_note(runs)}. "
+    text = f"{len(means)} points. " if own else f"{layers.count_note(runs)}. "
     if own:
         text += "Bars are the intervals of the points. "
     elif np.isfinite(means["sd"]).any():
@@ -339,7 +339,7 @@ def _prepared(table: pd.DataFrame, x: str, what: str) -> pd.DataFrame:
     frame = table
     if x == "C" and "C" not in frame and {"N", "D"} <= set(frame.columns):
         frame = frame.assign(C=6 * frame["N"] * frame["D"])
-    frame = axes.finite(frame, [x, "predicted", "measured"], what)
+    frame = layers.finite(frame, [x, "predicted", "measured"], what)
     return of_fit(frame, "measured", frame["predicted"]).drop(columns="fitted")
 
 

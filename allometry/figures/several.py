@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
-from allometry.figures import axes, layers
-from allometry.figures.axes import capital, escape, linear_y, log_x, log_y, quantity, text_tooltip, tooltip
+from allometry.figures import layers
+from allometry.figures.layers import capital, escape, linear_y, log_x, log_y, quantity, text_tooltip, tooltip
 from allometry.figures.theme import Figure
 
 _DASHES = ([1, 0], [7, 4], [2, 3], [9, 3, 2, 3], [4, 2], [1, 2], [12, 4])
@@ -77,7 +77,7 @@ def _kept(table: pd.DataFrame | None, positive: Sequence[str], x: str, y: str, w
     """Return the rows that can be drawn; an empty table with the columns needed where there is none."""
     if table is None or not len(table):
         return pd.DataFrame({"series": [], x: [], y: []})
-    axes.require(table, ["series", x, y], what)
+    layers.require(table, ["series", x, y], what)
     values = table[list(positive)].to_numpy(dtype=float)
     drawable = (np.isfinite(values) & (values > 0)).all(1) & np.isfinite(table[y].to_numpy(dtype=float))
     return table[drawable].reset_index(drop=True)
@@ -161,10 +161,10 @@ def effects(table: pd.DataFrame, *, name: str, title: str, x_title: str, caption
     ("dial" or "interaction") is the colour. Drawn as factors on a logarithmic axis, on which a half is as far
     from nothing as the double. Raises AllometryError for missing columns or where nothing is left.
     """
-    axes.require(table, ["dial", "kind", *VALUES], title)
+    layers.require(table, ["dial", "kind", *VALUES], title)
     kept = table.dropna(subset=VALUES)
     kept = kept[(kept[VALUES] > -100).all(axis=1)]
-    axes.require(kept, ["dial"], title)
+    layers.require(kept, ["dial"], title)
     drawn = kept.assign(dial=kept["dial"].map(_short), **{c: 1 + kept[c] / 100 for c in VALUES})
     order = drawn["dial"].tolist()
     y = alt.Y("dial:N", sort=order, axis=alt.Axis(title=None, labelLimit=300, ticks=False, grid=False))
@@ -222,7 +222,7 @@ def steps(
     values drawn as vertical lines, which the caption must name. Raises AllometryError for missing columns, or
     where no row is left.
     """
-    axes.require(table, [label, value, low, high], title)
+    layers.require(table, [label, value, low, high], title)
     rows = table.reset_index(drop=True)
     order = [str(text) for text in rows[label]]
     y = alt.Y(

@@ -13,8 +13,8 @@ import pandas as pd
 from scipy.interpolate import Akima1DInterpolator
 
 from allometry.core.errors import AllometryError, unknown
-from allometry.figures import axes, layers
-from allometry.figures.axes import capital, log_x, log_y, quantity
+from allometry.figures import layers
+from allometry.figures.layers import capital, log_x, log_y, quantity
 from allometry.figures.theme import Figure
 
 if TYPE_CHECKING:
@@ -43,11 +43,11 @@ def surface(
     """
     what = title or capital(f"{quantity(y).name} against {quantity(x).name}, by {colour}")
     fits = fits or {}
-    inputs = list(dict.fromkeys(column for fit in fits.values() for column in axes.input_columns(fit)))
-    usable = axes.finite(runs, list(dict.fromkeys([x, colour, y])), what)
-    axes.require(usable, inputs, what)
+    inputs = list(dict.fromkeys(column for fit in fits.values() for column in layers.input_columns(fit)))
+    usable = layers.finite(runs, list(dict.fromkeys([x, colour, y])), what)
+    layers.require(usable, inputs, what)
     settings = list(dict.fromkeys([colour, x, *inputs]))
-    table = axes.seed_means(usable, settings, y)
+    table = layers.seed_means(usable, settings, y)
     position = log_x(x), log_y(y)
     ramp = layers.ordered_colour(table[colour], colour)
     drawn = []
@@ -61,7 +61,7 @@ def surface(
             )
         )
     for label, fit in fits.items():
-        table[f"residual_percent, {label}"] = 100 * (table[y] / axes.predicted(fit, table) - 1)
+        table[f"residual_percent, {label}"] = 100 * (table[y] / layers.predicted(fit, table) - 1)
     drawn.append(layers.intervals(table, position[0], "low", "high", position[1]))
     tips = layers.run_tips(table, x, colour, y, "sd", "n", *_residual_columns(fits), "runs")
     drawn.append(layers.points(table, *position, tips=tips, colour=ramp))
@@ -76,7 +76,7 @@ def surface(
 
 def _law_lines(fit: Any, table: pd.DataFrame, x: str, y: str, colour: str, beyond: float) -> pd.DataFrame:
     """Return the law along x for each value of `colour`; its other inputs must not vary within a colour."""
-    others = [name for name in axes.input_columns(fit) if name not in (x, colour)]
+    others = [name for name in layers.input_columns(fit) if name not in (x, colour)]
     lines = []
     for value, group in table.groupby(colour):
         varying = [name for name in others if group[name].nunique() > 1]
@@ -86,10 +86,10 @@ def _law_lines(fit: Any, table: pd.DataFrame, x: str, y: str, colour: str, beyon
                 f"{', '.join(varying)} varies at {colour} = {value:g}",
                 hint=f"draw it against {varying[0]}, or keep runs with one value of it",
             )
-        grid = pd.DataFrame({x: axes.log_grid(table[x], beyond=beyond)}).assign(
+        grid = pd.DataFrame({x: layers.log_grid(table[x], beyond=beyond)}).assign(
             **{colour: value}, **{name: group[name].iloc[0] for name in others}
         )
-        lines.append(grid.assign(**{y: axes.predicted(fit, grid)}))
+        lines.append(grid.assign(**{y: layers.predicted(fit, grid)}))
     return pd.concat(lines, ignore_index=True)
 
 
@@ -98,7 +98,7 @@ def _residual_columns(fits: Mapping[str, Any]) -> list[str]:
 
 
 def _caption(runs: pd.DataFrame, table: pd.DataFrame, labels: list[str]) -> str:
-    text = f"{axes.count_note(runs)}. "
+    text = f"{layers.count_note(runs)}. "
     if table["sd"].notna().any():
         text += "Points are means over seeds, bars one standard deviation on both sides. "
     if labels:
@@ -128,7 +128,7 @@ def isoflop(
     columns `low` and `high`. Raises AllometryError for missing columns.
     """
     what = title or capital(f"{quantity(y).name} at equal compute")
-    table = axes.finite(points, [x, y, budget], what)
+    table = layers.finite(points, [x, y, budget], what)
     position = log_x(x), log_y(y)
     ramp = layers.ordered_colour(table[budget], budget)
     drawn = []
@@ -137,7 +137,7 @@ def isoflop(
     tips = layers.run_tips(table, "run", budget, x, "D", y)
     drawn.append(layers.points(table, *position, tips=tips, colour=ramp))
     if optima is not None:
-        best = axes.finite(optima, [x, y, budget], "the optima").sort_values(budget)
+        best = layers.finite(optima, [x, y, budget], "the optima").sort_values(budget)
         drawn.append(layers.lines(best[[x, y, budget]], *position, style="guide"))
         if low in best and high in best:
             drawn.append(layers.horizontal_intervals(best, position, low, high, style="optimumbar"))
@@ -178,7 +178,7 @@ def valleys(
         if len(mean) < 3:
             continue
         log_x, log_y = np.log(mean.index.to_numpy(dtype=float)), np.log(mean.to_numpy(dtype=float))
-        fine = np.linspace(log_x[0], log_x[-1], axes.GRID)
+        fine = np.linspace(log_x[0], log_x[-1], layers.GRID)
         smooth = (
             Akima1DInterpolator(log_x, log_y)(fine)
             if method == "akima"
@@ -206,7 +206,7 @@ def trade_off(
     `targets` has the columns loss, S, E and B; `fit` gives S_min and E_min at the same losses. Raises
     AllometryError for missing columns or an empty table.
     """
-    table = axes.finite(targets, ["loss", "S", "E"], title)
+    table = layers.finite(targets, ["loss", "S", "E"], title)
     position = log_x("S"), log_y("E", title="Training tokens E = B S")
     ramp = layers.ordered_colour(table["loss"], "loss", title="Test loss")
     lines = _hyperbolas(table, fit)
@@ -224,7 +224,7 @@ def trade_off(
 
 def _hyperbolas(table: pd.DataFrame, fit: CriticalBatch) -> pd.DataFrame:
     """Return S = S_min + E_min/B over a little more than the batches tried (Kaplan et al. 2020, eq. 5.1)."""
-    B = axes.log_grid(table["E"] / table["S"], beyond=2.0)
+    B = layers.log_grid(table["E"] / table["S"], beyond=2.0)
     found = fit.table[fit.table["loss"].isin(table["loss"])]
     lines = found[["loss", "S_min", "E_min"]].merge(pd.DataFrame({"B": B}), how="cross")
     steps = lines["S_min"] + lines["E_min"] / lines["B"]

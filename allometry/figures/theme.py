@@ -13,7 +13,8 @@ import hashlib
 import json
 import math
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import altair as alt
+from altair.utils import schemapi
 from markupsafe import Markup
 
 from allometry.core.env import cache_dir, package_version
@@ -164,15 +166,25 @@ def enable(mode: Mode = "light") -> None:
     alt.theme.register("allometry", enable=True)(lambda: alt.theme.ThemeConfig(config=settings))  # type: ignore[typeddict-item]
 
 
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Draw charts without comparing every part of each with the schema of Vega-Lite.
+
+    The comparison takes a third of a report's time. Figures of this package are compared in its tests.
+    """
+    with schemapi.debug_mode(False):
+        yield
+
+
 def specification(chart: alt.TopLevelMixin | Figure, *, width: int | None = None) -> dict[str, Any]:
     """Return the chart's Vega-Lite specification as plain JSON, without a theme.
 
     With `width` (pixels), a chart that would fill its container gets that width: what is not a page has
-    no container.
+    no container. A chart that is not part of a figure is compared with the schema, since it may be anybody's.
     """
     drawn: Any = getattr(chart, "chart", chart)
     with alt.theme.enable("none"), alt.data_transformers.enable("default", max_rows=None):
-        content: dict[str, Any] = drawn.to_dict()
+        content: dict[str, Any] = drawn.to_dict(validate=drawn is chart)
     content.pop("config", None)
     if width is not None and content.get("width") == "container":
         content["width"] = width

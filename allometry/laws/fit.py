@@ -1,10 +1,14 @@
-"""Fit a law to a table of runs: many starts at once, bootstrap over runs, and what the data do not say."""
+"""Fit a law to a table of runs: many starts at once, bootstrap over runs, and what the data do not say.
+
+Warnings about a fit have names; each says what it means, and what is identified nevertheless.
+"""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,19 +16,309 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError
-from allometry.core.units import counted
+from allometry.core.units import counted, format_count
 from allometry.laws import uncertainty
-from allometry.laws.fit_warnings import Evidence, about_scale, examine
-from allometry.laws.grouping import Grouping, decide
+from allometry.laws.grouping import Grouping, decide, find_mixture
 from allometry.laws.law import Law
 from allometry.laws.observations import Observations, about_copies, observe
-from allometry.laws.problem import Problem, refuse_undetermined
+from allometry.laws.problem import Problem, conditioning, refuse_undetermined
 from allometry.laws.result import FitResult, FitWarning
 from allometry.laws.selftest import LEVEL, LEVEL_GROUPED, SelfTest, selftest
 from allometry.laws.solver import Objective, get_objective, minimise
+from allometry.laws.uncertainty import outlying, quantiles
 from allometry.laws.zoo import get
 
 Array = NDArray[np.float64]
+
+_INSIDE = "the law in the range of the data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """A fit as the checks see it: estimates `z` (p,), resamples of them, and what the search found.
+
+    `frame` holds the rows of the table that were used, `labels` their names, `grouping` which are one run's;
+    `selftest_p` is the p-value of the fit's test of itself, nan without one.
+
+    The checks add to `warnings`, and to `doubts` what makes the whole fit doubtful.
+    """
+
+    problem: Problem
+    z: Array
+    z_samples: Array
+    samples: Mapping[str, Array]
+    starts: int
+    agreeing: int
+    noise: float | None
+    grouping: Grouping
+    labels: Sequence[str]
+    frame: pd.DataFrame
+    selftest_p: float = float("nan")
+    warnings: list[FitWarning] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+    def warn(self, name: str, meaning: str, identified: str) -> None:
+        """Add a warning."""
+        self.warnings.append(FitWarning(name=name, meaning=meaning, identified=identified))
+
+    def one_side(self, name: str, side: str) -> str:
+        """Describe what the resamples say about a parameter that is open to one side ("upper" or "lower")."""
+        low, high = quantiles(self.samples[name], 0.9)
+        if side == "upper":
+            return f"that {name} is at least {low:.3g} (95 %)"
+        return f"that {name} is at most {high:.3g} (95 %)"
+
+
+def examine(evidence: Evidence) -> None:
+    """Run every check."""
+    if evidence.agreeing < 2:
+        evidence.doubts.append(f"only one of {evidence.starts} starts reached the lowest objective")
+    for check in (
+        _size,
+        _checkpoints,
+        _levels,
+        _floors,
+        _limit_above_data,
+        _bounds,
+        _spread,
+        _conditioning,
+        _outliers,
+        _mixture,
+        _lack_of_fit,
+    ):
+        check(evidence)
+
+
+def _size(e: Evidence) -> None:
+    n, p = len(e.problem.output), len(e.problem.free)
+    groups, what = e.grouping.groups, "points"
+    if groups < n:
+        what = f"runs (rows of one {e.grouping.name})" if e.grouping.name else "different points"
+    if n == p:
+        passes = "the law passes through every point, which is no test of it"
+        meaning = f"{counted(n, 'point')} for {counted(p, 'parameter')}: {passes}"
+        e.warn("no-spare-points", meaning, "nothing can be said about the uncertainty")
+        e.doubts.append("as many parameters as points")
+    elif groups <= p:
+        meaning = (
+            f"{n} points come from {groups} {what}, for {counted(p, 'parameter')}: no interval can be given"
+        )
+        e.warn("few-runs", meaning, "how these runs differ, not how others would")
+    elif groups - p < 5:
+        spare = f"leave {groups - p} to judge the law by: intervals are wide"
+        meaning = f"{groups} {what} for {counted(p, 'parameter')} {spare}"
+        e.warn("few-points", meaning, _INSIDE)
+
+
+def _checkpoints(e: Evidence) -> None:
+    """Warn about points of one run at several D: on a decaying schedule they are no runs of those D."""
+    if not e.grouping.checkpoints or e.grouping.groups == len(e.problem.output):
+        return
+    rate = next((c for c in ("lr", "learning_rate") if c in e.frame.columns), None)
+    decays = rate is not None and bool((e.frame[rate].groupby(e.grouping.group).nunique() > 1).any())
+    known = f"the column {rate!r} shows that it changed" if decays else "unless it was constant"
+    meaning = (
+        f"rows of one {e.grouping.name} are points of one run. Before its learning rate has decayed a run's"
+        f" loss is higher than that of a run which ends there ({known}): L(N, D) through them is biased"
+    )
+    e.warn("checkpoints", meaning, "the law of these curves; fit the last point of each run for L(N, D)")
+
+
+def _levels(e: Evidence) -> None:
+    for name, x in zip(e.problem.inputs, e.problem.offsets, strict=True):
+        if name in e.problem.law.linear:
+            continue
+        levels = len(np.unique(np.round(x, 9)))
+        span = float(np.exp(x.max() - x.min()))
+        if levels <= 3:
+            values = "1 value" if levels == 1 else f"{levels} values"
+            meaning = f"{name} takes {values} only, too few to see the shape of its term"
+            e.warn(
+                "few-levels", meaning, f"how {e.problem.law.output} differs between these values of {name}"
+            )
+        elif span < 10 and name != "L":
+            low, high = (format_count(e.problem.centre[name] * np.exp(v)) for v in (x.min(), x.max()))
+            meaning = f"{name} spans a factor of {span:.3g} only: do not extrapolate its exponent"
+            e.warn("narrow-range", meaning, f"the law for {name} from {low} to {high}")
+
+
+def _floors(e: Evidence) -> None:
+    """Warn about a floor at zero, or one that reaches zero in some resamples."""
+    tiny = 1e-3 * float(np.median(e.problem.output))
+    for i, name in enumerate(e.problem.free):
+        if not e.problem.law.parameter(name).floor:
+            continue
+        share = float(np.mean(e.samples[name] <= tiny)) if len(e.samples[name]) else 0.0
+        known = e.one_side(name, "lower") if share else _INSIDE
+        if e.z[i] <= tiny:
+            e.doubts.append(f"{name} = 0: the floor is not identified")
+            meaning = f"{name} went to 0: no floor is visible, and the exponents are those without one"
+            e.warn("floor-at-zero", meaning, known)
+        elif share > 0.025:
+            meaning = (
+                f"{name} is 0 in {100 * share:.0f} % of the resamples: a law without a floor is not excluded"
+            )
+            e.warn("floor-not-identified", meaning, known)
+
+
+def _limit_above_data(e: Evidence) -> None:
+    """Warn about a law that no scale brings down to a loss which was measured."""
+    law, natural = e.problem.law, {n: float(v) for n, v in e.problem.natural(e.z).items()}
+    if law.linear or not any(p.floor for p in law.parameters):
+        return
+    limit = float(law.predict(natural, **dict.fromkeys(law.inputs, 1e60)))
+    below = np.flatnonzero(e.problem.output < limit)
+    if not np.isfinite(limit) or not len(below):
+        return
+    lowest = below[np.argmin(e.problem.output[below])]
+    measured = float(e.problem.output[lowest])
+    meaning = (
+        f"{law.output} = {limit:.4g} is the least that this law can give, and {counted(len(below), 'row')} of the table"
+        f" measured less: {measured:.4g} in row {e.labels[lowest]}"
+    )
+    off = np.log(limit / measured) if e.problem.objective.log else limit - measured
+    if e.selftest_p <= 0.05 or (e.noise is not None and off > 3 * e.noise):
+        meaning += ". This is a wrong law for these runs, or these rows are wrong"
+        e.doubts.append(f"the law's limit {limit:.4g} lies above measured values ({measured:.4g})")
+    else:
+        meaning += ": noise near the limit, or a wrong law"
+    e.warn("floor-above-data", meaning, f"how {law.output} changes in the range of the data, not its limit")
+
+
+def _bounds(e: Evidence) -> None:
+    """Warn about parameters at an end of the range that is searched, in the estimate or in some resamples."""
+    box = e.problem.box
+    for i, name in enumerate(e.problem.free):
+        near = 1e-6 * (box.high[i] - box.low[i])
+        ends = {"lower": (1, box.low[i]), "upper": (-1, box.high[i])}
+        if e.problem.law.parameter(name).floor:
+            del ends["lower"]
+        for side, (sign, end) in ends.items():
+            share = float(np.mean(sign * (e.z_samples[:, i] - end) <= near)) if len(e.z_samples) else 0.0
+            if sign * (e.z[i] - end) <= near:
+                e.doubts.append(f"{name} is at its {side} bound")
+                other = "an upper" if side == "lower" else "a lower"
+                meaning = f"{name} hit its {side} bound: only {other} bound can be estimated"
+                e.warn("bound-hit", meaning, _INSIDE)
+            elif share > 0.025:
+                meaning = f"{name} hits its {side} bound in {100 * share:.0f} % of the resamples"
+                e.warn("bound-hit-in-resamples", meaning, e.one_side(name, side))
+
+
+def _spread(e: Evidence) -> None:
+    """Warn about positive parameters that are known to no better than a factor of ten to one side."""
+    estimate = e.problem.natural(e.z)
+    for name in e.problem.free:
+        p, values = e.problem.law.parameter(name), e.samples[name]
+        if not p.logarithmic or not len(values):
+            continue
+        low, high = (float(v) for v in quantiles(values, 0.95))
+        above, below = high / float(estimate[name]), float(estimate[name]) / max(low, 1e-300)
+        if max(above, below) <= 10:
+            continue
+        known = f"(95 %: {low:.3g} to {high:.3g})"
+        if p.anchor:
+            meaning = f"{name} is a value far outside the data {known}; do not compare it between tables"
+            e.warn("scale-not-identified", meaning, f"the size of {name}'s term within the range of the data")
+            continue
+        side, where = ("upper", "above") if above > below else ("lower", "below")
+        meaning = f"the objective is flat in {name}: not identified from {where} {known}"
+        e.warn("flat-profile", meaning, e.one_side(name, side))
+        e.doubts.append(f"{name} is not identified from {where}")
+
+
+def _conditioning(e: Evidence) -> None:
+    state = conditioning(e.problem, e.z, dict(e.samples))
+    if state.condition > 1e5:
+        e.doubts.append(
+            f"the parameters are not separately determined (condition number {state.condition:.0e})"
+        )
+    if state.condition > 1e3:
+        meaning = (
+            f"condition number {state.condition:.2g}: a combination of the parameters is poorly determined"
+        )
+        e.warn("ill-conditioned", meaning, "predictions near the data")
+    strong = [f"{a} and {b} ({r:+.3f})" for a, b, r in state.correlations if abs(r) > 0.95]
+    if strong:
+        meaning = f"{', '.join(strong[:3])} trade off: their separate intervals overstate what is unknown"
+        e.warn("correlation", meaning, "predictions, and the terms' sizes at the centre of the data")
+
+
+def _outliers(e: Evidence) -> None:
+    residuals = e.problem.residuals(e.z[None])[0][0]
+    far = np.flatnonzero(outlying(residuals * np.sqrt(e.problem.weights), len(e.z)))
+    if not len(far):
+        return
+    far = far[np.argsort(-np.abs(residuals[far]))]
+    log = e.problem.objective.log
+    shown = (f"{100 * np.expm1(-residuals[i]):+.3g} %" if log else f"{-residuals[i]:+.3g}" for i in far[:12])
+    rows = ", ".join(f"{e.labels[i]} ({off})" for i, off in zip(far[:12], shown, strict=True))
+    more = f" and {len(far) - 12} more" if len(far) > 12 else ""
+    meaning = (
+        f"{len(far)} of {len(residuals)} points lie farther off the law than the scatter of the others"
+        f" explains (measured against law: row {rows}{more})"
+    )
+    robust = np.isfinite(e.problem.objective.threshold)
+    known = (
+        "the estimates: a Huber objective limits the influence of such rows; leave out those known to be wrong"
+        if robust
+        else "little before these rows are left out, or the objective is a Huber loss (huber-log)"
+    )
+    e.warn("outliers", meaning, known)
+
+
+def _mixture(e: Evidence) -> None:
+    """Rows of one corpus, tokenizer, … that lie together off the law: the table holds several laws."""
+    residuals = e.problem.residuals(e.z[None])[0][0]
+    measured = np.abs(e.problem.output)
+    distance = -residuals if e.problem.objective.log else -residuals / measured
+    inputs = {name: np.asarray(x) for name, x in e.problem.inputs.items()}
+    found = find_mixture(e.frame, distance, inputs, e.grouping.group)
+    if found is None:
+        return
+    e.warn("mixed-runs", found.text(), f"how the values of {found.column} differ; fit each of them alone")
+    if found.share > 0.5:
+        e.doubts.append(f"rows of different {found.column!r} lie on different sides of the law")
+
+
+def _lack_of_fit(e: Evidence) -> None:
+    residuals = e.problem.residuals(e.z[None])[0][0]
+    rms = float(np.sqrt(np.average(residuals**2, weights=e.problem.weights)))
+    if e.noise is not None and rms > 2 * e.noise and len(residuals) > len(e.z):
+        ratio = f"{rms / e.noise:.1f} times the noise between repeats ({e.noise:.2g})"
+        e.warn("lack-of-fit", f"residuals ({rms:.2g}) are {ratio}: the law's form does not fit", _INSIDE)
+
+
+_BITS, _PERPLEXITY, _LOGARITHM = {"bits", "bpb", "bpc", "bpt"}, {"ppl", "perplexity"}, {"log", "ln"}
+_CEILING = 12.0
+"""Nats per token: more than guessing among 160,000 tokens costs."""
+
+
+def about_scale(output: Array, name: str, column: str) -> list[FitWarning]:
+    """Warn about a loss that is hardly in nats per token: too large, or called bits or perplexity.
+
+    Only whole words of a column's name count, and only where it is taken as it is: an expression of columns
+    (`log(val_ppl)`) is judged by its values.
+    """
+    if name != "L":
+        return []
+    words = set(re.split(r"[^a-z0-9]+", column.lower())) if re.fullmatch(r"[\w ./-]+", column) else set()
+    plain = not words & _LOGARITHM
+    median = float(np.median(output))
+    if median > _CEILING or (plain and words & _PERPLEXITY):
+        what = f"L, read from {column!r} (median {median:.3g}), looks like a perplexity"
+        convert, identified = f"log(`{column}`)", "little: the form of the laws is that of a loss"
+    elif plain and words & _BITS and not re.search(r"\d[ _-]*bits", column.lower()):
+        what = f"L is read from {column!r}, a loss in bits"
+        convert, identified = f"`{column}`*log(2)", "exponents"
+    else:
+        return []
+    unit = "byte" if "bpb" in words else "character" if "bpc" in words else "token"
+    meaning = f"{what}; floors and published constants are in nats per token. Nats per {unit}: L = {convert}"
+    if unit != "token":
+        meaning += f", times the {unit}s of a token for nats per token"
+    return [FitWarning(name="loss-scale", meaning=meaning, identified=identified)]
+
 
 _WAVE, _WAVES, _ENOUGH, _PATIENCE = 16, 8, 5, 12
 """Starts a wave, waves at most, agreeing starts that suffice, iterations of a start for each parameter."""

@@ -1,24 +1,161 @@
 """A law is its formula: gradient, LaTeX and NumPy code are derived from one line of SymPy.
 
-The compiled code gives values, gradients and curvature, also in the coordinates that a fit works in.
-"""
+The compiled code gives values, gradients and curvature, also in the coordinates that a fit works in. Columns of a
+table can be computed from others: "C/(6*N)" is arithmetic, read by a grammar of our own and never by eval."""
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import inspect
+import json
 import math
+import operator
+import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache, reduce
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from allometry.core.env import cache_dir, package_version
 from allometry.core.errors import AllometryError, unknown
+from allometry.core.files import write_bytes
 
 if TYPE_CHECKING:
     import sympy as sp
     from numpy.typing import ArrayLike, NDArray
+
+_BINARY: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
+_UNARY: dict[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "log": np.log,
+    "log10": np.log10,
+    "log2": np.log2,
+    "exp": np.exp,
+    "sqrt": np.sqrt,
+    "abs": np.abs,
+    "min": np.minimum,
+    "max": np.maximum,
+}
+_ARGUMENTS = {"min": 2, "max": 2}
+"""Arguments of a function, where it is not one."""
+
+_LONGEST = 10_000
+"""Characters of an expression, and terms that it may nest: beyond, reading it would exhaust the stack."""
+
+_DEEPEST = 200
+
+_HINT = (
+    "arithmetic of column names, numbers, + - * / ** and log, log10, log2, exp, sqrt, abs, min, max; "
+    "put names with spaces between backticks, like `Training FLOP`/(6*N)"
+)
+
+
+def names_in(text: str) -> list[str]:
+    """Return the column names that an expression uses, each once, in order."""
+    tree, quoted = _arithmetic(text)
+    calls = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
+    names = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in calls]
+    return list(dict.fromkeys(quoted.get(n, n) for n in names))
+
+
+def evaluate(text: str, values: Mapping[str, Any]) -> Any:
+    """Return the value of an arithmetic expression over `values` (numbers, arrays or columns by name).
+
+    Raises AllometryError for anything but arithmetic and for unknown names; division by zero gives inf or
+    nan.
+    """
+    tree, quoted = _arithmetic(text)
+    try:
+        with np.errstate(all="ignore"):
+            return _value(tree, {**values}, quoted, text)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        what = "it is too long" if isinstance(error, RecursionError) else str(error)
+        raise AllometryError(f"cannot compute {text[:80]!r}: {what[:120]}", hint=_HINT) from None
+
+
+def _arithmetic(text: str) -> tuple[ast.expr, dict[str, str]]:
+    quoted: dict[str, str] = {}
+
+    def placeholder(match: re.Match[str]) -> str:
+        name = f"_column{len(quoted)}_"
+        quoted[name] = match[1]
+        return name
+
+    if len(text) > _LONGEST:
+        raise AllometryError(f"an expression has {len(text):,} characters", hint=_HINT)
+    plain = re.sub(r"`([^`]+)`", placeholder, text).replace("^", "**")
+    try:
+        tree = ast.parse(plain.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise AllometryError(f"cannot read the expression {_shown(text)}", hint=_HINT) from None
+    level: list[ast.AST] = [tree]
+    for _ in range(_DEEPEST):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    if level:
+        raise AllometryError(f"the expression {_shown(text)} has too many terms", hint=_HINT)
+    return tree, quoted
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 200 else f"{text[:200]}…")
+
+
+def _value(node: ast.expr, values: dict[str, Any], quoted: dict[str, str], text: str) -> Any:
+    if (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, int | float)
+        and not isinstance(node.value, bool)
+    ):
+        try:
+            return float(node.value)
+        except OverflowError:
+            raise AllometryError(f"a number in {_shown(text)} is too large", hint=_HINT) from None
+    if isinstance(node, ast.Name):
+        name = quoted.get(node.id, node.id)
+        if name not in values:
+            raise unknown(f"column in {_shown(text)}:", name, values)
+        return values[name]
+    if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
+        left, right = (_number(side, values, quoted, text) for side in (node.left, node.right))
+        return _BINARY[type(node.op)](left, right)
+    if isinstance(node, ast.UnaryOp) and type(node.op) in _UNARY:
+        return _UNARY[type(node.op)](_number(node.operand, values, quoted, text))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
+        if node.func.id not in _FUNCTIONS:
+            raise unknown(f"function in {_shown(text)}:", node.func.id, _FUNCTIONS)
+        count = _ARGUMENTS.get(node.func.id, 1)
+        if len(node.args) != count:
+            raise AllometryError(
+                f"{node.func.id} takes {count} argument{'s' if count > 1 else ''}, in {_shown(text)} it has "
+                f"{len(node.args)}",
+                hint=_HINT,
+            )
+        return _FUNCTIONS[node.func.id](*(_number(a, values, quoted, text) for a in node.args))
+    raise AllometryError(f"{_shown(text)} has something other than arithmetic in it", hint=_HINT)
+
+
+def _number(node: ast.expr, values: dict[str, Any], quoted: dict[str, str], text: str) -> Any:
+    """Return the value of a part of an expression as numbers; AllometryError for a column of text."""
+    value = _value(node, values, quoted, text)
+    try:
+        return np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        name = quoted.get(node.id, node.id) if isinstance(node, ast.Name) else "a part"
+        raise AllometryError(
+            f"{name!r} in {_shown(text)} holds something other than numbers", hint=_HINT
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,12 +392,19 @@ class Compiled:
 @lru_cache(maxsize=128)
 def compiled(law: Law) -> Compiled:
     """Return the law and its exact gradient as NumPy code (symbolic differentiation, shared sub-expressions)."""
-    symbols = law.symbols
-    arguments = [symbols[n] for n in (*law.inputs, *law.parameter_names)]
-    both = _value_and_gradient(law, arguments, law.formula, [symbols[n] for n in law.parameter_names], {})
-    if law.bracket:
-        return Compiled(value=lambda *a: both(*a)[0], gradient=lambda *a: both(*a)[1:])
-    return Compiled(value=code(arguments, law.formula), gradient=lambda *a: both(*a)[1:])
+
+    def derived() -> dict[str, str]:
+        symbols = law.symbols
+        arguments = [symbols[n] for n in (*law.inputs, *law.parameter_names)]
+        sources = _value_and_gradient(
+            law, arguments, law.formula, [symbols[n] for n in law.parameter_names], {}
+        )
+        return sources if law.bracket else {**sources, "value": code(arguments, law.formula)}
+
+    sources = _kept(law, (), derived)
+    both = _assembled(sources)
+    value = (lambda *a: both(*a)[0]) if law.bracket else _function(sources["value"])
+    return Compiled(value=value, gradient=lambda *a: both(*a)[1:])
 
 
 def _value_and_gradient(
@@ -269,17 +413,26 @@ def _value_and_gradient(
     expression: sp.Expr,
     variables: list[sp.Symbol],
     substitution: dict[sp.Symbol, sp.Expr],
-) -> Code:
-    """Return code for [output, its derivative by each variable]; an implicit law's are those of its solution."""
+) -> dict[str, str]:
+    """Return source code for [output, its derivative by each variable]; an implicit law's parts of it."""
     gradient = [_smooth(expression.diff(v)) for v in variables]
     if law.bracket is None:
-        return code(arguments, [expression, *gradient])
+        return {"both": code(arguments, [expression, *gradient])}
     output = law.symbols[law.output]
     slope = expression.diff(output)
-    equation = code([*arguments, output], [expression, slope])
-    derivatives = code([*arguments, output], [slope, *gradient])
     low, high = (law.parse(b).subs(substitution, simultaneous=True) for b in law.bracket)
-    ends = code(arguments, [low, high])
+    return {
+        "equation": code([*arguments, output], [expression, slope]),
+        "derivatives": code([*arguments, output], [slope, *gradient]),
+        "ends": code(arguments, [low, high]),
+    }
+
+
+def _assembled(sources: Mapping[str, str]) -> Code:
+    """Return the function of `_value_and_gradient`; an implicit law's derivatives are those of its solution."""
+    if "both" in sources:
+        return _function(sources["both"])
+    equation, derivatives, ends = (_function(sources[part]) for part in ("equation", "derivatives", "ends"))
 
     def solved(*values: Any) -> list[Any]:
         root = solve_between(lambda x: equation(*values, x), ends(*values), values)
@@ -287,6 +440,44 @@ def _value_and_gradient(
         return [root, *(-d / slope_there for d in by_variable)]
 
     return solved
+
+
+def _kept(law: Law, more: tuple[Any, ...], derive: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """Return the source code that `derive` makes of a law, from the cache where it was made before.
+
+    SymPy takes a second to load and longer to derive a law. What the code depends on is in its file's name: the
+    law, SymPy's version and this file.
+    """
+    parts = [(p.name, p.positive, p.floor, p.anchor) for p in law.parameters]
+    what = (law.expression, [*law.where.items()], [*law.inputs], sorted(law.linear), law.output, law.bracket)
+    key = hashlib.sha256(_own_text())
+    key.update(repr((*what, parts, more, package_version("sympy"))).encode())
+    try:
+        path = cache_dir("laws") / f"{key.hexdigest()[:24]}.json"
+        sources = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(sources, dict) and all(isinstance(text, str) for text in sources.values()):
+            return sources
+    except (OSError, ValueError):
+        pass  # not there, or damaged
+    except AllometryError:
+        return derive()  # no cache folder: it only saves time
+    sources = derive()
+    with suppress(OSError, AllometryError):
+        write_bytes(path, json.dumps(sources).encode())
+    return sources
+
+
+@cache
+def _own_text() -> bytes:
+    return Path(__file__).read_bytes()
+
+
+def _function(source: str) -> Code:
+    """Return the function that a source text from `code` defines, in NumPy's names."""
+    names = {**vars(np), "reduce": reduce}  # what the code of Min and Max uses
+    exec(compile(source, "<law>", "exec"), names)
+    function: Code = names["_lambdifygenerated"]
+    return function
 
 
 def solve_between(function: Code, ends: tuple[Any, Any], like: tuple[Any, ...]) -> Any:
@@ -312,12 +503,11 @@ def solve_between(function: Code, ends: tuple[Any, Any], like: tuple[Any, ...]) 
     return root
 
 
-def code(arguments: list[sp.Symbol], expressions: sp.Expr | list[sp.Expr]) -> Code:
+def code(arguments: list[sp.Symbol], expressions: sp.Expr | list[sp.Expr]) -> str:
     """Return NumPy code for one expression, or for a list of them, with common sub-expressions computed once."""
     import sympy as sp
 
-    function: Code = sp.lambdify(arguments, expressions, modules="numpy", cse=True)
-    return function
+    return inspect.getsource(sp.lambdify(arguments, expressions, modules="numpy", cse=True))
 
 
 def _smooth(expression: sp.Expr) -> sp.Expr:
@@ -346,11 +536,24 @@ class Internal:
 @lru_cache(maxsize=256)
 def internal(law: Law, fixed: tuple[str, ...], tied: tuple[tuple[str, str], ...]) -> Internal:
     """Compile a law for fitting: centred log inputs, anchored amounts, logarithms of positive parameters."""
+    free = tuple(n for n in law.parameter_names if n not in fixed and n not in dict(tied))
+    sources = _kept(law, (fixed, tied), lambda: _coordinates(law, free, fixed, tied))
+    return Internal(
+        free=free,
+        fixed=fixed,
+        value_and_gradient=_assembled(sources),
+        natural=_function(sources["natural"]),
+    )
+
+
+def _coordinates(
+    law: Law, free: tuple[str, ...], fixed: tuple[str, ...], tied: tuple[tuple[str, str], ...]
+) -> dict[str, str]:
+    """Derive the source code of `internal`."""
     import sympy as sp
 
     symbols = law.symbols
     leaders = {symbols[a]: symbols[b] for a, b in tied}
-    free = tuple(n for n in law.parameter_names if n not in fixed and n not in dict(tied))
     centre = {symbols[n]: sp.Symbol(f"{n}_centre", positive=True) for n in law.inputs}
     offset = {n: sp.Symbol(f"x_{n}", real=True) for n in law.inputs}
     z = {n: sp.Symbol(f"z_{n}", real=True) for n in free}
@@ -373,9 +576,7 @@ def internal(law: Law, fixed: tuple[str, ...], tied: tuple[tuple[str, str], ...]
     constants = [*centre.values(), *(symbols[n] for n in fixed)]
     variables = [z[n] for n in free]
     arguments = [*offset.values(), *constants, *variables]
-    return Internal(
-        free=free,
-        fixed=fixed,
-        value_and_gradient=_value_and_gradient(law, arguments, output, variables, substitution),
-        natural=code([*constants, *variables], [natural[symbols[n]] for n in law.parameter_names]),
-    )
+    return {
+        **_value_and_gradient(law, arguments, output, variables, substitution),
+        "natural": code([*constants, *variables], [natural[symbols[n]] for n in law.parameter_names]),
+    }

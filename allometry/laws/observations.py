@@ -15,18 +15,21 @@ from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import Decimal, counted, parse_number, readings
-from allometry.laws.expressions import evaluate, names_in
 from allometry.laws.grouping import Grouping, find_grouping, not_a_run, numbered
-from allometry.laws.law import Law
-from allometry.runs.tables.headings import column_for, conversion, scale_notice, scaled, similar
-from allometry.runs.tables.numbers import (
+from allometry.laws.law import Law, evaluate, names_in
+from allometry.runs.tables.columns import (
     Ambiguous,
+    column_for,
+    conversion,
     convert,
     decide,
     examine,
     file_mark,
     is_text,
     partly_in_units,
+    scale_notice,
+    scaled,
+    similar,
 )
 from allometry.runs.tables.trackers import finished, status_column
 
@@ -81,7 +84,7 @@ def observe(
     """Read a law's inputs and output from a table of runs.
 
     `columns` maps symbols to column names or to arithmetic of columns and of other mapped symbols; others are
-    looked for by their usual names (`runs.tables.headings`), with the unit in the heading. Rows are left out
+    looked for by their usual names (`runs.tables.columns`), with the unit in the heading. Rows are left out
     (and listed, with the reason) when they are named in `exclude` (index labels, or labels mapped to
     reasons),
     when their status says that the run did not finish (`runs.tables.trackers`), and when a value is missing,
@@ -413,12 +416,21 @@ def originals(frame: pd.DataFrame) -> NDArray[np.int_]:
 
     Columns that only number the rows do not count: a run that was pasted twice has two row numbers.
     """
-    telling = [i for i, name in enumerate(frame.columns) if not _numbers_rows(str(name), frame.iloc[:, i])]
-    cells = frame.iloc[:, telling].map(lambda v: str(v) if isinstance(v, list | dict | np.ndarray) else v)
-    if not telling:
+    floats = [pd.api.types.is_float_dtype(kind) for kind in frame.dtypes]
+    alike, told = np.zeros(len(frame), dtype=int), False
+    for i in sorted(range(frame.shape[1]), key=lambda i: not floats[i]):  # a loss tells most rows apart
+        if told and alike.max(initial=0) + 1 == len(frame):
+            break
+        column = frame.iloc[:, i]
+        if _numbers_rows(str(frame.columns[i]), column):
+            continue
+        if not floats[i]:
+            column = column.map(lambda v: str(v) if isinstance(v, list | dict | np.ndarray) else v)
+        values = pd.factorize(column, use_na_sentinel=False)[0]
+        alike, told = pd.factorize(alike * (values.max(initial=0) + 1) + values)[0], True
+    if not told:
         return np.arange(len(frame))
-    equal = [pd.factorize(cells.iloc[:, i], use_na_sentinel=False)[0] for i in range(cells.shape[1])]
-    _, first, at = np.unique(np.column_stack(equal), axis=0, return_index=True, return_inverse=True)
+    _, first, at = np.unique(alike, return_index=True, return_inverse=True)
     return np.asarray(first[at.reshape(-1)], dtype=int)
 
 

@@ -12,8 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from allometry.core.errors import AllometryError
-from allometry.laws.expressions import evaluate
-from allometry.laws.law import Law
+from allometry.laws.law import Law, evaluate
 from allometry.laws.problem import Problem
 from allometry.laws.selftest import SelfTest
 from allometry.laws.solver import Objective, get_objective

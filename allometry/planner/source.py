@@ -18,7 +18,7 @@ from allometry.laws.law import Law
 from allometry.laws.result import FitResult
 from allometry.laws.uncertainty import Array
 from allometry.laws.zoo import all_laws, get
-from allometry.runs.tables.headings import wrong_scale
+from allometry.runs.tables.columns import wrong_scale
 
 R_D_STAR = 15.387756
 """Repeats of the data that are worth having (Muennighoff et al. 2023, arXiv 2305.16264, R_D*)."""

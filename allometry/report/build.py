@@ -1,11 +1,10 @@
 """A study's analysis as one HTML file: offline, interactive, light and dark, printable.
 
-An analysis becomes the plain values that the template shows: ids that are unique on the page, texts that are
-escaped, tables as cells, charts as specifications.
+The studies write an `Analysis`: what a report says, before it is laid out. It becomes the plain values that the
+template shows: ids that are unique on the page, texts that are escaped, tables as cells, charts as specifications.
 
 The file loads nothing. Its scripts are named by their hashes in a content security policy that forbids
-everything else, so that even text which slipped through the escaping could neither run nor call out.
-"""
+everything else, so that even text which slipped through the escaping could neither run nor call out."""
 
 from __future__ import annotations
 
@@ -13,19 +12,85 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from markupsafe import Markup
 
+from allometry.core import __version__
 from allometry.figures import theme
 from allometry.figures.theme import Figure
 from allometry.report import page
 from allometry.report import page as fmt
-from allometry.report.content import Analysis, Constant, Section, Table
 from allometry.report.page import chart_json, table_of
-from allometry.version import __version__
+
+Verdict = Literal["agrees", "differs", "cannot tell"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table with a caption; cells are formatted by the report (numbers to three or four digits)."""
+
+    name: str
+    title: str
+    caption: str
+    frame: pd.DataFrame
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A question within the study: paragraphs of plain text (`code`, *emphasis* and **strong** only),
+    then evidence.
+    """
+
+    title: str
+    text: str
+    evidence: tuple[Figure | Table, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """One row of the table that compares with published values: a quantity, its published value(s), ours with an
+    interval, a verdict.
+    """
+
+    name: str
+    symbol: str
+    published: dict[str, float]
+    ours: float
+    low: float
+    high: float
+    level: float
+    verdict: Verdict
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """The answer of a study. Everything in it that came from outside is escaped when it is rendered.
+
+    Read as an entry of a log: `date` (of the last run that it reads), the question, what was `expected`
+    before looking, what was seen (`answer` and sections), and what to ask `next`. `chapters` are the studies
+    of a collection, in order; a collection's own sections and constants come before them.
+    """
+
+    study: str
+    question: str
+    answer: str
+    command: str
+    sections: tuple[Section, ...]
+    constants: tuple[Constant, ...] = ()
+    warnings: tuple[str, ...] = ()
+    excluded: pd.DataFrame | None = None
+    runs: pd.DataFrame | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
+    date: str = ""
+    expected: str = ""
+    next: str = ""
+    chapters: tuple[Analysis, ...] = ()
+
 
 WIDTH, HEIGHT, MARGIN = 150, 22, 6
 
@@ -247,8 +312,10 @@ def build(analysis: Analysis) -> str:
     """Return the report as HTML text. Raises AllometryError only if a chart cannot be written as Vega-Lite."""
     runtime, style = theme.runtime(), page.asset("style.css")
     script = page.asset("charts.js") + page.asset("report.js")
+    with theme.unchecked():
+        content = layout(analysis)
     return page.template(page.asset("entries.html") + page.asset("template.html")).render(
-        layout(analysis),
+        content,
         command=analysis.command,
         description=analysis.answer,
         themes=page.themes(),

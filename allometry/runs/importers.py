@@ -21,28 +21,26 @@ from allometry.core.files import read_json, write_json
 from allometry.core.units import Decimal, counted, readings
 from allometry.runs.store import Store
 from allometry.runs.tables import files, text
-from allometry.runs.tables.headings import (
+from allometry.runs.tables.columns import (
     COUNTS,
     NAMES,
     STEPS,
-    guess,
-    is_training_loss,
-    plain,
-    read_heading,
-    run_column,
-    scale_notice,
-    scaled,
-)
-from allometry.runs.tables.numbers import (
     Ambiguous,
     TextColumn,
     convert,
     decide,
     examine,
     file_mark,
+    guess,
     is_blank,
     is_text,
+    is_training_loss,
     partly_in_units,
+    plain,
+    read_heading,
+    run_column,
+    scale_notice,
+    scaled,
 )
 from allometry.runs.tables.records import read_json_lines, read_json_table, spread
 from allometry.runs.tables.trackers import (

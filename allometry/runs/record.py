@@ -9,17 +9,25 @@ A run directory holds (losses in nats per token):
     result.json   written last: {"format": 1, "status": "done" | "diverged", "step", "tokens", "loss",
                   "train_loss", "bits_per_byte", "unique", "seconds", "started", "finished", "engine",
                   "loss_<corpus>", …}; the two times are UTC, "2026-01-31T23:59:59Z"
-    text.json     which text it was trained on (see `runs.texts`)
+    text.json     which text it was trained on: {"format": 1, "sets": {"CORPUS | TOKENIZER":
+                  {"tokens": SHA-256, "identity": …}}, "parent": digest of the text of the run whose weights
+                  it starts from, or null}
     error.txt     why it failed; the next attempt removes it
 
 and, where its data ask for them, probes.json and .jsonl (`runs.measurements`) and novelty.json (`runs.measurements`).
 
 A run may come from somebody else. So what is read is checked: a configuration that is damaged is an
 AllometryError, everything else that is damaged is left out, and noted. A run's id is the name of its folder.
+
+That id is the hash of the configuration, which names a corpus and does not hold it. The text behind a name such as
+"files:my.txt" can change, so each run records the SHA-256 of the token ids that it reads. A store shows the runs of
+one text. Those of another lie in `.texts/DIGEST/`, whole, and come back when that text does.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -31,8 +39,16 @@ from typing import Any, Literal
 import pandas as pd
 
 from allometry.core.errors import AllometryError, printable
-from allometry.core.files import left_out, read_bytes, read_json, read_lines
-from allometry.runs.texts import Text, recorded
+from allometry.core.files import (
+    left_out,
+    read_bytes,
+    read_json,
+    read_lines,
+    refuse_links,
+    write_json,
+    writing,
+)
+from allometry.runs.place import is_file_name
 
 FORMAT = 1
 """Newest version of the run format that this release reads."""
@@ -130,8 +146,8 @@ class RunRecord:
 
     @cached_property
     def text(self) -> Text | None:
-        """The text that it was trained on (`runs.texts`); None if it is not recorded."""
-        return recorded(self.path)
+        """The text that it was trained on (`Text`); None if it is not recorded."""
+        return recorded_text(self.path)
 
     @cached_property
     def curve(self) -> Curve:
@@ -430,3 +446,90 @@ def _ordered(columns: Iterable[str]) -> list[str]:
     """Return the known columns in their order, then the losses on further distributions, then all others."""
     rest = sorted(set(columns) - set(CURVE_COLUMNS), key=lambda name: (not name.startswith("loss_"), name))
     return [*CURVE_COLUMNS, *rest]
+
+
+TEXT_FILE = "text.json"
+ASIDE = ".texts"
+STUDIES = "studies"
+
+_TEXT_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a run reads: the token sets by "CORPUS | TOKENIZER", each with "tokens" (SHA-256 of its ids) and
+    "identity" (what it was made from), and the digest of the text of the run that it starts from.
+    """
+
+    sets: Mapping[str, Mapping[str, str]]
+    parent: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that are equal for equal token ids."""
+        tokens = {name: each["tokens"] for name, each in self.sets.items()}
+        canonical = json.dumps([tokens, self.parent], sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def recorded_text(directory: Path) -> Text | None:
+    """Return the text that a run's directory records; None if it records none, as runs of older releases, or
+    none that can be read (`is_text_damaged`).
+    """
+    try:
+        stored = read_json(directory / TEXT_FILE)
+    except AllometryError:
+        return None
+    sets = (stored or {}).get("sets")
+    if stored is None or not isinstance(sets, dict) or not all(map(_whole, sets.values())):
+        return None
+    parent = stored.get("parent")
+    return Text(sets, parent if isinstance(parent, str) else None)
+
+
+def is_text_damaged(directory: Path) -> bool:
+    """Return whether a directory has a `text.json` that cannot be read."""
+    return os.path.lexists(directory / TEXT_FILE) and recorded_text(directory) is None
+
+
+def _whole(entry: Any) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("tokens", "identity"))
+
+
+def record_text(directory: Path, text: Text) -> None:
+    """Write the text that a run reads into its directory."""
+    write_json(
+        directory / TEXT_FILE, {"format": _TEXT_FORMAT, "sets": dict(text.sets), "parent": text.parent}
+    )
+
+
+def exchange_text(store: Path, name: str, before: str, now: str) -> bool:
+    """Put `name`, a run or "studies/KEY", of the text `before` aside; restore that of the text `now`.
+
+    Both are digests. Returns whether something came back. The caller must have the store for itself.
+    What lies there without a record of that text stays. AllometryError, and nothing moved, where a name or a
+    link would lead out of the store.
+    """
+    here, there = store / name, store / ASIDE / before / name
+    back = store / ASIDE / now / name
+    for path in (here, there, back):
+        if not path.is_relative_to(store) or not is_file_name(path.relative_to(store).as_posix()):
+            raise AllometryError(f"{name!r} cannot be a run or a study of a store")
+        refuse_links(path, store)
+    with writing(there):
+        if here.exists():
+            there.parent.mkdir(parents=True, exist_ok=True)
+            here.rename(_unused(there))
+        if not back.is_dir() or (found := recorded_text(back)) is None or found.digest != now:
+            return False
+        back.rename(here)
+    return True
+
+
+def _unused(path: Path) -> Path:
+    """Return the path, or the first of PATH.2, PATH.3, … that does not exist."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}.{number}")
+    return free

@@ -31,6 +31,7 @@ from allometry.runs.mirror import Mirror
 from allometry.runs.place import place, url_of
 from allometry.runs.query import select
 from allometry.runs.record import (
+    ASIDE,
     COLUMNS,
     CURVE_COLUMNS,
     FORMAT,
@@ -42,7 +43,6 @@ from allometry.runs.record import (
     is_run_name,
     read_run,
 )
-from allometry.runs.texts import ASIDE
 
 _MARKER = "store.json"
 _STUDIES = "studies"
@@ -310,7 +310,7 @@ class Store:
 
     def purge(self, runs: Iterable[str] | None = None) -> int:
         """Delete removed runs permanently: the given runs, or all, and then also the runs of other texts
-        (`runs.texts`). Return how many bytes that frees. AllometryError, and nothing deleted, if a folder among
+        (`runs.record`). Return how many bytes that frees. AllometryError, and nothing deleted, if a folder among
         them is a link.
         """
         self._require_folder()

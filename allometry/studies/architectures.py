@@ -19,7 +19,7 @@ from allometry.figures.several import several
 from allometry.figures.theme import Figure
 from allometry.models.lstm import LSTMConfig
 from allometry.models.universal import UniversalConfig
-from allometry.report.content import Analysis, Section, Table
+from allometry.report.build import Analysis, Section, Table
 from allometry.studies.core.sections import (
     LEVEL,
     NotRecorded,

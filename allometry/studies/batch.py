@@ -21,7 +21,7 @@ from allometry.figures.several import several
 from allometry.figures.surface import trade_off
 from allometry.figures.theme import Figure
 from allometry.laws.uncertainty import percentile_interval, said
-from allometry.report.content import Constant, Section, Table, Verdict
+from allometry.report.build import Constant, Section, Table, Verdict
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
@@ -39,7 +39,7 @@ from allometry.studies.shared.batches import BatchLaw, critical_batch, scan_runs
 from allometry.train.evaluate import noise_scale
 
 if TYPE_CHECKING:
-    from allometry.report.content import Analysis
+    from allometry.report.build import Analysis
     from allometry.studies.core.study import StudyData
 
 

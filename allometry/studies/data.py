@@ -11,7 +11,7 @@ import pandas as pd
 
 from allometry.core.units import format_count
 from allometry.figures.fits import power_law
-from allometry.report.content import Constant, Section, Table
+from allometry.report.build import Constant, Section, Table
 from allometry.studies.core.sections import (
     KAPLAN,
     TOKENS,
@@ -32,7 +32,7 @@ from allometry.studies.shared.subsets import early_stopped, excess, limits
 if TYPE_CHECKING:
     from allometry.figures.theme import Figure
     from allometry.laws.result import FitResult
-    from allometry.report.content import Analysis
+    from allometry.report.build import Analysis
     from allometry.studies.core.study import StudyData
 
 

@@ -26,7 +26,7 @@ from allometry.figures.curves import train_and_test
 from allometry.figures.several import several
 from allometry.figures.surface import surface
 from allometry.laws.fit import fit
-from allometry.report.content import Section
+from allometry.report.build import Section
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
@@ -47,7 +47,7 @@ from allometry.studies.shared.subsets import early_stopped, excess, infinite, li
 if TYPE_CHECKING:
     from allometry.figures.theme import Figure
     from allometry.laws.result import FitResult
-    from allometry.report.content import Analysis
+    from allometry.report.build import Analysis
     from allometry.studies.core.study import StudyData
 
 

@@ -17,7 +17,7 @@ from allometry.core.errors import AllometryError
 from allometry.figures.several import several
 from allometry.figures.theme import Figure
 from allometry.laws.fit import fit
-from allometry.report.content import Analysis, Section, Table
+from allometry.report.build import Analysis, Section, Table
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from allometry.report.content import Analysis
+from allometry.report.build import Analysis
 from allometry.studies.core.predictions import score
 from allometry.studies.core.sections import (
     StudySection,

@@ -19,7 +19,7 @@ import pandas as pd
 from allometry.core.units import format_count
 from allometry.figures.several import several
 from allometry.laws.uncertainty import Array, Estimate, percentile_interval
-from allometry.report.content import Constant, Section, Table
+from allometry.report.build import Constant, Section, Table
 from allometry.studies.core.sections import (
     LEVEL,
     StudySection,
@@ -46,7 +46,7 @@ from allometry.studies.core.study import (
 
 if TYPE_CHECKING:
     from allometry.models.base import ModelConfig
-    from allometry.report.content import Analysis
+    from allometry.report.build import Analysis
     from allometry.studies.core.study import StudyData
     from allometry.train.config import DataConfig, RunConfig
 

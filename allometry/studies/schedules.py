@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.stats import f, t
 
 from allometry.figures.several import several
-from allometry.report.content import Constant, Section, Table
+from allometry.report.build import Constant, Section, Table
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,
@@ -43,7 +43,7 @@ from allometry.train.config import TrainConfig
 from allometry.train.config import learning_rate as scheduled_rate
 
 if TYPE_CHECKING:
-    from allometry.report.content import Analysis
+    from allometry.report.build import Analysis
     from allometry.studies.core.study import StudyData
     from allometry.train.config import DataConfig, RunConfig
 

@@ -18,7 +18,7 @@ from scipy.stats import t
 from allometry.figures.several import several
 from allometry.figures.theme import Figure
 from allometry.models.transformer import TransformerConfig
-from allometry.report.content import Analysis, Constant, Section, Table
+from allometry.report.build import Analysis, Constant, Section, Table
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,

@@ -16,7 +16,7 @@ import pandas as pd
 from allometry.figures.fits import power_law
 from allometry.figures.several import several
 from allometry.laws.backtest import backtest
-from allometry.report.content import Section, Table
+from allometry.report.build import Section, Table
 from allometry.studies.core.sections import (
     CHINCHILLA,
     EPOCH,
@@ -42,7 +42,7 @@ from allometry.studies.shared.grid import largest_sizes, recipe_runs
 if TYPE_CHECKING:
     from allometry.laws.backtest import Backtest
     from allometry.laws.result import FitResult
-    from allometry.report.content import Analysis
+    from allometry.report.build import Analysis
     from allometry.studies.core.study import StudyData
     from allometry.sweeps import Sweep
     from allometry.train.config import RunConfig

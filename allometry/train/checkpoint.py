@@ -55,7 +55,7 @@ class Position:
     last row of the `curve`; `best_loss`, `best_step` and `stale` are early stopping's; `seconds` and
     `training_seconds` count from the run's beginning through all its resumptions; `started` is when that was
     (for a run that branched off a trunk, when the trunk began), in UTC. `text` is the digest of what it reads
-    (`runs.texts`).
+    (`runs.record`).
     """
 
     step: int = 0

@@ -24,7 +24,7 @@ from allometry.core import env
 from allometry.core.errors import AllometryError
 from allometry.core.files import append_text, read_json, write_json, write_text, writing
 from allometry.runs.measurements import milestones
-from allometry.runs.texts import record as record_text
+from allometry.runs.record import record_text
 from allometry.train import checkpoint, generate
 from allometry.train.checkpoint import Position, inherited
 from allometry.train.config import FORMAT, RunConfig, evaluation_steps, learning_rate
@@ -129,7 +129,7 @@ def train(
     call this; without, this one does. `more_threads` is asked now and then how many threads may work on the
     run: an engine takes them if that changes no bit (`Engine.use_threads`), and starts with `threads`. Raises
     AllometryError for what the user can correct, after writing error.txt, and for a directory that holds a run
-    of other text (`runs.texts`).
+    of other text (`runs.record`).
     """
     group = group or SingleProcess()
     result = read_whole(directory / "result.json")

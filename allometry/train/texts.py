@@ -1,4 +1,4 @@
-"""Compare the text that runs were trained on with what their corpora hold now (see `runs.texts`)."""
+"""Compare the text that runs were trained on with what their corpora hold now (see `runs.record`)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from allometry.core.errors import AllometryError
 from allometry.data import tokens
-from allometry.runs import texts
-from allometry.runs.texts import Text
+from allometry.runs import record
+from allometry.runs.record import Text
 from allometry.train.config import RunConfig
 from allometry.train.inputs import token_sets
 
@@ -24,7 +24,7 @@ def text_of(config: RunConfig, store: Path, cache: Path | None = None) -> Text:
     for corpus, tokenizer in token_sets(config.data):
         sets |= set_of(corpus, tokenizer, cache)
     parent = config.train.init_from
-    read = texts.recorded(store / parent) if parent else None
+    read = record.recorded_text(store / parent) if parent else None
     return Text(sets, read.digest if read else None)
 
 
@@ -68,7 +68,7 @@ class Comparison:
             )
         if self.damaged:
             said.append(
-                f"{_runs(len(self.damaged))} with a damaged {texts.FILE}, taken to be of the present text "
+                f"{_runs(len(self.damaged))} with a damaged {record.TEXT_FILE}, taken to be of the present text "
                 f"(to train them again: allometry runs rm {self.damaged[0]} …)"
             )
         said += [
@@ -90,13 +90,13 @@ def compare(
     known = {run.id for run in runs}
     for run in sorted(runs, key=lambda run: run.train.init_from in known):  # parents before their children
         directory = store / run.id
-        before = texts.recorded(directory)
+        before = record.recorded_text(directory)
         present = _present(run, before, now, found, store)
         if present is not None:
             found.texts[run.id] = present.digest
         if before is None:
             finished = (directory / "result.json").exists()
-            if finished and texts.is_damaged(directory):
+            if finished and record.is_text_damaged(directory):
                 found.damaged.append(run.id)
             elif finished and any(_may_change(*each) for each in token_sets(run.data)):
                 found.unknown.append(run.id)
@@ -132,7 +132,7 @@ def _present(
         return Text(sets)
     if parent in found.texts:
         return Text(sets, found.texts[parent])
-    read = texts.recorded(store / parent)
+    read = record.recorded_text(store / parent)
     return Text(sets, read.digest if read else None)
 
 
@@ -195,11 +195,11 @@ def settle(
     The caller must have the store for itself.
     """
     found = compare(runs, store, cache=cache)
-    back = sum(texts.exchange(store, run, *digests) for run, digests in found.changed.items())
+    back = sum(record.exchange_text(store, run, *digests) for run, digests in found.changed.items())
     said = found.sentences()
     if found.changed:
         again = f", {_runs(back)} of the present text brought back" if back else ""
-        said[0] += f"; put aside in {store / texts.ASIDE}{again}"
+        said[0] += f"; put aside in {store / record.ASIDE}{again}"
     return found, said
 
 
@@ -223,7 +223,7 @@ def same_text(config: RunConfig, directory: Path, cache: Path | None = None) -> 
     The caller puts runs of other text aside first (`settle`): a difference found here arose since then.
     """
     text = text_of(config, directory.parent, cache)
-    before = texts.recorded(directory)
+    before = record.recorded_text(directory)
     if before is not None and before.digest != text.digest:
         raise _changed(config)
     return text

@@ -22,12 +22,12 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from markupsafe import Markup
 
+from allometry.core import __version__
 from allometry.core.errors import AllometryError
 from allometry.figures import theme
 from allometry.figures.theme import runtime
 from allometry.report import page as shared
 from allometry.runs.store import Store
-from allometry.version import __version__
 from allometry.watch.page import Page
 
 LOOPBACK = "127.0.0.1"

@@ -16,12 +16,12 @@ from allometry.cli import main
 from allometry.cli.output import print_table
 from allometry.cli.runs import shortened
 from allometry.cli.study import print_answer, print_plan
-from allometry.report.content import Analysis, Constant
+from allometry.report.build import Analysis, Constant
 from allometry.runs.store import Store
 from allometry.studies.core import plan as planning
 from allometry.studies.core.plan import StudyPlan
 from allometry.studies.core.study import study
-from allometry.sweeps.cost.cost import CostModel
+from allometry.sweeps.cost import CostModel
 from allometry.train.config import DataConfig
 
 WIDTHS = (80, 100, 140)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import allometry
 from allometry.core.errors import AllometryError
-from allometry.laws.expressions import evaluate, names_in
+from allometry.laws.law import evaluate, names_in
 from allometry.laws.result import FitResult
 
 TRUE = {"E": 1.8, "A": 400.0, "B": 1500.0, "alpha": 0.34, "beta": 0.36}

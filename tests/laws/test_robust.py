@@ -7,7 +7,7 @@ import pytest
 import allometry
 from allometry.core.errors import AllometryError
 from allometry.laws.envelope import read_curves, winners
-from allometry.laws.fit_warnings import about_scale
+from allometry.laws.fit import about_scale
 from allometry.laws.isoflop import isoflop, misfits
 from allometry.laws.slices import BELOW, make_slices, minimum
 from allometry.laws.uncertainty import seed_noise, simulated_noise

@@ -19,8 +19,7 @@ import pytest
 from allometry import figures
 from allometry.core.errors import AllometryError
 from allometry.figures.theme import Figure
-from allometry.report.build import build, write
-from allometry.report.content import Analysis, Constant, Section, Table
+from allometry.report.build import Analysis, Constant, Section, Table, build, write
 from allometry.report.page import chart_json
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u2028\u2029<!--'\"&{{7*7}}"

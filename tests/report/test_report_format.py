@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from allometry.figures import theme
 from allometry.report import page as fmt
-from allometry.report.build import strip
-from allometry.report.content import Constant
+from allometry.report.build import Constant, strip
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import parse_count, parse_duration, parse_number
-from allometry.laws.expressions import evaluate
+from allometry.laws.law import evaluate
 from allometry.laws.observations import observe
 from allometry.laws.zoo import get
 from allometry.runs.importers import read_table

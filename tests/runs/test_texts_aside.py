@@ -9,8 +9,16 @@ from pathlib import Path
 import pytest
 
 from allometry.core.errors import AllometryError
+from allometry.runs.record import (
+    ASIDE,
+    TEXT_FILE,
+    Text,
+    exchange_text,
+    is_text_damaged,
+    record_text,
+    recorded_text,
+)
 from allometry.runs.store import Store
-from allometry.runs.texts import ASIDE, FILE, Text, exchange, is_damaged, record, recorded
 
 RUN = "transformer-1x16-sotu-1k-s0-abc"
 OLD = Text({"sotu | bytes": {"tokens": "old", "identity": "x"}})
@@ -23,14 +31,14 @@ def store(tmp_path: Path) -> Store:
     directory = made.path / RUN
     directory.mkdir()
     (directory / "weights").write_text("of old")
-    record(directory, OLD)
+    record_text(directory, OLD)
     return made
 
 
 def test_a_run_goes_aside_and_comes_back(store: Store) -> None:
-    assert not exchange(store.path, RUN, OLD.digest, NEW.digest)
+    assert not exchange_text(store.path, RUN, OLD.digest, NEW.digest)
     assert not (store.path / RUN).exists()
-    assert exchange(store.path, RUN, NEW.digest, OLD.digest)
+    assert exchange_text(store.path, RUN, NEW.digest, OLD.digest)
     assert (store.path / RUN / "weights").read_text() == "of old"
 
 
@@ -43,8 +51,8 @@ def test_no_link_is_followed(link: str, store: Store, tmp_path: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(victim)
     with pytest.raises(AllometryError, match="is a link"):
-        exchange(store.path, RUN, OLD.digest, NEW.digest)
-    assert recorded(store.path / RUN) == OLD
+        exchange_text(store.path, RUN, OLD.digest, NEW.digest)
+    assert recorded_text(store.path / RUN) == OLD
     with suppress(AllometryError):  # the link itself may go
         store.purge()
     assert (victim / "mine").read_text() == "mine"
@@ -64,7 +72,7 @@ def test_links_among_what_was_removed_are_not_deleted_through(store: Store, tmp_
 def test_no_name_leads_out(name: str, store: Store, tmp_path: Path) -> None:
     (tmp_path / "victim").mkdir()
     with pytest.raises(AllometryError):
-        exchange(store.path, name, OLD.digest, NEW.digest)
+        exchange_text(store.path, name, OLD.digest, NEW.digest)
     assert (tmp_path / "victim").is_dir()
     assert (store.path / RUN).is_dir()
 
@@ -78,19 +86,19 @@ def test_what_lies_aside_damaged_or_under_a_false_digest_stays_there(
     aside = store.path / ASIDE / NEW.digest / RUN
     aside.mkdir(parents=True)
     if written is None:
-        record(aside, OLD)
+        record_text(aside, OLD)
     else:
-        (aside / FILE).write_text(written)
-        assert is_damaged(aside)
-    assert not exchange(store.path, RUN, OLD.digest, NEW.digest)
+        (aside / TEXT_FILE).write_text(written)
+        assert is_text_damaged(aside)
+    assert not exchange_text(store.path, RUN, OLD.digest, NEW.digest)
     assert aside.is_dir()
     assert not (store.path / RUN).exists()
 
 
 def test_a_digest_is_no_path_whatever_a_record_says(store: Store) -> None:
     hostile = {"../../x\ud800 | bytes": {"tokens": "../../../etc", "identity": "/"}}
-    (store.path / RUN / FILE).write_text(json.dumps({"sets": hostile, "parent": "../.."}))
-    found = recorded(store.path / RUN)
+    (store.path / RUN / TEXT_FILE).write_text(json.dumps({"sets": hostile, "parent": "../.."}))
+    found = recorded_text(store.path / RUN)
     assert found is not None
     assert len(found.digest) == 12
     assert set(found.digest) <= set("0123456789abcdef")

@@ -8,7 +8,7 @@ from allometry.core.errors import AllometryError
 from allometry.studies.core.plan import of_compute, within_budget
 from allometry.studies.core.study import heads, small_model, study
 from allometry.sweeps import Sweep
-from allometry.sweeps.cost.cost import CostModel, plan_frame
+from allometry.sweeps.cost import CostModel, plan_frame
 from allometry.train.config import DataConfig
 
 QUICKSTART = study("quickstart")

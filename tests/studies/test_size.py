@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from allometry.report.content import Analysis
+from allometry.report.build import Analysis
 from allometry.studies.core.study import StudyData, study
 from allometry.studies.shared.grid import bare_grid, grid
 from allometry.train.config import DataConfig

@@ -13,16 +13,16 @@ import pytest
 from allometry.core.errors import AllometryError
 from allometry.data.cache import no_downloads
 from allometry.models.transformer import TransformerConfig
-from allometry.report.content import Analysis
+from allometry.report.build import Analysis
 from allometry.runs.store import Store
 from allometry.studies.core.results import rebuild, report
 from allometry.studies.core.run import StudyRequest, run_study
 from allometry.studies.core.study import STUDIES, Study, StudyData, register
 from allometry.studies.core.texts import downloads, passes
 from allometry.sweeps import Sweep
-from allometry.sweeps.cost.cost import plan_frame
-from allometry.sweeps.run.execute import execute
-from allometry.sweeps.workers.local import LocalPool
+from allometry.sweeps.cost import plan_frame
+from allometry.sweeps.execute import execute
+from allometry.sweeps.local import LocalPool
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
 WORDS = {"old": ["law", "loss", "scale", "token"], "new": ["kilo", "mega", "giga", "tera"]}
@@ -96,7 +96,7 @@ def place(
     empty_cache: Path, pool: LocalPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
     monkeypatch.setenv("ALLOMETRY_CACHE", str(empty_cache))
-    monkeypatch.setattr("allometry.sweeps.workers.local.open_pool", lambda *_, **__: nullcontext(pool))
+    monkeypatch.setattr("allometry.sweeps.local.open_pool", lambda *_, **__: nullcontext(pool))
     monkeypatch.chdir(tmp_path)
     with STUDIES.temporary():
         register(Tiny)
@@ -201,7 +201,7 @@ def test_a_plan_downloads_nothing_and_names_what_would_be() -> None:
 def test_a_budget_holds_the_fits_and_the_report() -> None:
     from allometry.studies.core.plan import within_budget
     from allometry.studies.core.texts import analysis_seconds, keep_analysis_seconds
-    from allometry.sweeps.cost.cost import CostModel
+    from allometry.sweeps.cost import CostModel
 
     class Growing(Tiny):
         """A hundredth of a GFLOP a run of ten steps."""

@@ -9,7 +9,7 @@ import pytest
 
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.store import Store
-from allometry.sweeps.workers.local import LocalPool
+from allometry.sweeps.local import LocalPool
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
 WORDS = ("law", "loss", "scale", "token", "step", "power", "curve", "batch", "width", "depth")

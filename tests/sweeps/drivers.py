@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pytest
 
     from allometry.runs.store import Store
-    from allometry.sweeps.run.progress import Summary
+    from allometry.sweeps.progress import Summary
     from allometry.train.config import RunConfig
 
 
@@ -25,9 +25,9 @@ def two_drivers(
     """Return how each of two drivers ended that train the same sweep, each beginning with its own half."""
     from allometry.runs.store import Store
     from allometry.sweeps import Sweep
-    from allometry.sweeps.run.execute import execute
-    from allometry.sweeps.run.placement import Shard, own_part
-    from allometry.sweeps.workers.local import LocalPool
+    from allometry.sweeps.execute import execute
+    from allometry.sweeps.local import LocalPool
+    from allometry.sweeps.placement import Shard, own_part
 
     def work(number: int) -> Summary:
         first = own_part(runs, Shard(number, 2))
@@ -41,6 +41,6 @@ def two_drivers(
                 lease=LEASE,
             )
 
-    monkeypatch.setattr("allometry.sweeps.run.tasks._LOOKS_PER_LEASE", 10 * LEASE)  # ten a second
+    monkeypatch.setattr("allometry.sweeps.execute._LOOKS_PER_LEASE", 10 * LEASE)  # ten a second
     with ThreadPoolExecutor(2) as threads:
         return list(threads.map(work, (1, 2)))

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from allometry.sweeps.workers.local import LocalPool, Process
+from allometry.sweeps.local import LocalPool, Process
 
 Act = Literal["die", "halt", "full", "rank dies", "rank halts"]
 
@@ -60,7 +60,7 @@ def _die(folder: str, most: int) -> None:
 
 def _as_worker(folder: str, step: int, most: int, act: Act) -> None:
     from allometry.experimental import torchrun
-    from allometry.sweeps.workers import worker
+    from allometry.sweeps import worker
 
     class Worker(worker.Worker):
         def send(self, kind: str, /, **fields: Any) -> None:

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from allometry.core.errors import AllometryError
-from allometry.sweeps.cost import calibrate as calibration
-from allometry.sweeps.cost.calibrate import choose_device
+from allometry.sweeps import calibrate as calibration
+from allometry.sweeps.calibrate import choose_device
 
 
 @pytest.fixture

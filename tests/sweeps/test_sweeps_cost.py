@@ -5,10 +5,9 @@ import pytest
 
 from allometry.core.env import cache_dir
 from allometry.runs.store import Store
-from allometry.sweeps.cost.calibrate import calibrate
-from allometry.sweeps.cost.cost import CostModel
-from allometry.sweeps.cost.timing import Timing, shape_key
-from allometry.sweeps.workers.local import LocalPool
+from allometry.sweeps.calibrate import calibrate
+from allometry.sweeps.cost import CostModel, Timing, shape_key
+from allometry.sweeps.local import LocalPool
 
 
 def timing(flops: float, pace: float, batch: int = 128) -> Timing:

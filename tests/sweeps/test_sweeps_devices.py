@@ -10,13 +10,11 @@ from waiting import until
 from allometry.core.errors import AllometryError
 from allometry.runs.store import Store
 from allometry.sweeps import Sweep
-from allometry.sweeps.cost.calibrate import fits_one
-from allometry.sweeps.cost.cost import CostModel
-from allometry.sweeps.cost.makespan import makespan
-from allometry.sweeps.cost.schedule import Job
-from allometry.sweeps.cost.timing import Timing, shape_key
-from allometry.sweeps.run.execute import execute
-from allometry.sweeps.run.placement import (
+from allometry.sweeps.calibrate import fits_one
+from allometry.sweeps.cost import CostModel, Timing, shape_key
+from allometry.sweeps.execute import execute
+from allometry.sweeps.local import LocalPool
+from allometry.sweeps.placement import (
     assign,
     largest_node,
     memory_on,
@@ -25,8 +23,8 @@ from allometry.sweeps.run.placement import (
     slower_engine,
     with_devices,
 )
-from allometry.sweeps.run.progress import Event
-from allometry.sweeps.workers.local import LocalPool
+from allometry.sweeps.progress import Event
+from allometry.sweeps.schedule import Job, makespan
 
 
 def seconds(run, start: int, stop: int) -> float:

@@ -15,10 +15,10 @@ from allometry.core.errors import AllometryError
 from allometry.core.locks import exclusive
 from allometry.runs.store import Store
 from allometry.sweeps import Sweep
-from allometry.sweeps.cost.schedule import survey
-from allometry.sweeps.run.execute import execute
-from allometry.sweeps.run.progress import Event, Summary
-from allometry.sweeps.workers.local import LocalPool
+from allometry.sweeps.execute import execute
+from allometry.sweeps.local import LocalPool
+from allometry.sweeps.progress import Event, Summary
+from allometry.sweeps.schedule import survey
 from allometry.train.config import RunConfig
 
 
@@ -147,7 +147,7 @@ def test_a_killed_worker_costs_nothing(make_run, store: Store, alone: Store, fam
 def test_a_run_whose_worker_keeps_dying_fails(
     make_run, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("allometry.sweeps.run.execute.DEATHS_ALLOWED", 1)
+    monkeypatch.setattr("allometry.sweeps.execute.DEATHS_ALLOWED", 1)
     run = make_run(40)
     with MortalPool(1, tmp_path / "deaths", step=3, most=9) as pool:
         summary, watcher = train([run], store, pool)
@@ -192,7 +192,7 @@ SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from allometry.runs.store import Store
-from allometry.sweeps.run.execute import execute
+from allometry.sweeps.execute import execute
 from allometry.sweeps import Sweep
 from allometry.train.config import RunConfig
 runs = tuple(RunConfig.model_validate_json(line) for line in open(sys.argv[1] + "/todo"))

@@ -5,10 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from allometry.models.transformer import TransformerConfig
-from allometry.sweeps.cost.cost import CostModel
-from allometry.sweeps.cost.makespan import makespan, makespan_when_lent, speedup
-from allometry.sweeps.cost.schedule import Job, jobs
-from allometry.sweeps.run.progress import Forecast
+from allometry.sweeps.cost import CostModel
+from allometry.sweeps.progress import Forecast
+from allometry.sweeps.schedule import Job, jobs, makespan, makespan_when_lent, speedup
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
 

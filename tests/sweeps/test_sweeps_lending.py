@@ -8,9 +8,9 @@ from bitwise import run_bytes
 
 from allometry.runs.store import Store
 from allometry.sweeps import Sweep
-from allometry.sweeps.cost.makespan import MOST_THREADS, lend, speedup
-from allometry.sweeps.run.execute import execute
-from allometry.sweeps.workers.local import LocalPool
+from allometry.sweeps.execute import execute
+from allometry.sweeps.local import LocalPool
+from allometry.sweeps.schedule import MOST_THREADS, lend, speedup
 from allometry.train.config import RunConfig
 from allometry.train.engines.native import NativeEngine
 from allometry.train.loop import train

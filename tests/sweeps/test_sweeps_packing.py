@@ -8,17 +8,13 @@ import pytest
 
 from allometry.core.env import cache_dir
 from allometry.core.errors import AllometryError
-from allometry.sweeps.cost.calibrate import calibrate
-from allometry.sweeps.cost.cost import CostModel
-from allometry.sweeps.cost.makespan import makespan
-from allometry.sweeps.cost.measure import measure_packs, sizes
-from allometry.sweeps.cost.packing import Packing, best_size, step_of
-from allometry.sweeps.cost.schedule import Job
-from allometry.sweeps.cost.timing import Timing, estimated_memory, shape_key
-from allometry.sweeps.run.placement import Placement, on
-from allometry.sweeps.workers import gpus
-from allometry.sweeps.workers.gpus import Gpu, device_for
-from allometry.sweeps.workers.local import LocalPool, open_pool
+from allometry.sweeps import local
+from allometry.sweeps.calibrate import calibrate
+from allometry.sweeps.cost import CostModel, Packing, Timing, best_size, estimated_memory, shape_key, step_of
+from allometry.sweeps.local import Gpu, LocalPool, device_for, open_pool
+from allometry.sweeps.measure import measure_packs, sizes
+from allometry.sweeps.placement import Placement, on
+from allometry.sweeps.schedule import Job, makespan
 
 PACKS = {1: 0.1, 2: 0.1, 4: 0.1, 8: 0.16, 16: 0.31}
 """Seconds of a step of packs on a device that a pack of eight fills."""
@@ -207,7 +203,7 @@ def test_packs_that_do_not_work_are_not_tried_again(fast, make_run, capsys: pyte
 
 def test_each_gpu_has_a_worker(fast, monkeypatch: pytest.MonkeyPatch):
     two = (Gpu("Large", 80e9, "0"), Gpu("Small", 24e9, "3"))
-    monkeypatch.setattr(gpus, "ask", lambda: two)
+    monkeypatch.setattr(local, "ask_for_gpus", lambda: two)
     with open_pool(device="cuda") as pool:
         assert pool.kinds == {"Large": 1, "Small": 1}
         assert pool.device_memory == 24e9
@@ -225,7 +221,7 @@ def test_each_gpu_has_a_worker(fast, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_gpus_that_are_asked_for_and_not_there(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(gpus, "ask", lambda: ())
+    monkeypatch.setattr(local, "ask_for_gpus", lambda: ())
     assert device_for("auto") == device_for("cpu") == "cpu"
     with pytest.raises(AllometryError, match="PyTorch sees no GPU here") as caught:
         open_pool(device="cuda")

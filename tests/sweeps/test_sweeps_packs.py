@@ -16,11 +16,11 @@ from test_sweeps_execute import Watcher
 from allometry.models.base import family as family_of
 from allometry.runs.store import Store
 from allometry.sweeps import Sweep
-from allometry.sweeps.cost.calibrate import calibrate
-from allometry.sweeps.run.execute import execute
-from allometry.sweeps.run.progress import Event, Summary
-from allometry.sweeps.workers.local import LocalPool, open_pool
-from allometry.sweeps.workers.worker import Service
+from allometry.sweeps.calibrate import calibrate
+from allometry.sweeps.execute import execute
+from allometry.sweeps.local import LocalPool, open_pool
+from allometry.sweeps.progress import Event, Summary
+from allometry.sweeps.worker import Service
 from allometry.train.config import RunConfig
 
 

@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from allometry.sweeps.run.progress import Display, Event
+from allometry.sweeps.progress import Display, Event
 
 
 class Terminal(io.StringIO):

@@ -1,5 +1,6 @@
 """Sweeps on Ray: the same bits as on this machine's cores, through the loss of workers, nodes and drivers."""
 
+import gc
 import os
 import signal
 import socket
@@ -18,12 +19,11 @@ from bitwise import run_bytes
 from allometry.cluster import _left_behind, connect
 from allometry.core.errors import AllometryError
 from allometry.runs.store import Store
-from allometry.sweeps import Sweep
-from allometry.sweeps.run.execute import execute
-from allometry.sweeps.run.progress import Event
-from allometry.sweeps.workers import preflight
-from allometry.sweeps.workers.local import LocalPool, open_pool
-from allometry.sweeps.workers.ray import RayPool
+from allometry.sweeps import Sweep, pool
+from allometry.sweeps.execute import execute
+from allometry.sweeps.local import LocalPool, open_pool
+from allometry.sweeps.progress import Event
+from allometry.sweeps.ray import RayPool
 from allometry.train.config import RunConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -36,8 +36,10 @@ def family(make_run) -> list[RunConfig]:
 
 
 @pytest.fixture(autouse=True)
-def only_clusters_made_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def only_clusters_made_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("RAY_ADDRESS", "local")
+    yield
+    gc.collect()  # processes of a Ray that did not start, whose warnings would fail a test after these
 
 
 def train(runs, store: Store, pool, act=None, **options):
@@ -61,6 +63,7 @@ def a_pool(**options: int) -> RayPool:
         raise
 
 
+@pytest.mark.slow
 def test_a_cluster_of_this_machine_trains_the_same_bits(
     family, store: Store, pool: LocalPool, tmp_path: Path
 ):
@@ -138,9 +141,9 @@ def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_versions_that_differ_are_named():
-    node = preflight.Node(host="n7", versions={**preflight.versions(), "ray": "2.1.0"}, kind="cpu")
+    node = pool.Node(host="n7", versions={**pool.versions(), "ray": "2.1.0"}, kind="cpu")
     with pytest.raises(AllometryError, match=r"node n7 runs ray 2\.1\.0") as caught:
-        preflight.require_same_versions([node])
+        pool.require_same_versions([node])
     assert "pip install ray==" in str(caught.value)
 
 
@@ -203,8 +206,8 @@ def test_lost_workers_and_nodes_cost_nothing(cluster, undisturbed, store: Store)
 DRIVER = """
 import sys
 from allometry.runs.store import Store
-from allometry.sweeps.run.execute import execute
-from allometry.sweeps.workers.ray import RayPool
+from allometry.sweeps.execute import execute
+from allometry.sweeps.ray import RayPool
 from allometry.sweeps import Sweep
 from allometry.train.config import RunConfig
 store = Store(sys.argv[1], create=True)
@@ -278,6 +281,6 @@ def test_a_store_that_nodes_do_not_see(cluster, make_run, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_nodes_of_another_version_are_refused(cluster, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(preflight, "__version__", "99.0")
+    monkeypatch.setattr(pool, "__version__", "99.0")
     with pytest.raises(AllometryError, match=r"this machine 99\.0"):
         RayPool("ray")

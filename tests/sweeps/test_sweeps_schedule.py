@@ -4,8 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allometry.models.transformer import TransformerConfig
-from allometry.sweeps.cost.makespan import makespan
-from allometry.sweeps.cost.schedule import Job, jobs, urgency
+from allometry.sweeps.schedule import Job, jobs, makespan, urgency
 from allometry.train.config import RunConfig, TrainConfig
 
 

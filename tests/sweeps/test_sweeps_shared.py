@@ -13,12 +13,11 @@ from allometry.data import tokens
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.place import place
 from allometry.runs.store import Store
-from allometry.sweeps import Sweep
-from allometry.sweeps.cost.schedule import Job
-from allometry.sweeps.run.execute import execute
-from allometry.sweeps.run.placement import Shard, assign, own_part, parse_shard
-from allometry.sweeps.workers import preflight
-from allometry.sweeps.workers.local import LocalPool
+from allometry.sweeps import Sweep, pool
+from allometry.sweeps.execute import execute
+from allometry.sweeps.local import LocalPool
+from allometry.sweeps.placement import Shard, assign, own_part, parse_shard
+from allometry.sweeps.schedule import Job
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 from allometry.train.inputs import load_inputs
 
@@ -89,14 +88,14 @@ def test_a_node_without_the_corpus_gets_its_tokens_from_the_store(
             node.setenv("ALLOMETRY_CACHE", str(tmp_path / "cache-of-the-node"))
             return [function(*arguments)]
 
-    names = preflight.settle(Sweep("s", "?", (config,)), store, each_node)
+    names = pool.settle(Sweep("s", "?", (config,)), store, each_node)
     here = load_inputs(config)
     shutil.rmtree(folder)
     monkeypatch.setenv("ALLOMETRY_CACHE", str(tmp_path / "cache-of-the-node"))
     there = load_inputs(config, tokens.settle(names, store.place))
     assert (there.order.batch(3) == here.order.batch(3)).all()
     assert there.unique == here.unique
-    assert not store.place.names(preflight.FOLDER)
+    assert not store.place.names(pool.FOLDER)
     with pytest.raises(AllometryError, match="texts"):
         load_inputs(config)
 
@@ -107,7 +106,7 @@ def test_a_store_that_a_node_does_not_see(make_run, store: Store):
         return [function(str(store.path.parent / "elsewhere"), nonce, names)]
 
     with pytest.raises(AllometryError, match="does not see it") as caught:
-        preflight.settle(Sweep("s", "?", (make_run(10),)), store, each_node)
+        pool.settle(Sweep("s", "?", (make_run(10),)), store, each_node)
     assert "s3://" in str(caught.value)
 
 

@@ -3,7 +3,7 @@ import pytest
 from allometry.core.errors import AllometryError
 from allometry.runs.store import Store
 from allometry.sweeps import Sweep
-from allometry.sweeps.cost.cost import PLAN_COLUMNS, CostModel, plan_frame
+from allometry.sweeps.cost import PLAN_COLUMNS, CostModel, plan_frame
 
 
 def test_a_sweep_is_a_set(make_run):

@@ -11,12 +11,12 @@ import pytest
 from allometry.cli import main
 from allometry.core.errors import AllometryError
 from allometry.models.transformer import TransformerConfig
-from allometry.runs import texts
+from allometry.runs import record
 from allometry.runs.store import Store
 from allometry.sweeps import Sweep
-from allometry.sweeps.run.execute import execute
-from allometry.sweeps.run.progress import Summary
-from allometry.sweeps.workers.local import LocalPool
+from allometry.sweeps.execute import execute
+from allometry.sweeps.local import LocalPool
+from allometry.sweeps.progress import Summary
 from allometry.train.checkpoint import Position, position_problem
 from allometry.train.config import DataConfig, RunConfig, TrainConfig
 from allometry.train.loop import train
@@ -182,12 +182,12 @@ def test_runs_that_record_no_text_are_named(sweep_in, tmp_path: Path) -> None:
     store, run = Store("runs", create=True), run_on("files:my.txt")
     (tmp_path / "my.txt").write_text(prose(OLD))
     sweep_in(store, run)
-    (store.directory(run.id) / texts.FILE).unlink()
+    (store.directory(run.id) / record.TEXT_FILE).unlink()
     said: list[str] = []
     assert sweep_in(store, run, on_event=lambda event: said.append(event.text)).skipped == (run.id,)
     assert "do not record their text" in said[0]
     assert compare([run], store.path).unknown == [run.id]
-    (store.directory(run.id) / texts.FILE).write_text("{")
+    (store.directory(run.id) / record.TEXT_FILE).write_text("{")
     found = compare([run], store.path)
     assert (found.unknown, found.damaged) == ([], [run.id])
     assert "1 run with a damaged text.json, taken to be of the present text" in found.sentences()[0]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from allometry.core import __version__
 from allometry.core.errors import AllometryError
 from allometry.data.webtext.consent import removals
 from allometry.data.webtext.jsonl import Row, file_digest, read_json, read_rows, whole_file, write_json
@@ -31,7 +32,6 @@ from allometry.data.webtext.workspace import (
     duration,
     exclusive,
 )
-from allometry.version import __version__
 
 _FLOW = (
     ("links", "read", "kept", "links worth fetching"),

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allometry.core.errors import AllometryError
-from allometry.data.webtext.archive import FETCHED, last_outcomes
 from allometry.data.webtext.jsonl import (
     AppendLog,
     Row,
@@ -29,7 +28,7 @@ from allometry.data.webtext.jsonl import (
     write_json,
 )
 from allometry.data.webtext.urls import canonical, host_of, url_id, url_problem
-from allometry.data.webtext.warc import erased_member
+from allometry.data.webtext.warc import FETCHED, erased_member, last_outcomes
 from allometry.data.webtext.workspace import STAGES, Summary, Workspace
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from allometry.data.webtext.archive import PartArchive
 from allometry.data.webtext.spider import Frontier
+from allometry.data.webtext.warc import PartArchive
 
 REPORT_SECONDS = 1.0
 SYNC_SECONDS = 10.0

@@ -2,7 +2,7 @@
 (crawl.py).
 
 A crawl that was killed continues: what the archives hold is not fetched again, and nothing is lost
-(archive.py).
+(warc.py).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
+from allometry.core import __version__
 from allometry.core.errors import AllometryError, missing_extra
-from allometry.data.webtext.archive import FETCHED, last_outcomes
 from allometry.data.webtext.consent import removals
 from allometry.data.webtext.crawl import CrawlJob
 from allometry.data.webtext.jsonl import encode, file_digest, read_rows, whole_file
+from allometry.data.webtext.warc import FETCHED, last_outcomes
 from allometry.data.webtext.workspace import Progress, Stopwatch, Summary, Workspace
-from allometry.version import __version__
 
 STAGE = "fetch"
 PROJECT = "https://github.com/allometry-lab/allometry"

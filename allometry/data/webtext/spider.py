@@ -33,7 +33,6 @@ from service_identity import CertificateError, VerificationError
 from twisted.internet.error import DNSLookupError
 from twisted.python.failure import Failure
 
-from allometry.data.webtext.archive import FETCHED, PartArchive
 from allometry.data.webtext.charsets import utf_16_order
 from allometry.data.webtext.consent import header_opt_out
 from allometry.data.webtext.guards import (
@@ -48,6 +47,7 @@ from allometry.data.webtext.guards import (
 )
 from allometry.data.webtext.jsonl import Row
 from allometry.data.webtext.urls import host_of
+from allometry.data.webtext.warc import FETCHED, PartArchive
 
 READ_AHEAD = 2_000
 """Lines read at a time while looking for a host that is free; then the crawl gets its turn."""

@@ -13,8 +13,7 @@ import pandas as pd
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import counted, readings
-from allometry.runs.tables.headings import plain
-from allometry.runs.tables.numbers import is_blank
+from allometry.runs.tables.columns import is_blank, plain
 
 _MARKS = ("\t", ";", "|", ",")
 _SUMMARIES = {

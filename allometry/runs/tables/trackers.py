@@ -12,7 +12,7 @@ import pandas as pd
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import counted, readings
-from allometry.runs.tables.headings import EVALUATION, LOSS, NAMES, STEPS, TRAINING, plain, read_heading
+from allometry.runs.tables.columns import EVALUATION, LOSS, NAMES, STEPS, TRAINING, plain, read_heading
 
 _BOUNDS = ("__MIN", "__MAX")
 _EVENTS = "events.out.tfevents*"

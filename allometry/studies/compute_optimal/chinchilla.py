@@ -23,7 +23,7 @@ from allometry.laws.fit import fit
 from allometry.laws.isoflop import IsoflopResult, isoflop
 from allometry.laws.slices import grid_budgets
 from allometry.planner.source import chinchilla_optimum
-from allometry.report.content import Section, Table
+from allometry.report.build import Section, Table
 from allometry.studies.core.sections import (
     CHINCHILLA,
     EPOCH,
@@ -46,7 +46,7 @@ from allometry.studies.shared.grid import recipe_runs
 
 if TYPE_CHECKING:
     from allometry.laws.result import FitResult
-    from allometry.report.content import Analysis
+    from allometry.report.build import Analysis
     from allometry.studies.core.study import StudyData
 
 

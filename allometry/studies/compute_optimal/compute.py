@@ -16,7 +16,7 @@ import pandas as pd
 from allometry.core.units import PF_DAY
 from allometry.figures.several import several
 from allometry.laws.uncertainty import Array, percentile_interval
-from allometry.report.content import Section
+from allometry.report.build import Section
 from allometry.studies.compute_optimal.frontiers import (
     Frontiers,
     adjusted_frontier,
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from allometry.laws.envelope import EnvelopeFit
     from allometry.laws.power_lines import PowerLine
     from allometry.laws.result import FitResult
-    from allometry.report.content import Analysis
+    from allometry.report.build import Analysis
     from allometry.studies.compute_optimal.learning_curves import TimeLaw
     from allometry.studies.core.study import StudyData
 

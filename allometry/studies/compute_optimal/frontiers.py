@@ -20,7 +20,7 @@ from allometry.figures.theme import Figure
 from allometry.laws.envelope import EnvelopeFit, fit_envelope
 from allometry.laws.uncertainty import Array, percentile_interval
 from allometry.planner.allocate import Efficient, excess_compute
-from allometry.report.content import Section, Table
+from allometry.report.build import Section, Table
 from allometry.studies.compute_optimal.learning_curves import TimeLaw, arrivals
 from allometry.studies.core.sections import KAPLAN, LEVEL, StudySection, TooFewRuns, constant
 from allometry.studies.shared.batches import Critical

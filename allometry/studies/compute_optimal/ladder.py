@@ -19,7 +19,7 @@ from allometry.core.errors import AllometryError
 from allometry.figures.several import steps
 from allometry.laws.isoflop import IsoflopResult, isoflop
 from allometry.laws.slices import grid_budgets
-from allometry.report.content import Section, Table
+from allometry.report.build import Section, Table
 from allometry.studies.core.sections import LEVEL, StudySection, TooFewRuns, constant
 from allometry.studies.core.study import (
     BATCH_TOKENS,
@@ -35,7 +35,7 @@ from allometry.train.config import TrainConfig
 
 if TYPE_CHECKING:
     from allometry.models.base import ModelConfig
-    from allometry.report.content import Constant
+    from allometry.report.build import Constant
     from allometry.train.config import DataConfig, RunConfig
 
 SIZES, STEP = 7, 1.5

@@ -16,7 +16,7 @@ from allometry.figures.surface import isoflop, surface
 from allometry.figures.theme import Figure
 from allometry.laws.critical_batch import targets_from_curves
 from allometry.laws.fit import fit
-from allometry.report.content import Section, Table
+from allometry.report.build import Section, Table
 from allometry.studies.core.sections import (
     ENOUGH_UPDATES,
     KAPLAN,

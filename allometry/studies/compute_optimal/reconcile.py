@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 from allometry.figures.several import several
 from allometry.laws.fit import fit
 from allometry.laws.uncertainty import Array, percentile_interval
-from allometry.report.content import Section, Table
+from allometry.report.build import Section, Table
 from allometry.studies.compute_optimal.ladder import ladder, rungs
 from allometry.studies.core.sections import (
     LEVEL,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from allometry.laws.result import FitResult
-    from allometry.report.content import Analysis
+    from allometry.report.build import Analysis
     from allometry.studies.compute_optimal.ladder import Rung
     from allometry.studies.core.study import StudyData
 

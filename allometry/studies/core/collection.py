@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
 from allometry.core.errors import AllometryError
-from allometry.report.content import Analysis
+from allometry.report.build import Analysis
 from allometry.report.page import interval
 from allometry.studies.core.plan import smallest
 from allometry.studies.core.study import Study, run_set_named
@@ -18,7 +18,7 @@ from allometry.sweeps import Sweep
 if TYPE_CHECKING:
     import pandas as pd
 
-    from allometry.report.content import Constant
+    from allometry.report.build import Constant
     from allometry.studies.core.study import StudyData
     from allometry.train.config import DataConfig, RunConfig
 

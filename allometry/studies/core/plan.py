@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from allometry.runs.store import Store
     from allometry.studies.core.study import Study
-    from allometry.sweeps.cost.cost import CostModel
+    from allometry.sweeps.cost import CostModel
     from allometry.train.config import DataConfig
 
 FILE = "plan.json"

@@ -21,7 +21,7 @@ from allometry.core.files import create, read_json
 from allometry.runs.record import check_format, is_number
 from allometry.studies.core.plan import held_back
 from allometry.studies.core.texts import of_other_text
-from allometry.sweeps.cost.cost import plan_frame
+from allometry.sweeps.cost import plan_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -43,7 +43,7 @@ from allometry.studies.core.study import Study, StudyData, study
 from allometry.studies.core.texts import changed_since, require_own_text
 
 if TYPE_CHECKING:
-    from allometry.report.content import Analysis
+    from allometry.report.build import Analysis
     from allometry.studies.core.plan import StudyPlan
 
 

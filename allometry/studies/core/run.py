@@ -17,8 +17,8 @@ from allometry.core.locks import exclusive
 from allometry.core.units import compact_duration
 from allometry.data.cache import downloads_allowed, no_downloads
 from allometry.data.tokens import downloads, prepare
+from allometry.runs.record import record_text, recorded_text
 from allometry.runs.store import Store, require_room, store_exists
-from allometry.runs.texts import record, recorded
 from allometry.studies.core import plan as planning
 from allometry.studies.core.predictions import predict_held_back, register_prediction, registered
 from allometry.studies.core.results import STUDIES, folder_of, read, runs_of, write_report
@@ -30,20 +30,19 @@ from allometry.studies.core.texts import (
     make_way,
     present_text,
 )
-from allometry.sweeps.cost.calibrate import calibrate, choose_device
-from allometry.sweeps.run.placement import own_part, require_as_many, too_large, with_devices
-from allometry.sweeps.workers.gpus import gpus
-from allometry.sweeps.workers.local import open_pool
+from allometry.sweeps.calibrate import calibrate, choose_device
+from allometry.sweeps.local import gpus, open_pool
+from allometry.sweeps.placement import own_part, require_as_many, too_large, with_devices
 from allometry.train.texts import compare, refuse_changed, settle
 
 if TYPE_CHECKING:
-    from allometry.report.content import Analysis
+    from allometry.report.build import Analysis
     from allometry.studies.core.plan import StudyPlan
     from allometry.sweeps import Sweep
-    from allometry.sweeps.cost.cost import CostModel
-    from allometry.sweeps.run.placement import Shard
-    from allometry.sweeps.run.progress import Event
-    from allometry.sweeps.workers.pool import Pool
+    from allometry.sweeps.cost import CostModel
+    from allometry.sweeps.placement import Shard
+    from allometry.sweeps.pool import Pool
+    from allometry.sweeps.progress import Event
     from allometry.train.config import DataConfig
 
 _GUESS = 3e10
@@ -57,10 +56,10 @@ class StudyRequest:
 
     `compute` (FLOPs) fixes the size of the study whatever the machine's speed; 0 asks for the smallest one.
     `on` names the workers: None for this machine, "ray" or "ray://host:port" for a cluster; `device` is
-    "cuda", "cpu" or "auto", which is timed on machines with GPUs (`allometry.sweeps.cost.calibrate`). `shard` is
+    "cuda", "cpu" or "auto", which is timed on machines with GPUs (`allometry.sweeps.calibrate`). `shard` is
     this process's part of a job array that shares the store. `devices` is how many may train a run that
     decides when the sweep ends; `per_gpu` workers share each GPU; `pack` is how many runs may be trained as a
-    pack (`allometry.sweeps.workers.pool.Pool`).
+    pack (`allometry.sweeps.pool.Pool`).
     """
 
     study: str
@@ -198,8 +197,8 @@ def _existing(
     with nullcontext() if shared else exclusive(store.path):
         for sentence in make_way(store, request.key, text, shared=shared):
             display.say(sentence)
-    if folder.exists() and recorded(folder) is None:
-        record(folder, text)
+    if folder.exists() and recorded_text(folder) is None:
+        record_text(folder, text)
     return planning.load(folder)
 
 
@@ -274,9 +273,11 @@ def _kept(plan: StudyPlan, store: Store, request: StudyRequest) -> StudyPlan:
     quicker.
     """
     folder = folder_of(store, request.key)
-    if recorded(folder) is None:  # before the plan: a plan without its text could be taken for any text's
+    if (
+        recorded_text(folder) is None
+    ):  # before the plan: a plan without its text could be taken for any text's
         folder.mkdir(parents=True, exist_ok=True)
-        record(folder, present_text(request.data))
+        record_text(folder, present_text(request.data))
     return planning.keep(plan, store, folder)
 
 
@@ -316,7 +317,7 @@ def _train(
     """Train stage by stage; between the stages, predict the losses of the next one and write them down.
     Returns what was predicted, and the seconds that predicting took.
     """
-    from allometry.sweeps.run.execute import execute  # needs the packages that train
+    from allometry.sweeps.execute import execute  # needs the packages that train
 
     stages, shard = plan.stages(), request.shard
     workers = pool.workers * (shard.of if shard else 1)

@@ -16,9 +16,10 @@ import numpy as np
 from scipy.stats import linregress, t
 
 from allometry.core.errors import AllometryError
+from allometry.figures.theme import unchecked
 from allometry.laws.fit import fit
 from allometry.laws.zoo import get
-from allometry.report.content import Analysis, Constant, Section, Table, Verdict
+from allometry.report.build import Analysis, Constant, Section, Table, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +72,8 @@ def section_or_reason(title: str, section: Callable[[], StudySection]) -> StudyS
     The error's own hint is left out: a law's is about a table of the user's, not about a study's runs.
     """
     try:
-        return section()
+        with unchecked():
+            return section()
     except AllometryError as error:
         text = f"This could not be answered from these runs: {error.message}."
         warnings = (f"{title}: {error.message}",)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from allometry.models.base import ModelConfig
-    from allometry.report.content import Analysis
+    from allometry.report.build import Analysis
 
 
 PACKAGE = "allometry.studies"

@@ -1,6 +1,6 @@
 """The texts of a study: what a plan needs of its corpora, and which text a study belongs to.
 
-`text.json` in a study's folder says which text that is (`allometry.runs.texts`). When a corpus has changed,
+`text.json` in a study's folder says which text that is (`allometry.runs.record`). When a corpus has changed,
 the folder is put aside with its runs, and the study is planned afresh.
 
 Kept with the timings of shapes in the cache folder, so that the next plan knows.
@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from allometry.core import __version__
 from allometry.core.env import cache_dir, cpu_model
 from allometry.core.errors import AllometryError
 from allometry.core.files import read_json, write_json
 from allometry.core.units import format_bytes, format_count
 from allometry.data import tokens
 from allometry.data.tokens import is_complete, load, place_of
-from allometry.runs import texts
-from allometry.runs.texts import Text
+from allometry.runs import record
+from allometry.runs.record import Text
 from allometry.train.inputs import token_sets
 from allometry.train.texts import set_of
-from allometry.version import __version__
 
 if TYPE_CHECKING:
     from allometry.data.spec import Download
@@ -132,7 +132,7 @@ def present_text(data: DataConfig) -> Text:
 
 def is_of_other_text(folder: Path, text: Text) -> bool:
     """Return whether the study in a folder records another text; False if it records none."""
-    before = texts.recorded(folder)
+    before = record.recorded_text(folder)
     return before is not None and before.digest != text.digest
 
 
@@ -141,8 +141,8 @@ def make_way(store: Store, key: str, text: Text, *, shared: bool) -> list[str]:
     one; what there is to say. The store must not be in use. AllometryError if it is `shared` with other
     processes.
     """
-    folder = store.path / texts.STUDIES / key
-    before = texts.recorded(folder)
+    folder = store.path / record.STUDIES / key
+    before = record.recorded_text(folder)
     if before is None or before.digest == text.digest:
         return []
     if shared:
@@ -150,8 +150,8 @@ def make_way(store: Store, key: str, text: Text, *, shared: bool) -> list[str]:
             f"the study {key!r} in {store.place.location} is of other text: {', '.join(text.sets)} changed",
             hint="name a store for the new text with --store PATH",
         )
-    back = texts.exchange(store.path, f"{texts.STUDIES}/{key}", before.digest, text.digest)
-    kept = store.path / texts.ASIDE / before.digest
+    back = record.exchange_text(store.path, f"{record.STUDIES}/{key}", before.digest, text.digest)
+    kept = store.path / record.ASIDE / before.digest
     after = "the earlier plan of the present text is back" if back else "it is planned afresh"
     return [f"{', '.join(text.sets)} has changed since {key!r} was planned: {after}; the other is in {kept}"]
 
@@ -168,10 +168,10 @@ def require_own_text(store: Store, folder: Path, runs: Iterable[str], command: s
 
 def of_other_text(store: Path, folder: Path, runs: Iterable[str]) -> list[str]:
     """Return those of the runs that record other text than the study in a folder does."""
-    own = texts.recorded(folder)
+    own = record.recorded_text(folder)
     if own is None:
         return []
-    return [run for run in runs if _differs(texts.recorded(store / run), own)]
+    return [run for run in runs if _differs(record.recorded_text(store / run), own)]
 
 
 def _differs(run: Text | None, study: Text) -> bool:
@@ -187,7 +187,7 @@ def changed_since(folder: Path) -> str | None:
     """Say in a sentence that the files which the study in a folder was planned on have been written since;
     return None if they have not, are not here, or are no files. Reads no text.
     """
-    own = texts.recorded(folder)
+    own = record.recorded_text(folder)
     for name, each in own.sets.items() if own else ():
         corpus, _, tokenizer = name.rpartition(" | ")
         if not corpus.startswith(("files:", "webtext:")):

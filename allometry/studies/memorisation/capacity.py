@@ -17,7 +17,7 @@ from allometry.data.generated import Uniform
 from allometry.figures.several import several
 from allometry.figures.theme import Figure
 from allometry.models.transformer import TransformerConfig
-from allometry.report.content import Constant, Section, Table
+from allometry.report.build import Constant, Section, Table
 from allometry.studies.core.sections import StudySection, TooFewRuns, constant
 from allometry.studies.core.study import heads, learning_rate, run_set, small_run, too_little
 from allometry.studies.memorisation.probed import LEVEL, mean_interval, of_kind, size_name, straight

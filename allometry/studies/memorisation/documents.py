@@ -17,7 +17,7 @@ import pandas as pd
 from allometry.data.tokens import manifest_of
 from allometry.figures.several import several
 from allometry.figures.theme import Figure
-from allometry.report.content import Section, Table
+from allometry.report.build import Section, Table
 from allometry.studies.core.sections import StudySection, TooFewRuns
 from allometry.studies.core.study import BATCH_TOKENS, run_set, small_model, small_run, too_little, vocabulary
 from allometry.studies.memorisation.probed import LEVEL, at_end, of_kind

@@ -13,7 +13,7 @@ import pandas as pd
 
 from allometry.figures.several import several
 from allometry.figures.theme import Figure
-from allometry.report.content import Section, Table
+from allometry.report.build import Section, Table
 from allometry.studies.core.sections import NotRecorded, StudySection, TooFewRuns
 from allometry.studies.core.study import (
     BATCH_TOKENS,

@@ -17,7 +17,7 @@ from allometry.studies.memorisation.planted import exposure_section, extraction_
 from allometry.studies.memorisation.texts import TEXTS_TITLE, texts_section
 
 if TYPE_CHECKING:
-    from allometry.report.content import Analysis
+    from allometry.report.build import Analysis
     from allometry.studies.core.study import StudyData
 
 

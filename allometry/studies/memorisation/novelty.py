@@ -13,7 +13,7 @@ import pandas as pd
 from allometry.core.units import format_count
 from allometry.figures.several import several
 from allometry.figures.theme import Figure
-from allometry.report.content import Constant, Section, Table
+from allometry.report.build import Constant, Section, Table
 from allometry.runs.measurements import SOURCES
 from allometry.studies.core.sections import NotRecorded, StudySection, claim, constant
 from allometry.studies.memorisation.probed import LEVEL, size_name

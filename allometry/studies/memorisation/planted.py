@@ -18,7 +18,7 @@ from scipy.stats import norm, skew, skewnorm
 from allometry.core.errors import AllometryError
 from allometry.figures.several import several
 from allometry.figures.theme import Figure
-from allometry.report.content import Constant, Section, Table
+from allometry.report.build import Constant, Section, Table
 from allometry.studies.core.sections import StudySection, claim, constant
 from allometry.studies.core.study import (
     BATCH_TOKENS,

@@ -19,7 +19,7 @@ from allometry.core.errors import AllometryError
 from allometry.core.units import format_count
 from allometry.data.tokens import manifest_of
 from allometry.figures.several import several
-from allometry.report.content import Section, Table
+from allometry.report.build import Section, Table
 from allometry.studies.core.sections import StudySection, TooFewRuns, constant
 from allometry.studies.core.study import BATCH_TOKENS, run_set, small_model, small_run, too_little
 from allometry.studies.memorisation.probed import LEVEL, at_end, mean_interval, of_kind, size_name
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from allometry.figures.theme import Figure
     from allometry.laws.uncertainty import Array
     from allometry.models.base import ModelConfig
-    from allometry.report.content import Constant
+    from allometry.report.build import Constant
     from allometry.studies.core.study import StudyData
     from allometry.train.config import DataConfig, RunConfig
 

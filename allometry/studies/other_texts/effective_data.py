@@ -19,7 +19,7 @@ from allometry.core.files import slug
 from allometry.core.units import format_count
 from allometry.figures.several import several
 from allometry.laws.fit import fit
-from allometry.report.content import Section, Table
+from allometry.report.build import Section, Table
 from allometry.studies.core.sections import (
     LEVEL,
     StudySection,
@@ -34,7 +34,7 @@ from allometry.studies.shared.subsets import stopped
 if TYPE_CHECKING:
     from allometry.figures.theme import Figure
     from allometry.laws.result import FitResult
-    from allometry.report.content import Constant
+    from allometry.report.build import Constant
 
 HERNANDEZ = "Hernandez 2021, text to code"
 MIXED = "Hernandez 2021, half code to code"

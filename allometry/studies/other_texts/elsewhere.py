@@ -20,7 +20,7 @@ import pandas as pd
 from allometry.core.files import slug
 from allometry.core.units import format_count
 from allometry.figures.several import several
-from allometry.report.content import Section, Table
+from allometry.report.build import Section, Table
 from allometry.studies.core.sections import (
     LEVEL,
     StudySection,
@@ -48,7 +48,7 @@ from allometry.studies.other_texts.transfers import LANGUAGE, SHIPPED, TARGETS
 
 if TYPE_CHECKING:
     from allometry.figures.theme import Figure
-    from allometry.report.content import Analysis, Constant
+    from allometry.report.build import Analysis, Constant
     from allometry.studies.core.study import StudyData
 
 

@@ -19,7 +19,7 @@ from allometry.data.cache import downloads_allowed
 from allometry.data.tokens import downloads, prepare
 from allometry.figures.several import several
 from allometry.figures.theme import Figure
-from allometry.report.content import Analysis, Constant, Section, Table, Verdict
+from allometry.report.build import Analysis, Constant, Section, Table, Verdict
 from allometry.studies.core.sections import (
     KAPLAN,
     LEVEL,

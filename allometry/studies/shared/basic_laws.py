@@ -26,7 +26,7 @@ from allometry.laws.envelope import fit_envelope
 from allometry.laws.fit import fit
 from allometry.laws.isoflop import isoflop
 from allometry.laws.slices import grid_budgets
-from allometry.report.content import Constant, Section, Table
+from allometry.report.build import Constant, Section, Table
 from allometry.studies.core.predictions import score
 from allometry.studies.core.sections import (
     CHINCHILLA,

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.data.arithmetic import Equations
-from allometry.laws.censored import Censored, censored_fit
+from allometry.laws.power_lines import Censored, censored_fit
 from allometry.models.transformer import TransformerConfig
 from allometry.runs.measurements import reached
 from allometry.studies.core.sections import TooFewRuns

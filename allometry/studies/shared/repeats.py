@@ -19,7 +19,7 @@ import pandas as pd
 from allometry.core.units import format_count
 from allometry.data.tokens import manifest_of
 from allometry.figures.several import several
-from allometry.report.content import Section, Table
+from allometry.report.build import Section, Table
 from allometry.studies.core.sections import StudySection, TooFewRuns, percent
 from allometry.studies.core.study import (
     BATCH_TOKENS,

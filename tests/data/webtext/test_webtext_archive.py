@@ -4,10 +4,9 @@ import pytest
 
 pytest.importorskip("warcio")
 
-from allometry.data.webtext.archive import PartArchive, last_outcomes
 from allometry.data.webtext.jsonl import AppendLog, read_rows
 from allometry.data.webtext.spider import READ_AHEAD, Frontier
-from allometry.data.webtext.warc import Page, html_pages, read_page
+from allometry.data.webtext.warc import Page, PartArchive, html_pages, last_outcomes, read_page
 
 
 def link(number, host="a.com"):

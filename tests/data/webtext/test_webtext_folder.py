@@ -30,8 +30,8 @@ from allometry.data.webtext import (
     pipeline,
     warc,
 )
-from allometry.data.webtext.archive import PartArchive
 from allometry.data.webtext.jsonl import encode, read_json, read_rows, write_json
+from allometry.data.webtext.warc import PartArchive
 from allometry.data.webtext.workspace import Summary, Workspace
 
 LENIENT = filter.FilterOptions(without=("language", "repetition"))

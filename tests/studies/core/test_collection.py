@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 
 from allometry.core.errors import AllometryError
-from allometry.report.content import Analysis, Constant, Section
+from allometry.report.build import Analysis, Constant, Section
 from allometry.runs.store import Store
 from allometry.studies.core.collection import BROKEN, Collection
 from allometry.studies.core.plan import keep, load, of_compute
 from allometry.studies.core.predictions import predict_held_back as foretell
 from allometry.studies.core.study import Study, StudyData
 from allometry.studies.quickstart import Quickstart
-from allometry.sweeps.cost.cost import plan_frame
+from allometry.sweeps.cost import plan_frame
 from allometry.train.config import DataConfig, RunConfig
 
 

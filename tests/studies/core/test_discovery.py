@@ -10,7 +10,7 @@ import allometry.studies
 from allometry.studies.core.study import RUN_SETS, STUDIES, run_set_named, study
 
 SOURCE = '''
-from allometry.report.content import Analysis
+from allometry.report.build import Analysis
 from allometry.studies.core.study import Study, register, run_set
 
 @run_set

@@ -84,7 +84,7 @@ def test_a_chapter_says_it_and_drops_the_hint_about_tables() -> None:
 
 
 def _section(title: str) -> Any:
-    from allometry.report.content import Section
+    from allometry.report.build import Section
 
     return Section(title=title, text="Said.")
 

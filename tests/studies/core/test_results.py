@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from allometry.core.errors import AllometryError
-from allometry.report.content import Analysis, Constant
+from allometry.report.build import Analysis, Constant
 from allometry.studies.core import results
 from allometry.studies.core.study import STUDIES, Study, StudyData, register
 

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from allometry.studies import least_data
 from allometry.studies.compute_optimal import chinchilla, ladder
 from allometry.studies.core.sections import claim, constant, mean_estimate
-from allometry.studies.least_data import least_data
 from allometry.studies.memorisation import capacity, planted, texts
 from allometry.studies.other_texts import effective_data
 

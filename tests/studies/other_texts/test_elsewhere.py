@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from allometry.core.errors import AllometryError
-from allometry.report.content import Analysis
+from allometry.report.build import Analysis
 from allometry.studies.core.study import StudyData, study
 from allometry.studies.other_texts.effective_data import arms, data_needed, effective
 from allometry.studies.other_texts.elsewhere import pairs

@@ -1,1 +1,0 @@
-"""Laws of the gap between test and training loss, and of the time to generalise."""

@@ -1,1 +1,0 @@
-"""How few data are enough for a model to generalise."""

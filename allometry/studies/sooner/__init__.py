@@ -1,1 +1,0 @@
-"""What makes a model generalise sooner, and better."""

@@ -1,1 +1,0 @@
-"""Pools of workers, on this machine or on a Ray cluster, and what a worker does with a task."""

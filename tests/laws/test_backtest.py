@@ -141,9 +141,9 @@ def held_out(errors, runs=4, cuts=2):
 
 
 def test_few_hold_outs_leave_the_weights_near_the_simple_law():
-    errors = {"chinchilla-tied": 0.02, "chinchilla": 0.02, "skaling": 0.01}
+    errors = {"chinchilla-tied": 0.02, "chinchilla": 0.0203, "skaling": 0.01}
     few, many = (weigh(held_out(errors, runs)) for runs in (2, 500))
-    assert few["chinchilla-tied"] == pytest.approx(2 * few["chinchilla"])
+    assert few["chinchilla-tied"] == pytest.approx(2 * few["chinchilla"], rel=0.02)
     assert few["skaling"] < few["chinchilla-tied"]
     assert many["skaling"] > 0.7
     assert sum(few.values()) == pytest.approx(1)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from allometry.laws.fit import fit
     from allometry.laws.isoflop import IsoflopResult, isoflop
     from allometry.laws.law import Law
+    from allometry.laws.predict import Prediction, predict
     from allometry.laws.result import FitResult
     from allometry.planner.design import Design, next_runs
     from allometry.planner.planning import Plan, plan
@@ -31,6 +32,7 @@ _PUBLIC = {
     "read_table": "allometry.runs.importers",
     "fit": "allometry.laws.fit",
     "backtest": "allometry.laws.backtest",
+    "predict": "allometry.laws.predict",
     "isoflop": "allometry.laws.isoflop",
     "plan": "allometry.planner.planning",
     "next_runs": "allometry.planner.design",
@@ -40,6 +42,7 @@ _PUBLIC = {
     "FitResult": "allometry.laws.result",
     "Backtest": "allometry.laws.backtest",
     "IsoflopResult": "allometry.laws.isoflop",
+    "Prediction": "allometry.laws.predict",
     "Plan": "allometry.planner.planning",
     "Design": "allometry.planner.design",
     "Store": "allometry.runs.store",
@@ -61,6 +64,7 @@ __all__ = [
     "IsoflopResult",
     "Law",
     "Plan",
+    "Prediction",
     "RunConfig",
     "Store",
     "Study",
@@ -73,6 +77,7 @@ __all__ = [
     "isoflop",
     "next_runs",
     "plan",
+    "predict",
     "read_table",
     "run",
     "sweep",

@@ -32,6 +32,8 @@ SIGNATURES = {
     "most=12, noise=None)",
     "plan": "(budget=None, *, hours=None, speed=None, loss=None, fit=None, law='chinchilla', published=None, N=None, "
     "D=None, tokens_per_parameter=None, unique=None, batch=None)",
+    "predict": "(source, at, *, law=None, columns=None, objective='huber-log', group=None, exclude=None, "
+    "bootstrap=100, seed=0)",
     "read_table": "(path, *, columns=None, decimal=None, encoding=None, row=None)",
     "run": "(study, *, budget=None, compute=None, store='runs', data='sotu', tokenizer='bytes', workers=None, "
     "device='auto', quiet=False, dry_run=False)",
@@ -49,6 +51,7 @@ MEMBERS = {
     "IsoflopResult": "D N a b discarded excluded loss report slices table to_dict warnings",
     "Law": "derived expression formula gradient inputs latex name output parameters predict published source title",
     "Plan": "C D N batch beyond epochs frame law loss notes report seconds sizes steps to_dict warnings",
+    "Prediction": "by_law notes output report source table to_dict weights",
     "RunConfig": "canonical data devices engine id identity model replace train",
     "Store": "curves directory frame get novelty positions probes purge records remove sizes status studies undo",
     "Study": "analyse budget expected held_back name predict question run_sets sweep",

@@ -45,7 +45,9 @@ _FEW = 10
 """Held-out runs at which errors count half of what they count in the end."""
 
 
-def weigh(predictions: pd.DataFrame, sharpness: float = 4.0) -> dict[str, float]:
+def weigh(
+    predictions: pd.DataFrame, sharpness: float = 4.0, prior: Mapping[str, float] = PRIOR
+) -> dict[str, float]:
     """Return the weight of each law, summing to 1: its prior times its held-out error to the power -s.
 
     The error is that of the ranking: the mean over cuts of the mean absolute log error, and 0.1 %, below which errors
@@ -60,7 +62,7 @@ def weigh(predictions: pd.DataFrame, sharpness: float = 4.0) -> dict[str, float]
     error = log_error.groupby([table["law"], table["cut"]]).mean().groupby("law").mean()
     held = table["row"].nunique()
     raw = (error + 1e-3) ** (-sharpness * held / (held + _FEW))
-    raw *= np.array([PRIOR.get(str(law), 1.0) for law in raw.index]) / _copies(table).reindex(raw.index)
+    raw *= np.array([prior.get(str(law), 1.0) for law in raw.index]) / _copies(table).reindex(raw.index)
     return {str(name): float(w) for name, w in (raw / raw.sum()).items()}
 
 

@@ -7,8 +7,8 @@ Raftery 2007) of the 95 % interval of the log loss, per cent: its width, and 40 
 
 Leave one source out: sharpness and prior of the weights are chosen on all other sources, then scored on that one.
 
-Published tables are read from --data where that folder exists; `--simulated` takes tables from five laws, two noises and
-two grids (a lab's and a laptop's).
+Published tables are read from --data where that folder exists; `--simulated` takes tables from five laws, two noises
+and two grids (a lab's and a laptop's).
 
 Run: nice python benchmarks/backtest.py [--simulated] [--quick] [--data FOLDER]
 """

@@ -19,7 +19,7 @@ from allometry.core.errors import AllometryError
 from allometry.core.units import counted, format_count
 from allometry.laws import uncertainty
 from allometry.laws.grouping import Grouping, decide, find_mixture
-from allometry.laws.law import Law
+from allometry.laws.law import Law, evaluate
 from allometry.laws.observations import Observations, about_copies, observe
 from allometry.laws.problem import Problem, conditioning, refuse_undetermined
 from allometry.laws.result import FitResult, FitWarning
@@ -320,6 +320,8 @@ def about_scale(output: Array, name: str, column: str) -> list[FitWarning]:
     return [FitWarning(name="loss-scale", meaning=meaning, identified=identified)]
 
 
+_FOLLOWED = 12
+"""Starts followed to their end where few agree."""
 _WAVE, _WAVES, _ENOUGH, _PATIENCE = 16, 8, 5, 12
 """Starts a wave, waves at most, agreeing starts that suffice, iterations of a start for each parameter."""
 
@@ -458,16 +460,19 @@ class Best:
 
 
 def solve(problem: Problem) -> Best:
-    """Minimise from waves of starts until several agree on the lowest objective, or the waves are used up.
+    """Minimise from waves of starts until several agree on the lowest objective, or the waves are used up. The
+    optima of laws that the law contains are starts too.
 
     A start that has not arrived after 60 iterations is in a bad place; the lowest is then followed to its
-    end.
+    end, and where few agree the lowest few are.
     """
     z, values = np.empty((0, len(problem.free))), np.empty(0)
     agreeing = 0
     patience = _PATIENCE * max(len(problem.free), 5)
+    nested = _nested_starts(problem)
     for wave in range(_WAVES):
         start = problem.starts(_WAVE, skip=_WAVE * wave)
+        start = np.concatenate([start, nested]) if wave == 0 else start
         found = minimise(
             problem.residuals,
             start,
@@ -481,11 +486,34 @@ def solve(problem: Problem) -> Best:
         agreeing = int(np.sum(values <= lowest + 1e-6 * abs(lowest) + 1e-15))
         if agreeing >= _ENOUGH or not len(problem.free):
             break
-    best = z[[int(np.argmin(values))]]
+    best = z[np.argsort(values)[: 1 if agreeing >= _ENOUGH else _FOLLOWED]]
     end = minimise(
         problem.residuals, best, problem.weights, problem.objective, problem.box, max_iterations=500
     )
-    return Best(z=end.z[0], objective=float(end.objective[0]), starts=len(values), agreeing=agreeing)
+    first = int(np.argmin(end.objective))
+    return Best(z=end.z[first], objective=float(end.objective[first]), starts=len(values), agreeing=agreeing)
+
+
+def _nested_starts(problem: Problem) -> Array:
+    """Return starts (k, p) at the optima of the laws that the law contains, found on the same points."""
+    law, optima = problem.law, dict[str, dict[str, float]]()
+    found = [np.empty((0, len(problem.free)))]
+    for name, given in law.contains:
+        inner = get(name)
+        if name not in optima:
+            inputs = {n: problem.inputs[n] for n in inner.inputs}
+            less = replace(problem, law=inner, inputs=inputs, fixed={}, tied={})
+            optima[name] = {n: float(v) for n, v in less.natural(solve(less).z).items()}
+        known = optima[name] | problem.centre | {"highest": float(problem.output.max())}
+        start = optima[name] | {n: float(evaluate(text, known)) for n, text in given.items()}
+        start = {
+            p.name: max(start[p.name], 1e-12) if p.logarithmic else start[p.name] for p in law.parameters
+        }
+        with np.errstate(all="ignore"):
+            z = problem.coordinates(start)
+        if np.isfinite(z).all():
+            found.append(np.clip(z, problem.box.low, problem.box.high)[None])
+    return np.concatenate(found)
 
 
 def _record(

@@ -231,6 +231,9 @@ class Law:
 
     `derived` names quantities that people quote from the law, as arithmetic of its parameters.
 
+    `contains` names laws that are special cases, or nearly, each with this law's parameters in terms of theirs, of the
+    inputs at the centre of the data, and of `highest`, the largest output. A fit starts from their optima too.
+
     A law with a `bracket` is implicit: `expression` = 0 defines the output, increasing in it between the two
     expressions of the bracket (in the parameters), which it is solved for.
     """
@@ -248,6 +251,7 @@ class Law:
     published: Mapping[str, Published] = field(default_factory=lambda: MappingProxyType({}))
     bracket: tuple[str, str] | None = None
     derived: Mapping[str, str] = field(default_factory=dict)
+    contains: tuple[tuple[str, Mapping[str, str]], ...] = ()
     note: str = ""
 
     def __getstate__(self) -> dict[str, Any]:

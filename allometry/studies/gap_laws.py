@@ -361,7 +361,9 @@ class GapLaws(Study):
 
         sections = {
             "gap": section_or_reason(_GAP, lambda: _forms(points(), "gap", _GAP)),
-            "excess": section_or_reason(_PENALTY, lambda: _forms(points(), "penalty", _PENALTY)),
+            "excess": section_or_reason(
+                _PENALTY, lambda: _forms(points(), "penalty", _PENALTY, noise_of(text()))
+            ),
             "regular": section_or_reason(_REGULAR, lambda: _regularised(text())),
             "time": section_or_reason("The time to generalise", lambda: time_laws(equations(runs))),
             "descents": section_or_reason(
@@ -390,6 +392,10 @@ LOVELACE = "Lovelace 2026"
 
 LEAST_GAP = 0.02
 """Nats below which a gap is noise between batches."""
+
+CLEAR_OF_NOISE = 5.0
+"""Standard deviations of the noise below which an excess loss is left out of its forms: of points near their
+noise those that happen to lie high are kept, and flatten every exponent (on planted runs by a tenth)."""
 
 _GAP, _PENALTY, _REGULAR = "Forms of the gap", "Forms of the excess loss", "What regularisation takes away"
 
@@ -423,9 +429,15 @@ def along(table: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     return points
 
 
-def _forms(points: pd.DataFrame, output: str, title: str) -> StudySection:
-    """Report every form fitted to all sizes, and to all but the largest, which it then has to predict."""
-    usable = points[points[output] > LEAST_GAP].rename(columns={"run": "run_id"}).reset_index(drop=True)
+def _forms(points: pd.DataFrame, output: str, title: str, noise: float = 0.0) -> StudySection:
+    """Report every form fitted to all sizes, and to all but the largest, which it then has to predict.
+
+    `noise` (relative) is that of a loss between runs, where `output` is the difference of two runs' losses.
+    """
+    least = (
+        np.maximum(LEAST_GAP, CLEAR_OF_NOISE * np.sqrt(2) * noise * points["loss"]) if noise else LEAST_GAP
+    )
+    usable = points[points[output] > least].rename(columns={"run": "run_id"}).reset_index(drop=True)
     sizes = np.sort(usable["N"].unique())
     if len(sizes) < 3 or usable["U"].nunique() < 3:
         raise TooFewRuns(
@@ -454,11 +466,12 @@ def _forms(points: pd.DataFrame, output: str, title: str) -> StudySection:
         f"({percent(first['mean_error'])} off; {powers})."
     )
     left_out = len(points) - len(usable)
+    clear = f" or {CLEAR_OF_NOISE:.0f} standard deviations of a difference between two runs" if noise else ""
     text = (
         f"{len(usable)} points of {usable['run_id'].nunique()} runs after their first pass over a set of "
         f"{format_count(usable['U'].min())} to {format_count(usable['U'].max())} tokens; {left_out} "
         f"points below "
-        f"{LEAST_GAP} nats are left out. {summary}"
+        f"{LEAST_GAP} nats{clear} are left out. {summary}"
     )
     return StudySection(
         section=Section(title=title, text=text, evidence=(_figure(usable, best, output, title), shown)),

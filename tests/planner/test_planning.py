@@ -252,6 +252,13 @@ def test_steps_spread_as_tokens_over_a_given_batch(fitted):
         np.testing.assert_allclose(np.array(steps) * 2**20, tokens, rtol=1e-9)
 
 
+def test_printed_intervals_are_those_of_the_draws(fitted):
+    planned = plan(1e21, fit=fitted)
+    for level in (0.5, 0.9):
+        low, high = np.quantile(planned.loss.samples, [(1 - level) / 2, (1 + level) / 2])
+        assert f"{100 * level:.0f} % [{low:.4f}, {high:.4f}]" in planned.report(level)
+
+
 @pytest.mark.parametrize(("N", "D"), [(1e9, 1e12), (1e9, 1.0), (1.0, 1e9)])
 def test_sizes_and_tokens_that_are_no_counts_are_refused(N, D):
     n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(2e8, 2e10, 5)))

@@ -67,8 +67,19 @@ def test_finds_what_was_planted() -> None:
     assert verdicts["the same, late less early, %"] == "agrees"
     assert verdicts["Universal over plain at equal N, %"] == "agrees"
     assert verdicts["Universal over plain at equal compute, %"] == "agrees"
-    late = next(row for row in analysis.constants if "late in" in row.name)
-    assert late.low < 8.8 < late.high
+    rows = {row.name: row for row in analysis.constants}
+    position = np.arange(1, 65)
+    early = 1 + 0.5 / position
+    everywhere = 100 * (np.mean(early * (1 + 0.1 * position / 64)) / early.mean() - 1)
+    late = 100 * 0.1 * np.mean(np.arange(49, 65) / 64)
+    for name, truth, widest in (
+        ("LSTM over transformer at equal N, %", everywhere, 0.5),
+        ("LSTM over transformer late in the context, %", late, 1.2),
+        ("Universal over plain at equal N, %", -3.0, 0.2),
+        ("Universal over plain at equal compute, %", 100 * (0.97 * 2**0.08 - 1), 8.0),
+    ):
+        assert rows[name].low < truth < rows[name].high, name
+        assert rows[name].high - rows[name].low < widest, name
 
 
 def test_finds_the_opposite_too() -> None:

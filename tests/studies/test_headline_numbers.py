@@ -62,53 +62,7 @@ def counted() -> pd.DataFrame:
     return counted_runs()
 
 
-@pytest.fixture(scope="module")
-def answers(counted: pd.DataFrame) -> list[chinchilla.Answer]:
-    return chinchilla.answers(counted)
-
-
-BLOCKS, _, EVERYTHING = (what for _, _, what in chinchilla.CONVENTIONS)
-
-
-def test_every_approach_finds_the_planted_frontier(answers: list[chinchilla.Answer]) -> None:
-    truth = BETA / (ALPHA_N + BETA)
-    own = [answer for answer in answers if answer.convention == EVERYTHING]
-    assert [answer.approach for answer in own] == [*chinchilla.SLICES, chinchilla.PARAMETRIC]
-    for answer in own:
-        assert answer.a is not None, answer.problem
-        assert answer.a[0] == pytest.approx(truth, abs=0.04), answer.approach
-        assert answer.a[1] < answer.a[0] < answer.a[2]
-        assert answer.a[2] - answer.a[1] < 0.2
-    agree, sentence = chinchilla.agreement(answers, EVERYTHING)
-    assert agree is True
-    assert f"{own[-1].a[0]:.2f} [" in sentence
-
-
-def test_counting_blocks_only_moves_the_exponent_as_much_as_the_equations_say(
-    answers: list[chinchilla.Answer],
-) -> None:
-    (answer,) = [a for a in answers if a.convention == BLOCKS and a.approach == "2: Akima (Porian)"]
-    used = answer.source.table[answer.source.table["used"]]["C"]
-    truth = np.log(best_size(used.max()) / best_size(used.min())) / np.log(used.max() / used.min())
-    assert truth > BETA / (ALPHA_N + BETA) + 0.02
-    assert answer.a[0] == pytest.approx(truth, abs=0.03)
-
-
-def test_the_report_of_the_approaches_quotes_their_numbers(
-    counted: pd.DataFrame, answers: list[chinchilla.Answer]
-) -> None:
-    reading = chinchilla.compared(answers)
-    by = {answer.approach: answer for answer in answers if answer.convention == EVERYTHING}
-    for row in reading.constants:
-        answer = by[row.name.rpartition("approach ")[2]]
-        assert (row.ours, row.low, row.high) == answer.a
-        assert row.published == chinchilla.PUBLISHED[answer.approach]
-    assert len(reading.constants) == 4
-    size, tokens = chinchilla.parametric(counted, answers).constants
-    assert size.ours == pytest.approx(ALPHA_N, rel=0.05)
-    assert tokens.ours == pytest.approx(BETA, rel=0.05)
-    assert size.low < ALPHA_N < size.high
-    assert "1.2 % " not in chinchilla.slices(answers).section.text  # the planted noise is a tenth of that
+EVERYTHING, BLOCKS = chinchilla.CONVENTIONS[-1][2], chinchilla.CONVENTIONS[0][2]
 
 
 def answer(approach: str, *a: float, what: str = EVERYTHING) -> chinchilla.Answer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -62,7 +64,10 @@ def test_schedules_that_differ_by_noise_agree_with_the_claim() -> None:
     (row,) = analysis.constants
     assert row.verdict == "agrees"
     assert "no difference between them is seen" in analysis.answer
-    assert "Leaving the decay out costs" in analysis.answer
+    assert row.low < 1 < row.high
+    assert row.high < 3
+    (cost,) = re.findall(r"Leaving the decay out costs ([\d.]+) %", analysis.answer)
+    assert float(cost) == pytest.approx(100 * np.expm1(0.03), abs=0.6)  # two standard deviations of a run
 
 
 def test_a_shape_that_matters_is_seen() -> None:

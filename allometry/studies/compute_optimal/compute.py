@@ -55,8 +55,7 @@ if TYPE_CHECKING:
 
     from allometry.laws.envelope import EnvelopeFit
     from allometry.laws.power_lines import PowerLine
-    from allometry.laws.result import FitResult
-    from allometry.report.build import Analysis
+    from allometry.report.build import Analysis, Constant
     from allometry.studies.compute_optimal.learning_curves import TimeLaw
     from allometry.studies.core.study import StudyData
 
@@ -327,28 +326,24 @@ def time_answer(sections: dict[str, StudySection]) -> str:
     if not fits:
         return "These runs are too few for L(N, S_min): see the sections."
     (paper, late), start = (fits[name] for name in ("paper", "late")), fits["start"]
+    rows = sections["learning"].constants
     said = [
-        f"α_N = {text(f, 'alpha_N')} and α_S = {text(f, 'alpha_S')}, to within {percent(f.rms)}"
-        for f in (paper, late)
+        f"α_N = {text(a_n)} and α_S = {text(a_s)}, to within {percent(f.rms)}"
+        for f, a_n, a_s in ((paper, *rows[:2]), (late, *rows[2:]))
     ]
     parts = [
         f"From where the paper takes its points on, {said[0]} (Kaplan: 0.077 and 0.76). From update {start} "
-        "on, past "
-        f"our plateau, {said[1]}."
+        f"on, past our plateau, {said[1]}."
     ]
     if late.parameters["alpha_S"] < late.parameters["alpha_N"]:
         parts.append(
             "The form's two terms change places, so these curves do not identify it without a floor."
         )
     for row in sections["starts"].constants[1:]:
-        parts.append(
-            f"The decayed ends of all horizons, above a floor, have α_S = {row.ours:.2f} [{row.low:.2f}, "
-            f"{row.high:.2f}]."
-        )
+        parts.append(f"The decayed ends of all horizons, above a floor, have α_S = {text(row)}.")
     return " ".join(parts)
 
 
-def text(result: FitResult, name: str) -> str:
-    """Return a parameter with its interval, as text."""
-    low, high = result.interval(name)
-    return f"{result.parameters[name]:.2f} [{low:.2f}, {high:.2f}]"
+def text(row: Constant) -> str:
+    """Return a constant with its interval, as text."""
+    return f"{row.ours:.2f} [{row.low:.2f}, {row.high:.2f}]"

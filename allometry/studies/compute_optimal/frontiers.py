@@ -97,15 +97,8 @@ def curves_reading(
                         title="Test loss against compute, with its lower hull"),
     )  # fmt: skip
     ends = found.fits.get((ENDS, "C"))
-    lower = ""
-    if ends is not None:
-        at = _common(hull.loss, ends.loss)
-        gap = float(hull.loss.predict([at])[0] / ends.loss.predict([at])[0] - 1)
-        lower = (
-            f"The hull of the curves lies {100 * gap:.1f} % above the frontier of finished horizons at C = "
-            f"{at:.1e}: "
-            "that is what the final decay of the rate gains, and why the two are read apart. "
-        )
+    shared = None if ends is None else _gap(hull.points, ends.points)
+    lower = "" if shared is None else _gap_text(*shared)
     text = (
         "Larger models reach a loss in fewer tokens (left figure of the paper's pair), and at each compute "
         "one size is "
@@ -117,11 +110,28 @@ def curves_reading(
     )
 
 
-def _common(one: PowerLine, other: PowerLine) -> float:
-    """Return the middle of the range of x that two lines share, or lies between them."""
-    low = max(one.x_range[0], other.x_range[0])
-    high = min(one.x_range[1], other.x_range[1])
-    return float(np.sqrt(low * high))
+def _gap(one: pd.DataFrame, other: pd.DataFrame) -> tuple[float, float] | None:
+    """Return how far the losses of one frontier (columns C, loss) lie above another's, relative, on average
+    over the log of the compute that both have points at, and the middle of it; None where they share none.
+
+    Points are interpolated: the power laws through them are of different ranges, and losses bend.
+    """
+    low, high = max(t["C"].min() for t in (one, other)), min(t["C"].max() for t in (one, other))
+    if not low < high:
+        return None
+    grid = np.linspace(np.log(low), np.log(high), 50)
+    logs = [np.interp(grid, np.log(t["C"]), np.log(t["loss"])) for t in (one, other)]
+    return float(np.expm1(np.mean(logs[0] - logs[1]))), float(np.exp(grid.mean()))
+
+
+def _gap_text(gap: float, at: float) -> str:
+    """Say how far the hull of learning curves lies above the frontier of finished horizons."""
+    side = "above" if gap >= 0 else "below"
+    why = "that is what the final decay of the rate gains, and why the two are read apart"
+    return (
+        f"The hull of the curves lies {100 * abs(gap):.1f} % {side} the frontier of finished horizons about "
+        f"C = {at:.1e}{': ' + why if gap > 0 else ''}. "
+    )
 
 
 def loss_reading(found: Frontiers) -> StudySection:
@@ -444,7 +454,7 @@ def _excess(reached: pd.DataFrame, compute: str) -> pd.DataFrame:
         best = int(y.argmin())
         if len(y) < 4 or best in (0, len(y) - 1):
             continue
-        near = slice(max(0, best - 2), best + 3)
+        near = slice(best - 1, best + 2)
         bend, slope, level = np.polyfit(x[near], y[near], 2)
         if bend <= 0:
             continue

@@ -30,6 +30,8 @@ from allometry.studies.core.sections import (
 from allometry.studies.shared.batches import Critical, solve_loss
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from allometry.laws.result import FitResult
 
 PAPER_SHARE = 3000 / 250_000
@@ -37,6 +39,9 @@ PAPER_SHARE = 3000 / 250_000
 
 STARTS = (200, 500, 1000, ENOUGH_UPDATES, 4000)
 """Steps from which points are fitted, in turn. ENOUGH_UPDATES is the rule, set before any fit."""
+
+DRAWS = 16
+"""Draws of B_crit with which a law is fitted again, for what it leaves uncertain of the exponents."""
 
 FEWEST_POINTS, FEWEST_SIZES = 12, 4
 
@@ -101,7 +106,7 @@ def learning(points: pd.DataFrame, critical: Critical) -> StudySection:
     """
     paper, late = time_law(points, critical, start=paper_start(points)), time_law(points, critical)
     laws = {"paper": paper, "late": late}
-    spreads = {name: _batch_spread(law) for name, law in laws.items()}
+    spreads = {name: _batch_spread(law.points, critical) for name, law in laws.items()}
     figure = surface(
         paper.points, {_from(law): law.result for law in (paper, late)}, x=critical.steps, colour="N",
         name="loss-against-steps", title="Learning curves under one law",
@@ -122,13 +127,17 @@ def _from(law: TimeLaw) -> str:
     return f"from update {law.start} on"
 
 
-def _batch_spread(law: TimeLaw, count: int = 16) -> dict[str, float]:
-    """Return the standard deviation of each parameter (exponents) under draws of B_crit; zero where it is not
-    known.
+def _batch_spread(
+    points: pd.DataFrame,
+    critical: Critical,
+    refit: Callable[..., FitResult] = _fit,
+    names: tuple[str, ...] = ("alpha_N", "alpha_S"),
+) -> dict[str, float]:
+    """Return the standard deviation of each parameter (exponents) of a law of S_min under draws of B_crit;
+    zero where it is not known. `refit` fits adjusted points, as `_fit` and `above_floor` do.
     """
-    copies = law.critical.drawn(law.points, count)
-    refits = [_fit(copy.adjusted(law.points), copy, bootstrap=0).parameters for copy in copies]
-    names = ("alpha_N", "alpha_S")
+    copies = critical.drawn(points, DRAWS)
+    refits = [refit(copy.adjusted(points), copy, bootstrap=0).parameters for copy in copies]
     return {name: float(np.std([p[name] for p in refits], ddof=1)) if refits else 0.0 for name in names}
 
 
@@ -213,8 +222,8 @@ def starts(points: pd.DataFrame, finals: pd.DataFrame, critical: Critical) -> St
     table = pd.DataFrame(rows)
     caption = (
         "The law through points from different steps on, and through horizons that ended in a decay; beside "
-        "it the "
-        "same two terms above a floor, which is not the paper's form."
+        "it the same two terms above a floor, which is not the paper's form. Intervals resample whole runs "
+        "at one B_crit: what that leaves uncertain comes on top."
     )
     return StudySection(
         section=Section(
@@ -226,19 +235,24 @@ def starts(points: pd.DataFrame, finals: pd.DataFrame, critical: Critical) -> St
     )  # fmt: skip
 
 
-def above_floor(points: pd.DataFrame, critical: Critical) -> FitResult:
+def above_floor(points: pd.DataFrame, critical: Critical, bootstrap: int = 400) -> FitResult:
     """Fit E + (N_c/N)^α_N + (S_c/S_min)^α_S: Chinchilla's form with steps in place of tokens."""
     columns = {"N": "N", "D": critical.steps, "L": "loss"}
-    return fit(points, law="chinchilla", columns=columns, objective="huber-log", group="run")
+    return fit(
+        points, law="chinchilla", columns=columns, objective="huber-log", group="run", bootstrap=bootstrap
+    )
 
 
 def _floored(finals: pd.DataFrame, critical: Critical) -> tuple[Any, ...]:
-    """Return the exponents above a floor, of horizons that ended in a decay, as the paper's runs did."""
+    """Return the exponents above a floor, of horizons that ended in a decay, as the paper's runs did; their
+    intervals hold the uncertainty of B_crit, as those of the learning curves do.
+    """
     if not _enough(finals):
         return ()
     floor = above_floor(critical.adjusted(finals), critical)
+    spread = _batch_spread(finals, critical, above_floor, ("alpha", "beta"))
     why = "the paper's form has no floor; with one, neither term has to stand in for it"
-    a_n, a_s = estimate(floor, "alpha"), estimate(floor, "beta")
+    a_n, a_s = (widened(floor, name, spread[name]) for name in ("alpha", "beta"))
     return (
         constant("decayed ends above a floor, size", "α_N", {KAPLAN: 0.077}, a_n, why),
         constant("decayed ends above a floor, steps", "α_S", REUSED, a_s, why),
@@ -266,7 +280,7 @@ def _starts_text(table: pd.DataFrame) -> str:
                 f"{row['points from']} ({percent(row['residual, floor'])} off)"
                 for _, row in known.iterrows()
             )
-            + "."
+            + " (at one B_crit)."
         )
     return text
 

@@ -150,12 +150,11 @@ def predict_held_back(
     question: Study, plan: StudyPlan, finished: pd.DataFrame
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Return the held-back runs predicted, each by the first study that holds it back, from that study's own
-    finished runs; and the studies that could not, with the reason. One study alone that could not raises its
-    AllometryError; in a collection the others go on.
+    finished runs; and the studies that could not, with the reason: their runs are trained all the same.
     """
     wanted = _planned(plan)
     tables: list[pd.DataFrame] = []
-    failures: dict[str, AllometryError] = {}
+    failures: dict[str, str] = {}
     taken: set[str] = set()
     for name, ids in plan.parts.items():
         member = question.member(name)
@@ -166,15 +165,11 @@ def predict_held_back(
         try:
             table = member.predict(mine, wanted.loc[own].reset_index(drop=True))
         except AllometryError as error:
-            failures[name] = error
+            failures[name] = error.message
             continue
         tables.append(table.assign(study=name))
         taken |= set(own)
-    if failures and len(plan.parts) == 1:
-        raise next(iter(failures.values()))
-    if not tables:
-        return pd.DataFrame(), {name: error.message for name, error in failures.items()}
-    return pd.concat(tables, ignore_index=True), {name: error.message for name, error in failures.items()}
+    return (pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()), failures
 
 
 def _planned(plan: StudyPlan) -> pd.DataFrame:

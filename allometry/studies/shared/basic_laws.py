@@ -311,10 +311,13 @@ def forecast(runs: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     added to it.
 
     Back-tests by size: fitted up to each of the last sizes but one, every law predicts the larger ones. The
-    interval holds the laws' own uncertainty, their disagreement and the errors of the back-test.
+    interval holds the laws' own uncertainty, their disagreement and the errors of the back-test. Fits have
+    three sizes or more, or two where there are only three in all. Raises TooFewRuns for fewer.
     """
     sizes = np.sort(runs["N"].unique())
-    cuts = [float(n) for n in sizes[2:-1]][-3:]
+    if len(sizes) < 3:
+        raise TooFewRuns(f"{len(sizes)} sizes are finished: two to fit and one to test are the least")
+    cuts = [float(n) for n in sizes[2 if len(sizes) > 3 else 1 : -1]][-3:]
     tested = backtest(runs, columns={"N": "N", "D": "D", "L": "loss"}, by="N", cuts=cuts)
     combined = tested.forecast(points[["N", "D"]], LEVEL)
     weights = ", ".join(f"{r.law} {r.weight:.2f}" for r in tested.scores.itertuples())

@@ -241,8 +241,9 @@ def excess(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def least_data(table: pd.DataFrame, column: str, tolerance: float, seed: int = 0) -> LeastSet:
-    """Find D* by interpolation in log U, with intervals from the noise between seeds: losses are redrawn,
-    those on all the text too. The exponent is the slope of log D* over log N of the sizes that have one.
+    """Find D* by interpolation in logarithms, with intervals from the noise between seeds: losses are redrawn,
+    those on all the text too. An end of an interval that lies outside the sets is NaN, and `note` says so.
+    The exponent is the slope of log D* over log N of the sizes that have one.
     """
     frame = excess(table, column)
     noise = noise_of(table)
@@ -257,10 +258,11 @@ def least_data(table: pd.DataFrame, column: str, tolerance: float, seed: int = 0
     inside = np.where(np.isfinite(draws) & (draws > 0), draws, np.nan)
     rows = []
     for i, size in enumerate(n):
-        known = inside[:, i][np.isfinite(inside[:, i])]
-        usable = np.isfinite(found[i]) and found[i] > 0 and len(known) > RESAMPLES / 2
-        low, high = np.quantile(known, [0.025, 0.975]) if usable else (np.nan, np.nan)
-        note = "" if usable else "below the smallest set" if found[i] == 0 else "above the largest set"
+        usable = 0 < found[i] < np.inf and np.isfinite(inside[:, i]).mean() > 0.5
+        # draws beyond the sets count as beyond: leaving them out would end every interval at the largest set
+        low, high = np.quantile(draws[:, i], [0.025, 0.975], method="inverted_cdf")
+        note = _note(found[i], low, high, usable)
+        low, high = (end if usable and 0 < end < np.inf else np.nan for end in (low, high))
         rows.append({"N": size, "D": found[i] if usable else np.nan, "low": low, "high": high, "note": note})
     answered = pd.DataFrame(rows)
     known_sizes = answered["D"].notna().to_numpy()
@@ -271,9 +273,25 @@ def least_data(table: pd.DataFrame, column: str, tolerance: float, seed: int = 0
     )  # fmt: skip
 
 
+def _note(found: float, low: float, high: float, usable: bool) -> str:
+    """Say which side of the sets a D* lies on, or an end of its interval."""
+    if not usable:
+        return "below the smallest set" if found == 0 else "above the largest set"
+    ends = {"from below the smallest set": low == 0, "to above the largest set": high == np.inf}
+    beyond = [what for what, is_so in ends.items() if is_so]
+    return f"interval {' '.join(beyond)}" if beyond else ""
+
+
+LEAST_SHARE = 0.25
+"""An excess below this share of the tolerance counts as so much: its logarithm is of noise, or there is none."""
+
+
 def crossing(u: Array, excess: Array, tolerance: float) -> float:
     """Return the set above which the excess stays below the tolerance; 0 where it always does, infinity where
     the largest set still costs more.
+
+    Between two sets the excess is taken for a power of U: it falls by a factor with each doubling, and a
+    straight line in U's logarithm alone would put the set up to a tenth too high.
     """
     known = np.isfinite(excess)
     x, y = np.log(u[known]), excess[known]
@@ -283,8 +301,8 @@ def crossing(u: Array, excess: Array, tolerance: float) -> float:
     last = int(above[-1])
     if last == len(y) - 1:
         return float("inf")
-    part = (y[last] - tolerance) / (y[last] - y[last + 1])
-    return float(np.exp(x[last] + part * (x[last + 1] - x[last])))
+    first, second = np.log(np.maximum(y[last : last + 2] / tolerance, LEAST_SHARE))
+    return float(np.exp(x[last] + first / (first - second) * (x[last + 1] - x[last])))
 
 
 def _slope(n: Array, d: Array) -> float:

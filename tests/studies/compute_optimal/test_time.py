@@ -12,7 +12,7 @@ from allometry.core.errors import AllometryError
 from allometry.laws.critical_batch import s_min
 from allometry.laws.power_lines import PowerLine
 from allometry.studies.compute_optimal.learning_curves import arrivals, paper_start, starts, time_law
-from allometry.studies.core.study import StudyData, study
+from allometry.studies.core.study import StudyData
 from allometry.studies.shared.batches import BatchLaw, Critical
 from allometry.studies.shared.grid import bare_grid, longest, recipe_runs, trunk_points
 from allometry.train.config import DataConfig
@@ -95,11 +95,3 @@ def test_without_a_scan_of_batches_the_rest_is_answered(evidence: StudyData, poi
     reading = starts(points, recipe_runs(evidence.runs), NOTHING)
     assert len(reading.fits["starts"]) >= 4
     assert "no size was trained at a constant rate" not in reading.section.text
-
-
-@pytest.mark.slow
-def test_the_whole_study(evidence: StudyData) -> None:
-    analysis = study("time").analyse(evidence)
-    assert "B_crit could not be had" in analysis.sections[0].text
-    assert not [s for s in analysis.sections if "could not be answered" in s.text]
-    assert "α_N" in analysis.answer

@@ -68,7 +68,7 @@ def weigh(
 
 def _copies(table: pd.DataFrame) -> pd.Series:
     """Return how many laws, itself among them, predict every held-out run as a law does (to 1e-4)."""
-    wide = np.log(table.pivot_table(index=["cut", "row"], columns="law", values="predicted"))
+    wide = table.pivot_table(index=["cut", "row"], columns="law", values="predicted").apply(np.log)
     return pd.Series({law: ((wide.sub(wide[law], axis=0)).abs().max() < 1e-4).sum() for law in wide.columns})
 
 

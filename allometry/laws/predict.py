@@ -270,7 +270,7 @@ def _by_fit(result: FitResult, at: Points) -> Prediction:
 
 def _by_constants(law: Law, constants: Published, at: Points) -> Prediction:
     points, given = _points(at, list(law.inputs), f"the law {law.name!r}")
-    value = law.predict(constants, **{name: points[name].to_numpy(float) for name in law.inputs})
+    value = law.predict(dict(constants.values), **{name: points[name].to_numpy(float) for name in law.inputs})
     known = pd.DataFrame(dict(constants.ranges)) if constants.ranges else pd.DataFrame()
     beyond = _beyond(known, points, law.linear)
     units = ", ".join(f"{k} in {v}" for k, v in constants.units.items())

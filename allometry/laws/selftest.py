@@ -121,7 +121,7 @@ class SelfTest:
             rows = self.holdouts[self.holdouts["direction"] == self.direction]
             ratio = rows["rms"] / rows["expected"]
             if len(rows) and ratio.max() > _TELLING:
-                worst = rows.loc[ratio.idxmax()]
+                worst = rows.iloc[int(ratio.to_numpy().argmax())]
                 rms, expected = (
                     f"{100 * worst[c]:.2g} %" if log else f"{worst[c]:.2g}" for c in ("rms", "expected")
                 )
@@ -154,8 +154,10 @@ class SelfTest:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SelfTest:
         """Return a test from `to_dict`'s JSON."""
-        facts = {name: data[name] for name in ("level", "reason", "test", "direction", "edges")}
-        tables = {name: pd.DataFrame(data[name]) for name in ("tests", "holdouts")}
+        facts: dict[str, Any] = {
+            name: data[name] for name in ("level", "reason", "test", "direction", "edges")
+        }
+        tables: dict[str, Any] = {name: pd.DataFrame(data[name]) for name in ("tests", "holdouts")}
         return cls(p=np.nan if data["p"] is None else data["p"], **facts, **tables)
 
 

@@ -193,7 +193,7 @@ def left_out(found: list[Scored]) -> pd.DataFrame:
         sharpness, prior = relative.drop(source).mean().idxmin()
         rows[source] = {
             "chosen": f"{sharpness:g}, {'prior' if prior else 'flat'}",
-            "combined": 100 * errors.loc[source, (sharpness, prior)],
+            "combined": 100 * errors.loc[source].to_dict()[sharpness, prior],
             **{law: 100 * single.loc[source, law] for law in LAWS},
         }
     return pd.DataFrame(rows).T

@@ -190,6 +190,52 @@ def effects(table: pd.DataFrame, *, name: str, title: str, x_title: str, caption
     )  # fmt: skip
 
 
+def over_published(table: pd.DataFrame, *, name: str, title: str, caption: str) -> Figure:
+    """Draw constants over published ones: `ratio`, `low` and `high` of each `constant`, in the order of the
+    table, on a logarithmic axis with a line at 1; `verdict` is the colour. Raises AllometryError for missing
+    columns or where nothing is left.
+    """
+    layers.require(table, ["constant", "verdict", "ratio", "low", "high"], title)
+    kept = table.dropna(subset=["ratio", "low", "high"])
+    kept = kept[(kept[["ratio", "low", "high"]] > 0).all(axis=1)].reset_index(drop=True)
+    layers.require(kept, ["constant"], title)
+    x_title = "ours / published"
+    order = kept["constant"].tolist()
+    y = alt.Y("constant:N", sort=order, axis=alt.Axis(title=None, labelLimit=300, ticks=False, grid=False))
+    scale = alt.Scale(domain=list(dict.fromkeys(kept["verdict"])), range="category")
+    same = (
+        alt.Chart(pd.DataFrame({"ratio": [1.0]}))
+        .mark_rule(style="guide")
+        .encode(x=log_x("ratio", title=x_title))
+    )
+    bars = (
+        alt.Chart(kept)
+        .mark_rule(style="errorbar", clip=True)
+        .encode(x=log_x("low", title=x_title), x2="high:Q", y=y)
+    )
+    tips = [
+        text_tooltip("constant"),
+        text_tooltip("verdict"),
+        *(tooltip(c) for c in ("ratio", "low", "high")),
+    ]
+    key = alt.Legend(title=None, orient="top")
+    marks = (
+        alt.Chart(kept)
+        .mark_point(filled=True, size=70, clip=True)
+        .encode(
+            x=log_x("ratio", title=x_title),
+            y=y,
+            fill=alt.Fill("verdict:N", scale=scale, legend=key),
+            tooltip=tips,
+        )
+    )
+    return Figure(
+        name=name, title=title, caption=caption,
+        chart=alt.layer(same, bars, marks).properties(width="container", height=max(120, 26 * len(kept))),
+        table=kept,
+    )  # fmt: skip
+
+
 def _short(dial: str) -> str:
     """Shorten a group's interactions to the first and how many more there are, where names would fill the figure."""
     first, *others = dial.split(" = ")

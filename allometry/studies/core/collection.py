@@ -8,16 +8,17 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
+import pandas as pd
+
 from allometry.core.errors import AllometryError
-from allometry.report.build import Analysis
+from allometry.figures.several import over_published
+from allometry.report.build import Analysis, Section
 from allometry.report.page import interval
 from allometry.studies.core.plan import smallest
 from allometry.studies.core.study import Study, run_set_named
 from allometry.sweeps import Sweep
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from allometry.report.build import Constant
     from allometry.studies.core.study import StudyData
     from allometry.train.config import DataConfig, RunConfig
@@ -73,7 +74,7 @@ class Collection(Study):
             expected=self.expected,
             answer=summary(chapters, self.headlines),
             command=study_data.command,
-            sections=(),
+            sections=_beside_published(chapters, self.headlines),
             warnings=everywhere,
             runs=study_data.runs,
             environment=study_data.environment,
@@ -167,6 +168,32 @@ def summary(chapters: list[Analysis], headlines: tuple[str, ...]) -> str:
     ]
     parts = [" ".join(words), *(_headline(name, constant) for name, constant in first), count]
     return "\n\n".join(part for part in parts if part)
+
+
+def _beside_published(chapters: list[Analysis], headlines: tuple[str, ...]) -> tuple[Section, ...]:
+    """Draw the first constant of the chapters `headlines` over the value that a paper printed for it."""
+    rows = []
+    for each in sorted(chapters, key=lambda each: [*headlines, each.study].index(each.study)):
+        if each.study not in headlines or not each.constants or not each.constants[0].published:
+            continue
+        first = each.constants[0]
+        printed = next(iter(first.published.values()))
+        if printed > 0:
+            ours = {key: value / printed for key, value in
+                    (("ratio", first.ours), ("low", first.low), ("high", first.high))}  # fmt: skip
+            rows.append({"constant": first.name, "verdict": first.verdict, **ours, "study": each.study})
+    try:
+        figure = over_published(
+            pd.DataFrame(rows, columns=["constant", "verdict", "ratio", "low", "high", "study"]),
+            name="over-published",
+            title="Ours over published",
+            caption="The first constant of each main chapter over the first value printed for it, with our "
+            "interval; at the line both are equal.",
+        )
+    except AllometryError:  # nothing to compare
+        return ()
+    text = "Each chapter says what its constants rest on."
+    return (Section(title="Ours over published", text=text, evidence=(figure,)),)
 
 
 _SAID = {

@@ -100,9 +100,7 @@ def save(name: str, study_data: StudyData, folder: Path, changed: str | None = N
     (folder / PREDICTION).unlink(missing_ok=True)
     if study_data.prediction is not None:
         _write_json(folder / PREDICTION, study_data.prediction)
-    analysis, path = rebuild(folder)
-    write_text(folder / README, readme(analysis, study_data, folder))
-    return analysis, path
+    return rebuild(folder)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
@@ -124,14 +122,17 @@ def _make(folder: Path) -> None:
 
 
 def rebuild(folder: Path, output: Path | None = None) -> tuple[Analysis, Path]:
-    """Return the analysis and the report of saved results; the report goes to `output`, or into the
-    folder.
+    """Return the analysis and the report of saved results; the report goes to `output`, or with a new README
+    into the folder.
     """
     asked, evidence = load(folder)
     analysis = dated(asked.analyse(evidence), evidence.runs)
     changed = (read_json(folder / STUDY) or {}).get("changed")
     if isinstance(changed, str):
         analysis = replace(analysis, warnings=(printable(changed), *analysis.warnings))
+    if output is None:
+        with writing(folder):
+            write_text(folder / README, readme(analysis, evidence, folder))
     return analysis, write(analysis, output or folder / REPORT)
 
 

@@ -501,7 +501,8 @@ def test_band_sizes_must_fit():
 
 @pytest.mark.slow
 def test_a_cluster_gives_the_same_results():
-    pytest.importorskip("ray")
+    ray = pytest.importorskip("ray")
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # its processes do not see the tests
     with open_pool("ray") as pool:
         found = list(pool.map(slow, range(8), limit=20.0, chunk=4))
     assert [each.value for each in found if each.error is None] == [0, 10, 20, 40, 60]

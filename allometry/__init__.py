@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from allometry.laws.fit import fit
     from allometry.laws.isoflop import IsoflopResult, isoflop
     from allometry.laws.law import Law
+    from allometry.laws.predict import Prediction, predict
     from allometry.laws.result import FitResult
     from allometry.planner.design import Design, next_runs
     from allometry.planner.planning import Plan, plan
@@ -33,6 +34,7 @@ _PUBLIC = {
     "audit": "allometry.laws.audit",
     "fit": "allometry.laws.fit",
     "backtest": "allometry.laws.backtest",
+    "predict": "allometry.laws.predict",
     "isoflop": "allometry.laws.isoflop",
     "plan": "allometry.planner.planning",
     "next_runs": "allometry.planner.design",
@@ -43,6 +45,7 @@ _PUBLIC = {
     "FitResult": "allometry.laws.result",
     "Backtest": "allometry.laws.backtest",
     "IsoflopResult": "allometry.laws.isoflop",
+    "Prediction": "allometry.laws.predict",
     "Plan": "allometry.planner.planning",
     "Design": "allometry.planner.design",
     "Store": "allometry.runs.store",
@@ -65,6 +68,7 @@ __all__ = [
     "IsoflopResult",
     "Law",
     "Plan",
+    "Prediction",
     "RunConfig",
     "Store",
     "Study",
@@ -78,6 +82,7 @@ __all__ = [
     "isoflop",
     "next_runs",
     "plan",
+    "predict",
     "read_table",
     "run",
     "sweep",

@@ -27,12 +27,14 @@ SIGNATURES = {
     "backtest": "(frame, *, laws=('chinchilla', 'chinchilla-tied', 'kaplan', 'skaling'), columns=None, by='C', "
     "cuts=(0.5, 0.6, 0.7, 0.8, 0.9), objective='huber-log', group=None, exclude=None, bootstrap=100, seed=0)",
     "fit": "(frame, *, law, columns=None, objective='huber-log', weights=None, group=None, fixed=None, tied=None, "
-    "exclude=None, bootstrap=400, resample='auto', seed=0, mapped=<class 'map'>)",
+    "exclude=None, bootstrap=400, resample='auto', seed=0, mapped=<class 'map'>, test=True)",
     "isoflop": "(frame, *, columns=None, method='akima', budgets=None, noise=None, bootstrap=1000, seed=0)",
     "next_runs": "(fit=None, *, budget, target, law='chinchilla', published=None, candidates=None, "
     "most=12, noise=None)",
     "plan": "(budget=None, *, hours=None, speed=None, loss=None, fit=None, law='chinchilla', published=None, N=None, "
     "D=None, tokens_per_parameter=None, unique=None, batch=None)",
+    "predict": "(source, at, *, law=None, columns=None, objective='huber-log', group=None, exclude=None, "
+    "bootstrap=100, seed=0)",
     "read_table": "(path, *, columns=None, decimal=None, encoding=None, row=None)",
     "run": "(study, *, budget=None, compute=None, store='runs', data='sotu', tokenizer='bytes', workers=None, "
     "device='auto', quiet=False, dry_run=False)",
@@ -47,10 +49,11 @@ MEMBERS = {
     "DataConfig": "corpus eval_on eval_tokens half limit loss_on novelty plant probe replace skip spread tokenizer",
     "Design": "after before budget notes report runs target to_dict value",
     "FitResult": "derived excluded from_dict interval interval_at law noise parameters predict prediction_interval "
-    "profile report residuals samples table to_dict warnings",
+    "profile report residuals samples selftest status table to_dict warnings",
     "IsoflopResult": "D N a b discarded excluded loss report slices table to_dict warnings",
     "Law": "derived expression formula gradient inputs latex name output parameters predict published source title",
     "Plan": "C D N batch beyond epochs frame law loss notes report seconds sizes steps to_dict warnings",
+    "Prediction": "by_law notes output report source table to_dict weights",
     "RunConfig": "canonical data devices engine id identity model replace train",
     "Store": "curves directory frame get novelty positions probes purge records remove sizes status studies undo",
     "Study": "analyse budget expected held_back name predict question run_sets sweep",

@@ -69,11 +69,12 @@ def audit(table: tuple[str, ...], inputs: TableOptions, form: Form | None) -> No
 @click.option("--seed", default=0, show_default=True, help="Seed of the resamples.")
 @click.option("--on", help="Where resamples are fitted: local (default), ray, or ray://HOST:PORT.")
 @click.option("--plot", metavar="FILE", help=f"{_PLOT_HELP} Data, law, band and residuals.")
+@click.option("--save", "path", metavar="FILE", help="Save the fit as JSON, which `predict` reads.")
 @table_options
 def fit(
     table: tuple[str, ...], law: str, inputs: TableOptions, group: str | None,
     objective: str, weights: str | None, fix: tuple[str, ...], tie: tuple[str, ...],
-    bootstrap: int, seed: int, on: str | None, plot: str | None, form: Form | None,
+    bootstrap: int, seed: int, on: str | None, plot: str | None, path: str | None, form: Form | None,
 ) -> None:  # fmt: skip
     """Fit a law to a TABLE of runs: CSV, Parquet, Excel, JSON, JSON lines, a tracker's export, or a run
     store.
@@ -102,6 +103,11 @@ def fit(
         from allometry.laws.fit_report import table as parameter_table
 
         print_table(parameter_table(result).rename_axis("parameter").reset_index(), form)
+    if path:
+        from allometry.core.files import write_json
+
+        write_json(Path(path), {**result.to_dict(), "read": list(read.notices)})
+        _saved(path)
     if plot:
         from allometry.figures.fits import fit_chart
         from allometry.figures.theme import save

@@ -7,7 +7,7 @@ In-sample fit says little about extrapolation, so held-out error decides and AIC
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -37,20 +37,39 @@ class Forecast:
     weights: dict[str, float]
 
 
-def weigh(predictions: pd.DataFrame, sharpness: float = 4.0) -> dict[str, float]:
-    """Return the weight of each law, summing to 1: its typical held-out error to the power -`sharpness`.
+PRIOR = {"chinchilla-tied": 2.0, "gadre": 2.0, "kaplan": 0.5}
+"""What a law weighs before any hold-out, where it is not 1: the simple law of one exponent more, the law without a
+floor less (`benchmarks/backtest.py` measures it)."""
 
-    The typical error is the median over cuts of the mean absolute log error: one cut where a law went
-    astray does not decide. Only laws that survived every cut take part (all, where none did). 0.1 % is
-    added to every error: below it they are luck or seed noise.
+_FEW = 10
+"""Held-out runs at which errors count half of what they count in the end."""
+
+
+def weigh(
+    predictions: pd.DataFrame, sharpness: float = 4.0, prior: Mapping[str, float] = PRIOR
+) -> dict[str, float]:
+    """Return the weight of each law, summing to 1: its prior times its held-out error to the power -s.
+
+    The error is that of the ranking: the mean over cuts of the mean absolute log error, and 0.1 %, below which errors
+    are luck or seed noise. s grows with the number n of held-out runs, `sharpness` n/(n + 10): few hold-outs leave the
+    weights near the prior. Only laws that survived every cut take part (all, where none did). Laws that
+    predict the same, being one function written twice, share one weight.
     """
     cuts = predictions.groupby("law")["cut"].nunique()
     able = cuts[cuts == cuts.max()].index
     table = predictions[predictions["law"].isin(able)]
     log_error = (np.log(table["predicted"]) - np.log(table["measured"])).abs()
-    typical = log_error.groupby([table["law"], table["cut"]]).mean().groupby("law").median()
-    raw = (typical + 1e-3) ** -sharpness
+    error = log_error.groupby([table["law"], table["cut"]]).mean().groupby("law").mean()
+    held = table["row"].nunique()
+    raw = (error + 1e-3) ** (-sharpness * held / (held + _FEW))
+    raw *= np.array([prior.get(str(law), 1.0) for law in raw.index]) / _copies(table).reindex(raw.index)
     return {str(name): float(w) for name, w in (raw / raw.sum()).items()}
+
+
+def _copies(table: pd.DataFrame) -> pd.Series:
+    """Return how many laws, itself among them, predict every held-out run as a law does (to 1e-4)."""
+    wide = table.pivot_table(index=["cut", "row"], columns="law", values="predicted").apply(np.log)
+    return pd.Series({law: ((wide.sub(wide[law], axis=0)).abs().max() < 1e-4).sum() for law in wide.columns})
 
 
 def combine(
@@ -83,12 +102,12 @@ def combine(
 
 
 def _half_width(result: FitResult, table: pd.DataFrame) -> Array:
-    """Return standard deviation of the log prediction of a new run, from its 68 % interval; zero without
-    draws.
+    """Return the standard deviation of the log prediction of a new run, from its 68 % interval; the residuals' without
+    draws. The model error of a law that fails its own test is left out: the combination has the hold-outs' errors.
     """
     if not len(result.samples):
         return np.full(len(table), result.rms)
-    low, high = result.prediction_interval(table, 0.6827)
+    low, high = replace(result, selftest=None).prediction_interval(table, 0.6827)
     return np.asarray(np.log(high / low) / 2)
 
 
@@ -323,7 +342,9 @@ def _held_out(
         raise AllometryError(
             f"{counted(len(train), 'row')} for {counted(len(full.law.parameters), 'parameter')}: too few"
         )
-    part = fit(train, law=full.law, objective=full.objective, group="run", bootstrap=bootstrap, seed=seed)
+    part = fit(
+        train, law=full.law, objective=full.objective, group="run", bootstrap=bootstrap, seed=seed, test=False
+    )
     measured, predicted = test[full.law.output].to_numpy(float), part.predict(test)
     if part.status == "failed" or not np.isfinite(predicted).all():
         raise AllometryError("; ".join(part.reasons) or "its predictions are not finite")

@@ -19,10 +19,11 @@ from allometry.core.errors import AllometryError
 from allometry.core.units import counted, format_count
 from allometry.laws import uncertainty
 from allometry.laws.grouping import Grouping, decide, find_mixture
-from allometry.laws.law import Law
+from allometry.laws.law import Law, evaluate
 from allometry.laws.observations import Observations, about_copies, observe
 from allometry.laws.problem import Problem, conditioning, refuse_undetermined
 from allometry.laws.result import FitResult, FitWarning
+from allometry.laws.selftest import LEVEL, LEVEL_GROUPED, SelfTest, selftest
 from allometry.laws.solver import Objective, get_objective, minimise
 from allometry.laws.uncertainty import outlying, quantiles
 from allometry.laws.zoo import get
@@ -36,7 +37,8 @@ _INSIDE = "the law in the range of the data"
 class Evidence:
     """A fit as the checks see it: estimates `z` (p,), resamples of them, and what the search found.
 
-    `frame` holds the rows of the table that were used, `labels` their names, `grouping` which are one run's.
+    `frame` holds the rows of the table that were used, `labels` their names, `grouping` which are one run's;
+    `selftest_p` is the p-value of the fit's test of itself, nan without one.
 
     The checks add to `warnings`, and to `doubts` what makes the whole fit doubtful.
     """
@@ -51,6 +53,7 @@ class Evidence:
     grouping: Grouping
     labels: Sequence[str]
     frame: pd.DataFrame
+    selftest_p: float = float("nan")
     warnings: list[FitWarning] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
 
@@ -75,6 +78,7 @@ def examine(evidence: Evidence) -> None:
         _checkpoints,
         _levels,
         _floors,
+        _limit_above_data,
         _bounds,
         _spread,
         _conditioning,
@@ -155,6 +159,30 @@ def _floors(e: Evidence) -> None:
                 f"{name} is 0 in {100 * share:.0f} % of the resamples: a law without a floor is not excluded"
             )
             e.warn("floor-not-identified", meaning, known)
+
+
+def _limit_above_data(e: Evidence) -> None:
+    """Warn about a law that no scale brings down to a loss which was measured."""
+    law, natural = e.problem.law, {n: float(v) for n, v in e.problem.natural(e.z).items()}
+    if law.linear or not any(p.floor for p in law.parameters):
+        return
+    limit = float(law.predict(natural, **dict.fromkeys(law.inputs, 1e60)))
+    below = np.flatnonzero(e.problem.output < limit)
+    if not np.isfinite(limit) or not len(below):
+        return
+    lowest = below[np.argmin(e.problem.output[below])]
+    measured = float(e.problem.output[lowest])
+    meaning = (
+        f"{law.output} = {limit:.4g} is the least that this law can give, and {counted(len(below), 'row')} of the table"
+        f" measured less: {measured:.4g} in row {e.labels[lowest]}"
+    )
+    off = np.log(limit / measured) if e.problem.objective.log else limit - measured
+    if e.selftest_p <= 0.05 or (e.noise is not None and off > 3 * e.noise):
+        meaning += ". This is a wrong law for these runs, or these rows are wrong"
+        e.doubts.append(f"the law's limit {limit:.4g} lies above measured values ({measured:.4g})")
+    else:
+        meaning += ": noise near the limit, or a wrong law"
+    e.warn("floor-above-data", meaning, f"how {law.output} changes in the range of the data, not its limit")
 
 
 def _bounds(e: Evidence) -> None:
@@ -292,6 +320,8 @@ def about_scale(output: Array, name: str, column: str) -> list[FitWarning]:
     return [FitWarning(name="loss-scale", meaning=meaning, identified=identified)]
 
 
+_FOLLOWED = 12
+"""Starts followed to their end where few agree."""
 _WAVE, _WAVES, _ENOUGH, _PATIENCE = 16, 8, 5, 12
 """Starts a wave, waves at most, agreeing starts that suffice, iterations of a start for each parameter."""
 
@@ -311,6 +341,7 @@ def fit(
     resample: str = "auto",
     seed: int = 0,
     mapped: uncertainty.Mapped = map,
+    test: bool = True,
 ) -> FitResult:
     """Fit a law to a table with one row a run.
 
@@ -339,6 +370,9 @@ def fit(
         what they are drawn with. 0 gives no intervals.
     mapped
         Fits the resamples in parts, as `map` does: here, or on a cluster (`allometry.cluster.mapped`).
+    test
+        Whether the fit tests itself: a law that does not predict the highest runs from the others has the status
+        "does not extrapolate", and wider prediction intervals (see `laws.selftest`).
 
     Returns
     -------
@@ -386,7 +420,12 @@ def fit(
     samples = uncertainty.bootstrap(
         problem, best.z, grouping.group, bootstrap, seed, resample, mapped, points.original
     )
-    return _record(frame, points, problem, best, samples, seed, began)
+    checked = None
+    if test and np.isfinite(best.objective):
+        whole = group is not None or (grouping.name is not None and points.grouping.level >= 1)
+        level = LEVEL if whole or grouping.name is None else LEVEL_GROUPED
+        checked = selftest(problem, best.z, grouping.group, whole=whole, level=level, seed=seed)
+    return _record(frame, points, problem, best, samples, checked, seed, began)
 
 
 def _about_copies(points: Observations) -> list[FitWarning]:
@@ -421,16 +460,19 @@ class Best:
 
 
 def solve(problem: Problem) -> Best:
-    """Minimise from waves of starts until several agree on the lowest objective, or the waves are used up.
+    """Minimise from waves of starts until several agree on the lowest objective, or the waves are used up. The
+    optima of laws that the law contains are starts too.
 
     A start that has not arrived after 60 iterations is in a bad place; the lowest is then followed to its
-    end.
+    end, and where few agree the lowest few are.
     """
     z, values = np.empty((0, len(problem.free))), np.empty(0)
     agreeing = 0
     patience = _PATIENCE * max(len(problem.free), 5)
+    nested = _nested_starts(problem)
     for wave in range(_WAVES):
         start = problem.starts(_WAVE, skip=_WAVE * wave)
+        start = np.concatenate([start, nested]) if wave == 0 else start
         found = minimise(
             problem.residuals,
             start,
@@ -444,11 +486,34 @@ def solve(problem: Problem) -> Best:
         agreeing = int(np.sum(values <= lowest + 1e-6 * abs(lowest) + 1e-15))
         if agreeing >= _ENOUGH or not len(problem.free):
             break
-    best = z[[int(np.argmin(values))]]
+    best = z[np.argsort(values)[: 1 if agreeing >= _ENOUGH else _FOLLOWED]]
     end = minimise(
         problem.residuals, best, problem.weights, problem.objective, problem.box, max_iterations=500
     )
-    return Best(z=end.z[0], objective=float(end.objective[0]), starts=len(values), agreeing=agreeing)
+    first = int(np.argmin(end.objective))
+    return Best(z=end.z[first], objective=float(end.objective[first]), starts=len(values), agreeing=agreeing)
+
+
+def _nested_starts(problem: Problem) -> Array:
+    """Return starts (k, p) at the optima of the laws that the law contains, found on the same points."""
+    law, optima = problem.law, dict[str, dict[str, float]]()
+    found = [np.empty((0, len(problem.free)))]
+    for name, given in law.contains:
+        inner = get(name)
+        if name not in optima:
+            inputs = {n: problem.inputs[n] for n in inner.inputs}
+            less = replace(problem, law=inner, inputs=inputs, fixed={}, tied={})
+            optima[name] = {n: float(v) for n, v in less.natural(solve(less).z).items()}
+        known = optima[name] | problem.centre | {"highest": float(problem.output.max())}
+        start = optima[name] | {n: float(evaluate(text, known)) for n, text in given.items()}
+        start = {
+            p.name: max(start[p.name], 1e-12) if p.logarithmic else start[p.name] for p in law.parameters
+        }
+        with np.errstate(all="ignore"):
+            z = problem.coordinates(start)
+        if np.isfinite(z).all():
+            found.append(np.clip(z, problem.box.low, problem.box.high)[None])
+    return np.concatenate(found)
 
 
 def _record(
@@ -457,6 +522,7 @@ def _record(
     problem: Problem,
     best: Best,
     resamples: uncertainty.Resamples,
+    checked: SelfTest | None,
     seed: int,
     began: float,
 ) -> FitResult:
@@ -480,10 +546,14 @@ def _record(
         grouping=points.grouping,
         labels=[str(label) for label in points.frame.index],
         frame=frame[points.kept],
+        selftest_p=float("nan") if checked is None else checked.p,
     )
     if np.isfinite(best.objective):
         examine(evidence)
         status = "doubtful" if evidence.doubts else "converged"
+        if checked is not None and checked.failed:
+            status = "does not extrapolate"
+            evidence.doubts.insert(0, checked.evidence(problem.objective.log))
     else:
         status = "failed"
         evidence.doubts.append("the law is not finite at any start: check the units of the columns")
@@ -512,5 +582,6 @@ def _record(
         residuals=problem.residuals(best.z[None])[0][0],
         noise=noise[0] if noise else None,
         seed=seed,
+        selftest=checked,
         seconds=time.perf_counter() - began,
     )

@@ -79,6 +79,8 @@ def _heading(result: FitResult) -> str:
     lines.append(f"objective  {goal.name}: {goal.meaning}")
     state = f"status     {result.status}"
     lines.append(state + (f": {'; '.join(result.reasons)}" if result.reasons else ""))
+    if result.selftest is not None:
+        lines.append(f"self-test  {result.selftest.sentence()}")
     return "\n".join(lines)
 
 

@@ -231,6 +231,9 @@ class Law:
 
     `derived` names quantities that people quote from the law, as arithmetic of its parameters.
 
+    `contains` names laws that are special cases, or nearly, each with this law's parameters in terms of theirs, of the
+    inputs at the centre of the data, and of `highest`, the largest output. A fit starts from their optima too.
+
     A law with a `bracket` is implicit: `expression` = 0 defines the output, increasing in it between the two
     expressions of the bracket (in the parameters), which it is solved for.
     """
@@ -248,6 +251,7 @@ class Law:
     published: Mapping[str, Published] = field(default_factory=lambda: MappingProxyType({}))
     bracket: tuple[str, str] | None = None
     derived: Mapping[str, str] = field(default_factory=dict)
+    contains: tuple[tuple[str, Mapping[str, str]], ...] = ()
     note: str = ""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -422,10 +426,20 @@ def _value_and_gradient(
     slope = expression.diff(output)
     low, high = (law.parse(b).subs(substitution, simultaneous=True) for b in law.bracket)
     return {
-        "equation": code([*arguments, output], [expression, slope]),
+        "equation": code([*arguments, output], _in_logarithms(expression, output)),
         "derivatives": code([*arguments, output], [slope, *gradient]),
         "ends": code(arguments, [low, high]),
     }
+
+
+def _in_logarithms(expression: sp.Expr, output: sp.Symbol) -> list[sp.Expr]:
+    """Return an equation and its slope in the output, as log P - log Q where it says P - Q = 0: much straighter."""
+    import sympy as sp
+
+    negative = [term for term in sp.Add.make_args(expression) if term.could_extract_minus_sign()]
+    left, right = expression - sp.Add(*negative), -sp.Add(*negative)
+    straight = sp.expand_log(sp.log(left), force=True) - sp.expand_log(sp.log(right), force=True)
+    return [straight, straight.diff(output)]
 
 
 def _assembled(sources: Mapping[str, str]) -> Code:
@@ -485,18 +499,24 @@ def solve_between(function: Code, ends: tuple[Any, Any], like: tuple[Any, ...]) 
 
     The root has the shape that the arrays of `like` broadcast to.
 
-    Newton's method kept inside a shrinking bracket: as quick as Newton, as safe as bisection.
+    Newton's method kept inside a shrinking bracket: as quick as Newton, as safe as bisection. The steps are taken in
+    t = log((root - low)/(high - root)), so that a root at an end is approached as quickly as one in the middle.
     """
     shape = np.broadcast_shapes(*(np.shape(v) for v in like))
-    low, high = (np.broadcast_to(np.asarray(v, dtype=float), shape).copy() for v in ends)
-    root = 0.5 * (low + high)
+    first, last = (np.broadcast_to(np.asarray(v, dtype=float), shape) for v in ends)
+    width = last - first
+    low, high, t = np.full(shape, -40.0), np.full(shape, 40.0), np.zeros(shape)
+    root = first + 0.5 * width
     for _ in range(100):
         value, slope = function(root)
-        low, high = np.where(value < 0, root, low), np.where(value < 0, high, root)
-        newton = root - value / slope
+        low, high = np.where(value < 0, t, low), np.where(value < 0, high, t)
+        share = 1 / (1 + np.exp(-t))
+        newton = t - value / (slope * width * share * (1 - share))
         inside = (newton > low) & (newton < high)
-        moved = np.where(inside, newton, 0.5 * (low + high))
-        settled = np.abs(moved - root) <= 1e-14 * np.abs(moved)
+        arrived = np.abs(value) <= 1e-14 * np.abs(root * slope)  # a step of less than the rounding error
+        t = np.where(arrived, t, np.where(inside, newton, 0.5 * (low + high)))
+        moved = first + width / (1 + np.exp(-t))
+        settled = arrived | (np.abs(moved - root) <= 1e-14 * np.abs(moved))
         root = moved
         if np.all(settled | ~np.isfinite(root)):
             break

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from allometry.core.errors import AllometryError
 from allometry.laws.law import Law, evaluate
 from allometry.laws.problem import Problem
+from allometry.laws.selftest import SelfTest
 from allometry.laws.solver import Objective, get_objective
 from allometry.laws.uncertainty import noise_variance, outlying, profile, quantiles, student_scales
 
@@ -37,8 +38,9 @@ class FitResult:
 
     `parameters` are the estimates; `samples` (one row a bootstrap resample, one column a parameter) their
     uncertainty, made by resampling "runs" or "noise" (`resampling`); `dof` the runs less the
-    parameters; `status` is "converged", "doubtful" (read `reasons`) or "failed"; `residuals` are prediction
-    minus measured (of logarithms where the objective takes them), `rms` their root mean square; `noise` the
+    parameters; `status` is "converged", "doubtful" or "does not extrapolate" (read `reasons`), or "failed";
+    `selftest` is how well the fit predicts its own highest runs, None if that was not tested; `residuals` are
+    prediction minus measured (of logarithms where the objective takes them), `rms` their root mean square; `noise` the
     standard deviation of repeats of the same run under other seeds, on the same scale (None without
     repeats).
     """
@@ -68,6 +70,7 @@ class FitResult:
     resampling: str = "runs"
     dof: int = 1
     seconds: float = 0.0
+    selftest: SelfTest | None = None
 
     @property
     def rms(self) -> float:
@@ -119,13 +122,19 @@ class FitResult:
         """Return where the measured output of a *new run* should lie: (low, high), each of shape (n,).
 
         The law's own uncertainty and the scatter of the residuals about it (which holds the noise between
-        seeds).
+        seeds). For a law that does not extrapolate also the errors of its hold-outs, beyond the data
+        (`SelfTest.model_error`).
         """
         curves = self.objective.transform(self._curves(points))
         rng = np.random.default_rng(self.seed + 1)
         size = self.scatter * student_scales(self.dof, len(curves), self.seed)[:, None]
         times = max(1, 2000 // len(curves))
         curves, size = np.repeat(curves, times, axis=0), np.repeat(size, times, axis=0)
+        if self.selftest is not None and self.selftest.failed:
+            inputs = self._inputs(points, {})
+            size = np.hypot(
+                size, self.selftest.model_error({n: inputs[n] for n in self.law.inputs}, self.law.linear)
+            )
         low, high = quantiles(curves + size * rng.standard_normal(curves.shape), level)
         return (np.exp(low), np.exp(high)) if self.objective.log else (low, high)
 
@@ -192,7 +201,11 @@ class FitResult:
         """Return a fit from `to_dict`'s JSON. Raises AllometryError for JSON of something else."""
 
         fields = read_fields(data)
-        return cls(**{**fields, "warnings": tuple(FitWarning(**w) for w in fields["warnings"])})
+        stored = data.get("selftest")
+        return cls(
+            **{**fields, "warnings": tuple(FitWarning(**w) for w in fields["warnings"])},
+            selftest=None if stored is None else SelfTest.from_dict(stored),
+        )
 
     def profile(self, name: str, points: int = 41) -> pd.DataFrame:
         """Return the lowest objective at fixed values of a parameter (see `profile.profile`)."""
@@ -249,6 +262,7 @@ def to_dict(result: FitResult) -> dict[str, Any]:
         "derived": {n: _plain(list(result.derived(text))) for n, text in result.law.derived.items()},
         "objective_value": _plain(result.objective_value),
         "status": result.status,
+        "selftest": None if result.selftest is None else result.selftest.to_dict(),
         "reasons": list(result.reasons),
         "warnings": [asdict(w) for w in result.warnings],
         "starts": result.starts,

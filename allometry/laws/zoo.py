@@ -301,10 +301,15 @@ _add("power-offset", "Power law above a floor (M2)", "E + A/X**alpha", _X, floor
 _add("m3", "Power law that saturates at both ends (M3)", "E + A*(1/X + gamma)**alpha", _X, floor(),
      amount("A", "A*X**alpha"), exponent("alpha"),
      positive("gamma", "1/X at which the law bends", 0.01, 3.0, "gamma/X"),
+     contains=(("power-offset", {"gamma": "0.001/X"}),),
      source=f"{_REVISITING}, section 3, M3")
 _add("m4", "Sigmoid-like law (M4)", "(L - E)/(L_0 - L)**alpha - A/X**c", _X, floor(), amount("A", "A*X**c"),
      exponent("c"), positive("alpha", "how sharply the law leaves L_0", 0.05, 0.9),
      ceiling("L_0", "loss of random guessing", 1.2, 4.0), bracket=("E", "L_0"),
+     contains=(("power-offset", {"c": "alpha", "alpha": "0.0001", "L_0": "2*highest"}),
+               *(("power-offset", {"c": "alpha", "alpha": "0.3", "L_0": f"{above}*highest"}) for above in (1.02, 1.2)),
+               ("m3", {"c": "alpha", "alpha": "0.1", "L_0": "1.1*highest"}),
+               ("m3", {"c": "alpha", "alpha": "1", "L_0": "1.05*highest", "E": "E + A*gamma**alpha"})),
      source=f"{_REVISITING}, eq. 2, M4")
 _add("kaplan-n", "Kaplan L(N)", "(N_c/N)**alpha_N", _N_BODY, exponent("alpha_N"),
      amount("N_c", "N*N_c**(1/alpha_N)"), source=f"{_KAPLAN}, eq. 1.1")
@@ -348,15 +353,18 @@ _add("muennighoff", "Data-constrained law", "E + A/N_eff**alpha + B/D_eff**beta"
      where={"U_D": "Min(U, D)", "D_eff": "U_D + U_D*R_D*(1 - exp(-(D/U_D - 1)/R_D))",
             "G": "(alpha*A/(beta*B))**(1/(alpha + beta))", "U_N": "Min(N, G*(G*U_D)**(beta/alpha))",
             "N_eff": "U_N + U_N*R_N*(1 - exp(-(N/U_N - 1)/R_N))"},
+     contains=(("chinchilla", {"R_D": "100", "R_N": "100"}),),
      source="Muennighoff et al. 2023, arXiv 2305.16264, eq. 5 and 6")
-_add("skaling", "Additive law under one power (Skaling)", "E + A*(N**(-a) + R/D**b)**k", _N | _D, floor(),
+_add("skaling", "Videau et al., additive terms under one power", "E + A*(N**(-a) + R/D**b)**k", _N | _D, floor(),
      amount("A", "A*N**(a*k)"), exponent("a"), exponent("b"),
      positive("R", "weight of data against parameters", 0.1, 10.0, "R*D**b/N**a"),
      positive("k", "power of the sum", 0.3, 3.0),
-     source="the form of Kaplan's eq. 1.5 with free powers above a floor")
+     contains=(("chinchilla", {"a": "alpha", "b": "beta", "R": "B/A", "k": "1"}),),
+     source="Videau et al.; Kaplan's eq. 1.5 with free powers above a floor")
 _add("rosenfeld", "Rosenfeld, with the plateau of random guessing", "e*L_0/sqrt(e**2 + L_0**2)", _N | _D,
      floor(), amount("A", "A*N**alpha"), amount("B", "B*D**beta"), exponent("alpha"), exponent("beta"),
      ceiling("L_0", "loss of random guessing", 1.2, 4.0), where={"e": "E + A/N**alpha + B/D**beta"},
+     contains=(("chinchilla", {"L_0": "4*highest"}),),
      note="The paper's eta only rescales A, B and E; here eta = L_0, so that e is the loss far from random.",
      source="Rosenfeld et al. 2020, arXiv 1909.12673, eq. 5")
 for _breaks in (1, 2, 3):
@@ -364,7 +372,13 @@ for _breaks in (1, 2, 3):
          "E + A/X**c_0" + "".join(
              f"*(1 + (X/d_{i})**(1/f_{i}))**(-c_{i}*f_{i})" for i in range(1, _breaks + 1)),
          _X, floor(), amount("A", "A*X**c_0"), real("c_0", "exponent before the first break", 0.0, 0.5),
-         *(p for i in range(1, _breaks + 1) for p in _bend(i)), source=f"{_BROKEN}, eq. 1")
+         *(p for i in range(1, _breaks + 1) for p in _bend(i)),
+         contains=tuple(
+             ("power-offset" if _breaks == 1 else f"broken-{_breaks - 1}",
+              ({"c_0": "alpha"} if _breaks == 1 else {})
+              | {f"c_{_breaks}": "0", f"d_{_breaks}": place, f"f_{_breaks}": "0.3"})
+             for place in ("X", "7*X", "X/7")),
+         source=f"{_BROKEN}, eq. 1")
 _add("critical-batch", "Trade of steps against examples at one loss", "E_min*S/(S - S_min)",
      {"S": "steps to the target loss"}, amount("E_min", "E_min"),
      positive("S_min", "steps at an infinite batch", 0.01, 0.3, "S*S_min"), output="E",

@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from allometry.cli import app, main
+from allometry.core.errors import AllometryError
 from allometry.laws.zoo import get
 
 
@@ -197,3 +198,34 @@ def test_doubtful_rows_are_left_out_and_listed(tmp_path):
     text = run("fit", str(path), "--bootstrap", "0").stdout
     assert "L (loss) is not positive" in text or "L is not positive" in text
     assert "repeats an earlier row" in " ".join(text.split())
+
+
+def test_predict_reads_tables_saved_fits_and_printed_constants(table, tmp_path):
+    at = ("--at", "N=2B,D=300B", "--at", "N=4B,D=300B", "--json")
+    mixed = json.loads(run("predict", table, *at, "--bootstrap", "20").stdout)
+    truth = get("chinchilla").predict(get("chinchilla").published["besiroglu2024"], N=[2e9, 4e9], D=3e11)
+    assert [p["predicted"] for p in mixed["predictions"]] == pytest.approx(list(truth), rel=0.01)
+    assert all(p["low95"] < p["low80"] < p["high80"] < p["high95"] for p in mixed["predictions"])
+    assert set(mixed["predictions"][0]["by_law"]) == set(mixed["weights"])
+    alone = json.loads(run("predict", table, *at, "--law", "chinchilla", "--bootstrap", "20").stdout)
+    saved = tmp_path / "fit.json"
+    assert f"saved {saved}" in run("fit", table, "--bootstrap", "20", "--save", str(saved)).stderr
+    assert json.loads(run("predict", str(saved), *at).stdout)["predictions"] == alone["predictions"]
+    rows = run("predict", "--law", "besiroglu2024", "--at", "N=2B,C=3.6e21", "--csv").stdout.splitlines()
+    assert rows[0] == "N,C,predicted,low80,high80,low95,high95,beyond"
+    assert float(rows[1].split(",")[2]) == pytest.approx(truth[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--at", "N=1B,D=2B"], "nothing to predict from"),
+        (["--law", "chinchilla", "--at", "N=1,5B,D=2B"], "not SYMBOL=VALUE"),
+        (["--law", "chinchilla", "--at", "N=1B,N=2B"], "gives N twice"),
+        (["--law", "chinchilla", "--at", "N=1B,D=2B", "--at", "N=1B,C=1e20"], "different inputs"),
+        (["--law", "chinchilla", "--at", "N=1B"], "needs D too"),
+    ],
+)
+def test_predict_explains_bad_requests(words, message):
+    with pytest.raises(AllometryError, match=message):
+        CliRunner().invoke(app, ["predict", *words], catch_exceptions=False)

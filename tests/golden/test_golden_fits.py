@@ -76,7 +76,10 @@ def test_kaplan_sizes_alone():
 def test_chinchilla_reaches_the_true_minimum(chinchilla):
     fit = allometry.fit(chinchilla, law="chinchilla", columns=CHINCHILLA, bootstrap=0)
     p = fit.parameters
-    assert fit.status == "converged"
+    assert fit.agreeing >= 5
+    assert (
+        fit.status == "does not extrapolate"
+    )  # without the 20 % of highest D these are 1 % lower than predicted
     assert len(fit.data) == 240
     assert fit.objective_value <= 0.00101827402
     assert fit.objective_value == pytest.approx(0.0010182740178, rel=1e-10)
@@ -149,7 +152,7 @@ def test_data_constrained_law_is_not_identified_from_above(datablations):
     assert fit.objective_value == pytest.approx(0.0158046625, abs=5e-11)
     assert fit.parameters["R_D"] == pytest.approx(95.4, abs=0.05)
     assert fit.parameters["R_N"] == pytest.approx(1.71, abs=0.005)
-    assert fit.status == "doubtful"
+    assert fit.status in ("doubtful", "does not extrapolate")
     assert any("R_D is not identified from above" in reason for reason in fit.reasons)
     low, high = fit.interval("R_D")
     assert 3 < low < 15.387756  # the published value is inside

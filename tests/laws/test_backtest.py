@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from allometry.core.errors import AllometryError
-from allometry.laws.backtest import backtest
+from allometry.laws.backtest import backtest, weigh
 from allometry.laws.zoo import get
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "data"
@@ -127,3 +127,40 @@ def test_laws_of_another_output_need_no_column_of_losses() -> None:
     assert tested.best == "gap"
     assert tested.cuts == (1e5, 1e6)
     assert tested.scores["mean_error"].iloc[0] < 0.02
+
+
+def held_out(errors, runs=4, cuts=2):
+    """Predictions of laws that are off by these shares, alternately above and below."""
+    rows = [
+        {"law": law, "cut": cut, "row": i, "measured": 2.0, "predicted": 2.0 * np.exp(error * (-1) ** i)}
+        for law, error in errors.items()
+        for cut in range(cuts)
+        for i in range(runs)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_few_hold_outs_leave_the_weights_near_the_simple_law():
+    errors = {"chinchilla-tied": 0.02, "chinchilla": 0.0203, "skaling": 0.01}
+    few, many = (weigh(held_out(errors, runs)) for runs in (2, 500))
+    assert few["chinchilla-tied"] == pytest.approx(2 * few["chinchilla"], rel=0.02)
+    assert few["skaling"] < few["chinchilla-tied"]
+    assert many["skaling"] > 0.7
+    assert sum(few.values()) == pytest.approx(1)
+
+
+def test_one_function_under_two_names_votes_once():
+    frame = simulated("chinchilla").assign(M=lambda t: t["D"] / t["N"])
+    both = backtest(frame, laws=["chinchilla", "chinchilla-tied", "gadre"], cuts=(0.5, 0.7), bootstrap=0)
+    one = backtest(frame, laws=["chinchilla", "chinchilla-tied"], cuts=(0.5, 0.7), bootstrap=0)
+    weights = dict(zip(both.scores["law"], both.scores["weight"], strict=True))
+    alone = dict(zip(one.scores["law"], one.scores["weight"], strict=True))
+    assert weights["gadre"] == pytest.approx(weights["chinchilla-tied"], rel=1e-2)
+    assert weights["chinchilla"] == pytest.approx(alone["chinchilla"], rel=1e-2)
+
+
+def test_ranking_and_weights_rest_on_one_error():
+    errors = {"chinchilla": 0.01, "skaling": 0.03}
+    weights = weigh(held_out(errors, 100))
+    ratio = (0.031 / 0.011) ** (4 * 100 / 110)
+    assert weights["chinchilla"] / weights["skaling"] == pytest.approx(ratio, rel=1e-6)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,12 @@ from hypothesis import strategies as st
 
 import allometry
 from allometry.core.errors import AllometryError
+from allometry.laws.fit import _nested_starts
 from allometry.laws.law import evaluate, names_in
 from allometry.laws.result import FitResult
+from allometry.laws.zoo import all_laws, get
+
+CURVES = Path(__file__).parents[3] / "shared" / "data" / "alabdulmohsin" / "lang10.csv"
 
 TRUE = {"E": 1.8, "A": 400.0, "B": 1500.0, "alpha": 0.34, "beta": 0.36}
 
@@ -251,3 +256,54 @@ def test_two_columns_of_one_name():
 def test_columns_defined_by_each_other():
     with pytest.raises(AllometryError, match="defined by each other"):
         allometry.fit(table(), law="chinchilla", columns={"N": "D/2+0", "D": "N*2+0"})
+
+
+NESTED = [
+    (law, name) for law in all_laws().values() for name in dict.fromkeys(name for name, _ in law.contains)
+]
+
+
+@pytest.mark.parametrize(("law", "inner"), NESTED, ids=[f"{law.name}-{name}" for law, name in NESTED])
+def test_a_law_says_its_parameters_by_those_of_a_law_that_it_contains(law, inner):
+    contained = get(inner)
+    assert set(contained.inputs) <= set(law.inputs)
+    assert contained.output == law.output
+    for name, said in law.contains:
+        if name == inner:
+            assert set(said) <= set(law.parameter_names)
+            assert set(law.parameter_names) <= set(said) | set(contained.parameter_names)
+
+
+@pytest.mark.parametrize("law", ["m3", "m4", "broken-1", "broken-2"])
+def test_a_law_reaches_at_least_the_optimum_of_the_law_that_it_contains(law):
+    rng = np.random.default_rng(3)
+    x = np.geomspace(1e5, 1e9, 12)
+    frame = pd.DataFrame({"X": x, "L": (1.8 + 50 / x**0.25) * np.exp(0.01 * rng.standard_normal(12))})
+    options = {"objective": "lsq-log", "bootstrap": 0, "test": False}
+    inner = "broken-1" if law == "broken-2" else "power-offset"
+    less, more = (allometry.fit(frame, law=name, **options).objective_value for name in (inner, law))
+    assert more <= less * (1 + 1e-6)
+
+
+def test_a_start_from_a_contained_law_is_its_optimum():
+    """A Chinchilla fit is a fit of the additive law under one power, with that power 1."""
+    frame = table()
+    problem = allometry.fit(frame, law="skaling", bootstrap=0, test=False).problem()
+    chinchilla = allometry.fit(frame, law="chinchilla", bootstrap=0, test=False)
+    (z,) = _nested_starts(problem)
+    assert problem.residuals(z[None])[0][0] == pytest.approx(chinchilla.residuals, abs=1e-6)
+
+
+@pytest.mark.skipif(not CURVES.exists(), reason=f"published measurements are not at {CURVES}")
+def test_laws_reach_the_optima_of_theirs_on_published_curves():
+    curves = pd.read_csv(CURVES)
+    curves = curves[(curves["Training"] == 1) & (curves["Domain"] == "NMT")]
+    for _, rows in curves.groupby("Model"):
+        options = {"objective": "lsq-log", "bootstrap": 0, "test": False}
+        options["columns"] = {"X": "Seen Examples", "L": "Loss"}
+        lowest = {
+            law: allometry.fit(rows, law=law, **options).objective_value
+            for law in ("power-offset", "m3", "m4", "broken-1", "broken-2")
+        }
+        assert max(lowest["m3"], lowest["m4"], lowest["broken-1"]) <= lowest["power-offset"] * (1 + 1e-6)
+        assert lowest["broken-2"] <= lowest["broken-1"] * (1 + 1e-6)

@@ -5,6 +5,7 @@ import random
 import re
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -500,9 +501,9 @@ def test_band_sizes_must_fit():
 
 
 @pytest.mark.slow
-def test_a_cluster_gives_the_same_results():
-    ray = pytest.importorskip("ray")
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # its processes do not see the tests
+def test_a_cluster_gives_the_same_results(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # its processes look the function up here
     with open_pool("ray") as pool:
         found = list(pool.map(slow, range(8), limit=20.0, chunk=4))
     assert [each.value for each in found if each.error is None] == [0, 10, 20, 40, 60]

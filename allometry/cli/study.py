@@ -243,6 +243,10 @@ class Terminal:
             say(text)
             sys.stdout.flush()
 
+    def warn(self, text: str) -> None:
+        """Print a warning as one line."""
+        click.echo(one_line(f"warning: {text}"))
+
     def event(self, event: Event) -> None:
         """Show the progress of the sweep."""
         self.progress(event)

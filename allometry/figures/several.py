@@ -166,27 +166,9 @@ def effects(table: pd.DataFrame, *, name: str, title: str, x_title: str, caption
     kept = kept[(kept[VALUES] > -100).all(axis=1)]
     layers.require(kept, ["dial"], title)
     drawn = kept.assign(dial=kept["dial"].map(_short), **{c: 1 + kept[c] / 100 for c in VALUES})
-    order = drawn["dial"].tolist()
-    y = alt.Y("dial:N", sort=order, axis=alt.Axis(title=None, labelLimit=300, ticks=False, grid=False))
-    x = log_x("effect", title=x_title)
-    scale = alt.Scale(domain=["dial", "interaction"], range="category")
-    key = alt.Legend(title=None, orient="top")
-    same = alt.Chart(pd.DataFrame({"effect": [1.0]})).mark_rule(style="guide").encode(x=x)
-    bars = (
-        alt.Chart(drawn)
-        .mark_rule(style="errorbar", clip=True)
-        .encode(x=log_x("low", title=x_title), x2="high:Q", y=y)
-    )
-    tips = [text_tooltip("dial"), *(tooltip(column) for column in VALUES)]
-    marks = (
-        alt.Chart(drawn)
-        .mark_point(filled=True, size=70, clip=True)
-        .encode(x=x, y=y, fill=alt.Fill("kind:N", scale=scale, legend=key), tooltip=tips)
-    )
     return Figure(
-        name=name, title=title, caption=caption,
-        chart=alt.layer(same, bars, marks).properties(width="container", height=max(120, 26 * len(kept))),
-        table=kept.reset_index(drop=True),
+        name=name, title=title, caption=caption, table=kept.reset_index(drop=True),
+        chart=_factors(drawn, "dial", "effect", "kind", ["dial", "interaction"], x_title, [text_tooltip("dial")]),
     )  # fmt: skip
 
 
@@ -199,41 +181,38 @@ def over_published(table: pd.DataFrame, *, name: str, title: str, caption: str) 
     kept = table.dropna(subset=["ratio", "low", "high"])
     kept = kept[(kept[["ratio", "low", "high"]] > 0).all(axis=1)].reset_index(drop=True)
     layers.require(kept, ["constant"], title)
-    x_title = "ours / published"
-    order = kept["constant"].tolist()
-    y = alt.Y("constant:N", sort=order, axis=alt.Axis(title=None, labelLimit=300, ticks=False, grid=False))
-    scale = alt.Scale(domain=list(dict.fromkeys(kept["verdict"])), range="category")
-    same = (
-        alt.Chart(pd.DataFrame({"ratio": [1.0]}))
-        .mark_rule(style="guide")
-        .encode(x=log_x("ratio", title=x_title))
+    kinds = [kind for kind in ("agrees", "differs", "cannot tell") if kind in set(kept["verdict"])]
+    return Figure(
+        name=name, title=title, caption=caption, table=kept,
+        chart=_factors(kept, "constant", "ratio", "verdict", kinds, "ours / published",
+                       [text_tooltip("constant"), text_tooltip("verdict")]),
+    )  # fmt: skip
+
+
+def _factors(
+    table: pd.DataFrame, label: str, value: str, kind: str, kinds: list[str], x_title: str, tips: list[alt.Tooltip]
+) -> alt.LayerChart | alt.FacetChart:  # fmt: skip
+    """Draw the column `value` with `low` and `high` on a logarithmic axis with a line at 1: a row a `label`, in the
+    order of the table, coloured by `kind`, one of `kinds`.
+    """
+    axis = alt.Axis(title=None, labelLimit=300, ticks=False, grid=False)
+    x, y = log_x(value, title=x_title), alt.Y(f"{label}:N", sort=table[label].tolist(), axis=axis)
+    fill = alt.Fill(
+        f"{kind}:N",
+        scale=alt.Scale(domain=kinds, range="category"),
+        legend=alt.Legend(title=None, orient="top"),
     )
+    same = alt.Chart(pd.DataFrame({value: [1.0]})).mark_rule(style="guide").encode(x=x)
     bars = (
-        alt.Chart(kept)
+        alt.Chart(table)
         .mark_rule(style="errorbar", clip=True)
         .encode(x=log_x("low", title=x_title), x2="high:Q", y=y)
     )
-    tips = [
-        text_tooltip("constant"),
-        text_tooltip("verdict"),
-        *(tooltip(c) for c in ("ratio", "low", "high")),
-    ]
-    key = alt.Legend(title=None, orient="top")
+    tips = [*tips, *(tooltip(column) for column in (value, "low", "high"))]
     marks = (
-        alt.Chart(kept)
-        .mark_point(filled=True, size=70, clip=True)
-        .encode(
-            x=log_x("ratio", title=x_title),
-            y=y,
-            fill=alt.Fill("verdict:N", scale=scale, legend=key),
-            tooltip=tips,
-        )
+        alt.Chart(table).mark_point(filled=True, size=70, clip=True).encode(x=x, y=y, fill=fill, tooltip=tips)
     )
-    return Figure(
-        name=name, title=title, caption=caption,
-        chart=alt.layer(same, bars, marks).properties(width="container", height=max(120, 26 * len(kept))),
-        table=kept,
-    )  # fmt: skip
+    return alt.layer(same, bars, marks).properties(width="container", height=max(120, 26 * len(table)))
 
 
 def _short(dial: str) -> str:

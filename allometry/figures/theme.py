@@ -170,7 +170,7 @@ def enable(mode: Mode = "light") -> None:
 def unchecked() -> Iterator[None]:
     """Draw charts without comparing every part of each with the schema of Vega-Lite.
 
-    The comparison takes a third of a report's time. Figures of this package are compared in its tests.
+    The comparison takes about an eighth of a report's time. Figures of this package are compared in its tests.
     """
     with schemapi.debug_mode(False):
         yield

@@ -25,6 +25,7 @@ from allometry.laws.grouping import Grouping, decide, find_grouping, find_mixtur
 from allometry.laws.isoflop import MOST, distances, misfits
 from allometry.laws.observations import (
     OFF_COUNT,
+    log_count,
     originals,
     other_count,
     read_symbol,
@@ -33,7 +34,7 @@ from allometry.laws.observations import (
 )
 from allometry.laws.slices import best_of_settings, cells, make_slices, settings
 from allometry.laws.uncertainty import Array
-from allometry.runs.tables.columns import column_for, conversion, is_text, plain, similar, wrong_scale
+from allometry.runs.tables.columns import column_for, conversion, is_named, is_text, similar, wrong_scale
 from allometry.runs.tables.trackers import finished, status_column
 
 Rows = NDArray[np.int_]
@@ -210,8 +211,7 @@ class Ladder:
     def column(self, pattern: str) -> str | None:
         """Return the first column whose name, in lower case with _, a pattern fits wholly."""
         for name in self.frame.columns:
-            heads = (plain(str(name)), plain(re.split(r"[/.:|]", str(name))[-1]))
-            if any(re.fullmatch(pattern, head) for head in heads):
+            if is_named(name, pattern):
                 return str(name)
         return None
 
@@ -645,8 +645,7 @@ def _counts(a: Ladder) -> Found:
     """C against 6ND, and N against width and layers."""
     table = a.runs
     if "C" not in a.computed and "D" not in a.computed:
-        ratio = (table["C"] / (6 * table["N"] * table["D"])).to_numpy()
-        off = misfits(table.assign(loss=table["loss"])) if len(table) > 3 else pd.Series()
+        off = misfits(table) if len(table) > 3 else pd.Series()
         wrong = off[off.str.startswith("C/(6ND)")] if len(off) else off
         if len(wrong):
             yield Finding(
@@ -656,7 +655,7 @@ def _counts(a: Ladder) -> Found:
             )  # fmt: skip
         rest = table.drop(index=wrong.index)
         found = other_count(rest)
-        ratio = np.log(rest["C"] / (6 * rest["N"] * rest["D"])).to_numpy()
+        ratio = log_count(rest)
         size = np.log(rest["N"].to_numpy())
         slope = np.polyfit(size, ratio, 1)[0] if np.ptp(size) > 0.5 else 0.0
         if np.ptp(ratio) > 0.2 and abs(slope) * np.ptp(size) > 0.2:

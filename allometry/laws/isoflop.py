@@ -27,7 +27,7 @@ from allometry.core.units import counted, format_count
 from allometry.laws.envelope import fit_envelope
 from allometry.laws.fit import solve
 from allometry.laws.grouping import find_mixture, numbered
-from allometry.laws.observations import Runs, other_count, read_runs, with_unique_labels
+from allometry.laws.observations import Runs, log_count, other_count, read_runs, with_unique_labels
 from allometry.laws.power_lines import PowerLine, power_line
 from allometry.laws.problem import Problem
 from allometry.laws.result import FitWarning
@@ -66,9 +66,8 @@ def misfits(table: pd.DataFrame) -> pd.Series:
     Two checks: C/(6ND) against that of the runs of like size, and the loss against Chinchilla's law fitted to
     all rows by absolute deviations, which single rows do not move.
     """
-    ratio = table["C"].to_numpy(float) / (6 * table["N"].to_numpy(float) * table["D"].to_numpy(float))
     reasons = [""] * len(table)
-    off = _off_compute(np.log(ratio), np.log(table["N"].to_numpy(float)))
+    off = _off_compute(log_count(table), np.log(table["N"].to_numpy(float)))
     unlike = np.abs(off) > OFF_COMPUTE
     if unlike.mean() <= MOST:
         for i in np.flatnonzero(unlike):

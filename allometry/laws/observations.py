@@ -509,12 +509,17 @@ OFF_COUNT, OFF_CONSTANT = 2.0, 1.25
 """Factors between C and 6ND beyond which it is another count: where it varies with size, and where it does not."""
 
 
+def log_count(table: pd.DataFrame) -> Array:
+    """Return log C/(6ND) of the rows (n,) of a table with columns N, D, C."""
+    return np.asarray(np.log(table["C"] / (6 * table["N"] * table["D"])), dtype=float)
+
+
 def other_count(table: pd.DataFrame) -> tuple[float, str] | None:
     """Return the median of C/(6ND) of a table (columns N, D, C), and a sentence, where C is another count.
 
     None where C is about 6ND: counts of attention and embeddings differ by a share that falls with size.
     """
-    ratio = np.log(table["C"].to_numpy(float) / (6 * table["N"].to_numpy(float) * table["D"].to_numpy(float)))
+    ratio = log_count(table)
     middle = float(np.median(ratio))
     low, high = np.quantile(ratio, [0.1, 0.9])
     constant = high - low < 0.05

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from allometry.core.units import format_count
 from allometry.laws.problem import Problem
 from allometry.laws.solver import minimise
-from allometry.laws.uncertainty import outlying
+from allometry.laws.uncertainty import outlying, plain
 
 Array = NDArray[np.float64]
 Numbers = NDArray[np.int_]
@@ -138,12 +138,15 @@ class SelfTest:
     def to_dict(self) -> dict[str, Any]:
         """Return the test as plain JSON, from which `from_dict` makes it again."""
         tables = {
-            name: [{k: _plain(v) for k, v in row.items()} for row in getattr(self, name).to_dict("records")]
+            name: [
+                {k: plain(v) if isinstance(v, float) else v for k, v in row.items()}
+                for row in getattr(self, name).to_dict("records")
+            ]
             for name in ("tests", "holdouts")
         }
         facts = {"reason": self.reason, "test": self.test, "direction": self.direction}
         return {
-            "p": _plain(self.p),
+            "p": plain(self.p),
             "level": self.level,
             "failed": self.failed,
             **facts,
@@ -159,10 +162,6 @@ class SelfTest:
         }
         tables: dict[str, Any] = {name: pd.DataFrame(data[name]) for name in ("tests", "holdouts")}
         return cls(p=np.nan if data["p"] is None else data["p"], **facts, **tables)
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def directions(inputs: Mapping[str, Array], linear: frozenset[str] = frozenset()) -> dict[str, Array]:

@@ -7,7 +7,6 @@ carried through it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,7 +22,7 @@ from allometry.core.units import counted
 from allometry.laws.observations import read_runs
 from allometry.laws.result import FitWarning
 from allometry.laws.uncertainty import Array
-from allometry.runs.tables.columns import plain
+from allometry.runs.tables.columns import is_named
 
 Rows = NDArray[np.int64]
 
@@ -149,8 +148,7 @@ def settings(frame: pd.DataFrame) -> tuple[NDArray[np.int_], list[str]]:
     """
     found = []
     for i, name in enumerate(frame.columns):
-        heads = (plain(str(name)), plain(re.split(r"[/.:|]", str(name))[-1]))
-        if any(re.fullmatch(SETTINGS, head) for head in heads) and frame.iloc[:, i].astype(str).nunique() > 1:
+        if is_named(name, SETTINGS) and frame.iloc[:, i].astype(str).nunique() > 1:
             found.append(i)
     if not found:
         return np.zeros(len(frame), dtype=int), []

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from allometry.cli import main
+from allometry.cli.study import Terminal
+from allometry.sweeps.progress import Display as Progress
 
 
 def told(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -86,3 +88,10 @@ def test_studies_are_listed_with_their_questions(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         main(["studies"])
     assert "quickstart" in capsys.readouterr().out
+
+
+def test_quiet_leaves_out_no_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    display = Terminal(Progress(quiet=True), quiet=True)
+    display.say("not shown")
+    display.warn("size could not predict its larger runs")
+    assert capsys.readouterr().out == "warning: size could not predict its larger runs\n"

@@ -12,8 +12,9 @@ import pytest
 from allometry.core.errors import AllometryError
 from allometry.report.build import Analysis
 from allometry.studies.core.plan import of_compute, within_budget
+from allometry.studies.core.sections import TooFewRuns
 from allometry.studies.core.study import StudyData, heads, small_model, study
-from allometry.studies.shared.basic_laws import prediction
+from allometry.studies.shared.basic_laws import forecast, prediction
 from allometry.sweeps import Sweep
 from allometry.sweeps.cost import CostModel, plan_frame
 from allometry.train.config import DataConfig
@@ -197,3 +198,16 @@ def test_the_largest_sizes_are_predicted_within_their_intervals(runs: StudyData,
     text = prediction(off, runs.prediction, None).section.text
     assert "0 of 9 lie inside" in text
     assert "The prediction missed" in text
+
+
+def test_three_sizes_are_enough_to_predict_and_two_are_not(runs: StudyData) -> None:
+    """The smallest studies have no more: fitted to two sizes and tested on the third."""
+    sizes = np.sort(runs.runs["N"].unique())
+    three = runs.runs[runs.runs["N"].isin(sizes[-5:-2])].reset_index(drop=True)
+    ahead = runs.runs.loc[runs.runs["N"] == sizes[-2], ["N", "D"]].reset_index(drop=True)
+    found = forecast(three, ahead)
+    truth = planted_loss(ahead, ahead["D"])
+    assert found["loss"].to_numpy() == pytest.approx(truth, rel=0.03)
+    assert ((found["low"] < truth) & (truth < found["high"])).all()
+    with pytest.raises(TooFewRuns, match="2 sizes are finished"):
+        forecast(three[three["N"] != sizes[-3]], ahead)

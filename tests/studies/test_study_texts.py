@@ -69,6 +69,9 @@ class Quiet:
     def say(self, text: str) -> None:
         self.said.append(text)
 
+    def warn(self, text: str) -> None:
+        self.said.append(text)
+
     def plan(self, plan: Any, store: Store | None, cost: Any) -> None:
         self.states.append(list(plan_frame(plan.sweep, store)["state"]))
 

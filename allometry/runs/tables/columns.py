@@ -264,6 +264,11 @@ def plain(name: object) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
+def is_named(name: object, pattern: str) -> bool:
+    """Return whether a pattern fits all of a column's name, or of its last part after / . : or |, as `plain` has it."""
+    return any(re.fullmatch(pattern, plain(part)) for part in (name, re.split(r"[/.:|]", str(name))[-1]))
+
+
 @functools.lru_cache(maxsize=20_000)
 def read_heading(name: object) -> Heading:
     """Return the names and the scale in a heading: "Params (M)" is params in 1e6, "tokens_in_billions" too.

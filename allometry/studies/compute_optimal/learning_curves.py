@@ -96,8 +96,9 @@ def _enough(points: pd.DataFrame) -> bool:
 def _fit(points: pd.DataFrame, critical: Critical, bootstrap: int = 400) -> FitResult:
     columns = {"N": "N", "S": critical.steps, "L": "loss"}
     return fit(
-        points, law="kaplan-ns", columns=columns, objective="huber-log", group="run", bootstrap=bootstrap
-    )
+        points, law="kaplan-ns", columns=columns, objective="huber-log", group="run", bootstrap=bootstrap,
+        test=bootstrap > 0,
+    )  # fmt: skip
 
 
 def learning(points: pd.DataFrame, critical: Critical) -> StudySection:
@@ -239,8 +240,9 @@ def above_floor(points: pd.DataFrame, critical: Critical, bootstrap: int = 400) 
     """Fit E + (N_c/N)^α_N + (S_c/S_min)^α_S: Chinchilla's form with steps in place of tokens."""
     columns = {"N": "N", "D": critical.steps, "L": "loss"}
     return fit(
-        points, law="chinchilla", columns=columns, objective="huber-log", group="run", bootstrap=bootstrap
-    )
+        points, law="chinchilla", columns=columns, objective="huber-log", group="run", bootstrap=bootstrap,
+        test=bootstrap > 0,
+    )  # fmt: skip
 
 
 def _floored(finals: pd.DataFrame, critical: Critical) -> tuple[Any, ...]:

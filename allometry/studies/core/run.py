@@ -96,6 +96,9 @@ class Display(Protocol):
     def say(self, text: str) -> None:
         """Show a line to the user."""
 
+    def warn(self, text: str) -> None:
+        """Show a warning, also to a user who wants no other lines."""
+
     def plan(self, plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
         """Show the plan, before anything is trained."""
 
@@ -358,7 +361,7 @@ def _register(
     finished = runs[runs["status"] == "done"]
     predicted, reasons = predict_held_back(question, plan, finished)
     for name, reason in reasons.items():
-        display.say(f"{name} could not predict its larger runs: {reason}")
+        display.warn(f"{name} could not predict its larger runs, which are trained all the same: {reason}")
     if predicted.empty:
         return None
     known = {run for run in held if store.status(run) in ("done", "diverged")}

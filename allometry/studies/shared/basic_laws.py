@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError
+from allometry.core.units import counted
 from allometry.figures.curves import learning_curves
 from allometry.figures.fits import power_law, predictions, residuals
 from allometry.figures.several import several
@@ -376,10 +377,10 @@ def verdict(scored: pd.DataFrame) -> str:
         f"{'above' if bias > 0 else 'below'} the prediction by {percent(abs(bias))} on the whole); "
         f"{inside} of {len(scored)} lie inside their 95 % interval."
     )
-    if "N" not in scored or not scored["N"].notna().all():
+    if not {"N", "D"} <= set(scored) or scored[["N", "D"]].isna().any(axis=None):
         return outcome
     last = scored.loc[scored.groupby("N")["D"].idxmax()]
-    sizes = f" The {len(last)} sizes count once each, for runs of one size share their trunk."
+    sizes = f" Each size counts once ({counted(len(last), 'size')}), for runs of one size share their trunk."
     if not last["inside"].any():
         return f"{outcome}{sizes} The prediction missed: the law of the smaller models does not hold as it stands."
     return outcome + (sizes if len(last) < len(scored) else "")

@@ -5,6 +5,7 @@ Warnings about a fit have names; each says what it means, and what is identified
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -166,7 +167,8 @@ def _limit_above_data(e: Evidence) -> None:
     law, natural = e.problem.law, {n: float(v) for n, v in e.problem.natural(e.z).items()}
     if law.linear or not any(p.floor for p in law.parameters):
         return
-    limit = float(law.predict(natural, **dict.fromkeys(law.inputs, 1e60)))
+    corners = np.array(list(itertools.product((1e30, 1e60), repeat=len(law.inputs)))).T
+    limit = float(np.min(law.predict(natural, **dict(zip(law.inputs, corners, strict=True)))))
     below = np.flatnonzero(e.problem.output < limit)
     if not np.isfinite(limit) or not len(below):
         return

@@ -218,10 +218,11 @@ def _printed(name: str) -> tuple[Law, Published]:
 def _by_mixture(tested: Backtest, at: Points) -> Prediction:
     laws = [result.law for result in tested.fits.values()]
     needed = list(dict.fromkeys(symbol for law in laws for symbol in law.inputs))
-    points, given = _points(at, needed, "the laws of the back-test")
+    linear = frozenset[str]().union(*(law.linear for law in laws))
+    points, given = _points(at, needed, "the laws of the back-test", linear)
     forecasts = [tested.forecast(points, level) for level in LEVELS]
     data = pd.concat([result.data for result in tested.fits.values()])
-    beyond = _beyond(data, points, frozenset().union(*(law.linear for law in laws)))
+    beyond = _beyond(data, points, linear)
     failing = [
         f"{name} ({result.selftest.direction})"
         for name, result in tested.fits.items()
@@ -251,7 +252,7 @@ def _by_mixture(tested: Backtest, at: Points) -> Prediction:
 def _by_fit(result: FitResult, at: Points) -> Prediction:
     if result.status == "failed":
         raise AllometryError("a failed fit predicts nothing", hint="; ".join(result.reasons) or None)
-    points, given = _points(at, list(result.law.inputs), f"the law {result.law.name!r}")
+    points, given = _points(at, list(result.law.inputs), f"the law {result.law.name!r}", result.law.linear)
     inputs = {name: points[name].to_numpy(float) for name in result.law.inputs}
     ends = [(np.full(len(points), np.nan),) * 2] * len(LEVELS)
     if len(result.samples):
@@ -269,7 +270,7 @@ def _by_fit(result: FitResult, at: Points) -> Prediction:
 
 
 def _by_constants(law: Law, constants: Published, at: Points) -> Prediction:
-    points, given = _points(at, list(law.inputs), f"the law {law.name!r}")
+    points, given = _points(at, list(law.inputs), f"the law {law.name!r}", law.linear)
     value = law.predict(dict(constants.values), **{name: points[name].to_numpy(float) for name in law.inputs})
     known = pd.DataFrame(dict(constants.ranges)) if constants.ranges else pd.DataFrame()
     beyond = _beyond(known, points, law.linear)
@@ -287,8 +288,13 @@ def _by_constants(law: Law, constants: Published, at: Points) -> Prediction:
     )
 
 
-def _points(at: Points, needed: list[str], whose: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the points with every input that is needed, and as they were given; values may have units."""
+def _points(
+    at: Points, needed: list[str], whose: str, linear: frozenset[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the points with every input that is needed, and as they were given; values may have units.
+
+    Inputs other than `linear` ones must be positive.
+    """
     try:
         given = pd.DataFrame(_columns(at) if isinstance(at, Mapping) else at)
     except ValueError as error:
@@ -308,7 +314,7 @@ def _points(at: Points, needed: list[str], whose: str) -> tuple[pd.DataFrame, pd
             hint = f"it is an input of {laws}" if laws else f"the inputs are {', '.join(needed)}"
             raise AllometryError(f"{name} is no input of {whose}", hint=hint)
         values = given[name].to_numpy()
-        if not np.isfinite(values).all() or (name in ("N", "D", "C", "M", "U") and (values <= 0).any()):
+        if not np.isfinite(values).all() or (name not in linear and (values <= 0).any()):
             raise AllometryError(
                 f"{name} = {values.min():g}: a point needs positive numbers", hint=f"{name}=1B"
             )

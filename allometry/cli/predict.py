@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from allometry.cli.output import Form, print_table, say, table_options
-from allometry.cli.table_input import TableOptions, assignments, group_option, load, table_inputs
+from allometry.cli.table_input import (
+    TableOptions,
+    assignments,
+    group_option,
+    load,
+    objective_options,
+    table_inputs,
+)
 from allometry.core.errors import AllometryError
 
 if TYPE_CHECKING:
@@ -34,7 +41,7 @@ def command(name: str) -> click.Command:
 )  # fmt: skip
 @table_inputs
 @group_option
-@click.option("--objective", default="huber-log", show_default=True, help="Loss function of the fit.")
+@objective_options
 @click.option("--bootstrap", type=click.IntRange(min=0), default=100, show_default=True, help="Resamples.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the resamples.")
 @table_options
@@ -104,7 +111,7 @@ def curves(
 
     \b
       allometry curves cosine.csv constant.csv two_stage.csv
-      allometry curves logs/*.csv --predict wsd.csv --format csv
+      allometry curves logs/*.csv --predict wsd.csv --csv
     """
     from dataclasses import replace
 

@@ -175,7 +175,16 @@ def test_data_constrained_profile_is_flat_above(datablations):
 
 def test_every_objective_is_at_a_minimum_of_the_240_points(chinchilla):
     """No step of 0.1 % in any parameter lowers any objective."""
-    for name in ("huber-log", "lad-log", "lsq-log", "lsq", "lower-envelope"):
+    for name in (
+        "huber-log",
+        "huber-linear",
+        "huber-log@0.01",
+        "lad-log",
+        "lad",
+        "lsq-log",
+        "lsq",
+        "lower-envelope",
+    ):
         fit = allometry.fit(chinchilla, law="chinchilla", columns=CHINCHILLA, objective=name, bootstrap=0)
         problem: Problem = fit.problem()
         goal = get_objective(name)

@@ -268,7 +268,8 @@ class CurveFit:
         """Return all fields as plain JSON."""
         tables = {
             name: [
-                {str(k): plain(v) for k, v in row.items()} for row in getattr(self, name).to_dict("records")
+                {str(k): v if isinstance(v, str) else plain(v) for k, v in row.items()}
+                for row in getattr(self, name).to_dict("records")
             ]
             for name in ("curves", "held_out")
         }

@@ -211,11 +211,12 @@ def from_backtest(tested: Backtest, seed: int = 0) -> Mixture:
     drawn = bool((counts > 0).all())
     first = sources[0]
     shown = ", ".join(f"{name} {w:.2f}" for name, w in zip(usable, share, strict=True))
+    notes = tuple(f"{name}: {note}" for name, s in zip(usable, sources, strict=True) for note in s.notes)
     return Mixture(
         law=replace(first.law, name="mixture", title="Laws weighted by a back-test"),
         label=f"{counted(len(sources), 'law')}, weighted by a back-test ({shown})",
         parameters={"draw": np.array([-1.0])}, draws={"draw": np.arange(_DRAWS if drawn else 0, dtype=float)},
-        ranges=first.ranges, notes=tuple(f"{name}: {note}" for name, s in zip(usable, sources, strict=True) for note in s.notes),
+        ranges=first.ranges, notes=notes,
         scatter=max(s.scatter or 0.0 for s in sources), sources=sources, weights=share, chosen=chosen, row=row,
         factor=np.exp(off * rng.standard_normal(_DRAWS)),
     )  # fmt: skip

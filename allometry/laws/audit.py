@@ -263,6 +263,9 @@ def audit(frame: pd.DataFrame, *, columns: Mapping[str, str] | None = None) -> A
         if missing:
             unchecked[what] = " and ".join(missing)
             continue
+        if check is not _unusable and not ladder.usable.any():
+            unchecked[what] = "no row can be used"
+            continue
         try:
             found = list(check(ladder))
         except _Lacking as lacking:
@@ -333,7 +336,7 @@ def _unusable(a: Ladder) -> Found:
         wrong = (~np.isfinite(x) | (x <= 0)) & ~a.unfinished
         if not wrong.any():
             continue
-        many = wrong.mean() > 0.5
+        many = 0.5 < wrong.mean() < 1
         yield Finding(
             level="note" if many else "fault", name="values that cannot be used",
             what=f"{a.columns[symbol]!r} is missing, infinite or not positive in {wrong.sum()} of {len(x)} rows",

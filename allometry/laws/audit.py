@@ -73,6 +73,10 @@ class Audit:
     passed: tuple[str, ...]
     unchecked: Mapping[str, str]
 
+    def __repr__(self) -> str:
+        counts = ", ".join(counted(len(self.level(level)), level) for level in LEVELS)
+        return f"<Audit of {counted(self.rows, 'row')}: {counts}>"
+
     def level(self, name: str) -> tuple[Finding, ...]:
         """Return the findings of one level: "fault", "caution" or "note"."""
         return tuple(f for f in self.findings if f.level == name)

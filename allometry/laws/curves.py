@@ -223,6 +223,10 @@ class CurveFit:
     warmup: float | None
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        constants = ", ".join(f"{name} {value:.4g}" for name, value in self.parameters.items())
+        return f"<CurveFit to {counted(len(self.curves), 'curve')}: {constants}>"
+
     def predict(self, table: pd.DataFrame, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
         """Predict the loss curve of a schedule: a table of its steps and learning rates.
 

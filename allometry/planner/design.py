@@ -50,6 +50,10 @@ class Design:
     notes: tuple[str, ...]
     in_flops: bool = True
 
+    def __repr__(self) -> str:
+        runs = counted(len(self.runs), "run")
+        return f"<Design for {self.target}: {runs}, ± {self.before:.3g} to ± {self.after:.3g}>"
+
     def report(self) -> str:
         """Return the proposal as text."""
         cost = self.runs["C"].sum()

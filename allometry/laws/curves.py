@@ -337,7 +337,8 @@ def fit_curves(
     if name is not None and name not in frame.columns:
         raise AllometryError(f"the table has no column {name!r}", hint="name the column of runs")
     values["run"] = "run" if name is None else frame[name].astype(str).to_numpy()
-    usable = np.isfinite(values[["S", "lr", "L"]]).all(axis=1) & (values["L"] > 0) & (values["S"] > 0)
+    numbers = values[["S", "lr", "L"]].to_numpy(float)
+    usable = np.isfinite(numbers).all(axis=1) & (numbers[:, 2] > 0) & (numbers[:, 0] > 0)
     if not usable.all():
         notes.append(
             f"{counted(int((~usable).sum()), 'row')} without a step, a rate or a positive loss left out"

@@ -191,7 +191,8 @@ def from_backtest(tested: Backtest, seed: int = 0) -> Mixture:
 
     Raises AllometryError where the laws are not laws of N and D, or no law of weight has resamples.
     """
-    weights = {str(row.law): float(row.weight) for row in tested.scores.itertuples() if row.weight > 1e-4}
+    pairs = zip(tested.scores["law"], tested.scores["weight"].astype(float), strict=True)
+    weights = {str(name): float(weight) for name, weight in pairs if weight > 1e-4}
     usable = {
         n: w for n, w in weights.items() if not any(ABOVE in reason for reason in tested.fits[n].reasons)
     }

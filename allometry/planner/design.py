@@ -428,7 +428,7 @@ def _greedy(
     """
     best: tuple[list[int], list[float]] | None = None
     for power in (0.0, 0.5, 1.0):
-        covariance: Array = np.linalg.inv(done.T @ done + np.eye(rows.shape[1]))
+        covariance: Array = np.asarray(np.linalg.inv(done.T @ done + np.eye(rows.shape[1])), dtype=float)
         chosen: list[int] = []
         spread = [_deviation(covariance, gradient)]
         left, free = budget, np.ones(len(rows), dtype=bool)

@@ -32,6 +32,7 @@ from allometry.studies.core.sections import (
     percent,
     scope,
     section_or_reason,
+    undecided,
     usable_runs,
 )
 from allometry.studies.core.study import Study, register
@@ -369,11 +370,17 @@ def _ratio_row(law: BatchLaw, inside: pd.DataFrame) -> Constant:
     promised = low >= 1 / WITHIN and high <= WITHIN
     refuted = high < 1 / WITHIN or low > WITHIN
     verdict: Verdict = "agrees" if promised else "differs" if refuted else "cannot tell"
-    return Constant(
+    row = Constant(
         name="noise scale over critical batch", symbol="B_simple/B_crit",
         published={"McCandlish 2018, to a factor of two": 1.0}, ours=float(np.exp(centre)), low=low,
         high=high, level=LEVEL, verdict=verdict, why=why,
     )  # fmt: skip
+    return undecided(
+        row,
+        "the scan's runs hold their rate, and the noise scale falls as the rate rises (McCandlish et al. 2018, "
+        "appendix C), so this ratio belongs to that rate",
+        "the same measurement at the ends of runs whose rate has decayed, in three seeds, about 2e14 FLOPs",
+    )
 
 
 def _trend(inside: pd.DataFrame) -> str:

@@ -37,7 +37,6 @@ from allometry.report import page as fmt
 from allometry.report.build import write
 from allometry.runs.record import check_format
 from allometry.runs.store import Store
-from allometry.runs.trunks import with_trunks
 from allometry.studies.core import plan as planning
 from allometry.studies.core.collection import dated
 from allometry.studies.core.predictions import ledger, registered, score
@@ -144,7 +143,7 @@ def rebuild(folder: Path, output: Path | None = None) -> tuple[Analysis, Path]:
 def _write_score(folder: Path, evidence: StudyData) -> None:
     """Write the scores of the registered losses and of the naive competitor, nothing where none was measured."""
     (folder / SCORE).unlink(missing_ok=True)
-    if evidence.prediction is None:
+    if evidence.prediction is None or "status" not in evidence.runs:
         return
     table = score(evidence.prediction, evidence.runs)
     scored = table[table["scored"]]
@@ -170,7 +169,7 @@ def load(folder: Path) -> tuple[Study, StudyData]:
     if problem := _problem(about):
         raise AllometryError(f"{folder / STUDY} is damaged: {problem}", hint="restore it, or save again")
     evidence = StudyData(
-        runs=with_trunks(_table(folder / RUNS, about)),
+        runs=_table(folder / RUNS, about),
         curves=_table(folder / CURVES, about),
         positions=_table(folder / POSITIONS, about),
         probes=_optional(folder / PROBES, about),

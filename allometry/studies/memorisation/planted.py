@@ -247,9 +247,7 @@ def _constants(end: pd.DataFrame, rising: tuple[float, float, float] | None) -> 
     if len(smallest) > 1:
         why = f"{len(smallest)} canaries in the smallest models; chance: the mean of what was never seen"
         estimate = mean_interval(smallest["sampled"])
-        row = constant(
-            "exposure of canaries seen once", "e(1)", {"chance": CHANCE}, estimate, why, widest=3.0
-        )
+        row = constant("exposure of canaries seen once", "e(1)", {"chance": CHANCE}, estimate, why)
         half = (row.high - row.low) / 2
         if half > NOTICED:
             row = undecided(

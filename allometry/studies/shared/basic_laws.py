@@ -9,6 +9,7 @@ L(N, D).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -472,7 +473,8 @@ def frontier(runs: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
     """
     table = runs[["run", "N", "D", "C", "loss"]]
     envelope = fit_envelope(table)
-    slices = isoflop(table, columns={"N": "N", "D": "D", "loss": "loss"})
+    columns = {"N": "N", "D": "D", "loss": "loss"}
+    slices = isoflop(table, columns=columns)
     alpha, a = _three(envelope.loss.exponent), _three(slices.a)
     optima = slices.table[slices.table["used"]]
     text = (
@@ -494,7 +496,13 @@ def frontier(runs: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
     )  # fmt: skip
     slopes = slope_range(envelope.points["C"], envelope.points["loss"])
     windows = slope_range(optima["C"], optima["N_opt"])
-    windows = (min(windows[0], envelope.a.value), max(windows[1], envelope.a.value))  # another method's a
+    others = [envelope.a.value]  # what other methods say of the same runs
+    with suppress(AllometryError):
+        others.append(isoflop(table, columns=columns, method="parabola", bootstrap=50).a.value)
+    with suppress(AllometryError):
+        form = fit(runs, law="chinchilla", columns={"L": "loss"}, bootstrap=0, test=False)
+        others.append(form.derived("beta/(alpha+beta)")[0])
+    windows = (min(windows[0], *others), max(windows[1], *others))
     why_c = "our budgets lie many orders of magnitude below the paper's, where the loss still falls faster"
     why_a = (
         "the exponent depends on what N and C count (see the table of conventions), and at this scale the "

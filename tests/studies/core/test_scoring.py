@@ -69,7 +69,8 @@ def ladder(curvature: float) -> pd.DataFrame:
     log_n = np.log(n / 1e5)
     loss = np.exp(0.5 - 0.1 * log_n + curvature * log_n**2 - 0.1 * np.log(d / 1e6))
     return pd.DataFrame({
-        "run": [f"r{i}" for i in range(len(n))], "N": n, "D": d, "loss": loss, "status": "done", "family": "transformer",
+        "run": [f"r{i}" for i in range(len(n))], "N": n, "D": d, "loss": loss, "status": "done",
+        "family": "transformer",
         "shape": [f"2x{x:.0f}" for x in n], "schedule": "wsd", "seed": 0, "B": 512, "lr": 0.01, "corpus": "sotu",
     })  # fmt: skip
 

@@ -406,7 +406,7 @@ def _constant(constant: Constant) -> dict[str, Any]:
         "published": published or "-",
         "ours": f"{constant.ours:.3g}",
         "interval": f"[{constant.low:.3g}, {constant.high:.3g}] {100 * constant.level:.0f} %",
-        "design": f"{constant.design_low:.3g} to {constant.design_high:.3g}" if constant.designed else "",
+        "design": constant.design,
         "verdict": constant.verdict,
     }
 

@@ -72,9 +72,11 @@ class Constant:
     design_high: float = math.nan
 
     @property
-    def designed(self) -> bool:
-        """Whether parts of the design were fitted alone."""
-        return math.isfinite(self.design_high - self.design_low)
+    def design(self) -> str:
+        """The estimates over parts of the design, such as "0.046 to 0.107"; "" where none were fitted."""
+        if not math.isfinite(self.design_high - self.design_low):
+            return ""
+        return f"{self.design_low:.3g} to {self.design_high:.3g}".replace("-", "−")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,9 +277,7 @@ def _constant(constant: Constant) -> dict[str, Any]:
         "symbol": fmt.formula(constant.symbol),
         "published": [(paper, fmt.short(value)) for paper, value in constant.published.items()],
         "ours": fmt.interval(constant.ours, constant.low, constant.high),
-        "design": f"{fmt.short(constant.design_low)} to {fmt.short(constant.design_high)}"
-        if constant.designed
-        else "",
+        "design": constant.design,
         "level": Markup("{} %").format(f"{100 * constant.level:g}"),
         "verdict": constant.verdict,
         "mark": _MARKS.get(constant.verdict, "?"),

@@ -338,8 +338,7 @@ def _constants(analysis: Analysis) -> str:
     for owner, c in rows:
         published = ", ".join(f"{fmt.short(value)} ({paper})" for paper, value in c.published.items()) or "–"
         ours = fmt.interval(c.ours, c.low, c.high)
-        parts = f"{fmt.short(c.design_low)} to {fmt.short(c.design_high)}" if c.designed else "–"
-        cells = (owner, f"{c.name} ({c.symbol})", published, ours, parts, c.verdict)
+        cells = (owner, f"{c.name} ({c.symbol})", published, ours, c.design or "–", c.verdict)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 

@@ -160,3 +160,17 @@ def test_examples_of_the_public_interface_run(name: str, monkeypatch: pytest.Mon
         assert not outcome.failed, "".join(said)
         examples += outcome.attempted
     assert examples or name not in SIGNATURES
+
+
+def test_results_are_one_line_at_the_prompt() -> None:
+    runs = allometry.read_table(ROOT / "examples" / "runs.csv")
+    frame, columns = runs.frame, {"N": "N", "D": "D", "L": "loss"}
+    results = (
+        allometry.isoflop(frame, columns={"N": "N", "C": "C", "L": "loss"}, bootstrap=10),
+        allometry.backtest(frame, laws=["kaplan"], by="N", columns=columns, cuts=[0.7], bootstrap=0),
+        allometry.audit(frame),
+        allometry.fit(frame, law="kaplan", columns=columns, bootstrap=0, test=False),
+    )
+    for result in results:
+        assert len(repr(result)) < 160, repr(result)
+        assert "\n" not in repr(result)

@@ -145,6 +145,10 @@ class Backtest:
     fits: dict[str, FitResult]
     failures: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        errors = (f"{row['law']} {100 * row['mean_error']:.3g} %" for _, row in self.scores.iterrows())
+        return f"<Backtest by {self.by}: mean errors {', '.join(errors)}>"
+
     @property
     def best(self) -> str:
         """Name of the law that extrapolates best."""

@@ -38,6 +38,11 @@ LEVEL = 0.95
 MARGIN = 0.05
 """Default margin of equivalence: a multiplier within 1/1.05 … 1.05 is no difference that matters."""
 
+NEAR = 1.1
+"""Runs are a pair if their N and D differ by less than this factor: recipes seldom have the same N to the digit. The
+law accounts for the rest.
+"""
+
 _WEIGHTS: dict[Kind, tuple[float, float]] = {"compute": (0.5, 0.5), "data": (0.0, 1.0)}
 """How far log N and log D move for log m."""
 
@@ -243,14 +248,22 @@ def versus(
     if baseline not in names:
         raise unknown("recipe", baseline, names)
     _require_comparable(frame.loc[table.index], table["recipe"], columns or {})
-    units, more = _units(frame, table, by)
+    units, more = _units(frame, table, by, baseline)
     data = _Data.of(units, baseline, [name for name in names if name != baseline])
     cautions: list[FitWarning] = []
     fits: dict[Kind, _Fit] = {"compute": _fit(data, "compute")}
     if len(data.terms) == 2:
         fits["data"] = _fit(data, "data")
     cautions += _doubts(data, fits["compute"])
-    made = [_compare(data, fits, name, margin, table) for name in data.recipes]
+    bends = any(w.name == "multiplier bends" for w in cautions)
+    made = [_compare(data, fits, name, margin, bends) for name in data.recipes]
+    unpaired = [c.recipe for c in made if not c.pairs]
+    if unpaired:
+        meaning = (
+            f"{' and '.join(unpaired)}: no size and horizon in common with {baseline}, so that the comparison rests on"
+            " the law alone"
+        )
+        cautions.append(FitWarning(name="no pairs", meaning=meaning))
     order = sorted(made, key=lambda c: -(c.compute[0] if c.compute else 1.0))
     return Versus(
         by=by, baseline=baseline, comparisons=tuple(order), noise=float(np.sqrt(fits["compute"].within)),
@@ -291,8 +304,10 @@ def _require_comparable(frame: pd.DataFrame, recipe: pd.Series, columns: Mapping
             )
 
 
-def _units(frame: pd.DataFrame, table: pd.DataFrame, by: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Return one row a recipe, size and horizon: means over seeds of the best setting."""
+def _units(
+    frame: pd.DataFrame, table: pd.DataFrame, by: str, baseline: str
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return one row a recipe, size and horizon: means over seeds of the best setting; pairs share a `cell`."""
     notes, kept = [], np.zeros(len(table), dtype=bool)
     for name in dict.fromkeys(table["recipe"]):
         at = np.flatnonzero((table["recipe"] == name).to_numpy())
@@ -319,7 +334,27 @@ def _units(frame: pd.DataFrame, table: pd.DataFrame, by: str) -> tuple[pd.DataFr
         units["trunk"] = np.arange(len(units))
     else:
         notes.append("horizons of one size continue one run: they are not counted as independent")
-    return units, tuple(notes)
+    return units.assign(cell=_paired(units, baseline)), tuple(notes)
+
+
+def _paired(units: pd.DataFrame, baseline: str) -> NDArray[np.int_]:
+    """Return the number of each unit's pair, (n,): that of the nearest unit of the baseline, if its N and D are
+    within `NEAR`. Of several units of one recipe the nearest is its pair; the others stand alone.
+    """
+    at = np.log(units[["N", "D"]].to_numpy(float))
+    base = np.flatnonzero((units["recipe"] == baseline).to_numpy())
+    cell = np.arange(len(units))
+    for name in dict.fromkeys(units["recipe"]):
+        if name == baseline:
+            continue
+        mine = np.flatnonzero((units["recipe"] == name).to_numpy())
+        away = np.abs(at[mine][:, None] - at[base]).max(-1)
+        for i in np.argsort(away.min(1), kind="stable"):
+            j = int(np.argmin(away[i]))
+            if away[i, j] <= np.log(NEAR):
+                cell[mine[i]] = base[j]
+                away[:, j] = np.inf
+    return cell
 
 
 def _log_pace(frame: pd.DataFrame, table: pd.DataFrame) -> Array:
@@ -650,7 +685,7 @@ def _doubts(data: _Data, fit: _Fit) -> list[FitWarning]:
     """Warn where multipliers bend in log C, where exponents differ between recipes, and of far runs."""
     out = []
     for name, more, meaning in (
-        ("multiplier bends", {"bent": True}, "log m is no line in log C: do not extrapolate it"),
+        ("multiplier bends", {"bent": True}, "log m is no line in log C: its growth and forecasts are not given"),
         ("shapes differ", {"own_exponents": True}, "recipes have exponents of their own, so that one multiplier"
          " for N and D does not describe them"),
     ):  # fmt: skip
@@ -675,25 +710,25 @@ def _doubts(data: _Data, fit: _Fit) -> list[FitWarning]:
     return out
 
 
-def _compare(
-    data: _Data, fits: Mapping[Kind, _Fit], name: str, margin: float, table: pd.DataFrame
-) -> Comparison:
+def _compare(data: _Data, fits: Mapping[Kind, _Fit], name: str, margin: float, bends: bool) -> Comparison:
     r = data.recipes.index(name)
     units = data.units
+    fit = fits["compute"]
+    on_surface = fit.model.at(fit.theta, data.terms, np.zeros(len(units)))[0]
+    units = units.assign(off=data.y - on_surface, at=np.arange(len(units)))
     mine, theirs = units[units["recipe"] == name], units[units["recipe"] == data.baseline]
     pairs = mine.merge(theirs, on="cell", suffixes=("", "_base"))
     top = float((pairs if len(pairs) else mine)["C"].max())
-    fit = fits["compute"]
     x = float(np.log(top) - data.centre)
     verdict_level = 1 - (1 - LEVEL) / len(data.recipes)
     compute = _multiplier(fit, r, x, LEVEL)
     data_span = _multiplier(fits["data"], r, x, LEVEL) if "data" in fits else None
-    growth = _growth(fit, r, LEVEL)
+    growth = None if bends else _growth(fit, r, LEVEL)
     strict, strict_growth = _multiplier(fit, r, x, verdict_level), _growth(fit, r, verdict_level)
     forecasts = {}
     if growth is not None:
         forecasts = {factor: _new_pair(data, fit, r, top, factor) for factor in (10.0, 100.0)}
-    verdict, why = _judge(strict, strict_growth, margin, top, len(pairs), pairs)
+    verdict, why = _judge(strict, None if bends else strict_growth, margin, top, len(pairs), pairs)
     return Comparison(
         recipe=name, baseline=data.baseline, pairs=len(pairs), C=top, loss=_difference(pairs), compute=compute,
         data=data_span, growth=growth, forecasts=forecasts, time=_in_time(compute, pairs, fit.dof),
@@ -764,7 +799,7 @@ def _difference(pairs: pd.DataFrame) -> Span | None:
     if not len(pairs):
         return None
     shared = pairs["trunk"].nunique() < len(pairs)
-    d = pairs["y"] - pairs["y_base"]
+    d = pairs["off"] - pairs["off_base"]
     values = d.groupby(pairs["trunk"]).mean() if shared else d
     if len(values) < 2:
         return None
@@ -776,11 +811,11 @@ def _difference(pairs: pd.DataFrame) -> Span | None:
 def _scales(data: _Data, fit: _Fit, r: int, rows: pd.DataFrame) -> pd.DataFrame:
     """Return one row a pair: N, D, C, the multiplier that it measures, and the fitted one with its interval."""
     out = []
-    number = {cell: i for i, cell in enumerate(data.units["cell"])}
     for row in rows.itertuples():
-        at = number[row.cell]
-        terms = [np.array([u[at]]) for u in data.terms]
-        measured = _measured(fit, terms, float(row.y - row.y_base)) if hasattr(row, "y_base") else np.nan
+        terms = [u[[row.at]] for u in data.terms]
+        measured = (
+            _measured(fit, terms, float(row.off - row.off_base)) if hasattr(row, "off_base") else np.nan
+        )
         value, low, high = _multiplier(fit, r, float(np.log(row.C) - data.centre), LEVEL)
         out.append({"N": row.N, "D": row.D, "C": row.C, "measured": measured, "multiplier": value, "low": low,
                     "high": high})  # fmt: skip
@@ -811,7 +846,7 @@ def _judge(
     if low > 1 or high < 1:
         word, away = ("helps", 1) if low > 1 else ("hurts", -1)
         if growth is None:
-            return word, f"{at}; with so few scales nothing is known of larger ones"
+            return word, f"{at}; nothing is known of larger scales"
         less = growth[2] < 1 if away > 0 else growth[1] > 1
         more = growth[1] > 1 if away > 0 else growth[2] < 1
         if less:

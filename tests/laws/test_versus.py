@@ -140,7 +140,9 @@ def test_a_multiplier_that_bends_is_said():
     frame = runs(noise=1e-4, pair=0.0)
     c = 6 * frame["N"] * frame["D"]
     frame.loc[frame["recipe"] == "changed", "loss"] *= 1 - 0.01 * np.log10(c / CENTRE) ** 2
-    assert "multiplier bends" in {w.name for w in versus(frame, by="recipe").warnings}
+    bent = versus(frame, by="recipe")
+    assert "multiplier bends" in {w.name for w in bent.warnings}
+    assert (bent.comparisons[0].growth, bent.comparisons[0].forecasts) == (None, {})
     assert not versus(runs(multiplier=1.2, growth=1.1), by="recipe").warnings
 
 
@@ -184,3 +186,22 @@ def test_a_run_that_diverged_is_left_out_with_its_reason():
     result = versus(frame, by="recipe", exclude={5: "stopped"})
     assert list(result.excluded.index) == [3, 5]
     assert result.comparisons[0].pairs == 16
+
+
+def test_sizes_that_nearly_agree_are_pairs_and_the_law_accounts_for_the_rest():
+    frame = runs(multiplier=1.3, noise=1e-6, pair=0.01, horizons=(5, 20, 80))
+    n, d = frame["N"] * np.where(frame["recipe"] == "base", 1, 1.06), frame["D"]
+    exact = frame["loss"] / (E + A / frame["N"] ** ALPHA + B / d**BETA) * (E + A / n**ALPHA + B / d**BETA)
+    (found,) = versus(frame.assign(N=n, loss=exact), by="recipe").comparisons
+    assert found.pairs == 18
+    assert found.compute[0] == pytest.approx(1.3, rel=0.02)
+
+
+def test_recipes_without_a_common_size_are_compared_by_the_law_and_that_is_said():
+    frame = runs(multiplier=1.3, noise=3e-4, pair=0.0)
+    sizes = sorted(frame["N"].unique())
+    alternating = frame[frame["N"].isin(sizes[::2]) == (frame["recipe"] == "base")]
+    result = versus(alternating, by="recipe")
+    assert "no pairs" in {w.name for w in result.warnings}
+    assert result.comparisons[0].loss is None
+    assert result.comparisons[0].compute[1] < 1.3 < result.comparisons[0].compute[2]

@@ -436,7 +436,9 @@ def _extraction_constants(laws: pd.DataFrame) -> tuple[Constant, ...]:
         exact = law["what"] == "exact"
         what = "passages given back whole" if exact else "tokens given back"
         name = f"{what}, against {_NAMES[law['dial']]}"
-        why = f"the sign only, as no line fits: share for each doubling, the other dials at their largest; R² = {law['R2']:.2f}"
+        why = (
+            f"the sign only: share for each doubling, the other dials at their largest; R² = {law['R2']:.2f}"
+        )
         estimate = (law["slope"], law["low"], law["high"])
         symbol = f"d {'share' if exact else 'right'} / d log2 {law['dial']}"
         rows.append(claim(name, symbol, estimate, why, above=True, paper=EXTRACTION_CARLINI))

@@ -39,6 +39,7 @@ SIGNATURES = {
     "run": "(study, *, budget=None, compute=None, store='runs', data='sotu', tokenizer='bytes', workers=None, "
     "device='auto', quiet=False, dry_run=False)",
     "sweep": "(runs, *, store='runs', workers=None, quiet=False)",
+    "versus": "(frame, *, by, against=None, columns=None, margin=0.05, exclude=None)",
 }
 """Every public function: its parameters with their defaults, types apart."""
 
@@ -61,6 +62,7 @@ MEMBERS = {
     "Sweep": "ids name question runs",
     "TrainConfig": "batch_tokens beta1 beta2 clip decay early_stop evals_per_octave final_lr init_from lr "
     "noise_batches replace schedule seed steps stop_accuracy tokens warmup weight_decay",
+    "Versus": "baseline by comparisons excluded law margin noise notes report table to_dict warnings",
 }
 """Every public class: the attributes that must stay. A class may have more."""
 

@@ -9,7 +9,7 @@ of a study together and says what would answer those that could not be; `usable_
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +86,7 @@ def section_or_reason(title: str, section: Callable[[], StudySection]) -> StudyS
             return section()
     except AllometryError as error:
         text = f"This could not be answered from these runs: {error.message}."
-        warnings = (f"{title}: {error.message}",)
+        warnings = (Caveat(f"{title}: {error.message}", 1),)
         return StudySection(section=Section(title=title, text=text), warnings=warnings, problem=error)
 
 
@@ -207,11 +207,40 @@ def undecided(row: Constant, because: str, decides: str) -> Constant:
     )
 
 
+class Caveat(str):
+    """A caveat with its weight: 0 puts a claim in question (as a plain text does, which a study writes for its own
+    case), 1 limits it, 2 limits a detail.
+    """
+
+    weight: int
+
+    def __new__(cls, text: str, weight: int) -> Caveat:
+        """Return the text, which is what a reader sees, with its weight."""
+        caveat = super().__new__(cls, text)
+        caveat.weight = weight
+        return caveat
+
+
+_WEIGHTS = {
+    **dict.fromkeys(("no-spare-points", "checkpoints", "mixed-runs", "lack-of-fit", "floor-above-data"), 0),
+    **dict.fromkeys(("bound-hit-in-resamples", "flat-profile", "outliers", "copies", "loss-scale"), 2),
+}
+"""Weight of a warning of a fit by its name; of all others 1."""
+
+
+def heaviest_first(warnings: Iterable[str]) -> tuple[str, ...]:
+    """Return caveats in the order of their weight, each once; those of one weight in the order given."""
+    return tuple(sorted(dict.fromkeys(warnings), key=lambda caveat: getattr(caveat, "weight", 0)))
+
+
 def caveats(result: FitResult, label: str) -> tuple[str, ...]:
     """Return the fit's own warnings, as sentences under its name."""
     return tuple(
-        f"{label}: {warning.meaning}"
-        + (f"; what is known: {warning.identified}" if warning.identified else "")
+        Caveat(
+            f"{label}: {warning.meaning}"
+            + (f"; what is known: {warning.identified}" if warning.identified else ""),
+            _WEIGHTS.get(warning.name, 1),
+        )
         for warning in result.warnings
         if warning.name not in EXPECTED
     )
@@ -331,7 +360,7 @@ def chapter(
         command=study_data.command,
         sections=tuple(section.section for section in kept),
         constants=tuple(row for section in kept for row in section.constants),
-        warnings=(*warnings, *(w for section in kept for w in section.warnings)),
+        warnings=heaviest_first([*warnings, *(w for section in kept for w in section.warnings)]),
         excluded=excluded,
         runs=study_data.runs,
         environment=study_data.environment,

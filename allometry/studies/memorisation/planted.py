@@ -437,7 +437,8 @@ def _extraction_constants(laws: pd.DataFrame) -> tuple[Constant, ...]:
         what = "passages given back whole" if exact else "tokens given back"
         name = f"{what}, against {_NAMES[law['dial']]}"
         why = (
-            f"the sign only: share for each doubling, the other dials at their largest; R² = {law['R2']:.2f}"
+            "the sign only, as no line fits: share for each doubling, the other dials at their largest;"
+            f" R² = {law['R2']:.2f}"
         )
         estimate = (law["slope"], law["low"], law["high"])
         symbol = f"d {'share' if exact else 'right'} / d log2 {law['dial']}"

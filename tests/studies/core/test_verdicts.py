@@ -13,10 +13,12 @@ import pytest
 from allometry.studies import least_data
 from allometry.studies.compute_optimal import chinchilla, ladder
 from allometry.studies.core.sections import (
+    caveats,
     claim,
     constant,
     design_of,
     estimate,
+    heaviest_first,
     mean_estimate,
     means_over_seeds,
     one_law,
@@ -235,3 +237,14 @@ def test_each_study_has_its_limit(verdict: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(capacity, "_limited", lambda sizes, growth: False)
     assert verdict(0.98 * LIMITS[verdict]) in TOLD
     assert verdict(1.02 * LIMITS[verdict]) in NOT_TOLD
+
+
+def test_caveats_come_in_the_order_of_their_weight() -> None:
+    warnings = [
+        SimpleNamespace(name=name, meaning=name, identified="")
+        for name in ("outliers", "few-points", "correlation", "lack-of-fit")
+    ]
+    told = caveats(SimpleNamespace(warnings=warnings), "L(N)")  # type: ignore[arg-type]
+    assert heaviest_first([*told, "the text has changed", *told]) == (
+        *("L(N): lack-of-fit", "the text has changed", "L(N): few-points", "L(N): outliers"),
+    )

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from allometry.planner.planning import Plan, plan
     from allometry.runs.importers import read_table
     from allometry.runs.store import Store
+    from allometry.sources.atlas import Atlas, atlas
     from allometry.studies.core.study import Study, StudyData
     from allometry.sweeps import Sweep
     from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
 _PUBLIC = {
     "read_table": "allometry.runs.importers",
+    "atlas": "allometry.sources.atlas",
     "audit": "allometry.laws.audit",
     "fit": "allometry.laws.fit",
     "backtest": "allometry.laws.backtest",
@@ -41,6 +43,7 @@ _PUBLIC = {
     "run": "allometry.api",
     "sweep": "allometry.api",
     "Law": "allometry.laws.law",
+    "Atlas": "allometry.sources.atlas",
     "Audit": "allometry.laws.audit",
     "FitResult": "allometry.laws.result",
     "Backtest": "allometry.laws.backtest",
@@ -60,6 +63,7 @@ _PUBLIC = {
 
 __all__ = [
     "AllometryError",
+    "Atlas",
     "Audit",
     "Backtest",
     "DataConfig",
@@ -76,6 +80,7 @@ __all__ = [
     "Sweep",
     "TrainConfig",
     "__version__",
+    "atlas",
     "audit",
     "backtest",
     "fit",

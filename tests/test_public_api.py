@@ -23,6 +23,7 @@ from allometry.core.errors import AllometryError
 ROOT = Path(__file__).parent.parent
 
 SIGNATURES = {
+    "atlas": "(source)",
     "audit": "(frame, *, columns=None)",
     "backtest": "(frame, *, laws=('chinchilla', 'chinchilla-tied', 'kaplan', 'skaling'), columns=None, by='C', "
     "cuts=(0.5, 0.6, 0.7, 0.8, 0.9), objective='huber-log', group=None, exclude=None, bootstrap=100, seed=0)",
@@ -44,6 +45,7 @@ SIGNATURES = {
 
 MEMBERS = {
     "AllometryError": "cli_hint hint message",
+    "Atlas": "fetch id report source state table to_dict",
     "Audit": "columns findings level passed report rows table to_dict unchecked",
     "Backtest": "best failures fits forecast predictions report scores to_dict",
     "DataConfig": "corpus eval_on eval_tokens half limit loss_on novelty plant probe replace skip spread tokenizer",

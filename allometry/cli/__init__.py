@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "isoflop": ("laws", "Find the compute-optimal size at each budget of a table of runs."),
     "plan": ("laws", "Plan a training run for a budget, a time or a target loss."),
     "laws": ("laws", "List the laws, or show one."),
+    "atlas": ("atlas", "List, fetch and check public tables of scaling runs."),
     "webtext": ("webtext", "Build a WebText-like corpus from links."),
     "doctor": ("doctor", "Show what this machine and installation can do."),
 }

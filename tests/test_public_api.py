@@ -33,7 +33,7 @@ SIGNATURES = {
     "next_runs": "(fit=None, *, budget, target, law='chinchilla', published=None, candidates=None, "
     "most=12, noise=None)",
     "plan": "(budget=None, *, hours=None, speed=None, loss=None, fit=None, law='chinchilla', published=None, N=None, "
-    "D=None, tokens_per_parameter=None, unique=None, batch=None)",
+    "D=None, tokens_per_parameter=None, unique=None, batch=None, inference=None, at=None)",
     "predict": "(source, at, *, law=None, columns=None, objective='huber-log', group=None, exclude=None, "
     "bootstrap=100, seed=0)",
     "read_table": "(path, *, columns=None, decimal=None, encoding=None, row=None)",

@@ -32,6 +32,8 @@ from allometry.laws.zoo import get
 Array = NDArray[np.float64]
 
 _INSIDE = "the law in the range of the data"
+ABOVE = "lies above measured values"
+"""What a fit's reasons say of a law that cannot give losses which were measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +183,7 @@ def _limit_above_data(e: Evidence) -> None:
     off = np.log(limit / measured) if e.problem.objective.log else limit - measured
     if e.selftest_p <= 0.05 or (e.noise is not None and off > 3 * e.noise):
         meaning += ". This is a wrong law for these runs, or these rows are wrong"
-        e.doubts.append(f"the law's limit {limit:.4g} lies above measured values ({measured:.4g})")
+        e.doubts.append(f"the law's limit {limit:.4g} {ABOVE} ({measured:.4g})")
     else:
         meaning += ": noise near the limit, or a wrong law"
     e.warn("floor-above-data", meaning, f"how {law.output} changes in the range of the data, not its limit")
@@ -357,7 +359,7 @@ def fit(
         Symbol of the law -> column, or arithmetic of columns ({"D": "C/(6*N)"}). A symbol that is not mapped is
         looked for under its own name and under common ones.
     objective
-        Name of `objectives.OBJECTIVES`, or an `Objective`.
+        Name of one of `solver.OBJECTIVES`, "huber-log@0.01" for another threshold, or an `Objective`.
     weights
         Column of relative weights.
     group

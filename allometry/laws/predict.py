@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError, unknown
 from allometry.core.units import counted, format_count, parse_number
-from allometry.laws.backtest import DEFAULT_LAWS, Backtest, backtest
+from allometry.laws.backtest import DEFAULT_LAWS, Backtest, as_lists, backtest
 from allometry.laws.fit import fit
 from allometry.laws.law import Law, Published
 from allometry.laws.result import FitResult
@@ -151,7 +151,7 @@ def predict(
             bootstrap=bootstrap, seed=seed,
         )  # fmt: skip
     else:
-        made = _tested(
+        made = tested(
             source,
             columns=columns,
             objective=objective,
@@ -174,8 +174,8 @@ def _refuse_options(law: Any, columns: Any, exclude: Any) -> None:
         )
 
 
-def _tested(frame: pd.DataFrame, **options: Any) -> Backtest:
-    """Back-test the default laws that the table has rows for."""
+def tested(frame: pd.DataFrame, **options: Any) -> Backtest:
+    """Back-test the default laws that the table has rows for; options as in `backtest`."""
     laws = [law for law in DEFAULT_LAWS if len(get(law).parameters) + _SPARE <= len(frame)] or DEFAULT_LAWS[
         :2
     ]
@@ -296,7 +296,7 @@ def _points(
     Inputs other than `linear` ones must be positive.
     """
     try:
-        given = pd.DataFrame(_columns(at) if isinstance(at, Mapping) else at)
+        given = pd.DataFrame(as_lists(at) if isinstance(at, Mapping) else at)
     except ValueError as error:
         raise AllometryError(
             f"the points cannot be read: {error}", hint="give each input as many values"
@@ -328,13 +328,6 @@ def _points(
             cli_hint=f"--at {like}",
         )
     return points, given
-
-
-def _columns(at: Mapping[str, Any]) -> dict[str, Any]:
-    """Return lists of one length from values and lists: one value goes for all."""
-    lists = {k: [v] if np.ndim(v) == 0 else list(v) for k, v in at.items()}
-    size = max((len(v) for v in lists.values()), default=0)
-    return {k: v * size if len(v) == 1 else v for k, v in lists.items()}
 
 
 def _number(value: Any) -> str | float:

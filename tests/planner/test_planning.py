@@ -277,3 +277,71 @@ def test_published_constants_say_how_far_they_extrapolate():
     assert any("extrapolates" in w for w in far.warnings)
     assert (inside.beyond["N"], inside.beyond["D"]) == (1, 1)
     assert not inside.warnings
+
+
+def test_use_makes_the_cheapest_model_smaller():
+    """Sardana et al. 2024: of all runs that reach the loss, the one of least 6ND + 2N times the tokens of use."""
+    used, target = 2e12, 2.1
+    cheapest = plan(loss=target, inference=used)
+    source = from_published("chinchilla")
+    sizes = np.geomspace(1e9, 1e11, 2001)
+    exact = (target - EPOCH["E"] - EPOCH["A"] / sizes ** EPOCH["alpha"]).clip(1e-9)
+    tokens = (EPOCH["B"] / exact) ** (1 / EPOCH["beta"])
+    total = 6 * sizes * tokens + 2 * sizes * used
+    assert cheapest.N.value == pytest.approx(sizes[total.argmin()], rel=0.005)
+    assert cheapest.C.value + 2 * cheapest.N.value * used == pytest.approx(total.min(), rel=1e-4)
+    assert cheapest.N.value < 0.8 * plan(loss=target).N.value
+    back = plan(total.min(), inference=used)  # the same question turned round
+    assert back.N.value == pytest.approx(cheapest.N.value, rel=0.01)
+    assert back.loss.value == pytest.approx(target, rel=1e-5)
+    assert plan(loss=target, inference=1.0).N.value == pytest.approx(plan(loss=target).N.value, rel=0.01)
+    assert source.loss(source.parameters, np.array([back.N.value]), np.array([back.D.value]), None)[
+        0
+    ] == pytest.approx(back.loss.value)
+    with pytest.raises(AllometryError, match="cannot be fixed"):
+        plan(1e22, inference=used, N=1e9)
+
+
+def test_a_law_with_experts_is_planned_with_their_number():
+    """Ludziejewski et al. 2025, table 1."""
+    made = plan(1e21, law="joint-experts", at={"n_E": 8})
+    assert made.N.value == pytest.approx(3.8e9, rel=0.02)
+    assert made.D.value == pytest.approx(44.3e9, rel=0.02)
+    assert any("n_E = 8" in note for note in made.notes)
+    with pytest.raises(AllometryError, match="needs n_E too"):
+        plan(1e21, law="joint-experts")
+    with pytest.raises(AllometryError, match="no input to hold"):
+        plan(1e21, at={"n_E": 8})
+
+
+def test_several_laws_plan_together_with_intervals():
+    rng = np.random.default_rng(3)
+    grid = [(n, d) for n in np.logspace(7, 9, 6) for d in np.logspace(9, 11, 5)]
+    frame = pd.DataFrame(grid, columns=["N", "D"])
+    frame["loss"] = get("chinchilla").predict(EPOCH, N=frame.N, D=frame.D) * np.exp(
+        0.003 * rng.standard_normal(30)
+    )
+    tested = allometry.backtest(frame, laws=["chinchilla", "chinchilla-tied"], bootstrap=60)
+    made = plan(1e22, fit=tested)
+    assert made.law == "mixture"
+    best, _ = chinchilla_optimum(1e22, *(EPOCH[k] for k in ("A", "B", "alpha", "beta")))
+    low, high = made.N.interval(0.95)
+    assert low < best < high
+    assert made.N.value == pytest.approx(float(best), rel=0.6)
+    forecast = tested.forecast({"N": made.N.value, "D": made.D.value})  # plain numbers
+    assert made.loss.value == pytest.approx(float(forecast.value[0]), rel=1e-6)
+    truth = float(get("chinchilla").predict(EPOCH, N=made.N.value, D=made.D.value))
+    assert made.loss.interval(0.95)[0] < truth < made.loss.interval(0.95)[1]
+    json.dumps(made.to_dict(), allow_nan=False)
+
+
+def test_a_law_whose_limit_lies_above_measured_losses_plans_nothing():
+    frame = pd.DataFrame(
+        [(n, d) for n in np.logspace(7, 9, 8) for d in np.logspace(8, 10, 8)], columns=["N", "D"]
+    )
+    frame["loss"] = 6 - 0.5 * np.log10(frame.N * frame.D / 1e15)  # falls for ever
+    frame.loc[frame["loss"] < 4.2, "loss"] -= 0.6
+    bad = fit(frame, law="chinchilla", bootstrap=0, fixed={"E": 4.0})
+    assert any("lies above measured values" in reason for reason in bad.reasons)
+    with pytest.raises(AllometryError, match="nothing can be planned"):
+        plan(1e22, fit=bad)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import pandas as pd
 
 from allometry.core.errors import AllometryError
 from allometry.core.registry import Registry
+from allometry.laws.curves import NAMES, PRINTED, fit_curves
 from allometry.laws.fit import fit
 from allometry.laws.isoflop import isoflop
 from allometry.laws.result import FitResult
@@ -279,6 +280,30 @@ def _best_setting(grid: pd.DataFrame) -> dict[str, float] | None:
         "N": float(near["N"].iloc[0]), "D": float(near["D"].iloc[0]), "rate": float(np.exp(x.mean() + at[0])),
         "batch": float(np.exp(y.mean() + at[1])),
     }  # fmt: skip
+
+
+@DERIVATIONS.register("multipowerlaw2025")
+def _multipowerlaw2025(tables: Tables) -> dict[tuple[str, str], Found]:
+    """Fit the three curves that the authors fitted; and find how far off the printed constants are on the others."""
+    found = {}
+    for part, rows in tables.items():
+        fitted = fit_curves(rows[rows["split"] == "fitted"].dropna(axis=1), warmup=_WARM_UP)
+        found |= {(part, name): (fitted.parameters[name], *_NONE) for name in ("L_0", "A", "alpha")}
+        said = replace(fitted, parameters=dict(zip(NAMES, PRINTED[part.upper()], strict=True)))
+        errors = [
+            float(
+                np.mean(
+                    np.abs(said.along(curve["step"], curve["lr"])["predicted"].to_numpy() / curve["loss"] - 1)
+                )
+            )
+            for _, curve in rows[rows["split"] == "predicted"].groupby("run")
+        ]
+        found[part, "prediction_error"] = (float(np.mean(errors)), *_NONE)
+    return found
+
+
+_WARM_UP = 2160
+"""Steps of the warm-up of the Multi-Power Law's curves, from the repository's configuration."""
 
 
 @DERIVATIONS.register("farseer2025")

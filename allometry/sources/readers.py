@@ -129,6 +129,7 @@ def _allowed(module: str, name: str) -> Any:
     from pandas.core.internals.managers import BlockManager, SingleBlockManager
 
     known: dict[tuple[str, str], Any] = {
+        **{("pandas", each.__name__): each for each in (pd.DataFrame, pd.Series, pd.Index, pd.RangeIndex)},
         ("pandas.core.frame", "DataFrame"): pd.DataFrame,
         ("pandas.core.series", "Series"): pd.Series,
         ("pandas.core.internals.managers", "BlockManager"): BlockManager,

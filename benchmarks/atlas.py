@@ -76,11 +76,19 @@ def summary(table: pd.DataFrame, by: str = "predictor") -> pd.DataFrame:
     return pd.DataFrame(rows).T.sort_values("by source")
 
 
-def by_hold_out(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return the mean error, per cent, of each predictor by a column of the hold-outs."""
+def by_hold_out(table: pd.DataFrame, column: str, value: str = "error") -> pd.DataFrame:
+    """Return the mean of a score, per cent, of each predictor by a column of the hold-outs."""
     return 100 * table.pivot_table(
-        index=column, columns="predictor", values="error", aggfunc="mean", sort=False
+        index=column, columns="predictor", values=value, aggfunc="mean", sort=False
     )
+
+
+def band(beyond: float) -> str:
+    """Return in words how far the farthest run is beyond the known compute."""
+    low, high = next(b for b in BANDS if b[0] < beyond <= b[1])
+    if low == 0:
+        return f"to {high:g} times"
+    return f"{low:g} to {high:g} times" if np.isfinite(high) else f"over {low:g} times"
 
 
 def markdown(table: pd.DataFrame, digits: int = 2) -> str:
@@ -99,9 +107,9 @@ def readme(checked: pd.DataFrame, table: pd.DataFrame) -> str:
     agree = checked[checked["verdict"] != DIFFERS]
     hold_outs = table[table["predictor"] == "combined"]
     order = ["combined", *(p for p in summary(table).index if p != "combined")]
-    band = pd.cut(table["beyond"], [b[0] for b in BANDS] + [np.inf], labels=[
-        f"to {high:g} times" if np.isfinite(high) else f"over {low:g} times" for low, high in BANDS
-    ])  # fmt: skip
+    far = table.sort_values("beyond").assign(beyond=table["beyond"].map(band))
+    shares = table.assign(share=np.where(table["share"] < 0.25, "15 % of the runs", "35 % of the runs"))
+    scored_laws = [p for p in order if p != "best in hindsight"]
     counts = hold_outs.groupby("source").size()
     sources = by_hold_out(table, "source")[order].assign(holdouts=counts.astype(float))
     verdicts = checked.groupby(["source", "verdict"]).size().unstack(fill_value=0).astype(float)
@@ -133,9 +141,9 @@ def readme(checked: pd.DataFrame, table: pd.DataFrame) -> str:
         "",
         f"{len(hold_outs)} hold-outs of {hold_outs.groupby(['source', 'table']).ngroups} tables of"
         f" {hold_outs['source'].nunique()} sources: the highest 15 and 35 % of C, of N, of D and of D/N are predicted"
-        " from the rest. Per cent; *by source* gives every source equal weight; *worst source* is the largest error of"
-        " a source over chinchilla's there; *score* is the median interval score of the 95 % interval (its width, and 40"
-        " times the distance of runs outside); *best law* is how often a law was the best of the single ones.",
+        " from the rest. Per cent; *by source* gives every source equal weight; *worst source* is the largest error"
+        " of a source over chinchilla's there; *score* is the median interval score of the 95 % interval (its width,"
+        " and 40 times the distance of runs outside); *best law* is how often a law was the best of the single ones.",
         "",
         markdown(summary(table).loc[order].rename_axis("predictor")),
         "",
@@ -145,7 +153,19 @@ def readme(checked: pd.DataFrame, table: pd.DataFrame) -> str:
         "",
         "By how far the most expensive run held back lies beyond the most expensive known one, in compute:",
         "",
-        markdown(by_hold_out(table.assign(beyond=band.astype(str)), "beyond")[order]),
+        markdown(by_hold_out(far, "beyond")[order]),
+        "",
+        "How many of these runs the 95 % intervals hold, in per cent:",
+        "",
+        markdown(by_hold_out(far, "beyond", "in 95")[scored_laws], 1),
+        "",
+        "The mean interval score of the 95 % intervals, in per cent of the loss:",
+        "",
+        markdown(by_hold_out(far, "beyond", "score")[scored_laws], 1),
+        "",
+        "By the size of the hold-out, mean error in per cent:",
+        "",
+        markdown(by_hold_out(shares, "share")[order]),
         "",
         "By source:",
         "",

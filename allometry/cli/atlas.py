@@ -49,8 +49,8 @@ def list_sources(form: Form | None) -> None:
     from allometry.sources.atlas import listing
 
     frame = listing()
-    shown = frame if form else frame[["id", "what", "files", "size", "constants", "here"]]
-    print_table(shown, form, wrap=("what",), drop=("constants", "files"), piped=PIPED)
+    shown = frame if form else frame[["id", "title", "files", "size", "constants", "here"]]
+    print_table(shown, form, wrap=("title",), drop=("files", "constants"), piped=PIPED)
 
 
 @atlas.command()

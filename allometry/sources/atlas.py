@@ -134,9 +134,10 @@ def listing() -> pd.DataFrame:
         now = state(source)
         rows.append(
             {
-                "id": source.id, "what": f"{source.title} ({source.authors} {source.year})", "paper": source.paper,
-                "files": len(source.files), "size": format_bytes(source.size), "licence": source.licence,
-                "loss_unit": source.loss_unit, "constants": len(source.constants),
+                "id": source.id, "title": source.title, "authors": source.authors, "year": source.year,
+                "paper": source.paper, "files": len(source.files), "size": format_bytes(source.size),
+                "licence": source.licence, "loss_unit": source.loss_unit,
+                "constants": len(source.constants),
                 "here": "yes" if now.complete else f"{now.here} of {now.files}" if now.here else "no",
             }
         )  # fmt: skip

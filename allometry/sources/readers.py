@@ -125,7 +125,7 @@ def _allowed(module: str, name: str) -> Any:
     """Return a class or function that the pickled tables of pandas are made of; UnpicklingError for all else."""
     from numpy._core import multiarray, numeric
     from pandas._libs.internals import _unpickle_block
-    from pandas.core.indexes.base import _new_Index
+    from pandas.core.indexes.base import _new_Index  # type: ignore[attr-defined]
     from pandas.core.internals.managers import BlockManager, SingleBlockManager
 
     known: dict[tuple[str, str], Any] = {
@@ -140,7 +140,7 @@ def _allowed(module: str, name: str) -> Any:
         ("pandas.core.indexes.range", "RangeIndex"): pd.RangeIndex,
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
-        ("numpy.core.multiarray", "_reconstruct"): multiarray._reconstruct,  # type: ignore[attr-defined]
+        ("numpy.core.multiarray", "_reconstruct"): multiarray._reconstruct,
         ("numpy.core.multiarray", "scalar"): multiarray.scalar,  # type: ignore[attr-defined]
         ("numpy.core.numeric", "_frombuffer"): numeric._frombuffer,  # type: ignore[attr-defined]
         ("builtins", "slice"): slice,

@@ -9,6 +9,7 @@ import lzma
 import math
 import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -71,7 +72,14 @@ def test_its_constants_have_a_place_a_part_and_a_derivation(source):
 def test_there_are_as_many_sources_and_constants_as_the_documents_say():
     assert len(ALL) >= 14
     assert len([s for s in ALL if s.constants]) >= 12
-    assert sum(len(s.constants) for s in ALL) >= 40
+    total = sum(len(s.constants) for s in ALL)
+    assert total >= 40
+    page = (Path(__file__).parents[2] / "docs" / "atlas.md").read_text(encoding="utf-8")
+    assert f"\n{total} constants of {len([s for s in ALL if s.constants])} sources" in page
+    for source in ALL:
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{source.id}` |"))
+        assert f"github.com/{source.repository})" in row
+        assert row.endswith(f"| {len(source.constants) or '–'} |")
 
 
 def csv(rows):

@@ -101,6 +101,21 @@ def markdown(table: pd.DataFrame, digits: int = 2) -> str:
     return "\n".join(lines)
 
 
+def sentence(scores: pd.DataFrame) -> str:
+    """Return the answer in words: the mixture against the best single law and against chinchilla."""
+    single = scores.drop(index=["combined", "best in hindsight"])
+    mixture, best, usual = scores.loc["combined"], single.iloc[0], scores.loc["chinchilla"]
+    worst = mixture["worst source / chinchilla"]
+    return (
+        f"With every source weighing the same, the back-tested mixture errs by {mixture['by source']:.2f} %; the best"
+        f" single law is `{single.index[0]}` ({best['by source']:.2f} %), and always taking `chinchilla` costs"
+        f" {usual['by source']:.2f} %. Its 80 and 95 % intervals hold {mixture['in 80 %']:.0f} and"
+        f" {mixture['in 95 %']:.0f} % of the runs held back; those of `{single.index[0]}` hold"
+        f" {best['in 80 %']:.0f} and {best['in 95 %']:.0f} %. On its worst source the mixture errs by {worst:.2f} times"
+        " what `chinchilla` does."
+    )
+
+
 def readme(checked: pd.DataFrame, table: pd.DataFrame) -> str:
     """Return the page that says what came out."""
     here = [source for source in SOURCES.all().values() if state(source).complete]
@@ -144,6 +159,8 @@ def readme(checked: pd.DataFrame, table: pd.DataFrame) -> str:
         " from the rest. Per cent; *by source* gives every source equal weight; *worst source* is the largest error"
         " of a source over chinchilla's there; *score* is the median interval score of the 95 % interval (its width,"
         " and 40 times the distance of runs outside); *best law* is how often a law was the best of the single ones.",
+        "",
+        sentence(summary(table)),
         "",
         markdown(summary(table).loc[order].rename_axis("predictor")),
         "",

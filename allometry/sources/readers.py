@@ -141,7 +141,7 @@ def _allowed(module: str, name: str) -> Any:
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
         ("numpy.core.multiarray", "_reconstruct"): multiarray._reconstruct,
-        ("numpy.core.multiarray", "scalar"): multiarray.scalar,  # type: ignore[attr-defined]
+        ("numpy.core.multiarray", "scalar"): multiarray.scalar,
         ("numpy.core.numeric", "_frombuffer"): numeric._frombuffer,  # type: ignore[attr-defined]
         ("builtins", "slice"): slice,
     }

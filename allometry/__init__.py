@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from allometry.laws.law import Law
     from allometry.laws.predict import Prediction, predict
     from allometry.laws.result import FitResult
+    from allometry.laws.versus import Versus, versus
     from allometry.planner.design import Design, next_runs
     from allometry.planner.planning import Plan, plan
     from allometry.runs.importers import read_table
@@ -38,6 +39,7 @@ _PUBLIC = {
     "backtest": "allometry.laws.backtest",
     "predict": "allometry.laws.predict",
     "isoflop": "allometry.laws.isoflop",
+    "versus": "allometry.laws.versus",
     "plan": "allometry.planner.planning",
     "next_runs": "allometry.planner.design",
     "run": "allometry.api",
@@ -49,6 +51,7 @@ _PUBLIC = {
     "Backtest": "allometry.laws.backtest",
     "IsoflopResult": "allometry.laws.isoflop",
     "Prediction": "allometry.laws.predict",
+    "Versus": "allometry.laws.versus",
     "Plan": "allometry.planner.planning",
     "Design": "allometry.planner.design",
     "Store": "allometry.runs.store",
@@ -79,6 +82,7 @@ __all__ = [
     "StudyData",
     "Sweep",
     "TrainConfig",
+    "Versus",
     "__version__",
     "atlas",
     "audit",
@@ -91,6 +95,7 @@ __all__ = [
     "read_table",
     "run",
     "sweep",
+    "versus",
 ]
 
 

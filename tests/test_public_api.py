@@ -31,7 +31,7 @@ SIGNATURES = {
     "exclude=None, bootstrap=400, resample='auto', seed=0, mapped=<class 'map'>, test=True)",
     "isoflop": "(frame, *, columns=None, method='akima', budgets=None, noise=None, bootstrap=1000, seed=0)",
     "next_runs": "(fit=None, *, budget, target, law='chinchilla', published=None, candidates=None, "
-    "most=12, noise=None)",
+    "most=12, noise=None, cost=None, against=None)",
     "plan": "(budget=None, *, hours=None, speed=None, loss=None, fit=None, law='chinchilla', published=None, N=None, "
     "D=None, tokens_per_parameter=None, unique=None, batch=None, inference=None, at=None)",
     "predict": "(source, at, *, law=None, columns=None, objective='huber-log', group=None, exclude=None, "
@@ -50,7 +50,7 @@ MEMBERS = {
     "Audit": "columns findings level passed report rows table to_dict unchecked",
     "Backtest": "best failures fits forecast predictions report scores to_dict",
     "DataConfig": "corpus eval_on eval_tokens half limit loss_on novelty plant probe replace skip spread tokenizer",
-    "Design": "after before budget notes report runs target to_dict value",
+    "Design": "after before budget in_flops notes report runs target to_dict value",
     "FitResult": "derived excluded from_dict interval interval_at law noise parameters predict prediction_interval "
     "profile report residuals samples selftest status table to_dict warnings",
     "IsoflopResult": "D N a b discarded excluded loss report slices table to_dict warnings",

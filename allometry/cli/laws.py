@@ -336,8 +336,13 @@ def _saved(path: Any) -> None:
 )
 @click.option("--at", metavar="SYMBOL=VALUE,…", help="The law's inputs besides N and D, such as n_E=8.")
 @click.option(
-    "--next", "goal", metavar="TARGET", help="Runs that best pin down a, loss@1e21, N_opt@1e21, alpha, …"
+    "--next", "goal", metavar="TARGET",
+    help="Runs that best pin down a, loss@1e21, N_opt@1e21, L@N=1B,D=20B, a parameter, …",
+)  # fmt: skip
+@click.option(
+    "--pool", metavar="TABLE", help="The runs that --next chooses from: the law's inputs, a row a run."
 )
+@click.option("--cost", metavar="ARITHMETIC", help="What a run of --next costs (default: 6*N*D).")
 @click.option(
     "--most", type=click.IntRange(min=1), default=12, show_default=True, help="Maximum number of --next runs."
 )
@@ -347,7 +352,7 @@ def plan(
     published: str | None, table: tuple[str, ...], inputs: TableOptions, group: str | None,
     objective: str, bootstrap: int, seed: int, size: str | None,
     tokens: str | None, ratio: str | None, unique: str | None, batch: str | None, inference: str | None,
-    at: str | None, goal: str | None, most: int, form: Form | None,
+    at: str | None, goal: str | None, pool: str | None, cost: str | None, most: int, form: Form | None,
 ) -> None:  # fmt: skip
     """Plan a run for a BUDGET in FLOPs (1e18, '3 PF-days'), for --hours, or for a target --loss.
 
@@ -382,7 +387,16 @@ def plan(
         if flops is None:
             flops = _seconds(hours) * pace if hours is not None and pace is not None else None
         _next(
-            next_runs(fitted, budget=_needed(flops), target=goal, law=law, published=published, most=most),
+            next_runs(
+                fitted,
+                budget=_needed(flops),
+                target=goal,
+                law=law,
+                published=published,
+                most=most,
+                cost=cost,
+                candidates=_pool(pool, law, read),
+            ),
             form,
         )
         return
@@ -409,6 +423,20 @@ def _fit(
         read.frame, law=law, columns=read.columns, objective=objective, group=group, exclude=read.exclude,
         bootstrap=bootstrap, seed=seed,
     )  # fmt: skip
+
+
+def _pool(pool: str | None, law: str, read: TableInput | None) -> pd.DataFrame | None:
+    """Read the runs to choose from: the law's inputs, under the names of the table of runs or usual ones."""
+    if pool is None:
+        return None
+    import pandas as pd
+
+    from allometry.laws.observations import read_inputs
+    from allometry.laws.zoo import get
+    from allometry.runs.importers import read_table
+
+    frame = read_table(pool, row="all").frame
+    return pd.DataFrame(read_inputs(frame, get(law), {} if read is None else read.columns))
 
 
 def _mixture(read: TableInput, objective: str, group: str | None, bootstrap: int, seed: int) -> Backtest:

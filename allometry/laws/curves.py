@@ -223,6 +223,10 @@ class CurveFit:
     warmup: float | None
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        constants = ", ".join(f"{name} {value:.4g}" for name, value in self.parameters.items())
+        return f"<CurveFit to {counted(len(self.curves), 'curve')}: {constants}>"
+
     def predict(self, table: pd.DataFrame, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
         """Predict the loss curve of a schedule: a table of its steps and learning rates.
 
@@ -268,7 +272,8 @@ class CurveFit:
         """Return all fields as plain JSON."""
         tables = {
             name: [
-                {str(k): plain(v) for k, v in row.items()} for row in getattr(self, name).to_dict("records")
+                {str(k): v if isinstance(v, str) else plain(v) for k, v in row.items()}
+                for row in getattr(self, name).to_dict("records")
             ]
             for name in ("curves", "held_out")
         }
@@ -332,7 +337,8 @@ def fit_curves(
     if name is not None and name not in frame.columns:
         raise AllometryError(f"the table has no column {name!r}", hint="name the column of runs")
     values["run"] = "run" if name is None else frame[name].astype(str).to_numpy()
-    usable = np.isfinite(values[["S", "lr", "L"]]).all(axis=1) & (values["L"] > 0) & (values["S"] > 0)
+    numbers = values[["S", "lr", "L"]].to_numpy(float)
+    usable = np.isfinite(numbers).all(axis=1) & (numbers[:, 2] > 0) & (numbers[:, 0] > 0)
     if not usable.all():
         notes.append(
             f"{counted(int((~usable).sum()), 'row')} without a step, a rate or a positive loss left out"

@@ -191,7 +191,8 @@ def from_backtest(tested: Backtest, seed: int = 0) -> Mixture:
 
     Raises AllometryError where the laws are not laws of N and D, or no law of weight has resamples.
     """
-    weights = {str(row.law): float(row.weight) for row in tested.scores.itertuples() if row.weight > 1e-4}
+    pairs = zip(tested.scores["law"], tested.scores["weight"].astype(float), strict=True)
+    weights = {str(name): float(weight) for name, weight in pairs if weight > 1e-4}
     usable = {
         n: w for n, w in weights.items() if not any(ABOVE in reason for reason in tested.fits[n].reasons)
     }
@@ -211,11 +212,12 @@ def from_backtest(tested: Backtest, seed: int = 0) -> Mixture:
     drawn = bool((counts > 0).all())
     first = sources[0]
     shown = ", ".join(f"{name} {w:.2f}" for name, w in zip(usable, share, strict=True))
+    notes = tuple(f"{name}: {note}" for name, s in zip(usable, sources, strict=True) for note in s.notes)
     return Mixture(
         law=replace(first.law, name="mixture", title="Laws weighted by a back-test"),
         label=f"{counted(len(sources), 'law')}, weighted by a back-test ({shown})",
         parameters={"draw": np.array([-1.0])}, draws={"draw": np.arange(_DRAWS if drawn else 0, dtype=float)},
-        ranges=first.ranges, notes=tuple(dict.fromkeys(note for s in sources for note in s.notes)),
+        ranges=first.ranges, notes=notes,
         scatter=max(s.scatter or 0.0 for s in sources), sources=sources, weights=share, chosen=chosen, row=row,
         factor=np.exp(off * rng.standard_normal(_DRAWS)),
     )  # fmt: skip

@@ -1,5 +1,7 @@
 """Loss curves under learning-rate schedules: the paper's sum, its gradient, planted constants, intervals."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -117,3 +119,8 @@ def test_the_command_reads_a_file_a_run(tmp_path, capsys):
     value = float(shown.split("predicted at step 10000: ")[1].split(",")[0])
     assert value == pytest.approx(loss(STEP, late.lr.to_numpy())[-1], rel=1e-3)
     assert max(map(len, shown.splitlines())) <= 80
+    with pytest.raises(SystemExit):
+        main(["curves", files[0], "--predict", files[1], "--json"])
+    made = json.loads(capsys.readouterr().out)
+    assert made["curves"][0]["points"] == len(STEP)
+    assert made["predicted"][0]["low95"] is None

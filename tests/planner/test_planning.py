@@ -205,6 +205,87 @@ def test_any_target_can_be_named(fitted, target):
     assert next_runs(fitted, budget=1e19, target=target, most=2).after > 0
 
 
+def test_the_loss_of_a_run_is_a_target_and_the_promised_deviation_comes_true(fitted):
+    """The deviation that the design promises is the one that refits show."""
+    point = {"N": 5e9, "D": 3e11}
+    design = next_runs(fitted, budget=3e20, target="L@N=5B,D=300B", most=6)
+    assert design.value == pytest.approx(float(fitted.predict(**point)))
+    assert design.after < 0.9 * design.before
+    assert next_runs(fitted, budget=3e20, target=point, most=6).after == pytest.approx(design.after)
+    runs = pd.concat([fitted.data[["N", "D"]], design.runs[["N", "D"]]])
+    truth, predicted = fitted.predict(N=runs.N, D=runs.D), []
+    for seed in range(60):
+        noise = np.exp(fitted.rms * np.random.default_rng(seed).standard_normal(len(runs)))
+        again = fit(
+            runs.assign(loss=truth * noise), law="chinchilla", objective="lsq-log", bootstrap=0, test=False
+        )
+        predicted.append(float(again.predict(**point)))
+    assert np.std(predicted) == pytest.approx(design.after, rel=0.3)
+
+
+def test_several_points_are_one_target(fitted):
+    points = {"N": [2e9, 5e9], "D": 1e11}
+    both = next_runs(fitted, budget=1e20, target=points, most=3)
+    each = [next_runs(fitted, budget=1e20, target={"N": n, "D": 1e11}, most=3).before for n in (2e9, 5e9)]
+    assert both.before == pytest.approx(np.sqrt(np.mean(np.square(each))))
+
+
+def test_two_recipes_are_told_apart_by_runs_of_both(fitted):
+    rng = np.random.default_rng(1)
+    frame = fitted.data.assign(
+        loss=fitted.data["L"] * 0.99 * np.exp(0.003 * rng.standard_normal(len(fitted.data)))
+    )
+    second = fit(frame.drop(columns="L").iloc[::5], law="chinchilla", bootstrap=0, test=False)
+    design = next_runs(fitted, against=second, budget=1e20, target="L@N=5B,D=300B", most=6)
+    gap = float(fitted.predict(N=5e9, D=3e11) - second.predict(N=5e9, D=3e11))
+    assert design.value == pytest.approx(gap)
+    assert design.after < design.before
+    assert (design.runs["recipe"] == 2).sum() > (
+        design.runs["recipe"] == 1
+    ).sum()  # it has a fifth of the runs
+    alone = next_runs(second, budget=1e20, target="L@N=5B,D=300B", most=6)
+    assert design.before > alone.before
+    with pytest.raises(AllometryError, match="fits of one law"):
+        next_runs(against=second, budget=1e20, target="alpha")
+
+
+def test_a_law_with_other_inputs_takes_a_pool_and_a_cost():
+    law = get("experts")
+    truth = {"E": 1.6, "A": 43.0, "alpha": 0.2, "beta": 0.08}
+    pool = pd.DataFrame([(n, e) for n in np.logspace(7, 9, 6) for e in (1, 4, 16, 64)], columns=["N", "n_E"])
+    few = pool.iloc[[0, 1, 5, 9, 13, 14, 20]]
+    noise = np.exp(0.003 * np.random.default_rng(0).standard_normal(len(few)))
+    done = few.assign(L=law.predict(truth, N=few.N, n_E=few.n_E) * noise)
+    fitted = fit(done, law="experts", bootstrap=0, test=False)
+    rest = pool.drop(index=few.index)
+    design = next_runs(fitted, budget=2e9, target="L@N=10B,n_E=64", candidates=rest, cost="N", most=5)
+    assert design.runs["C"].sum() <= 2e9
+    assert not design.runs[["N", "n_E"]].duplicated().any()
+    assert design.after < design.before
+    assert "FLOPs" not in design.report().splitlines()[0]
+    with pytest.raises(AllometryError, match="needs a pool"):
+        next_runs(fitted, budget=1e20, target="alpha")
+    with pytest.raises(AllometryError, match="nothing says what a run costs"):
+        next_runs(fitted, budget=1e20, target="alpha", candidates=rest)
+    with pytest.raises(AllometryError, match="needs n_E"):
+        next_runs(fitted, budget=1e20, target={"N": 1e9}, candidates=rest, cost="N")
+    with pytest.raises(AllometryError, match="gives L, not B_crit"):
+        next_runs(fitted, budget=1e20, target="B_crit@L=2.5", candidates=rest, cost="N")
+
+
+def test_the_critical_batch_at_a_loss_is_a_target():
+    losses = np.linspace(2.4, 5, 6)
+    noise = np.exp(0.1 * np.random.default_rng(0).standard_normal(6))
+    frame = pd.DataFrame({"L": losses, "B_crit": 2.1e8 / losses ** (1 / 0.21) * noise})
+    fitted = fit(frame, law="b-crit", bootstrap=0, test=False)
+    pool = pd.DataFrame({"L": [2.2, 2.6, 3.0, 4.0]})
+    design = next_runs(fitted, budget=2, target="B_crit@L=2", candidates=pool, cost="1")
+    assert design.value == pytest.approx(float(fitted.predict(L=2.0)))
+    assert len(design.runs) == 2
+    assert design.runs["L"].min() == 2.2
+    assert design.after < design.before
+
+
 def test_designs_that_cannot_identify_the_target_are_refused():
     sizes = np.logspace(6, 8, 8)
     one_ratio = pd.DataFrame({"N": sizes, "D": 20 * sizes})

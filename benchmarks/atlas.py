@@ -19,7 +19,7 @@ from backtest import published, scored, splits
 
 from allometry.core.env import package_version
 from allometry.core.errors import AllometryError
-from allometry.laws.verify import DIFFERS, printed, verify
+from allometry.laws.verify import AGREEING, DIFFERS, OPEN, printed, verify
 from allometry.sources.fetch import state
 from allometry.sources.source import SOURCES
 
@@ -119,7 +119,8 @@ def sentence(scores: pd.DataFrame) -> str:
 def readme(checked: pd.DataFrame, table: pd.DataFrame) -> str:
     """Return the page that says what came out."""
     here = [source for source in SOURCES.all().values() if state(source).complete]
-    agree = checked[checked["verdict"] != DIFFERS]
+    verdict = checked["verdict"]
+    agree, differ, open_ = verdict.isin(AGREEING).sum(), (verdict == DIFFERS).sum(), (verdict == OPEN).sum()
     hold_outs = table[table["predictor"] == "combined"]
     order = ["combined", *(p for p in summary(table).index if p != "combined")]
     far = table.sort_values("beyond").assign(beyond=table["beyond"].map(band))
@@ -140,14 +141,14 @@ def readme(checked: pd.DataFrame, table: pd.DataFrame) -> str:
         "",
         "## Printed constants",
         "",
-        f"{len(checked)} constants from {checked['source'].nunique()} sources; {len(agree)} agree. `constants.csv` has"
-        " all digits and where each is printed.",
+        f"{len(checked)} constants from {checked['source'].nunique()} sources; {agree} agree, {differ} differ, and"
+        f" {open_} are not determined by the table. `constants.csv` has all digits and where each is printed.",
         "",
         markdown(verdicts, 0),
         "",
         markdown(shown),
         "",
-        "Why those that differ do:",
+        "Why those that differ or are not determined do not agree:",
         "",
         *(f"* {', '.join(dict.fromkeys(r['source'] + ' ' + r['name'] for _, r in rows.iterrows()))}: {reason}"
           for reason, rows in reasons),

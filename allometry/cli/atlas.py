@@ -136,4 +136,4 @@ def verify(ids: tuple[str, ...], form: Form | None) -> None:
     say(", ".join(f"{count[verdict]} {verdict}" for verdict in count.index))
     for reason, rows in frame[frame["reason"] != ""].groupby("reason", sort=False):
         names = list(dict.fromkeys(f"{row['source']} {row['name']}" for _, row in rows.iterrows()))
-        say(f"differs ({', '.join(names)}): {reason}")
+        say(f"{', '.join(names)}: {reason}")

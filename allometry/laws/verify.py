@@ -32,11 +32,16 @@ Found = tuple[float, float, float]
 Tables = Mapping[str, pd.DataFrame]
 Derivation = Callable[[Tables], Mapping[tuple[str, str], Found]]
 
-INSIDE, DIGITS, COVERED, LOWER, DIFFERS = (
-    "inside the printed interval", "same digits", "inside our interval", "a lower objective", "differs",
+INSIDE, DIGITS, COVERED, LOWER, OPEN, DIFFERS = (
+    "inside the printed interval", "same digits", "inside our interval", "a lower objective", "not determined",
+    "differs",
 )  # fmt: skip
 """Verdicts: our value lies in the printed interval; it rounds to the printed one; the printed one lies in our interval;
-our minimum is lower than the printed one; none of these."""
+our minimum is lower than the printed one; the printed one lies in an interval so wide that it says nothing; none."""
+
+AGREEING = (INSIDE, DIGITS, COVERED, LOWER)
+_OPEN_FACTOR, _OPEN_WIDTH = 30.0, 3.0
+"""An interval says nothing that spans this factor or, through zero, this many times the printed value."""
 
 DERIVATIONS: Registry[Derivation] = Registry("derivation")
 """Source -> what derives its constants."""
@@ -59,7 +64,7 @@ class Verified:
     @property
     def agreeing(self) -> int:
         """How many constants agree."""
-        return int((self.table["verdict"] != DIFFERS).sum())
+        return int(self.table["verdict"].isin(AGREEING).sum())
 
 
 def verify(source: Source, cache: Path | None = None) -> Verified:
@@ -82,7 +87,7 @@ def verify(source: Source, cache: Path | None = None) -> Verified:
             {
                 "source": source.id, "part": constant.part, "name": constant.name, "published": constant.number,
                 "published_low": constant.low, "published_high": constant.high, "ours": value, "low": low,
-                "high": high, "verdict": verdict, "reason": constant.reason if verdict == DIFFERS else "",
+                "high": high, "verdict": verdict, "reason": "" if verdict in AGREEING else constant.reason,
                 "where": constant.where,
             }
         )  # fmt: skip
@@ -100,14 +105,20 @@ def judge(constant: Constant, value: float, low: float, high: float) -> str:
         return INSIDE
     if abs(value - constant.number) <= 0.501 * constant.digit:
         return DIGITS
-    return COVERED if low <= constant.number <= high else DIFFERS
+    if not low <= constant.number <= high:
+        return DIFFERS
+    if low * high > 0:
+        said = max(abs(low), abs(high)) <= _OPEN_FACTOR * min(abs(low), abs(high))
+    else:
+        said = high - low <= _OPEN_WIDTH * abs(constant.number)
+    return COVERED if said else OPEN
 
 
 def printed(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of `Verified.table` as they are shown: numbers of four digits, intervals in one column."""
 
     def span(low: float, high: float) -> str:
-        return f"[{low:.4g}, {high:.4g}]" if np.isfinite([low, high]).all() else "–"
+        return f"[{low:.3g}, {high:.3g}]" if np.isfinite([low, high]).all() else "–"
 
     return pd.DataFrame(
         {

@@ -8,7 +8,18 @@ import pandas as pd
 import pytest
 
 from allometry.core.errors import AllometryError
-from allometry.laws.verify import COVERED, DERIVATIONS, DIFFERS, DIGITS, INSIDE, LOWER, judge, printed, verify
+from allometry.laws.verify import (
+    COVERED,
+    DERIVATIONS,
+    DIFFERS,
+    DIGITS,
+    INSIDE,
+    LOWER,
+    OPEN,
+    judge,
+    printed,
+    verify,
+)
 from allometry.laws.zoo import get
 from allometry.sources.fetch import fetch
 from allometry.sources.source import SOURCES, Constant
@@ -29,6 +40,10 @@ def constant(value="0.076", **more):
         (constant(), (0.0764, NAN, NAN), DIGITS),
         (constant(), (0.0766, NAN, NAN), DIFFERS),
         (constant(), (0.0766, 0.07, 0.08), COVERED),
+        (constant(), (0.1, 0.01, 0.29), COVERED),
+        (constant(), (0.1, 0.01, 0.31), OPEN),
+        (constant("-0.5"), (-0.2, -1.2, 0.25), COVERED),
+        (constant("-0.5"), (-0.2, -1.2, 0.35), OPEN),
         (constant("1.8e13"), (1.84e13, NAN, NAN), DIGITS),
         (constant("1.8e13"), (1.86e13, NAN, NAN), DIFFERS),
         (constant("0.00502165", name="objective"), (0.005021654, NAN, NAN), DIGITS),

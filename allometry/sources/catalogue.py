@@ -273,8 +273,8 @@ _add(
 
 _MPL = "README, table of best parameters"
 _MPL_REASON = (
-    "three curves do not determine the seven constants: others have a lower objective, and predict the six other"
-    " schedules about as well"
+    "three curves hardly determine the seven constants: here C, beta and gamma are held near those printed for all"
+    " three sizes, and the others move with them"
 )
 _MPL_ERROR = (
     "README, PredE: mean relative error on the six schedules that were not fitted, of the printed constants"

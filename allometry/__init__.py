@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from allometry.planner.planning import Plan, plan
     from allometry.runs.importers import read_table
     from allometry.runs.store import Store
+    from allometry.sources.atlas import Atlas, atlas
     from allometry.studies.core.study import Study, StudyData
     from allometry.sweeps import Sweep
     from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
 _PUBLIC = {
     "read_table": "allometry.runs.importers",
+    "atlas": "allometry.sources.atlas",
     "audit": "allometry.laws.audit",
     "fit": "allometry.laws.fit",
     "backtest": "allometry.laws.backtest",
@@ -43,6 +45,7 @@ _PUBLIC = {
     "run": "allometry.api",
     "sweep": "allometry.api",
     "Law": "allometry.laws.law",
+    "Atlas": "allometry.sources.atlas",
     "Audit": "allometry.laws.audit",
     "FitResult": "allometry.laws.result",
     "Backtest": "allometry.laws.backtest",
@@ -63,6 +66,7 @@ _PUBLIC = {
 
 __all__ = [
     "AllometryError",
+    "Atlas",
     "Audit",
     "Backtest",
     "DataConfig",
@@ -80,6 +84,7 @@ __all__ = [
     "TrainConfig",
     "Versus",
     "__version__",
+    "atlas",
     "audit",
     "backtest",
     "fit",

@@ -175,7 +175,7 @@ def _refuse_options(law: Any, columns: Any, exclude: Any) -> None:
 
 
 def tested(frame: pd.DataFrame, **options: Any) -> Backtest:
-    """Back-test the default laws that the table has rows for; options as in `backtest`."""
+    """Test, as `backtest` does with its options, the default laws that the table has rows for."""
     laws = [law for law in DEFAULT_LAWS if len(get(law).parameters) + _SPARE <= len(frame)] or DEFAULT_LAWS[
         :2
     ]

@@ -270,7 +270,7 @@ def _with_use(
     used = FLOPS_PER_PARAMETER_USED * (request.inference or 0.0)
 
     def tokens(N: Array) -> Array:
-        """D (R, n) of sizes (R, n)."""
+        """Return D (R, n) of sizes (R, n)."""
         if request.budget is not None:
             return np.asarray((request.budget / N - used) / FLOPS_PER_PARAMETER_TOKEN)
         wide = {k: np.repeat(v, N.shape[1]) for k, v in params.items()}

@@ -61,7 +61,7 @@ class Design:
         head = f"{counted(len(self.runs), 'run')}, {spent}, for {self.target}"
         known = f"± {self.before:.3g}" if np.isfinite(self.before) else "not identified"
         lines = [head, f"  {self.target} = {self.value:.4g}: {known} now, ± {self.after:.3g} with these runs"]
-        inputs = [c for c in self.runs if c not in ("C", "recipe", "deviation")]
+        inputs = [str(c) for c in self.runs.columns if c not in ("C", "recipe", "deviation")]
         for _, row in self.runs.iterrows():
             point = "  ".join(f"{name} {format_count(row[name]):>7s}" for name in inputs)
             whose = f"recipe {row['recipe']}  " if "recipe" in self.runs else ""
@@ -428,7 +428,7 @@ def _greedy(
     """
     best: tuple[list[int], list[float]] | None = None
     for power in (0.0, 0.5, 1.0):
-        covariance = np.linalg.inv(done.T @ done + np.eye(rows.shape[1]))
+        covariance: Array = np.asarray(np.linalg.inv(done.T @ done + np.eye(rows.shape[1])), dtype=float)
         chosen: list[int] = []
         spread = [_deviation(covariance, gradient)]
         left, free = budget, np.ones(len(rows), dtype=bool)

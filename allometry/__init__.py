@@ -13,7 +13,7 @@ from allometry.core import __version__
 from allometry.core.errors import AllometryError
 
 if TYPE_CHECKING:
-    from allometry.api import run, sweep
+    from allometry.api import corpus, load_plugins, register, run, sweep
     from allometry.laws.audit import Audit, audit
     from allometry.laws.backtest import Backtest, backtest
     from allometry.laws.fit import fit
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from allometry.laws.law import Law
     from allometry.laws.predict import Prediction, predict
     from allometry.laws.result import FitResult
+    from allometry.models.own import family
     from allometry.planner.design import Design, next_runs
     from allometry.planner.planning import Plan, plan
     from allometry.runs.importers import read_table
@@ -40,6 +41,10 @@ _PUBLIC = {
     "next_runs": "allometry.planner.design",
     "run": "allometry.api",
     "sweep": "allometry.api",
+    "family": "allometry.models.own",
+    "corpus": "allometry.api",
+    "register": "allometry.api",
+    "load_plugins": "allometry.api",
     "Law": "allometry.laws.law",
     "Audit": "allometry.laws.audit",
     "FitResult": "allometry.laws.result",
@@ -78,12 +83,16 @@ __all__ = [
     "__version__",
     "audit",
     "backtest",
+    "corpus",
+    "family",
     "fit",
     "isoflop",
+    "load_plugins",
     "next_runs",
     "plan",
     "predict",
     "read_table",
+    "register",
     "run",
     "sweep",
 ]

@@ -1,18 +1,23 @@
-"""What the command line does with studies and sets of runs, as two calls: `allometry.run` and `allometry.sweep`."""
+"""What the command line does with studies and sets of runs, as calls: `allometry.run`, `allometry.sweep`; and what a
+plugin calls to make its things known.
+"""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from allometry.core.errors import require
+from allometry.core import plugins
+from allometry.core.errors import AllometryError, require
 from allometry.core.units import parse_duration, parse_number
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from allometry.core.plugins import Plugin
+    from allometry.core.registry import Registry
     from allometry.runs.store import Store
     from allometry.train.config import RunConfig
 
@@ -152,3 +157,165 @@ def sweep(
         execute(asked, at, workers=workers, on_event=progress)
     table = at.frame()
     return table.set_index("run", drop=False).reindex(asked.ids).reset_index(drop=True)
+
+
+Thing = TypeVar("Thing")
+
+
+def registries() -> tuple[Registry[Any], ...]:
+    """Return every registry that a plugin can add to."""
+    from allometry.data.spec import CORPORA, TOKENIZERS
+    from allometry.laws.zoo import LAWS
+    from allometry.models.base import FAMILIES
+    from allometry.studies.core.study import RUN_SETS, STUDIES
+
+    return (FAMILIES, LAWS, CORPORA, TOKENIZERS, STUDIES, RUN_SETS)
+
+
+def load_plugins(*files: str | Path) -> tuple[Plugin, ...]:
+    """Load plugins: what `--plugin FILE` does on the command line. Workers load them too.
+
+    Parameters
+    ----------
+    files
+        Python files, or folders that are packages. One that has changed since is loaded again.
+
+    Returns
+    -------
+    tuple of Plugin
+        Name, path and hash of the source of each.
+
+    Raises
+    ------
+    AllometryError
+        For a file that is not there, an error in it (with its line), or a name that something else has.
+
+    Examples
+    --------
+    >>> import allometry
+    >>> allometry.load_plugins("nothing.py")
+    Traceback (most recent call last):
+        ...
+    allometry.core.errors.AllometryError: nothing.py is no plugin: a plugin is a Python file, or ...
+      hint: --plugin my_things.py
+    """
+    return tuple(plugins.use(files))
+
+
+def register(thing: Thing, *, name: str | None = None) -> Thing:
+    """Make something known by its name, as `--family`, `--law`, `--data`, `--tokenizer` or a study; a decorator too.
+
+    Parameters
+    ----------
+    thing
+        A `Law`, a subclass of `Study` or of `ModelConfig`, a `CorpusSpec`, or a function without arguments that
+        makes a tokenizer. For a PyTorch module there is `allometry.family`, for a text `allometry.corpus`.
+    name
+        Name of a tokenizer (default: the function's); the others have their own.
+
+    Returns
+    -------
+    object
+        `thing` itself.
+
+    Raises
+    ------
+    AllometryError
+        If it is none of these, or another has its name.
+
+    Examples
+    --------
+    >>> import allometry
+    >>> allometry.register(3)
+    Traceback (most recent call last):
+        ...
+    allometry.core.errors.AllometryError: a thing of type int cannot be registered
+      hint: a Law, a Study, a ModelConfig, a CorpusSpec, or a function that makes a tokenizer
+    """
+    from allometry.data.corpora import register as register_corpus
+    from allometry.data.spec import TOKENIZERS, CorpusSpec
+    from allometry.laws.law import Law
+    from allometry.laws.zoo import LAWS
+    from allometry.models.base import ModelConfig
+    from allometry.models.base import register as register_family
+    from allometry.studies.core.study import Study
+    from allometry.studies.core.study import register as register_study
+
+    if isinstance(thing, Law):
+        LAWS.add(thing.name, thing)
+    elif isinstance(thing, CorpusSpec):
+        register_corpus(thing)
+    elif isinstance(thing, type) and issubclass(thing, ModelConfig):
+        register_family(thing)
+    elif isinstance(thing, type) and issubclass(thing, Study):
+        register_study(thing)
+    elif callable(thing) and hasattr(thing, "__name__"):
+        TOKENIZERS.add(name or thing.__name__, thing)
+    else:
+        raise AllometryError(
+            f"a thing of type {type(thing).__name__} cannot be registered",
+            hint="a Law, a Study, a ModelConfig, a CorpusSpec, or a function that makes a tokenizer",
+        )
+    return thing
+
+
+def corpus(
+    name: str, *, about: str = "", licence: str = "not known: your own", files: Iterable[str | Path] = ()
+) -> Callable[[Callable[[], Iterator[str]]], Callable[[], Iterator[str]]]:
+    """Register a function that yields texts, one a document, as a corpus; a decorator.
+
+    Parameters
+    ----------
+    name
+        What `--data` calls it.
+    about, licence
+        What it is, and under which terms it may be used.
+    files
+        Files that the function reads: the tokens are made again when they change, or the plugin does.
+
+    Returns
+    -------
+    Callable
+        The decorator, which returns the function unchanged.
+
+    Raises
+    ------
+    AllometryError
+        If another corpus has the name.
+
+    Examples
+    --------
+    >>> import allometry
+    >>> allometry.corpus("sotu")(lambda: iter(["a text"]))
+    Traceback (most recent call last):
+        ...
+    allometry.core.errors.AllometryError: a corpus cannot be called 'sotu': that is Allometry's own, ...
+      hint: use another name, of letters, digits, - and _
+    """
+    from allometry.data.corpora import register as register_corpus
+    from allometry.data.files import fingerprint
+    from allometry.data.spec import CORPORA, CorpusSpec
+    from allometry.data.split import Document
+
+    paths = [Path(file) for file in files]
+
+    def decorate(read: Callable[[], Iterator[str]]) -> Callable[[], Iterator[str]]:
+        def identity() -> list[Any]:
+            plugin = CORPORA.plugin(name)
+            return [plugin.tag if plugin else name, fingerprint(paths)]
+
+        register_corpus(
+            CorpusSpec(
+                name=name,
+                about=about or (read.__doc__ or "").partition("\n")[0],
+                source="a plugin",
+                licence=licence,
+                attribution="",
+                size="not known",
+                read=lambda cache: (Document(text) for text in read()),
+                fingerprint=identity,
+            )
+        )
+        return read
+
+    return decorate

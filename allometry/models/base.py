@@ -90,6 +90,10 @@ class ModelConfig(StrictModel, ABC):
         it.
         """
 
+    def own_rate(self) -> float | None:
+        """Return the peak learning rate that the family states for this shape; None: a rule of the recipe decides."""
+        return None
+
     @property
     @abstractmethod
     def shape(self) -> str:

@@ -8,13 +8,23 @@ import hashlib
 import json
 import math
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import format_count, parse_count
-from allometry.models.base import ModelConfig, StrictModel, families, family
+from allometry.data.spec import plugins_of_data
+from allometry.models.base import FAMILIES, ModelConfig, StrictModel, families, family
 from allometry.train.plant import Plant
 
 FORMAT = 1
@@ -127,7 +137,9 @@ class RunConfig(StrictModel):
     """A fully resolved run. `id` is its name everywhere: a readable slug and a hash of the identity.
 
     `devices` is how many train it together (`allometry.experimental.torchrun`). Like the machine, it changes no more
-    than the last digits of a run without dropout, so it is no part of the identity.
+    than the last digits of a run without dropout, so it is no part of the identity. `plugins` are those that
+    the family, corpus or tokenizer comes from, each with the hash of its source ("my_things.py@1f3a9c2e"); they
+    are found when the configuration is made, and kept when it is read again.
     """
 
     model: SerializeAsAny[ModelConfig]
@@ -135,6 +147,7 @@ class RunConfig(StrictModel):
     train: TrainConfig
     engine: EngineName = "auto"
     devices: Annotated[int, Field(ge=1)] = 1
+    plugins: Annotated[tuple[str, ...], Field(validate_default=True)] = ()
 
     @field_validator("model", mode="before")
     @classmethod
@@ -144,6 +157,28 @@ class RunConfig(StrictModel):
         if "family" not in value:
             raise ValueError("model.family is missing; known: " + ", ".join(families()))
         return family(value["family"]).model_validate(value)
+
+    @field_validator("plugins")
+    @classmethod
+    def _plugins_of_parts(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        model, data = info.data.get("model"), info.data.get("data")
+        if value or model is None or data is None:
+            return value
+        found = [FAMILIES.plugin(getattr(model, "family", "")), *plugins_of_data(data.corpus, data.tokenizer)]
+        return tuple(sorted({plugin.tag for plugin in found if plugin is not None}))
+
+    @model_serializer(mode="wrap")
+    def _without_empty_plugins(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        plain: dict[str, Any] = handler(self)
+        if not plain.get("plugins"):
+            plain.pop("plugins", None)
+        return plain
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed, checked again; its plugins are those of its new parts."""
+        if {"model", "data"} & changes.keys():
+            changes.setdefault("plugins", ())
+        return super().replace(**changes)
 
     @model_validator(mode="after")
     def _batch_holds_whole_sequences(self) -> RunConfig:

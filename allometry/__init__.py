@@ -13,7 +13,7 @@ from allometry.core import __version__
 from allometry.core.errors import AllometryError
 
 if TYPE_CHECKING:
-    from allometry.api import corpus, load_plugins, register, run, sweep
+    from allometry.api import corpus, load_plugins, register, run, sweep, train_run
     from allometry.laws.audit import Audit, audit
     from allometry.laws.backtest import Backtest, backtest
     from allometry.laws.fit import fit
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from allometry.planner.planning import Plan, plan
     from allometry.runs.importers import read_table
     from allometry.runs.store import Store
+    from allometry.studies.core.outcome import StudyResult, load
     from allometry.studies.core.study import Study, StudyData
     from allometry.sweeps import Sweep
     from allometry.train.config import DataConfig, RunConfig, TrainConfig
@@ -41,6 +42,8 @@ _PUBLIC = {
     "next_runs": "allometry.planner.design",
     "run": "allometry.api",
     "sweep": "allometry.api",
+    "train_run": "allometry.api",
+    "load": "allometry.studies.core.outcome",
     "family": "allometry.models.own",
     "corpus": "allometry.api",
     "register": "allometry.api",
@@ -60,6 +63,7 @@ _PUBLIC = {
     "Sweep": "allometry.sweeps",
     "Study": "allometry.studies.core.study",
     "StudyData": "allometry.studies.core.study",
+    "StudyResult": "allometry.studies.core.outcome",
 }
 """Public name -> the module that defines it, in the order of the page "Python API"."""
 
@@ -78,6 +82,7 @@ __all__ = [
     "Store",
     "Study",
     "StudyData",
+    "StudyResult",
     "Sweep",
     "TrainConfig",
     "__version__",
@@ -87,6 +92,7 @@ __all__ = [
     "family",
     "fit",
     "isoflop",
+    "load",
     "load_plugins",
     "next_runs",
     "plan",
@@ -95,6 +101,7 @@ __all__ = [
     "register",
     "run",
     "sweep",
+    "train_run",
 ]
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from allometry.core.plugins import Plugin
     from allometry.core.registry import Registry
     from allometry.runs.store import Store
+    from allometry.studies.core.outcome import StudyResult
     from allometry.train.config import RunConfig
 
 
@@ -104,35 +105,56 @@ def run(
 
 
 def sweep(
-    runs: Iterable[RunConfig],
+    runs: Iterable[RunConfig] | None = None,
     *,
     store: Store | Path | str = "runs",
     workers: int | None = None,
     quiet: bool = False,
-) -> pd.DataFrame:
-    """Train a set of runs; those that the store holds already are not trained again.
+    budget: str | float | None = None,
+    compute: str | float | None = None,
+    data: str = "sotu",
+    tokenizer: str = "bytes",
+    device: str = "auto",
+    dry_run: bool = False,
+    **grid: Any,
+) -> pd.DataFrame | StudyResult | None:
+    """Train a set of runs, or a grid; what the store holds already is not trained again.
 
     Parameters
     ----------
     runs
-        Configurations of the runs. Runs that share a constant-rate trunk are trained as one with branches.
+        Configurations of the runs; those that share a constant-rate trunk are trained as one with branches. Without
+        them `grid` says what is trained.
     store
         A `Store`, or the folder or URL of one, which is created if there is none.
     workers
         Number of worker processes (default: the cores).
     quiet
-        Show failures only.
+        Show failures only; of a grid the plan and the answer.
+    budget, compute
+        Of a grid: the time, such as "10m", or the FLOPs that set its horizons (default: 10m; none where the grid
+        gives them).
+    data, tokenizer
+        Of a grid: corpus and tokenizer.
+    device
+        Of a grid: "cpu", "cuda" or "auto".
+    dry_run
+        Of a grid: plan, print and stop.
+    grid
+        The fields of a grid as `allometry sweep` has them: `family`, `n` or `shapes`, `tokens` or `passes`, `seeds`,
+        `rate`, `context`, `batch`, `name`, `question`, and `set`, a dict from field to values.
 
     Returns
     -------
-    DataFrame
-        One row a run, in the order of `runs`, with the columns of `Store.frame`; a run that failed has the
-        status "failed", and the next call tries it again.
+    DataFrame, StudyResult or None
+        For `runs` one row a run, in their order, with the columns of `Store.frame`; a run that failed has the status
+        "failed", and the next call tries it again. For a grid what came out of it; None for a dry run.
 
     Raises
     ------
     AllometryError
-        If another process writes to the store, the disk is full, or the extra `allometry[train]` is missing.
+        If the grid is empty or has an axis that a family does not have, another process writes to the store, the
+        disk is full, or the extra `allometry[train]` is missing.
 
     Examples
     --------
@@ -143,11 +165,21 @@ def sweep(
     ...     for tokens in ("1M", "2M")
     ... ]
     >>> table = allometry.sweep(runs, store="my-runs")  # doctest: +SKIP
+    >>> found = allometry.sweep(family=["transformer", "lstm"], n="1e4:3e5:6", seeds=2)  # doctest: +SKIP
     """
     from allometry.runs.store import Store
     from allometry.sweeps import Sweep
 
     require("torch", "safetensors", purpose="a sweep, which trains,")
+    if runs is None:
+        how = {"workers": workers, "device": device}
+        texts = {"data": data, "tokenizer": tokenizer}
+        return _grid(grid, texts, budget, compute, store, how, quiet=quiet, dry_run=dry_run)
+    if grid:
+        raise AllometryError(
+            f"{next(iter(grid))} is of a grid, and runs are given",
+            hint="allometry.sweep(runs), or a grid without runs",
+        )
     from allometry.sweeps.execute import execute
     from allometry.sweeps.progress import Display
 
@@ -157,6 +189,90 @@ def sweep(
         execute(asked, at, workers=workers, on_event=progress)
     table = at.frame()
     return table.set_index("run", drop=False).reindex(asked.ids).reset_index(drop=True)
+
+
+def _grid(
+    fields: dict[str, Any],
+    texts: dict[str, str],
+    budget: str | float | None,
+    compute: str | float | None,
+    store: Store | Path | str,
+    how: dict[str, Any],
+    *,
+    quiet: bool,
+    dry_run: bool,
+) -> StudyResult | None:
+    """Train a grid and return what came out of it."""
+    from allometry.cli.study import Terminal
+    from allometry.runs.store import Store
+    from allometry.studies.core.outcome import outcome
+    from allometry.studies.sweep.grid import Grid
+    from allometry.studies.sweep.start import run_sweep, sweep_request
+    from allometry.sweeps.progress import Display
+    from allometry.train.config import DataConfig
+
+    grid = Grid(**fields)
+    where = store.place.location if isinstance(store, Store) else store
+    said = {**fields, **texts, "budget": budget, "compute": compute}
+    call = ", ".join(f"{name}={value!r}" for name, value in said.items() if value is not None)
+    request = sweep_request(
+        grid,
+        DataConfig(corpus=texts["data"], tokenizer=texts["tokenizer"]),
+        budget=None if grid.fixed and budget is None else parse_duration(budget or "10m", "budget"),
+        compute=None if compute is None else parse_number(compute, "compute"),
+        store=Path(where),
+        command=f"allometry.sweep({call})",
+        **how,
+    )
+    with Display(quiet=quiet) as progress:
+        run_sweep(request, Terminal(progress, quiet=quiet), dry_run=dry_run, yes=True)
+    return None if dry_run else outcome(Store(where), request.key)
+
+
+def train_run(
+    config: RunConfig | dict[str, Any] | Path | str,
+    *,
+    store: Store | Path | str = "runs",
+    quiet: bool = False,
+) -> pd.Series:
+    """Train one run: what `allometry train` does. The same call continues it after any interruption.
+
+    Parameters
+    ----------
+    config
+        A `RunConfig`, a dict of its fields, or a JSON or TOML file.
+    store
+        A `Store`, or the folder or URL of one, which is created if there is none.
+    quiet
+        Show nothing but a failure.
+
+    Returns
+    -------
+    Series
+        The run's row of `Store.frame`; one that failed has the status "failed".
+
+    Raises
+    ------
+    AllometryError
+        For a configuration that is wrong, with the field; or what `sweep` refuses.
+
+    Examples
+    --------
+    >>> import allometry
+    >>> model = {"family": "lstm", "n_layer": 2, "d_model": 16, "n_ctx": 64}
+    >>> row = allometry.train_run({"model": model, "train": {"tokens": "1M", "lr": 0.02}})  # doctest: +SKIP
+    """
+    from allometry.experimental.torchrun import read_config
+    from allometry.train.config import RunConfig
+
+    if isinstance(config, str | Path):
+        run = read_config(Path(config))
+    else:
+        run = config if isinstance(config, RunConfig) else RunConfig(**config)
+    table = sweep([run], store=store, workers=1, quiet=quiet)
+    assert table is not None
+    assert not hasattr(table, "answer")
+    return table.iloc[0]
 
 
 Thing = TypeVar("Thing")

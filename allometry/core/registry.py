@@ -93,8 +93,11 @@ class Registry(Generic[T]):
         return thing
 
     def _replaces(self, name: str, known: object, thing: object, plugin: str | None) -> bool:
-        """Return whether a thing may take the place of the one that is known."""
-        return _defined_alike(known, thing) or (plugin is not None and self._plugins.get(name) == plugin)
+        """Return whether a thing may take the place of the one that is known: defined anew, in a notebook's next
+        cell, by the plugin loaded again, or by a script that loads its own file as a plugin.
+        """
+        own = plugin is not None and self._plugins.get(name) == plugin
+        return own or _defined_alike(known, thing) or getattr(known, "__module__", None) == "__main__"
 
     def plugin(self, name: str) -> plugins.Plugin | None:
         """Return the plugin that registered `name`, or None."""

@@ -94,7 +94,7 @@ class ModuleConfig(ModelConfig):
         return float(rate(self)) if callable(rate) else rate
 
     @property
-    def width(self) -> float:
+    def rate_width(self) -> float:
         """The width by which the rule sets the learning rate: d_model, or else the size."""
         return float(getattr(self, "d_model", getattr(self, self.made.size)))
 
@@ -214,6 +214,11 @@ def _fields(name: str, module: type, size: str) -> dict[str, Any]:
     for argument, found in known.items():
         if argument in fields:
             continue
+        if argument.startswith("_") or hasattr(ModuleConfig, argument):
+            raise AllometryError(
+                f"family {name!r} cannot have an argument called {argument!r}, which a configuration uses itself",
+                hint=f"call it n_{argument.strip('_')}",
+            )
         default = ... if found.default is inspect.Parameter.empty else found.default
         kind = hints.get(argument, int if default is ... else type(default))
         if kind not in FIELDS:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 from functools import cached_property
+from html import escape
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -250,6 +251,16 @@ class RunConfig(StrictModel):
         digest = hashlib.sha256(self.canonical().encode()).hexdigest()[:8]
         name, tokens = getattr(self.model, "family", "model"), format_count(self.train.tokens)
         return f"{name}-{self.model.shape}-{corpus}-{tokens}-s{self.train.seed}-{digest}"
+
+    def _repr_html_(self) -> str:
+        """Return the id and the settings, part by part, for a notebook."""
+        plain = self.model_dump(mode="json")
+        rows = [
+            f"<tr><td>{part}.{name}</td><td>{escape(str(value))}</td></tr>"
+            for part in ("model", "data", "train")
+            for name, value in plain[part].items()
+        ]
+        return f"<p>{escape(self.id)}</p><table>{''.join(rows)}</table>"
 
     @cached_property
     def trunk(self) -> str | None:

@@ -21,6 +21,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from allometry.core.errors import AllometryError
@@ -133,6 +134,11 @@ class Study(ABC):
         """
         raise NotImplementedError(f"{self.name} holds runs back and does not predict them")
 
+    def _repr_html_(self) -> str:
+        """Return the question, what is expected and the budget, for a notebook."""
+        said = f"<p><b>{escape(self.name)}</b>: {escape(self.question)}</p><p>{escape(self.expected)}</p>"
+        return f"{said}<p>allometry run {escape(self.name)} --budget {escape(self.budget)}</p>"
+
     @abstractmethod
     def analyse(self, study_data: StudyData) -> Analysis:
         """Report the answer: fits, intervals, figures, verdicts. Reads only `study_data`; never imports
@@ -243,7 +249,7 @@ def learning_rate(model: ModelConfig) -> float:
     stated = model.own_rate()
     if stated is not None:
         return stated
-    width = getattr(model, "d_model", getattr(model, "width", None))
+    width = getattr(model, "d_model", getattr(model, "rate_width", None))
     if width is None:
         raise AllometryError(
             f"the recipe has no learning rate for {type(model).__name__}, which has no d_model",

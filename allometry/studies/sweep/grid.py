@@ -130,6 +130,7 @@ class Grid(StrictModel):
     def digest(self, *more: str) -> str:
         """Return 8 hexadecimal digits that tell grids apart: of everything but the name and the question."""
         plain = self.model_dump(mode="json", exclude={"name", "question"})
+        plain["n"] = self.sizes
         return hashlib.sha256(json.dumps([plain, *more], sort_keys=True).encode()).hexdigest()[:8]
 
     @property
@@ -185,6 +186,13 @@ class Grid(StrictModel):
         }
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Return the parameters that are asked for; none where shapes are given."""
+        if self.n is not None:
+            return self.n
+        return tuple(parse_counts(SIZES)) if self.shapes is None else ()
+
+    @property
     def batch_tokens(self) -> int:
         """Return the batch in tokens: what is given, or the recipe's as far as it holds whole windows."""
         return self.batch or max(1, round(BATCH_TOKENS / self.context)) * self.context
@@ -203,8 +211,7 @@ class Grid(StrictModel):
                 )
             found = [self._shaped(shape, family, n_vocab, fixed | own) for shape in self.shapes]
         else:
-            sizes = self.n if self.n is not None else parse_counts(SIZES)
-            found = [small_model(n, n_vocab=n_vocab, family=family, **fixed, **own) for n in sizes]
+            found = [small_model(n, n_vocab=n_vocab, family=family, **fixed, **own) for n in self.sizes]
         if not found:
             raise AllometryError(
                 "the grid has no size: it is empty", hint="--n 1e4:1e6:8, or --shapes 2x32,2x64"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import compact_duration, counted, format_duration, format_flops
+from allometry.models.base import FAMILIES
 from allometry.studies.core.plan import LEAST_COMPUTE
 from allometry.studies.core.results import STUDIES
 from allometry.studies.core.run import StudyRequest, run_study
@@ -50,6 +51,11 @@ def sweep_request(
     from allometry.models.check import require_sound  # needs torch
 
     for family in grid.family:
+        if FAMILIES[family].__module__ == "__main__":
+            raise AllometryError(
+                f"family {family!r} is known to this process only, and the workers have to make it too",
+                hint="save it as a file of its own, and: allometry.load_plugins('my_things.py')",
+            )
         require_sound(family)
     if grid.fixed and compute is not None:
         raise AllometryError(

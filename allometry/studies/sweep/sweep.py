@@ -99,10 +99,7 @@ class GridStudy(Study):
     def analyse(self, study_data: StudyData) -> Analysis:
         """Report fits, effects, figures and verdicts."""
         usable, excluded = usable_runs(study_data)
-        arms = {
-            label: usable[usable["run"].isin(ids)].reset_index(drop=True)
-            for label, ids in study_data.parts.items()
-        }
+        arms = in_order(usable, study_data)
         noises = [noise for runs in arms.values() if (noise := seed_noise(runs)[0]) is not None]
         noise = float(np.sqrt(np.mean(np.square(noises)))) if noises else None
         several_arms = len(arms) > 1
@@ -127,6 +124,18 @@ class GridStudy(Study):
             excluded=excluded,
             warnings=scope(usable, study_data),
         )
+
+
+def in_order(runs: pd.DataFrame, study_data: StudyData) -> dict[str, pd.DataFrame]:
+    """Return the finished runs by arm, in the order of the grid: the first value of an axis is what the others are
+    held against.
+    """
+    place = {run: number for number, run in enumerate(study_data.planned)}
+    first = {label: min(map(place.__getitem__, ids)) for label, ids in study_data.parts.items() if ids}
+    return {
+        label: runs[runs["run"].isin(study_data.parts[label])].reset_index(drop=True)
+        for label in sorted(first, key=first.__getitem__)
+    }
 
 
 def _laws(

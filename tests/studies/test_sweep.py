@@ -215,19 +215,15 @@ def test_a_sweep_is_read_from_its_store_alone(planted: Store) -> None:
     assert "40 runs" in planted._repr_html_()
 
 
-def test_its_report_is_made_again_and_saved_without_the_grid(planted: Store, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_its_report_with_all_laws_is_made_again_and_saved_without_the_grid(tmp_path: Path) -> None:
+    store = planted_sweep(tmp_path / "runs", "1M,2M,4M,8M")
+    names = " ".join(allometry.load(store).constants["name"])
+    assert "train.weight_decay=0.1: Chinchilla's form, tokens" in names
+    saved = tmp_path / "saved"
     for line in (
-        [
-            "report",
-            "wd",
-            "--store",
-            str(planted.path),
-            "-o",
-            str(tmp_path / "a.html"),
-            "--save",
-            str(tmp_path / "s"),
-        ],
-        ["report", "--from", str(tmp_path / "s"), "-o", str(tmp_path / "b.html")],
+        ["report", "wd", "--store", str(store.path), "-o", str(tmp_path / "a.html"), "--save", str(saved)],
+        ["report", "--from", str(saved), "-o", str(tmp_path / "b.html")],
     ):
         with pytest.raises(SystemExit) as ended:
             main(line)

@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_serializer,
@@ -25,7 +26,7 @@ from pydantic import (
 from allometry.core.errors import AllometryError
 from allometry.core.units import format_count, parse_count
 from allometry.data.spec import plugins_of_data
-from allometry.models.base import FAMILIES, ModelConfig, StrictModel, families, family
+from allometry.models.base import FAMILIES, AbsentModel, ModelConfig, StrictModel, families, family
 from allometry.train.plant import Plant
 
 FORMAT = 1
@@ -149,6 +150,19 @@ class RunConfig(StrictModel):
     engine: EngineName = "auto"
     devices: Annotated[int, Field(ge=1)] = 1
     plugins: Annotated[tuple[str, ...], Field(validate_default=True)] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _absent_family(cls, value: Any) -> Any:
+        """Take a recorded model as it stands where its plugin is not loaded, or has other fields by now."""
+        model = value.get("model") if isinstance(value, dict) and value.get("plugins") else None
+        if not isinstance(model, dict):
+            return value
+        try:
+            known: ModelConfig = family(model.get("family", "")).model_validate(model)
+        except (AllometryError, ValidationError):
+            known = AbsentModel.model_validate(model)
+        return {**value, "model": known}
 
     @field_validator("model", mode="before")
     @classmethod

@@ -10,13 +10,15 @@ import pytest
 
 import allometry
 from allometry.cli import main
+from allometry.core import plugins
 from allometry.core.errors import AllometryError
+from allometry.models.base import FAMILIES
 from allometry.runs.store import Store
 from allometry.studies.core import plan as planning
 from allometry.studies.core.results import folder_of
 from allometry.studies.core.study import studies, study
 from allometry.studies.sweep.grid import TEMPLATE, Grid, read_grid
-from allometry.studies.sweep.start import sweep_request
+from allometry.studies.sweep.start import earlier_plugins, sweep_request
 from allometry.studies.sweep.sweep import GridStudy, axis_effects, paired
 from allometry.train.config import DataConfig
 
@@ -254,8 +256,6 @@ def test_a_budget_is_a_limit_where_the_horizons_are_given() -> None:
 
 
 def test_a_family_of_this_process_only_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from allometry.models.base import FAMILIES
-
     monkeypatch.setattr(FAMILIES["lstm"], "__module__", "__main__")
     with pytest.raises(AllometryError, match="known to this process only"):
         sweep_request(
@@ -266,3 +266,51 @@ def test_a_family_of_this_process_only_is_refused(monkeypatch: pytest.MonkeyPatc
             store=Path("runs"),
             command="allometry sweep",
         )
+
+
+OWN = """
+import allometry
+from torch import nn
+
+@allometry.family("own", size="wide", rate=0.01)
+class Own(nn.Module):
+    def __init__(self, n_vocab: int, wide: int):
+        super().__init__()
+        self.embed, self.mix = nn.Embedding(n_vocab, wide), nn.Linear(wide, wide, bias=False)
+    def forward(self, tokens):
+        return self.mix(self.embed(tokens)) @ self.embed.weight.T
+"""
+
+
+def test_a_sweep_of_a_plugin_is_read_without_it_and_named_by_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs, report and names stay when the plugin is gone or edited; an edited one is another sweep."""
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    file = tmp_path / "own_things.py"
+    grid = Grid(family="own", n="1e4:2e5:4", tokens="1M")
+    how = {"budget": None, "compute": None, "store": tmp_path / "runs", "command": "allometry sweep"}
+    store = Store(tmp_path / "runs", create=True)
+    keys = []
+    with FAMILIES.temporary():
+        for text in (OWN, OWN.replace("nn.Linear(wide, wide,", "nn.Linear(wide, wide, ")):
+            file.write_text(text)
+            allometry.load_plugins(file)
+            request = sweep_request(grid, DATA, **how)
+            assert len(earlier_plugins(request)) == len(keys)  # the second says that the file has changed
+            assert request.asked is not None
+            plan = planning.of_compute(request.asked, 0.0, DATA)
+            planning.keep(plan, store, folder_of(store, request.key))
+            store.enroll(request.key, plan.sweep.ids, question="?", command="allometry sweep")
+            for run in plan.sweep:
+                write_planted(store, run, 0.0)
+            keys.append((request.key, plan.sweep.ids))
+    monkeypatch.delitem(plugins._loaded, "own_things.py")
+    assert "own" not in FAMILIES
+    (first, before), (second, after) = keys
+    assert first.split("-")[:2] == second.split("-")[:2]
+    assert not set(before) & set(after)
+    for key, ids in keys:
+        found = allometry.load(store, key)
+        assert set(found.runs["run"]) == set(ids)
+        assert found.constants["low"].gt(0).any()

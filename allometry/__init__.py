@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from allometry.laws.law import Law
     from allometry.laws.predict import Prediction, predict
     from allometry.laws.result import FitResult
+    from allometry.laws.versus import Versus, versus
     from allometry.models.own import family
     from allometry.planner.design import Design, next_runs
     from allometry.planner.planning import Plan, plan
@@ -38,6 +39,7 @@ _PUBLIC = {
     "backtest": "allometry.laws.backtest",
     "predict": "allometry.laws.predict",
     "isoflop": "allometry.laws.isoflop",
+    "versus": "allometry.laws.versus",
     "plan": "allometry.planner.planning",
     "next_runs": "allometry.planner.design",
     "run": "allometry.api",
@@ -54,6 +56,7 @@ _PUBLIC = {
     "Backtest": "allometry.laws.backtest",
     "IsoflopResult": "allometry.laws.isoflop",
     "Prediction": "allometry.laws.predict",
+    "Versus": "allometry.laws.versus",
     "Plan": "allometry.planner.planning",
     "Design": "allometry.planner.design",
     "Store": "allometry.runs.store",
@@ -85,6 +88,7 @@ __all__ = [
     "StudyResult",
     "Sweep",
     "TrainConfig",
+    "Versus",
     "__version__",
     "audit",
     "backtest",
@@ -102,6 +106,7 @@ __all__ = [
     "run",
     "sweep",
     "train_run",
+    "versus",
 ]
 
 

@@ -10,6 +10,7 @@ import argparse
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,11 @@ class Design:
 
     `points` measurements share the inputs' row as one run (with half of the noise's variance in common).
     `beyond` is the input at which the law, and a new run, are predicted.
+
+    With `trunk`, (runs,) numbers, runs branch off trunks: those of one trunk have the share `shared` of the
+    variance in common, and the table a column that says so. `of_size` is that share for runs of one N, whatever
+    their seed: a law's form is off by size. All runs, and the new one, are evaluated on one set, which is off the
+    text by a factor whose logarithm has the standard deviation `evaluation`; the truth is of the text.
     """
 
     law: str
@@ -38,9 +44,37 @@ class Design:
     objective: str = "huber-log"
     beyond: Mapping[str, float] = field(default_factory=dict)
     points: int = 1
+    trunk: NDArray[np.int_] | None = None
+    shared: float = 0.0
+    of_size: float = 0.0
+    evaluation: float = 0.0
+    named: bool = True
+
+    def branches(self, rng: np.random.Generator) -> pd.DataFrame:
+        """Simulate a table of branches with columns of the law's symbols, `run` and (if `named`) `trunk`; `attrs`
+        holds the "evaluation" set's factor.
+        """
+        law, trunk = get(self.law), self.trunk
+        assert trunk is not None
+        truth, n = law.predict(self.parameters, **self.inputs), len(trunk)
+        size = np.unique(self.inputs["N"], return_inverse=True)[1]
+        own = 1 - self.shared - self.of_size
+        noise = sum(
+            np.sqrt(share) * rng.standard_normal(int(group.max()) + 1)[group]
+            for share, group in ((own, np.arange(n)), (self.shared, trunk), (self.of_size, size))
+        )
+        factor = float(np.exp(self.evaluation * rng.standard_normal()))
+        table = pd.DataFrame({**self.inputs, law.output: factor * truth * np.exp(self.noise * noise)})
+        table["run"] = [f"run-{i}" for i in range(n)]
+        if self.named:
+            table["trunk"] = [f"trunk-{i}" for i in trunk]
+        table.attrs["evaluation"] = factor
+        return table
 
     def table(self, rng: np.random.Generator) -> pd.DataFrame:
         """Simulate one table with columns of the law's symbols and `run`."""
+        if self.trunk is not None:
+            return self.branches(rng)
         law = get(self.law)
         inputs = {n: np.repeat(x, self.points) for n, x in self.inputs.items()}
         truth = law.predict(self.parameters, **inputs)
@@ -65,8 +99,9 @@ def coverage(
     hits: dict[str, list[tuple[bool, bool]]] = {}
     failed = 0
     for i in range(tables):
+        table = design.table(rng)
         result = fit(
-            design.table(rng),
+            table,
             law=design.law,
             objective=design.objective,
             bootstrap=bootstrap,
@@ -74,7 +109,7 @@ def coverage(
             resample=resample,
         )
         failed += result.selftest is not None and result.selftest.failed
-        for name, held in _held(design, result, rng).items():
+        for name, held in _held(design, result, rng, table.attrs.get("evaluation", 1.0)).items():
             hits.setdefault(name, []).append(held)
     rows = {name: 100 * np.mean(held, axis=0) for name, held in hits.items()}
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=["80", "95"])
@@ -82,8 +117,12 @@ def coverage(
     return frame.assign(tables=tables)
 
 
-def _held(design: Design, result: FitResult, rng: np.random.Generator) -> dict[str, tuple[bool, bool]]:
-    """Return whether the 80 and 95 % intervals of each quantity hold its true value."""
+def _held(
+    design: Design, result: FitResult, rng: np.random.Generator, factor: float
+) -> dict[str, tuple[bool, bool]]:
+    """Return whether the 80 and 95 % intervals of each quantity hold its true value; a new run is evaluated on the
+    set that is off by `factor`.
+    """
     law, levels = result.law, (0.80, 0.95)
     found = {}
     for p in law.parameters:
@@ -97,7 +136,7 @@ def _held(design: Design, result: FitResult, rng: np.random.Generator) -> dict[s
     if design.beyond:
         at = {n: [v] for n, v in design.beyond.items()}
         truth = float(law.predict(design.parameters, **design.beyond))
-        measured = truth * float(np.exp(design.noise * rng.standard_normal()))
+        measured = factor * truth * float(np.exp(design.noise * rng.standard_normal()))
         found["law beyond"] = tuple(_within(truth, result.interval_at(at, lv)) for lv in levels)
         found["new run beyond"] = tuple(
             _within(measured, result.prediction_interval(at, lv)) for lv in levels
@@ -120,6 +159,32 @@ def grid(sizes: int, horizons: int, repeats: int = 1) -> dict[str, np.ndarray]:
 
 
 BEYOND = {"N": 1e10, "D": 2e11}
+
+
+def ladder(sizes: int = 8, seeds: int = 4) -> dict[str, np.ndarray]:
+    """Return the design of our own grids: columns N, D and trunk of 72 runs of 11 trunks.
+
+    Eight sizes, a factor of 110 apart, each to horizons in steps of a third of an octave, four of them common to
+    all; smaller ones longer; and further seeds at one size to the common horizons.
+    """
+    rows = []
+    for trunk, n in enumerate(np.geomspace(5e3, 5.5e5, sizes)):
+        levels = 4 + round(3 * 0.35 * np.log2(5.5e5 / n))
+        rows += [(n, 1.3e6 * 2 ** (level / 3), trunk) for level in range(levels)]
+    repeated = sorted({n for n, _, _ in rows})[2]
+    for trunk in range(sizes, sizes + seeds - 1):
+        rows += [(repeated, 1.3e6 * 2 ** (level / 3), trunk) for level in range(4)]
+    n, d, trunk = np.array(rows).T
+    return {"N": n, "D": d, "trunk": trunk.astype(int)}
+
+
+LADDER = ladder()
+BRANCHES: dict[str, Any] = {
+    "inputs": {name: LADDER[name] for name in ("N", "D")}, "trunk": LADDER["trunk"], "noise": 0.006,
+    "beyond": {"N": 2.2e6, "D": 5.2e6},
+}  # fmt: skip
+OURS = {"E": 0.98, "A": 29.0, "B": 13000.0, "alpha": 0.46, "beta": 0.78}
+OURS_KAPLAN = {"alpha_N": 0.15, "alpha_D": 0.24, "N_c": 1.4e6, "D_c": 2.5e6}
 DESIGNS = {
     "chinchilla, 16 runs": Design(
         law="chinchilla", parameters=CHINCHILLA, inputs=grid(4, 4), noise=0.005, beyond=BEYOND
@@ -148,6 +213,22 @@ DESIGNS = {
         noise=0.01,
         beyond=BEYOND,
         objective="lsq-log",
+    ),
+    "chinchilla, 11 trunks": Design(law="chinchilla", parameters=OURS, shared=0.86, **BRANCHES),
+    "chinchilla, 11 trunks, taken as runs": Design(
+        law="chinchilla", parameters=OURS, shared=0.86, named=False, **BRANCHES
+    ),
+    "chinchilla, 11 trunks, errors by size": Design(
+        law="chinchilla", parameters=OURS, shared=0.26, of_size=0.6, **BRANCHES
+    ),
+    "chinchilla, 11 trunks, one evaluation set": Design(
+        law="chinchilla", parameters=OURS, shared=0.86, evaluation=0.01, **BRANCHES
+    ),
+    "kaplan, 11 trunks": Design(
+        law="kaplan", parameters=OURS_KAPLAN, shared=0.86, objective="lsq-log", **BRANCHES
+    ),
+    "kaplan, 11 trunks, one evaluation set": Design(
+        law="kaplan", parameters=OURS_KAPLAN, shared=0.86, evaluation=0.01, objective="lsq-log", **BRANCHES
     ),
     "power law, 7 runs": Design(
         law="power",

@@ -159,6 +159,18 @@ def require_copy(copy: Path) -> None:
     assert Path(done.stdout.strip()).is_relative_to(copy), done.stdout
 
 
+def nearest_first(tests: list[str], file: str) -> list[str]:
+    """Return the files of these tests: those named as the file `file` first, then those of its folder."""
+    stem, folder = Path(file).stem, Path(file).parent.name
+
+    def distance(test: Path) -> int:
+        return 0 if stem in test.stem else 1 if folder in test.parts else 2
+
+    found = {path for each in tests for path in ([ROOT / each] if each.endswith(".py") else
+                                                 (ROOT / each).rglob("test_*.py"))}  # fmt: skip
+    return [path.relative_to(ROOT).as_posix() for path in sorted(sorted(found), key=distance)]
+
+
 def noticed(copy: Path, tests: list[str]) -> bool:
     """Return whether a test fails on the package in the folder `copy`, or does not end."""
     command = [sys.executable, "-P", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
@@ -203,7 +215,7 @@ def main() -> None:
         for mutant in mutants(options.paths, options.count, options.seed):
             original = (copy / mutant.file).read_text()
             (copy / mutant.file).write_text(mutant.source)
-            killed = noticed(copy, options.tests)
+            killed = noticed(copy, nearest_first(options.tests, mutant.file))
             (copy / mutant.file).write_text(original)
             tried += 1
             print(

@@ -77,17 +77,13 @@ def package_of(node: ast.stmt) -> str:
 
 def imports(tree: ast.Module, modules: set[str]) -> set[str]:
     """Return the files of the package that a file imports at any depth, typing-only imports apart."""
-    skipped = {
-        id(node)
-        for test in ast.walk(tree)
-        if isinstance(test, ast.If) and _names_typing(test.test)
-        for part in test.body
-        for node in ast.walk(part)
-    }
     found = set()
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
+    left: list[ast.AST] = [tree]
+    while left:
+        node = left.pop()
+        typing_only = isinstance(node, ast.If) and _names_typing(node.test)
+        for field in ("orelse", "finalbody", "handlers", "cases", *(() if typing_only else ("body",))):
+            left += getattr(node, field, ())
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"

@@ -46,6 +46,7 @@ SIGNATURES = {
     "sweep": "(runs=None, *, store='runs', workers=None, quiet=False, budget=None, compute=None, data='sotu', "
     "tokenizer='bytes', device='auto', dry_run=False, **grid)",
     "train_run": "(config, *, store='runs', quiet=False)",
+    "versus": "(frame, *, by, against=None, columns=None, margin=0.05, exclude=None)",
 }
 """Every public function: its parameters with their defaults, types apart."""
 
@@ -69,6 +70,7 @@ MEMBERS = {
     "Sweep": "ids name question runs",
     "TrainConfig": "batch_tokens beta1 beta2 clip decay early_stop evals_per_octave final_lr init_from lr "
     "noise_batches replace schedule seed steps stop_accuracy tokens warmup weight_decay",
+    "Versus": "baseline by comparisons excluded law margin noise notes report table to_dict warnings",
 }
 """Every public class: the attributes that must stay. A class may have more."""
 
@@ -168,3 +170,17 @@ def test_examples_of_the_public_interface_run(name: str, monkeypatch: pytest.Mon
         assert not outcome.failed, "".join(said)
         examples += outcome.attempted
     assert examples or name not in SIGNATURES
+
+
+def test_results_are_one_line_at_the_prompt() -> None:
+    runs = allometry.read_table(ROOT / "examples" / "runs.csv")
+    frame, columns = runs.frame, {"N": "N", "D": "D", "L": "loss"}
+    results = (
+        allometry.isoflop(frame, columns={"N": "N", "C": "C", "L": "loss"}, bootstrap=10),
+        allometry.backtest(frame, laws=["kaplan"], by="N", columns=columns, cuts=[0.7], bootstrap=0),
+        allometry.audit(frame),
+        allometry.fit(frame, law="kaplan", columns=columns, bootstrap=0, test=False),
+    )
+    for result in results:
+        assert len(repr(result)) < 160, repr(result)
+        assert "\n" not in repr(result)

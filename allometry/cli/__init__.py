@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("laws", "Fit a law to a table of runs."),
     "compare": ("laws", "Compare laws by how well they predict the most expensive runs from the cheapest."),
     "predict": ("predict", "Predict the loss of new runs, with intervals."),
+    "versus": ("versus", "Compare recipes trained on the same sizes: does a change help, and at what scale?"),
     "isoflop": ("laws", "Find the compute-optimal size at each budget of a table of runs."),
     "plan": ("laws", "Plan a training run for a budget, a time or a target loss."),
     "laws": ("laws", "List the laws, or show one."),

@@ -5,6 +5,7 @@ or a target loss, and which runs to train next.
 from __future__ import annotations
 
 import json
+import math
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,13 +69,17 @@ def audit(table: tuple[str, ...], inputs: TableOptions, form: Form | None) -> No
 @click.option("--bootstrap", type=click.IntRange(min=0), default=400, show_default=True, help="Resamples.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the resamples.")
 @click.option("--on", help="Where resamples are fitted: local (default), ray, or ray://HOST:PORT.")
+@click.option(
+    "--design", is_flag=True, help="Fit parts of the table alone too: how far estimates depend on it."
+)
 @click.option("--plot", metavar="FILE", help=f"{_PLOT_HELP} Data, law, band and residuals.")
 @click.option("--save", "path", metavar="FILE", help="Save the fit as JSON, which `predict` reads.")
 @table_options
 def fit(
     table: tuple[str, ...], law: str, inputs: TableOptions, group: str | None,
     objective: str, weights: str | None, fix: tuple[str, ...], tie: tuple[str, ...],
-    bootstrap: int, seed: int, on: str | None, plot: str | None, path: str | None, form: Form | None,
+    bootstrap: int, seed: int, on: str | None, design: bool, plot: str | None, path: str | None,
+    form: Form | None,
 ) -> None:  # fmt: skip
     """Fit a law to a TABLE of runs: CSV, Parquet, Excel, JSON, JSON lines, a tracker's export, or a run
     store.
@@ -87,6 +92,7 @@ def fit(
     """
     from allometry.cli.table_input import assignments
     from allometry.laws.fit import fit as fit_law
+    from allometry.laws.subgrids import design_range
 
     read = load(table, inputs)
     with _mapped(on) as mapped:
@@ -95,14 +101,24 @@ def fit(
             fixed=numbers(fix, "--fix"), tied=assignments(tie, "--tie"), exclude=read.exclude,
             bootstrap=bootstrap, seed=seed, mapped=mapped,
         )  # fmt: skip
+    parts = design_range(result) if design else None
     if form is None:
         say(result.report(width() or 100))
+        if parts is not None:
+            say(parts.report())
     elif form == "json":
-        _json({**result.to_dict(), "read": list(read.notices)})
+        said = {"design": parts.to_dict()} if parts is not None else {}
+        _json({**result.to_dict(), **said, "read": list(read.notices)})
     else:
         from allometry.laws.fit_report import table as parameter_table
 
-        print_table(parameter_table(result).rename_axis("parameter").reset_index(), form)
+        shown = parameter_table(result)
+        if parts is not None:
+            ends = {n: parts.interval(n) if n in parts.table else (math.nan, math.nan) for n in shown.index}
+            shown = shown.assign(
+                design_low=[ends[n][0] for n in shown.index], design_high=[ends[n][1] for n in shown.index]
+            )
+        print_table(shown.rename_axis("parameter").reset_index(), form)
     if path:
         from allometry.core.files import write_json
 

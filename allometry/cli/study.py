@@ -417,9 +417,9 @@ def print_answer(analysis: Analysis) -> None:
         if not entry.sections:
             click.echo(one_line(f"no answer: {entry.study}: {entry.answer}"))
     if rows:
-        table = pd.DataFrame(rows, columns=["quantity", "published", "ours", "interval", "verdict"])
-        wrap, right = ("quantity", "published"), ("ours", "interval")
-        print_table(table.fillna(""), wrap=wrap, right=right, drop=["published"], piped=PIPED)
+        table = pd.DataFrame(rows, columns=["quantity", "published", "ours", "interval", "design", "verdict"])
+        wrap, right = ("quantity", "published"), ("ours", "interval", "design")
+        print_table(table.fillna(""), wrap=wrap, right=right, drop=["published", "design"], piped=PIPED)
     say(analysis.answer, piped=PIPED, hang=0)
 
 
@@ -430,6 +430,7 @@ def _constant(constant: Constant) -> dict[str, Any]:
         "published": published or "-",
         "ours": f"{constant.ours:.3g}",
         "interval": f"[{constant.low:.3g}, {constant.high:.3g}] {100 * constant.level:.0f} %",
+        "design": constant.design,
         "verdict": constant.verdict,
     }
 

@@ -73,6 +73,10 @@ class Audit:
     passed: tuple[str, ...]
     unchecked: Mapping[str, str]
 
+    def __repr__(self) -> str:
+        counts = ", ".join(counted(len(self.level(level)), level) for level in LEVELS)
+        return f"<Audit of {counted(self.rows, 'row')}: {counts}>"
+
     def level(self, name: str) -> tuple[Finding, ...]:
         """Return the findings of one level: "fault", "caution" or "note"."""
         return tuple(f for f in self.findings if f.level == name)
@@ -263,6 +267,9 @@ def audit(frame: pd.DataFrame, *, columns: Mapping[str, str] | None = None) -> A
         if missing:
             unchecked[what] = " and ".join(missing)
             continue
+        if check is not _unusable and not ladder.usable.any():
+            unchecked[what] = "no row can be used"
+            continue
         try:
             found = list(check(ladder))
         except _Lacking as lacking:
@@ -333,7 +340,7 @@ def _unusable(a: Ladder) -> Found:
         wrong = (~np.isfinite(x) | (x <= 0)) & ~a.unfinished
         if not wrong.any():
             continue
-        many = wrong.mean() > 0.5
+        many = 0.5 < wrong.mean() < 1
         yield Finding(
             level="note" if many else "fault", name="values that cannot be used",
             what=f"{a.columns[symbol]!r} is missing, infinite or not positive in {wrong.sum()} of {len(x)} rows",

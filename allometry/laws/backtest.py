@@ -145,6 +145,10 @@ class Backtest:
     fits: dict[str, FitResult]
     failures: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        errors = (f"{row['law']} {100 * row['mean_error']:.3g} %" for _, row in self.scores.iterrows())
+        return f"<Backtest by {self.by}: mean errors {', '.join(errors)}>"
+
     @property
     def best(self) -> str:
         """Name of the law that extrapolates best."""
@@ -342,9 +346,11 @@ def _held_out(
         raise AllometryError(
             f"{counted(len(train), 'row')} for {counted(len(full.law.parameters), 'parameter')}: too few"
         )
+    enough = train["run"].nunique() > len(full.free)
     part = fit(
-        train, law=full.law, objective=full.objective, group="run", bootstrap=bootstrap, seed=seed, test=False
-    )
+        train, law=full.law, objective=full.objective, group="run", bootstrap=bootstrap if enough else 0,
+        seed=seed, test=False,
+    )  # fmt: skip
     measured, predicted = test[full.law.output].to_numpy(float), part.predict(test)
     if part.status == "failed" or not np.isfinite(predicted).all():
         raise AllometryError("; ".join(part.reasons) or "its predictions are not finite")
@@ -352,7 +358,7 @@ def _held_out(
     out = out.assign(beyond=cost[cost > threshold] / threshold, measured=measured, predicted=predicted)
     out["error"] = predicted / measured - 1
     for level in (0.8, 0.95):
-        low, high = part.prediction_interval(test, level) if bootstrap else (np.nan, np.nan)
+        low, high = part.prediction_interval(test, level) if bootstrap and enough else (np.nan, np.nan)
         out[f"low{round(100 * level)}"], out[f"high{round(100 * level)}"] = low, high
     return out
 

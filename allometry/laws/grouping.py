@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from allometry.core.units import counted
+from allometry.runs.trunks import TRUNK, trunks
 
 Array = NDArray[np.float64]
 
@@ -89,6 +90,9 @@ def find_grouping(frame: pd.DataFrame, inputs: Mapping[str, Array]) -> tuple[Gro
     notes: list[str] = []
     seen: set[str] = set()
     size = _sizes(frame, inputs)
+    by_trunk = _by_trunk(frame, size)
+    if by_trunk is not None:
+        return by_trunk, notes
     along = (*STEP_NAMES, *CHECKPOINT_NAMES)
     stepped = next(
         (str(c) for c in frame.columns if str(c).lower() in along and frame[c].astype(str).nunique() > 1),
@@ -115,6 +119,24 @@ def find_grouping(frame: pd.DataFrame, inputs: Mapping[str, Array]) -> tuple[Gro
             return replace(found, why=f"{why}: points of one run, resampled together"), notes
         return replace(found, level=0.05, why=f"column {shown!r} repeats"), notes
     return _by_all_else(frame, inputs, stepped) or alone, notes
+
+
+def _by_trunk(frame: pd.DataFrame, size: Array | None) -> Grouping | None:
+    """Group the rows by the trunk that their runs branch off; None where no run shares one, or nothing says so.
+
+    A run has its rows in one trunk, so these groups hold all that a run's would.
+    """
+    named = trunks(frame)
+    if named is None:
+        return None
+    group = numbered(named)
+    groups = int(group.max(initial=-1)) + 1
+    if groups in (0, len(frame)) or (size is not None and not_a_run(group, size)):
+        return None
+    if "run" in frame.columns and groups == frame["run"].astype(str).nunique():
+        return None
+    why = "runs that branch off one trunk (equal but for their horizon): resampled together"
+    return Grouping(group=group, name=TRUNK, why=why)
 
 
 def decide(

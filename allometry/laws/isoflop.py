@@ -187,6 +187,10 @@ class IsoflopResult:
     notes: tuple[str, ...]
     warnings: tuple[FitWarning, ...]
 
+    def __repr__(self) -> str:
+        used = int(self.table["used"].sum())
+        return f"<IsoflopResult {self.method}: {used} budgets, a = {self.a.text()}, b = {self.b.text()}>"
+
     @property
     def a(self) -> Estimate:
         """Exponent of N_opt ∝ C^a."""

@@ -31,6 +31,7 @@ from allometry.core.errors import AllometryError
 from allometry.laws.grouping import hashable
 from allometry.laws.problem import Problem
 from allometry.laws.solver import minimise, together
+from allometry.runs.trunks import trunks
 
 if TYPE_CHECKING:
     from allometry.laws.result import FitResult, FitWarning
@@ -169,9 +170,10 @@ def bootstrap(
     if kind == "runs":
         weights = rng.multinomial(groups, np.full(groups, 1 / groups), size=count)[:, group] * problem.weights
     else:
-        residuals = problem.residuals(z[None])[0][0]
+        (residuals,), (jacobian,) = problem.residuals(z[None])
+        spent, share = problem.spent(residuals), spent_within(jacobian * np.sqrt(problem.weights), group)
         noise = simulated_noise(
-            residuals, problem.weights, group, len(z), problem.spent(residuals), count, rng, original
+            residuals, problem.weights, group, len(z), spent, count, rng, original, within=share * spent
         )
         shift = -residuals - noise * scales[:, None]
     parts = [
@@ -254,24 +256,25 @@ def simulated_noise(
     count: int,
     rng: np.random.Generator,
     original: NDArray[np.int_] | None = None,
+    within: float = 0.0,
 ) -> Array:
     """Return noise (count, n) like the residuals (n,): see the top of this file. Copies share it (`bootstrap`).
 
-    `spent` is how many points' worth of squared residuals the fitted `parameters` took away. Points of
-    weight w have a variance proportional to 1/w.
+    `spent` is how many points' worth of squared residuals the fitted `parameters` took away, `within` how many of
+    them from what differs within the groups. Points of weight w have a variance proportional to 1/w.
     """
     n, groups = len(residuals), int(group.max()) + 1
     scaled = residuals * np.sqrt(weights)
     far = outlying(scaled, parameters)
-    variance = noise_variance(scaled, far, group, spent)
+    deviation = math.sqrt(noise_variance(scaled, far, group, spent))
     once, at = (np.arange(n),) * 2 if original is None else np.unique(original, return_inverse=True)
     unit = rng.standard_normal((count, len(once)))[:, at.reshape(-1)]
     if groups < len(once):
         near = once[~far[once]]
-        shared = intraclass_correlation(scaled[near], group[near])
-        together = rng.standard_normal((count, groups))[:, group]
-        unit = math.sqrt(1 - shared) * unit + math.sqrt(shared) * together
-    noise = math.sqrt(variance) * unit
+        own, common = components(scaled[near], group[near], spent - within, within)
+        noise = own * unit + common * rng.standard_normal((count, groups))[:, group]
+    else:
+        noise = deviation * unit
     if far.any():
         sign = (2.0 * rng.integers(0, 2, size=(count, groups)) - 1)[:, group]
         noise = np.where(far, sign * scaled, noise)
@@ -286,6 +289,32 @@ def noise_variance(scaled: Array, far: NDArray[np.bool_], group: NDArray[np.int_
     """
     near, groups = scaled[~far], len(np.unique(group[~far]))
     return float(np.mean(near**2)) * groups / max(groups - spent, 1)
+
+
+def components(values: Array, group: NDArray[np.int_], between: float, within: float) -> tuple[float, float]:
+    """Return the standard deviations of what points have of their own and of what their group has in common, from
+    residuals (n,): an analysis of variance, with as many degrees of freedom less as the fit spent `between` the groups
+    and `within` them.
+    """
+    sizes = np.bincount(group)
+    n, groups = len(values), int(np.sum(sizes > 0))
+    means = np.bincount(group, weights=values) / np.maximum(sizes, 1)
+    own = float(np.sum((values - means[group]) ** 2)) / max(n - groups - within, 1)
+    mean_square = float(np.sum(sizes * means**2)) / max(groups - between, 1)
+    typical = (n - np.sum(sizes**2) / n) / max(groups - 1, 1)
+    return math.sqrt(own), math.sqrt(max((mean_square - own) / typical, 0.0))
+
+
+def spent_within(jacobian: Array, group: NDArray[np.int_]) -> float:
+    """Return which share of what the fit spends on its parameters it spends on differences within groups (n,), from
+    its derivatives (p, n): 0 where every group is one point.
+    """
+    basis = np.linalg.qr(jacobian.T)[0]  # (n, p)
+    if not np.isfinite(basis).all():
+        return 0.0
+    counts = np.maximum(np.bincount(group), 1)
+    means = np.stack([np.bincount(group, weights=column) for column in basis.T]) / counts
+    return float(np.clip(1 - np.sum(counts * means**2) / basis.shape[1], 0, 1))
 
 
 def outlying(scaled: Array, parameters: int) -> NDArray[np.bool_]:
@@ -304,21 +333,6 @@ def outlying(scaled: Array, parameters: int) -> NDArray[np.bool_]:
     scale = 1.4826 * float(np.median(np.sort(size)[parameters:]))
     allowed = student_quantile(1 - 0.0005 / n, max(1, round(0.37 * spare)))
     return np.asarray(size > max(allowed * scale, 1e-9))
-
-
-def intraclass_correlation(values: Array, group: NDArray[np.int_]) -> float:
-    """Return the share of the variance that points of one run have in common (one-way analysis of variance),
-    in [0, 1].
-    """
-    sizes = np.bincount(group)
-    sizes = sizes[sizes > 0]
-    n, groups = len(values), len(sizes)
-    means = np.bincount(group, weights=values) / np.maximum(np.bincount(group), 1)
-    within = float(np.sum((values - means[group]) ** 2)) / max(n - groups, 1)
-    between = float(np.sum((means[group] - values.mean()) ** 2)) / max(groups - 1, 1)
-    typical = (n - np.sum(sizes**2) / n) / max(groups - 1, 1)
-    shared = max((between - within) / typical, 0.0)
-    return shared / (shared + within) if shared + within > 0 else 0.0
 
 
 def student_quantile(probability: float, dof: int) -> float:
@@ -358,9 +372,11 @@ def seed_noise(frame: pd.DataFrame, values: Array, inputs: Mapping[str, Array]) 
 
     Repeats are rows that agree in the law's inputs and in every column that says how a run was made (so a
     second learning rate is not a repeat); at least two degrees of freedom are asked for. Equal values under
-    one seed, or without a column of seeds, are copies of one measurement and count once.
+    one seed, or without a column of seeds, are copies of one measurement and count once. Where the table says
+    which runs share a trunk, degrees of freedom are counted by trunks, for their horizons repeat one luck.
     """
     frame = frame.loc[:, ~frame.columns.duplicated()]
+    trunk = trunks(frame)
     frame = frame[[c for c in frame.columns if c in _CONDITIONS or c == "seed"]].map(hashable)
     same = frame[[c for c in frame.columns if c in _CONDITIONS]].reset_index(drop=True)
     same = same.assign(**{f"input {name}": x for name, x in inputs.items()})
@@ -370,12 +386,26 @@ def seed_noise(frame: pd.DataFrame, values: Array, inputs: Mapping[str, Array]) 
     if "seed" in frame.columns and frame["seed"].nunique() < 2:
         return None
     counts = np.bincount(keys)
-    dof = int(np.sum(counts - 1))
+    spare = int(np.sum(counts - 1))
+    dof = spare if trunk is None else min(spare, _trunks_to_spare(same, trunk[once], counts[keys] > 1))
     if dof < 2:
         return None
     means = np.bincount(keys, weights=values) / counts
-    spread = math.sqrt(float(np.sum((values - means[keys]) ** 2)) / dof)
+    spread = math.sqrt(float(np.sum((values - means[keys]) ** 2)) / spare)
     return (spread, dof) if spread > 0 else None
+
+
+_GROWS = ("D", "C", "S", "input D", "input C", "input S", "input X")
+"""Columns that differ along a trunk."""
+
+
+def _trunks_to_spare(same: pd.DataFrame, trunk: pd.Series, repeated: NDArray[np.bool_]) -> int:
+    """Return the trunks of repeated rows, less one for each setting. `same` holds what says how runs were made."""
+    fixed = [c for c in same.columns if c not in _GROWS]
+    table = same[fixed].assign(trunk=trunk.to_numpy())[repeated]
+    if not fixed:
+        return max(int(table["trunk"].nunique()) - 1, 0)
+    return int((table.groupby(fixed, dropna=False, sort=False)["trunk"].nunique() - 1).sum())
 
 
 def _seeds(frame: pd.DataFrame) -> dict[str, Any]:

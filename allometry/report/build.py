@@ -54,6 +54,9 @@ class Section:
 class Constant:
     """One row of the table that compares with published values: a quantity, its published value(s), ours with an
     interval, a verdict.
+
+    `low` and `high` say how sure the fit is; `design_low` and `design_high` are the lowest and highest estimate over
+    parts of the design, nan where none were fitted.
     """
 
     name: str
@@ -65,6 +68,15 @@ class Constant:
     level: float
     verdict: Verdict
     why: str
+    design_low: float = math.nan
+    design_high: float = math.nan
+
+    @property
+    def design(self) -> str:
+        """The estimates over parts of the design, such as "0.046 to 0.107"; "" where none were fitted."""
+        if not math.isfinite(self.design_high - self.design_low):
+            return ""
+        return f"{self.design_low:.3g} to {self.design_high:.3g}".replace("-", "−")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +277,7 @@ def _constant(constant: Constant) -> dict[str, Any]:
         "symbol": fmt.formula(constant.symbol),
         "published": [(paper, fmt.short(value)) for paper, value in constant.published.items()],
         "ours": fmt.interval(constant.ours, constant.low, constant.high),
+        "design": constant.design,
         "level": Markup("{} %").format(f"{100 * constant.level:g}"),
         "verdict": constant.verdict,
         "mark": _MARKS.get(constant.verdict, "?"),

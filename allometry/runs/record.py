@@ -49,6 +49,7 @@ from allometry.core.files import (
     writing,
 )
 from allometry.runs.place import is_file_name
+from allometry.runs.trunks import TRUNK, trunk_of
 
 FORMAT = 1
 """Newest version of the run format that this release reads."""
@@ -61,14 +62,14 @@ COLUMNS = (
     *("C", "C_head", "C_attention", "B", "S", "lr", "schedule", "seed", "corpus", "tokenizer", "loss"),
     *("train_loss", "bits_per_byte", "seconds", "engine"),
     *("n_head", "d_ff", "n_ctx", "reuse", "dropout", "limit", "early_stop", "init_from"),
-    *("warmup", "decay", "final_lr", "weight_decay", "init"),
+    *("warmup", "decay", "final_lr", "weight_decay", "init", TRUNK),
     "finished",
 )
 """Columns of the run table; further distributions add `loss_<corpus>`. `finished` is UTC in ISO 8601."""
 
 TEXT_COLUMNS = (
     *("run", "status", "family", "shape", "schedule", "corpus", "tokenizer", "engine", "init_from", "init"),
-    "finished",
+    *(TRUNK, "finished"),
 )
 """Columns of the run table that hold text; the others hold numbers."""
 
@@ -192,6 +193,7 @@ class RunRecord:
             "limit": data.get("limit"),
             **{key: model.get(key) for key in _MODEL_SETTINGS},
             **{key: train.get(key) for key in _TRAIN_SETTINGS},
+            TRUNK: trunk_of(self.id, self.config),
             "finished": self.result.get("finished"),
         }
         further = {

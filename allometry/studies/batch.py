@@ -32,6 +32,7 @@ from allometry.studies.core.sections import (
     percent,
     scope,
     section_or_reason,
+    undecided,
     usable_runs,
 )
 from allometry.studies.core.study import Study, register
@@ -301,12 +302,17 @@ TITLE = "The gradient noise scale beside it"
 WITHIN = 2.0
 """What the noise scale promises of the critical batch: this factor, to both sides."""
 
+HOT = 0.5
+"""Learning rate, over the run's, above which a measured noise scale belongs to that rate."""
+
 FEWEST = 3
 """Evaluations with a measured noise below which a run says nothing."""
 
 
 def noise_points(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """Return B_simple in tokens along every run that measured it: columns series, N, B, run, loss, B_crit."""
+    """Return B_simple in tokens along every run that measured it: columns series, N, B, run, loss, B_crit, and
+    `rate`, the learning rate over the run's (nan where it is not recorded).
+    """
     parts = []
     if "noise_trace" in curves and curves["noise_trace"].notna().any():
         for run in scan_runs(runs).to_dict("records"):
@@ -315,11 +321,16 @@ def noise_points(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
             if len(past) < FEWEST:
                 continue
             scale = noise_scale(past, n_ctx=int(run["n_ctx"]))
-            frame = pd.DataFrame({"loss": past["loss"], "B_crit": scale})
+            rate = past["lr"] / run["lr"] if "lr" in past and "lr" in run else np.nan
+            frame = pd.DataFrame({"loss": past["loss"], "B_crit": scale, "rate": rate})
             name = f"noise scale, N = {format_count(run['N'])}"
             parts.append(frame.assign(series=name, N=run["N"], B=run["B"], run=run["run"]))
-    columns = ["series", "N", "B", "run", "loss", "B_crit"]
-    return pd.concat(parts)[columns].dropna() if parts else pd.DataFrame(columns=columns)
+    columns = ["series", "N", "B", "run", "loss", "B_crit", "rate"]
+    return (
+        pd.concat(parts)[columns].dropna(subset=["loss", "B_crit"])
+        if parts
+        else pd.DataFrame(columns=columns)
+    )
 
 
 def noise_beside(law: BatchLaw, runs: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
@@ -339,8 +350,8 @@ def noise_beside(law: BatchLaw, runs: pd.DataFrame, curves: pd.DataFrame) -> Stu
     text = (
         "B_simple = tr Σ/|G|² (McCandlish et al. 2018), from single sequences against all of a measurement, "
         "averaged over neighbouring evaluations before dividing, and in tokens. Over the losses of the scan "
-        f"it is {row.ours:.2f} times the critical batch [{row.low:.2f}, {row.high:.2f}]. {_reason(row.ours)} "
-        f"{_trend(inside)}"
+        f"it is {row.ours:.2f} times the critical batch [{row.low:.2f}, {row.high:.2f}]. "
+        + (_HOT_NOISE + "." if _is_hot(inside) else f"{_reason(row.ours)} {_trend(inside)}")
     )
     shown = Table(
         name="noise-scale-over-critical-batch",
@@ -369,11 +380,29 @@ def _ratio_row(law: BatchLaw, inside: pd.DataFrame) -> Constant:
     promised = low >= 1 / WITHIN and high <= WITHIN
     refuted = high < 1 / WITHIN or low > WITHIN
     verdict: Verdict = "agrees" if promised else "differs" if refuted else "cannot tell"
-    return Constant(
+    row = Constant(
         name="noise scale over critical batch", symbol="B_simple/B_crit",
         published={"McCandlish 2018, to a factor of two": 1.0}, ours=float(np.exp(centre)), low=low,
         high=high, level=LEVEL, verdict=verdict, why=why,
     )  # fmt: skip
+    if not _is_hot(inside):
+        return row
+    decides = (
+        "the same measurement at the ends of runs whose rate has decayed, in three seeds, about 2e14 FLOPs"
+    )
+    return undecided(row, _HOT_NOISE, decides)
+
+
+_HOT_NOISE = (
+    "It was measured at rates that had not decayed; the noise scale falls as the rate rises (McCandlish et al. 2018, "
+    "appendix C), so this ratio belongs to those rates"
+)
+
+
+def _is_hot(inside: pd.DataFrame) -> bool:
+    """Return whether the noise was measured at high rates, or at rates that are not known."""
+    rate = inside["rate"].astype(float)
+    return bool(rate.isna().any() or rate.median() > HOT)
 
 
 def _trend(inside: pd.DataFrame) -> str:

@@ -20,6 +20,7 @@ from allometry.studies.core.sections import (
     caveats,
     chapter,
     constant,
+    design_of,
     estimate,
     one_law,
     percent,
@@ -27,7 +28,7 @@ from allometry.studies.core.sections import (
     usable_runs,
 )
 from allometry.studies.core.study import Study, register
-from allometry.studies.shared.subsets import early_stopped, excess, limits
+from allometry.studies.shared.subsets import early_stopped, excess, limits, until_turned
 
 if TYPE_CHECKING:
     from allometry.figures.theme import Figure
@@ -124,7 +125,7 @@ def _law(table: pd.DataFrame) -> StudySection:
         )
     return StudySection(
         section=Section(title=_LAW, text=_text(table, limited, fits), evidence=tuple(evidence)),
-        constants=tuple(_constants(fits)),
+        constants=until_turned(table, _constants(fits)),
         fits=fits,
         warnings=(*limits(table), *(w for name, each in fits.items() for w in caveats(each, name))),
     )
@@ -144,6 +145,7 @@ def _constants(fits: dict[str, FitResult]) -> list[Constant]:
                 {KAPLAN: 0.095, "Shehper 2024 (L(N, D))": 0.122},
                 estimate(fits["L(D)"], "alpha_D"),
                 why,
+                design=design_of(fits["L(D)"], "alpha_D"),
             )
         )
     return rows

@@ -29,6 +29,7 @@ from allometry.studies.core.sections import (
     percent,
     section_or_reason,
     summary_of,
+    undecided,
     usable_runs,
 )
 from allometry.studies.core.study import Study, register
@@ -545,7 +546,11 @@ def _taken(frame: pd.DataFrame, noise: float) -> tuple[tuple[Constant, ...], str
         "one size on one set, held against the same size on all the text without it, so that what weight "
         "decay costs there counts too; theirs is the coefficient of a law over many"
     )
-    row = constant("excess that weight decay 1 takes away", "1 − P(1)/P(0.1)", {LOVELACE: 0.7}, value, why)
+    row = undecided(
+        constant("excess that weight decay 1 takes away", "1 − P(1)/P(0.1)", {LOVELACE: 0.7}, value, why),
+        "one run at each decay and one rate for both, which is no comparison",
+        "the rate tuned at each decay, three seeds",
+    )
     sign = 1 if value[0] >= 0 else -1
     low, high = sorted((sign * value[1], sign * value[2]))
     change = f"{percent(sign * value[0])} [{percent(low)}, {percent(high)}]"

@@ -26,6 +26,7 @@ from allometry.figures.curves import train_and_test
 from allometry.figures.several import several
 from allometry.figures.surface import surface
 from allometry.laws.fit import fit
+from allometry.laws.subgrids import design_range
 from allometry.report.build import Section
 from allometry.studies.core.sections import (
     KAPLAN,
@@ -42,7 +43,7 @@ from allometry.studies.core.sections import (
     usable_runs,
 )
 from allometry.studies.core.study import Study, register
-from allometry.studies.shared.subsets import early_stopped, excess, infinite, limits
+from allometry.studies.shared.subsets import early_stopped, excess, infinite, limits, until_turned
 
 if TYPE_CHECKING:
     from allometry.figures.theme import Figure
@@ -131,14 +132,19 @@ def _joint(table: pd.DataFrame, law: FitResult) -> StudySection:
         "have not converged."
     )
     why = f"no size here has converged on all the text at this horizon; {TOKENS}"
-    rows = (
-        constant("joint law, size", "α_N", {KAPLAN: 0.076, _SHEHPER: 0.076}, estimate(law, "alpha_N"), why),
-        constant("joint law, data", "α_D", {KAPLAN: 0.103, _SHEHPER: 0.122}, estimate(law, "alpha_D"), why),
+    parts = design_range(law)
+    found = (
+        constant("joint law, size", "α_N", {KAPLAN: 0.076, _SHEHPER: 0.076}, estimate(law, "alpha_N"), why,
+                 design=parts.interval("alpha_N")),
+        constant("joint law, data", "α_D", {KAPLAN: 0.103, _SHEHPER: 0.122}, estimate(law, "alpha_D"), why,
+                 design=parts.interval("alpha_D")),
         constant(
             "data needed against size, D ∝ N^x", "α_N/α_D", {KAPLAN: 0.74}, ratio,
             "a ratio of exponents, so tokens and scales cancel; dropout and horizon do not",
+            design=parts.interval("alpha_N/alpha_D"),
         ),
     )  # fmt: skip
+    rows = until_turned(table, found)
     return StudySection(
         section=Section(title=_JOINT, text=text, evidence=figures),
         constants=rows,

@@ -32,6 +32,7 @@ from allometry.studies.core.sections import (
     section_or_reason,
     slope_of,
     summary_of,
+    undecided,
     usable_runs,
 )
 from allometry.studies.core.study import (
@@ -213,7 +214,13 @@ def along(ladder: pd.DataFrame) -> StudySection:
     )
     return StudySection(
         section=Section(title="Loss along the context", text=summary + _SHAPE, evidence=evidence),
-        constants=(constant("fall along the context, largest model", "c", {KAPLAN: 0.62}, estimate, why),),
+        constants=(
+            undecided(
+                constant("fall along the context, largest model", "c", {KAPLAN: 0.62}, estimate, why),
+                "c falls with the length over which it is fitted, and the paper's contexts are 1,024 tokens",
+                "contexts of 1,024 at sizes of 1e6 and more, which is work for a GPU",
+            ),
+        ),
         fits={"summary": summary},
     )
 

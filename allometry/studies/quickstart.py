@@ -25,6 +25,7 @@ from allometry.studies.shared.basic_laws import (
     by_size,
     forecast,
     frontier,
+    in_scores,
     joint,
     prediction,
     verdict,
@@ -137,5 +138,6 @@ def answer(
         parts.append(
             "The two largest models were predicted before they were trained. "
             + verdict(scored[scored["scored"]])
+            + in_scores(scored[scored["scored"]], study_data.runs, study_data.prediction)
         )
     return " ".join(parts)

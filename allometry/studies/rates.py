@@ -19,13 +19,12 @@ import pandas as pd
 from allometry.core.units import format_count
 from allometry.figures.several import several
 from allometry.laws.uncertainty import Array, Estimate, percentile_interval
-from allometry.report.build import Constant, Section, Table
+from allometry.report.build import Section, Table
 from allometry.studies.core.sections import (
     LEVEL,
     StudySection,
     TooFewRuns,
     chapter,
-    constant,
     percent,
     scope,
     section_or_reason,
@@ -270,6 +269,7 @@ def _best(found: list[Optimum]) -> StudySection:
         caption=f"Intervals {LEVEL:.0%}; the cost is the relative rise of the loss over the best rate's.",
         frame=frame,
     )
+    exponents = _exponents(found)
     worst = max(found, key=lambda each: each.cost.value)
     ratios = [each.best.value / each.rule for each in found]
     text = (
@@ -279,8 +279,7 @@ def _best(found: list[Optimum]) -> StudySection:
         "times the rule's."
     )
     return StudySection(
-        section=Section(title=_BEST, text=text, evidence=(figure, table)),
-        constants=_exponents(found),
+        section=Section(title=_BEST, text=text, evidence=tuple(e for e in (figure, table, exponents) if e)),
         warnings=tuple(_warnings(found)),
     )
 
@@ -335,8 +334,11 @@ def _parabolas(found: list[Optimum]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _exponents(found: list[Optimum]) -> tuple[Constant, ...]:
-    """Compare d log best rate / d log width of each family with two sizes, beside the rule's."""
+def _exponents(found: list[Optimum]) -> Table | None:
+    """Return d log best rate / d log width of each family with two sizes beside the rule's, None where none has.
+
+    The rule is our own, so this is a check of the recipe and no comparison with a paper.
+    """
     rows = []
     for family in dict.fromkeys(each.family for each in found):
         own = sorted((each for each in found if each.family == family), key=lambda each: each.d_model)
@@ -345,19 +347,15 @@ def _exponents(found: list[Optimum]) -> tuple[Constant, ...]:
         span = math.log(own[-1].d_model / own[0].d_model)
         value = math.log(own[-1].best.value / own[0].best.value) / span
         draws = np.log(own[-1].best.samples / own[0].best.samples[::-1]) / span
+        low, high = percentile_interval(draws, LEVEL)
         rule = math.log(own[-1].rule / own[0].rule) / span
-        why = "two sizes at one short horizon; the best rate of a longer one is lower"
-        rows.append(
-            constant(
-                f"best rate against width, {family}",
-                "d log lr / d log d_model",
-                {"our rule": rule},
-                (value, *percentile_interval(draws, LEVEL)),
-                why,
-                widest=math.inf,
-            )
-        )
-    return tuple(rows)
+        rows.append({"family": family, "exponent": value, "low": low, "high": high, "the rule's": rule})
+    if not rows:
+        return None
+    return Table(
+        name="best-rate-against-width", title="d log best rate / d log d_model", frame=pd.DataFrame(rows),
+        caption=f"Two sizes at one short horizon, {LEVEL:.0%} intervals; the best rate of a longer one is lower.",
+    )  # fmt: skip
 
 
 def _published(found: list[Optimum]) -> StudySection:

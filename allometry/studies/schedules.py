@@ -8,6 +8,7 @@ Analysis: loss against the summed learning rate, and what each part of a schedul
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -248,6 +249,10 @@ def _one_curve(table: pd.DataFrame) -> str:
     )
 
 
+PAPER_SPREAD = 0.05
+"""Nats by which seeds differ in figure 22 of Kaplan et al. 2020: the margin within which schedules are alike there."""
+
+
 def _alike(table: pd.DataFrame, noise: float, dof: int) -> tuple[pd.DataFrame, Constant | None]:
     """Return the schedules that the claim says are alike, and their spread over the noise between seeds."""
     recipe = table[(table["schedule"] == "wsd") & table["warms"]]
@@ -260,14 +265,18 @@ def _alike(table: pd.DataFrame, noise: float, dof: int) -> tuple[pd.DataFrame, C
     ratio = math.sqrt(float((weight * (logs - centre) ** 2).sum()) / (len(alike) - 1)) / noise
     low, high = (math.sqrt(f.ppf(q, len(alike) - 1, dof)) for q in ((1 + LEVEL) / 2, (1 - LEVEL) / 2))
     why = (
-        "1 means that schedules differ no more than seeds do; the paper's seeds differ by 0.05 nats, ours by "
-        "much less, so a difference is seen that it could not see"
+        "the paper sees no difference beyond its ± 0.05 nats between seeds: a spread within that contradicts nothing, "
+        f"though it is {ratio:.1f} times that of our seeds"
     )
+    spread = ratio * noise * math.exp(centre)
     row = constant(
-        "spread between good schedules, over that between seeds", "σ/σ_seed", {f"{KAPLAN} (figure 22)": 1.0},
-        (ratio, ratio / low, ratio / high), why, widest=math.inf,
+        "spread between good schedules, nats (within ± 0.05)", "σ", {f"{KAPLAN} (figure 22), at most": PAPER_SPREAD},
+        (spread, spread / low, spread / high), why, widest=math.inf,
     )  # fmt: skip
-    return alike, row
+    within, beyond = spread / high <= PAPER_SPREAD, spread / low > PAPER_SPREAD
+    return alike, replace(
+        row, verdict="agrees" if within else "differs" if beyond else "cannot tell", why=why
+    )
 
 
 def _parts(table: pd.DataFrame, noise: float, dof: int) -> StudySection:

@@ -315,7 +315,7 @@ def _wide(table: pd.DataFrame) -> Table:
 
 
 def _constants(table: pd.DataFrame, base: Baseline) -> tuple[Constant, ...]:
-    """Return what a factor of 40 in the aspect ratio costs, and what compute makes up one per cent."""
+    """Return what a factor of 40 in the aspect ratio costs."""
     rows = []
     depth = table[table["dial"] == "depth"].sort_values("excess")
     if len(depth) > 2:
@@ -326,14 +326,6 @@ def _constants(table: pd.DataFrame, base: Baseline) -> tuple[Constant, ...]:
         why = f"ours is the spread over a factor of {span:.0f} in models a thousand times smaller"
         estimate = (value / 100, (value - half) / 100, (value + half) / 100)
         rows.append(constant("loss over a factor of 40 in aspect", "ΔL/L", {KAPLAN: 0.03}, estimate, why))
-    if base.slope < 0:
-        errors = [base.slope, base.slope - 1.96 * base.slope_error, base.slope + 1.96 * base.slope_error]
-        gains = [1.01 ** (-1 / min(slope, -1e-3)) - 1 for slope in errors]
-        why = (
-            "ours is more parameters at the same tokens, from three sizes; theirs is compute at its best use"
-        )
-        name = "extra compute that makes up 1 % of loss"
-        rows.append(constant(name, "ΔC/C", {KAPLAN: 0.22}, (gains[0], gains[1], gains[2]), why))
     return tuple(rows)
 
 

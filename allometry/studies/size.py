@@ -27,6 +27,7 @@ from allometry.studies.core.sections import (
     caveats,
     chapter,
     constant,
+    design_of,
     estimate,
     one_law,
     percent,
@@ -36,7 +37,14 @@ from allometry.studies.core.sections import (
     usable_runs,
 )
 from allometry.studies.core.study import Study, register
-from allometry.studies.shared.basic_laws import common_horizon, forecast, horizons, prediction
+from allometry.studies.shared.basic_laws import (
+    common_horizon,
+    forecast,
+    horizons,
+    local_slopes,
+    local_table,
+    prediction,
+)
 from allometry.studies.shared.grid import largest_sizes, recipe_runs
 
 if TYPE_CHECKING:
@@ -187,7 +195,8 @@ def forms(runs: pd.DataFrame) -> StudySection:
         ),
         constants=(
             constant("L(N) above a floor", "α", {CHINCHILLA: 0.339, EPOCH: 0.348},
-                     estimate(fits["power law above a floor"], "alpha"), _WHY_FLOOR),
+                     estimate(fits["power law above a floor"], "alpha"), _WHY_FLOOR,
+                     design=design_of(fits["power law above a floor"], "alpha")),
         ),
         fits={**fits, "back-test": tested, "rows": rows},
         warnings=caveats(fits["power law above a floor"], "L(N) above a floor"),
@@ -222,7 +231,7 @@ def _tested(table: pd.DataFrame) -> Backtest:
     cuts = [float(n) for n in sizes[FEWEST - 1 : -1]]
     return backtest(
         table.assign(X=table["N"]), laws=list(FORMS.values()), columns={"L": "loss"}, by="N", cuts=cuts,
-        objective="lsq-log", group="run", bootstrap=0,
+        objective="lsq-log", bootstrap=0,
     )  # fmt: skip
 
 
@@ -336,7 +345,7 @@ def ranges(runs: pd.DataFrame) -> StudySection:
     )
     return StudySection(
         section=Section(title="Which sizes make a straight line", text=_range_text(table, wide, every, kept),
-                        evidence=(figure,)),
+                        evidence=(figure, local_table(table))),
         constants=(_exponent(kept),),
         fits={"all sizes": every, "wide sizes": kept},
         warnings=caveats(kept, title),
@@ -349,14 +358,18 @@ def _exponent(kept: FitResult) -> Any:
         f"Kaplan's were trained to convergence; {TOKENS}"
     )
     name = f"loss against size, d_model of {NARROWEST} and more"
-    return constant(name, "α_N", {KAPLAN: 0.076}, estimate(kept, "alpha_N"), why)
+    return constant(
+        name, "α_N", {KAPLAN: 0.076}, estimate(kept, "alpha_N"), why, design=design_of(kept, "alpha_N")
+    )
 
 
 def _range_text(every_table: pd.DataFrame, wide: pd.DataFrame, every: FitResult, kept: FitResult) -> str:
     whole, part = estimate(every, "alpha_N"), estimate(kept, "alpha_N")
     low, high = kept.interval("alpha_N", 0.9)
     width = (high - low) / 2 / part[0]
+    slopes = ", ".join(f"{slope:.3f}" for slope in local_slopes(every_table)["slope"])
     return (
+        f"From each size to the next the slope is {slopes}. "
         f"Over all {every_table['N'].nunique()} sizes the straight line has α_N = {whole[0]:.3f} "
         f"[{whole[1]:.3f}, "
         f"{whole[2]:.3f}] and runs lie {percent(every.rms)} from it. The rule, set before looking: Kaplan et "

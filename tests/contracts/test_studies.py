@@ -3,6 +3,7 @@ continue."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import subprocess
@@ -109,6 +110,41 @@ def test_more_compute_never_asks_for_less(name: str) -> None:
     spent = [sum(run.model.counts().flops_per_token() * run.train.tokens for run in each) for each in asked]
     assert spent == sorted(spent)
     assert math.log10(spent[-1] / spent[0]) == pytest.approx(2, abs=0.7)
+
+
+PLANNED = {
+    "architectures": "c7fbd488a2ed",
+    "batch": "16e7d497188d",
+    "chinchilla": "b4cb36ae61a5",
+    "compute": "c6a0c9a0f63d",
+    "data": "2048804fe59d",
+    "elsewhere": "3fb41ee6bce7",
+    "gap_laws": "26b71796cff4",
+    "generalisation": "6d123b5ec148",
+    "kaplan": "2a2b785a449f",
+    "least_data": "26b71796cff4",
+    "long_context": "b16acdf30ae4",
+    "memorisation": "cb8e300dd01c",
+    "overfitting": "2048804fe59d",
+    "position": "a1418afed0b1",
+    "quickstart": "833c721e67eb",
+    "rates": "eea9fde2e615",
+    "reconcile": "8c07223f7829",
+    "schedules": "b40ea1c8fc43",
+    "shape": "46389779500b",
+    "size": "b4cb36ae61a5",
+    "sooner": "5d8665ba85da",
+    "time": "c6a0c9a0f63d",
+    "transfer_test": "838141bfac8d",
+}
+"""Digests of the runs that each study plans for 1e13 and 1e15 FLOPs. Whoever changes a design on purpose renews
+them, and says in the changelog that the same command trains other runs."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_compute_plans_the_same_runs_in_every_release(name: str) -> None:
+    planned = "\n".join(run for digits in (13, 15) for run in sweep(name, digits).ids)
+    assert hashlib.sha256(planned.encode()).hexdigest()[:12] == PLANNED[name]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -197,7 +197,10 @@ def porian():
     ]
 
 
-@pytest.mark.parametrize(("method", "inside", "mean"), [("akima", 15, 0.005), ("parabola", 12, 0.02)])
+@pytest.mark.parametrize(
+    ("method", "inside", "mean"),
+    [("akima", 15, 0.005), pytest.param("parabola", 12, 0.02, marks=pytest.mark.slow)],
+)
 def test_isoflop_exponents_of_porian(porian, method, inside, mean):
     held, off, wider, sums = [], [], [], []
     for table, printed in porian:

@@ -258,3 +258,12 @@ def test_the_report_is_narrow_and_the_rest_plain():
     assert allometry.audit is audit
     with pytest.raises(AllometryError, match="no rows"):
         audit(ladder().iloc[:0])
+
+
+@pytest.mark.parametrize("column", ["N", "D", "loss"])
+def test_of_a_table_without_a_usable_row_only_that_is_said(column):
+    result = audit(ladder().assign(**{column: np.nan}))
+    (finding,) = result.findings
+    assert (finding.name, finding.level) == ("values that cannot be used", "fault")
+    assert set(result.unchecked.values()) == {"no row can be used"}
+    assert not result.passed

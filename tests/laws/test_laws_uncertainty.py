@@ -13,9 +13,10 @@ from scipy import stats
 import allometry
 from allometry.core.errors import AllometryError
 from allometry.laws.uncertainty import (
-    intraclass_correlation,
+    components,
     quantiles,
     seed_noise,
+    spent_within,
     student_quantile,
     student_scales,
 )
@@ -72,9 +73,19 @@ def test_points_of_one_run_are_recognised():
     group = np.repeat(np.arange(200), 5)
     alone = rng.standard_normal(1000)
     together = np.sqrt(0.5) * alone + np.sqrt(0.5) * rng.standard_normal(200)[group]
-    assert intraclass_correlation(alone, group) < 0.1
-    assert intraclass_correlation(together, group) == pytest.approx(0.5, abs=0.1)
-    assert intraclass_correlation(np.zeros(1000), group) == 0
+    own, common = components(alone, group, 0, 0)
+    assert (own, common) == (pytest.approx(1, abs=0.05), pytest.approx(0, abs=0.2))
+    own, common = components(together, group, 0, 0)
+    assert (own, common) == (pytest.approx(0.5**0.5, abs=0.05), pytest.approx(0.5**0.5, abs=0.07))
+    assert components(np.zeros(1000), group, 0, 0) == (0, 0)
+
+
+def test_parameters_are_spent_where_they_differ():
+    group = np.repeat(np.arange(20), 5)
+    of_group, of_point = np.repeat(np.linspace(-1, 1, 20), 5), np.tile(np.linspace(-1, 1, 5), 20)
+    assert spent_within(np.stack([np.ones(100), of_group]), group) == pytest.approx(0)
+    assert spent_within(np.stack([of_point, of_point**2 - 0.5]), group) == pytest.approx(1)
+    assert spent_within(np.stack([np.ones(100), of_group, of_point]), group) == pytest.approx(1 / 3)
 
 
 def test_few_runs_are_simulated_and_many_are_resampled(fitted):

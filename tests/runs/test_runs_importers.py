@@ -33,6 +33,17 @@ def test_every_format_gives_the_same_table(tmp_path, ending):
     assert "N is read from the column 'params'" in table.notices
 
 
+def test_marks_within_labels_are_no_separators(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text(
+        "config,N,D,loss\n" + "".join(f"rw|base|{i}|val,{1000 * i},2e6,{3 - i / 10}\n" for i in (1, 2, 3))
+    )
+    frame = read_table(path).frame
+    assert list(frame.columns) == ["config", "N", "D", "loss"]
+    assert frame["config"].tolist() == ["rw|base|1|val", "rw|base|2|val", "rw|base|3|val"]
+    assert frame["loss"].tolist() == [2.9, 2.8, 2.7]
+
+
 def test_units_semicolons_and_decimal_commas(tmp_path):
     path = write(tmp_path / "runs.csv", "Model size;Tokens;Test loss\n1.2B;3e9;3,5\n70M;1e9;4,25\n")
     table = read_table(path)

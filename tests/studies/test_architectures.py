@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pytest
 
+from allometry.studies import architectures
 from allometry.studies.architectures import LONG_CONTEXT, recurrent
+from allometry.studies.core.sections import claim
 from allometry.studies.core.study import StudyData, study
 from allometry.train.config import DataConfig
 
@@ -63,10 +66,10 @@ def test_runs_are_pairs_of_equal_size_and_tokens() -> None:
 def test_finds_what_was_planted() -> None:
     analysis = study("architectures").analyse(planted())
     verdicts = {row.name: row.verdict for row in analysis.constants}
-    assert verdicts["LSTM over transformer late in the context, %"] == "agrees"
-    assert verdicts["the same, late less early, %"] == "agrees"
-    assert verdicts["Universal over plain at equal N, %"] == "agrees"
-    assert verdicts["Universal over plain at equal compute, %"] == "agrees"
+    at_one_horizon = "LSTM over transformer at equal N, %", "Universal over plain at equal N, %"
+    in_a_short_context = "LSTM over transformer late in the context, %", "the same, late less early, %"
+    assert {verdicts[name] for name in (*at_one_horizon, *in_a_short_context)} == {"cannot tell"}
+    assert verdicts["Universal over plain at equal compute, its sign, %"] == "agrees"
     rows = {row.name: row for row in analysis.constants}
     position = np.arange(1, 65)
     early = 1 + 0.5 / position
@@ -76,7 +79,7 @@ def test_finds_what_was_planted() -> None:
         ("LSTM over transformer at equal N, %", everywhere, 0.5),
         ("LSTM over transformer late in the context, %", late, 1.2),
         ("Universal over plain at equal N, %", -3.0, 0.2),
-        ("Universal over plain at equal compute, %", 100 * (0.97 * 2**0.08 - 1), 8.0),
+        ("Universal over plain at equal compute, its sign, %", 100 * (0.97 * 2**0.08 - 1), 8.0),
     ):
         assert rows[name].low < truth < rows[name].high, name
         assert rows[name].high - rows[name].low < widest, name
@@ -84,9 +87,21 @@ def test_finds_what_was_planted() -> None:
 
 def test_finds_the_opposite_too() -> None:
     analysis = study("architectures").analyse(planted(late=-0.1, at_equal_n=0.03))
-    verdicts = {row.name: row.verdict for row in analysis.constants}
-    assert verdicts["LSTM over transformer late in the context, %"] == "differs"
-    assert verdicts["Universal over plain at equal N, %"] == "differs"
+    rows = {row.name: row for row in analysis.constants}
+    assert rows["LSTM over transformer late in the context, %"].high < 0
+    assert rows["Universal over plain at equal N, %"].low > 0
+
+
+def test_long_contexts_and_two_horizons_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(architectures, "FLAT", 60)
+    for late, verdict in ((0.1, "agrees"), (-0.1, "differs")):
+        analysis = study("architectures").analyse(planted(late=late))
+        found = {row.name: row.verdict for row in analysis.constants}
+        assert found["LSTM over transformer late in the context, %"] == verdict
+    row = claim("LSTM", "ΔL/L", (4.0, 3.0, 5.0), "why", above=True)
+    for horizons, verdict in (([1e6, 1e6], "cannot tell"), ([1e6, 8e6], "agrees")):
+        runs = pd.DataFrame({"D": horizons})
+        assert architectures._at_one_horizon(row, runs, "more").verdict == verdict
 
 
 def test_without_one_family_the_others_are_answered() -> None:

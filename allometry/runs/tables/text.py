@@ -205,19 +205,20 @@ def _refuse_conflicts(source: Path, whole: str) -> None:
 
 
 def _mark(sample: list[str]) -> str:
-    """Return the separator of columns: the mark with which most lines have the same number of cells, more than 1."""
-    best, chosen = (0.0, 0), ","
+    """Return the separator of columns: the mark with which most lines have the same number of cells, more than 1,
+    and of two such marks the one with which the first line has it too: labels in the rows may hold the other.
+    """
+    best, chosen = (0.0, False, 0), ","
     for mark in _MARKS:
         try:
-            counts = Counter(
-                len(cells) for cells in csv.reader(sample, delimiter=mark, skipinitialspace=True)
-            )
+            widths = [len(cells) for cells in csv.reader(sample, delimiter=mark, skipinitialspace=True)]
         except csv.Error:
             continue
+        counts = Counter(widths)
         width, lines = max(
             ((w, n) for w, n in counts.items() if w > 1), key=lambda wn: wn[::-1], default=(1, 0)
         )
-        score = (round(lines / max(sum(counts.values()), 1), 1), -_MARKS.index(mark))
+        score = (round(lines / max(len(widths), 1), 1), widths[:1] == [width], -_MARKS.index(mark))
         if width > 1 and score > best:
             best, chosen = score, mark
     return chosen

@@ -21,18 +21,23 @@ from allometry.figures.several import several
 from allometry.figures.surface import isoflop_slices, surface
 from allometry.laws.fit import fit
 from allometry.laws.isoflop import IsoflopResult, isoflop
+from allometry.laws.result import FitResult
 from allometry.laws.slices import grid_budgets
+from allometry.laws.subgrids import design_range, slope_range
 from allometry.planner.source import chinchilla_optimum
 from allometry.report.build import Section, Table
+from allometry.runs.trunks import TRUNK, with_trunks
 from allometry.studies.core.sections import (
     CHINCHILLA,
     EPOCH,
     LEVEL,
+    MARGIN_A,
     StudySection,
     TooFewRuns,
     caveats,
     chapter,
     constant,
+    design_of,
     estimate,
     percent,
     scope,
@@ -45,7 +50,6 @@ from allometry.studies.shared.basic_laws import CONVENTIONS
 from allometry.studies.shared.grid import recipe_runs
 
 if TYPE_CHECKING:
-    from allometry.laws.result import FitResult
     from allometry.report.build import Analysis
     from allometry.studies.core.study import StudyData
 
@@ -145,6 +149,16 @@ class Answer:
     source: Any = None
 
     @property
+    def design(self) -> tuple[float, float] | None:
+        """The lowest and highest a over parts of the design, None without a fit."""
+        if isinstance(self.source, FitResult):
+            return design_of(self.source, "beta/(alpha+beta)")
+        if isinstance(self.source, IsoflopResult):
+            used = self.source.table[self.source.table["used"]]
+            return slope_range(used["C"], used["N_opt"])
+        return None
+
+    @property
     def text(self) -> str:
         """a with its interval, or the reason."""
         if self.a is None:
@@ -158,7 +172,7 @@ def answers(runs: pd.DataFrame) -> list[Answer]:
     for n, c, what in CONVENTIONS:
         table = pd.DataFrame(
             {"run": runs["run"], "N": runs[n], "D": runs["D"], "C": runs[c], "loss": runs["loss"],
-             "seed": runs["seed"]}
+             "seed": runs["seed"], TRUNK: with_trunks(runs)[TRUNK]}
         )  # fmt: skip
         for name, method in SLICES.items():
             found.append(_ask(name, what, partial(_sliced, table, method)))
@@ -183,7 +197,7 @@ def _sliced(table: pd.DataFrame, method: Any) -> tuple[tuple[float, float, float
 
 def _parametric(table: pd.DataFrame) -> tuple[tuple[float, float, float], FitResult]:
     columns = {"N": "N", "D": "D", "L": "loss"}
-    result = fit(table, law="chinchilla", columns=columns, objective="huber-log", group="run")
+    result = fit(table, law="chinchilla", columns=columns, objective="huber-log")
     return result.derived("beta/(alpha+beta)", LEVEL), result
 
 
@@ -216,7 +230,16 @@ def compared(found: list[Answer]) -> StudySection:
     own = [f for f in found if f.convention == everything]
     agree, sentence = agreement(found, everything)
     constants = tuple(
-        constant(f"N_opt ∝ C^a, approach {f.approach}", "a", PUBLISHED[f.approach], f.a, _WHY, widest=0.8)
+        constant(
+            f"N_opt ∝ C^a, approach {f.approach}",
+            "a",
+            PUBLISHED[f.approach],
+            f.a,
+            _WHY,
+            widest=0.8,
+            design=f.design,
+            margin=MARGIN_A,
+        )
         for f in own
         if f.a is not None
     )
@@ -328,14 +351,17 @@ def parametric(runs: pd.DataFrame, found: list[Answer]) -> StudySection:
     short = (
         "our horizons reach down to where a model still learns to use its context, and its loss falls fast"
     )
+    parts = design_range(result)
     return StudySection(
         section=Section(title="Approach 3: the parametric fit", text=text, evidence=(figure,)),
         constants=(
-            constant("parametric fit, size", "α", {CHINCHILLA: 0.339, EPOCH: 0.348}, alpha, _WHY),
-            constant("parametric fit, tokens", "β", {CHINCHILLA: 0.285, EPOCH: 0.366}, beta, short),
+            constant("parametric fit, size", "α", {CHINCHILLA: 0.339, EPOCH: 0.348}, alpha, _WHY,
+                     design=parts.interval("alpha")),
+            constant("parametric fit, tokens", "β", {CHINCHILLA: 0.285, EPOCH: 0.366}, beta, short,
+                     design=parts.interval("beta")),
         ),
         warnings=caveats(result, "approach 3"),
-    )
+    )  # fmt: skip
 
 
 def _of(found: list[Answer], approach: str) -> Answer:

@@ -18,11 +18,20 @@ from allometry.figures.curves import learning_curves
 from allometry.figures.several import several
 from allometry.figures.theme import Figure
 from allometry.laws.envelope import EnvelopeFit, fit_envelope
+from allometry.laws.subgrids import slope_range
 from allometry.laws.uncertainty import Array, percentile_interval
 from allometry.planner.allocate import Efficient, excess_compute
-from allometry.report.build import Section, Table
+from allometry.report.build import Constant, Section, Table
 from allometry.studies.compute_optimal.learning_curves import TimeLaw, arrivals
-from allometry.studies.core.sections import KAPLAN, LEVEL, StudySection, TooFewRuns, constant
+from allometry.studies.core.sections import (
+    KAPLAN,
+    LEVEL,
+    MARGIN_A,
+    StudySection,
+    TooFewRuns,
+    constant,
+    undecided,
+)
 from allometry.studies.shared.batches import Critical
 
 if TYPE_CHECKING:
@@ -199,8 +208,32 @@ def _loss_constant(found: Frontiers, kind: str) -> Any:
         "and a "
         "context of 64 set another floor"
     )
+    points = found.get(ENDS, kind).points
+    lowest, highest = slope_range(points["C"], points["loss"])
     exponent = three(found.get(ENDS, kind).loss.exponent, -1)
-    return constant(f"loss along the frontier of {kind}", symbol, published[kind], exponent, why)
+    return _of_kind(
+        kind,
+        constant(
+            f"loss along the frontier of {kind}",
+            symbol,
+            published[kind],
+            exponent,
+            why,
+            design=(-highest, -lowest),
+        ),
+    )
+
+
+def _of_kind(kind: str, row: Constant) -> Constant:
+    """Return the row; undecided for C, which here is no other measurement than C_min."""
+    if kind != "C":
+        return row
+    return undecided(
+        row,
+        "the paper's fixed batch lies above B_crit for small losses and ours far below it, so C and C_min are one "
+        "measurement here and this row is not comparable",
+        "a grid at a fixed batch above B_crit, as large as this one",
+    )
 
 
 def _loss_text(found: Frontiers, kinds: list[str]) -> str:
@@ -232,7 +265,18 @@ def size_reading(found: Frontiers) -> StudySection:
         paper = f"slope of Kaplan et al. 2020, {kind}: {published[kind]}"
         lines.append(_slope(fitted.N, published[kind], paper).rename(columns={"loss": "N_opt"}))
         constants.append(
-            constant(f"N_opt ∝ {kind}^p", "p_N", {KAPLAN: published[kind]}, three(fitted.a), _WHY_SIZE)
+            _of_kind(
+                kind,
+                constant(
+                    f"N_opt ∝ {kind}^p",
+                    "p_N",
+                    {KAPLAN: published[kind]},
+                    three(fitted.a),
+                    _WHY_SIZE,
+                    design=slope_range(table["C"], table["N_opt"]),
+                    margin=MARGIN_A,
+                ),
+            )
         )
     figure = several(
         pd.concat(points), pd.concat(lines), x="C", y="N_opt", x_title="Compute (FLOPs), C or C_min",
@@ -279,25 +323,16 @@ def spending(found: Frontiers) -> StudySection:
         "C; dashed "
         "beside them the paper's table 6.",
     )  # fmt: skip
-    why = (
-        "B is B_crit at the frontier's loss, extrapolated where the batch scan did not reach; the frontier "
-        "spans a "
-        f"factor of {high / low:.0f} in compute"
-    )
-    rows = tuple(
-        constant(f"{NAMES[name]} along the frontier", name, {KAPLAN: PAPER[name]}, value, why)
-        for name, value in exponents.items()
-        if name != "p_N"
-    )
     said = ", ".join(f"{n} = {v[0]:.2f} [{v[1]:.2f}, {v[2]:.2f}]" for n, v in exponents.items())
     text = (
-        f"With B = B_crit(L) and S_min = C_min/(6 N B): {said}. Kaplan et al. have 0.73, 0.24 and 0.03: "
+        f"With B = B_crit(L) and S_min = C_min/(6 N B): {said}, over a factor of {high / low:.0f} in compute. They "
+        "follow from the rows of α_B and p_N, and say nothing new. Kaplan et al. have 0.73, 0.24 and 0.03: "
         "nearly all "
         "growth goes into size, and training takes hardly more steps."
     )
     return StudySection(
         section=Section(title="How to spend more compute", text=text, evidence=(figure,)),
-        constants=rows, fits={"exponents": exponents},
+        fits={"exponents": exponents},
     )  # fmt: skip
 
 

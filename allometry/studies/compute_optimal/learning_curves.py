@@ -16,6 +16,7 @@ from allometry.figures.surface import isoflop, surface
 from allometry.figures.theme import Figure
 from allometry.laws.critical_batch import targets_from_curves
 from allometry.laws.fit import fit
+from allometry.laws.subgrids import design_range
 from allometry.report.build import Section, Table
 from allometry.studies.core.sections import (
     ENOUGH_UPDATES,
@@ -26,6 +27,7 @@ from allometry.studies.core.sections import (
     constant,
     estimate,
     percent,
+    undecided,
 )
 from allometry.studies.shared.batches import Critical, solve_loss
 
@@ -96,7 +98,7 @@ def _enough(points: pd.DataFrame) -> bool:
 def _fit(points: pd.DataFrame, critical: Critical, bootstrap: int = 400) -> FitResult:
     columns = {"N": "N", "S": critical.steps, "L": "loss"}
     return fit(
-        points, law="kaplan-ns", columns=columns, objective="huber-log", group="run", bootstrap=bootstrap,
+        points, law="kaplan-ns", columns=columns, objective="huber-log", bootstrap=bootstrap,
         test=bootstrap > 0,
     )  # fmt: skip
 
@@ -157,9 +159,18 @@ def _constants(law: TimeLaw, spread: dict[str, float]) -> tuple[Any, ...]:
     )
     small = "the form has no floor, so over two orders of magnitude of small N one of its terms must bend"
     a_n, a_s = (widened(law.result, name, spread[name]) for name in ("alpha_N", "alpha_S"))
-    return (
+    rows = (
         constant(f"learning curves {_from(law)}, size", "α_N", {KAPLAN: 0.077}, a_n, small),
         constant(f"learning curves {_from(law)}, steps", "α_S", REUSED, a_s, rate),
+    )
+    return tuple(
+        undecided(
+            row,
+            "points at a constant rate lie above the loss that a decay would bring there, by more the hotter the rate: "
+            "they are no learning curve of the paper's kind",
+            "short decays that branch off at six to eight points of each trunk, 60 % more than the trunks cost",
+        )
+        for row in rows
     )
 
 
@@ -240,7 +251,7 @@ def above_floor(points: pd.DataFrame, critical: Critical, bootstrap: int = 400) 
     """Fit E + (N_c/N)^α_N + (S_c/S_min)^α_S: Chinchilla's form with steps in place of tokens."""
     columns = {"N": "N", "D": critical.steps, "L": "loss"}
     return fit(
-        points, law="chinchilla", columns=columns, objective="huber-log", group="run", bootstrap=bootstrap,
+        points, law="chinchilla", columns=columns, objective="huber-log", bootstrap=bootstrap,
         test=bootstrap > 0,
     )  # fmt: skip
 
@@ -253,11 +264,19 @@ def _floored(finals: pd.DataFrame, critical: Critical) -> tuple[Any, ...]:
         return ()
     floor = above_floor(critical.adjusted(finals), critical)
     spread = _batch_spread(finals, critical, above_floor, ("alpha", "beta"))
+    parts = design_range(floor)
     why = "the paper's form has no floor; with one, neither term has to stand in for it"
     a_n, a_s = (widened(floor, name, spread[name]) for name in ("alpha", "beta"))
     return (
-        constant("decayed ends above a floor, size", "α_N", {KAPLAN: 0.077}, a_n, why),
-        constant("decayed ends above a floor, steps", "α_S", REUSED, a_s, why),
+        constant(
+            "decayed ends above a floor, size",
+            "α_N",
+            {KAPLAN: 0.077},
+            a_n,
+            why,
+            design=parts.interval("alpha"),
+        ),
+        constant("decayed ends above a floor, steps", "α_S", REUSED, a_s, why, design=parts.interval("beta")),
     )
 
 

@@ -185,7 +185,6 @@ def conversion(runs: pd.DataFrame, found: list[Rung]) -> StudySection:
         law="chinchilla",
         columns={"N": "N_total", "D": "D", "L": "loss"},
         objective="huber-log",
-        group="run",
     )
     sizes = runs[["N", "N_total"]].drop_duplicates()
     if len(sizes) < 3:

@@ -15,6 +15,7 @@ from allometry.figures.several import over_published
 from allometry.report.build import Analysis, Section
 from allometry.report.page import interval
 from allometry.studies.core.plan import smallest
+from allometry.studies.core.sections import heaviest_first
 from allometry.studies.core.study import Study, run_set_named
 from allometry.sweeps import Sweep
 
@@ -138,7 +139,7 @@ def _shared_warnings(chapters: list[Analysis]) -> tuple[tuple[str, ...], list[An
     others.
     """
     count = Counter(warning for each in chapters for warning in dict.fromkeys(each.warnings))
-    shared = tuple(warning for warning, times in count.items() if times > 1)
+    shared = heaviest_first(warning for warning, times in count.items() if times > 1)
     kept = [
         replace(each, warnings=tuple(w for w in dict.fromkeys(each.warnings) if w not in shared))
         for each in chapters

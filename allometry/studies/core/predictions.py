@@ -114,7 +114,7 @@ def score(prediction: dict[str, Any], runs: pd.DataFrame, quantity: str = "loss"
     table = table.rename(columns={"loss": "predicted"})
     what = table["what"].fillna("loss") if "what" in table else pd.Series("loss", index=table.index)
     table = table.assign(what=what)[(what == quantity) & table["run"].map(lambda run: isinstance(run, str))]
-    table = table.astype({"run": runs["run"].dtype})
+    table = table.astype({"run": runs["run"].dtype, "predicted": float, "low": float, "high": float})
     done = runs.loc[runs["status"] == "done", ["run", quantity]].rename(columns={quantity: "measured"})
     table = table.merge(done.dropna(), on="run", how="inner")
     table["error"] = table["measured"] / table["predicted"] - 1

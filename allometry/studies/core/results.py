@@ -8,6 +8,7 @@ corpus, no torch.
     probes.csv.xz      losses of single sequences along every run (`Store.probes()`), if any were recorded
     novelty.csv.xz     n-grams of generated text that occur in training (`Store.novelty()`), if recorded
     prediction.json    what was predicted before it was trained, if anything was
+    score.json         how sharp and how honest those predictions were, beside a naive competitor's
     ledger.csv         every registered prediction, scored, if there are any
     report.html        the report
     README.md          what all this is, with the constants
@@ -38,7 +39,8 @@ from allometry.runs.record import check_format
 from allometry.runs.store import Store
 from allometry.studies.core import plan as planning
 from allometry.studies.core.collection import dated
-from allometry.studies.core.predictions import ledger, registered
+from allometry.studies.core.predictions import ledger, registered, score
+from allometry.studies.core.scoring import compared
 from allometry.studies.core.study import Study, StudyData, study
 from allometry.studies.core.texts import changed_since, require_own_text
 
@@ -55,6 +57,7 @@ CURVES, POSITIONS, PROBES, NOVELTY = COMPRESSED = tuple(
     f"{name}.csv.xz" for name in ("curves", "positions", "probes", "novelty")
 )
 PREDICTION, LEDGER, REPORT, README = "prediction.json", "ledger.csv", "report.html", "README.md"
+SCORE = "score.json"
 
 _NUMBER = re.compile(r"u?int(8|16|32|64)|float(16|32|64)")
 """Names of the types of columns that hold numbers."""
@@ -132,8 +135,23 @@ def rebuild(folder: Path, output: Path | None = None) -> tuple[Analysis, Path]:
         analysis = replace(analysis, warnings=(printable(changed), *analysis.warnings))
     if output is None:
         with writing(folder):
+            _write_score(folder, evidence)
             write_text(folder / README, readme(analysis, evidence, folder))
     return analysis, write(analysis, output or folder / REPORT)
+
+
+def _write_score(folder: Path, evidence: StudyData) -> None:
+    """Write the scores of the registered losses and of the naive competitor, nothing where none was measured."""
+    (folder / SCORE).unlink(missing_ok=True)
+    if evidence.prediction is None or "status" not in evidence.runs:
+        return
+    table = score(evidence.prediction, evidence.runs)
+    scored = table[table["scored"]]
+    if len(scored):
+        ours, naive = compared(scored, evidence.runs, evidence.prediction["made_from"])
+        _write_json(
+            folder / SCORE, {"ours": ours.to_dict(), "naive": naive.to_dict() if naive is not None else None}
+        )
 
 
 def load(folder: Path) -> tuple[Study, StudyData]:
@@ -303,6 +321,7 @@ _FILES = """## Files
 | `probes.csv.xz` | losses of single sequences along every run, where they were recorded |
 | `novelty.csv.xz` | n-grams of generated and of held-out text that occur in training, where recorded |
 | `prediction.json`, `ledger.csv` | what was predicted before it was trained, and how it came out |
+| `score.json` | how sharp and how honest the predictions of the loss were, beside a naive competitor's |
 | `study.json` | question, command, machine, and which runs belong to which study |"""
 
 
@@ -310,12 +329,16 @@ def _constants(analysis: Analysis) -> str:
     rows = [(entry.study, c) for entry in (analysis, *analysis.chapters) for c in entry.constants]
     if not rows:
         return ""
-    lines = ["## Comparison with published values", "", "| study | quantity | published | ours | verdict |"]
-    lines.append("|---|---|---|---|---|")
+    lines = [
+        "## Comparison with published values",
+        "",
+        "| study | quantity | published | ours | parts of the design | verdict |",
+    ]
+    lines.append("|---|---|---|---|---|---|")
     for owner, c in rows:
         published = ", ".join(f"{fmt.short(value)} ({paper})" for paper, value in c.published.items()) or "–"
         ours = fmt.interval(c.ours, c.low, c.high)
-        cells = (owner, f"{c.name} ({c.symbol})", published, ours, c.verdict)
+        cells = (owner, f"{c.name} ({c.symbol})", published, ours, c.design or "–", c.verdict)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 

@@ -8,7 +8,8 @@ of a study together and says what would answer those that could not be; `usable_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,10 @@ import numpy as np
 from scipy.stats import linregress, t
 
 from allometry.core.errors import AllometryError
+from allometry.core.units import counted
 from allometry.figures.theme import unchecked
 from allometry.laws.fit import fit
+from allometry.laws.subgrids import design_range
 from allometry.laws.zoo import get
 from allometry.report.build import Analysis, Constant, Section, Table, Verdict
 
@@ -29,6 +32,13 @@ if TYPE_CHECKING:
     from allometry.studies.core.study import Study, StudyData
 
 LEVEL = 0.95
+
+MARGIN = 1 / 3
+"""Margin of equivalence: how far from a published exponent, as a share of it, parts of a design may lie for it to be
+called the same. Kaplan et al. 2020 and Chinchilla differ by this much in the exponent of N_opt."""
+MARGIN_A = 0.2
+"""The same for the exponent of N_opt: ± 0.1 at 0.5, less than half of what parts 0.73 from 0.5."""
+
 KAPLAN = "Kaplan 2020"
 CHINCHILLA = "Chinchilla 2022"
 EPOCH = "Besiroglu 2024"
@@ -76,7 +86,7 @@ def section_or_reason(title: str, section: Callable[[], StudySection]) -> StudyS
             return section()
     except AllometryError as error:
         text = f"This could not be answered from these runs: {error.message}."
-        warnings = (f"{title}: {error.message}",)
+        warnings = (Caveat(f"{title}: {error.message}", 1),)
         return StudySection(section=Section(title=title, text=text), warnings=warnings, problem=error)
 
 
@@ -123,46 +133,154 @@ def constant(
     why: str,
     *,
     widest: float = 1.0,
+    design: tuple[float, float] | None = None,
+    margin: float = MARGIN,
 ) -> Constant:
     """Return a row of the table: agrees if the interval holds a published value, unless it is so wide that it
     says nothing.
 
     `estimate` is (value, low, high) at LEVEL; `widest` is the width of the interval over the value from which
-    nothing can be told.
+    nothing can be told. `design` are the lowest and highest estimate over parts of the design
+    (`laws.subgrids`). With them a verdict is made from both intervals: "agrees" if, besides, no part of the design is
+    farther than `margin` (a share of the published value) from a value that the interval holds, "differs" if no
+    published value lies within either.
     """
     ours, low, high = estimate
+    inside = [paper for paper, value in published.items() if low <= value <= high]
     verdict: Verdict = "differs"
     if not high - low < widest * abs(ours):
         verdict = "cannot tell"
-    elif any(low <= value <= high for value in published.values()):
+        if not math.isfinite(high - low):
+            why = f"no interval can be given: as many parameters as trunks, or more; {why}"
+    elif inside:
         verdict = "agrees"
-    inside = [paper for paper, value in published.items() if low <= value <= high]
+    if design is not None and verdict != "cannot tell":
+        verdict, why = _by_design(verdict, published, inside, design, margin, why)
     if verdict == "agrees" and len(inside) < len(published):
         why = f"the interval holds {' and '.join(inside)}, not the others: {why}"
+    low_part, high_part = design or (math.nan, math.nan)
     return Constant(
         name=name, symbol=symbol, published=published, ours=ours, low=low, high=high, level=LEVEL,
-        verdict=verdict, why=why,
+        verdict=verdict, why=why, design_low=low_part, design_high=high_part,
     )  # fmt: skip
+
+
+def _by_design(
+    verdict: Verdict,
+    published: dict[str, float],
+    inside: list[str],
+    design: tuple[float, float],
+    margin: float,
+    why: str,
+) -> tuple[Verdict, str]:
+    """Return the verdict of the fit's interval, or "cannot tell" where parts of the design speak against it."""
+    low, high = design
+    if not math.isfinite(high - low):
+        return "cannot tell", f"the design is too small for parts of it to be fitted alone; {why}"
+    if verdict == "differs":
+        held = [paper for paper, value in published.items() if low <= value <= high]
+        if not held:
+            return verdict, why
+        said = f"{' and '.join(held)} lies outside the interval but within what parts of the design give"
+        return "cannot tell", f"{said}; {why}"
+    near = [
+        paper
+        for paper in inside
+        if max(abs(low - published[paper]), abs(high - published[paper])) <= margin * abs(published[paper])
+    ]
+    if near:
+        return verdict, why
+    said = (
+        f"parts of the design give {low:.3g} to {high:.3g}, beyond ± {percent(margin)} of the published value"
+    )
+    return "cannot tell", f"{said}: a slope of the range, not of a law; {why}"
 
 
 EXPECTED = ("correlation", "scale-not-identified")
 """Warnings that every fit of power laws carries: only exponents are compared here, and never the scales."""
 
 
+def undecided(row: Constant, because: str, decides: str) -> Constant:
+    """Return a row whose runs cannot decide it whatever the interval says: why, and what would, with its cost."""
+    return replace(
+        row, verdict="cannot tell", why=f"{because}. What would decide: {decides}. Besides: {row.why}"
+    )
+
+
+class Caveat(str):
+    """A caveat with its weight: 0 puts a claim in question (as a plain text does, which a study writes for its own
+    case), 1 limits it, 2 limits a detail.
+    """
+
+    weight: int
+
+    def __new__(cls, text: str, weight: int) -> Caveat:
+        """Return the text, which is what a reader sees, with its weight."""
+        caveat = super().__new__(cls, text)
+        caveat.weight = weight
+        return caveat
+
+
+_WEIGHTS = {
+    **dict.fromkeys(("no-spare-points", "checkpoints", "mixed-runs", "lack-of-fit", "floor-above-data"), 0),
+    **dict.fromkeys(("bound-hit-in-resamples", "flat-profile", "outliers", "copies", "loss-scale"), 2),
+}
+"""Weight of a warning of a fit by its name; of all others 1."""
+
+
+def heaviest_first(warnings: Iterable[str]) -> tuple[str, ...]:
+    """Return caveats in the order of their weight, each once; those of one weight in the order given."""
+    return tuple(sorted(dict.fromkeys(warnings), key=lambda caveat: getattr(caveat, "weight", 0)))
+
+
 def caveats(result: FitResult, label: str) -> tuple[str, ...]:
     """Return the fit's own warnings, as sentences under its name."""
     return tuple(
-        f"{label}: {warning.meaning}"
-        + (f"; what is known: {warning.identified}" if warning.identified else "")
+        Caveat(
+            f"{label}: {warning.meaning}"
+            + (f"; what is known: {warning.identified}" if warning.identified else ""),
+            _WEIGHTS.get(warning.name, 1),
+        )
         for warning in result.warnings
         if warning.name not in EXPECTED
     )
 
 
+_MADE_ALIKE = (
+    *("family", "shape", "n_layer", "d_model", "n_head", "d_ff", "n_ctx", "reuse", "dropout", "N", "D"),
+    *("unique", "limit", "B", "lr", "schedule", "warmup", "decay", "final_lr", "weight_decay", "init"),
+    *("init_from", "early_stop", "corpus", "tokenizer"),
+)
+"""Columns in which runs agree that differ in nothing but their seed."""
+
+
+def means_over_seeds(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for runs that differ only in their seed: the geometric mean of the loss, and the rest of the
+    first. A size that was repeated counts once, for what a law misses there all its seeds share.
+    """
+    if "seed" not in runs or runs["seed"].nunique() < 2:
+        return runs
+    same = runs[[c for c in _MADE_ALIKE if c in runs]].groupby(
+        [c for c in _MADE_ALIKE if c in runs], dropna=False
+    )
+    cell = same.ngroup()
+    mean = np.exp(np.log(runs["loss"]).groupby(cell).transform("mean"))
+    return runs.assign(loss=mean)[~cell.duplicated()].reset_index(drop=True)
+
+
 def one_law(runs: pd.DataFrame, law: str, x: str) -> FitResult:
-    """Return a power law of the loss in one column, by least squares on log loss, resampled by run."""
+    """Return a power law of the loss in one column, by least squares on log loss, of means over seeds, resampled by
+    trunk.
+    """
     (symbol,) = get(law).inputs
-    return fit(runs, law=law, columns={symbol: x, "L": "loss"}, objective="lsq-log", group="run")
+    return fit(means_over_seeds(runs), law=law, columns={symbol: x, "L": "loss"}, objective="lsq-log")
+
+
+def design_of(result: FitResult, what: str) -> tuple[float, float]:
+    """Return the lowest and highest estimate of a parameter (or of arithmetic of parameters) over parts of the
+    design that a law was fitted to.
+    """
+    return design_range(result).interval(what)
 
 
 def estimate(result: FitResult, name: str) -> tuple[float, float, float]:
@@ -242,7 +360,7 @@ def chapter(
         command=study_data.command,
         sections=tuple(section.section for section in kept),
         constants=tuple(row for section in kept for row in section.constants),
-        warnings=(*warnings, *(w for section in kept for w in section.warnings)),
+        warnings=heaviest_first([*warnings, *(w for section in kept for w in section.warnings)]),
         excluded=excluded,
         runs=study_data.runs,
         environment=study_data.environment,
@@ -279,12 +397,22 @@ def usable_runs(study_data: StudyData) -> tuple[pd.DataFrame, pd.DataFrame]:
 def seed_noise(runs: pd.DataFrame) -> tuple[float | None, StudySection]:
     """Return the relative standard deviation between seeds at each repeated point, and pooled; None without
     repeats.
+
+    Runs are repeats if nothing but the seed differs. Points of one trunk repeat its luck: degrees of freedom are
+    trunks less one for each setting, however many horizons they have.
     """
-    grouped = runs.assign(log_loss=np.log(runs["loss"])).groupby(["N", "D"])
+    alike = [c for c in _MADE_ALIKE if c in runs and c not in ("N", "D")]
+    settings = runs.assign(log_loss=np.log(runs["loss"]), setting=0)
+    if alike:
+        settings["setting"] = runs.groupby([*alike, "N"], dropna=False).ngroup()
+    grouped = settings.groupby(["setting", "N", "D"])
     table = grouped.agg(
         seeds=("seed", "nunique"), mean=("loss", "mean"), sd=("log_loss", "std")
     ).reset_index()
     table = table[table["seeds"] > 1].rename(columns={"mean": "mean loss", "sd": "relative sd"})
+    repeated = settings.merge(table[["setting", "N", "D"]], on=["setting", "N", "D"])
+    freedom = int((repeated.groupby(["setting", "N"])["seed"].nunique() - 1).sum()) if len(table) else 0
+    table = table.drop(columns="setting")
     title = "Noise between seeds"
     if not len(table):
         text = "No point was trained with several seeds, so the noise of a run is not known."
@@ -294,8 +422,8 @@ def seed_noise(runs: pd.DataFrame) -> tuple[float | None, StudySection]:
     text = (
         f"Runs that differ only in their seed differ by {percent(pooled)} of the loss (standard deviation, "
         f"pooled over {len(table)} "
-        f"points with {int(dof.sum())} degrees of freedom). Residuals near this size are noise; larger "
-        f"ones are the law's."
+        f"{'point' if len(table) == 1 else 'points'} with {counted(freedom, 'degree')} of freedom, for the horizons "
+        "of one seed share its trunk). Residuals near this size are noise; larger ones are the law's."
     )
     caption = "Every point with several seeds."
     evidence = (Table(name="seed-noise", title="Repeated points", caption=caption, frame=table),)

@@ -19,7 +19,12 @@ from allometry.core.errors import AllometryError
 from allometry.figures.several import several
 from allometry.figures.theme import Figure
 from allometry.report.build import Constant, Section, Table
-from allometry.studies.core.sections import StudySection, claim, constant
+from allometry.studies.core.sections import (
+    StudySection,
+    claim,
+    constant,
+    undecided,
+)
 from allometry.studies.core.study import (
     BATCH_TOKENS,
     CONTEXT,
@@ -232,15 +237,25 @@ def _rising(end: pd.DataFrame) -> tuple[float, float, float] | None:
         return None
 
 
+NOTICED = 0.5
+"""Bits of exposure that a canary seen once would have to gain for it to matter: chance is judged within these."""
+
+
 def _constants(end: pd.DataFrame, rising: tuple[float, float, float] | None) -> tuple[Constant, ...]:
     rows = []
     smallest = end[(end["N"] == end["N"].min()) & (end["repeats"] == 1)]
     if len(smallest) > 1:
         why = f"{len(smallest)} canaries in the smallest models; chance: the mean of what was never seen"
         estimate = mean_interval(smallest["sampled"])
-        rows.append(
-            constant("exposure of canaries seen once", "e(1)", {"chance": CHANCE}, estimate, why, widest=3.0)
-        )
+        row = constant("exposure of canaries seen once", "e(1)", {"chance": CHANCE}, estimate, why)
+        half = (row.high - row.low) / 2
+        if half > NOTICED:
+            row = undecided(
+                row,
+                f"± {half:.2g} bits could hide an effect of {NOTICED:.2g} bits, which is what one reading would add",
+                f"{math.ceil(len(smallest) * (half / NOTICED) ** 2)} canaries in place of {len(smallest)}",
+            )
+        rows.append(row)
     if rising is not None:
         why = "bits for each doubling of the repeats, over all sizes"
         rows.append(claim("exposure against repeats", "de/d log2 r", rising, why, above=True, paper=CARLINI))
@@ -421,7 +436,10 @@ def _extraction_constants(laws: pd.DataFrame) -> tuple[Constant, ...]:
         exact = law["what"] == "exact"
         what = "passages given back whole" if exact else "tokens given back"
         name = f"{what}, against {_NAMES[law['dial']]}"
-        why = f"share for each doubling, the other dials at their largest; R² = {law['R2']:.2f}"
+        why = (
+            "the sign only, as no line fits: share for each doubling, the other dials at their largest;"
+            f" R² = {law['R2']:.2f}"
+        )
         estimate = (law["slope"], law["low"], law["high"])
         symbol = f"d {'share' if exact else 'right'} / d log2 {law['dial']}"
         rows.append(claim(name, symbol, estimate, why, above=True, paper=EXTRACTION_CARLINI))

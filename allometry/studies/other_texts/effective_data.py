@@ -28,6 +28,7 @@ from allometry.studies.core.sections import (
     constant,
     mean_estimate,
     percent,
+    undecided,
 )
 from allometry.studies.shared.subsets import stopped
 
@@ -171,6 +172,10 @@ def _regime(points: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return placed, "on all points that have a place, too few of them being of low data"
 
 
+ENOUGH_POINTS = 20
+"""Points from which on the exponents of transfer are judged: two exponents and a scale of each corpus."""
+
+
 def exponents(points: pd.DataFrame, corpus: str) -> tuple[Constant, ...]:
     """Return rows for alpha and beta, with sizes as the units: a from-scratch curve's error is shared by all
     points of its size, so points do not count as independent.
@@ -185,11 +190,17 @@ def exponents(points: pd.DataFrame, corpus: str) -> tuple[Constant, ...]:
     left = pd.Series({n: np.average(p["left"], weights=p["w"] ** 2) for n, p in rest.groupby("N")})
     beta = _slope(left) if np.isfinite(alpha[0]) else (float("nan"), -np.inf, np.inf)
     why = f"{len(left)} sizes, each one measurement of its from-scratch curve; tokens are bytes"
-    return (
+    rows = (
         constant(
             f"transfer to {corpus}, data", "α", {HERNANDEZ: 0.18, MIXED: 0.096}, alpha, why, widest=WIDEST
         ),
         constant(f"transfer to {corpus}, size", "β", {HERNANDEZ: 0.38}, beta, why, widest=WIDEST),
+    )
+    if len(points) >= ENOUGH_POINTS:
+        return rows
+    because = f"{len(points)} points are an exploration"
+    return tuple(
+        undecided(row, because, f"{ENOUGH_POINTS} points of low data, chosen beforehand") for row in rows
     )
 
 

@@ -9,6 +9,7 @@ L(N, D).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,19 +28,23 @@ from allometry.laws.envelope import fit_envelope
 from allometry.laws.fit import fit
 from allometry.laws.isoflop import isoflop
 from allometry.laws.slices import grid_budgets
+from allometry.laws.subgrids import design_range, slope_range
 from allometry.report.build import Constant, Section, Table
 from allometry.studies.core.predictions import score
+from allometry.studies.core.scoring import compared, sentence
 from allometry.studies.core.sections import (
     CHINCHILLA,
     EPOCH,
     KAPLAN,
     LEVEL,
+    MARGIN_A,
     PORIAN,
     TOKENS,
     StudySection,
     TooFewRuns,
     caveats,
     constant,
+    design_of,
     estimate,
     one_law,
     percent,
@@ -70,15 +75,35 @@ def by_size(runs: pd.DataFrame) -> StudySection:
         section=Section(
             title="L(N): loss against size",
             text=_size_text(table, straight, bent, total),
-            evidence=figures,
+            evidence=(*figures, local_table(table)),
         ),
         constants=(
             _slope(straight, bent),
-            constant("the same above a floor", "α", {CHINCHILLA: 0.339, EPOCH: 0.348}, floored, _WHY_FLOOR),
+            constant("the same above a floor", "α", {CHINCHILLA: 0.339, EPOCH: 0.348}, floored, _WHY_FLOOR,
+                     design=design_of(bent, "alpha")),
         ),
         fits={"L(N)": straight, "L(N) with a floor": bent},
         warnings=(*caveats(straight, "L(N)"), *caveats(bent, "L(N) with a floor")),
-    )
+    )  # fmt: skip
+
+
+def local_slopes(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the slope −d log L / d log N between neighbouring sizes at one horizon, of means over seeds: columns N,
+    next N and slope. A power law has one slope; where they fall along the ladder, a line through all of them has the
+    slope of the range.
+    """
+    means = np.log(runs["loss"]).groupby(runs["N"]).mean()
+    size = means.index.to_numpy(dtype=float)
+    slope = -np.diff(means.to_numpy()) / np.diff(np.log(size))
+    return pd.DataFrame({"N": size[:-1], "next N": size[1:], "slope": slope})
+
+
+def local_table(runs: pd.DataFrame) -> Table:
+    """Return the local slopes as a table of the report."""
+    return Table(
+        name="local-slopes", title="The slope along the ladder", frame=local_slopes(runs),
+        caption="Between each size and the next, of means over seeds. One power law would have one slope.",
+    )  # fmt: skip
 
 
 def _slope(straight: FitResult, bent: FitResult) -> Constant:
@@ -91,6 +116,7 @@ def _slope(straight: FitResult, bent: FitResult) -> Constant:
         {KAPLAN: 0.076},
         estimate(straight, "alpha_N"),
         _WHY_SIZE,
+        design=design_of(straight, "alpha_N"),
     )
     if bent.rms > 0.5 * straight.rms:
         return row
@@ -114,11 +140,16 @@ _WHY_FLOOR = (
 )
 
 
+def _local_text(table: pd.DataFrame) -> str:
+    slopes = ", ".join(f"{slope:.3f}" for slope in local_slopes(table)["slope"])
+    return f"From each size to the next the slope is {slopes}."
+
+
 def _size_text(table: pd.DataFrame, straight: FitResult, bent: FitResult, total: FitResult) -> str:
     alpha = estimate(straight, "alpha_N")
     span = table["N"].max() / table["N"].min()
     return (
-        f"All sizes saw {table['D'].iloc[0]:,.0f} tokens. Over a factor of {span:.0f} in N the "
+        f"All sizes saw {table['D'].iloc[0]:,.0f} tokens. {_local_text(table)} Over a factor of {span:.0f} in N the "
         f"straight line "
         f"has α_N = {alpha[0]:.3f} [{alpha[1]:.3f}, {alpha[2]:.3f}] (95 %), and a run lies "
         f"{percent(straight.rms)} "
@@ -153,7 +184,7 @@ def by_data(runs: pd.DataFrame) -> StudySection:
     text = (
         f"The largest model ({largest['N'].iloc[0]:,.0f} parameters) was trained to "
         f"{largest['D'].nunique()} horizons. Its loss falls as "
-        f"D^-{alpha[0]:.3f} [{alpha[1]:.3f}, {alpha[2]:.3f}]. These are horizons of one pass, each with "
+        f"D^-{alpha[0]:.3f}{between(alpha)}. These are horizons of one pass, each with "
         f"its own decay of the "
         "learning rate, not data sets trained on until the test loss turns, as in Kaplan's L(D)."
     )
@@ -163,7 +194,10 @@ def by_data(runs: pd.DataFrame) -> StudySection:
         "some ten million bytes a small model is still learning to use its context, which makes the loss "
         "fall faster"
     )
-    row = constant("loss against tokens, largest size", "α_D", {KAPLAN: 0.095}, alpha, why)
+    row = constant(
+        "loss against tokens, largest size", "α_D", {KAPLAN: 0.095}, alpha, why,
+        design=design_of(result, "alpha_D"),
+    )  # fmt: skip
     figure = power_law(
         largest, result, x="D", slopes={"Kaplan et al. 2020": -0.095}, name="loss-against-tokens"
     )
@@ -172,6 +206,14 @@ def by_data(runs: pd.DataFrame) -> StudySection:
         constants=(row,),
         fits={"L(D)": result},
         warnings=caveats(result, "L(D)"),
+    )
+
+
+def between(estimate: tuple[float, float, float]) -> str:
+    """Return an interval as " [0.1, 0.2]", or why there is none."""
+    _, low, high = estimate
+    return (
+        f" [{low:.3f}, {high:.3f}]" if np.isfinite(high - low) else " (one trunk: no interval can be given)"
     )
 
 
@@ -207,15 +249,21 @@ def _joint_constants(kaplan: FitResult, chinchilla: FitResult) -> tuple[Constant
     )
     short = "our horizons reach down to where the loss still falls fast; " + TOKENS
     alpha, beta = {CHINCHILLA: 0.339, EPOCH: 0.348}, {CHINCHILLA: 0.285, EPOCH: 0.366}
+    of_size, of_both = design_range(kaplan), design_range(chinchilla)
     a, both = chinchilla.derived("beta/(alpha+beta)", LEVEL), {KAPLAN: 0.73, CHINCHILLA: 0.46, EPOCH: 0.513}
     doubt = "it inherits the doubts about α and β"
     return (
-        constant("Kaplan's form, size", "α_N", {KAPLAN: 0.076}, estimate(kaplan, "alpha_N"), small),
-        constant("Kaplan's form, tokens", "α_D", {KAPLAN: 0.103}, estimate(kaplan, "alpha_D"), short),
-        constant("Chinchilla's form, size", "α", alpha, estimate(chinchilla, "alpha"), small),
-        constant("Chinchilla's form, tokens", "β", beta, estimate(chinchilla, "beta"), short),
-        constant("N_opt ∝ C^a from Chinchilla's form", "a = β/(α+β)", both, a, doubt),
-    )
+        constant("Kaplan's form, size", "α_N", {KAPLAN: 0.076}, estimate(kaplan, "alpha_N"), small,
+                 design=of_size.interval("alpha_N")),
+        constant("Kaplan's form, tokens", "α_D", {KAPLAN: 0.103}, estimate(kaplan, "alpha_D"), short,
+                 design=of_size.interval("alpha_D")),
+        constant("Chinchilla's form, size", "α", alpha, estimate(chinchilla, "alpha"), small,
+                 design=of_both.interval("alpha")),
+        constant("Chinchilla's form, tokens", "β", beta, estimate(chinchilla, "beta"), short,
+                 design=of_both.interval("beta")),
+        constant("N_opt ∝ C^a from Chinchilla's form", "a = β/(α+β)", both, a, doubt,
+                 design=of_both.interval("beta/(alpha+beta)"), margin=MARGIN_A),
+    )  # fmt: skip
 
 
 def horizons(runs: pd.DataFrame) -> StudySection:
@@ -245,7 +293,8 @@ def horizons(runs: pd.DataFrame) -> StudySection:
         ),
         constants=(
             constant("loss against size as D → ∞ (Kaplan's L(N, D))", "α_N", {KAPLAN: 0.076}, at_limit,
-                     f"an extrapolation of Kaplan's form, which has no floor; {TOKENS}"),
+                     f"an extrapolation of Kaplan's form, which has no floor; {TOKENS}",
+                     design=design_of(fits["Kaplan"], "alpha_N")),
         ),
         fits={"horizons": table, **fits},
     )  # fmt: skip
@@ -267,7 +316,7 @@ def joint_fits(runs: pd.DataFrame) -> dict[str, FitResult]:
     """Fit Kaplan's and Chinchilla's L(N, D) to all runs."""
     columns = {"N": "N", "D": "D", "L": "loss"}
     return {
-        name: fit(runs, law=law, columns=columns, objective="huber-log", group="run")
+        name: fit(runs, law=law, columns=columns, objective="huber-log")
         for name, law in (("Kaplan", "kaplan"), ("Chinchilla", "chinchilla"))
     }
 
@@ -340,6 +389,7 @@ def prediction(runs: pd.DataFrame, registered: dict[str, Any], ledger: pd.DataFr
         f"On {registered['registered']} the losses of {len(registered['predictions'])} larger runs were "
         f"written down, "
         f"from {len(registered['made_from'])} smaller ones ({made}). {verdict(scored)}"
+        f"{in_scores(scored, runs, registered)}"
     )
     evidence: list[Figure | Table] = []
     if len(table):
@@ -361,6 +411,13 @@ def prediction(runs: pd.DataFrame, registered: dict[str, Any], ledger: pd.DataFr
     return StudySection(
         section=Section(title="Predicted and measured losses", text=text, evidence=tuple(evidence))
     )
+
+
+def in_scores(scored: pd.DataFrame, runs: pd.DataFrame, registered: dict[str, Any]) -> str:
+    """Return how sharp and how honest the predictions were, in words that follow the outcome's."""
+    if not len(scored):
+        return ""
+    return " " + sentence(*compared(scored, runs, registered["made_from"]))
 
 
 def verdict(scored: pd.DataFrame) -> str:
@@ -416,7 +473,8 @@ def frontier(runs: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
     """
     table = runs[["run", "N", "D", "C", "loss"]]
     envelope = fit_envelope(table)
-    slices = isoflop(table, columns={"N": "N", "D": "D", "loss": "loss"})
+    columns = {"N": "N", "D": "D", "loss": "loss"}
+    slices = isoflop(table, columns=columns)
     alpha, a = _three(envelope.loss.exponent), _three(slices.a)
     optima = slices.table[slices.table["used"]]
     text = (
@@ -436,6 +494,15 @@ def frontier(runs: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
                   title="Compute-optimal size"),
         conventions(runs),
     )  # fmt: skip
+    slopes = slope_range(envelope.points["C"], envelope.points["loss"])
+    windows = slope_range(optima["C"], optima["N_opt"])
+    others = [envelope.a.value]  # what other methods say of the same runs
+    with suppress(AllometryError):
+        others.append(isoflop(table, columns=columns, method="parabola", bootstrap=50).a.value)
+    with suppress(AllometryError):
+        form = fit(runs, law="chinchilla", columns={"L": "loss"}, bootstrap=0, test=False)
+        others.append(form.derived("beta/(alpha+beta)")[0])
+    windows = (min(windows[0], *others), max(windows[1], *others))
     why_c = "our budgets lie many orders of magnitude below the paper's, where the loss still falls faster"
     why_a = (
         "the exponent depends on what N and C count (see the table of conventions), and at this scale the "
@@ -446,11 +513,12 @@ def frontier(runs: pd.DataFrame, curves: pd.DataFrame) -> StudySection:
         section=Section(title="L(C) and N_opt(C): what compute buys", text=text, evidence=figures),
         constants=(
             constant(
-                "loss along the frontier", "α_C", {KAPLAN: 0.057}, (-alpha[0], -alpha[2], -alpha[1]), why_c
+                "loss along the frontier", "α_C", {KAPLAN: 0.057}, (-alpha[0], -alpha[2], -alpha[1]), why_c,
+                design=(-slopes[1], -slopes[0]),
             ),
             constant(
                 "N_opt ∝ C^a from slices", "a", {f"{KAPLAN}, fixed batch": 0.88, f"{KAPLAN}, C_min": 0.73,
-                CHINCHILLA: 0.49, EPOCH: 0.513, PORIAN: 0.5}, a, why_a,
+                CHINCHILLA: 0.49, EPOCH: 0.513, PORIAN: 0.5}, a, why_a, design=windows, margin=MARGIN_A,
             ),
         ),
         fits={"L(C)": envelope, "N_opt(C)": slices},

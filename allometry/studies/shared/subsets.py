@@ -5,13 +5,18 @@ Analysis: early-stopped runs on subsets of the text: what the studies of L(D) an
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from allometry.data.tokens import manifest_of
-from allometry.studies.core.sections import TooFewRuns, percent
+from allometry.studies.core.sections import (
+    TooFewRuns,
+    percent,
+    undecided,
+)
 from allometry.studies.core.study import (
     BATCH_TOKENS,
     learning_rate,
@@ -24,6 +29,7 @@ from allometry.studies.core.study import (
 if TYPE_CHECKING:
     from allometry.laws.uncertainty import Array
     from allometry.models.base import ModelConfig
+    from allometry.report.build import Constant
     from allometry.train.config import DataConfig, RunConfig
 
 DROPOUT = 0.1
@@ -193,6 +199,23 @@ def excess(table: pd.DataFrame) -> Array:
     al. 2020, eq. 4.2).
     """
     return (table["loss"] / table["N"].map(infinite(table)) - 1).to_numpy(float)
+
+
+MOST_OPEN = 0.25
+"""Share of runs on subsets whose test loss may still be falling for a law of their data to be read."""
+
+
+def until_turned(table: pd.DataFrame, rows: Iterable[Constant]) -> tuple[Constant, ...]:
+    """Return rows of constants, undecided where too many runs on subsets had not turned at their horizon."""
+    on_subsets = table[~table["infinite"]]
+    open_ended = float((~on_subsets["turned"]).mean()) if len(on_subsets) else 0.0
+    if not open_ended > MOST_OPEN:
+        return tuple(rows)
+    because = (
+        f"in {percent(open_ended)} of the runs on subsets the test loss was still falling at the horizon"
+    )
+    decides = "three sizes on eight sets, each trained until its test loss turns, about 8e14 FLOPs"
+    return tuple(undecided(row, because, decides) for row in rows)
 
 
 def limits(table: pd.DataFrame) -> tuple[str, ...]:

@@ -194,9 +194,8 @@ def test_frontiers_at_one_batch_and_at_the_best_one(compute: Analysis) -> None:
     holds(found["N_opt ∝ C^p"], np.log(large / small) / span, 0.3)
     holds(found["loss along the frontier of C_min"], ALPHA_C, 0.03)
     holds(found["N_opt ∝ C_min^p"], ALPHA_C / K_N, 0.35)
-    holds(found["batch B along the frontier"], ALPHA_C / K_B, 0.2)
-    holds(found["serial steps S along the frontier"], ALPHA_C / K_S, 0.4)
     assert found["loss along the frontier of C_min"].verdict == "differs"
+    assert found["loss along the frontier of C"].verdict == "cannot tell"  # C and C_min are one measurement
     row = found["loss along the frontier of C_min"]
     assert f"α_C^min = {row.ours:.3f} [{row.low:.3f}, {row.high:.3f}] (Kaplan: 0.050)" in compute.answer
 
@@ -258,9 +257,10 @@ def test_learning_curves_have_the_planted_exponents(time: Analysis) -> None:
         of_size = name.endswith("size")
         holds(row, K_N if of_size else K_S, 0.06 if of_size else 0.25)
         assert row.ours == pytest.approx(K_N if of_size else K_S, rel=0.04), name
-        agrees = any(row.low <= value <= row.high for value in row.published.values())
-        assert row.verdict == ("agrees" if agrees else "differs"), name
-        assert of_size <= (row.verdict == "differs"), name  # .077 is far away
+        if name.startswith("learning curves"):
+            assert row.verdict == "cannot tell", name  # at a constant rate
+        elif of_size:
+            assert row.verdict == "differs", name  # .077 is far away
     for part in ("paper", "late", "ends"):
         steps = list(found.values())[2 * ("paper", "late", "ends").index(part) + 1]
         assert f"α_S = {steps.ours:.2f} [{steps.low:.2f}, {steps.high:.2f}]" in time.answer

@@ -77,7 +77,7 @@ def test_the_report_is_the_same_when_it_is_made_again(evidence: StudyData, tmp_p
     assert again.read_bytes() == path.read_bytes()
     assert analysis.date == "2026-05-01T10:00:00+00:00"
     readme = (path.parent / "README.md").read_text()
-    assert "| tiny | Runs \\| all (n) | 3 (Paper) | 2.0 [1.0, 4.0] | agrees |" in readme
+    assert "| tiny | Runs \\| all (n) | 3 (Paper) | 2.0 [1.0, 4.0] | – | agrees |" in readme
     assert "allometry report --from out" in readme
     assert "on 2 cores of some; 2 runs, the last finished on 1 May 2026, 10:00 UTC" in readme
 

@@ -78,3 +78,11 @@ def test_predictions_without_a_run_are_not_scored(damage: dict[str, object]) -> 
     assert scored[["run", "measured", "error"]].to_dict("records") == [
         {"run": "b", "measured": 2.0, "error": pytest.approx(-0.2)}
     ]
+
+
+def test_a_prediction_without_a_number_is_outside_and_the_table_keeps_its_types() -> None:
+    runs = pd.DataFrame({"run": ["a"], "status": ["done"], "loss": [3.0]})
+    row = {"run": "a", "loss": None, "low": None, "high": None, "already_known": False}
+    scored = score({"predictions": [row]}, runs)
+    assert scored[["predicted", "error"]].isna().all(axis=None)
+    assert (scored["error"].dtype, scored["inside"].tolist()) == (float, [False])

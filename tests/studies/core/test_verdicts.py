@@ -12,7 +12,18 @@ import pytest
 
 from allometry.studies import least_data
 from allometry.studies.compute_optimal import chinchilla, ladder
-from allometry.studies.core.sections import claim, constant, mean_estimate
+from allometry.studies.core.sections import (
+    caveats,
+    claim,
+    constant,
+    design_of,
+    estimate,
+    heaviest_first,
+    mean_estimate,
+    means_over_seeds,
+    one_law,
+    seed_noise,
+)
 from allometry.studies.memorisation import capacity, planted, texts
 from allometry.studies.other_texts import effective_data
 
@@ -70,6 +81,71 @@ def test_a_claim_is_about_the_whole_interval(
     assert claim("c", "c", interval, "why", above=False).verdict == below
 
 
+def fitted(loss: Any) -> Any:
+    """A ladder of ten sizes at one horizon, whose noise is small beside what parts of it tell."""
+    n = np.geomspace(3e3, 1e6, 10)
+    noise = np.exp(1e-3 * np.random.default_rng(1).standard_normal(10))
+    return one_law(pd.DataFrame({"N": n, "D": 1e7, "loss": loss(n) * noise}), "kaplan-n", "N")
+
+
+def row_of(law: Any, published: float) -> Any:
+    return constant(
+        "L(N)", "α_N", {"Paper": published}, estimate(law, "alpha_N"), "why", design=design_of(law, "alpha_N")
+    )
+
+
+def test_a_straight_ladder_agrees_and_a_bent_one_cannot_tell() -> None:
+    straight = row_of(fitted(lambda n: 3 * n**-0.076), 0.076)
+    assert straight.verdict == "agrees"
+    law = fitted(lambda n: 1.2 + 6 * n**-0.3)
+    slope = law.parameters["alpha_N"]
+    assert estimate(law, "alpha_N")[1] < slope < estimate(law, "alpha_N")[2]
+    bent = row_of(law, slope)  # its own slope as the paper's: the interval holds it
+    assert bent.verdict == "cannot tell"
+    assert "slope of the range" in bent.why
+    assert bent.design_high > 2 * bent.design_low
+
+
+def test_a_difference_needs_both_intervals() -> None:
+    fit_alone = (0.15, 0.14, 0.16)
+    assert constant("c", "c", {"P": 0.076}, fit_alone, "w").verdict == "differs"
+    assert constant("c", "c", {"P": 0.076}, fit_alone, "w", design=(0.13, 0.17)).verdict == "differs"
+    assert constant("c", "c", {"P": 0.076}, fit_alone, "w", design=(0.05, 0.17)).verdict == "cannot tell"
+    assert constant("c", "c", {"P": 0.15}, fit_alone, "w", design=(0.11, 0.19)).verdict == "agrees"
+    assert constant("c", "c", {"P": 0.15}, fit_alone, "w", design=(0.11, 0.21)).verdict == "cannot tell"
+    assert (
+        constant("c", "c", {"P": 0.15}, fit_alone, "w", design=(0.12, 0.17), margin=0.1).verdict
+        == "cannot tell"
+    )
+    assert (
+        constant("c", "c", {"P": 0.15}, fit_alone, "w", design=(math.nan, math.nan)).verdict == "cannot tell"
+    )
+
+
+def test_a_repeated_size_counts_once() -> None:
+    n = np.geomspace(1e3, 1e6, 6)
+    once = pd.DataFrame({"N": n, "D": 1e7, "seed": 0, "loss": 3 * n**-0.1})
+    off = once.iloc[[1] * 4].assign(seed=[1, 2, 3, 4], loss=once["loss"].iloc[1] * np.exp(0.02))
+    means = means_over_seeds(pd.concat([once, off], ignore_index=True))
+    assert len(means) == 6
+    assert means["loss"].iloc[1] == pytest.approx(once["loss"].iloc[1] * np.exp(0.016))
+    different = pd.concat([once, off.assign(lr=[1.0, 2.0, 3.0, 4.0])], ignore_index=True)
+    assert len(means_over_seeds(different)) == 10
+
+
+def test_the_noise_between_seeds_is_counted_by_trunks() -> None:
+    rng = np.random.default_rng(0)
+    seed, d = np.repeat(np.arange(4), 5), np.tile(np.geomspace(1e6, 1e7, 5), 4)
+    runs = pd.DataFrame(
+        {"N": 1e4, "D": d, "seed": seed, "lr": 0.01, "loss": np.exp(0.01 * rng.standard_normal(20))}
+    )
+    noise, section = seed_noise(runs)
+    assert noise == pytest.approx(np.sqrt(np.log(runs["loss"]).groupby(runs["D"]).var().mean()))
+    assert "5 points with 3 degrees of freedom" in section.section.text
+    tuned = pd.concat([runs, runs.assign(lr=0.1, loss=9.0, seed=0)])  # another rate is no repeat
+    assert seed_noise(tuned)[0] == pytest.approx(noise)
+
+
 def test_means_have_students_interval() -> None:
     value, low, high = mean_estimate([1.0, 2.0, 3.0])
     assert value == 2
@@ -121,7 +197,7 @@ def verdict_of_transfer(width: float) -> str:
     points = pd.DataFrame([
         {"N": n, "D_F": d, "D_T": n**0.38 * (d / 1e5) ** slope, "precision": 1.0}
         for n, slope in zip((1e4, 1e5, 1e6), slopes, strict=True)
-        for d in (1e4, 1e5, 1e6)
+        for d in np.geomspace(1e4, 1e6, 9)
     ])  # fmt: skip
     alpha, beta = effective_data.exponents(points, "web")
     assert alpha.high - alpha.low == pytest.approx(2 * half, rel=1e-3)
@@ -148,7 +224,7 @@ def verdict_of_capacity(width: float) -> str:
 LIMITS = {
     verdict_of_chinchilla: 0.8,
     verdict_of_the_ladder: 0.8,
-    verdict_of_canaries: 3.0,
+    verdict_of_canaries: 0.5,
     verdict_of_worth: 4.0,
     verdict_of_transfer: 1.5,
     verdict_of_the_most: 2.0,
@@ -161,3 +237,14 @@ def test_each_study_has_its_limit(verdict: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(capacity, "_limited", lambda sizes, growth: False)
     assert verdict(0.98 * LIMITS[verdict]) in TOLD
     assert verdict(1.02 * LIMITS[verdict]) in NOT_TOLD
+
+
+def test_caveats_come_in_the_order_of_their_weight() -> None:
+    warnings = [
+        SimpleNamespace(name=name, meaning=name, identified="")
+        for name in ("outliers", "few-points", "correlation", "lack-of-fit")
+    ]
+    told = caveats(SimpleNamespace(warnings=warnings), "L(N)")  # type: ignore[arg-type]
+    assert heaviest_first([*told, "the text has changed", *told]) == (
+        *("L(N): lack-of-fit", "the text has changed", "L(N): few-points", "L(N): outliers"),
+    )

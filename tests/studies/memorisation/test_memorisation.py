@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import skew, skewnorm
 
 from allometry.runs.measurements import PROBE_COLUMNS
 from allometry.studies.core.study import StudyData, study
@@ -15,6 +16,7 @@ from allometry.studies.memorisation.capacity import capacity, memorised, saturat
 from allometry.studies.memorisation.documents import end_losses, halves, influence, memorisation, split_half
 from allometry.studies.memorisation.forgetting import baselines, injected, injected_passages, retained
 from allometry.studies.memorisation.planted import (
+    _moments,
     by_distribution,
     by_rank,
     canaries,
@@ -265,3 +267,13 @@ def test_what_is_left_of_a_batch_is_found() -> None:
     assert ends["gained"].to_numpy() == pytest.approx(truth.to_numpy() + 0.5, abs=0.05)
     text = study("memorisation").analyse(found).sections[5].text
     assert "rises with size" in text
+
+
+@pytest.mark.parametrize("shape", [-3.0, 0.5, 2.0])
+def test_the_fit_of_references_starts_from_their_moments(shape: float) -> None:
+    values = skewnorm.rvs(shape, size=400, random_state=1)
+    values = (values - values.mean()) / values.std()
+    a, place, scale = _moments(values)
+    mean, variance, skewness = skewnorm.stats(a, place, scale, moments="mvs")
+    assert (mean, variance) == pytest.approx((0, 1), abs=1e-9)
+    assert skewness == pytest.approx(skew(values), abs=1e-9)

@@ -13,7 +13,7 @@ from allometry.core import __version__
 from allometry.core.errors import AllometryError
 
 if TYPE_CHECKING:
-    from allometry.api import run, sweep
+    from allometry.api import corpus, load_plugins, register, run, sweep, train_run
     from allometry.laws.audit import Audit, audit
     from allometry.laws.backtest import Backtest, backtest
     from allometry.laws.fit import fit
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from allometry.laws.predict import Prediction, predict
     from allometry.laws.result import FitResult
     from allometry.laws.versus import Versus, versus
+    from allometry.models.own import family
     from allometry.planner.design import Design, next_runs
     from allometry.planner.planning import Plan, plan
     from allometry.runs.importers import read_table
     from allometry.runs.store import Store
     from allometry.sources.atlas import Atlas, atlas
+    from allometry.studies.core.outcome import StudyResult, load
     from allometry.studies.core.study import Study, StudyData
     from allometry.sweeps import Sweep
     from allometry.train.config import DataConfig, RunConfig, TrainConfig
@@ -44,6 +46,12 @@ _PUBLIC = {
     "next_runs": "allometry.planner.design",
     "run": "allometry.api",
     "sweep": "allometry.api",
+    "train_run": "allometry.api",
+    "load": "allometry.studies.core.outcome",
+    "family": "allometry.models.own",
+    "corpus": "allometry.api",
+    "register": "allometry.api",
+    "load_plugins": "allometry.api",
     "Law": "allometry.laws.law",
     "Atlas": "allometry.sources.atlas",
     "Audit": "allometry.laws.audit",
@@ -61,6 +69,7 @@ _PUBLIC = {
     "Sweep": "allometry.sweeps",
     "Study": "allometry.studies.core.study",
     "StudyData": "allometry.studies.core.study",
+    "StudyResult": "allometry.studies.core.outcome",
 }
 """Public name -> the module that defines it, in the order of the page "Python API"."""
 
@@ -80,6 +89,7 @@ __all__ = [
     "Store",
     "Study",
     "StudyData",
+    "StudyResult",
     "Sweep",
     "TrainConfig",
     "Versus",
@@ -87,14 +97,20 @@ __all__ = [
     "atlas",
     "audit",
     "backtest",
+    "corpus",
+    "family",
     "fit",
     "isoflop",
+    "load",
+    "load_plugins",
     "next_runs",
     "plan",
     "predict",
     "read_table",
+    "register",
     "run",
     "sweep",
+    "train_run",
     "versus",
 ]
 

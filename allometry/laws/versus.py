@@ -295,7 +295,7 @@ def _require_comparable(frame: pd.DataFrame, recipe: pd.Series, columns: Mapping
     for name in frame.columns:
         if not is_named(name, "tokeni[sz]er|corpus|dataset|vocab(ulary)?(size)?"):
             continue
-        values = frame[name].astype(str).groupby(recipe.to_numpy()).agg(lambda x: tuple(sorted(set(x))))
+        values = frame[name].astype(str).groupby(recipe.to_numpy()).agg(lambda x: " ".join(sorted(set(x))))
         if values.nunique() > 1:
             raise AllometryError(
                 f"recipes differ in {name!r}: losses per token are not comparable",
@@ -410,7 +410,7 @@ class _Data:
         law = "E + A/N^α + B/D^β" if surface else "E + K/C^γ"
         return cls(
             units=units, y=units["y"].to_numpy(float), x=log["C"] - centre, recipes=tuple(recipes),
-            recipe=units["recipe"].map(number).to_numpy(int), baseline=baseline, centre=centre,
+            recipe=np.array([number[name] for name in units["recipe"]], dtype=int), baseline=baseline, centre=centre,
             terms=tuple(log[name] - log[name].mean() for name in names), floor=floor, growing=tuple(growing),
             law=law if floor else law.removeprefix("E + "), notes=tuple(notes),
         )  # fmt: skip
@@ -609,13 +609,17 @@ def _used(model: _Model, theta: Array, low: Array, high: Array, slope: Array) ->
 def _minimise(
     model: _Model, starts: Sequence[Array], white: Callable[[Array], Array], low: Array, high: Array
 ) -> Array:
+    def residuals(theta: Array) -> Array:
+        return white((model.data.y - model.evaluate(theta)[0])[:, None])[:, 0]
+
+    def gradient(theta: Array) -> Array:
+        return -white(model.evaluate(theta)[1])
+
     best, value = None, np.inf
     for start in starts:
         found = least_squares(
-            lambda theta: white((model.data.y - model.evaluate(theta)[0])[:, None])[:, 0],
-            np.clip(start, low + 1e-9, high - 1e-9),
-            jac=lambda theta: -white(model.evaluate(theta)[1]),
-            bounds=(low, high), x_scale="jac", max_nfev=200,
+            residuals, np.clip(start, low + 1e-9, high - 1e-9), jac=gradient, bounds=(low, high), x_scale="jac",
+            max_nfev=200,
         )  # fmt: skip
         if found.cost < value:
             best, value = found.x, found.cost
@@ -810,16 +814,15 @@ def _difference(pairs: pd.DataFrame) -> Span | None:
 
 def _scales(data: _Data, fit: _Fit, r: int, rows: pd.DataFrame) -> pd.DataFrame:
     """Return one row a pair: N, D, C, the multiplier that it measures, and the fitted one with its interval."""
-    out = []
-    for row in rows.itertuples():
-        terms = [u[[row.at]] for u in data.terms]
-        measured = (
-            _measured(fit, terms, float(row.off - row.off_base)) if hasattr(row, "off_base") else np.nan
-        )
-        value, low, high = _multiplier(fit, r, float(np.log(row.C) - data.centre), LEVEL)
-        out.append({"N": row.N, "D": row.D, "C": row.C, "measured": measured, "multiplier": value, "low": low,
-                    "high": high})  # fmt: skip
-    return pd.DataFrame(out).sort_values(["C", "N"], ignore_index=True)
+    away = (
+        (rows["off"] - rows["off_base"]).to_numpy(float) if "off_base" in rows else np.full(len(rows), np.nan)
+    )
+    at, log_c = rows["at"].to_numpy(int), np.log(rows["C"].to_numpy(float))
+    measured = [_measured(fit, [u[[i]] for u in data.terms], d) for i, d in zip(at, away, strict=True)]
+    fitted = np.array([_multiplier(fit, r, float(c - data.centre), LEVEL) for c in log_c])
+    value, low, high = fitted.T
+    table = rows[["N", "D", "C"]].assign(measured=measured, multiplier=value, low=low, high=high)
+    return table.sort_values(["C", "N"], ignore_index=True)
 
 
 def _measured(fit: _Fit, terms: Sequence[Array], difference: float) -> float:
@@ -829,7 +832,7 @@ def _measured(fit: _Fit, terms: Sequence[Array], difference: float) -> float:
     def off(t: float) -> float:
         return float(fit.model.at(fit.theta, terms, np.array([t]))[0][0]) - here - difference
 
-    if off(-_FAR) * off(_FAR) > 0:
+    if not off(-_FAR) * off(_FAR) <= 0:
         return float("nan")
     return float(np.exp(brentq(off, -_FAR, _FAR)))
 

@@ -348,6 +348,7 @@ def _pool(
         raise AllometryError(
             "nothing says what a run costs",
             hint="cost='1' if all cost the same, or arithmetic of the columns",
+            cli_hint="--cost 1 if all cost the same, or arithmetic of the columns",
         )
     columns = {
         str(c): table[c].to_numpy(float) for c in table.columns if pd.api.types.is_numeric_dtype(table[c])

@@ -116,8 +116,8 @@ def sentence(scores: pd.DataFrame) -> str:
     )
 
 
-def readme(checked: pd.DataFrame, table: pd.DataFrame) -> str:
-    """Return the page that says what came out."""
+def readme(checked: pd.DataFrame, table: pd.DataFrame, endless: pd.Series) -> str:
+    """Return the page that says what came out; `endless` counts predictions without a finite error, by law."""
     here = [source for source in SOURCES.all().values() if state(source).complete]
     verdict = checked["verdict"]
     agree, differ, open_ = verdict.isin(AGREEING).sum(), (verdict == DIFFERS).sum(), (verdict == OPEN).sum()
@@ -165,6 +165,8 @@ def readme(checked: pd.DataFrame, table: pd.DataFrame) -> str:
         "",
         markdown(summary(table).loc[order].rename_axis("predictor")),
         "",
+        *(f"`{law}` gave no finite prediction or interval of {count} hold-outs; its means are those of the others.\n"
+          for law, count in endless.items()),
         "By direction of the hold-out, mean error in per cent:",
         "",
         markdown(by_hold_out(table, "direction")[order]),
@@ -212,9 +214,13 @@ def main() -> None:
     checked = pd.read_csv(options.folder / "constants.csv", keep_default_na=False, na_values=[""])
     checked["reason"] = checked["reason"].fillna("")
     table = pd.read_csv(options.folder / "cases.csv")
+    endless = table[["error", "score"]].isin([np.inf]).any(axis=1)
+    table[["error", "score"]] = table[["error", "score"]].replace(np.inf, np.nan)
     summary(table).to_csv(options.folder / "laws.csv", index_label="predictor", float_format="%.4g")
     by_hold_out(table, "source").to_csv(options.folder / "sources.csv", float_format="%.4g")
-    (options.folder / "README.md").write_text(readme(checked, table), encoding="utf-8")
+    (options.folder / "README.md").write_text(
+        readme(checked, table, table.loc[endless, "predictor"].value_counts()), encoding="utf-8"
+    )
     print((options.folder / "README.md").read_text(encoding="utf-8"))
 
 

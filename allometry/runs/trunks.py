@@ -30,7 +30,7 @@ _ONLY_MEASURED = {
 }
 """Settings that change no update up to the branch."""
 
-_BY_DEFAULT = (None, 0, "", "all", [], ())
+_BY_DEFAULT: tuple[Any, ...] = (None, 0, "", "all", [], ())
 """Defaults of settings that were added later; a configuration may have them, or leave them out."""
 
 _OURS = ("run", "family", "shape", "schedule", "seed", "B", "lr")

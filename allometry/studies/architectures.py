@@ -403,7 +403,7 @@ def by_position(positions: pd.DataFrame) -> StudySection:
         f"{len(usual)} pairs of equal N and seed at a context of {usual['n_ctx'].iloc[0]:.0f} bytes, a dozen "
         "words, of which early is less than one; at these horizons LSTMs still learn faster"
     )
-    rows = (
+    rows: tuple[Constant, ...] = (
         claim("LSTM over transformer late in the context, %", "ΔL/L", late, why, above=True),
         claim("the same, late less early, %", "ΔΔL/L", growth, why, above=True),
     )

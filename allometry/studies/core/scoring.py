@@ -119,8 +119,8 @@ def _trend(error: Array, scored: pd.DataFrame, trunk: pd.Series) -> float:
         return float("nan")
     doublings = pd.Series(np.log2(scored["D"].to_numpy(float)), scored.index)
     x = (doublings - doublings.groupby(trunk).transform("mean")).to_numpy()
-    y = pd.Series(error, scored.index)
-    y = (y - y.groupby(trunk).transform("mean")).to_numpy()
+    errors = pd.Series(error, scored.index)
+    y = (errors - errors.groupby(trunk).transform("mean")).to_numpy()
     return float(x @ y / (x @ x)) if x @ x > 1e-12 else float("nan")
 
 
@@ -154,8 +154,8 @@ def _recipe(known: pd.DataFrame, target: pd.DataFrame) -> pd.DataFrame:
     for name in _ALIKE:
         if name in known and len(target):
             values = target[name]
-            missing = known[name].isna() & values.isna().any()
-            known = known[known[name].isin(values.dropna().unique()) | missing]
+            kept = known[name].isin(values.dropna().unique())
+            known = known[kept | known[name].isna()] if values.isna().any() else known[kept]
     if "lr" in known and len(known):
         usual = known.groupby("N")["lr"].transform(lambda rates: rates.mode().iloc[0])
         known = known[known["lr"] == usual]

@@ -13,7 +13,7 @@ from allometry.core import __version__
 from allometry.core.errors import AllometryError
 
 if TYPE_CHECKING:
-    from allometry.api import run, sweep
+    from allometry.api import corpus, load_plugins, register, run, sweep, train_run
     from allometry.laws.audit import Audit, audit
     from allometry.laws.backtest import Backtest, backtest
     from allometry.laws.fit import fit
@@ -22,16 +22,20 @@ if TYPE_CHECKING:
     from allometry.laws.predict import Prediction, predict
     from allometry.laws.result import FitResult
     from allometry.laws.versus import Versus, versus
+    from allometry.models.own import family
     from allometry.planner.design import Design, next_runs
     from allometry.planner.planning import Plan, plan
     from allometry.runs.importers import read_table
     from allometry.runs.store import Store
+    from allometry.sources.atlas import Atlas, atlas
+    from allometry.studies.core.outcome import StudyResult, load
     from allometry.studies.core.study import Study, StudyData
     from allometry.sweeps import Sweep
     from allometry.train.config import DataConfig, RunConfig, TrainConfig
 
 _PUBLIC = {
     "read_table": "allometry.runs.importers",
+    "atlas": "allometry.sources.atlas",
     "audit": "allometry.laws.audit",
     "fit": "allometry.laws.fit",
     "backtest": "allometry.laws.backtest",
@@ -42,7 +46,14 @@ _PUBLIC = {
     "next_runs": "allometry.planner.design",
     "run": "allometry.api",
     "sweep": "allometry.api",
+    "train_run": "allometry.api",
+    "load": "allometry.studies.core.outcome",
+    "family": "allometry.models.own",
+    "corpus": "allometry.api",
+    "register": "allometry.api",
+    "load_plugins": "allometry.api",
     "Law": "allometry.laws.law",
+    "Atlas": "allometry.sources.atlas",
     "Audit": "allometry.laws.audit",
     "FitResult": "allometry.laws.result",
     "Backtest": "allometry.laws.backtest",
@@ -58,11 +69,13 @@ _PUBLIC = {
     "Sweep": "allometry.sweeps",
     "Study": "allometry.studies.core.study",
     "StudyData": "allometry.studies.core.study",
+    "StudyResult": "allometry.studies.core.outcome",
 }
 """Public name -> the module that defines it, in the order of the page "Python API"."""
 
 __all__ = [
     "AllometryError",
+    "Atlas",
     "Audit",
     "Backtest",
     "DataConfig",
@@ -76,20 +89,28 @@ __all__ = [
     "Store",
     "Study",
     "StudyData",
+    "StudyResult",
     "Sweep",
     "TrainConfig",
     "Versus",
     "__version__",
+    "atlas",
     "audit",
     "backtest",
+    "corpus",
+    "family",
     "fit",
     "isoflop",
+    "load",
+    "load_plugins",
     "next_runs",
     "plan",
     "predict",
     "read_table",
+    "register",
     "run",
     "sweep",
+    "train_run",
     "versus",
 ]
 

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +16,8 @@ import quickstart_store as planted
 
 from allometry.cli import COMMANDS, main
 from allometry.core.errors import EXTRAS
+from allometry.data.spec import CORPORA
+from allometry.laws.zoo import LAWS
 from allometry.models.base import FAMILIES
 from allometry.studies.core.study import RUN_SETS, STUDIES
 
@@ -39,7 +42,10 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)  # classes look up the module that they are defined in
-    with FAMILIES.temporary(), STUDIES.temporary(), RUN_SETS.temporary():
+    registries = (FAMILIES, STUDIES, RUN_SETS, LAWS, CORPORA)
+    with ExitStack() as stack:
+        for registry in registries:
+            stack.enter_context(registry.temporary())
         exec(compile(script, str(page), "exec"), vars(module))
 
 

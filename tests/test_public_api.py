@@ -23,42 +23,52 @@ from allometry.core.errors import AllometryError
 ROOT = Path(__file__).parent.parent
 
 SIGNATURES = {
+    "atlas": "(source)",
     "audit": "(frame, *, columns=None)",
     "backtest": "(frame, *, laws=('chinchilla', 'chinchilla-tied', 'kaplan', 'skaling'), columns=None, by='C', "
     "cuts=(0.5, 0.6, 0.7, 0.8, 0.9), objective='huber-log', group=None, exclude=None, bootstrap=100, seed=0)",
+    "corpus": "(name, *, about='', licence='not known: your own', files=())",
+    "family": "(name, *, size='d_model', multiple=4, rate=None, counts=None)",
     "fit": "(frame, *, law, columns=None, objective='huber-log', weights=None, group=None, fixed=None, tied=None, "
     "exclude=None, bootstrap=400, resample='auto', seed=0, mapped=<class 'map'>, test=True)",
     "isoflop": "(frame, *, columns=None, method='akima', budgets=None, noise=None, bootstrap=1000, seed=0)",
+    "load": "(store='runs', study=None)",
+    "load_plugins": "(*files)",
     "next_runs": "(fit=None, *, budget, target, law='chinchilla', published=None, candidates=None, "
-    "most=12, noise=None)",
+    "most=12, noise=None, cost=None, against=None)",
     "plan": "(budget=None, *, hours=None, speed=None, loss=None, fit=None, law='chinchilla', published=None, N=None, "
-    "D=None, tokens_per_parameter=None, unique=None, batch=None)",
+    "D=None, tokens_per_parameter=None, unique=None, batch=None, inference=None, at=None)",
     "predict": "(source, at, *, law=None, columns=None, objective='huber-log', group=None, exclude=None, "
     "bootstrap=100, seed=0)",
     "read_table": "(path, *, columns=None, decimal=None, encoding=None, row=None)",
+    "register": "(thing, *, name=None)",
     "run": "(study, *, budget=None, compute=None, store='runs', data='sotu', tokenizer='bytes', workers=None, "
     "device='auto', quiet=False, dry_run=False)",
-    "sweep": "(runs, *, store='runs', workers=None, quiet=False)",
+    "sweep": "(runs=None, *, store='runs', workers=None, quiet=False, budget=None, compute=None, data='sotu', "
+    "tokenizer='bytes', device='auto', dry_run=False, **grid)",
+    "train_run": "(config, *, store='runs', quiet=False)",
     "versus": "(frame, *, by, against=None, columns=None, margin=0.05, exclude=None)",
 }
 """Every public function: its parameters with their defaults, types apart."""
 
 MEMBERS = {
     "AllometryError": "cli_hint hint message",
+    "Atlas": "fetch id report source state table to_dict",
     "Audit": "columns findings level passed report rows table to_dict unchecked",
     "Backtest": "best failures fits forecast predictions report scores to_dict",
     "DataConfig": "corpus eval_on eval_tokens half limit loss_on novelty plant probe replace skip spread tokenizer",
-    "Design": "after before budget notes report runs target to_dict value",
+    "Design": "after before budget in_flops notes report runs target to_dict value",
     "FitResult": "derived excluded from_dict interval interval_at law noise parameters predict prediction_interval "
     "profile report residuals samples selftest status table to_dict warnings",
     "IsoflopResult": "D N a b discarded excluded loss report slices table to_dict warnings",
     "Law": "derived expression formula gradient inputs latex name output parameters predict published source title",
     "Plan": "C D N batch beyond epochs frame law loss notes report seconds sizes steps to_dict warnings",
     "Prediction": "by_law notes output report source table to_dict weights",
-    "RunConfig": "canonical data devices engine id identity model replace train",
+    "RunConfig": "canonical data devices engine id identity model plugins replace train",
     "Store": "curves directory frame get novelty positions probes purge records remove sizes status studies undo",
     "Study": "analyse budget expected held_back name predict question run_sets sweep",
     "StudyData": "command curves ledger novelty of planned positions prediction probes runs",
+    "StudyResult": "answer constants curves figures key predictions question report runs tables warnings",
     "Sweep": "ids name question runs",
     "TrainConfig": "batch_tokens beta1 beta2 clip decay early_stop evals_per_octave final_lr init_from lr "
     "noise_batches replace schedule seed steps stop_accuracy tokens warmup weight_decay",

@@ -11,13 +11,19 @@ from typing import Any, NoReturn
 
 import click
 
+from allometry.core import plugins
 from allometry.core.errors import AllometryError, extra_of, missing_extra, printable, unknown
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("study", "Run a study: plan it, train what is missing, fit, report."),
+    "sweep": (
+        "sweep",
+        "Train a grid of your own and read its laws: families, sizes, any setting as an axis.",
+    ),
     "report": ("study", "Write the report of a study from the runs in the store."),
     "watch": ("study", "Serve a live page: progress, curves, laws so far, predictions and failures."),
     "train": ("train", "Train one run from its configuration, on one device or several."),
+    "check": ("check", "Check a plugin: what its models get wrong, in plain words."),
     "studies": ("study", "List the studies and the questions they ask."),
     "data": ("data", "List, prepare and show corpora and tokenizers."),
     "cache": ("data", "List and delete what can be made or fetched again."),
@@ -26,10 +32,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("laws", "Fit a law to a table of runs."),
     "compare": ("laws", "Compare laws by how well they predict the most expensive runs from the cheapest."),
     "predict": ("predict", "Predict the loss of new runs, with intervals."),
+    "curves": ("predict", "Predict the loss curve of a learning-rate schedule from those of others."),
     "versus": ("versus", "Compare recipes trained on the same sizes: does a change help, and at what scale?"),
     "isoflop": ("laws", "Find the compute-optimal size at each budget of a table of runs."),
     "plan": ("laws", "Plan a training run for a budget, a time or a target loss."),
     "laws": ("laws", "List the laws, or show one."),
+    "atlas": ("atlas", "List, fetch and check public tables of scaling runs."),
     "webtext": ("webtext", "Build a WebText-like corpus from links."),
     "doctor": ("doctor", "Show what this machine and installation can do."),
 }
@@ -102,8 +110,16 @@ class _LazyGroup(Group):
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option(
+    "--plugin",
+    multiple=True,
+    metavar="FILE",
+    help="Load a Python file with models, laws, corpora or studies of yours; anywhere on the line, of any command.",
+)
 @click.version_option(package_name="allometry", message="%(version)s")
-def app(debug: bool) -> None:  # main() takes --debug off the line; it is here for --help
+def app(
+    debug: bool, plugin: tuple[str, ...]
+) -> None:  # main() takes both off the line; they are here for --help
     """Measure, fit and use the scaling laws of language models."""
 
 
@@ -116,7 +132,9 @@ def main(argv: list[str] | None = None) -> None:
     args = _aliases(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     try:
-        code = app.main([a for a in args if a != "--debug"], prog_name="allometry", standalone_mode=False)
+        args, files = _plugins([a for a in args if a != "--debug"])
+        plugins.use(files)
+        code = app.main(args, prog_name="allometry", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("interrupted", hint="the same command continues where it stopped", code=130)
     except UnknownCommand as error:
@@ -130,6 +148,26 @@ def main(argv: list[str] | None = None) -> None:
             raise
         _explain(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _plugins(args: list[str]) -> tuple[list[str], list[str]]:
+    """Return the arguments without `--plugin FILE` and `--plugin=FILE`, and the files."""
+    rest: list[str] = []
+    files: list[str] = []
+    words = iter(args)
+    for word in words:
+        if word == "--":
+            return [*rest, word, *words], files
+        if word == "--plugin":
+            file = next(words, "")
+            if not file or file.startswith("-"):
+                raise click.UsageError("Option '--plugin' requires a file, such as my_things.py.")
+            files.append(file)
+        elif word.startswith("--plugin="):
+            files.append(word.removeprefix("--plugin="))
+        else:
+            rest.append(word)
+    return rest, files
 
 
 def _aliases(args: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import shlex
 import sys
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,48 +44,70 @@ def command(name: str) -> click.Command:
     return {"run": run, "report": report, "studies": studies, "watch": watch}[name]
 
 
+_TRAINING = (
+    click.option(
+        "--budget", help="Time to spend, such as 2m, 10m or 1h (default: the study's own; a sweep's 10m)."
+    ),
+    click.option(
+        "--compute", help="FLOPs to spend instead of a time, such as 5e13; 0 for the smallest study."
+    ),
+    click.option(
+        "--store",
+        default="runs",
+        show_default=True,
+        type=click.Path(path_type=Path),
+        help="Where runs are kept.",
+    ),
+    click.option(
+        "--data", default="sotu", show_default=True, help="Corpus to train on (see `allometry data list`)."
+    ),
+    click.option("--tokenizer", default="bytes", show_default=True, help="bytes, bpe:V or gpt2."),
+    click.option(
+        "--workers", type=click.IntRange(min=1), help="Worker processes (default: the cores, or GPUs)."
+    ),
+    click.option("--on", help="Where to train: local (default), ray, or ray://HOST:PORT."),
+    click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        show_default=True,
+        help="Train on cores (cpu) or GPUs (cuda); auto times both, if there are both.",
+    ),
+    click.option("--shard", help="This task's part of a job array that shares the store, such as 2/8."),
+    click.option(
+        "--devices",
+        type=click.IntRange(min=1),
+        help="Maximum devices (cores; GPUs of a node) for one long run.",
+    ),
+    click.option(
+        "--per-gpu",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Workers that share each GPU.",
+    ),
+    click.option(
+        "--pack",
+        type=click.IntRange(min=1),
+        metavar="K",
+        help="Train up to K runs of one shape as one program (default: chosen by timing on GPUs; off on CPUs).",
+    ),
+    click.option("--dry-run", is_flag=True, help="Plan, print, and stop."),
+    click.option("--fail-fast", is_flag=True, help="Stop at the first run that fails."),
+    click.option("--quiet", is_flag=True, help="Print the plan and the answer only."),
+)
+
+
+def training_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that every command which plans and trains has (a decorator)."""
+    for option in reversed(_TRAINING):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("study")
-@click.option("--budget", help="Time to spend, such as 2m, 10m or 1h (default: the study's own).")
-@click.option("--compute", help="FLOPs to spend instead of a time, such as 5e13; 0 for the smallest study.")
-@click.option(
-    "--store", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where runs are kept."
-)
-@click.option(
-    "--data", default="sotu", show_default=True, help="Corpus to train on (see `allometry data list`)."
-)
-@click.option("--tokenizer", default="bytes", show_default=True, help="bytes, bpe:V or gpt2.")
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes (default: the cores, or GPUs).")
-@click.option("--on", help="Where to train: local (default), ray, or ray://HOST:PORT.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Train on cores (cpu) or GPUs (cuda); auto times both, if there are both.",
-)
-@click.option("--shard", help="This task's part of a job array that shares the store, such as 2/8.")
-@click.option(
-    "--devices",
-    type=click.IntRange(min=1),
-    help="Maximum devices (cores; GPUs of a node) for one long run.",
-)
-@click.option(
-    "--per-gpu",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Workers that share each GPU.",
-)
-@click.option(
-    "--pack",
-    type=click.IntRange(min=1),
-    metavar="K",
-    help="Train up to K runs of one shape as one program (default: chosen by timing on GPUs; off on CPUs).",
-)
-@click.option("--dry-run", is_flag=True, help="Plan, print, and stop.")
-@click.option("--fail-fast", is_flag=True, help="Stop at the first run that fails.")
-@click.option("--quiet", is_flag=True, help="Print the plan and the answer only.")
+@training_options
 def run(
     study: str,
     budget: str | None,
@@ -109,6 +131,8 @@ def run(
     from allometry.studies.core.study import study as study_of
 
     asked = study_of(study)
+    if not asked.listed:
+        raise AllometryError(f"{study!r} needs a grid to run", hint="allometry sweep --help")
     require("torch", "safetensors", purpose="a study, which times this machine and trains,")
     from allometry.studies.core.run import StudyRequest, run_study
     from allometry.sweeps.placement import parse_shard
@@ -121,7 +145,7 @@ def run(
         compute=None if compute is None else parse_number(compute, "--compute"),
         store=store,
         data=DataConfig(corpus=data, tokenizer=tokenizer),
-        command=_command_line(),
+        command=command_line(),
         workers=workers,
         on=on,
         shard=None if shard is None else parse_shard(shard),
@@ -135,10 +159,10 @@ def run(
         run_study(request, Terminal(progress, quiet=quiet), dry_run=dry_run)
 
 
-def _command_line() -> str:
+def command_line() -> str:
     """Return the command that was typed, without options that change nothing about the result."""
 
-    kept = [a for a in sys.argv[1:] if a not in ("--quiet", "--debug")]
+    kept = [a for a in sys.argv[1:] if a not in ("--quiet", "--debug", "--yes")]
     return shlex.join(["allometry", *kept])
 
 
@@ -280,7 +304,7 @@ def print_plan(plan: StudyPlan, store: Store | None, cost: CostModel) -> None:
         _print_run_sets(frame, plan, cost)
     else:
         _print_shapes(frame, cost.device)
-    if many and len(plan.parts) > 1:
+    if many and len(plan.parts) > 1 and plan.parts.keys() != plan.run_sets.keys():
         _print_studies(frame, plan)
     for sentence in sentences(plan.sweep.runs):
         say(sentence, piped=PIPED)

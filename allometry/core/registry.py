@@ -2,7 +2,8 @@
 
 A registry maps names to things of one kind. It finds what registers itself: the modules inside the packages
 that it searches are imported when it is asked for all its names, or for a name that it does not know. A file
-put into such a package is therefore known without being listed anywhere.
+put into such a package is therefore known without being listed anywhere; so is what a plugin registers
+(`core.plugins`), and the registry remembers which one did.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
+from allometry.core import plugins
 from allometry.core.errors import AllometryError, unknown
 
 T = TypeVar("T")
@@ -64,20 +66,43 @@ class Registry(Generic[T]):
         self._packages, self._nested, self._without = packages, nested, without
         self._ordered = ordered
         self._things: dict[str, T] = {}
+        self._plugins: dict[str, str] = {}
 
     def add(self, name: str, thing: U) -> U:
         """Register `thing` under `name` and return it.
 
-        Raises AllometryError if another thing has the name. A module that is imported anew replaces its own.
+        Raises AllometryError if another thing has the name. A module that is imported anew replaces its own, and
+        so does a plugin.
         """
+        plugin = plugins.current()
+        if plugin is not None and self._plugins.get(name) != plugin:
+            self._search_packages(only=name.replace("-", "_"))
         known = self._things.get(name)
-        if known is not None and known is not thing and not _defined_alike(known, thing):
+        if known is not None and known is not thing and not self._replaces(name, known, thing, plugin):
+            ours, theirs = self._plugins.get(name, "Allometry itself"), plugin or "Allometry itself"
+            where = f"in {ours} and in {theirs}"
+            if ours == theirs:
+                where = f"{_origin(known)} and {_origin(thing)}"
             raise AllometryError(
-                f"two of kind {self.kind} are called {name!r}: {_origin(known)} and {_origin(thing)}",
+                f"two of kind {self.kind} are called {name!r}: {where}",
                 hint="rename one of them",
             )
         self._things[name] = thing  # type: ignore[assignment]
+        if plugin is not None:
+            self._plugins[name] = plugin
         return thing
+
+    def _replaces(self, name: str, known: object, thing: object, plugin: str | None) -> bool:
+        """Return whether a thing may take the place of the one that is known: defined anew, in a notebook's next
+        cell, by the plugin loaded again, or by a script that loads its own file as a plugin.
+        """
+        own = plugin is not None and self._plugins.get(name) == plugin
+        return own or _defined_alike(known, thing) or getattr(known, "__module__", None) == "__main__"
+
+    def plugin(self, name: str) -> plugins.Plugin | None:
+        """Return the plugin that registered `name`, or None."""
+        owner = self._plugins.get(name) if name in self else None
+        return plugins.loaded().get(owner) if owner is not None else None
 
     def register(self, name: str) -> Callable[[U], U]:
         """Return a decorator that registers a class or function under `name`."""
@@ -116,13 +141,18 @@ class Registry(Generic[T]):
     @contextmanager
     def temporary(self) -> Iterator[None]:
         """Forget at the end of the block what was registered in it (for tests and examples)."""
-        before = self.all()
+        before, owners = self.all(), dict(self._plugins)
         try:
             yield
         finally:
-            self._things = before
+            self._things, self._plugins = before, owners
 
     def _search(self, only: str | None = None) -> None:
+        self._search_packages(only)
+        if only is None:
+            plugins.search()
+
+    def _search_packages(self, only: str | None = None) -> None:
         for package in self._packages:
             self._import_modules(package, only)
 

@@ -23,7 +23,7 @@ from allometry.core.errors import AllometryError, unknown
 from allometry.core.units import format_bytes, parse_count
 from allometry.data import files, generated, hub, packages
 from allometry.data.packages import PACKAGED, Packaged
-from allometry.data.spec import CorpusSpec, refuse_unknown
+from allometry.data.spec import CORPORA, CorpusSpec, refuse_unknown
 from allometry.data.split import Document
 
 __all__ = ["CorpusSpec", "Kind", "corpora", "kinds", "resolve"]
@@ -51,8 +51,22 @@ class Kind:
 
 
 def corpora() -> dict[str, CorpusSpec]:
-    """Return every corpus that has a name of its own; the first is the default."""
+    """Return every corpus that has a name of its own; the first is the default, those of plugins are last."""
+    return _built_in() | CORPORA.all()
+
+
+def _built_in() -> dict[str, CorpusSpec]:
     return {spec.name: spec for spec in (_sotu(), _stdlib(), *map(_packaged, PACKAGED))}
+
+
+def register(spec: CorpusSpec) -> CorpusSpec:
+    """Make a corpus known by its name. AllometryError if another has it, or it cannot be written as one."""
+    if spec.name in _built_in() or spec.name in kinds() or not re.fullmatch(r"[\w.-]+", spec.name):
+        raise AllometryError(
+            f"a corpus cannot be called {spec.name!r}: that is Allometry's own, or no single word",
+            hint="use another name, of letters, digits, - and _",
+        )
+    return CORPORA.add(spec.name, spec)
 
 
 def kinds() -> dict[str, Kind]:
@@ -107,7 +121,9 @@ def resolve(corpus: str) -> CorpusSpec:
             raise AllometryError(f"corpus {corpus!r} needs an argument", hint=f"write it as {kind.usage}")
         refuse_unknown(corpus, options, kind.options)
         return kind.open(corpus, argument, options)
-    named = corpora()
+    named = _built_in()
+    if head not in named:
+        named = CORPORA.all()
     if head not in named:
         raise _unknown_corpus(head)
     refuse_unknown(corpus, options, ("docs", "bytes"))

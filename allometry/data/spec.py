@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from allometry.core.errors import unknown
+from allometry.core.plugins import Plugin
+from allometry.core.registry import Registry
 from allometry.data import packages
 from allometry.data.split import Document
 
@@ -86,3 +88,15 @@ def refuse_unknown(corpus: str, options: Mapping[str, str], known: Iterable[str]
     for key in options:
         if key not in known:
             raise unknown(f"option of corpus {corpus!r}:", key, known)
+
+
+CORPORA: Registry[CorpusSpec] = Registry("corpus")
+"""Corpora that plugins register, by name. Those of Allometry are made when they are asked for (`data.corpora`)."""
+
+TOKENIZERS: Registry[Callable[[], Any]] = Registry("tokenizer")
+"""Functions without arguments that make the tokenizers of plugins (`data.tokenizers.Tokenizer`), by name."""
+
+
+def plugins_of_data(corpus: str, tokenizer: str) -> list[Plugin | None]:
+    """Return the plugins that a corpus, such as "haiku,docs=100", and a tokenizer come from; None for others."""
+    return [CORPORA.plugin(corpus.partition(",")[0]), TOKENIZERS.plugin(tokenizer)]

@@ -26,6 +26,7 @@ from allometry.core.errors import AllometryError, unknown
 from allometry.core.units import parse_count
 from allometry.data import corpora
 from allometry.data.cache import build_once, slug
+from allometry.data.spec import TOKENIZERS
 from allometry.data.split import plan_split, split_documents
 
 if TYPE_CHECKING:
@@ -149,7 +150,10 @@ def full_name(tokenizer: str, corpus: str) -> str:
         _symbols(trained_on or corpus)
         return f"symbols@{trained_on or corpus}"
     if not head.startswith("bpe:"):
-        raise unknown("tokenizer", tokenizer, ["bytes", "gpt2", "bpe:V", "bpe:V@CORPUS", "symbols"])
+        if tokenizer in TOKENIZERS:
+            return tokenizer
+        known = ["bytes", "gpt2", "bpe:V", "bpe:V@CORPUS", "symbols", *TOKENIZERS.all()]
+        raise unknown("tokenizer", tokenizer, known)
     return f"bpe:{_vocabulary_size(head)}@{trained_on or corpus}"
 
 
@@ -165,7 +169,9 @@ def _symbols(corpus: str) -> tuple[str, ...]:
 
 
 def vocabulary_size(name: str) -> int:
-    """Return the number of ids of the tokenizer with this full name, without loading it."""
+    """Return the number of ids of the tokenizer with this full name, without loading it (a plugin's is made)."""
+    if name in TOKENIZERS:
+        return int(TOKENIZERS[name]().n_vocab)
     head = name.partition("@")[0]
     return {"bytes": 256, "gpt2": 50_257}.get(head) or _vocabulary_size(head)
 
@@ -182,6 +188,8 @@ def _vocabulary_size(head: str) -> int:
 
 def identity(name: str) -> Any:
     """Return what the ids of the tokenizer with this full name depend on, as JSON."""
+    if name in TOKENIZERS and (plugin := TOKENIZERS.plugin(name)):
+        return [name, plugin.tag]
     if not name.startswith(("bpe:", "symbols@")):
         return name
     head, _, trained_on = name.partition("@")
@@ -197,6 +205,9 @@ def load(name: str, *, cache: Path | None = None, progress: Callable[[str], None
         return Bytes()
     if name == "gpt2":
         return BytePairs("gpt2", _gpt2_ranks())
+    if name in TOKENIZERS:
+        made: Tokenizer = TOKENIZERS[name]()
+        return made
     head, _, trained_on = name.partition("@")
     if head == "symbols":
         return Symbols(_symbols(trained_on))

@@ -21,6 +21,8 @@ def alone(run: RunConfig) -> str | None:
     """
     if run.engine not in ("auto", "fast"):
         return f"{run.id} asks for engine {run.engine!r}"
+    if run.plugins:
+        return f"{run.id} uses {', '.join(run.plugins)}, and packs are for built-in families"
     if run.devices > 1:
         return f"{run.id} is trained on {run.devices} devices"
     if getattr(run.model, "dropout", 0):

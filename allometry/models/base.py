@@ -90,10 +90,49 @@ class ModelConfig(StrictModel, ABC):
         it.
         """
 
+    def own_rate(self) -> float | None:
+        """Return the peak learning rate that the family states for this shape; None: a rule of the recipe decides."""
+        return None
+
     @property
     @abstractmethod
     def shape(self) -> str:
         """A short name of the shape for tables and run names, such as "4x64"."""
+
+
+class AbsentModel(ModelConfig):
+    """The recorded shape of a family of a plugin that is not loaded, or has other fields by now: enough to read its
+    runs, whose table holds what was counted; it cannot be built.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    family: str
+
+    @property
+    def shape(self) -> str:
+        """Return "absent": only the plugin knows the name of the shape."""
+        return "absent"
+
+    def counts(self) -> Counts:
+        """Raise AllometryError: the plugin is not loaded."""
+        raise self._error()
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """Raise AllometryError: the plugin is not loaded."""
+        raise self._error()
+
+    @classmethod
+    def from_n_params(cls, n: int, **fixed: Any) -> Self:
+        """Raise AllometryError: the plugin is not loaded."""
+        raise AllometryError("no size of an absent family is known", hint="load its plugin")
+
+    def _error(self) -> AllometryError:
+        return AllometryError(
+            f"the family {self.family!r} comes from a plugin that is not loaded, or has changed since",
+            hint="allometry.load_plugins('my_things.py')",
+            cli_hint="--plugin my_things.py",
+        )
 
 
 FAMILIES: Registry[type[ModelConfig]] = Registry(

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,13 @@ class Store:
         self.notes = (*mirrored, *index.notes, *self.notes)
         table["study"] = pd.Series([", ".join(used.get(run, ())) for run in table["run"]], dtype="str")
         return select(table, where).reset_index(drop=True)
+
+    def _repr_html_(self) -> str:
+        """Return the run table, its first rows and main columns, for a notebook."""
+        table = self.frame()
+        shown = table[["run", "status", "N", "D", "C", "lr", "loss", "study"]].head(20)
+        rest = f", the first {len(shown)} of them" if len(table) > len(shown) else ""
+        return f"<p>{escape(self.place.location)}: {len(table)} runs{rest}</p>{shown.to_html(index=False)}"
 
     def records(self, where: str = "") -> list[RunRecord]:
         """Return the runs that satisfy `where`, with their configurations and curves; `notes` says what was left

@@ -4,8 +4,10 @@ command.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 
 from allometry.core.errors import AllometryError
 from allometry.train.config import RunConfig
@@ -45,6 +47,15 @@ class Sweep:
     def __sub__(self, other: Sweep) -> Sweep:
         taken = {run.id for run in other.runs}
         return Sweep(self.name, self.question, tuple(run for run in self.runs if run.id not in taken))
+
+    def _repr_html_(self) -> str:
+        """Return the name, the question and how many runs there are of each shape, for a notebook."""
+        shapes = Counter(f"{getattr(run.model, 'family', '')} {run.model.shape}" for run in self.runs)
+        rows = "".join(
+            f"<tr><td>{escape(shape)}</td><td>{count}</td></tr>" for shape, count in shapes.items()
+        )
+        head = f"<p>{escape(self.name)}: {escape(self.question)}</p>"
+        return f"{head}<table><tr><th>model</th><th>runs</th></tr>{rows}</table>"
 
     @property
     def ids(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from allometry.cluster import NAMESPACE, connect
-from allometry.core import __version__
+from allometry.core import __version__, plugins
 from allometry.core.errors import AllometryError
 from allometry.sweeps.pool import Message, Node, Task, describe, require_same_versions, settle
 from allometry.sweeps.worker import Service, ends
@@ -157,7 +157,8 @@ class RayPool:
         share = {"num_gpus": gpus} if self.device == "cuda" else {}
         memory = int(min(task.get("memory", 0), self._memory))
         options = {"num_cpus": devices, "memory": memory, "node": self._slots[worker].node, **share}
-        self._coordinator.send.remote(worker, {"device": self.device, **task}, options)
+        own = {"device": self.device, "plugins": plugins.paths()}
+        self._coordinator.send.remote(worker, {**own, **task}, options)
 
     def messages(self, timeout: float) -> Iterator[tuple[int, Message]]:
         """Yield the workers' messages, waiting at most `timeout` seconds for the first."""

@@ -5,10 +5,10 @@ standard output, one JSON object a line. The worker ends when its parent does, h
 
 Tasks: {"do": "train", "store", "run", "config", "branch_at", "source", "device", "checkpoint_every", "claim",
 "data"}; {"do": "pack", "tasks", "device"}: tasks to train that are carried out as a pack; and {"do": "measure",
-"config", "packs", "device"}. `source` is (run, step) of a branch point; `data` names token sets
-(`allometry.data.tokens`); `claim`, where others write to the same store, is {"owner", "lease", "over"}
-(`allometry.runs.claims`). {"do": "stop"} and {"do": "threads", "count"}, how many may work on the run under
-way, belong to the pipe alone: on a cluster tasks come without one.
+"config", "packs", "device"}. On a cluster each names the files of the "plugins" that the driver has loaded. `source`
+is (run, step) of a branch point; `data` names token sets (`allometry.data.tokens`); `claim`, where others write to
+the same store, is {"owner", "lease", "over"} (`allometry.runs.claims`). {"do": "stop"} and {"do": "threads",
+"count"}, how many may work on the run under way, belong to the pipe alone: on a cluster tasks come without one.
 
 Messages: {"is": "progress", "step", "loss", "train_loss", "pace", "threads"}; {"is": "branched"} when the run
 has its copy of the trunk that it starts from; {"is": "left", "step"} when it has left a branch point for
@@ -34,6 +34,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from allometry.core import plugins
 from allometry.core.env import die_with
 from allometry.core.errors import AllometryError
 from allometry.core.files import is_full, read_json, write_text
@@ -83,6 +84,7 @@ class Service:
         from allometry.experimental.together import Killed
 
         try:
+            plugins.use(task.get("plugins", ()))
             if task["do"] == "train":
                 send("done", result=Training(task, send, self.stopping, self.threads, group).run())
             else:

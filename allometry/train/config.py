@@ -8,13 +8,25 @@ import hashlib
 import json
 import math
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from html import escape
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import format_count, parse_count
-from allometry.models.base import ModelConfig, StrictModel, families, family
+from allometry.data.spec import plugins_of_data
+from allometry.models.base import FAMILIES, AbsentModel, ModelConfig, StrictModel, families, family
 from allometry.train.plant import Plant
 
 FORMAT = 1
@@ -127,7 +139,9 @@ class RunConfig(StrictModel):
     """A fully resolved run. `id` is its name everywhere: a readable slug and a hash of the identity.
 
     `devices` is how many train it together (`allometry.experimental.torchrun`). Like the machine, it changes no more
-    than the last digits of a run without dropout, so it is no part of the identity.
+    than the last digits of a run without dropout, so it is no part of the identity. `plugins` are those that
+    the family, corpus or tokenizer comes from, each with the hash of its source ("my_things.py@1f3a9c2e"); they
+    are found when the configuration is made, and kept when it is read again.
     """
 
     model: SerializeAsAny[ModelConfig]
@@ -135,6 +149,20 @@ class RunConfig(StrictModel):
     train: TrainConfig
     engine: EngineName = "auto"
     devices: Annotated[int, Field(ge=1)] = 1
+    plugins: Annotated[tuple[str, ...], Field(validate_default=True)] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _absent_family(cls, value: Any) -> Any:
+        """Take a recorded model as it stands where its plugin is not loaded, or has other fields by now."""
+        model = value.get("model") if isinstance(value, dict) and value.get("plugins") else None
+        if not isinstance(model, dict):
+            return value
+        try:
+            known: ModelConfig = family(model.get("family", "")).model_validate(model)
+        except (AllometryError, ValidationError):
+            known = AbsentModel.model_validate(model)
+        return {**value, "model": known}
 
     @field_validator("model", mode="before")
     @classmethod
@@ -144,6 +172,28 @@ class RunConfig(StrictModel):
         if "family" not in value:
             raise ValueError("model.family is missing; known: " + ", ".join(families()))
         return family(value["family"]).model_validate(value)
+
+    @field_validator("plugins")
+    @classmethod
+    def _plugins_of_parts(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        model, data = info.data.get("model"), info.data.get("data")
+        if value or model is None or data is None:
+            return value
+        found = [FAMILIES.plugin(getattr(model, "family", "")), *plugins_of_data(data.corpus, data.tokenizer)]
+        return tuple(sorted({plugin.tag for plugin in found if plugin is not None}))
+
+    @model_serializer(mode="wrap")
+    def _without_empty_plugins(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        plain: dict[str, Any] = handler(self)
+        if not plain.get("plugins"):
+            plain.pop("plugins", None)
+        return plain
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed, checked again; its plugins are those of its new parts."""
+        if {"model", "data"} & changes.keys():
+            changes.setdefault("plugins", ())
+        return super().replace(**changes)
 
     @model_validator(mode="after")
     def _batch_holds_whole_sequences(self) -> RunConfig:
@@ -215,6 +265,16 @@ class RunConfig(StrictModel):
         digest = hashlib.sha256(self.canonical().encode()).hexdigest()[:8]
         name, tokens = getattr(self.model, "family", "model"), format_count(self.train.tokens)
         return f"{name}-{self.model.shape}-{corpus}-{tokens}-s{self.train.seed}-{digest}"
+
+    def _repr_html_(self) -> str:
+        """Return the id and the settings, part by part, for a notebook."""
+        plain = self.model_dump(mode="json")
+        rows = [
+            f"<tr><td>{part}.{name}</td><td>{escape(str(value))}</td></tr>"
+            for part in ("model", "data", "train")
+            for name, value in plain[part].items()
+        ]
+        return f"<p>{escape(self.id)}</p><table>{''.join(rows)}</table>"
 
     @cached_property
     def trunk(self) -> str | None:

@@ -262,6 +262,8 @@ def keep(plan: StudyPlan, store: Store, folder: Path) -> StudyPlan:
         "designs": {name: list(ids) for name, ids in plan.run_sets.items()},
         "runs": [run.model_dump(mode="json") for run in plan.sweep],
     }
+    if any(run.plugins for run in plan.sweep):  # whose names cannot be made again without the plugin
+        content["ids"] = list(plan.sweep.ids)
     folder.mkdir(parents=True, exist_ok=True)
     store.publish(folder / FILE, json.dumps(content, indent=1, sort_keys=True) + "\n")
     return load(folder) or plan
@@ -274,6 +276,8 @@ def load(folder: Path) -> StudyPlan | None:
         return None
     check_format(content, folder / FILE)  # plans of 0.1 have none: theirs is the first
     runs = tuple(RunConfig.model_validate(run) for run in _checked(content, folder / FILE)["runs"])
+    for run, name in zip(runs, content.get("ids", ()), strict=False):
+        run.__dict__["id"] = name  # as `cached_property` keeps it
     return StudyPlan(
         study=content["study"],
         budget=content["budget"],
@@ -299,6 +303,7 @@ def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
         "runs": (list[RunConfig], ...),
         "parts": (lists | None, None),
         "designs": (lists, {}),
+        "ids": (texts, []),
     }
     stored = create_model("StoredPlan", **entries)
     try:

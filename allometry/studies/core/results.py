@@ -414,7 +414,7 @@ def report(
     last. See the top of this file for what is saved.
     """
     store = Store(store_path)
-    key = _find(store, name)
+    key = find(store, name)
     folder = folder_of(store, key)
     plan = planning.load(folder)
     if plan is None:
@@ -428,7 +428,7 @@ def report(
     return analysis, write_report(analysis, folder, output)
 
 
-def _find(store: Store, name: str | None) -> str:
+def find(store: Store, name: str | None) -> str:
     """Return the key of a study in the store: the given name or beginning, else the newest."""
     plans = sorted(store.path.glob(f"{STUDIES}/*/{planning.FILE}"), key=lambda p: p.stat().st_mtime)
     keys = [path.parent.name for path in plans]

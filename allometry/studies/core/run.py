@@ -59,7 +59,8 @@ class StudyRequest:
     "cuda", "cpu" or "auto", which is timed on machines with GPUs (`allometry.sweeps.calibrate`). `shard` is
     this process's part of a job array that shares the store. `devices` is how many may train a run that
     decides when the sweep ends; `per_gpu` workers share each GPU; `pack` is how many runs may be trained as a
-    pack (`allometry.sweeps.pool.Pool`).
+    pack (`allometry.sweeps.pool.Pool`). `asked` is the study itself where it is made for this request, and `label`
+    then its name in the store.
     """
 
     study: str
@@ -76,10 +77,14 @@ class StudyRequest:
     device: str | None = None
     pack: int | None = None
     fail_fast: bool = False
+    asked: Study | None = None
+    label: str = ""
 
     @property
     def key(self) -> str:
         """The study's name in the store: the same study at another budget or on other data is another one."""
+        if self.label:
+            return self.label
         data = "" if self.data.corpus == "sotu" else "-" + slug(self.data.corpus).strip("_")[:40]
         tokens = "" if self.data.tokenizer == "bytes" else "-" + slug(self.data.tokenizer).strip("_")[:40]
         size = (
@@ -124,7 +129,7 @@ def run_study(request: StudyRequest, display: Display, *, dry_run: bool = False)
 
 
 def _run_all(request: StudyRequest, display: Display, *, dry_run: bool) -> Path | None:
-    question = study(request.study)
+    question = request.asked or study(request.study)
     began = time.monotonic()
     if store_exists(request.store):
         store: Store | None = Store(request.store, create=not dry_run)

@@ -21,6 +21,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from allometry.core.errors import AllometryError
@@ -89,13 +90,14 @@ class Study(ABC):
 
     `expected` says in a sentence or two what one expects to see, before it is seen. `run_sets` names the run
     sets that the study reads, each with its share of the study's compute. `budget` is the time that
-    `allometry run` gives it unless it is told another.
+    `allometry run` gives it unless it is told another; one that is not `listed` has a command of its own.
     """
 
     name: ClassVar[str]
     question: ClassVar[str]
     expected: ClassVar[str] = ""
     budget: ClassVar[str] = "10m"
+    listed: ClassVar[bool] = True
     run_sets: ClassVar[dict[str, float]] = {}
 
     def sweep(self, compute: float, data: DataConfig) -> Sweep:
@@ -132,6 +134,11 @@ class Study(ABC):
         """
         raise NotImplementedError(f"{self.name} holds runs back and does not predict them")
 
+    def _repr_html_(self) -> str:
+        """Return the question, what is expected and the budget, for a notebook."""
+        said = f"<p><b>{escape(self.name)}</b>: {escape(self.question)}</p><p>{escape(self.expected)}</p>"
+        return f"{said}<p>allometry run {escape(self.name)} --budget {escape(self.budget)}</p>"
+
     @abstractmethod
     def analyse(self, study_data: StudyData) -> Analysis:
         """Report the answer: fits, intervals, figures, verdicts. Reads only `study_data`; never imports
@@ -151,8 +158,8 @@ def register(study: StudyType) -> StudyType:
 
 
 def studies() -> dict[str, type[Study]]:
-    """Return every study by name."""
-    return STUDIES.all()
+    """Return every study that `allometry run` offers, by name."""
+    return {name: asked for name, asked in STUDIES.all().items() if asked.listed}
 
 
 def study(name: str) -> Study:
@@ -233,13 +240,16 @@ LSTM_HIGHEST_RATE = 0.05
 
 
 def learning_rate(model: ModelConfig) -> float:
-    """Return the peak learning rate of a model at BATCH_TOKENS, by its family's rule; other families: the
-    transformer's.
+    """Return the peak learning rate of a model at BATCH_TOKENS: what its family states, or by its family's rule;
+    other families: the transformer's.
 
     A Universal Transformer takes the rate of the transformer of its width. AllometryError for a family
     without d_model.
     """
-    width = getattr(model, "d_model", None)
+    stated = model.own_rate()
+    if stated is not None:
+        return stated
+    width = getattr(model, "d_model", getattr(model, "rate_width", None))
     if width is None:
         raise AllometryError(
             f"the recipe has no learning rate for {type(model).__name__}, which has no d_model",

@@ -183,7 +183,8 @@ class FastEngine(Engine):
         self.model.eval()
         at_once = EVALUATION_TOKENS
         if self.device.type != "cpu":
-            at_once = CHUNK_ELSEWHERE // int(self.places["embed.weight"][1][0])
+            vocabulary = max(shape[0] for _, shape in self.places.values() if len(shape) == 2)  # or more
+            at_once = CHUNK_ELSEWHERE // vocabulary
         rows = max(1, at_once // (windows.shape[1] - 1))
         parts = []
         for first in range(0, len(windows), rows):

@@ -184,7 +184,7 @@ LOGITS = 1 << 24
 def hits(module: nn.Module, windows: Tokens, device: torch.device) -> NDArray[np.bool_]:
     """Return whether the most probable token is the target, for windows (n, n_ctx + 1): shape (n, n_ctx)."""
     module.eval()
-    vocabulary = int(module.get_parameter("embed.weight").shape[0])
+    vocabulary = max(p.shape[0] for p in module.parameters() if p.ndim == 2)  # or more
     rows = max(1, LOGITS // (vocabulary * (windows.shape[1] - 1)))
     parts = []
     for first in range(0, len(windows), rows):

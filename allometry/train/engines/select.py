@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from allometry.core import env
+from allometry.core import env, plugins
 from allometry.core.errors import AllometryError
 from allometry.core.files import create, read_json
 from allometry.train.engines.base import ENGINES, Engine
@@ -35,8 +35,10 @@ scatter."""
 def engine(name: str, config: RunConfig, *, threads: int = 1, device: str = "cpu") -> Engine:
     """Return the engine called `name`, at step 0; "auto" takes the fastest that can run `config` here.
 
-    AllometryError: an engine asked for by name that cannot run says what it lacks and the remedy.
+    AllometryError: an engine asked for by name that cannot run says what it lacks and the remedy; or a plugin that
+    the run needs has changed since it was planned.
     """
+    plugins.require(config.plugins)
     chosen = auto(config, threads=threads, device=device) if name == "auto" else engine_class(name)
     lack = chosen.unsupported_reason(config)
     if lack is not None:

@@ -153,7 +153,7 @@ def test_the_guides_quote_the_results_that_they_name(guide: str, folder: str) ->
     made = {}
     for row in (ROOT / "results" / folder / "README.md").read_text().splitlines():
         cells = [cell.strip() for cell in row.split("|")]
-        if len(cells) == 7 and triples(cells[4]):
+        if len(cells) == 8 and triples(cells[4]):
             made.setdefault(cells[1], []).extend(triples(cells[4]))
     levels = dict(re.findall(r">([^<>]+\]) <span class=\"level\">\((\d\d) %\)", _report(folder)))
     everything = [triple for found in made.values() for triple in found]

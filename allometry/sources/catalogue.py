@@ -344,8 +344,8 @@ _add(
     fit="allometry fit atlas:parscale2025 --law parallel",
     caveats=("one number of tokens for all: L(N, D) cannot be told",),
     constants=(
-        *_set("stack", _CHEN, E="0.691237", A="1.130616e7", k="0.393463", alpha="0.189371"),
-        *_set("pile", _CHEN, E="1.288766", A="1.973563e8", k="0.334456", alpha="0.196333"),
+        *_set("stack", _CHEN, E="0.691237", k="0.393463", alpha="0.189371"),
+        *_set("pile", _CHEN, E="1.288766", k="0.334456", alpha="0.196333"),
     ),
 )  # fmt: skip
 

@@ -154,8 +154,8 @@ def _recipe(known: pd.DataFrame, target: pd.DataFrame) -> pd.DataFrame:
     for name in _ALIKE:
         if name in known and len(target):
             values = target[name]
-            missing = known[name].isna() & bool(values.isna().any())
-            known = known[known[name].isin(values.dropna().unique()) | missing]
+            kept = known[name].isin(values.dropna().unique())
+            known = known[kept | known[name].isna()] if values.isna().any() else known[kept]
     if "lr" in known and len(known):
         usual = known.groupby("N")["lr"].transform(lambda rates: rates.mode().iloc[0])
         known = known[known["lr"] == usual]

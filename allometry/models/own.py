@@ -108,9 +108,7 @@ class ModuleConfig(ModelConfig):
         if size in fixed:
             return cls.model_validate(fixed)
 
-        def at(count: int) -> Self:
-            return cls.model_validate({**fixed, size: count * step})
-
+        at: Callable[[int], Self] = lambda count: cls.model_validate({**fixed, size: count * step})  # noqa: E731
         low = high = 1
         while at(high).parameters() < n:
             low, high = high, 2 * high

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from allometry.planner.planning import Plan, plan
     from allometry.runs.importers import read_table
     from allometry.runs.store import Store
+    from allometry.sources.atlas import Atlas, atlas
     from allometry.studies.core.outcome import StudyResult, load
     from allometry.studies.core.study import Study, StudyData
     from allometry.sweeps import Sweep
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "read_table": "allometry.runs.importers",
+    "atlas": "allometry.sources.atlas",
     "audit": "allometry.laws.audit",
     "fit": "allometry.laws.fit",
     "backtest": "allometry.laws.backtest",
@@ -51,6 +53,7 @@ _PUBLIC = {
     "register": "allometry.api",
     "load_plugins": "allometry.api",
     "Law": "allometry.laws.law",
+    "Atlas": "allometry.sources.atlas",
     "Audit": "allometry.laws.audit",
     "FitResult": "allometry.laws.result",
     "Backtest": "allometry.laws.backtest",
@@ -72,6 +75,7 @@ _PUBLIC = {
 
 __all__ = [
     "AllometryError",
+    "Atlas",
     "Audit",
     "Backtest",
     "DataConfig",
@@ -90,6 +94,7 @@ __all__ = [
     "TrainConfig",
     "Versus",
     "__version__",
+    "atlas",
     "audit",
     "backtest",
     "corpus",

@@ -7,10 +7,10 @@ Raftery 2007) of the 95 % interval of the log loss, per cent: its width, and 40 
 
 Leave one source out: sharpness and prior of the weights are chosen on all other sources, then scored on that one.
 
-Published tables are read from --data where that folder exists; `--simulated` takes tables from five laws, two noises
-and two grids (a lab's and a laptop's).
+Published tables are those of the atlas that were fetched; `--simulated` takes tables from five laws, two noises and two
+grids (a lab's and a laptop's).
 
-Run: nice python benchmarks/backtest.py [--simulated] [--quick] [--data FOLDER]
+Run: nice python benchmarks/backtest.py [--simulated] [--quick]
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -28,6 +27,9 @@ from allometry.core.errors import AllometryError
 from allometry.laws.backtest import DEFAULT_LAWS, PRIOR, backtest, weigh
 from allometry.laws.fit import fit
 from allometry.laws.zoo import get
+from allometry.sources.catalogue import table
+from allometry.sources.fetch import state
+from allometry.sources.source import SOURCES
 
 TRUTHS = {
     "chinchilla": {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658},
@@ -52,45 +54,33 @@ def simulated(quick: bool) -> Iterator[tuple[str, str, pd.DataFrame]]:
                 yield law, f"{law}, {grid}, noise {noise:.1%}", pd.DataFrame({"N": N, "D": D, "loss": loss})
 
 
-def published(folder: Path, quick: bool) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield published tables of runs, each read as its authors describe it; nothing where the folder is missing."""
-    if not folder.exists():
-        print(f"no published tables at {folder}")
-        return
-    points = pd.read_csv(folder / "kaplan/loss_vs_model_and_param.csv", header=None, names=["D", "loss", "N"])
-    sizes = {"400K": 393216, "3M": 3e6, "25M": 25e6, "85M": 85e6, "302M": 302e6, "708M": 708e6}
-    points["N"] = points["N"].str.strip('"').map(sizes)
-    yield "Kaplan 2020", "figure 4", points.assign(D=10 ** points["D"])
-    points = pd.read_csv(folder / "chinchilla/svg_extracted_data.csv").nsmallest(240, "loss")
-    size, flops = points["Model Size"], points["Training FLOP"]
-    yield (
-        "Hoffmann 2022",
-        "figure 4",
-        pd.DataFrame({"N": size, "D": flops / 6 / size, "loss": points["loss"]}),
-    )
-    points = pd.read_csv(folder / "misfitting/scaling_results_last_ckpt_only.csv")
-    best = points.loc[points.groupby(["N", "D"])["loss"].idxmin()]
-    yield "(Mis)Fitting", "best of each N, D", best
-    points = pd.read_csv(folder / "datablations/datablations_fit182.csv")
-    fresh = points[points["unique_tokens"] >= 0.99 * points["tokens"]]
-    yield (
-        "Muennighoff 2023",
-        "fresh data",
-        fresh.rename(columns={"params": "N", "tokens": "D", "val_loss": "loss"}),
-    )
-    points = pd.read_csv(folder / "porian/isoflop_points.csv").rename(columns={"n": "N", "tokens": "D"})
-    configs = points.groupby(["file", "config"])
-    for i, ((file, config), rows) in enumerate(configs):
-        if not quick or i % 5 == 0:
-            yield "Porian 2024", f"{file.removeprefix('summary_')} {config}", rows
-    points = pd.read_csv(folder / "gadre/models.csv")
-    for name, rows in points.groupby("dataset"):
-        yield "Gadre 2024", f"{name}, C4", rows.assign(loss=rows["loss_c4_val"])
-    points = pd.read_csv(folder / "steplaw/dense_lr_bs_loss.csv")
-    best = points.loc[points.groupby(["N", "D"])["smooth loss"].idxmin()]
-    yield "Step Law", "best of each N, D", best.assign(loss=best["smooth loss"])
-    parts = [pd.read_csv(folder / f"scalebench/farseer_{part}.csv") for part in ("train", "test")]
-    yield "Farseer", "train and test", pd.concat(parts).drop_duplicates()
+def published(quick: bool) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield the tables of the atlas that hold N, D and a loss: of runs that differ in rate or batch the best."""
+    for source in SOURCES.all().values():
+        parts = _PARTS.get(source.id, ())
+        if parts and not state(source).complete:
+            print(f"not fetched, so left out: {source.id} (allometry atlas fetch {source.id})")
+            continue
+        for i, part in enumerate(list(source.parts) if parts == ALL else parts):
+            if quick and i % 5:
+                continue
+            rows = table(f"atlas:{source.id}/{part}")[0]
+            if source.id == "hoffmann2022":
+                rows = rows[rows["split"] == "fitted"]
+            if "unique" in rows:
+                rows = rows[rows["unique"] >= 0.99 * rows["D"]]
+            if source.id in ("misfitting2025", "steplaw2025"):
+                rows = rows.loc[rows.groupby(["N", "D"])["loss"].idxmin()]
+            yield source.id, part, rows
+
+
+ALL = ("*",)
+_PARTS = {
+    "kaplan2020": ("size-and-data",), "hoffmann2022": ALL, "muennighoff2023": ("fitted",), "porian2024": ALL,
+    "gadre2024": ALL, "bhagia2024": ALL, "misfitting2025": ("final",), "steplaw2025": ("dense",),
+    "gemstones2025": ("cooldown-end",), "farseer2025": ALL,
+}  # fmt: skip
+"""Source -> parts whose rows are whole runs of several sizes and tokens."""
 
 
 def splits(table: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
@@ -108,10 +98,15 @@ def splits(table: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
 
 @dataclass(frozen=True)
 class Scored:
-    """One table with some rows held back: the scores of every predictor, and the error under other weights."""
+    """One table with some rows held back: the scores of every predictor, and the error under other weights.
+
+    `share` of the rows are held back; the farthest has `beyond` times the compute of the most expensive known one.
+    """
 
     source: str
     direction: str
+    share: float
+    beyond: float
     scores: pd.DataFrame
     settings: dict[tuple[float, bool], float]
 
@@ -140,7 +135,9 @@ def scored(source: str, direction: str, table: pd.DataFrame, held: np.ndarray) -
         weights = weigh(record.predictions, sharpness, PRIOR if prior else {})
         mean = sum(weight * logs[law] for law, weight in weights.items())
         settings[sharpness, prior] = float(np.mean(np.abs(np.expm1(mean - measured))))
-    return Scored(source, direction, pd.DataFrame(rows).T, settings)
+    compute = table["N"] * table["D"]
+    beyond = float(compute[held].max() / compute[~held].max())
+    return Scored(source, direction, float(held.mean()), beyond, pd.DataFrame(rows).T, settings)
 
 
 def _scores(
@@ -205,14 +202,12 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="fewer tables")
     parser.add_argument("--simulated", action="store_true", help="tables made of known laws")
-    default = Path(__file__).parents[1].parent / "shared" / "data"
-    parser.add_argument("--data", type=Path, default=default)
     options = parser.parse_args()
-    tables = simulated(options.quick) if options.simulated else published(options.data, options.quick)
+    tables = simulated(options.quick) if options.simulated else published(options.quick)
     found = []
-    for source, name, table in tables:
+    for source, name, rows in tables:
         began = time.perf_counter()
-        columns = table[["N", "D", "loss"]].dropna().reset_index(drop=True)
+        columns = rows[["N", "D", "loss"]].dropna().reset_index(drop=True)
         for direction, held in splits(columns):
             try:
                 found.append(scored(source, direction, columns, held))

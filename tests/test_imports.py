@@ -13,13 +13,14 @@ PACKAGE = ROOT / "allometry"
 BELOW = {
     "core": set(),
     "cluster": set(),
-    "runs": set(),
+    "sources": set(),
+    "runs": {"sources"},
     "data": {"runs"},
     "models": {"runs", "data"},
     "train": {"runs", "data", "models"},
     "experimental": {"runs", "data", "models", "train"},
     "sweeps": {"runs", "data", "models", "train", "experimental"},
-    "laws": {"runs"},
+    "laws": {"runs", "sources"},
     "planner": {"runs", "laws"},
     "figures": {"runs", "laws", "planner"},
     "report": {"runs", "laws", "planner", "figures"},
@@ -29,6 +30,7 @@ BELOW = {
 EVERYWHERE = {"core", "cluster"}
 READING = (
     "runs.store",
+    "sources.atlas",
     "laws.fit",
     "laws.backtest",
     "laws.isoflop",

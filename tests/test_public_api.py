@@ -23,6 +23,7 @@ from allometry.core.errors import AllometryError
 ROOT = Path(__file__).parent.parent
 
 SIGNATURES = {
+    "atlas": "(source)",
     "audit": "(frame, *, columns=None)",
     "backtest": "(frame, *, laws=('chinchilla', 'chinchilla-tied', 'kaplan', 'skaling'), columns=None, by='C', "
     "cuts=(0.5, 0.6, 0.7, 0.8, 0.9), objective='huber-log', group=None, exclude=None, bootstrap=100, seed=0)",
@@ -34,9 +35,9 @@ SIGNATURES = {
     "load": "(store='runs', study=None)",
     "load_plugins": "(*files)",
     "next_runs": "(fit=None, *, budget, target, law='chinchilla', published=None, candidates=None, "
-    "most=12, noise=None)",
+    "most=12, noise=None, cost=None, against=None)",
     "plan": "(budget=None, *, hours=None, speed=None, loss=None, fit=None, law='chinchilla', published=None, N=None, "
-    "D=None, tokens_per_parameter=None, unique=None, batch=None)",
+    "D=None, tokens_per_parameter=None, unique=None, batch=None, inference=None, at=None)",
     "predict": "(source, at, *, law=None, columns=None, objective='huber-log', group=None, exclude=None, "
     "bootstrap=100, seed=0)",
     "read_table": "(path, *, columns=None, decimal=None, encoding=None, row=None)",
@@ -52,10 +53,11 @@ SIGNATURES = {
 
 MEMBERS = {
     "AllometryError": "cli_hint hint message",
+    "Atlas": "fetch id report source state table to_dict",
     "Audit": "columns findings level passed report rows table to_dict unchecked",
     "Backtest": "best failures fits forecast predictions report scores to_dict",
     "DataConfig": "corpus eval_on eval_tokens half limit loss_on novelty plant probe replace skip spread tokenizer",
-    "Design": "after before budget notes report runs target to_dict value",
+    "Design": "after before budget in_flops notes report runs target to_dict value",
     "FitResult": "derived excluded from_dict interval interval_at law noise parameters predict prediction_interval "
     "profile report residuals samples selftest status table to_dict warnings",
     "IsoflopResult": "D N a b discarded excluded loss report slices table to_dict warnings",

@@ -32,10 +32,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("laws", "Fit a law to a table of runs."),
     "compare": ("laws", "Compare laws by how well they predict the most expensive runs from the cheapest."),
     "predict": ("predict", "Predict the loss of new runs, with intervals."),
+    "curves": ("predict", "Predict the loss curve of a learning-rate schedule from those of others."),
     "versus": ("versus", "Compare recipes trained on the same sizes: does a change help, and at what scale?"),
     "isoflop": ("laws", "Find the compute-optimal size at each budget of a table of runs."),
     "plan": ("laws", "Plan a training run for a budget, a time or a target loss."),
     "laws": ("laws", "List the laws, or show one."),
+    "atlas": ("atlas", "List, fetch and check public tables of scaling runs."),
     "webtext": ("webtext", "Build a WebText-like corpus from links."),
     "doctor": ("doctor", "Show what this machine and installation can do."),
 }

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from allometry.cli.output import Form, print_table, say, table_options, width
-from allometry.cli.table_input import TableOptions, group_option, listed, load, numbers, table_inputs
+from allometry.cli.table_input import (
+    TableOptions,
+    group_option,
+    listed,
+    load,
+    numbers,
+    objective_options,
+    table_inputs,
+)
 from allometry.core.errors import AllometryError
 from allometry.core.units import parse_duration, parse_number
 
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from allometry.cli.table_input import TableInput
+    from allometry.laws.backtest import Backtest
     from allometry.laws.law import Law
     from allometry.laws.result import FitResult
     from allometry.laws.uncertainty import Mapped
@@ -62,7 +71,7 @@ def audit(table: tuple[str, ...], inputs: TableOptions, form: Form | None) -> No
 @click.option("--law", default="chinchilla", show_default=True, help="The law (see `allometry laws`).")
 @table_inputs
 @group_option
-@click.option("--objective", default="huber-log", show_default=True, help="Loss function of the fit.")
+@objective_options
 @click.option("--weights", metavar="COLUMN", help="Column of relative weights.")
 @click.option("--fix", multiple=True, metavar="PARAMETER=VALUE", help="Hold a parameter at a value.")
 @click.option("--tie", multiple=True, metavar="PARAMETER=OTHER", help="Make a parameter equal to another.")
@@ -147,7 +156,7 @@ def _mapped(on: str | None) -> AbstractContextManager[Mapped]:
 @group_option
 @click.option("--by", default="C", show_default=True, help="Cost of a run: a symbol or a column.")
 @click.option("--cuts", metavar="X,Y,…", help="Shares of the rows (0.5,0.7) or values of --by to fit up to.")
-@click.option("--objective", default="huber-log", show_default=True, help="Loss function of the fit.")
+@objective_options
 @click.option("--predict", multiple=True, metavar="SYMBOL=VALUE", help="Forecast a run: --predict N=1B.")
 @click.option("--bootstrap", type=click.IntRange(min=0), default=100, show_default=True, help="Resamples.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the resamples.")
@@ -312,7 +321,7 @@ def _saved(path: Any) -> None:
 )
 @table_inputs
 @group_option
-@click.option("--objective", default="huber-log", show_default=True, help="Loss function of the fit.")
+@objective_options
 @click.option("--bootstrap", type=click.IntRange(min=0), default=400, show_default=True, help="Resamples.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the resamples.")
 @click.option("-N", "--size", metavar="N", help="Fix the number of parameters, such as 10M.")
@@ -321,8 +330,19 @@ def _saved(path: Any) -> None:
 @click.option("--unique", metavar="TOKENS", help="Unique tokens of data there are; beyond them data repeat.")
 @click.option("--batch", metavar="TOKENS", help="Batch in tokens (default: Kaplan's critical batch).")
 @click.option(
-    "--next", "goal", metavar="TARGET", help="Runs that best pin down a, loss@1e21, N_opt@1e21, alpha, …"
+    "--inference",
+    metavar="TOKENS",
+    help="Tokens that the model will handle in use: the budget is for training and use.",
 )
+@click.option("--at", metavar="SYMBOL=VALUE,…", help="The law's inputs besides N and D, such as n_E=8.")
+@click.option(
+    "--next", "goal", metavar="TARGET",
+    help="Runs that best pin down a, loss@1e21, N_opt@1e21, L@N=1B,D=20B, a parameter, …",
+)  # fmt: skip
+@click.option(
+    "--pool", metavar="TABLE", help="The runs that --next chooses from: the law's inputs, a row a run."
+)
+@click.option("--cost", metavar="ARITHMETIC", help="What a run of --next costs (default: 6*N*D).")
 @click.option(
     "--most", type=click.IntRange(min=1), default=12, show_default=True, help="Maximum number of --next runs."
 )
@@ -331,8 +351,8 @@ def plan(
     budget: str | None, hours: str | None, speed: str | None, target: float | None, law: str,
     published: str | None, table: tuple[str, ...], inputs: TableOptions, group: str | None,
     objective: str, bootstrap: int, seed: int, size: str | None,
-    tokens: str | None, ratio: str | None, unique: str | None, batch: str | None, goal: str | None, most: int,
-    form: Form | None,
+    tokens: str | None, ratio: str | None, unique: str | None, batch: str | None, inference: str | None,
+    at: str | None, goal: str | None, pool: str | None, cost: str | None, most: int, form: Form | None,
 ) -> None:  # fmt: skip
     """Plan a run for a BUDGET in FLOPs (1e18, '3 PF-days'), for --hours, or for a target --loss.
 
@@ -341,15 +361,25 @@ def plan(
     \b
       allometry plan 1e18 --law kaplan
       allometry plan --hours 8 --from runs/ --law chinchilla
+      allometry plan 1e20 --from runs.csv --law mixture
+      allometry plan --loss 2.1 --inference 2T
       allometry plan 1e17 --from runs.csv --next loss@1e20
     """
     from allometry.planner import next_runs
     from allometry.planner import plan as make_plan
 
-    fitted = read = None
+    fitted: FitResult | Backtest | None = None
+    read = None
     if table:
         read = load(table, inputs)
-        fitted = _fit(read, law, objective, group, bootstrap, seed)
+        fitted = (
+            _mixture(read, objective, group, bootstrap, seed)
+            if law == "mixture"
+            else _fit(read, law, objective, group, bootstrap, seed)
+        )
+    elif law == "mixture":
+        raise AllometryError("laws are weighted by a back-test of your runs", hint="name them: --from TABLE")
+    others = _held(at)
     flops, pace = _number(budget, "the budget"), _number(speed, "--speed")
     if hours is not None and pace is None:
         pace = _measured(read)
@@ -357,7 +387,16 @@ def plan(
         if flops is None:
             flops = _seconds(hours) * pace if hours is not None and pace is not None else None
         _next(
-            next_runs(fitted, budget=_needed(flops), target=goal, law=law, published=published, most=most),
+            next_runs(
+                fitted,
+                budget=_needed(flops),
+                target=goal,
+                law=law,
+                published=published,
+                most=most,
+                cost=cost,
+                candidates=_pool(pool, law, read),
+            ),
             form,
         )
         return
@@ -365,7 +404,7 @@ def plan(
         flops, hours=_seconds(hours) / 3600 if hours is not None else None, speed=pace, loss=target,
         fit=fitted, law=law, published=published, N=_number(size, "-N"), D=_number(tokens, "-D"),
         tokens_per_parameter=_number(ratio, "--ratio"), unique=_number(unique, "--unique"),
-        batch=_number(batch, "--batch"),
+        batch=_number(batch, "--batch"), inference=_number(inference, "--inference"), at=others,
     )  # fmt: skip
     if form == "json":
         click.echo(json.dumps(made.to_dict(), indent=1, allow_nan=False))
@@ -384,6 +423,37 @@ def _fit(
         read.frame, law=law, columns=read.columns, objective=objective, group=group, exclude=read.exclude,
         bootstrap=bootstrap, seed=seed,
     )  # fmt: skip
+
+
+def _pool(pool: str | None, law: str, read: TableInput | None) -> pd.DataFrame | None:
+    """Read the runs to choose from: the law's inputs, under the names of the table of runs or usual ones."""
+    if pool is None:
+        return None
+    import pandas as pd
+
+    from allometry.laws.observations import read_inputs
+    from allometry.laws.zoo import get
+    from allometry.runs.importers import read_table
+
+    frame = read_table(pool, row="all").frame
+    return pd.DataFrame(read_inputs(frame, get(law), {} if read is None else read.columns))
+
+
+def _mixture(read: TableInput, objective: str, group: str | None, bootstrap: int, seed: int) -> Backtest:
+    from allometry.laws.predict import tested
+
+    return tested(
+        read.frame, columns=read.columns, objective=objective, group=group, exclude=read.exclude,
+        bootstrap=bootstrap, seed=seed,
+    )  # fmt: skip
+
+
+def _held(at: str | None) -> dict[str, float]:
+    """Read "n_E=8,P=2" as values of inputs."""
+    from allometry.cli.table_input import assignments
+
+    given = assignments(tuple(at.split(",")), "--at") if at else {}
+    return {name: parse_number(value, name) for name, value in given.items()}
 
 
 def _next(design: Any, form: Form | None) -> None:

@@ -1,4 +1,4 @@
-"""The command `predict`: the loss of a run that has not been trained, with intervals."""
+"""The commands `predict` and `curves`: the loss of a run, or the loss curve of a schedule, before it is trained."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from allometry.cli.output import Form, print_table, say, table_options
-from allometry.cli.table_input import TableOptions, assignments, group_option, load, table_inputs
+from allometry.cli.table_input import (
+    TableOptions,
+    assignments,
+    group_option,
+    load,
+    objective_options,
+    table_inputs,
+)
 from allometry.core.errors import AllometryError
 
 if TYPE_CHECKING:
@@ -18,7 +25,7 @@ if TYPE_CHECKING:
 
 def command(name: str) -> click.Command:
     """Return the click command of that name."""
-    return {"predict": predict}[name]
+    return {"predict": predict, "curves": curves}[name]
 
 
 @click.command()
@@ -34,7 +41,7 @@ def command(name: str) -> click.Command:
 )  # fmt: skip
 @table_inputs
 @group_option
-@click.option("--objective", default="huber-log", show_default=True, help="Loss function of the fit.")
+@objective_options
 @click.option("--bootstrap", type=click.IntRange(min=0), default=100, show_default=True, help="Resamples.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the resamples.")
 @table_options
@@ -79,6 +86,63 @@ def predict(
         print_table(made.table, form)
     else:
         say(made.report())
+
+
+@click.command()
+@click.argument("table", nargs=-1, required=True)
+@click.option(
+    "--predict", "new", metavar="FILE", help="A table of steps and learning rates: the curve to predict."
+)
+@click.option(
+    "--warmup", type=float, metavar="STEPS", help="Length of a warm-up before the first logged step."
+)
+@click.option("--free", is_flag=True, help="Fit C, beta and gamma too, far from the printed constants.")
+@table_inputs
+@group_option
+@table_options
+def curves(
+    table: tuple[str, ...], new: str | None, warmup: float | None, free: bool, inputs: TableOptions,
+    group: str | None, form: Form | None,
+) -> None:  # fmt: skip
+    """Fit the Multi-Power Law to loss curves of one model under several learning-rate schedules, and predict the
+    curve of another.
+
+    A TABLE has a step, a learning rate and a loss in every row, one file a run or a column that names the run.
+
+    \b
+      allometry curves cosine.csv constant.csv two_stage.csv
+      allometry curves logs/*.csv --predict wsd.csv --csv
+    """
+    from dataclasses import replace
+
+    from allometry.laws.curves import fit_curves
+    from allometry.laws.uncertainty import plain
+
+    read = load(table, replace(inputs, row=inputs.row or "all"))
+    made = fit_curves(read.kept(), columns=read.columns, run=group, warmup=warmup, free=free)
+    predicted = None
+    if new is not None:
+        from allometry.runs.importers import read_table
+
+        asked = read_table(
+            new, columns={k: v for k, v in read.columns.items() if k in ("S", "lr")}, row="all"
+        )
+        predicted = made.predict(asked.frame)
+    if form == "csv":
+        print_table(made.curves if predicted is None else predicted, form)
+    elif form == "json":
+        points = [] if predicted is None else predicted.to_dict("records")
+        rows = {"predicted": [{str(k): plain(v) for k, v in row.items()} for row in points]} if points else {}
+        click.echo(json.dumps({**made.to_dict(), **rows}, indent=1, allow_nan=False))
+    else:
+        say(made.report() if predicted is None else f"{made.report()}\n{_end(predicted)}")
+
+
+def _end(curve: Any) -> str:
+    """Return the last point of a predicted curve as a line."""
+    last = curve.iloc[-1]
+    span = f", 95 % [{last['low95']:.4f}, {last['high95']:.4f}]" if last["high95"] > 0 else ""
+    return f"predicted at step {last['step']:.0f}: {last['predicted']:.4f}{span}"
 
 
 def _point(text: str) -> dict[str, Any]:

@@ -86,6 +86,28 @@ group_option = click.option(
 """The option --group of the commands that fit a law."""
 
 
+def objective_options(command: Decorated) -> Decorated:
+    """Add --objective and --delta; the command receives both as `objective`, the name with its threshold."""
+
+    @functools.wraps(command)
+    def named(*, objective: str, delta: float | None, **given: Any) -> Any:
+        return command(objective=objective if delta is None else f"{objective}@{delta!r}", **given)
+
+    shown = click.option(
+        "--objective", default="huber-log", show_default=True, metavar="NAME", help=_OBJECTIVE_HELP
+    )
+    threshold = click.option(
+        "--delta", type=float, metavar="NUMBER", help="Threshold of a Huber loss (default: 1e-3)."
+    )
+    return cast(Decorated, shown(threshold(named)))
+
+
+_OBJECTIVE_HELP = (
+    "Loss function of the fit: huber-log, huber-log-scale, huber-linear, lad-log, lad, lsq-log, lsq, lower-envelope"
+    " (log: of log residuals)."
+)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TableInput:
     """A table as the laws want it, its rows numbered from 0.

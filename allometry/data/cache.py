@@ -178,6 +178,7 @@ _OURS: dict[str, Callable[[Path], bool]] = {
     "timings": _file(r"(analysis-)?[0-9a-f]+\.json"),
     "report": _file(r"vega-.*\.js"),
     "laws": _file(r"[0-9a-f]+\.json"),
+    "atlas": lambda path: path.is_dir() and re.search(r"-[0-9a-f]{12}$", path.name) is not None,
 }
 """Kind (a folder of the cache) -> whether something in it is one of ours."""
 

@@ -87,18 +87,25 @@ def combine(
     used = {name: w for name, w in weights.items() if w > 1e-4}
     total = sum(used.values())
     used = {name: w / total for name, w in used.items()}
-    table = pd.DataFrame(points)
+    table = pd.DataFrame(as_lists(points) if isinstance(points, Mapping) else points)
     centre = pd.DataFrame({name: np.log(fits[name].predict(table)) for name in used})
     own = {name: _half_width(fits[name], table) for name in used}
     w = np.array(list(used.values()))
     mean = centre.to_numpy() @ w
     variance = ((np.column_stack(list(own.values())) ** 2) + (centre.to_numpy() - mean[:, None]) ** 2) @ w
-    sigma = np.sqrt(np.maximum(variance, _held_out_square(predictions, used)))
+    sigma = np.sqrt(np.maximum(variance, held_out_square(predictions, used)))
     reach = NormalDist().inv_cdf((1 + level) / 2) * sigma
     return Forecast(
         value=np.exp(mean), low=np.exp(mean - reach), high=np.exp(mean + reach), level=level,
         by_law=centre.apply(np.exp), weights=used,
     )  # fmt: skip
+
+
+def as_lists(at: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return lists of one length from values and lists: one value goes for all."""
+    lists = {k: [v] if np.ndim(v) == 0 else list(v) for k, v in at.items()}
+    size = max((len(v) for v in lists.values()), default=0)
+    return {k: v * size if len(v) == 1 else v for k, v in lists.items()}
 
 
 def _half_width(result: FitResult, table: pd.DataFrame) -> Array:
@@ -111,7 +118,7 @@ def _half_width(result: FitResult, table: pd.DataFrame) -> Array:
     return np.asarray(np.log(high / low) / 2)
 
 
-def _held_out_square(predictions: pd.DataFrame, weights: Mapping[str, float]) -> float:
+def held_out_square(predictions: pd.DataFrame, weights: Mapping[str, float]) -> float:
     """Return the mean square log error that the combination would have made on the held-out runs."""
     table = predictions[predictions["law"].isin(list(weights))]
     log_error = (np.log(table["predicted"]) - np.log(table["measured"])) * table["law"].map(dict(weights))
@@ -155,11 +162,10 @@ class Backtest:
         return str(self.scores["law"].iloc[0])
 
     def forecast(self, points: pd.DataFrame | Mapping[str, Any], level: float = 0.95) -> Forecast:
-        """Return the laws' predictions at new points, combined by their errors in this back-test (see
-        `combine`).
+        """Return the laws' predictions at new points, combined by their errors in this back-test (`combine`).
 
-        `points` holds the laws' inputs as columns. The interval covers the laws' own uncertainty, their
-        disagreement, and how far off such forecasts were in this back-test.
+        `points` holds the laws' inputs: columns of a table, lists, or single numbers. The interval covers the laws'
+        own uncertainty, their disagreement, and how far off such forecasts were in this back-test.
         """
         weights = dict(zip(self.scores["law"], self.scores["weight"], strict=True))
         return combine(self.fits, weights, self.predictions, points, level)

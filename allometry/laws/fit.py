@@ -5,6 +5,7 @@ Warnings about a fit have names; each says what it means, and what is identified
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,8 @@ from allometry.laws.zoo import get
 Array = NDArray[np.float64]
 
 _INSIDE = "the law in the range of the data"
+ABOVE = "lies above measured values"
+"""What a fit's reasons say of a law that cannot give losses which were measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +169,8 @@ def _limit_above_data(e: Evidence) -> None:
     law, natural = e.problem.law, {n: float(v) for n, v in e.problem.natural(e.z).items()}
     if law.linear or not any(p.floor for p in law.parameters):
         return
-    limit = float(law.predict(natural, **dict.fromkeys(law.inputs, 1e60)))
+    corners = np.array(list(itertools.product((1e30, 1e60), repeat=len(law.inputs)))).T
+    limit = float(np.min(law.predict(natural, **dict(zip(law.inputs, corners, strict=True)))))
     below = np.flatnonzero(e.problem.output < limit)
     if not np.isfinite(limit) or not len(below):
         return
@@ -179,7 +183,7 @@ def _limit_above_data(e: Evidence) -> None:
     off = np.log(limit / measured) if e.problem.objective.log else limit - measured
     if e.selftest_p <= 0.05 or (e.noise is not None and off > 3 * e.noise):
         meaning += ". This is a wrong law for these runs, or these rows are wrong"
-        e.doubts.append(f"the law's limit {limit:.4g} lies above measured values ({measured:.4g})")
+        e.doubts.append(f"the law's limit {limit:.4g} {ABOVE} ({measured:.4g})")
     else:
         meaning += ": noise near the limit, or a wrong law"
     e.warn("floor-above-data", meaning, f"how {law.output} changes in the range of the data, not its limit")
@@ -355,7 +359,7 @@ def fit(
         Symbol of the law -> column, or arithmetic of columns ({"D": "C/(6*N)"}). A symbol that is not mapped is
         looked for under its own name and under common ones.
     objective
-        Name of `objectives.OBJECTIVES`, or an `Objective`.
+        Name of one of `solver.OBJECTIVES`, "huber-log@0.01" for another threshold, or an `Objective`.
     weights
         Column of relative weights.
     group

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from allometry.core.errors import AllometryError, unknown
 from allometry.core.units import counted, format_count, parse_number
-from allometry.laws.backtest import DEFAULT_LAWS, Backtest, backtest
+from allometry.laws.backtest import DEFAULT_LAWS, Backtest, as_lists, backtest
 from allometry.laws.fit import fit
 from allometry.laws.law import Law, Published
 from allometry.laws.result import FitResult
@@ -151,7 +151,7 @@ def predict(
             bootstrap=bootstrap, seed=seed,
         )  # fmt: skip
     else:
-        made = _tested(
+        made = tested(
             source,
             columns=columns,
             objective=objective,
@@ -174,8 +174,8 @@ def _refuse_options(law: Any, columns: Any, exclude: Any) -> None:
         )
 
 
-def _tested(frame: pd.DataFrame, **options: Any) -> Backtest:
-    """Back-test the default laws that the table has rows for."""
+def tested(frame: pd.DataFrame, **options: Any) -> Backtest:
+    """Test, as `backtest` does with its options, the default laws that the table has rows for."""
     laws = [law for law in DEFAULT_LAWS if len(get(law).parameters) + _SPARE <= len(frame)] or DEFAULT_LAWS[
         :2
     ]
@@ -218,10 +218,11 @@ def _printed(name: str) -> tuple[Law, Published]:
 def _by_mixture(tested: Backtest, at: Points) -> Prediction:
     laws = [result.law for result in tested.fits.values()]
     needed = list(dict.fromkeys(symbol for law in laws for symbol in law.inputs))
-    points, given = _points(at, needed, "the laws of the back-test")
+    linear = frozenset[str]().union(*(law.linear for law in laws))
+    points, given = _points(at, needed, "the laws of the back-test", linear)
     forecasts = [tested.forecast(points, level) for level in LEVELS]
     data = pd.concat([result.data for result in tested.fits.values()])
-    beyond = _beyond(data, points, frozenset().union(*(law.linear for law in laws)))
+    beyond = _beyond(data, points, linear)
     failing = [
         f"{name} ({result.selftest.direction})"
         for name, result in tested.fits.items()
@@ -251,7 +252,7 @@ def _by_mixture(tested: Backtest, at: Points) -> Prediction:
 def _by_fit(result: FitResult, at: Points) -> Prediction:
     if result.status == "failed":
         raise AllometryError("a failed fit predicts nothing", hint="; ".join(result.reasons) or None)
-    points, given = _points(at, list(result.law.inputs), f"the law {result.law.name!r}")
+    points, given = _points(at, list(result.law.inputs), f"the law {result.law.name!r}", result.law.linear)
     inputs = {name: points[name].to_numpy(float) for name in result.law.inputs}
     ends = [(np.full(len(points), np.nan),) * 2] * len(LEVELS)
     if len(result.samples):
@@ -269,7 +270,7 @@ def _by_fit(result: FitResult, at: Points) -> Prediction:
 
 
 def _by_constants(law: Law, constants: Published, at: Points) -> Prediction:
-    points, given = _points(at, list(law.inputs), f"the law {law.name!r}")
+    points, given = _points(at, list(law.inputs), f"the law {law.name!r}", law.linear)
     value = law.predict(dict(constants.values), **{name: points[name].to_numpy(float) for name in law.inputs})
     known = pd.DataFrame(dict(constants.ranges)) if constants.ranges else pd.DataFrame()
     beyond = _beyond(known, points, law.linear)
@@ -287,10 +288,15 @@ def _by_constants(law: Law, constants: Published, at: Points) -> Prediction:
     )
 
 
-def _points(at: Points, needed: list[str], whose: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the points with every input that is needed, and as they were given; values may have units."""
+def _points(
+    at: Points, needed: list[str], whose: str, linear: frozenset[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the points with every input that is needed, and as they were given; values may have units.
+
+    Inputs other than `linear` ones must be positive.
+    """
     try:
-        given = pd.DataFrame(_columns(at) if isinstance(at, Mapping) else at)
+        given = pd.DataFrame(as_lists(at) if isinstance(at, Mapping) else at)
     except ValueError as error:
         raise AllometryError(
             f"the points cannot be read: {error}", hint="give each input as many values"
@@ -308,7 +314,7 @@ def _points(at: Points, needed: list[str], whose: str) -> tuple[pd.DataFrame, pd
             hint = f"it is an input of {laws}" if laws else f"the inputs are {', '.join(needed)}"
             raise AllometryError(f"{name} is no input of {whose}", hint=hint)
         values = given[name].to_numpy()
-        if not np.isfinite(values).all() or (name in ("N", "D", "C", "M", "U") and (values <= 0).any()):
+        if not np.isfinite(values).all() or (name not in linear and (values <= 0).any()):
             raise AllometryError(
                 f"{name} = {values.min():g}: a point needs positive numbers", hint=f"{name}=1B"
             )
@@ -322,13 +328,6 @@ def _points(at: Points, needed: list[str], whose: str) -> tuple[pd.DataFrame, pd
             cli_hint=f"--at {like}",
         )
     return points, given
-
-
-def _columns(at: Mapping[str, Any]) -> dict[str, Any]:
-    """Return lists of one length from values and lists: one value goes for all."""
-    lists = {k: [v] if np.ndim(v) == 0 else list(v) for k, v in at.items()}
-    size = max((len(v) for v in lists.values()), default=0)
-    return {k: v * size if len(v) == 1 else v for k, v in lists.items()}
 
 
 def _number(value: Any) -> str | float:

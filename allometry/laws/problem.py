@@ -110,22 +110,27 @@ class Problem:
         }
 
     def coordinates(self, params: Mapping[str, float]) -> Array:
-        """Return the coordinates (p,) of natural parameters: anchors are log-linear in the anchored value."""
+        """Return the coordinates (p,) of natural parameters.
+
+        Anchors are log-linear in the anchored value (linear where the fit does not work with the logarithm), and use
+        anchored values only of parameters before their own.
+        """
         z = np.zeros(len(self.free))
+        logarithmic = [self.law.parameter(name).logarithmic for name in self.free]
         anchored = []
         for i, name in enumerate(self.free):
-            p = self.law.parameter(name)
-            if p.anchor:
+            if self.law.parameter(name).anchor:
                 anchored.append(i)
             else:
-                z[i] = np.log(params[name]) if p.logarithmic else params[name]
+                z[i] = np.log(params[name]) if logarithmic[i] else params[name]
         for i in anchored:
             name = self.free[i]
+            scale = np.log if logarithmic[i] else np.asarray
             at = []
             for trial in (0.0, 1.0):
                 z[i] = trial
-                at.append(float(np.log(self.natural(z)[name])))
-            z[i] = (np.log(params[name]) - at[0]) / (at[1] - at[0])
+                at.append(float(scale(self.natural(z)[name])))
+            z[i] = (float(scale(params[name])) - at[0]) / (at[1] - at[0])
         return z
 
     @cached_property

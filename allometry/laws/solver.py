@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from allometry.core.errors import unknown
+from allometry.core.errors import AllometryError, unknown
 
 Array = NDArray[np.float64]
 
@@ -95,7 +95,16 @@ OBJECTIVES: dict[str, Objective] = {
             threshold=1e-3,
             free_scale=True,
         ),
+        Objective(
+            name="huber-linear",
+            meaning="sum of Huber losses (delta = 1e-3) of the residuals themselves",
+            log=False,
+            threshold=1e-3,
+        ),
         Objective(name="lad-log", meaning="sum of the absolute log residuals", threshold=1e-9, absolute=True),
+        Objective(
+            name="lad", meaning="sum of the absolute residuals", log=False, threshold=1e-9, absolute=True
+        ),
         Objective(name="lsq-log", meaning="half the sum of the squared log residuals"),
         Objective(name="lsq", meaning="half the sum of the squared residuals", log=False),
         Objective(
@@ -111,10 +120,34 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def get_objective(name: str) -> Objective:
-    """Return the objective of that name; raise AllometryError with the nearest names if there is none."""
-    if name not in OBJECTIVES:
-        raise unknown("objective", name, OBJECTIVES)
-    return OBJECTIVES[name]
+    """Return the objective of that name; "huber-log@0.01" has another threshold delta than the named one.
+
+    Raises AllometryError for unknown names (with the nearest), thresholds that are not positive, and thresholds for an
+    objective without one.
+    """
+    plain, at, delta = name.partition("@")
+    if plain not in OBJECTIVES:
+        raise unknown("objective", plain, OBJECTIVES)
+    chosen = OBJECTIVES[plain]
+    if not at:
+        return chosen
+    if chosen.absolute or math.isinf(chosen.threshold):
+        able = ", ".join(o.name for o in OBJECTIVES.values() if not o.absolute and math.isfinite(o.threshold))
+        raise AllometryError(
+            f"the objective {plain!r} has no delta", hint=f"leave it out, or take one of {able}"
+        )
+    try:
+        threshold = float(delta)
+    except ValueError:
+        threshold = math.nan
+    if not (0 < threshold < math.inf):
+        raise AllometryError(
+            f"delta must be a positive number, not {delta!r}",
+            hint=f"objective='{plain}@0.01'",
+            cli_hint="--delta 0.01",
+        )
+    meaning = chosen.meaning.replace("delta = 1e-3", f"delta = {threshold:g}")
+    return replace(chosen, name=f"{plain}@{threshold!r}", threshold=threshold, meaning=meaning)
 
 
 Residuals = Callable[[Array], tuple[Array, Array]]

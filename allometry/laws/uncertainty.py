@@ -115,6 +115,9 @@ MANY_RUNS = 100
 Mapped = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """What the built-in `map` does, perhaps elsewhere: see `allometry.cluster.mapped`."""
 
+_TOLERANCE = 1e-8
+"""Relative decrease at which a resample has arrived: within a thousandth of the resamples' scatter of its optimum."""
+
 _PARTS = 64
 """Parts at most that resamples are fitted in."""
 
@@ -176,8 +179,9 @@ def bootstrap(
             residuals, problem.weights, group, len(z), spent, count, rng, original, within=share * spent
         )
         shift = -residuals - noise * scales[:, None]
+    sent = problem if mapped is map else replace(problem)  # without what it has computed
     parts = [
-        _Part(replace(problem), start[part], weights if weights.ndim == 1 else weights[part],
+        _Part(sent, start[part], weights if weights.ndim == 1 else weights[part],
               None if shift is None else shift[part])
         for part in _slices(count, together(weights.shape[-1]))
     ]  # fmt: skip
@@ -243,7 +247,7 @@ def _fit_part(part: _Part) -> Array:
     problem = part.problem
     return minimise(
         problem.residuals, part.start, part.weights, problem.objective, problem.box, shift=part.shift,
-        tolerance=1e-9,
+        tolerance=_TOLERANCE,
     ).z  # fmt: skip
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from math import exp
 from types import MappingProxyType
 from typing import Any
 
@@ -16,194 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from allometry.core.registry import Registry
-from allometry.laws.law import Law, Parameter, Published
-
-_KAPLAN = "Kaplan et al. 2020, arXiv 2001.08361"
-_SHEHPER = "github.com/shehper/scaling_laws (models of at most 6.3M parameters on OpenWebText)"
-_EPOCH = "Besiroglu et al. 2024, arXiv 2404.10102"
-_HOFFMANN = "Hoffmann et al. 2022, arXiv 2203.15556"
-_HERNANDEZ = "Hernandez et al. 2021, arXiv 2102.01293"
-_PORIAN = "Porian et al. 2024, arXiv 2406.19146, fits printed in their plotting code"
-_DEEPSEEK = "Bi et al. 2024 (DeepSeek LLM), arXiv 2401.02954"
-_STEP = "Li et al. 2025 (Step Law), arXiv 2503.04715"
-
-_ND = {"N": "non-embedding parameters", "D": "tokens", "L": "nats per token"}
-_TOTAL = {"N": "parameters", "D": "tokens", "L": "nats per token"}
-_PF = {"C": "PF-days", "L": "nats per token"}
-_CHARACTERS = {"N": "non-embedding parameters", "D_F": "characters", "D_T": "characters"}
-_ROUNDED = "A, B, alpha and beta are rounded so hard that they do not describe the paper's own data"
-
-
-_RANGES: dict[str, dict[str, tuple[float, float]]] = {
-    _KAPLAN: {"N": (768, 1.5e9), "D": (2.2e7, 2.3e10)},  # section 1.3: models and data sets
-    _HOFFMANN: {"N": (7e7, 1.6e10), "D": (5e9, 5e11)},  # abstract
-    _EPOCH: {"N": (7e7, 1.6e10), "D": (5e9, 5e11)},  # the same runs
-    "Muennighoff et al. 2023": {"N": (7e6, 9e9), "D": (1e8, 9e11)},  # abstract and section 4
-}
-"""Start of a source -> sizes and tokens of the runs behind its constants."""
-
-
-def _set(
-    name: str, source: str, units: dict[str, str] | None = None, note: str = "", **values: float
-) -> Published:
-    ranges = next((r for start, r in _RANGES.items() if source.startswith(start)), {})
-    return Published(name=name, values=values, source=source, units=units or {}, note=note, ranges=ranges)
-
-
-_BY_LAW: dict[str, tuple[Published, ...]] = {
-    "kaplan-n": (
-        _set("kaplan2020-table5", f"{_KAPLAN}, table 5", _ND, N_c=8.8e13, alpha_N=0.076),
-        _set("shehper2024", _SHEHPER, _ND, N_c=3.8e13, alpha_N=0.082),
-    ),
-    "kaplan-n-log": (_set("kaplan2020-figure23", f"{_KAPLAN}, figure 23", _ND, a=0.25, N_0=7.1e12),),
-    "kaplan-d": (_set("kaplan2020-table5", f"{_KAPLAN}, table 5", _ND, D_c=5.4e13, alpha_D=0.095),),
-    "kaplan-c": (
-        _set(
-            "kaplan2020-table5", f"{_KAPLAN}, table 5", _PF, "C at the fixed batch", C_c=1.6e7, alpha_C=0.057
-        ),
-        _set("kaplan2020-table5-cmin", f"{_KAPLAN}, table 5", _PF, "C is C_min", C_c=3.1e8, alpha_C=0.050),
-        _set(
-            "kaplan2020-figure13",
-            f"{_KAPLAN}, figure 13",
-            _PF,
-            "C at the fixed batch",
-            C_c=2.0e7,
-            alpha_C=0.057,
-        ),
-        _set(
-            "kaplan2020-figure13-cmin", f"{_KAPLAN}, figure 13", _PF, "C is C_min", C_c=2.3e8, alpha_C=0.050
-        ),
-        _set("shehper2024", _SHEHPER, _PF, "C at the fixed batch", C_c=1.8e5, alpha_C=0.074),
-        _set("shehper2024-cmin", _SHEHPER, _PF, "C is C_min", C_c=4.2e6, alpha_C=0.056),
-    ),
-    "kaplan": (
-        _set(
-            "kaplan2020-table2",
-            f"{_KAPLAN}, table 2",
-            _ND,
-            alpha_N=0.076,
-            alpha_D=0.103,
-            N_c=6.4e13,
-            D_c=1.8e13,
-        ),
-        _set("shehper2024", _SHEHPER, _ND, alpha_N=0.076, alpha_D=0.122, N_c=1.32e14, D_c=1.22e12),
-    ),
-    "kaplan-ns": (
-        _set(
-            "kaplan2020-table3",
-            f"{_KAPLAN}, table 3",
-            _ND,
-            alpha_N=0.077,
-            alpha_S=0.76,
-            N_c=6.5e13,
-            S_c=2.1e3,
-        ),
-    ),
-    "chinchilla": (
-        _set(
-            "besiroglu2024",
-            f"{_EPOCH}, the refit of Hoffmann's points",
-            _TOTAL,
-            E=1.8172,
-            A=482.01,
-            B=2085.43,
-            alpha=0.3478,
-            beta=0.3658,
-        ),
-        _set(
-            "hoffmann2022",
-            f"{_HOFFMANN}, eq. 10",
-            _TOTAL,
-            _ROUNDED,
-            E=1.69,
-            A=406.4,
-            B=410.7,
-            alpha=0.34,
-            beta=0.28,
-        ),
-        _set(
-            "hoffmann2022-unrounded",
-            f"{_HOFFMANN}, the TeX source's digits, as {_EPOCH} quotes them",
-            _TOTAL,
-            E=exp(0.5267228),
-            A=exp(6.0073404),
-            B=exp(6.0179186),
-            alpha=0.33917084,
-            beta=0.2849083,
-        ),
-    ),
-    "muennighoff": (
-        _set(
-            "muennighoff2023",
-            "Muennighoff et al. 2023, arXiv 2305.16264, github.com/huggingface/datablations",
-            {**_TOTAL, "U": "unique tokens"},
-            E=exp(0.6254804),
-            A=exp(6.255414),
-            B=exp(7.3049974),
-            alpha=0.3526596,
-            beta=0.3526596,
-            R_D=15.387756,
-            R_N=5.309743,
-        ),
-    ),
-    "b-crit": (
-        _set("kaplan2020-table5", f"{_KAPLAN}, table 5", {"B_crit": "tokens"}, B_star=2.1e8, alpha_B=0.21),
-        _set("shehper2024", _SHEHPER, {"B_crit": "tokens"}, B_star=2.2e7, alpha_B=1 / 4.26),
-    ),
-    "frontier": (
-        _set("kaplan2020-table6", f"{_KAPLAN}, table 6", {**_PF, **_ND}, "C is C_min", N_e=1.3e9, p=0.73),
-        _set(
-            "kaplan2020-figure14",
-            f"{_KAPLAN}, figure 14",
-            {**_PF, **_ND},
-            "at a fixed batch",
-            N_e=1.6e9,
-            p=0.88,
-        ),
-        _set("shehper2024", _SHEHPER, {**_PF, **_ND}, "at a fixed batch", N_e=2.8e9, p=0.90),
-        _set("shehper2024-cmin", _SHEHPER, {**_PF, **_ND}, "C is C_min", N_e=4.2e9, p=0.72),
-    ),
-    "position": (
-        _set(
-            "kaplan2020-figure20",
-            f"{_KAPLAN}, figure 20",
-            {"T": "token index"},
-            "774M parameters",
-            a=2.3,
-            b=5.4,
-            c=0.62,
-        ),
-    ),
-    "transfer": (
-        _set(
-            "hernandez2021-text", f"{_HERNANDEZ}, text to Python", _CHARACTERS, k=1.9e4, alpha=0.18, beta=0.38
-        ),
-        _set(
-            "hernandez2021-mix",
-            f"{_HERNANDEZ}, text and code to Python",
-            _CHARACTERS,
-            k=2.1e5,
-            alpha=0.096,
-            beta=0.38,
-        ),
-    ),
-    "learning-rate": (
-        _set("step2025", _STEP, {"N": "non-vocabulary parameters", "D": "tokens"}, c=1.79, a=-0.713, b=0.307),
-        _set(
-            "porian2024", _PORIAN, {"N": "parameters with head"}, c=0.0047 * 108e6 ** (1 / 3), a=-1 / 3, b=0.0
-        ),
-    ),
-    "batch-size": (
-        _set("step2025", _STEP, {"B": "tokens"}, c=0.58, a=0.0, b=0.571),
-        _set("porian2024", _PORIAN, {"B": "tokens"}, c=160 * 2048 / 108e6 ** (2 / 3), a=2 / 3, b=0.0),
-    ),
-    "learning-rate-c": (_set("deepseek2024", _DEEPSEEK, {"C": "FLOPs"}, c=0.3118, p=-0.1250),),
-    "batch-size-c": (_set("deepseek2024", _DEEPSEEK, {"C": "FLOPs", "B": "tokens"}, c=0.2920, p=0.3271),),
-}
-
-PUBLISHED: dict[str, dict[str, Published]] = {law: {p.name: p for p in sets} for law, sets in _BY_LAW.items()}
-"""Law name -> set name -> constants."""
-
+from allometry.laws.law import Law, Parameter
+from allometry.laws.published import KAPLAN, PUBLISHED
 
 LAWS: Registry[Law] = Registry("law", ordered=True)
 """Every law by its name, in the order of the zoo."""
@@ -253,9 +66,11 @@ def repeats(name: str, meaning: str) -> Parameter:
     return Parameter(name=name, meaning=meaning, start=(1.0, 100.0), low=1e-3, high=1e10)
 
 
-def real(name: str, meaning: str, low: float, high: float) -> Parameter:
-    """Make a number of either sign, fitted as it is; starts are drawn from `low` to `high`."""
-    return Parameter(name=name, meaning=meaning, positive=False, low=-math.inf, start=(low, high))
+def real(name: str, meaning: str, low: float, high: float, anchor: str | None = None) -> Parameter:
+    """Make a number of either sign, fitted as it is; starts (of its anchored value) are drawn from `low` to `high`."""
+    return Parameter(
+        name=name, meaning=meaning, positive=False, low=-math.inf, start=(low, high), anchor=anchor
+    )
 
 
 def positive(name: str, meaning: str, low: float, high: float, anchor: str | None = None) -> Parameter:
@@ -312,24 +127,24 @@ _add("m4", "Sigmoid-like law (M4)", "(L - E)/(L_0 - L)**alpha - A/X**c", _X, flo
                ("m3", {"c": "alpha", "alpha": "1", "L_0": "1.05*highest", "E": "E + A*gamma**alpha"})),
      source=f"{_REVISITING}, eq. 2, M4")
 _add("kaplan-n", "Kaplan L(N)", "(N_c/N)**alpha_N", _N_BODY, exponent("alpha_N"),
-     amount("N_c", "N*N_c**(1/alpha_N)"), source=f"{_KAPLAN}, eq. 1.1")
+     amount("N_c", "N*N_c**(1/alpha_N)"), source=f"{KAPLAN}, eq. 1.1")
 _add("kaplan-n-log", "Logarithm of N", "a*log(N_0/N)", _N_BODY,
      positive("a", "loss that a factor of e in N takes away", 0.01, 0.3),
      Parameter(name="N_0", meaning="size at which the loss would be zero", start=(0.7, 1.2), relative=True,
                anchor="N*exp(N_0/a)"),
      note="Falls below zero at N_0; Kaplan et al. compare it with the power law.",
-     source=f"{_KAPLAN}, figure 23")
+     source=f"{KAPLAN}, figure 23")
 _add("kaplan-d", "Kaplan L(D)", "(D_c/D)**alpha_D", _DATA, exponent("alpha_D"),
-     amount("D_c", "D*D_c**(1/alpha_D)"), source=f"{_KAPLAN}, eq. 1.2")
+     amount("D_c", "D*D_c**(1/alpha_D)"), source=f"{KAPLAN}, eq. 1.2")
 _add("kaplan-c", "Kaplan L(C)", "(C_c/C)**alpha_C", _C, exponent("alpha_C"),
-     amount("C_c", "C*C_c**(1/alpha_C)"), source=f"{_KAPLAN}, eq. 1.3 (C_min) and 3.3 (fixed batch)")
+     amount("C_c", "C*C_c**(1/alpha_C)"), source=f"{KAPLAN}, eq. 1.3 (C_min) and 3.3 (fixed batch)")
 _add("kaplan", "Kaplan L(N, D)", "((N_c/N)**(alpha_N/alpha_D) + D_c/D)**alpha_D", _N_BODY | _DATA,
      exponent("alpha_N"), exponent("alpha_D"), amount("N_c", "N*N_c**(1/alpha_N)"),
-     amount("D_c", "D*D_c**(1/alpha_D)"), source=f"{_KAPLAN}, eq. 1.5")
+     amount("D_c", "D*D_c**(1/alpha_D)"), source=f"{KAPLAN}, eq. 1.5")
 _add("kaplan-ns", "Kaplan L(N, S_min)", "(N_c/N)**alpha_N + (S_c/S)**alpha_S",
      _N_BODY | {"S": "S_min: steps, at a batch far above the critical one"}, exponent("alpha_N"),
      exponent("alpha_S"), amount("N_c", "N*N_c**(1/alpha_N)"), amount("S_c", "S*S_c**(1/alpha_S)"),
-     source=f"{_KAPLAN}, eq. 1.6")
+     source=f"{KAPLAN}, eq. 1.6")
 _add("chinchilla", "Chinchilla", "E + A/N**alpha + B/D**beta", _N | _D, floor(), amount("A", "A*N**alpha"),
      amount("B", "B*D**beta"), exponent("alpha"), exponent("beta"), derived={"a": "beta/(alpha + beta)"},
      note="a is the exponent of the compute-optimal N in C = 6ND.",
@@ -379,6 +194,119 @@ for _breaks in (1, 2, 3):
               | {f"c_{_breaks}": "0", f"d_{_breaks}": place, f"f_{_breaks}": "0.3"})
              for place in ("X", "7*X", "X/7")),
          source=f"{_BROKEN}, eq. 1")
+_add("farseer", "Farseer: exponent and scale of D depend on N",
+     "exp(s*N**q + S) + exp(B*N**b + Q)/D**exp(A*N**a + E)", _N | _D,
+     real("s", "how the loss at infinite D changes with N", -0.3, -0.02, "s/(q*N**q)"),
+     positive("q", "power of N in it", 0.02, 0.6),
+     real("S", "logarithm of the loss at infinite D, less the part of N", -1.0, 1.0, "S - s/q"),
+     real("A", "how the exponent of D changes with N", -0.1, -0.01, "A/(a*N**a)"),
+     positive("a", "power of N in it", 0.02, 0.6),
+     real("E", "logarithm of the exponent of D, less the part of N", -1.6, -0.3, "E - A/a"),
+     real("B", "how the scale of D's term changes with N", -0.5, -0.02, "(B + exp(E)*A*log(D))/(b*N**b)"),
+     real("b", "power of N in it", -0.6, -0.02),
+     real("Q", "logarithm of D's term at D = 1, less the part of N", -3.0, 0.5,
+          "Q + exp(E)*log(D) - (B + exp(E)*A*log(D))/b"),
+     contains=(("chinchilla", {
+         "q": "0.13", "s": "-alpha*A/N**alpha/(E + A/N**alpha)/(0.13*N**0.13)",
+         "S": "log(E + A/N**alpha) + alpha*A/N**alpha/(E + A/N**alpha)/0.13",
+         "A": "0", "a": "0.05", "E": "log(beta)", "B": "0", "b": "-0.17", "Q": "log(B)"}),),
+     note="Its nine constants trade off: trust predictions near the data, not single constants.",
+     source="Li et al. 2025 (Farseer), arXiv 2506.10972")
+_add("bryant", "Passes over limited data, between E and the loss of guessing", "E + (L_0 - E)*h/(1 + h)",
+     _N | _D | {"U": "unique training tokens"}, floor(), ceiling("L_0", "loss of guessing", 1.2, 4.0),
+     positive("a", "scale of the size's term", 0.02, 1.0, "a*N**alpha"), exponent("alpha"),
+     positive("b", "scale of the training's term", 0.02, 1.0, "b*D**beta"), exponent("beta"),
+     positive("c", "scale of the term of over-fitting", 0.002, 0.3, "c*U**delta/N**gamma"),
+     exponent("gamma", "exponent of the size in over-fitting"), exponent("delta", "exponent of unique data in it"),
+     where={"h": "a/N**alpha + b/D**beta + c*N**gamma/U**delta"},
+     contains=(("chinchilla", {"L_0": "4*highest", "a": "A/(4*highest - E)", "b": "B/(4*highest - E)",
+                               "c": "0.001*U**0.5/N**0.5", "gamma": "0.5", "delta": "0.5"}),),
+     note="The paper writes D for the unique tokens and T for those trained on: U and D here.",
+     source="Bryant & Liu 2026, arXiv 2605.09189")
+_add("routed", "Mixture of experts: bilinear in log N and log experts",
+     "10**(a*n + b*e + c*n*e + d)", {"N": "parameters of the dense model", "n_E": "number of experts"},
+     real("a", "exponent of N", -0.2, -0.02, "a - c*log(n_E)/log(10)"),
+     real("b", "exponent of the experts", -0.15, -0.01, "b - c*log(N)/log(10)"),
+     real("c", "how experts gain less with N", -0.01, 0.03),
+     real("d", "log10 of the loss at N = 1, without experts", -0.2, 0.8,
+          "d - a*log(N)/log(10) - b*log(n_E)/log(10) + c*log(N)*log(n_E)/log(10)**2"),
+     positive("E_start", "experts before they help", 0.7, 4.0),
+     positive("E_max", "experts after which they do not", 60.0, 2000.0),
+     where={"n": "log(N)/log(10)",
+            "e": "log(1/(1/(n_E - 1 + 1/(1/E_start - 1/E_max)) + 1/E_max))/log(10)"},
+     source="Clark et al. 2022, arXiv 2202.01169, eq. 1")
+_add("joint-experts", "Mixture of experts with size and data",
+     "c + a*N**(alpha + gamma*e)*exp(delta*e) + b*D**(beta + zeta*e)*exp(omega*e)",
+     {"N": "active parameters"} | _D | {"n_E": "number of experts"}, floor("c"),
+     real("gamma", "how the exponent of N changes with the experts", -0.02, 0.03),
+     real("alpha", "exponent of N, negative", -0.6, -0.1, "alpha - gamma*log(n_E)"),
+     real("delta", "exponent of the experts in N's term", -0.12, 0.02, "delta - gamma*log(N)"),
+     amount("a", "a/exp(delta*log(n_E) + alpha*log(N) - gamma*log(n_E)*log(N))"),
+     real("zeta", "how the exponent of D changes with the experts", -0.05, 0.02),
+     real("beta", "exponent of D, negative", -0.6, -0.1, "beta - zeta*log(n_E)"),
+     real("omega", "exponent of the experts in D's term", -0.12, 0.02, "omega - zeta*log(D)"),
+     amount("b", "b/exp(omega*log(n_E) + beta*log(D) - zeta*log(n_E)*log(D))"),
+     positive("E_start", "experts before they help", 1.2, 4.0),
+     positive("E_max", "experts after which they do not", 60.0, 2000.0),
+     where={"e": "log(1/(1/(n_E - 1 + 1/(1/E_start - 1/E_max)) + 1/E_max))"},
+     source="Ludziejewski et al. 2025, arXiv 2502.05172, eq. 6")
+_add("experts", "Mixture of experts: a power of N and of the experts", "E + A/(N**alpha*n_E**beta)",
+     {"N": "parameters of the dense model", "n_E": "number of experts"}, floor(),
+     amount("A", "A*N**alpha*n_E**beta"), exponent("alpha"), exponent("beta", low=0.01),
+     source="arXiv 2604.22753, first of its laws of experts")
+_add("parallel", "Parallel streams (ParScale)", "E + (A/(N*(1 + k*log(P))))**alpha",
+     _N_BODY | {"P": "parallel streams"}, floor(), amount("A", "N*A**(1/alpha)"), exponent("alpha"),
+     positive("k", "gain of a stream: P are worth 1 + k log P times the parameters", 0.05, 1.0),
+     source="Chen et al. 2025 (ParScale), arXiv 2505.10475")
+_add("vocabulary", "Size of the vocabulary", "E + A_1/N_nv**alpha_1 + A_2/N_v**alpha_2 + B/D**beta",
+     {"N_nv": "parameters outside the vocabulary", "N_v": "parameters of the vocabulary: V times the width"} | _D,
+     floor(), amount("A_1", "A_1*N_nv**alpha_1"), exponent("alpha_1"), amount("A_2", "A_2*N_v**alpha_2"),
+     exponent("alpha_2"), amount("B", "B*D**beta"), exponent("beta"),
+     note="For a loss that does not depend on the vocabulary: per byte, or normalised by unigrams. The latter is"
+          " negative: add a constant, as in L=lossu+10, which E takes up; the paper's E is that constant less E.",
+     output_meaning="loss per byte, or another that vocabularies share",
+     source="Tao et al. 2024, arXiv 2407.13623, approach 3")
+_add("precision", "Bits while training", "E + A/N_eff**alpha + B/D**beta",
+     _N | _D | {"P_w": "bits of the weights", "P_a": "bits of the activations", "P_kv": "bits of the key-value cache"},
+     floor(), amount("A", "A*N**alpha"), amount("B", "B*D**beta"), exponent("alpha"), exponent("beta"),
+     positive("gamma_w", "bits of the weights that count", 0.7, 5.0),
+     positive("gamma_a", "bits of the activations that count", 0.7, 5.0),
+     positive("gamma_kv", "bits of the cache that count", 0.7, 5.0),
+     where={"N_eff": "N*(1 - exp(-P_w/gamma_w))*(1 - exp(-P_a/gamma_a))*(1 - exp(-P_kv/gamma_kv))"},
+     contains=(("chinchilla", {"gamma_w": "1", "gamma_a": "1", "gamma_kv": "1"}),),
+     source="Kumar et al. 2024, arXiv 2411.04330")
+_add("quantised", "Bits after training", "E + A/N**alpha + B/D**beta + C*D**gamma_D/N**gamma_N*exp(-P_post/gamma_post)",
+     _N | _D | {"P_post": "bits of the weights after training"},
+     floor(), amount("A", "A*N**alpha"), amount("B", "B*D**beta"), exponent("alpha"), exponent("beta"),
+     amount("C", "C*N**gamma_N/D**gamma_D*exp(P_post/gamma_post)"),
+     exponent("gamma_D", "exponent of D in the loss by rounding"), exponent("gamma_N", "exponent of N in it"),
+     positive("gamma_post", "bits that reduce it by a factor of e", 0.3, 3.0),
+     note="The paper's C_T is C here. More training makes rounding worse.",
+     source="Kumar et al. 2024, arXiv 2411.04330")
+_add("looped", "Looped layers", "E + A/(N_once + r**phi*N_rec)**alpha + B/D**beta",
+     {"N_once": "parameters used once", "N_rec": "parameters of the looped block", "r": "times it is used"} | _D,
+     floor(), amount("A", "A*(N_once + N_rec)**alpha"), amount("B", "B*D**beta"), exponent("alpha"), exponent("beta"),
+     real("phi", "worth of a repetition: 1 as much as new layers, 0 nothing", 0.1, 0.9),
+     note="The paper found phi = 0.46.",
+     source="Schwethelm et al. 2026, arXiv 2604.21106")
+for _domains in (2, 3, 4, 5):
+    _add(f"mixing-{_domains}", f"Shares of {_domains} domains in the training data",
+         "E + k*exp(" + " + ".join(f"t_{i}*r_{i}" for i in range(1, _domains)) + ")",
+         {f"r_{i}": f"share of domain {i} (the last domain has the rest)" for i in range(1, _domains)},
+         floor(), amount("k", "k", "what the mixture can change"),
+         *(real(f"t_{i}", f"gain (negative) by domain {i} instead of the last", -4.0, 1.0) for i in range(1, _domains)),
+         linear=frozenset(f"r_{i}" for i in range(1, _domains)), source="Ye et al. 2024, arXiv 2403.16952")
+for _domains in (2, 3):
+    _add(f"mixing-scale-{_domains}", f"Shares of {_domains} domains, size and data",
+         "E + 1/(" + " + ".join(f"C_{i}*h_{i}**gamma_{i}" for i in range(1, _domains + 1))
+         + ") + A/N**alpha + B/D**beta",
+         _N | _D | {f"h_{i}": f"share of domain {i}" for i in range(1, _domains + 1)},
+         floor(), amount("A", "A*N**alpha"), amount("B", "B*D**beta"), exponent("alpha"), exponent("beta"),
+         *(p for i in range(1, _domains + 1) for p in (
+             positive(f"C_{i}", f"worth of domain {i}", 0.5, 10.0, f"C_{i}/h_{i}**gamma_{i}"),
+             exponent(f"gamma_{i}", f"exponent of the share of domain {i}", high=0.7))),
+         note="The additive law of the paper; the best shares do not depend on N and D.",
+         source="Shukor et al. 2025, arXiv 2507.09404")
 _add("critical-batch", "Trade of steps against examples at one loss", "E_min*S/(S - S_min)",
      {"S": "steps to the target loss"}, amount("E_min", "E_min"),
      positive("S_min", "steps at an infinite batch", 0.01, 0.3, "S*S_min"), output="E",
@@ -386,14 +314,14 @@ _add("critical-batch", "Trade of steps against examples at one loss", "E_min*S/(
      source="McCandlish et al. 2018, arXiv 1812.06162, eq. 2.11; Kaplan et al. 2020, eq. 5.1")
 _add("b-crit", "Critical batch B_crit(L)", "B_star/L**(1/alpha_B)", _LOSS,
      amount("B_star", "B_star*L**(1/alpha_B)"), exponent("alpha_B"), output="B_crit",
-     output_meaning="critical batch, tokens", source=f"{_KAPLAN}, eq. 5.3")
+     output_meaning="critical batch, tokens", source=f"{KAPLAN}, eq. 5.3")
 _add("frontier", "Compute-optimal size", "N_e*C**p", _C, amount("N_e", "N_e/C**p"),
      exponent("p", "exponent of compute", 0.2, 1.0), output="N",
      output_meaning="compute-optimal parameters",
-     source=f"{_KAPLAN}, table 6; Hoffmann et al. 2022, table 2")
+     source=f"{KAPLAN}, table 6; Hoffmann et al. 2022, table 2")
 _add("position", "Loss by position in the context", "a + b/T**c",
      {"T": "token index in the context, from 1"}, floor("a", "loss at the end of a long context"),
-     amount("b", "b*T**c"), exponent("c"), source=f"{_KAPLAN}, figure 20")
+     amount("b", "b*T**c"), exponent("c"), source=f"{KAPLAN}, figure 20")
 _add("transfer", "Effective data transferred", "k*D_F**alpha*N**beta",
      {"D_F": "fine-tuning data, characters"} | _N_BODY, amount("k", "k/(D_F**alpha*N**beta)"),
      exponent("alpha"), exponent("beta"), output="D_T",
@@ -415,7 +343,7 @@ _add("excess", "Excess loss of too little data", "(1 + K*N**kappa/U)**alpha - 1"
      _N | {"U": "unique training tokens"},
      positive("K", "scale of N^kappa over U", 0.1, 10.0, "K*U/N**kappa"),
      exponent("kappa", "how fast data must grow with size"), exponent("alpha", "exponent of the data"),
-     output="G", output_meaning="loss over that on infinite data, less one", source=f"{_KAPLAN}, eq. 4.3")
+     output="G", output_meaning="loss over that on infinite data, less one", source=f"{KAPLAN}, eq. 4.3")
 _add("learning-rate", "Optimal learning rate", "c*N**a*D**b", _N | _D, amount("c", "c/(N**a*D**b)"),
      real("a", "exponent of N", -1.0, 1.0), real("b", "exponent of D", -1.0, 1.0), output="lr",
      output_meaning="optimal peak learning rate", source="Li et al. 2025, arXiv 2503.04715, eq. 1")

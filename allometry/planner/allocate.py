@@ -114,7 +114,9 @@ def convergence_trade(f: float, f_other: float, alpha_N: float, alpha_S: float) 
 class Request:
     """What is asked: a budget in FLOPs or a target loss, and what is fixed. `ratio` is D/N.
 
-    N and D may both be fixed where the budget is what they cost. Raises AllometryError where more than one of
+    N and D may both be fixed where the budget is what they cost. With `inference`, the tokens that the model will read
+    and write when it is used, a budget is that of training and use, 6ND + 2N times these tokens, and a target loss is
+    reached at the least of it (Sardana et al. 2024, arXiv 2401.00448). Raises AllometryError where more than one of
     N, D and D/N is fixed otherwise.
     """
 
@@ -124,6 +126,7 @@ class Request:
     D: float | None = None
     ratio: float | None = None
     unique: float | None = None
+    inference: float | None = None
 
     def __post_init__(self) -> None:
         fixed = {"N": self.N, "D": self.D, "D/N": self.ratio}
@@ -134,7 +137,12 @@ class Request:
                 hint="fix one of them; or give N and D alone, for the loss of that run",
                 cli_hint="give one of -N, -D and --ratio; or -N and -D without a budget, for the loss of that run",
             )
-        for name, value in {**fixed, "unique": self.unique}.items():
+        if self.inference is not None and given:
+            raise AllometryError(
+                f"{' and '.join(given)} cannot be fixed while tokens of inference choose the size",
+                hint="leave out one of them",
+            )
+        for name, value in {**fixed, "unique": self.unique, "inference": self.inference}.items():
             if value is not None and not value > 0:
                 raise AllometryError(f"{name} must be positive, not {value}", hint="write it like 10M or 20")
 
@@ -160,6 +168,8 @@ class Request:
             how = f"D fixed at {format_count(self.D)}"
         elif self.ratio is not None:
             how = f"{self.ratio:.3g} tokens per parameter"
+        if self.inference is not None:
+            how = f"cheapest to train and to use for {format_count(self.inference)} tokens"
         limit = f", {format_count(self.unique)} unique tokens" if self.unique is not None else ""
         return f"{what}, {how}{limit}"
 
@@ -185,6 +195,12 @@ def allocate(source: Source, request: Request, params: Mapping[str, Array]) -> A
     if source.law.name == "kaplan-ns":
         return _efficient(request, params)
     count = len(next(iter(params.values())))
+    if request.inference is not None:
+        N, D = _with_use(source, request, params, count)
+        C = FLOPS_PER_PARAMETER_TOKEN * N * D
+        if len(N) == 1 and not np.isfinite(N[0]):
+            raise AllometryError(*_impossible(source, request))
+        return Allocation(N=N, D=D, C=C, loss=source.loss(params, N, D, request.unique))
     if request.budget is not None:
         N = _size(source, request, params, np.full(count, request.budget))
         C = np.full(count, request.budget)
@@ -240,6 +256,50 @@ def _scaled(source: Source, request: Request, params: Mapping[str, Array], count
     return N, FLOPS_PER_PARAMETER_TOKEN * N * tokens(N)
 
 
+FLOPS_PER_PARAMETER_USED = 2.0
+"""A forward pass (Sardana et al. 2024, section 2)."""
+
+
+def _with_use(
+    source: Source, request: Request, params: Mapping[str, Array], count: int
+) -> tuple[Array, Array]:
+    """Return (N, D), each (R,), of least loss for a budget of training and use, or of least such budget for a loss.
+
+    A search in log N that narrows five times; nan where the best size lies at the edge of what is possible.
+    """
+    used = FLOPS_PER_PARAMETER_USED * (request.inference or 0.0)
+
+    def tokens(N: Array) -> Array:
+        """Return D (R, n) of sizes (R, n)."""
+        if request.budget is not None:
+            return np.asarray((request.budget / N - used) / FLOPS_PER_PARAMETER_TOKEN)
+        wide = {k: np.repeat(v, N.shape[1]) for k, v in params.items()}
+        return tokens_for(source, wide, N.ravel(), request.loss or 0.0, request.unique).reshape(N.shape)
+
+    def cost(N: Array) -> Array:
+        D = tokens(N)
+        if request.budget is None:
+            return np.asarray(N * (FLOPS_PER_PARAMETER_TOKEN * D + used))
+        return np.where(D > 0, source.loss(params, N, np.maximum(D, 1.0), request.unique), np.inf)
+
+    low = np.full(count, np.log(1e3))
+    high = np.full(count, np.log(1e16 if request.budget is None else max(request.budget / used, 2e3)))
+    edge = np.zeros(count, dtype=bool)
+    share = np.linspace(0, 1, 33)
+    for step in range(5):
+        log_n = low[:, None] + (high - low)[:, None] * share
+        values = cost(np.exp(log_n))
+        values = np.where(np.isfinite(values), values, np.inf)
+        best = values.argmin(axis=1)
+        if step == 0:
+            edge = (best == 0) | (best == len(share) - 1) | ~np.isfinite(values.min(axis=1))
+        width = (high - low) / (len(share) - 1)
+        centre = log_n[np.arange(count), best]
+        low, high = centre - width, centre + width
+    N = np.where(edge, np.nan, np.exp(centre))
+    return N, np.where(edge, np.nan, tokens(np.exp(centre)[:, None])[:, 0])
+
+
 def _efficient(request: Request, params: Mapping[str, Array]) -> Allocation:
     """Return Kaplan's compute-efficient allocation with his B_crit(L); C is C_min."""
     if (
@@ -247,6 +307,7 @@ def _efficient(request: Request, params: Mapping[str, Array]) -> Allocation:
         or request.D is not None
         or request.ratio is not None
         or request.unique is not None
+        or request.inference is not None
     ):
         raise AllometryError(
             "the law 'kaplan-ns' plans compute-efficient training only",

@@ -4,6 +4,7 @@ trust them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -13,15 +14,17 @@ import pandas as pd
 
 from allometry.core.errors import AllometryError
 from allometry.core.units import format_count, format_duration, format_flops
+from allometry.laws.backtest import Backtest
 from allometry.laws.result import FitResult
 from allometry.laws.uncertainty import Array, Estimate, percentile_interval, plain
 from allometry.laws.zoo import get
-from allometry.planner.allocate import Allocation, Request, allocate, wrong_sizes
+from allometry.planner.allocate import FLOPS_PER_PARAMETER_USED, Allocation, Request, allocate, wrong_sizes
 from allometry.planner.source import (
     FLOPS_PER_PARAMETER_TOKEN,
     R_D_STAR,
     Source,
     effective_tokens,
+    from_backtest,
     from_fit,
     from_published,
 )
@@ -127,7 +130,7 @@ def plan(
     hours: float | None = None,
     speed: float | None = None,
     loss: float | None = None,
-    fit: FitResult | None = None,
+    fit: FitResult | Backtest | None = None,
     law: str = "chinchilla",
     published: str | None = None,
     N: float | None = None,
@@ -135,6 +138,8 @@ def plan(
     tokens_per_parameter: float | None = None,
     unique: float | None = None,
     batch: float | None = None,
+    inference: float | None = None,
+    at: Mapping[str, float] | None = None,
 ) -> Plan:
     """Plan a run for a compute budget, a time, or a target loss.
 
@@ -147,7 +152,8 @@ def plan(
     loss
         Target, in place of a budget.
     fit
-        The law to plan with; else the constants `published` (a set's name; default the first) of `law`.
+        The law to plan with, or a back-test, whose laws are then weighted by it; else the constants `published` (a
+        set's name; default the first) of `law`.
     law, published
         Law and set of constants where there is no `fit`.
     N, D, tokens_per_parameter
@@ -157,6 +163,11 @@ def plan(
         Tokens of data that there are; they repeat when D exceeds them.
     batch
         Tokens a step (default: Kaplan's critical batch at the loss reached).
+    inference
+        Tokens that the model will read and write when it is used: the budget is then that of training and use, 6ND + 2N
+        times these tokens, or its least for a target loss.
+    at
+        Values of the law's inputs besides N, D and the unique tokens, such as {"n_E": 8}.
 
     Returns
     -------
@@ -175,7 +186,7 @@ def plan(
     >>> f"{plan.N.value:.2g} parameters, {plan.D.value:.2g} tokens"
     '2.8e+09 parameters, 6e+10 tokens'
     """
-    source = from_fit(fit) if fit is not None else from_published(law, published)
+    source = _source(fit, law, published, at)
     request = Request(
         budget=_budget(budget, hours, speed, loss, (N, D)),
         loss=loss,
@@ -183,6 +194,7 @@ def plan(
         D=D,
         ratio=tokens_per_parameter,
         unique=unique,
+        inference=inference,
     )
     best = allocate(source, request, source.parameters)
     drawn = allocate(source, request, source.draws) if source.count else None
@@ -195,8 +207,33 @@ def plan(
         seconds=values["C"].value / speed if speed else None, unique=unique,
         sizes=wrong_sizes(source, best, unique),
         epochs=_epochs(source, best, unique),
-        notes=_notes(source, rule, unique), warnings=_warnings(beyond, values, drawn, request),
+        notes=(*_notes(source, rule, unique), *_use(best, inference, source)),
+        warnings=_warnings(beyond, values, drawn, request),
     )  # fmt: skip
+
+
+def _source(
+    fit: FitResult | Backtest | None, law: str, published: str | None, at: Mapping[str, float] | None
+) -> Source:
+    if isinstance(fit, Backtest):
+        if at:
+            raise AllometryError("the laws of a back-test have only N and D", hint="leave out `at`")
+        return from_backtest(fit)
+    return from_fit(fit, at) if fit is not None else from_published(law, published, at)
+
+
+def _use(best: Allocation, inference: float | None, source: Source) -> list[str]:
+    """Return what a plan notes of the cost of use and of inputs that are held."""
+    held = ", ".join(f"{name} = {value:g}" for name, value in source.others.items())
+    notes = [f"held: {held}"] if held else []
+    if inference is not None:
+        use = FLOPS_PER_PARAMETER_USED * float(best.N[0]) * inference
+        whole = format_flops(use + float(best.C[0]))
+        notes.append(
+            f"C is that of training; use adds 2N a token, {format_flops(use)} FLOPs: {whole} in all"
+            " (Sardana et al. 2024)"
+        )
+    return notes
 
 
 def _budget(

@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from allometry.core.errors import AllometryError, unknown
 from allometry.core.units import counted
+from allometry.laws.backtest import Backtest, held_out_square
+from allometry.laws.fit import ABOVE
 from allometry.laws.law import Law
 from allometry.laws.result import FitResult
 from allometry.laws.uncertainty import Array
@@ -32,7 +34,8 @@ class Source:
     may be 0.
 
     `ranges` holds the smallest and largest N, D and C of the data (of published constants as far as the
-    paper says them), `scatter` the relative standard deviation of a run about the fit.
+    paper says them), `scatter` the relative standard deviation of a run about the fit. `others` are the values of
+    the law's inputs besides N, D and U.
     """
 
     law: Law
@@ -42,6 +45,7 @@ class Source:
     ranges: dict[str, tuple[float, float]]
     notes: tuple[str, ...] = ()
     scatter: float | None = None
+    others: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -62,6 +66,7 @@ class Source:
         else:
             D = D if unique is None else effective_tokens(D, unique)
             inputs = {"N": N, "M": D / N} if "M" in self.law.inputs else {"N": N, "D": D}
+        inputs |= {name: np.asarray(value, float) for name, value in self.others.items()}
         extra = max(np.ndim(N), np.ndim(D)) - 1
         shaped = {k: v.reshape(v.shape + (1,) * max(extra, 0)) for k, v in params.items()}
         return self.law.predict(shaped, **inputs)
@@ -82,9 +87,19 @@ def effective_tokens(D: ArrayLike, unique: float, R_D: float = R_D_STAR) -> Arra
     return np.asarray(once + unique * R_D * -np.expm1(-repeats / R_D))
 
 
-def from_fit(result: FitResult) -> Source:
-    """Use a fit as the source of a plan. Raises AllometryError if its law has no N and D, or the fit failed."""
-    _need_size_and_data(result.law)
+def from_fit(result: FitResult, at: Mapping[str, float] | None = None) -> Source:
+    """Use a fit as the source of a plan; `at` gives the law's inputs besides N, D and U.
+
+    Raises AllometryError if the law has no N and D, the fit failed, or its limit lies above measured losses.
+    """
+    others = _others(result.law, at)
+    above = next((reason for reason in result.reasons if ABOVE in reason), None)
+    if above is not None:
+        raise AllometryError(
+            f"{above}: nothing can be planned with it",
+            hint="take another law, or plan with several: allometry.plan(…, fit=allometry.backtest(runs))",
+            cli_hint="take another --law, or several: --law mixture",
+        )
     if result.status == "failed":
         raise AllometryError("a failed fit cannot be planned with", hint="; ".join(result.reasons) or None)
     data = result.data
@@ -104,6 +119,7 @@ def from_fit(result: FitResult) -> Source:
         ranges=ranges,
         notes=tuple(notes),
         scatter=result.rms,
+        others=others,
     )
 
 
@@ -127,13 +143,95 @@ def refuse_wrong_units(data: pd.DataFrame, columns: Mapping[str, str]) -> None:
             )
 
 
-def from_published(law: str, name: str | None = None) -> Source:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mixture(Source):
+    """Several laws, weighted by a back-test. A "draw" is -1 for the weighted geometric mean of the fitted laws, else
+    the number of one law's resample (`chosen`: law, `row`: resample) times a factor for what held-out runs were off by.
+    """
+
+    sources: tuple[Source, ...]
+    weights: Array
+    chosen: NDArray[np.int_]
+    row: NDArray[np.int_]
+    factor: Array
+
+    def loss(self, params: Mapping[str, Array], N: ArrayLike, D: ArrayLike, unique: float | None) -> Array:
+        """Return the loss of the draws (R,) at N and D of shape (R, …): see `Source.loss`."""
+        draw = params["draw"].astype(int)
+        shape = np.broadcast_shapes(np.shape(N), np.shape(D))
+        shape = (len(draw), *shape[1:])
+        size, tokens = (np.broadcast_to(np.asarray(x, float), shape) for x in (N, D))
+        out = np.empty(shape)
+        mean = np.flatnonzero(draw < 0)
+        if len(mean):
+            logs = [
+                np.log(s.loss(_repeated(s.parameters, len(mean)), size[mean], tokens[mean], unique))
+                for s in self.sources
+            ]
+            out[mean] = np.exp(np.tensordot(self.weights, logs, 1))
+        for i, source in enumerate(self.sources):
+            at = np.flatnonzero((draw >= 0) & (self.chosen[draw] == i))
+            if len(at):
+                own = {k: v[self.row[draw[at]]] for k, v in source.draws.items()}
+                factor = self.factor[draw[at]].reshape(-1, *(1,) * (len(shape) - 1))
+                out[at] = source.loss(own, size[at], tokens[at], unique) * factor
+        return out
+
+
+def _repeated(params: Mapping[str, Array], count: int) -> dict[str, Array]:
+    return {name: np.repeat(value, count) for name, value in params.items()}
+
+
+_DRAWS = 400
+"""Draws of a mixture."""
+
+
+def from_backtest(tested: Backtest, seed: int = 0) -> Mixture:
+    """Use the laws of a back-test, by their weights, as the source of a plan.
+
+    Raises AllometryError where the laws are not laws of N and D, or no law of weight has resamples.
+    """
+    pairs = zip(tested.scores["law"], tested.scores["weight"].astype(float), strict=True)
+    weights = {str(name): float(weight) for name, weight in pairs if weight > 1e-4}
+    usable = {
+        n: w for n, w in weights.items() if not any(ABOVE in reason for reason in tested.fits[n].reasons)
+    }
+    if not usable:
+        raise AllometryError(
+            "every law of the back-test has its limit above measured losses: nothing can be planned with them",
+            hint="look at the rows that `fit` names",
+        )
+    sources = tuple(from_fit(tested.fits[name]) for name in usable)
+    share = np.array(list(usable.values()))
+    share = share / share.sum()
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(len(sources), size=_DRAWS, p=share)
+    counts = np.array([s.count for s in sources])
+    row = (rng.random(_DRAWS) * np.maximum(counts[chosen], 1)).astype(int)
+    off = np.sqrt(held_out_square(tested.predictions, dict(zip(usable, share, strict=True))))
+    drawn = bool((counts > 0).all())
+    first = sources[0]
+    shown = ", ".join(f"{name} {w:.2f}" for name, w in zip(usable, share, strict=True))
+    notes = tuple(f"{name}: {note}" for name, s in zip(usable, sources, strict=True) for note in s.notes)
+    return Mixture(
+        law=replace(first.law, name="mixture", title="Laws weighted by a back-test"),
+        label=f"{counted(len(sources), 'law')}, weighted by a back-test ({shown})",
+        parameters={"draw": np.array([-1.0])}, draws={"draw": np.arange(_DRAWS if drawn else 0, dtype=float)},
+        ranges=first.ranges, notes=notes,
+        scatter=max(s.scatter or 0.0 for s in sources), sources=sources, weights=share, chosen=chosen, row=row,
+        factor=np.exp(off * rng.standard_normal(_DRAWS)),
+    )  # fmt: skip
+
+
+def from_published(law: str, name: str | None = None, at: Mapping[str, float] | None = None) -> Source:
     """Use printed constants as the source of a plan: the set `name` of a law, or its first one. No intervals.
+
+    `at` gives the law's inputs besides N, D and U.
 
     Raises AllometryError for a law without N and D, or without published constants.
     """
     chosen = get(law)
-    _need_size_and_data(chosen)
+    others = _others(chosen, at)
     if not chosen.published:
         able = [n for n, entry in all_laws().items() if entry.published and _plannable(entry)]
         raise AllometryError(
@@ -161,20 +259,41 @@ def from_published(law: str, name: str | None = None) -> Source:
         draws={},
         ranges=dict(constants.ranges),
         notes=tuple(notes),
+        others=others,
     )
 
 
 def _plannable(law: Law) -> bool:
-    return set(law.inputs) in _SHAPES or law.name == "kaplan-ns"
+    own = set(law.inputs) & {"N", "D", "M", "U"}
+    return (own in _SHAPES and law.output == "L") or law.name == "kaplan-ns"
 
 
-def _need_size_and_data(law: Law) -> None:
-    if not _plannable(law) or law.output != "L":
-        able = [n for n, entry in all_laws().items() if _plannable(entry) and entry.output == "L"]
+def _others(law: Law, at: Mapping[str, float] | None) -> dict[str, float]:
+    """Return the values of a law's inputs besides N, D and U. Raises AllometryError for laws without N and D, and for
+    inputs that are missing, unknown or not positive.
+    """
+    if not _plannable(law):
+        able = [n for n, entry in all_laws().items() if _plannable(entry)]
         raise AllometryError(
             f"the law {law.name!r} gives no loss from N and D, so nothing can be allocated with it",
             hint=f"plan with one of {', '.join(able)}",
         )
+    given = {name: float(value) for name, value in (at or {}).items()}
+    wanted = [] if law.name == "kaplan-ns" else [n for n in law.inputs if n not in ("N", "D", "M", "U")]
+    for name, value in given.items():
+        if name not in wanted:
+            what = f"its other inputs are {', '.join(wanted)}" if wanted else "it has only N and D"
+            raise AllometryError(f"{name} is no input to hold for the law {law.name!r}", hint=what)
+        if name not in law.linear and not value > 0:
+            raise AllometryError(f"{name} = {value:g}: it must be positive", hint=f"{name}=8")
+    missing = [name for name in wanted if name not in given]
+    if missing:
+        raise AllometryError(
+            f"the law {law.name!r} needs {' and '.join(missing)} too",
+            hint=f"at={{{', '.join(f'{n!r}: …' for n in missing)}}}",
+            cli_hint=f"--at {','.join(f'{n}=…' for n in missing)}",
+        )
+    return given
 
 
 def _range(values: pd.Series) -> tuple[float, float]:

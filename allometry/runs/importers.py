@@ -52,6 +52,8 @@ from allometry.runs.tables.trackers import (
     tensorboard_run,
     wide_notice,
 )
+from allometry.sources import catalogue
+from allometry.sources.source import PREFIX
 
 Rows = Literal["last", "best", "all"]
 """Which rows of a training run's curve are kept."""
@@ -90,7 +92,7 @@ def read_table(
     ----------
     path
         CSV in any dialect, Parquet, Excel, JSON, JSON lines, an export or log of a tracker, or a run store; or
-        several of them, patterns such as logs/*.csv, or a folder.
+        several of them, patterns such as logs/*.csv, or a folder. "atlas:ID" is a public table (`allometry.atlas`).
     columns
         Symbols (N, D, C, loss, …) -> column names. What it does not name is looked for in a saved mapping
         beside the file (see `save_mapping`), then guessed from common names.
@@ -121,7 +123,10 @@ def read_table(
     >>> table.frame[["N", "D", "loss"]].shape
     (72, 3)
     """
-    sources = _sources([path] if isinstance(path, str | Path) else list(path))
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    if any(str(each).startswith(PREFIX) for each in paths):
+        return _public(paths, {_name(k): v for k, v in (columns or {}).items()}, row)
+    sources = _sources(paths)
     notices: list[str] = []
     saved = _saved(sources[0]) if len(sources) == 1 else {}
     chosen = {_name(k): v for k, v in (columns or {}).items()}
@@ -143,6 +148,16 @@ def read_table(
     if keep != "all":
         return _one_row_a_run(found, keep, asked=row is not None)
     return found
+
+
+def _public(paths: Sequence[Path | str], chosen: dict[str, str], row: Rows | None) -> Imported:
+    """Read a public table of runs, named as atlas:ID or atlas:ID/PART."""
+    if len(paths) > 1:
+        raise AllometryError("a table of the atlas is read alone", hint="name one table")
+    frame, said = catalogue.table(str(paths[0]))
+    notices = [said]
+    found = _named(frame, chosen, set(), notices)
+    return found if row in (None, "all") else _one_row_a_run(found, row, asked=True)
 
 
 def save_mapping(path: Path | str, columns: Mapping[str, str]) -> Path:

@@ -27,12 +27,25 @@ RANGES = {
     "D_F": (1e5, 1e9),
     "S_1": (1.0, 100.0),
     "S_2": (0.0, 0.5),
+    "n_E": (1.0, 512.0),
+    "P": (1.0, 64.0),
+    "N_nv": (1e7, 3e9),
+    "N_v": (1e6, 3e8),
+    "P_w": (2.0, 16.0),
+    "P_a": (2.0, 16.0),
+    "P_kv": (2.0, 16.0),
+    "P_post": (3.0, 12.0),
+    "N_once": (1e6, 3e8),
+    "N_rec": (1e6, 3e8),
+    "r": (1.0, 8.0),
+    **{f"r_{i}": (0.0, 0.5) for i in (1, 2, 3, 4)},
+    **{f"h_{i}": (0.05, 0.9) for i in (1, 2, 3)},
 }
 
 
 def design(law):
-    """A grid over the law's inputs: 60 values of one, 8 x 8 of two, 5 x 5 x 5 of three."""
-    count = {1: 60, 2: 8, 3: 5}[len(law.inputs)]
+    """A grid over the law's inputs: 60 values of one, 8 x 8 of two, 5 x 5 x 5 of three, fewer of more."""
+    count = {1: 60, 2: 8, 3: 5, 4: 4, 5: 3}[len(law.inputs)]
     axes = [(np.linspace if n in law.linear else np.geomspace)(*RANGES[n], count) for n in law.inputs]
     return dict(zip(law.inputs, map(np.array, zip(*itertools.product(*axes), strict=True)), strict=True))
 

@@ -211,6 +211,15 @@ def test_intervals_cover_as_they_promise(name):
     assert frame["95"].between(92, 98).all(), frame
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BENCHMARK.OTHER_INPUTS)
+def test_intervals_of_laws_with_other_inputs_cover(name):
+    frame = BENCHMARK.coverage(BENCHMARK.OTHER_INPUTS[name], tables=100, bootstrap=150, seed=1)
+    assert frame.loc["new run beyond", "95"] >= 90, frame  # 95 less 2 standard errors of 100 tables
+    assert frame.loc["law beyond", "95"] >= 88, frame
+    assert frame.attrs["failed"] <= 5
+
+
 def elsewhere(function, items):
     """A `map` whose functions, items and results are sent through a pipe."""
     sent = [pickle.loads(pickle.dumps((function, item))) for item in items]

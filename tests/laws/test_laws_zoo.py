@@ -57,6 +57,62 @@ def test_chinchilla_optimum_is_the_closed_form():
     assert budget / 6 / best**2 == pytest.approx(18.4, abs=0.15)  # tokens a parameter
 
 
+@pytest.mark.parametrize(
+    ("experts", "budget", "size", "tokens"),
+    [(1, 1e20, 1.7e9, 9.7e9), (8, 1e21, 3.8e9, 44.3e9), (32, 1e22, 12.2e9, 136.9e9)],
+)
+def test_the_best_size_with_experts_is_the_printed_one(experts, budget, size, tokens):
+    """Ludziejewski et al. 2025, table 1, from the constants of table 3."""
+    law = laws.get("joint-experts")
+    sizes = np.geomspace(1e8, 1e11, 4001)
+    losses = law.predict(law.published["ludziejewski2025"], N=sizes, D=budget / (6 * sizes), n_E=experts)
+    best = sizes[np.argmin(losses)]
+    assert best == pytest.approx(size, rel=0.02)
+    assert budget / (6 * best) == pytest.approx(tokens, rel=0.02)
+
+
+def test_joint_experts_of_one_number_are_chinchilla():
+    """Ludziejewski et al. 2025, table 4: m, mu, n and nu of 8 experts."""
+    law = laws.get("joint-experts")
+    p = law.published["ludziejewski2025"]
+    n, d = np.geomspace(1e8, 1e10, 5), np.geomspace(1e10, 1e11, 5)
+    there = 21.8330 * n**-0.1676 + 119.9126 * d**-0.2338 + 1.3637
+    np.testing.assert_allclose(law.predict(p, N=n, D=d, n_E=8.0), there, rtol=1e-3)
+
+
+def test_laws_become_the_plain_law_where_their_input_does_nothing():
+    plain = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}
+    at = {"N": 3e8, "D": 7e9}
+    chinchilla = float(laws.get("chinchilla").predict(plain, **at))
+    bits = laws.get("precision").predict(
+        {**plain, "gamma_w": 2.0, "gamma_a": 2.0, "gamma_kv": 2.0}, **at, P_w=99.0, P_a=99.0, P_kv=99.0
+    )
+    rounded = laws.get("quantised").predict(
+        {**plain, "C": 1e-3, "gamma_D": 0.5, "gamma_N": 0.5, "gamma_post": 0.5}, **at, P_post=99.0
+    )
+    looped = laws.get("looped").predict({**plain, "phi": 0.46}, N_once=1e8, N_rec=2e8, r=1.0, D=7e9)
+    farseer = laws.get("farseer").predict(
+        {"s": 0.0, "q": 0.1, "S": np.log(1.8), "A": 0.0, "a": 0.1, "E": np.log(0.37), "B": 0.0, "b": -0.1,
+         "Q": np.log(2100.0)}, **at
+    )  # fmt: skip
+    for other in (bits, rounded, looped):
+        assert float(other) == pytest.approx(chinchilla, rel=1e-12)
+    assert float(farseer) == pytest.approx(1.8 + 2100 / 7e9**0.37, rel=1e-12)
+    ends = {
+        "E": 1.8,
+        "L_0": 10.0,
+        "a": 1e3,
+        "b": 1e3,
+        "c": 1.0,
+        "alpha": 0.5,
+        "beta": 0.5,
+        "gamma": 0.5,
+        "delta": 0.5,
+    }
+    assert float(laws.get("bryant").predict(ends, N=1e-20, D=1e9, U=1e9)) == pytest.approx(10.0)
+    assert float(laws.get("bryant").predict(ends, N=1e20, D=1e30, U=1e40)) == pytest.approx(1.8, rel=1e-5)
+
+
 def test_gadre_is_the_same_law_in_compute():
     """L(N, M) = p N^b + q 6^(b/2) (M N)^b + E of the authors' code, with eta = -b/2, a = p 6^eta, b' = q."""
     p, q, b, floor = 200.0, 300.0, -0.3, 1.8

@@ -84,6 +84,21 @@ def test_a_law_with_other_inputs():
     assert allometry.predict("muennighoff", at).table["predicted"][0] > once
 
 
+def test_a_law_of_experts_is_fitted_and_asked_by_the_names_of_its_columns():
+    law = get("joint-experts")
+    rows = [(n, d, e) for n in (1e8, 4e8, 1.6e9) for d in (1e9, 6e9, 3.6e10) for e in (1, 2, 8, 32, 128)]
+    runs = pd.DataFrame(rows, columns=["params", "tokens", "num_experts"])
+    constants = law.published["ludziejewski2025"]
+    runs["loss"] = law.predict(constants, N=runs.params, D=runs.tokens, n_E=runs.num_experts)
+    made = allometry.predict(runs, {"N": "3B", "D": "60B", "n_E": 8}, law="joint-experts", bootstrap=0)
+    truth = float(law.predict(constants, N=3e9, D=6e10, n_E=8))
+    assert made.table["predicted"][0] == pytest.approx(truth, rel=1e-4)
+    with pytest.raises(AllometryError, match="needs n_E too"):
+        allometry.predict("ludziejewski2025", {"N": "3B", "D": "60B"})
+    with pytest.raises(AllometryError, match="positive numbers"):
+        allometry.predict("ludziejewski2025", {"N": "3B", "D": "60B", "n_E": 0})
+
+
 @pytest.mark.parametrize(
     ("source", "at", "message"),
     [

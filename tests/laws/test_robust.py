@@ -1,5 +1,7 @@
 """One bad run is named, and moves neither intervals nor optima; and what intervals and optima rest on."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -34,6 +36,37 @@ def spoilt(rows, factor=1.25):
 
 def warned(result):
     return {w.name: w.meaning for w in result.warnings}
+
+
+@pytest.mark.parametrize("objective", ["huber-linear", "lad", "huber-log@0.01", "huber-linear@0.05"])
+def test_robust_objectives_have_names_and_thresholds(objective):
+    clean = allometry.fit(table(), law="chinchilla", objective=objective, bootstrap=30, test=False)
+    assert clean.parameters["alpha"] == pytest.approx(ALPHA, abs=0.06)
+    assert clean.objective.name == objective
+    again = allometry.FitResult.from_dict(json.loads(json.dumps(clean.to_dict())))
+    assert again.objective == clean.objective
+    residual = clean.law.predict(clean.parameters, N=table().N, D=table().D) - table().loss
+    if objective == "lad":
+        assert clean.objective_value == pytest.approx(np.abs(residual).sum(), rel=1e-6)
+    if objective == "huber-linear@0.05":
+        size = np.abs(residual)
+        huber = np.where(size < 0.05, size**2 / 2, 0.05 * (size - 0.025)).sum()
+        assert clean.objective_value == pytest.approx(huber, rel=1e-6)
+
+
+def test_a_large_threshold_is_least_squares_and_a_wrong_one_is_explained():
+    squares, wide = (
+        allometry.fit(table(), law="chinchilla", objective=name, bootstrap=0, test=False)
+        for name in ("lsq-log", "huber-log@1000")
+    )
+    assert wide.parameters == pytest.approx(squares.parameters, rel=1e-4)
+    for name, message in (
+        ("lsq@0.1", "has no delta"),
+        ("huber-log@-1", "positive number"),
+        ("huber@1", "unknown"),
+    ):
+        with pytest.raises(AllometryError, match=message):
+            allometry.fit(table(), law="chinchilla", objective=name)
 
 
 @pytest.mark.parametrize("rows", [[10], [10, 13], [8, 10, 15, 25], [0, 6, 9, 19, 21, 24]])

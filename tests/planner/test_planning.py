@@ -205,6 +205,87 @@ def test_any_target_can_be_named(fitted, target):
     assert next_runs(fitted, budget=1e19, target=target, most=2).after > 0
 
 
+def test_the_loss_of_a_run_is_a_target_and_the_promised_deviation_comes_true(fitted):
+    """The deviation that the design promises is the one that refits show."""
+    point = {"N": 5e9, "D": 3e11}
+    design = next_runs(fitted, budget=3e20, target="L@N=5B,D=300B", most=6)
+    assert design.value == pytest.approx(float(fitted.predict(**point)))
+    assert design.after < 0.9 * design.before
+    assert next_runs(fitted, budget=3e20, target=point, most=6).after == pytest.approx(design.after)
+    runs = pd.concat([fitted.data[["N", "D"]], design.runs[["N", "D"]]])
+    truth, predicted = fitted.predict(N=runs.N, D=runs.D), []
+    for seed in range(60):
+        noise = np.exp(fitted.rms * np.random.default_rng(seed).standard_normal(len(runs)))
+        again = fit(
+            runs.assign(loss=truth * noise), law="chinchilla", objective="lsq-log", bootstrap=0, test=False
+        )
+        predicted.append(float(again.predict(**point)))
+    assert np.std(predicted) == pytest.approx(design.after, rel=0.3)
+
+
+def test_several_points_are_one_target(fitted):
+    points = {"N": [2e9, 5e9], "D": 1e11}
+    both = next_runs(fitted, budget=1e20, target=points, most=3)
+    each = [next_runs(fitted, budget=1e20, target={"N": n, "D": 1e11}, most=3).before for n in (2e9, 5e9)]
+    assert both.before == pytest.approx(np.sqrt(np.mean(np.square(each))))
+
+
+def test_two_recipes_are_told_apart_by_runs_of_both(fitted):
+    rng = np.random.default_rng(1)
+    frame = fitted.data.assign(
+        loss=fitted.data["L"] * 0.99 * np.exp(0.003 * rng.standard_normal(len(fitted.data)))
+    )
+    second = fit(frame.drop(columns="L").iloc[::5], law="chinchilla", bootstrap=0, test=False)
+    design = next_runs(fitted, against=second, budget=1e20, target="L@N=5B,D=300B", most=6)
+    gap = float(fitted.predict(N=5e9, D=3e11) - second.predict(N=5e9, D=3e11))
+    assert design.value == pytest.approx(gap)
+    assert design.after < design.before
+    assert (design.runs["recipe"] == 2).sum() > (
+        design.runs["recipe"] == 1
+    ).sum()  # it has a fifth of the runs
+    alone = next_runs(second, budget=1e20, target="L@N=5B,D=300B", most=6)
+    assert design.before > alone.before
+    with pytest.raises(AllometryError, match="fits of one law"):
+        next_runs(against=second, budget=1e20, target="alpha")
+
+
+def test_a_law_with_other_inputs_takes_a_pool_and_a_cost():
+    law = get("experts")
+    truth = {"E": 1.6, "A": 43.0, "alpha": 0.2, "beta": 0.08}
+    pool = pd.DataFrame([(n, e) for n in np.logspace(7, 9, 6) for e in (1, 4, 16, 64)], columns=["N", "n_E"])
+    few = pool.iloc[[0, 1, 5, 9, 13, 14, 20]]
+    noise = np.exp(0.003 * np.random.default_rng(0).standard_normal(len(few)))
+    done = few.assign(L=law.predict(truth, N=few.N, n_E=few.n_E) * noise)
+    fitted = fit(done, law="experts", bootstrap=0, test=False)
+    rest = pool.drop(index=few.index)
+    design = next_runs(fitted, budget=2e9, target="L@N=10B,n_E=64", candidates=rest, cost="N", most=5)
+    assert design.runs["C"].sum() <= 2e9
+    assert not design.runs[["N", "n_E"]].duplicated().any()
+    assert design.after < design.before
+    assert "FLOPs" not in design.report().splitlines()[0]
+    with pytest.raises(AllometryError, match="needs a pool"):
+        next_runs(fitted, budget=1e20, target="alpha")
+    with pytest.raises(AllometryError, match="nothing says what a run costs"):
+        next_runs(fitted, budget=1e20, target="alpha", candidates=rest)
+    with pytest.raises(AllometryError, match="needs n_E"):
+        next_runs(fitted, budget=1e20, target={"N": 1e9}, candidates=rest, cost="N")
+    with pytest.raises(AllometryError, match="gives L, not B_crit"):
+        next_runs(fitted, budget=1e20, target="B_crit@L=2.5", candidates=rest, cost="N")
+
+
+def test_the_critical_batch_at_a_loss_is_a_target():
+    losses = np.linspace(2.4, 5, 6)
+    noise = np.exp(0.1 * np.random.default_rng(0).standard_normal(6))
+    frame = pd.DataFrame({"L": losses, "B_crit": 2.1e8 / losses ** (1 / 0.21) * noise})
+    fitted = fit(frame, law="b-crit", bootstrap=0, test=False)
+    pool = pd.DataFrame({"L": [2.2, 2.6, 3.0, 4.0]})
+    design = next_runs(fitted, budget=2, target="B_crit@L=2", candidates=pool, cost="1")
+    assert design.value == pytest.approx(float(fitted.predict(L=2.0)))
+    assert len(design.runs) == 2
+    assert design.runs["L"].min() == 2.2
+    assert design.after < design.before
+
+
 def test_designs_that_cannot_identify_the_target_are_refused():
     sizes = np.logspace(6, 8, 8)
     one_ratio = pd.DataFrame({"N": sizes, "D": 20 * sizes})
@@ -277,3 +358,71 @@ def test_published_constants_say_how_far_they_extrapolate():
     assert any("extrapolates" in w for w in far.warnings)
     assert (inside.beyond["N"], inside.beyond["D"]) == (1, 1)
     assert not inside.warnings
+
+
+def test_use_makes_the_cheapest_model_smaller():
+    """Sardana et al. 2024: of all runs that reach the loss, the one of least 6ND + 2N times the tokens of use."""
+    used, target = 2e12, 2.1
+    cheapest = plan(loss=target, inference=used)
+    source = from_published("chinchilla")
+    sizes = np.geomspace(1e9, 1e11, 2001)
+    exact = (target - EPOCH["E"] - EPOCH["A"] / sizes ** EPOCH["alpha"]).clip(1e-9)
+    tokens = (EPOCH["B"] / exact) ** (1 / EPOCH["beta"])
+    total = 6 * sizes * tokens + 2 * sizes * used
+    assert cheapest.N.value == pytest.approx(sizes[total.argmin()], rel=0.005)
+    assert cheapest.C.value + 2 * cheapest.N.value * used == pytest.approx(total.min(), rel=1e-4)
+    assert cheapest.N.value < 0.8 * plan(loss=target).N.value
+    back = plan(total.min(), inference=used)  # the same question turned round
+    assert back.N.value == pytest.approx(cheapest.N.value, rel=0.01)
+    assert back.loss.value == pytest.approx(target, rel=1e-5)
+    assert plan(loss=target, inference=1.0).N.value == pytest.approx(plan(loss=target).N.value, rel=0.01)
+    assert source.loss(source.parameters, np.array([back.N.value]), np.array([back.D.value]), None)[
+        0
+    ] == pytest.approx(back.loss.value)
+    with pytest.raises(AllometryError, match="cannot be fixed"):
+        plan(1e22, inference=used, N=1e9)
+
+
+def test_a_law_with_experts_is_planned_with_their_number():
+    """Ludziejewski et al. 2025, table 1."""
+    made = plan(1e21, law="joint-experts", at={"n_E": 8})
+    assert made.N.value == pytest.approx(3.8e9, rel=0.02)
+    assert made.D.value == pytest.approx(44.3e9, rel=0.02)
+    assert any("n_E = 8" in note for note in made.notes)
+    with pytest.raises(AllometryError, match="needs n_E too"):
+        plan(1e21, law="joint-experts")
+    with pytest.raises(AllometryError, match="no input to hold"):
+        plan(1e21, at={"n_E": 8})
+
+
+def test_several_laws_plan_together_with_intervals():
+    rng = np.random.default_rng(3)
+    grid = [(n, d) for n in np.logspace(7, 9, 6) for d in np.logspace(9, 11, 5)]
+    frame = pd.DataFrame(grid, columns=["N", "D"])
+    frame["loss"] = get("chinchilla").predict(EPOCH, N=frame.N, D=frame.D) * np.exp(
+        0.003 * rng.standard_normal(30)
+    )
+    tested = allometry.backtest(frame, laws=["chinchilla", "chinchilla-tied"], bootstrap=60)
+    made = plan(1e22, fit=tested)
+    assert made.law == "mixture"
+    best, _ = chinchilla_optimum(1e22, *(EPOCH[k] for k in ("A", "B", "alpha", "beta")))
+    low, high = made.N.interval(0.95)
+    assert low < best < high
+    assert made.N.value == pytest.approx(float(best), rel=0.6)
+    forecast = tested.forecast({"N": made.N.value, "D": made.D.value})  # plain numbers
+    assert made.loss.value == pytest.approx(float(forecast.value[0]), rel=1e-6)
+    truth = float(get("chinchilla").predict(EPOCH, N=made.N.value, D=made.D.value))
+    assert made.loss.interval(0.95)[0] < truth < made.loss.interval(0.95)[1]
+    json.dumps(made.to_dict(), allow_nan=False)
+
+
+def test_a_law_whose_limit_lies_above_measured_losses_plans_nothing():
+    frame = pd.DataFrame(
+        [(n, d) for n in np.logspace(7, 9, 8) for d in np.logspace(8, 10, 8)], columns=["N", "D"]
+    )
+    frame["loss"] = 6 - 0.5 * np.log10(frame.N * frame.D / 1e15)  # falls for ever
+    frame.loc[frame["loss"] < 4.2, "loss"] -= 0.6
+    bad = fit(frame, law="chinchilla", bootstrap=0, fixed={"E": 4.0})
+    assert any("lies above measured values" in reason for reason in bad.reasons)
+    with pytest.raises(AllometryError, match="nothing can be planned"):
+        plan(1e22, fit=bad)

@@ -198,6 +198,21 @@ NAMES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Symbol -> names in lower case with _ for punctuation, best first: a letter may be an index or a width."""
 
+INPUTS: dict[str, tuple[str, ...]] = {
+    "n_E": ("num_experts", "n_experts", "experts", "expert_count", "number_of_experts"),
+    "P": ("parallel_size", "streams", "n_streams", "num_streams", "parallel_streams"),
+    "N_nv": ("non_vocab_parameters", "non_vocab_params", "non_vocabulary_parameters", "params_non_vocab"),
+    "N_v": ("vocab_parameters", "vocab_params", "vocabulary_parameters", "params_vocab"),
+    "P_w": ("weight_bits", "w_bits", "bits_weights", "weight_precision"),
+    "P_a": ("activation_bits", "a_bits", "bits_activations", "activation_precision"),
+    "P_kv": ("kv_bits", "kv_cache_bits", "bits_kv"),
+    "P_post": ("post_bits", "ptq_bits", "quantised_bits", "quantized_bits"),
+    "r": ("recurrences", "num_recurrences", "n_recurrences", "loops", "n_loops", "num_loops"),
+    "N_once": ("params_once", "once_params", "unshared_params"),
+    "N_rec": ("params_rec", "recurrent_params", "shared_params", "looped_params"),
+}  # fmt: skip
+"""Inputs of laws of few tables -> their names: looked for only where a law asks for them."""
+
 EVALUATION = tuple(
     name
     for kind in ("test", "val", "valid", "validation", "validate", "eval", "evaluation", "dev", "heldout", "held_out")
@@ -377,6 +392,9 @@ def column_for(frame: pd.DataFrame, symbol: str) -> tuple[str | None, str | None
         return symbol, None
     if name in frame.columns and (name != "loss" or "loss" in frame.attrs.get("symbols", ())):
         return name, None
+    if name in INPUTS:
+        plainly = {alias: str(c) for c in reversed(frame.columns) for alias in read_heading(c).names}
+        return next((plainly[alias] for alias in INPUTS[name] if alias in plainly), None), None
     names = guess(frame.columns).get(name) or ([name] if name in frame.columns else [])
     if not names:
         return None, None

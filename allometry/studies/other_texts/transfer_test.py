@@ -49,6 +49,7 @@ from allometry.studies.core.study import (
 )
 
 if TYPE_CHECKING:
+    from allometry.laws.uncertainty import Array
     from allometry.models.base import ModelConfig
     from allometry.studies.core.study import StudyData
     from allometry.train.config import DataConfig, RunConfig
@@ -263,25 +264,30 @@ _MIXED = "training on a mix of seven corpora, held-out documents of each and two
 
 
 def loss_to_loss(runs: pd.DataFrame) -> StudySection:
-    """Report the slope kappa of the loss elsewhere against the loss here, in nats against nats, over finished models of
+    """Report the slope of the loss elsewhere against the loss here, in nats against nats, over finished models of
     all sizes. A constant offset, as Kaplan et al. 2020 find (figure 8), is a slope of one.
     """
     names = elsewhere(runs)
     if runs["N"].nunique() < 3 or not names:
         raise TooFewRuns("fewer than three sizes are done")
     means = runs.groupby("N")[["loss", *(f"loss_{name}" for name in names)]].mean()
-    lines = {name: kappa(means["loss"], means[f"loss_{name}"]) for name in names}
+    lines = {name: in_nats(means["loss"], means[f"loss_{name}"]) for name in names}
     why = "finished models of all sizes at one horizon, in nats against nats; 1 is a constant offset"
     found = tuple(
         constant(
-            f"loss on {name} against loss here", "κ", {KAPLAN: 1.0}, line[:3], why, widest=1 / abs(line[0])
+            f"loss on {name} against loss here",
+            "dL/dL",
+            {KAPLAN: 1.0},
+            line[:3],
+            why,
+            widest=1 / abs(line[0]),
         )
         for name, line in lines.items()
     )
     rows = tuple(undecided(row, _ANOTHER, _MIXED) for row in found)
     frame = pd.DataFrame(
         [
-            {"distribution": name, "kappa": k, "low": low, "high": high, "rms residual": rms,
+            {"distribution": name, "slope": k, "low": low, "high": high, "rms residual": rms,
              "loss there over here, largest model": means[f"loss_{name}"].iloc[-1] / means["loss"].iloc[-1]}
             for name, (k, low, high, rms) in lines.items()
         ]
@@ -308,10 +314,16 @@ def loss_to_loss(runs: pd.DataFrame) -> StudySection:
 
 
 def kappa(here: pd.Series, there: pd.Series) -> tuple[float, float, float, float]:
-    """Return the slope of one loss in another (nats in nats) with its interval, and the root mean square residual in
-    nats.
-    """
-    x, y = here.to_numpy(dtype=float), there.to_numpy(dtype=float)
+    """Return the slope in log-log with its interval, and the root mean square residual."""
+    return _line(np.log(here.to_numpy(dtype=float)), np.log(there.to_numpy(dtype=float)))
+
+
+def in_nats(here: pd.Series, there: pd.Series) -> tuple[float, float, float, float]:
+    """Return the slope of one loss in another, nats in nats, with its interval, and the root mean square residual."""
+    return _line(here.to_numpy(dtype=float), there.to_numpy(dtype=float))
+
+
+def _line(x: Array, y: Array) -> tuple[float, float, float, float]:
     line = linregress(x, y)
     half = float(t.ppf(0.5 + LEVEL / 2, len(x) - 2) * line.stderr)
     rms = float(np.sqrt(np.mean((y - line.intercept - line.slope * x) ** 2)))

@@ -167,9 +167,6 @@ def sweep(
     >>> table = allometry.sweep(runs, store="my-runs")  # doctest: +SKIP
     >>> found = allometry.sweep(family=["transformer", "lstm"], n="1e4:3e5:6", seeds=2)  # doctest: +SKIP
     """
-    from allometry.runs.store import Store
-    from allometry.sweeps import Sweep
-
     require("torch", "safetensors", purpose="a sweep, which trains,")
     if runs is None:
         how = {"workers": workers, "device": device}
@@ -180,6 +177,17 @@ def sweep(
             f"{next(iter(grid))} is of a grid, and runs are given",
             hint="allometry.sweep(runs), or a grid without runs",
         )
+    return _train(runs, store, workers=workers, quiet=quiet)
+
+
+def _train(
+    runs: Iterable[RunConfig], store: Store | Path | str, *, workers: int | None, quiet: bool
+) -> pd.DataFrame:
+    """Train runs and return their rows of the run table, in order."""
+    from allometry.runs.store import Store
+    from allometry.sweeps import Sweep
+
+    require("torch", "safetensors", purpose="training")
     from allometry.sweeps.execute import execute
     from allometry.sweeps.progress import Display
 
@@ -269,10 +277,7 @@ def train_run(
         run = read_config(Path(config))
     else:
         run = config if isinstance(config, RunConfig) else RunConfig(**config)
-    table = sweep([run], store=store, workers=1, quiet=quiet)
-    assert table is not None
-    assert not hasattr(table, "answer")
-    return table.iloc[0]
+    return _train([run], store, workers=1, quiet=quiet).iloc[0]
 
 
 Thing = TypeVar("Thing")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -56,14 +56,14 @@ def check(file: Path) -> None:
     click.echo(f"\n{plugin.name} passes; use it with --plugin {file}")
 
 
-def registries() -> tuple[Registry[object], ...]:
+def registries() -> tuple[Registry[Any], ...]:
     """Return every registry that a plugin can add to."""
     from allometry.api import registries as known
 
     return known()
 
 
-def registered(registry: Registry[object], plugin: Plugin) -> list[str]:
+def registered(registry: Registry[Any], plugin: Plugin) -> list[str]:
     """Return the names that a plugin has registered in a registry."""
     return [name for name in registry.all() if registry.plugin(name) == plugin]
 
@@ -77,10 +77,7 @@ def _check_family(name: str, config: type[ModelConfig]) -> int:
         if finding.ok:
             click.echo(f"  ok    {finding.asked}")
             continue
-        failed += 1
-        say(f"  FAIL  {finding.asked}: {finding.wrong}", piped=PIPED, hang=8)
-        if finding.remedy:
-            say(f"        remedy: {finding.remedy}", piped=PIPED, hang=8)
+        failed += _failed(finding.asked, finding.wrong or "", finding.remedy)
     if not failed:
         small = config.from_n_params(PARAMETERS, n_ctx=N_CTX, n_vocab=N_VOCAB)
         counts = small.counts()
@@ -107,12 +104,17 @@ def _check_other(kind: str, name: str) -> int:
     }[kind]
     try:
         checked(name)
-    except Exception as error:
-        known = isinstance(error, AllometryError)
-        said = error.message if isinstance(error, AllometryError) else f"{type(error).__name__}: {error}"
-        say(f"  FAIL  {asked}: {said}", piped=PIPED, hang=8)
-        if known and error.hint:
-            say(f"        remedy: {error.hint}", piped=PIPED, hang=8)
-        return 1
+    except AllometryError as error:
+        return _failed(asked, error.message, error.hint)
+    except Exception as error:  # of the plugin's own code
+        return _failed(asked, f"{type(error).__name__}: {error}", None)
     click.echo(f"  ok    {asked}")
     return 0
+
+
+def _failed(asked: str, wrong: str, remedy: str | None) -> int:
+    """Print a check that failed; return 1."""
+    say(f"  FAIL  {asked}: {wrong}", piped=PIPED, hang=8)
+    if remedy:
+        say(f"        remedy: {remedy}", piped=PIPED, hang=8)
+    return 1

@@ -105,8 +105,26 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _of_a_grid(ctx: click.Context, option: click.Parameter, value: str | None) -> None:
+    """Refuse an option that only a grid has, and say what takes it."""
+    if value is not None:
+        raise AllometryError(
+            f"{option.opts[0]} is of a grid of your own; a study has the runs of its question",
+            hint=f"allometry sweep {option.opts[0].replace('--sizes', '--n')} {value}",
+        )
+
+
+def _grid_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of `allometry sweep` that people try with `run`, each refused (a decorator)."""
+    for name in ("--family", "--n", "--sizes", "--context", "--set", "--seeds", "--rate", "--tokens"):
+        option = click.option(name, hidden=True, callback=_of_a_grid, expose_value=False)
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("study")
+@_grid_options
 @training_options
 def run(
     study: str,

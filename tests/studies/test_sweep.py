@@ -314,3 +314,13 @@ def test_a_sweep_of_a_plugin_is_read_without_it_and_named_by_its_source(
         found = allometry.load(store, key)
         assert set(found.runs["run"]) == set(ids)
         assert found.constants["low"].gt(0).any()
+
+
+@pytest.mark.parametrize(("option", "other"), [("--family", "--family"), ("--sizes", "--n")])
+def test_run_sends_options_of_a_grid_to_sweep(
+    option: str, other: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "quickstart", option, "lstm"])
+    assert ended.value.code == 1
+    assert f"allometry sweep {other} lstm" in capsys.readouterr().err

@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 TO_PREDICT = 4
 """Sizes of an arm from which its largest is predicted before it is trained: three to fit and test, and that one."""
 
+UNEQUAL = 0.02
+"""Relative difference of N in pairs from which the report speaks of it."""
+
 _LOCAL = "exponents are of these sizes, horizons and this text; published ones are of other ones"
 
 
@@ -303,26 +306,28 @@ def effects(arms: dict[str, pd.DataFrame]) -> StudySection:
     axes = list(arm_of(next(iter(arms))))
     found = axis_effects(table, axes)
     horizon = common_horizon(table.assign(N=table["arm"] + table["rank"].astype(str)))
-    shown = table[table["D"] == horizon].groupby(["arm", "N"], as_index=False)["loss"].mean()
+    shown = table[table["D"] == horizon].groupby(["arm", "N"])["loss"].mean().reset_index()
     shown = shown.rename(columns={"arm": "series"})
     figure = several(
         shown, shown, x="N", name="arms", title="Loss against size, by arm",
         caption=f"At {horizon:,.0f} tokens, the longest horizon of all arms; the mean over seeds, joined by lines.",
     )  # fmt: skip
     said = []
-    for row in found.itertuples():
-        change = f"{percent(abs(row.effect))} {'lower' if row.effect < 0 else 'higher'}"
-        bounds = (
-            f" [{_signed(row.low)}, {_signed(row.high)}]"
-            if np.isfinite(row.low)
-            else " (one pair: no interval)"
+    rows: list[dict[str, Any]] = [
+        {str(key): value for key, value in row.items()} for row in found.to_dict("records")
+    ]
+    for row in rows:
+        change = f"{percent(abs(row['effect']))} {'lower' if row['effect'] < 0 else 'higher'}"
+        bounds = " (one pair: no interval)"
+        if np.isfinite(row["low"]):
+            bounds = f" [{_signed(row['low'])}, {_signed(row['high'])}]"
+        doubt = "" if row["loss"] != "cannot tell" else ", which these runs cannot tell from nothing"
+        said.append(
+            f"{row['axis']}={row['value']} against {row['against']}: the loss is {change}{bounds}{doubt}"
         )
-        doubt = "" if row.loss != "cannot tell" else ", which these runs cannot tell from nothing"
-        said.append(f"{row.axis}={row.value} against {row.against}: the loss is {change}{bounds}{doubt}")
-    away = found[(found["size"] - 1).abs() > 0.02]
     note = ""
-    if len(away):
-        worst = away.loc[(away["size"] - 1).abs().idxmax()]
+    worst = max(rows, key=lambda row: abs(row["size"] - 1))
+    if abs(worst["size"] - 1) > UNEQUAL:
         note = (
             f" Sizes of a pair differ: {worst['axis']}={worst['value']} has {worst['size']:.2f} times the N of "
             f"{worst['against']} on average, which is part of its effect."
@@ -340,7 +345,7 @@ def effects(arms: dict[str, pd.DataFrame]) -> StudySection:
     )
     return StudySection(
         section=Section(title="What each axis does", text=text, evidence=evidence),
-        constants=tuple(_effect(row) for row in found.to_dict("records") if np.isfinite(row["low"])),
+        constants=tuple(_effect(row) for row in rows if np.isfinite(row["low"])),
         fits={"effects": found, "summary": ". ".join(said) + "."},
     )
 

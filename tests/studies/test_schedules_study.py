@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from allometry.studies.core.study import StudyData, study
-from allometry.studies.schedules import scheduled, schedules
+from allometry.studies.schedules import _alike, scheduled, schedules
 from allometry.train.config import DataConfig, RunConfig
 
 
@@ -81,3 +81,18 @@ def test_too_few_schedules_say_so() -> None:
     few = evidence().runs.query("schedule == 'wsd'").head(2)
     analysis = study("schedules").analyse(StudyData(runs=few, curves=pd.DataFrame(), planned=()))
     assert "not be answered" in analysis.answer
+
+
+@pytest.mark.parametrize(("schedules_", "dof"), [(3, 0), (2, 5)])
+def test_without_seeds_or_with_two_schedules_no_spread_is_judged(schedules_: int, dof: int) -> None:
+    table = pd.DataFrame(
+        {
+            "schedule": "wsd",
+            "warms": True,
+            "decays": True,
+            "summed": 1.0,
+            "loss": [1.5, 1.6, 1.55],
+            "seeds": 1,
+        }
+    ).head(schedules_)
+    assert _alike(table, 0.01, dof)[1] is None

@@ -11,7 +11,15 @@ import pytest
 from allometry.core.errors import AllometryError
 from allometry.laws.critical_batch import s_min
 from allometry.laws.power_lines import PowerLine
-from allometry.studies.compute_optimal.learning_curves import arrivals, paper_start, starts, time_law
+from allometry.studies.compute_optimal.learning_curves import (
+    FEWEST_POINTS,
+    FEWEST_SIZES,
+    _enough,
+    arrivals,
+    paper_start,
+    starts,
+    time_law,
+)
 from allometry.studies.core.study import StudyData
 from allometry.studies.shared.batches import BatchLaw, Critical
 from allometry.studies.shared.grid import bare_grid, longest, recipe_runs, trunk_points
@@ -95,3 +103,18 @@ def test_without_a_scan_of_batches_the_rest_is_answered(evidence: StudyData, poi
     reading = starts(points, recipe_runs(evidence.runs), NOTHING)
     assert len(reading.fits["starts"]) >= 4
     assert "no size was trained at a constant rate" not in reading.section.text
+
+
+@pytest.mark.parametrize(
+    ("sizes", "each", "enough"),
+    [
+        (FEWEST_SIZES, 3, True),
+        (FEWEST_SIZES - 1, 4, False),
+        (FEWEST_SIZES, 2, False),
+        (FEWEST_POINTS, 1, False),
+    ],
+)
+def test_a_law_of_two_variables_needs_sizes_that_were_measured_twice(
+    sizes: int, each: int, enough: bool
+) -> None:
+    assert _enough(pd.DataFrame({"N": np.repeat(np.arange(sizes), each)})) is enough

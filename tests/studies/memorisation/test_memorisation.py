@@ -12,7 +12,7 @@ from scipy.stats import skew, skewnorm
 
 from allometry.runs.measurements import PROBE_COLUMNS
 from allometry.studies.core.study import StudyData, study
-from allometry.studies.memorisation.capacity import capacity, memorised, saturated
+from allometry.studies.memorisation.capacity import _growth, capacity, memorised, saturated
 from allometry.studies.memorisation.documents import end_losses, halves, influence, memorisation, split_half
 from allometry.studies.memorisation.forgetting import baselines, injected, injected_passages, retained
 from allometry.studies.memorisation.planted import (
@@ -277,3 +277,10 @@ def test_the_fit_of_references_starts_from_their_moments(shape: float) -> None:
     mean, variance, skewness = skewnorm.stats(a, place, scale, moments="mvs")
     assert (mean, variance) == pytest.approx((0, 1), abs=1e-9)
     assert skewness == pytest.approx(skew(values), abs=1e-9)
+
+
+def test_growth_counts_what_was_memorised_at_the_constant_rate_only() -> None:
+    part = pd.DataFrame({"step": [1, 2, 3, 4, 5], "S": 5, "bits": [-3.0, 8.0, 10.0, -1.0, 40.0]})
+    assert _growth(part, 0.8) == pytest.approx(10 / 8 - 1)
+    assert _growth(part, 1.0) == pytest.approx(40 / 10 - 1)
+    assert np.isnan(_growth(part, 0.4))

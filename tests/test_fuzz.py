@@ -58,7 +58,7 @@ def test_an_internal_error_in_any_command_would_be_seen(
     }
     for kind, expected in driven.items():
         found: set[str] = set()
-        for start in range(20):
+        for start in range(60):
             found |= {key.split(" at ")[0] for key in fuzz.fuzz(tmp_path, 40, start, kinds=(kind,)).defects}
             if len(found) == len(expected):
                 break

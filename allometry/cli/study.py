@@ -110,7 +110,7 @@ def _of_a_grid(ctx: click.Context, option: click.Parameter, value: str | None) -
     if value is not None:
         raise AllometryError(
             f"{option.opts[0]} is of a grid of your own; a study has the runs of its question",
-            hint=f"allometry sweep {option.opts[0].replace('--sizes', '--n')} {value}",
+            hint=f"allometry sweep, with {option.opts[0].replace('--sizes', '--n')} {value}",
         )
 
 
@@ -150,7 +150,10 @@ def run(
 
     asked = study_of(study)
     if not asked.listed:
-        raise AllometryError(f"{study!r} needs a grid to run", hint="allometry sweep --help")
+        raise AllometryError(
+            f"{study!r} needs a grid to run",
+            hint="allometry sweep --family transformer --n 1e4:1e6:5 --tokens 5M",
+        )
     require("torch", "safetensors", purpose="a study, which times this machine and trains,")
     from allometry.studies.core.run import StudyRequest, run_study
     from allometry.sweeps.placement import parse_shard

@@ -23,7 +23,7 @@ from scipy.stats import t as student
 from allometry.core.errors import AllometryError, unknown
 from allometry.core.units import counted
 from allometry.laws.grouping import numbered
-from allometry.laws.observations import read_runs
+from allometry.laws.observations import read_runs, with_unique_labels
 from allometry.laws.result import FitWarning
 from allometry.laws.slices import best_of_settings, cells, settings
 from allometry.laws.uncertainty import Array, plain, said
@@ -236,13 +236,14 @@ def versus(
     >>> allometry.versus(same, by="recipe").comparisons[0].verdict
     'no difference larger than 5 %'
     """
-    table, excluded, notes = _read(frame, by, columns, exclude or {})
+    frame, left_out = with_unique_labels(frame, exclude)
+    table, excluded, notes = _read(frame, by, columns, dict(left_out or {}))
     names = list(dict.fromkeys(table["recipe"]))
     if len(names) < 2:
         raise AllometryError(
             f"column {by!r} names one recipe only ({names[0] if names else 'none'})",
-            hint="name another with by",
-            cli_hint="name another with --by",
+            hint='versus(runs, by="recipe")',
+            cli_hint="allometry versus runs.csv --by COLUMN",
         )
     baseline = names[0] if against is None else against
     if baseline not in names:
@@ -277,8 +278,6 @@ def _read(
 ) -> tuple[pd.DataFrame, pd.DataFrame, tuple[str, ...]]:
     if by not in frame.columns:
         raise unknown("column", by, [str(name) for name in frame.columns])
-    if not frame.index.is_unique:
-        raise AllometryError("rows share labels of the index", hint="frame.reset_index(drop=True)")
     named = frame[by].notna() & ~frame.index.isin(list(exclude))
     seen = read_runs(frame[named], columns)
     table = seen.table.assign(recipe=frame.loc[seen.table.index, by].astype(str))

@@ -77,7 +77,11 @@ def test_derivations_find_the_constants_of_tables_that_follow_them():
         assert value == pytest.approx(each.number, rel=0.02 if each.name.startswith("alpha") else 0.3)
     streams = {c.name: c.number for c in SOURCES["parscale2025"].constants if c.part == "stack"}
     table = planted(
-        "parallel", streams, N=np.geomspace(5e8, 4e9, 6), P=np.array([1.0, 2.0, 4.0, 8.0]), noise=1e-5
+        "parallel",
+        {**streams, "A": 1e7},
+        N=np.geomspace(5e8, 4e9, 6),
+        P=np.array([1.0, 2.0, 4.0, 8.0]),
+        noise=1e-5,
     )
     found = DERIVATIONS["parscale2025"]({"stack": table, "pile": table})
     for name, value in streams.items():

@@ -205,3 +205,11 @@ def test_recipes_without_a_common_size_are_compared_by_the_law_and_that_is_said(
     assert "no pairs" in {w.name for w in result.warnings}
     assert result.comparisons[0].loss is None
     assert result.comparisons[0].compute[1] < 1.3 < result.comparisons[0].compute[2]
+
+
+def test_rows_with_equal_labels_are_told_apart():
+    frame = runs(multiplier=1.3, noise=3e-4)
+    same = frame.set_axis([0] * len(frame), axis=0)
+    assert (
+        versus(same, by="recipe").comparisons[0].compute == versus(frame, by="recipe").comparisons[0].compute
+    )

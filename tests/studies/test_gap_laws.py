@@ -85,11 +85,8 @@ def test_points_are_those_after_the_first_pass_less_the_loss_on_all_the_text() -
         gap_laws.along(table, curves[curves["tokens"] < 2000])
 
 
-@pytest.mark.parametrize(
-    ("left", "verdict", "does"),
-    [(0.3, "agrees", "takes 70 %"), (0.6, "differs", "takes 40 %"), (1.2, "cannot tell", "adds 20 %")],
-)
-def test_what_weight_decay_takes_away(left: float, verdict: str, does: str) -> None:
+@pytest.mark.parametrize(("left", "does"), [(0.3, "takes 70 %"), (0.6, "takes 40 %"), (1.2, "adds 20 %")])
+def test_what_weight_decay_takes_away(left: float, does: str) -> None:
     excess = {USUAL_DECAY: 0.5, 1.0: 0.5 * left, 0.3: 0.1}
     frame = pd.DataFrame({"weight_decay": list(excess), "dropout": 0.0, "excess": list(excess.values())})
     noise = 0.02
@@ -98,7 +95,8 @@ def test_what_weight_decay_takes_away(left: float, verdict: str, does: str) -> N
     half = 1.96 * np.sqrt(noise**2 * 2 + (left * noise) ** 2 * 2) / 0.5
     assert (row.high - row.low) / 2 == pytest.approx(half)
     assert row.published == {"Lovelace 2026": 0.7}
-    assert row.verdict == verdict
+    assert row.verdict == "cannot tell"  # one run at each decay, whatever it says
+    assert "What would decide: the rate tuned at each decay" in row.why
     assert does in said
 
 

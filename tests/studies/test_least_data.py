@@ -326,7 +326,7 @@ def test_the_chapter_of_the_laws(evidence: StudyData) -> None:
     assert row.low <= 0.7 <= row.high
     assert row.high - row.low < 0.06
     assert row.ours == pytest.approx(0.7, abs=0.01)
-    assert row.verdict == "agrees"
+    assert row.verdict == "cannot tell"  # one run at each decay
     assert "Along training, equations" in titles["Double descent"]
     assert "Along size, text: none" in titles["Double descent"]
 

@@ -321,12 +321,14 @@ def read_grid(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise AllometryError(f"there is no file {path}", hint="allometry sweep --init writes one") from error
+        raise AllometryError(
+            f"there is no file {path}", hint="allometry sweep --init, which writes one"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise AllometryError(f"cannot read {path}: {error}", hint="name a TOML file") from error
     except tomllib.TOMLDecodeError as error:
         raise AllometryError(
-            f"{path} is not TOML: {error}", hint="allometry sweep --init shows the form"
+            f"{path} is not TOML: {error}", hint="allometry sweep --init, which shows the form"
         ) from error
 
 

@@ -323,4 +323,4 @@ def test_run_sends_options_of_a_grid_to_sweep(
     with pytest.raises(SystemExit) as ended:
         main(["run", "quickstart", option, "lstm"])
     assert ended.value.code == 1
-    assert f"allometry sweep {other} lstm" in capsys.readouterr().err
+    assert f"allometry sweep, with {other} lstm" in capsys.readouterr().err

@@ -174,6 +174,29 @@ def test_examples_of_the_public_interface_run(name: str, monkeypatch: pytest.Mon
     assert examples or name not in SIGNATURES
 
 
+MODULES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in sorted((ROOT / "allometry").rglob("*.py"))
+    if ">>> " in path.read_text()
+]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_of_other_functions_run(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those in docstrings of what has no public name."""
+    monkeypatch.chdir(ROOT)
+    public = {id(getattr(allometry, name)) for name in [*SIGNATURES, *MEMBERS]}
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    loaded = importlib.import_module(module)
+    for test in doctest.DocTestFinder().find(loaded, module):
+        name = test.name.removeprefix(module).lstrip(".")
+        if id(getattr(loaded, name, None)) in public or name.split(".")[0] in MEMBERS:
+            continue
+        said: list[str] = []
+        outcome = doctest.DocTestRunner(optionflags=flags, verbose=False).run(test, out=said.append)
+        assert not outcome.failed, "".join(said)
+
+
 def test_results_are_one_line_at_the_prompt() -> None:
     runs = allometry.read_table(ROOT / "examples" / "runs.csv")
     frame, columns = runs.frame, {"N": "N", "D": "D", "L": "loss"}

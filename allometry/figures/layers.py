@@ -263,8 +263,20 @@ def input_columns(fit: Any) -> list[str]:
 
 
 def label_of(fit: Any) -> str:
-    """Return the name of a fit in a legend: the law's title, or the formula of a line."""
-    return str(fit.law.title) if hasattr(fit, "law") else str(fit.formula).replace("^-", "^−")
+    """Return the name of a fit in a legend: the law's title, or the formula of a line, with its exponent raised."""
+    return str(fit.law.title) if hasattr(fit, "law") else raised(str(fit.formula))
+
+
+_RAISED = str.maketrans("0123456789-−.", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁻·")
+
+
+def raised(formula: str) -> str:
+    """Return a formula with numbers as exponents in superscript letters, since legends are plain text.
+
+    >>> raised("L ∝ C^-0.09")
+    'L ∝ C⁻⁰·⁰⁹'
+    """
+    return re.sub(r"\^([-−]?\d+(?:\.\d+)?)", lambda power: power[1].translate(_RAISED), formula)
 
 
 def through_centre(points: pd.DataFrame, x: str, y: str, slopes: Mapping[str, float]) -> pd.DataFrame:

@@ -1,8 +1,8 @@
 """Faster PyTorch for every family: flat buffers, one fused AdamW, a head that never holds all its logits.
 
-On a GPU matrix products run in bf16 over fp32 master weights; so they do on CPUs with bf16 matrix units
-(AMX). On other CPUs bf16 is slower than fp32 (measured: 0.1 to 0.8 times its speed), so there everything
-stays fp32 and the gain over the reference is only that of fewer and larger operations.
+On a GPU matrix products run in bf16 over fp32 master weights. On CPUs everything is fp32 unless `precision`
+says otherwise, whatever the processor can do: an engine's name says how it rounds, so that runs of one study
+on two machines can be compared.
 """
 
 from __future__ import annotations
@@ -227,11 +227,8 @@ class FastEngine(Engine):
 
 
 def best_precision(device: torch.device) -> torch.dtype:
-    """Return bf16 where the hardware multiplies bf16 matrices faster than fp32 ones (GPUs, AMX), else fp32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return torch.bfloat16 if has_amx is not None and has_amx() else torch.float32
+    """Return bf16 on GPUs that multiply bf16 matrices, fp32 elsewhere."""
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
 def layout(model: nn.Module) -> tuple[Places, int, int]:

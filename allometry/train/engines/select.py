@@ -19,10 +19,12 @@ from allometry.train.engines.base import ENGINES, Engine
 if TYPE_CHECKING:
     from allometry.train.config import RunConfig
 
-_AUTO = ("native", "native-bf16", "fast")
+_AUTO = ("native", "fast")
 """Engines that may be taken unasked, the one that is usually the fastest first.
 
-Their losses cannot be told from the reference's.
+All are fp32 on CPUs, so that runs of one study can be compared whatever machine or shape they were trained with.
+`native-bf16` rounds factors to bf16 and is taken only by name: that its losses are equal has not been shown on
+real tiles.
 """
 
 _TRIAL_SECONDS = 0.1
@@ -57,7 +59,7 @@ def engine_class(name: str) -> type[Engine]:
 
 
 def auto(config: RunConfig, *, threads: int = 1, device: str = "cpu") -> type[Engine]:
-    """Return the fastest of native, native-bf16 and fast that can run `config`, as timed once on this machine.
+    """Return the faster of native and fast that can run `config`, as timed once on this machine.
 
     The timing takes 0.1 s for each, for each shape and batch, and is kept in the cache folder, so that the
     choice stays the same. On GPUs it is fast.

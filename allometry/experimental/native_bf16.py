@@ -3,7 +3,7 @@
 Parameters, moments, gradients, activations, attention and the losses stay fp32; only the factors of products
 with weights, and of gradients of weights, are rounded. An engine of its own name, because its numbers are not
 those of `native`: losses of trained models differ by less than their seeds' do, to either side
-(docs/performance.md). `auto` takes it where it is fastest.
+(docs/performance.md). It trains only where a run names it.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ Seconds = Callable[[int], list[float]]
 
 LADDER = ((2, 32), (2, 64), (4, 64), (4, 128), (6, 192), (6, 256))
 QUICK = ((2, 32), (4, 64), (4, 128))
-ENGINES = ("native", "fast", "reference")
+ENGINES = ("native", "native-bf16", "fast", "reference")
 FAMILIES = ("transformer", "universal", "lstm")
 PLAIN, LITGPT, TRAINER = "plain loop", "LitGPT", "HF Trainer"
 

@@ -160,17 +160,22 @@ def test_public_functions_document_their_parameters_result_and_errors(name: str)
     assert "AllometryError" in sections["Raises"]
 
 
+def examples_run(test: doctest.DocTest) -> int:
+    """Run a docstring's examples; return how many there are."""
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    said: list[str] = []
+    outcome = doctest.DocTestRunner(optionflags=flags, verbose=False).run(test, out=said.append)
+    assert not outcome.failed, "".join(said)
+    return outcome.attempted
+
+
 @pytest.mark.parametrize("name", [*SIGNATURES, *MEMBERS])
 def test_examples_of_the_public_interface_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they are printed, beside the repository's files."""
     monkeypatch.chdir(ROOT)
-    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     examples = 0
     for test in doctest.DocTestFinder().find(getattr(allometry, name), name):
-        said: list[str] = []
-        outcome = doctest.DocTestRunner(optionflags=flags, verbose=False).run(test, out=said.append)
-        assert not outcome.failed, "".join(said)
-        examples += outcome.attempted
+        examples += examples_run(test)
     assert examples or name not in SIGNATURES
 
 
@@ -186,15 +191,12 @@ def test_examples_of_other_functions_run(module: str, monkeypatch: pytest.Monkey
     """Those in docstrings of what has no public name."""
     monkeypatch.chdir(ROOT)
     public = {id(getattr(allometry, name)) for name in [*SIGNATURES, *MEMBERS]}
-    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     loaded = importlib.import_module(module)
     for test in doctest.DocTestFinder().find(loaded, module):
         name = test.name.removeprefix(module).lstrip(".")
         if id(getattr(loaded, name, None)) in public or name.split(".")[0] in MEMBERS:
             continue
-        said: list[str] = []
-        outcome = doctest.DocTestRunner(optionflags=flags, verbose=False).run(test, out=said.append)
-        assert not outcome.failed, "".join(said)
+        examples_run(test)
 
 
 def test_results_are_one_line_at_the_prompt() -> None:

@@ -55,7 +55,18 @@ _NUMBER = re.compile(
     re.VERBOSE,
 )
 _POWER = re.compile(r"([~≈]?\s*)10\s*(?:\^|\*\*)\s*([+-]?\d+)(.*)")
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻−", "0123456789--")
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
+_LOWERED = str.maketrans(f"{_SUPERSCRIPTS}⁻−", "0123456789--")
+_RAISED = str.maketrans("0123456789-−.", f"{_SUPERSCRIPTS}⁻⁻·")
+
+
+def raised(formula: str) -> str:
+    """Return a formula with numbers as exponents in superscript letters, for plain text.
+
+    >>> raised("L ∝ C^-0.09")
+    'L ∝ C⁻⁰·⁰⁹'
+    """
+    return re.sub(r"\^([-−]?\d+(?:\.\d+)?)", lambda power: power[1].translate(_RAISED), formula)
 
 
 def readings(text: str) -> dict[Decimal, float]:
@@ -69,9 +80,9 @@ def readings(text: str) -> dict[Decimal, float]:
     if len(text) > LONGEST:
         return {}
     plain = text.strip()
-    if any(mark in plain for mark in "⁰¹²³⁴⁵⁶⁷⁸⁹"):
-        plain = re.sub(r"(?<=10)(?=[⁻⁰¹²³⁴⁵⁶⁷⁸⁹])", "^", plain)
-    plain = plain.translate(_SUPERSCRIPTS)
+    if any(mark in plain for mark in _SUPERSCRIPTS):
+        plain = re.sub(rf"(?<=10)(?=[⁻{_SUPERSCRIPTS}])", "^", plain)
+    plain = plain.translate(_LOWERED)
     power = _POWER.fullmatch(plain)
     match = _NUMBER.fullmatch(f"{power[1]}1e{power[2]}{power[3]}" if power else plain)
     factor = _factor(match[5] or "") if match else None

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from allometry.core.errors import AllometryError, unknown
-from allometry.core.units import format_count
+from allometry.core.units import format_count, raised
 
 Kind = Literal["count", "power", "plain", "percent"]
 
@@ -265,18 +265,6 @@ def input_columns(fit: Any) -> list[str]:
 def label_of(fit: Any) -> str:
     """Return the name of a fit in a legend: the law's title, or the formula of a line, with its exponent raised."""
     return str(fit.law.title) if hasattr(fit, "law") else raised(str(fit.formula))
-
-
-_RAISED = str.maketrans("0123456789-−.", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁻·")
-
-
-def raised(formula: str) -> str:
-    """Return a formula with numbers as exponents in superscript letters, since legends are plain text.
-
-    >>> raised("L ∝ C^-0.09")
-    'L ∝ C⁻⁰·⁰⁹'
-    """
-    return re.sub(r"\^([-−]?\d+(?:\.\d+)?)", lambda power: power[1].translate(_RAISED), formula)
 
 
 def through_centre(points: pd.DataFrame, x: str, y: str, slopes: Mapping[str, float]) -> pd.DataFrame:

@@ -99,13 +99,23 @@ def test_the_guide_of_a_collection_has_its_shares_and_members(name: str, page: s
     assert all(f"\n| `{member}` |" in guide for member in collection.members)
 
 
+@pytest.fixture
+def texts_of_every_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every text can be had, with as many tokens: which can, and how long Python's own sources are, differs."""
+    for module in (transfer_test, transfers):
+        monkeypatch.setattr(module, "to_be_had", lambda corpus, tokenizer: True)
+    monkeypatch.setattr(transfers, "prepared", lambda corpus, tokenizer: False)
+    monkeypatch.setattr(transfers, "_available", lambda data: 4_000_000)
+
+
 @cache
 def sweep(name: str, digits: int) -> Sweep:
-    """What the study would train with 10^digits FLOPs."""
+    """What the study would train with 10^digits FLOPs; for tests with `texts_of_every_machine`."""
     return study(name).sweep(10.0**digits, DataConfig())
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("texts_of_every_machine")
 def test_more_compute_never_asks_for_less(name: str) -> None:
     asked = [sweep(name, digits) for digits in (13, 14, 15)]
     spent = [sum(run.model.counts().flops_per_token() * run.train.tokens for run in each) for each in asked]
@@ -142,24 +152,15 @@ PLANNED = {
 changes a design on purpose renews them, and says in the changelog that the same command trains other runs."""
 
 
-@pytest.fixture
-def texts_of_every_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every text can be had, with as many tokens: which can, and how long Python's own sources are, differs."""
-    for module in (transfer_test, transfers):
-        monkeypatch.setattr(module, "to_be_had", lambda corpus, tokenizer: True)
-    monkeypatch.setattr(transfers, "prepared", lambda corpus, tokenizer: False)
-    monkeypatch.setattr(transfers, "_available", lambda data: 4_000_000)
-
-
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.usefixtures("texts_of_every_machine")
 def test_the_same_compute_plans_the_same_runs_in_every_release(name: str) -> None:
-    sweeps = [study(name).sweep(10.0**digits, DataConfig()) for digits in (13, 15)]
-    planned = "\n".join(run for each in sweeps for run in each.ids)
+    planned = "\n".join(run for digits in (13, 15) for run in sweep(name, digits).ids)
     assert hashlib.sha256(planned.encode()).hexdigest()[:12] == PLANNED[name]
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("texts_of_every_machine")
 def test_is_a_pure_function_of_its_compute(name: str) -> None:
     assert study(name).sweep(1e14, DataConfig()).ids == sweep(name, 14).ids
 

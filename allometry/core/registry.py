@@ -39,8 +39,8 @@ class Registry(Generic[T]):
 
     Notes
     -----
-    Asked for one name, a registry first imports only the file or folder of that name ("native-bf16":
-    native_bf16.py), so that one thing is found without loading all the others.
+    Asked for one name, a registry first imports only the file or folder of that name (hyphens are underscores
+    there), so that one thing is found without loading all the others.
 
     Examples
     --------

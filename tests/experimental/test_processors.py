@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from allometry.experimental.native_bf16 import NativeBf16Engine
 from allometry.models.lstm import LSTMConfig
 from allometry.models.transformer import TransformerConfig
 from allometry.train.config import RunConfig, TrainConfig
 from allometry.train.engines import bindings
+from allometry.train.engines.native import NativeBf16Engine
 
 HERE = Path(__file__).parent
 COMPILER = shutil.which("g++")
@@ -71,8 +71,7 @@ def test_bf16_is_refused_where_it_cannot_be():
 TRAINED = """
 import numpy as np
 from test_processors import a_run
-from allometry.train.engines.native import NativeEngine
-from allometry.experimental.native_bf16 import NativeBf16Engine
+from allometry.train.engines.native import NativeBf16Engine, NativeEngine
 
 def far(found, expected):
     off = sum(float(np.sum((found[k] - v) ** 2)) for k, v in expected.items())
@@ -96,7 +95,7 @@ print("as it should")
 
 CURVES = """
 from test_native_engine import loss_differences
-from allometry.experimental.native_bf16 import NativeBf16Engine
+from allometry.train.engines.native import NativeBf16Engine
 
 print(*loss_differences(NativeBf16Engine, seeds=6, d_model=32, sequences=8))
 """

@@ -332,8 +332,7 @@ def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
 SANITISED = """
 import numpy as np
 from test_native_engine import run_config, windows
-from allometry.train.engines.native import NativeEngine
-from allometry.experimental.native_bf16 import NativeBf16Engine
+from allometry.train.engines.native import NativeBf16Engine, NativeEngine
 for model in ({}, {"d_model": 24, "n_head": 3, "d_ff": 37, "n_ctx": 19, "bias": True, "dropout": 0.1},
               {"n_ctx": 300, "n_vocab": 5, "n_layer": 1, "d_ff": 300},
               {"d_model": 8, "n_vocab": 2, "n_ctx": 1},

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from allometry.core.errors import AllometryError
-from allometry.experimental.native_bf16 import NativeBf16Engine
 from allometry.train.config import RunConfig
 from allometry.train.engines import select
 from allometry.train.engines.fast import FastEngine
-from allometry.train.engines.native import NativeEngine
+from allometry.train.engines.native import NativeBf16Engine, NativeEngine
 from allometry.train.loop import train
 
 Make = Callable[..., RunConfig]
@@ -48,7 +47,6 @@ def test_auto_takes_the_quicker_and_remembers(
 ) -> None:
     monkeypatch.setenv("ALLOMETRY_CACHE", str(tmp_path))
     monkeypatch.setattr(NativeEngine, "unsupported_reason", lambda config: None)
-    monkeypatch.setattr(NativeBf16Engine, "unsupported_reason", lambda config: "no tiles")
     paces = {"native": native, "fast": fast}
     asked: list[str] = []
 
@@ -77,9 +75,8 @@ def test_auto_never_takes_another_precision_unasked(
     monkeypatch.setattr(select, "_pace", lambda candidate, config, threads: paces[candidate.name])
     assert select.auto(make_run()).name == "fast"
     (record,) = (tmp_path / "engines").glob("pace-*.json")
-    record.write_text(
-        '{"native": 1.0, "native-bf16": 9.0, "fast": 0.5}'
-    )  # of another choice of engines: timed again
+    # of another choice of engines: timed again
+    record.write_text('{"native": 1.0, "native-bf16": 9.0, "fast": 0.5}')
     assert select.auto(make_run()).name == "fast"
 
 

@@ -154,9 +154,7 @@ class Engine(ABC):
         """Continue from `state()` of any engine with the same model."""
 
 
-ENGINES: Registry[type[Engine]] = Registry(
-    "engine", packages=("allometry.train.engines", "allometry.experimental")
-)
+ENGINES: Registry[type[Engine]] = Registry("engine", packages=("allometry.train.engines",))
 """Engines that a configuration can name. Those of packs and of several devices are chosen by what is trained."""
 
 EngineType = TypeVar("EngineType", bound=type[Engine])

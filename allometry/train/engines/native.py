@@ -1,6 +1,7 @@
 """The native engine: a whole training step in one call of compiled C++ (folder `csrc`).
 
-A plain C interface called through ctypes, no PyTorch headers: it compiles in seconds. fp32 throughout.
+A plain C interface called through ctypes, no PyTorch headers: it compiles in seconds. `native` is fp32 throughout;
+`native-bf16` rounds the factors of products on processors with AMX.
 Python owns the flat buffers of parameters, moments and gradients; the compiled side owns packed weights and
 activations. Any number of threads gives the same bits (`csrc/parts.h`).
 """
@@ -223,3 +224,27 @@ class NativeEngine(Engine):
             for name, view in self._views(flat).items():
                 view[...] = state[f"{kind}/{name}"]
         self._lib.allometry_changed(self._model)
+
+
+@register
+class NativeBf16Engine(NativeEngine):
+    """Round the factors of matrix products to bf16 and multiply them on AMX tiles (csrc/gemm_bf16.h).
+
+    Parameters, moments, gradients, activations, sums, softmax and losses stay fp32. An engine of its own name,
+    because its numbers are not those of `native`: losses of trained models differ by less than their seeds' do, to
+    either side (docs/performance.md). It trains only where a run names it.
+    """
+
+    name = "native-bf16"
+    bf16 = True
+
+    @classmethod
+    def unsupported_reason(cls, config: RunConfig) -> str | None:
+        """Return why this engine cannot run `config` here, or None: see `Engine.unsupported_reason`."""
+        if reason := super().unsupported_reason(config):
+            return reason
+        if getattr(config.model, "family", "?") == "lstm":
+            return "an LSTM's recurrence is kept in fp32: use engine native"
+        if not library(environment()).allometry_has_bf16():
+            return "this processor has no bf16 tiles (AMX), or the system keeps them back: use engine native"
+        return None

@@ -4,6 +4,7 @@ constants beside the published ones after.
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 import webbrowser
@@ -307,7 +308,7 @@ class Terminal:
 
     def answer(self, analysis: Analysis, path: Path, seconds: float) -> None:
         """Print the constants beside the published ones, the answer, and where the report is."""
-
+        self.progress.stop()
         print_answer(analysis)
         print(f"\nreport: {path}   ({format_duration(seconds)})")
 
@@ -450,10 +451,16 @@ def _constant(constant: Constant) -> dict[str, Any]:
         "quantity": f"{constant.symbol}  {constant.name}",
         "published": published or "-",
         "ours": f"{constant.ours:.3g}",
-        "interval": f"[{constant.low:.3g}, {constant.high:.3g}] {100 * constant.level:.0f} %",
+        "interval": _interval(constant),
         "design": constant.design,
         "verdict": constant.verdict,
     }
+
+
+def _interval(constant: Constant) -> str:
+    if not math.isfinite(constant.high - constant.low):
+        return "none"
+    return f"[{constant.low:.3g}, {constant.high:.3g}] {100 * constant.level:.0f} %"
 
 
 @click.command()

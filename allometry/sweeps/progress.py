@@ -59,6 +59,10 @@ class Display:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Remove the bars: what is printed next begins on a line of its own."""
         if self._bars is not None:
             for task in self._tasks.values():
                 self._bars.remove_task(task)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import math
 from pathlib import Path
 
 import pytest
 
 from allometry.cli import main
 from allometry.cli.study import Terminal
+from allometry.report.build import Analysis, Constant
 from allometry.sweeps.progress import Display as Progress
+from allometry.sweeps.progress import Event
 
 
 def told(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -95,3 +99,32 @@ def test_quiet_leaves_out_no_warning(capsys: pytest.CaptureFixture[str]) -> None
     display.say("not shown")
     display.warn("size could not predict its larger runs")
     assert capsys.readouterr().out == "warning: size could not predict its larger runs\n"
+
+
+class Console(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_answer_is_printed_once_the_bars_are_gone_and_has_no_interval_of_nan(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    known = {"published": {"Kaplan": 0.095}, "level": 0.95, "verdict": "cannot tell", "why": ""}
+    constants = (
+        Constant(name="from one trunk", symbol="α_D", ours=0.242, low=math.nan, high=math.nan, **known),
+        Constant(name="from many", symbol="α_N", ours=0.068, low=0.054, high=0.08, **known),
+    )
+    analysis = Analysis(
+        study="quickstart", question="?", answer="So it is.", command="", sections=(), constants=constants
+    )
+    with Progress(stream=Console()) as progress:
+        terminal = Terminal(progress)
+        terminal.event(Event(kind="end", sweep="quickstart", finished=1, total=1, fraction=1.0, eta=0.0))
+        assert progress._bars is not None
+        terminal.answer(analysis, Path("report.html"), 60.0)
+        assert progress._bars is None
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.split()}
+    assert "none" in rows["α_D"]
+    assert "nan" not in rows["α_D"]
+    assert "[0.054, 0.08] 95 %" in rows["α_N"]
